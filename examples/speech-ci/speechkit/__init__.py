@@ -1,0 +1,1 @@
+"""Speech synthesis, recognition and their scores on a CPU, with models that ship inside Python wheels."""

@@ -1,0 +1,1 @@
+"""YAML files of people and of ``discover``, read into typed, frozen models."""

@@ -1,0 +1,76 @@
+"""Kinds of values that several of our YAML files hold, with the checks that each file makes at its edge."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import Annotated, cast
+
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
+
+from tune_mcp.config.stages import Frozen, Location
+
+
+class ConfigModel(Frozen):
+    """A block of a person's YAML file: a key left blank means its default."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _blank_is_default(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        given = cast("dict[str, object]", value)
+        return {k: v for k, v in given.items() if v is not None or k not in cls.model_fields}
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise PydanticCustomError("regex", "not a regular expression: {error}", {"error": str(error)}) from error
+    return pattern
+
+
+def _below(path: str) -> str:
+    pure = PurePosixPath(path)
+    if not path.strip() or pure.is_absolute() or ".." in pure.parts or "\0" in path or "\\" in path:
+        raise PydanticCustomError(
+            "path", "{path} is not a relative path without '..'", {"path": repr(path), "rule": "DSC-08"}
+        )
+    return path
+
+
+def _source(source: str) -> str:
+    file, found, keys = source.rpartition("::")
+    if found:
+        _below(file)
+    if not keys or not all(keys.split(".")):
+        raise PydanticCustomError(
+            "source", "{source} is no dotted path or file::dotted.path", {"source": repr(source), "rule": "DSC-08"}
+        )
+    return source
+
+
+def _absolute(path: str) -> str:
+    if not PurePosixPath(path).is_absolute():
+        raise PydanticCustomError("absolute", "{path} is not an absolute path", {"path": repr(path), "rule": "HST-06"})
+    return path
+
+
+def locate(source: str, json_file: str | None) -> Location | None:
+    """``file::a.b`` or ``a.b`` in ``json_file``; None when no file is known (rules DSC-08, DSC-17)."""
+    file, _, keys = source.rpartition("::")
+    name = file or json_file
+    return Location(json_file=name, json_path=keys) if name else None
+
+
+Regex = Annotated[str, AfterValidator(_compiles)]
+RelativePath = Annotated[str, AfterValidator(_below)]
+"""A path below a root that the field names: never absolute, never through ``..``."""
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+JsonSource = Annotated[str, AfterValidator(_source)]
+"""``dotted.path`` in the block's ``json_file``, or ``file::dotted.path``."""
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+ConstantName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Gpus = Annotated[int, Field(ge=0, le=64)]

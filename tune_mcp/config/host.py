@@ -1,0 +1,67 @@
+"""``hosts/<name>.yaml`` as data: where a checkout, its Python and its caches are on one machine (rules HST-01..13).
+
+A profile describes the inside of a running container or a plain machine, never how to start one: there is no key for
+an image, a volume or a mount, and an unknown key is refused (HST-07).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from tune_mcp.config.fields import AbsolutePath, ConfigModel, Name
+from tune_mcp.config.yaml_source import Yaml
+
+IGNORED_KEYS = frozenset({"precheck_checklist", "handoff"})
+"""Keys of older profiles: a checklist that precheck now is, and notes of one session."""
+
+
+class Physical(ConfigModel):
+    """Folders on this machine: the Hugging Face home, the speaker-similarity checkpoints, the CI slice."""
+
+    hf_hub: AbsolutePath | None = None
+    speaker_sim: AbsolutePath | None = None
+    omni_ci_home: AbsolutePath | None = None
+
+
+class AgentPolicy(ConfigModel):
+    """What an agent on this machine keeps to: tell gaps before mending them, and look at a run this often."""
+
+    env_check: Literal["report_missing_first"] = "report_missing_first"
+    poll_interval_max_s: Annotated[int, Field(ge=1, le=120)] = 120
+
+
+class BootstrapStep(ConfigModel):
+    """A command that a person runs once to fill a cache; precheck prints it, nothing runs it."""
+
+    command: str
+    env: dict[str, str] = Field(default_factory=dict)
+    hf_token: str | None = None
+
+
+class HostProfile(ConfigModel):
+    """One machine. ``cleanup_command`` frees its GPUs before a run where tune-mcp's own cleanup is not enough."""
+
+    name: Name
+    hostname: str
+    repo_root: AbsolutePath
+    venv_python: AbsolutePath | None = None
+    physical: Physical = Physical()
+    agent_policy: AgentPolicy = AgentPolicy()
+    speaker_similarity_bootstrap: dict[str, BootstrapStep] = Field(default_factory=dict)
+    cleanup_command: tuple[str, ...] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older_keys(cls, value: Yaml) -> Yaml:
+        return {k: v for k, v in value.items() if k not in IGNORED_KEYS} if isinstance(value, dict) else value
+
+    def env(self) -> dict[str, str]:
+        """What the folders mean to a child process (rule HST-04)."""
+        pairs = {
+            "HF_HOME": self.physical.hf_hub,
+            "SEEDTTS_SIM_CACHE_DIR": self.physical.speaker_sim,
+            "OMNI_CI_HOME": self.physical.omni_ci_home,
+        }
+        return {name: path for name, path in pairs.items() if path}

@@ -1,0 +1,159 @@
+"""Where models and hosts are found: ``--config DIR``, then ``<repo_root>/.tune/``, then the shipped ones.
+
+A later place is read for the names that an earlier one lacks (contract, section 1).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tune_mcp.config.host import HostProfile
+from tune_mcp.config.metrics import MetricRules, load_metric_rules
+from tune_mcp.config.model import ModelConfig
+from tune_mcp.config.stages import StageTable
+from tune_mcp.config.stages_yaml import load_stages
+from tune_mcp.config.yaml_source import read_yaml
+from tune_mcp.errors import Code, Refusal
+
+REPO_PLACE = ".tune"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def shipped_place() -> Path:
+    """The folder with our own ``models/`` and ``hosts/``: the source tree, or the package that was installed."""
+    tree = Path(__file__).parents[2]
+    in_source = (tree / "models").is_dir() and (tree / "pyproject.toml").is_file()
+    return tree if in_source else Path(__file__).parents[1] / "shipped"
+
+
+@dataclass(frozen=True)
+class ConfigPlaces:
+    """The folders that may hold ``models/<name>/{config,stages,metrics}.yaml`` and ``hosts/<name>.yaml``, best first."""
+
+    places: tuple[Path, ...]
+    config_dir: Path | None = None
+
+    @classmethod
+    def resolve(cls, repo_root: Path | None, config_dir: Path | None) -> ConfigPlaces:
+        """The places in order. Raises INVALID_CONFIG when ``config_dir`` is not a folder."""
+        if config_dir is not None and not config_dir.is_dir():
+            raise Refusal(
+                Code.INVALID_CONFIG,
+                "MOD-02",
+                f"the config folder {config_dir} does not exist",
+                "give --config a folder that holds models/ or hosts/, or leave it out",
+                {"file": str(config_dir), "line": None, "key": "--config"},
+            )
+        places = [config_dir] if config_dir else []
+        if repo_root is not None:
+            places.append(repo_root / REPO_PLACE)
+        return cls((*places, shipped_place()), config_dir)
+
+    def model_names(self) -> list[str]:
+        """Every configured model, sorted (rule MOD-01)."""
+        found = {path.parent.name for place in self.places for path in place.glob("models/*/config.yaml")}
+        return sorted(name for name in found if _NAME.fullmatch(name))
+
+    def model(self, name: str) -> ModelConfig:
+        """The model's configuration. Raises UNKNOWN_MODEL with near matches, or INVALID_CONFIG."""
+        path = self.config_path(name)
+        source = read_yaml(path)
+        model = source.check(ModelConfig, {"name": name} | source.data)
+        if model is not None and model.name != name:
+            source.note(("name",), f"must be {name}, the name of its folder, not {model.name}", "MOD-01")
+        if model is None or source.problems:
+            raise source.refusal()
+        return model
+
+    def config_path(self, name: str) -> Path:
+        """The ``config.yaml`` that counts for ``name``. Raises UNKNOWN_MODEL."""
+        index = self._model_place(name)
+        return self.places[index] / "models" / name / "config.yaml"
+
+    def metric_rules(self, name: str) -> MetricRules:
+        """The metric rules for a model: the shipped ones, and its own on top. Raises INVALID_CONFIG."""
+        self._model_place(name)
+        return load_metric_rules(self._first(f"models/{name}/metrics.yaml", len(self.places)))
+
+    def stages(self, name: str) -> StageTable:
+        """The model's stages in their order. Raises STAGES_STALE when nobody has discovered them, INVALID_CONFIG."""
+        # A table behind the place of config.yaml belongs to another config.yaml of the same name.
+        path = self._first(f"models/{name}/stages.yaml", self._model_place(name) + 1)
+        if path is None:
+            raise Refusal(
+                Code.STAGES_STALE,
+                "DSC-01",
+                f"model {name} has no stages.yaml yet",
+                f"call discover with model {name}",
+                {"model": name},
+            )
+        return load_stages(path)
+
+    def stages_path_for_writing(self, name: str, repo_root: Path) -> Path:
+        """Where ``discover`` writes: next to config.yaml when that is yours, else below the repository."""
+        place = self.places[self._model_place(name)]
+        yours = place == self.config_dir or place.resolve().is_relative_to(repo_root.resolve())
+        return (place if yours else repo_root / REPO_PLACE) / "models" / name / "stages.yaml"
+
+    def host_names(self) -> list[str]:
+        """Every host profile, sorted (rule HST-03)."""
+        found = {path.stem for place in self.places for path in place.glob("hosts/*.yaml")}
+        return sorted(name for name in found if _NAME.fullmatch(name))
+
+    def host(self, name: str) -> HostProfile:
+        """One host profile; its name is that of its file. Raises HOST_UNRESOLVED or INVALID_CONFIG."""
+        path = self._first(f"hosts/{name}.yaml", len(self.places)) if _NAME.fullmatch(name) else None
+        if path is None:
+            raise _unknown(Code.HOST_UNRESOLVED, "HST-02", "host profile", name, self.host_names())
+        source = read_yaml(path)
+        # HST-10: a new profile is a copy with other paths in it, so the file's name is the one that counts.
+        host = source.check(HostProfile, source.data | {"name": name})
+        if host is None:
+            raise source.refusal()
+        return host
+
+    def active_host(self, chosen: str | None, hostname: str) -> tuple[HostProfile, str] | None:
+        """The profile in force and what chose it: the name given, else the machine's hostname, else none (HST-02).
+
+        Raises HOST_UNRESOLVED for an unknown name and for two profiles of one hostname.
+        """
+        if chosen is not None:
+            return self.host(chosen), f"chosen by name: {chosen}"
+        fitting = [host for host in map(self.host, self.host_names()) if host.hostname == hostname]
+        if len(fitting) > 1:
+            names = [host.name for host in fitting]
+            raise Refusal(
+                Code.HOST_UNRESOLVED,
+                "HST-02",
+                f"the host profiles {', '.join(names)} all name this machine, {hostname}",
+                "choose one with --host",
+                {"hostname": hostname, "hosts": [*names]},
+            )
+        return (fitting[0], f"hostname {hostname}") if fitting else None
+
+    def _first(self, relative: str, places: int) -> Path | None:
+        paths = (place / relative for place in self.places[:places])
+        return next((path for path in paths if path.is_file()), None)
+
+    def _model_place(self, name: str) -> int:
+        if _NAME.fullmatch(name):
+            for index, place in enumerate(self.places):
+                if (place / "models" / name / "config.yaml").is_file():
+                    return index
+        raise _unknown(Code.UNKNOWN_MODEL, "MOD-01", "model", name, self.model_names())
+
+
+def _unknown(code: Code, rule: str, kind: str, name: str, known: Sequence[str]) -> Refusal:
+    near = difflib.get_close_matches(name, known, 3, 0.5)
+    hint = f"name {' or '.join(near)}" if near else f"name one of: {', '.join(known)}"
+    return Refusal(
+        code,
+        rule,
+        f"there is no {kind} {name!r}",
+        hint if known else f"add a {kind} file to the config folder",
+        {kind.partition(" ")[0]: name, "near": [*near], "known": [*known]},
+    )

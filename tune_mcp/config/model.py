@@ -1,0 +1,164 @@
+"""``models/<name>/config.yaml`` as data (contract, section 7; rules MOD-02, MOD-05 to MOD-08, DSC-08 to DSC-13)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from tune_mcp.config.fields import ConfigModel, ConstantName, Gpus, JsonSource, Name, Regex, RelativePath
+from tune_mcp.config.metrics import SampleSource
+
+_SELECTING = frozenset(
+    "--exitfirst --maxfail --lf --last-failed --ff --failed-first --nf --new-first --sw --stepwise --sw-skip "
+    "--stepwise-skip --deselect --co --collect-only --collectonly --basetemp --numprocesses --reruns".split()
+)
+_SELECTING_LETTERS = frozenset("xkmn")
+_LETTERS_WITH_VALUE = frozenset("kmnpcorW")
+
+
+def _complete(argument: str) -> str:
+    """Refuse an argument that makes pytest stop early, leave tests out, run some twice or write elsewhere."""
+    option = argument.partition("=")[0]
+    bad = option in _SELECTING or "addopts" in argument
+    if re.match(r"-[A-Za-z]", argument):
+        # Letters may be written together: -sx is -s -x. What follows a letter that takes a value is the value.
+        for letter in argument[1:]:
+            bad = bad or letter in _SELECTING_LETTERS
+            if letter in _LETTERS_WITH_VALUE or not letter.isalpha():
+                break
+    if bad:
+        what = "{argument} is not allowed: every test of the file runs, once, in a folder that tune-mcp names"
+        raise PydanticCustomError("pytest_args", what, {"argument": repr(argument), "rule": "XPY-01"})
+    return argument
+
+
+def _no_addopts(env: dict[str, str]) -> dict[str, str]:
+    if "PYTEST_ADDOPTS" in env:
+        what = "PYTEST_ADDOPTS is not allowed: tune-mcp alone writes pytest's command line"
+        raise PydanticCustomError("pytest_env", what, {"rule": "XPY-01"})
+    return env
+
+
+def _file_name(name: str) -> str:
+    if not name.endswith(".py") or PurePosixPath(name).name != name:
+        what = "{name} is not the name of a test file, as test_x_ci.py"
+        raise PydanticCustomError("file_name", what, {"name": repr(name)})
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_file_name)]
+Env = Annotated[dict[str, str], AfterValidator(_no_addopts)]
+SampleScope = Annotated[int, Field(gt=0)] | ConstantName | tuple[Annotated[int, Field(gt=0)] | ConstantName, ...]
+"""How many samples a stage must have: a number, a constant, or constants of which the first that is a number counts."""
+
+
+class ResultSource(ConfigModel):
+    """Where one result tree keeps its numbers.
+
+    ``json_file`` is relative to pytest's basetemp and the default of every dotted path. ``paths`` maps a metric key to
+    a path; one left blank is not known yet and stays NEEDS_CONFIG. ``sample_counts_by_group`` and a mapping in
+    ``expected_samples`` override by group (``default`` for the others).
+    """
+
+    json_file: RelativePath | None = None
+    paths: dict[str, JsonSource | None] = Field(default_factory=dict)
+    sample_counts: SampleSource | None = None
+    sample_counts_by_group: dict[str, SampleSource] = Field(default_factory=dict)
+    ignored_constants: tuple[str, ...] = ()
+    expected_samples: SampleScope | dict[str, SampleScope] | None = None
+
+    def expected(self, group: str) -> tuple[int | str, ...]:
+        """What config says about the sample count of ``group``; empty when it says nothing."""
+        found = self.expected_samples
+        if isinstance(found, dict):
+            found = found.get(group, found.get("default"))
+        if found is None:
+            return ()
+        return found if isinstance(found, tuple) else (found,)
+
+
+class Variant(ResultSource):
+    """One of several result trees of one pytest run; its constants are those whose bare name fits the filter."""
+
+    constant_filter: Regex
+
+    def claims(self, symbol: str) -> bool:
+        """Whether a constant belongs here (rule DSC-11)."""
+        return re.search(self.constant_filter, symbol.lstrip("_")) is not None
+
+
+class Preset(ConfigModel):
+    """One of several pytest runs of the same file, with its own environment and its own constants (rule DSC-12)."""
+
+    constant_filter: Regex
+    extra_env: Env = Field(default_factory=dict)
+    gpus: Gpus | None = None
+    hf_model_ids: tuple[str, ...] = ()
+
+    def claims(self, symbol: str) -> bool:
+        """Whether a constant belongs to this preset and to no other."""
+        return re.search(self.constant_filter, symbol.lstrip("_")) is not None
+
+
+class FileSource(ResultSource):
+    """Everything about one test file. ``threshold_file`` holds its literals where the test only imports them."""
+
+    variants: dict[Name, Variant] = Field(default_factory=dict)
+    calibration_presets: dict[Name, Preset] = Field(default_factory=dict)
+    threshold_file: RelativePath | None = None
+
+
+class ModelConfig(ConfigModel):
+    """One model. Keys of the per-test mappings are names of test files, without folders.
+
+    ``default_venv_python`` and ``test_globs`` are relative to the repository root where they are not absolute;
+    ``timeout_s`` limits one pytest in seconds; ``cache_wipes`` are folders below OMNI_CI_HOME emptied before each.
+    """
+
+    name: Name
+    description: str = ""
+    hf_model_id: str | None = None
+    hf_model_ids_by_test: dict[FileName, tuple[str, ...]] = Field(default_factory=dict)
+    hf_datasets: tuple[str, ...] = ()
+    omni_ci_home: str | None = None
+    default_venv_python: tuple[str, ...] = ()
+    auto_env: Env = Field(default_factory=dict)
+    extra_env: dict[FileName, Env] = Field(default_factory=dict)
+    gpus_per_test: dict[FileName, Gpus] = Field(default_factory=dict)
+    pytest_extra_args: dict[FileName, tuple[Annotated[str, AfterValidator(_complete)], ...]] = Field(
+        default_factory=dict
+    )
+    test_globs: Annotated[tuple[RelativePath, ...], Field(min_length=1)]
+    stage_base_strip_prefix: str = ""
+    stage_base_strip_suffix: str = ""
+    stage_base_docs_override: Name | None = None
+    metric_sources: dict[FileName, FileSource]
+    timeout_s: dict[FileName, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    cache_wipes: tuple[RelativePath, ...] = ()
+
+    def venv_pythons(self, repo_root: Path) -> tuple[Path, ...]:
+        """The interpreters to try, best first."""
+        return tuple(repo_root / path for path in self.default_venv_python)
+
+    def wiped_caches(self) -> tuple[str, ...]:
+        """Folders below OMNI_CI_HOME that no launch may find warm; FlashInfer's has no off switch (WDG-08, WDG-09)."""
+        always = (".cache/flashinfer",) if self.omni_ci_home else ()
+        return tuple(dict.fromkeys(always + self.cache_wipes))
+
+    def model_ids(self, test: str, preset: str | None = None) -> tuple[str, ...]:
+        """The checkpoints that a test file (and preset) needs (rule MOD-08)."""
+        source = self.metric_sources.get(test)
+        chosen = source.calibration_presets.get(preset) if source and preset else None
+        if chosen and chosen.hf_model_ids:
+            return chosen.hf_model_ids
+        return self.hf_model_ids_by_test.get(test, (self.hf_model_id,) if self.hf_model_id else ())
+
+    def named_tests(self) -> tuple[str, ...]:
+        """Every test file name that some key mentions, in a fixed order."""
+        maps = (self.metric_sources, self.hf_model_ids_by_test, self.gpus_per_test, self.extra_env)
+        names = [name for mapping in (*maps, self.pytest_extra_args, self.timeout_s) for name in mapping]
+        return tuple(dict.fromkeys(names))

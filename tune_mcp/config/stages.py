@@ -1,0 +1,97 @@
+"""``stages.yaml`` as data: what ``discover`` writes and every later room reads (contract, section 7)."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+WorstOp = Literal["min", "max"]
+StageKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class Frozen(BaseModel):
+    """Data parsed at the edge: closed, immutable, and without a NaN or infinity in any number."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Location(Frozen):
+    """A number in a result file: ``json_file`` relative to pytest's basetemp, ``json_path`` a dotted key."""
+
+    json_file: str
+    json_path: str
+
+
+class SampleCounts(Frozen):
+    """Where a stage's sample counts stand: how many it should have had, and how many were good."""
+
+    total: Location
+    ok: Location
+
+
+class Display(Frozen):
+    """How a metric is shown to people: shown = raw * scale, rounded to ``digits``. Never how it is written."""
+
+    label: str
+    scale: float = 1
+    digits: int = 4
+
+
+class StageMetric(Frozen):
+    """One tracked metric of a stage.
+
+    ``source`` is the threshold symbol: ``NAME`` (bare) or ``_NAME['key']`` (nested under a concurrency).
+    ``worst`` says which extreme is the bad one: ``min`` for a lower bound, ``max`` for an upper bound (MET-04).
+    ``status`` is NEEDS_CONFIG while nobody has said where the value stands (HLT-07).
+    """
+
+    source: str
+    json_file: str | None = None
+    json_path: str | None = None
+    worst: WorstOp
+    display: Display
+    status: Literal["OK", "NEEDS_CONFIG"] = "OK"
+
+
+class Stage(Frozen):
+    """One stage: the metrics of one group that one test file yields, perhaps for one variant and one preset."""
+
+    key: StageKey
+    test: str
+    title: str = ""
+    group: str
+    extra_env: dict[str, str] = Field(default_factory=dict)
+    context_vars: tuple[str, ...] = ()
+    variant: str | None = None
+    calibration_preset: str | None = None
+    gpus: int | None = None
+    hf_model_ids: tuple[str, ...] = ()
+    test_file_sha256: str
+    threshold_file: str | None = None
+    threshold_file_sha256: str | None = None
+    expected_samples: int | None = None
+    last_discovered_at: str | None = None
+    sample_counts: SampleCounts | None = None
+    metrics: dict[str, StageMetric]
+
+    @property
+    def test_key(self) -> str:
+        """The pytest invocation that feeds this stage: the test file's stem, ``__<preset>`` appended."""
+        stem = PurePosixPath(self.test).stem
+        return f"{stem}__{self.calibration_preset}" if self.calibration_preset else stem
+
+    @property
+    def threshold_path(self) -> str:
+        """The file that holds the stage's threshold literals, relative to the repository root (DSC-13)."""
+        return self.threshold_file or self.test
+
+    @property
+    def is_docs(self) -> bool:
+        """A stage without thresholds: run and counted, never applied (STG-09)."""
+        return not self.metrics
+
+
+StageTable = dict[str, Stage]
+"""Stage key -> stage, in the order of ``stages.yaml``."""

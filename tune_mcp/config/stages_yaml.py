@@ -1,0 +1,117 @@
+"""``stages.yaml`` on disk: read with line numbers, written with the same bytes for the same table (rule DSC-01)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import cast
+
+import yaml
+
+from tune_mcp.config.stages import Display, Location, SampleCounts, Stage, StageMetric, StageTable
+from tune_mcp.config.yaml_source import Yaml, read_yaml
+
+_HEADER = "# Written by `tune-mcp discover`. Change config.yaml or the tests and discover again; edits here are lost.\n"
+_PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
+_WORDS = frozenset("true false yes no on off null none nan inf y n".split())
+
+
+def load_stages(path: Path) -> StageTable:
+    """The stages of a file in its order; keys that an older file lacks or leaves null have their defaults.
+
+    Raises INVALID_CONFIG with file, line and key.
+    """
+    source = read_yaml(path)
+    table: StageTable = {}
+    for key, value in source.data.items():
+        filled = {**_without_nulls(value), "key": key} if isinstance(value, dict) else value
+        if isinstance(value, dict) and "key" in value:
+            source.note((key, "key"), "unknown key; the stage's key is the name of its block")
+        stage = source.check(Stage, filled, (key,))
+        if stage is not None:
+            table[key] = stage
+    if source.problems:
+        raise source.refusal()
+    return table
+
+
+def _without_nulls(value: dict[str, Yaml]) -> dict[str, Yaml]:
+    found: dict[str, Yaml] = {}
+    for key, inner in value.items():
+        if isinstance(inner, dict):
+            found[key] = _without_nulls(inner)
+        elif inner is not None:
+            found[key] = inner
+    return found
+
+
+def dump_stages(table: StageTable) -> bytes:
+    """The table as block YAML in the contract's key order; only ``last_discovered_at`` may differ between two runs."""
+    stages = {key: _stage(stage) for key, stage in table.items()}
+    # The Python dumper, not libyaml's: their line breaking differs, and the bytes must not depend on the machine.
+    text = yaml.dump(stages, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+    return (_HEADER + (text if table else "{}\n")).encode()
+
+
+def _stage(stage: Stage) -> dict[str, object]:
+    return {
+        "test": stage.test,
+        "title": stage.title,
+        "group": stage.group,
+        "extra_env": dict(sorted(stage.extra_env.items())),
+        "context_vars": list(stage.context_vars),
+        "variant": stage.variant,
+        "calibration_preset": stage.calibration_preset,
+        "gpus": stage.gpus,
+        "hf_model_ids": list(stage.hf_model_ids),
+        "test_file_sha256": stage.test_file_sha256,
+        "threshold_file": stage.threshold_file,
+        "threshold_file_sha256": stage.threshold_file_sha256,
+        "expected_samples": stage.expected_samples,
+        "last_discovered_at": stage.last_discovered_at,
+        "sample_counts": _counts(stage.sample_counts),
+        "metrics": {key: _metric(metric) for key, metric in stage.metrics.items()},
+    }
+
+
+def _counts(counts: SampleCounts | None) -> dict[str, object] | None:
+    return None if counts is None else {"total": _location(counts.total), "ok": _location(counts.ok)}
+
+
+def _location(location: Location) -> dict[str, str]:
+    return {"json_file": location.json_file, "json_path": location.json_path}
+
+
+def _metric(metric: StageMetric) -> dict[str, object]:
+    return {
+        "source": metric.source,
+        "json_file": metric.json_file,
+        "json_path": metric.json_path,
+        "worst": metric.worst,
+        "display": _display(metric.display),
+        "status": metric.status,
+    }
+
+
+def _display(display: Display) -> dict[str, object]:
+    scale = int(display.scale) if display.scale.is_integer() else display.scale
+    return {"label": display.label, "scale": scale, "digits": display.digits}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every string that some YAML reader could take for something else, and indents lists."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def _string(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    plain = _PLAIN.fullmatch(text) is not None and text.lower() not in _WORDS
+    node = cast("yaml.Node", dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"'))
+    return node
+
+
+_Dumper.add_representer(str, _string)

@@ -1,0 +1,231 @@
+"""A YAML file as checked data that remembers where each key stands (rule MOD-02).
+
+Every mistake in a file is told at once, each as ``<file>:<line>: <key.path>: what is wrong``, so that a person fixes
+them in one pass. The reader is stricter than YAML: doubled keys, merge keys, dates and other tags are refused, because
+each of them has turned a configured value into another one without a word.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, TypeAlias, TypeVar, Union, cast, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from tune_mcp.errors import Code, Json, Refusal
+
+Yaml: TypeAlias = "str | int | float | bool | None | tuple[Yaml, ...] | dict[str, Yaml]"
+KeyPath: TypeAlias = tuple[str | int, ...]
+Model = TypeVar("Model", bound=BaseModel)
+
+_MAX_NODES = 200_000
+_TAG = "tag:yaml.org,2002:"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake: the line, the dotted key, what is wrong with it, and the rule that asks for better."""
+
+    line: int
+    key: str
+    what: str
+    rule: str = "MOD-02"
+
+
+class _Loader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):
+    """The safe loader without dates: a time in our files is a string."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != f"{_TAG}timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+@dataclass
+class YamlSource:
+    """The mapping of one file, the line of every key path, and the problems found so far."""
+
+    path: Path
+    data: dict[str, Yaml]
+    lines: dict[KeyPath, int]
+    problems: list[Problem] = field(default_factory=list[Problem])
+
+    def check(self, model: type[Model], value: Yaml, prefix: KeyPath = ()) -> Model | None:
+        """``value`` (found at ``prefix``) as ``model``; None after noting every problem of it."""
+        try:
+            return model.model_validate(value, strict=True)
+        except ValidationError as error:
+            self.problems += self._explain(model, error.errors(include_url=False), prefix)
+            return None
+
+    def note(self, prefix: KeyPath, what: str, rule: str = "MOD-02") -> None:
+        """Add a problem of the key at ``prefix`` that no schema can see."""
+        self.problems.append(Problem(self.line(prefix), dotted(prefix), what, rule))
+
+    def line(self, path: KeyPath) -> int:
+        """The line of the deepest part of ``path`` that the file has."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path, 1)
+
+    def refusal(self) -> Refusal:
+        """One refusal for all problems, the first of the file in its message."""
+        problems = sorted(set(self.problems), key=lambda problem: (problem.line, problem.key))
+        first = problems[0]
+        more = f" (and {len(problems) - 1} more, see details)" if len(problems) > 1 else ""
+        rules = tuple(dict.fromkeys(problem.rule for problem in problems))
+        details: dict[str, Json] = {
+            "file": str(self.path),
+            "line": first.line,
+            "key": first.key,
+            "problems": [{"line": p.line, "key": p.key, "what": p.what} for p in problems],
+        }
+        message = f"{self.path}:{first.line}: {first.key}: {first.what}{more}"
+        return Refusal(Code.INVALID_CONFIG, rules, message, f"correct {self.path} and call again", details)
+
+    def _explain(self, model: type[BaseModel], errors: list[ErrorDetails], prefix: KeyPath) -> Iterator[Problem]:
+        found: dict[KeyPath, list[tuple[str, str]]] = {}
+        for error in errors:
+            path = prefix + error["loc"]
+            # A union names its members in the location; the file knows no such key.
+            if error["type"] != "missing":
+                while path and path not in self.lines:
+                    path = path[:-1]
+            found.setdefault(path, []).append(_what(model, error))
+        for path, whats in found.items():
+            text = " or ".join(dict.fromkeys(what for what, _ in whats))
+            yield Problem(self.line(path), dotted(path), text, whats[0][1])
+
+
+def dotted(path: KeyPath) -> str:
+    """``("a", "b", 0)`` -> ``a.b.0``; the whole file is ``(top)``."""
+    return ".".join(str(step) for step in path) or "(top)"
+
+
+def read_yaml(path: Path) -> YamlSource:
+    """Read ``path``. Raises INVALID_CONFIG for a file that is no plain YAML mapping with string keys."""
+    source = YamlSource(path, {}, {(): 1})
+    data = path.read_bytes()
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        source.problems.append(Problem(line, "(top)", "the file is not UTF-8"))
+        raise source.refusal() from error
+    loader = _Loader(text)
+    try:
+        node = cast("yaml.Node | None", loader.get_single_node())
+        value: Yaml = {} if node is None else _Walk(source, loader).value(node, ())
+    except yaml.YAMLError as error:
+        mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+        what = (error.problem if isinstance(error, yaml.MarkedYAMLError) else str(error)) or "cannot be read"
+        source.problems.append(Problem(mark.line + 1 if mark else 1, "(top)", f"not YAML: {what}"))
+        raise source.refusal() from error
+    finally:
+        loader.dispose()
+    if not isinstance(value, dict):
+        source.note((), "the file must be a mapping of keys to values")
+        value = {}
+    if source.problems:
+        raise source.refusal()
+    source.data = value
+    return source
+
+
+class _Walk:
+    """Turns nodes into plain values, noting lines and what we do not take."""
+
+    def __init__(self, source: YamlSource, loader: _Loader) -> None:
+        self.source = source
+        self.loader = loader
+        self.seen = 0
+
+    def value(self, node: yaml.Node, path: KeyPath) -> Yaml:
+        self.seen += 1
+        # An alias may stand for a whole tree, in itself or doubled at every level; both end here.
+        if self.seen > _MAX_NODES or len(path) > 40:
+            raise yaml.YAMLError("the file is too large or too deep")
+        if isinstance(node, yaml.MappingNode):
+            return self.mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            items = cast("list[yaml.Node]", node.value)
+            for index, item in enumerate(items):
+                self.source.lines.setdefault((*path, index), item.start_mark.line + 1)
+            return tuple(self.value(item, (*path, index)) for index, item in enumerate(items))
+        if node.tag.removeprefix(_TAG) not in ("str", "int", "float", "bool", "null"):
+            self.source.note(path, f"{node.tag} is not supported; write a plain value")
+            return None
+        try:
+            return cast("str | int | float | bool | None", self.loader.construct_object(node))
+        except ValueError:
+            self.source.note(path, f"{node.value!r} cannot be read; put it in quotes")
+            return None
+
+    def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Yaml]:
+        found: dict[str, Yaml] = {}
+        for key, item in cast("list[tuple[yaml.Node, yaml.Node]]", node.value):
+            line = key.start_mark.line + 1
+            if key.tag != f"{_TAG}str":
+                text = str(key.value) if isinstance(key, yaml.ScalarNode) else "a list or mapping"
+                what = f"the key {text} is not a string; put it in quotes or write it out"
+                self.source.problems.append(Problem(line, dotted(path), what))
+                continue
+            name = str(cast(object, key.value))
+            here = (*path, name)
+            if name in found:
+                what = f"stands twice (first on line {self.source.lines[here]})"
+                self.source.problems.append(Problem(line, dotted(here), what))
+                continue
+            self.source.lines.setdefault(here, line)
+            found[name] = self.value(item, here)
+        return found
+
+
+def _what(model: type[BaseModel], error: ErrorDetails) -> tuple[str, str]:
+    rule = str(error.get("ctx", {}).get("rule", "MOD-02"))
+    match error["type"]:
+        case "missing":
+            return "is missing", rule
+        case "extra_forbidden":
+            near = difflib.get_close_matches(str(error["loc"][-1]), _keys_at(model, error["loc"][:-1]), 3, 0.5)
+            return "unknown key" + (f"; did you mean {' or '.join(near)}?" if near else ""), rule
+        case "value_error":
+            return error["msg"].removeprefix("Value error, "), rule
+        case _:
+            given = repr(cast(object, error["input"]))
+            got = "" if isinstance(error["input"], dict | tuple) or len(given) > 60 else f", not {given}"
+            return error["msg"][:1].lower() + error["msg"][1:] + got, rule
+
+
+def _keys_at(model: type[BaseModel], location: KeyPath) -> list[str]:
+    """The keys that ``model`` knows at ``location``."""
+    at: list[object] = [model]
+    for step in location:
+        at = [inner for kind in at for inner in _inside(kind, step)] or at
+    return [name for kind in at if isinstance(kind, type) and issubclass(kind, BaseModel) for name in kind.model_fields]
+
+
+def _inside(kind: object, step: str | int) -> list[object]:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        found = cast("Mapping[object, object]", kind.model_fields).get(step)
+        return _members(getattr(found, "annotation", None))
+    arguments = cast("tuple[object, ...]", get_args(kind))
+    if get_origin(kind) is dict:
+        return _members(arguments[1])
+    return _members(arguments[0]) if get_origin(kind) is tuple else []
+
+
+def _members(kind: object) -> list[object]:
+    arguments = cast("tuple[object, ...]", get_args(kind))
+    if get_origin(kind) is Annotated:
+        return _members(arguments[0])
+    if get_origin(kind) in (Union, UnionType):
+        return [inner for argument in arguments for inner in _members(argument)]
+    return [kind]

@@ -1,0 +1,135 @@
+"""Which constant is which metric of which preset and variant (rules DSC-10 to DSC-15, TTS-07).
+
+A constant belongs to one preset and one result tree; it never crosses. Only a plain number may become a threshold:
+whatever else bears a threshold's name is told, not taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from tune_mcp.config.metrics import MetricRules, MetricSpec
+from tune_mcp.config.model import FileSource
+from tune_mcp.discover.constants import Constant, ConstantKind, ModuleConstants
+from tune_mcp.errors import Code, Refusal
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One threshold: its metric, and its source as stages.yaml writes it (``NAME`` or ``_NAME['key']``)."""
+
+    spec: MetricSpec
+    symbol: str
+    source: str
+
+
+@dataclass
+class Tree:
+    """The thresholds of one preset and one variant of a test file, both None where it has none."""
+
+    preset: str | None
+    variant: str | None
+    claims: list[Claim] = field(default_factory=list[Claim])
+
+
+@dataclass
+class Routing:
+    """All trees of a file, variants outside and presets inside, with what was left out and why."""
+
+    trees: list[Tree] = field(default_factory=list[Tree])
+    unrecognised: list[str] = field(default_factory=list[str])
+    problems: list[str] = field(default_factory=list[str])
+
+
+def route(test: str, config: FileSource, module: ModuleConstants, rules: MetricRules) -> Routing:
+    """Sort the constants of ``module`` into trees. Raises INVALID_CONFIG when two presets or variants claim one."""
+    found = Routing()
+    variants: list[str | None] = [None, *config.variants]
+    presets: list[str | None] = [*config.calibration_presets] or [None]
+    trees = {(variant, preset): Tree(preset, variant) for variant in variants for preset in presets}
+    for claim in _claims(config, module, rules, found):
+        variant = _one(test, "variants", "DSC-11", claim, [k for k, v in config.variants.items() if v.claims(claim.symbol)])
+        claiming = [k for k, v in config.calibration_presets.items() if v.claims(claim.symbol)]
+        preset = _one(test, "calibration_presets", "DSC-12", claim, claiming)
+        if config.calibration_presets and preset is None:
+            found.problems.append(f"{module.path}: {claim.source} fits no preset of {test} and is not calibrated [DSC-12]")
+        elif variant is None or claim.symbol not in config.variants[variant].ignored_constants:
+            trees[variant, preset].claims.append(claim)
+    found.trees = [tree for tree in trees.values() if tree.claims or _sibling_has_claims(tree, trees)]
+    return found
+
+
+def _sibling_has_claims(tree: Tree, trees: dict[tuple[str | None, str | None], Tree]) -> bool:
+    return any(other.claims for (variant, _), other in trees.items() if variant == tree.variant)
+
+
+def _one(test: str, key: str, rule: str, claim: Claim, names: list[str]) -> str | None:
+    if len(names) > 1:
+        raise Refusal(
+            Code.INVALID_CONFIG,
+            rule,
+            f"metric_sources.{test}.{key}: {claim.symbol} fits {' and '.join(names)}",
+            "make the constant_filters exclude each other",
+            {"test": test, "key": f"metric_sources.{test}.{key}", "symbol": claim.symbol, "fits": [*names]},
+        )
+    return names[0] if names else None
+
+
+def _claims(config: FileSource, module: ModuleConstants, rules: MetricRules, found: Routing) -> Iterator[Claim]:
+    for constant in module.constants.values():
+        name = constant.name
+        if name != name.upper() or name in config.ignored_constants or rules.protected(name):
+            continue
+        if constant.kind is ConstantKind.NESTED:
+            yield from _nested(constant, config, module, rules, found)
+            continue
+        spec = rules.match(name, None)
+        where = f"{module.path}:{constant.line}: {name}"
+        if constant.kind is ConstantKind.NUMBER:
+            if spec is None:
+                found.unrecognised += [name] if rules.looks_like_threshold(name) else []
+            elif constant.problem is not None:
+                found.problems.append(f"{where} is not calibrated: {constant.problem} [APL-17]")
+            else:
+                yield Claim(spec, name, name)
+        elif spec is not None or rules.named_as_nested(name):
+            found.problems.append(f"{where} is not calibrated: {_WHAT[constant.kind]} [APL-17]")
+    for name, how in module.elsewhere.items():
+        if name == name.upper() and rules.match(name, None) and name not in config.ignored_constants:
+            found.problems.append(f"{module.path}: {name} is not calibrated: {how}; name its file as threshold_file [DSC-13]")
+
+
+_WHAT = {
+    ConstantKind.NONE: "it is None",
+    ConstantKind.DERIVED: "it is derived by an expression",
+    ConstantKind.STRING: "it is a string",
+    ConstantKind.OTHER: "it is not a number",
+}
+
+
+def _nested(
+    constant: Constant, config: FileSource, module: ModuleConstants, rules: MetricRules, found: Routing
+) -> Iterator[Claim]:
+    name = constant.name
+    where = f"{module.path}:{constant.line}: {name}"
+    known = rules.named_as_nested(name)
+    if constant.problem is not None:
+        found.problems += [f"{where} is not calibrated: {constant.problem} [APL-17]"] if known else []
+        return
+    if not known:
+        keys = {literal.subkey for literal in constant.literals}
+        found.unrecognised += [name] if keys & rules.metrics.keys() or rules.looks_like_threshold(name) else []
+        return
+    for gap in constant.gaps:
+        key = f"[{gap.subkey!r}]" if gap.subkey else ""
+        found.problems.append(f"{module.path}:{gap.line}: {name}{key} is not calibrated: {gap.reason} [APL-17]")
+    for subkey in dict.fromkeys(literal.subkey for literal in constant.literals):
+        source = f"{name}[{subkey!r}]"
+        spec = rules.match(name, subkey)
+        if source in config.ignored_constants:
+            continue
+        if spec is None:
+            found.unrecognised.append(source)
+        else:
+            yield Claim(spec, name, source)

@@ -1,0 +1,144 @@
+"""How much a test measures and under which conditions, from its constants (rules SMP-01 to SMP-05, SMP-09, TTS-04)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from tune_mcp.config.metrics import SCOPE_ROLES, MetricRules
+from tune_mcp.discover.constants import ConstantKind, ModuleConstants, parse_module
+from tune_mcp.files import inside
+
+
+@dataclass
+class Modules:
+    """The Python files of a repository, each parsed once."""
+
+    repo_root: Path
+    parsed: dict[str, ModuleConstants | None] = field(default_factory=dict[str, ModuleConstants | None])
+
+    def read(self, path: str) -> ModuleConstants | None:
+        """The constants of ``path`` (relative to the repository), None when there is no such file inside it."""
+        if path not in self.parsed:
+            try:
+                file = inside(self.repo_root, path)
+            except ValueError:
+                file = None
+            found = parse_module(file.read_bytes(), path) if file and file.is_file() else None
+            self.parsed[path] = found
+        return self.parsed[path]
+
+    def number(self, module: ModuleConstants, name: str, depth: int = 4) -> int | float | None:
+        """The number that ``name`` means in ``module``, through ``A = B`` and ``from file import B`` (SMP-02)."""
+        constant = module.constants.get(name)
+        value = module.number(name)
+        if value is not None or depth == 0:
+            return value
+        if constant is not None:
+            return self.number(module, constant.alias, depth - 1) if constant.alias and not constant.problem else None
+        origins = [entry for entry in module.imports if entry.endswith(f".{name}")]
+        if len(origins) != 1 or name not in module.elsewhere:
+            return None
+        for path in _paths(origins[0].removesuffix(f".{name}"), module.path):
+            other = self.read(path)
+            if other is not None:
+                return self.number(other, name, depth - 1)
+        return None
+
+
+def _paths(module: str, importer: str) -> tuple[str, ...]:
+    """The files that ``module`` may be, seen from the file that imports it."""
+    bare = module.lstrip(".")
+    level = len(module) - len(bare)
+    folder = PurePosixPath(".")
+    if level:
+        parents = PurePosixPath(importer).parents
+        folder = parents[min(level, len(parents)) - 1]
+    path = folder.joinpath(*bare.split(".")) if bare else folder
+    near = PurePosixPath(importer).parent.joinpath(*bare.split(".")) if bare else path
+    return f"{path}.py", f"{path}/__init__.py", f"{near}.py"
+
+
+@dataclass(frozen=True)
+class Scope:
+    """How many samples a stage must have (None when unknown), the constants that tell its context, and doubts."""
+
+    expected_samples: int | None
+    context_vars: tuple[str, ...]
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ScopeReader:
+    """Answers for one test file. ``variants`` are all its variants: a name may speak of one of them."""
+
+    module: ModuleConstants
+    modules: Modules
+    rules: MetricRules
+    variants: tuple[str, ...] = ()
+
+    def scope(self, group: str, variant: str | None, configured: Sequence[int | str]) -> Scope:
+        """The scope of one stage; what config says beats what names suggest (SMP-03 to SMP-05)."""
+        if configured:
+            expected, used, problems = self._configured(configured)
+        else:
+            expected, used, problems = self._from_names(group, variant)
+        names = [name for name in self._named("samples") if self._speaks_of(name, group, variant) is not None]
+        samples = used or tuple(name for name in names if self._number(name) is not None)
+        others = [
+            name
+            for role in SCOPE_ROLES[1:]
+            for name in self._named(role)
+            if self._number(name) is not None
+        ]
+        return Scope(expected, (*samples, *others), problems)
+
+    def _configured(self, configured: Sequence[int | str]) -> tuple[int | None, tuple[str, ...], tuple[str, ...]]:
+        """The first that is a number; a constant that is None means that the next one counts (SMP-04)."""
+        for entry in configured:
+            if isinstance(entry, int):
+                return entry, (), ()
+            value = self._number(entry)
+            if isinstance(value, int) and value > 0:
+                return value, (entry,), ()
+            constant = self.module.constants.get(entry)
+            if constant is None or constant.kind is not ConstantKind.NONE:
+                what = f"{self.module.path}: expected_samples names {entry}, which is no whole number there [SMP-02]"
+                return None, (), (what,)
+        return None, (), ()
+
+    def _from_names(self, group: str, variant: str | None) -> tuple[int | None, tuple[str, ...], tuple[str, ...]]:
+        """The nearest sample constant: one that names the group, else the variant, else neither."""
+        levels: dict[int, list[str]] = {}
+        for name in self._named("samples"):
+            nearness = self._speaks_of(name, group, variant)
+            if nearness is not None:
+                levels.setdefault(nearness, []).append(name)
+        for nearness in sorted(levels, reverse=True):
+            numbers = [name for name in levels[nearness] if isinstance(self._number(name), int)]
+            if len(numbers) > 1:
+                what = f"{self.module.path}: {', '.join(numbers)} could each be the sample count of {group}"
+                return None, (), (f"{what}; say which in expected_samples [SMP-02]",)
+            value = self._number(numbers[0]) if numbers else None
+            if isinstance(value, int) and value > 0:
+                return value, (numbers[0],), ()
+        return None, (), ()
+
+    def _named(self, role: str) -> list[str]:
+        return [name for name in self.module.constants if name == name.upper() and self.rules.role(name) == role]
+
+    def _number(self, name: str) -> int | float | None:
+        return self.modules.number(self.module, name)
+
+    def _speaks_of(self, name: str, group: str, variant: str | None) -> int | None:
+        """2: of this group, 1: of this variant, 0: of nothing in particular, None: of another group or variant."""
+        words = name.lower().strip("_").split("_")
+        groups = [known for known in self.rules.groups if known in words]
+        whole = "".join(words)
+        fitting = [known for known in self.variants if known.lower().replace("_", "") in whole]
+        # NON_STREAM_SAMPLES holds both nonstream and stream; the longer name is meant.
+        meant = max(fitting, key=len, default=None)
+        if (groups and group not in groups) or (meant is not None and meant != variant):
+            return None
+        return 2 if groups else 1 if meant is not None else 0

@@ -1,0 +1,85 @@
+"""Every refusal that tune-mcp can give.
+
+A refusal is an answer, not a bug: it says what is wrong, which rule of the register asks for it, and what
+to do next. Anything else that escapes a tool is a bug and keeps its traceback (see ``server/tools.py``).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TypeAlias
+
+Json: TypeAlias = "str | int | float | bool | None | list[Json] | dict[str, Json]"
+
+
+class Code(StrEnum):
+    """The closed list of refusal codes (contract, section 3). Codes are added, never renamed."""
+
+    UNKNOWN_MODEL = "UNKNOWN_MODEL"
+    UNKNOWN_STAGE = "UNKNOWN_STAGE"
+    UNKNOWN_RUN = "UNKNOWN_RUN"
+    INVALID_CONFIG = "INVALID_CONFIG"
+    HOST_UNRESOLVED = "HOST_UNRESOLVED"
+    HOST_NOT_COMPARABLE = "HOST_NOT_COMPARABLE"
+    NO_HEAD = "NO_HEAD"
+    PLAN_EXISTS = "PLAN_EXISTS"
+    PRECHECK_FAILED = "PRECHECK_FAILED"
+    STAGES_STALE = "STAGES_STALE"
+    NEEDS_CONFIG = "NEEDS_CONFIG"
+    RUN_ACTIVE = "RUN_ACTIVE"
+    HOST_BUSY = "HOST_BUSY"
+    COMMIT_MOVED = "COMMIT_MOVED"
+    PLAN_TAMPERED = "PLAN_TAMPERED"
+    FOREIGN_ARTIFACT = "FOREIGN_ARTIFACT"
+    STAGES_CHANGED = "STAGES_CHANGED"
+    REPEAT_IS_STRICT = "REPEAT_IS_STRICT"
+    REPEAT_ACTIVE = "REPEAT_ACTIVE"
+    HALT_UNRESOLVED = "HALT_UNRESOLVED"
+    NOT_STRICT = "NOT_STRICT"
+    GIT_PROVENANCE = "GIT_PROVENANCE"
+    NOT_REPORTED = "NOT_REPORTED"
+    STALE_REPORT = "STALE_REPORT"
+    STALE_PLAN = "STALE_PLAN"
+    UNRESOLVED_CONTEXT = "UNRESOLVED_CONTEXT"
+    DECISION_MISSING = "DECISION_MISSING"
+    DECISION_INVALID = "DECISION_INVALID"
+    PROTECTED_CONSTANT = "PROTECTED_CONSTANT"
+    PRESET_MISMATCH = "PRESET_MISMATCH"
+    THRESHOLD_UNKNOWN = "THRESHOLD_UNKNOWN"
+    THRESHOLD_CHANGED = "THRESHOLD_CHANGED"
+    DECLINED = "DECLINED"
+    WAIT_TOO_LONG = "WAIT_TOO_LONG"
+    OUTSIDE_REPO = "OUTSIDE_REPO"
+    INVALID_ARGUMENT = "INVALID_ARGUMENT"
+    INTERNAL = "INTERNAL"
+
+
+class Refusal(Exception):
+    """One refusal: ``code``, the ``rules`` behind it, ``message`` (what is wrong) and ``next`` (what to do).
+
+    ``details`` carries the same facts typed, for programs. ``text()`` is the contract's one-line form.
+    """
+
+    def __init__(
+        self, code: Code, rules: str | tuple[str, ...], message: str, next: str, details: dict[str, Json] | None = None
+    ) -> None:
+        self.code = code
+        self.rules = (rules,) if isinstance(rules, str) else rules
+        self.message = message.rstrip(". ")
+        self.next = next.rstrip(". ")
+        self.details: dict[str, Json] = details or {}
+        super().__init__(self.text())
+
+    def text(self) -> str:
+        """``CODE [RULE-ID]: what is wrong. Next: what to do.``"""
+        return f"{self.code} [{self.rules[0]}]: {self.message}. Next: {self.next}."
+
+    def data(self) -> dict[str, Json]:
+        """The structured form of the contract."""
+        return {
+            "code": str(self.code),
+            "rules": list(self.rules),
+            "message": self.message,
+            "next": self.next,
+            "details": self.details,
+        }

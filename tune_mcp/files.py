@@ -1,0 +1,170 @@
+"""Files that are written whole or not at all, append-only logs, locks, and paths that stay inside a folder.
+
+Everything durable in tune-mcp is a file, read by other processes at any moment and perhaps in the middle of a
+crash: so a write is a temporary file in the same folder, fsync, rename, fsync of the folder (contract, section 5).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import stat
+import tempfile
+from pathlib import Path, PurePosixPath
+from typing import Self, cast
+
+from tune_mcp.errors import Json
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int | None = None, durable: bool = True) -> None:
+    """Replace ``path`` by ``data``; a reader sees the old bytes or the new ones, never a mixture.
+
+    ``mode`` defaults to the mode of the file that is replaced, else 0o644. ``durable=False`` leaves out the two
+    fsyncs, for a heartbeat that is rewritten every few seconds and may be lost with the machine.
+    """
+    if mode is None:
+        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fchmod(stream.fileno(), mode)
+            if durable:
+                os.fsync(stream.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and new names in ``folder`` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def dump_json(value: object) -> bytes:
+    """Strict JSON (no NaN, no infinity), UTF-8, sorted keys, one trailing newline: same value, same bytes."""
+    return (json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1, sort_keys=True) + "\n").encode()
+
+
+def parse_json(data: bytes) -> Json:
+    """Read strict JSON. Raises ``ValueError`` for NaN, infinities, doubled keys, bad UTF-8 and bad syntax."""
+
+    def reject(token: str) -> Json:
+        raise ValueError(f"{token} is not JSON")
+
+    def unique(pairs: list[tuple[str, Json]]) -> Json:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a key stands twice in one object")
+        return found
+
+    return cast(Json, json.loads(data.decode(), parse_constant=reject, object_pairs_hook=unique))
+
+
+def write_json(path: Path, value: object, *, durable: bool = True) -> None:
+    """Write ``value`` as strict JSON, whole or not at all."""
+    write_atomic(path, dump_json(value), durable=durable)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line with a single ``write`` and make it durable, so that lines of two writers never mix."""
+    if "\n" in line:
+        raise ValueError("a log line holds no line break")
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(handle, line.encode() + b"\n")
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hex digest of ``data``."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of the file's bytes, read in blocks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest(value: object) -> str:
+    """Hex digest of ``value`` as canonical JSON."""
+    return sha256_bytes(dump_json(value))
+
+
+def inside(root: Path, relative: str) -> Path:
+    """``root / relative``, or ``ValueError`` when it is absolute, climbs out, or leaves ``root`` through a link."""
+    pure = PurePosixPath(relative)
+    if not relative or pure.is_absolute() or ".." in pure.parts or "\0" in relative:
+        raise ValueError(f"{relative!r} is not a path inside {root}")
+    path = root / pure
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"{relative!r} leaves {root} through a link")
+    return path
+
+
+class FileLock:
+    """An exclusive ``flock`` on a file; it lives as long as any process holds the open file, and no longer.
+
+    The file's content names the holder for people who are refused; the lock itself is the only truth.
+    """
+
+    def __init__(self, path: Path, handle: int) -> None:
+        self.path = path
+        self.handle = handle
+
+    @classmethod
+    def take(cls, path: Path, holder: object) -> Self | None:
+        """Take the lock and write ``holder`` into the file, or return None when another process has it."""
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        lock = cls(path, handle)
+        lock.describe(holder)
+        return lock
+
+    @classmethod
+    def inherit(cls, path: Path, handle: int) -> Self:
+        """Adopt a lock that the parent process took and passed on."""
+        os.set_inheritable(handle, False)
+        return cls(path, handle)
+
+    def describe(self, holder: object) -> None:
+        """Write who holds the lock."""
+        os.ftruncate(self.handle, 0)
+        os.pwrite(self.handle, dump_json(holder), 0)
+
+    def release(self) -> None:
+        """Give this process's share back; a child that inherited the lock keeps it."""
+        os.close(self.handle)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether some process holds the lock of ``path``. Raises ``OSError`` when that cannot be known."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(handle)

@@ -1,0 +1,226 @@
+"""The strict audit: the one function behind every gate (rules STR-01 to STR-28, SMP-01, SES-09 to SES-12).
+
+It walks plan x catalogue, never the files that happen to exist, and it never looks at pytest's exit code.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tune_mcp.config.stages import Stage
+from tune_mcp.observe.observation import Broken, Missing, Stored, load
+from tune_mcp.run_dir import RunDir
+from tune_mcp.session import events
+from tune_mcp.session.plan import Plan
+
+
+class Cell(StrEnum):
+    """One stage in one repeat (contract: ✓ strict, △ partial, ✗ failed, — not run)."""
+
+    STRICT = "✓"
+    PARTIAL = "△"
+    FAILED = "✗"
+    NOT_RUN = "—"
+
+
+class Fault(StrEnum):
+    """What kind of fault keeps a cell from being strict; it decides the refusal code."""
+
+    NONE = ""
+    CONTENT = "content"
+    FOREIGN = "foreign"
+
+
+@dataclass(frozen=True)
+class AuditedCell:
+    """The verdict on one run{k}.json, with the reason, and the values when it is strict or partial."""
+
+    cell: Cell
+    reason: str = ""
+    fault: Fault = Fault.NONE
+    stored: Stored | None = None
+
+
+@dataclass(frozen=True)
+class AuditedStage:
+    """One line of the matrix."""
+
+    stage: Stage
+    cells: tuple[AuditedCell, ...]
+
+    @property
+    def strict(self) -> int:
+        """How many repeats are strict."""
+        return sum(cell.cell is Cell.STRICT for cell in self.cells)
+
+    @property
+    def ready(self) -> bool:
+        """N of N, and N is not zero."""
+        return bool(self.cells) and self.strict == len(self.cells)
+
+    def line(self) -> str:
+        """``tts_speed: ✓✓△ (2/3 strict, expected=24)`` (STR-13)."""
+        glyphs = "".join(cell.cell.value for cell in self.cells)
+        expected = "" if self.stage.expected_samples is None else f", expected={self.stage.expected_samples}"
+        return f"{self.stage.key}: {glyphs} ({self.strict}/{len(self.cells)} strict{expected})"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Whether every artifact was recorded on the plan's commit; the reason when not."""
+
+    ok: bool
+    reason: str = ""
+
+    def line(self) -> str:
+        """``GIT PROVENANCE: ok`` or ``GIT PROVENANCE: FAIL — reason`` (SES-12)."""
+        return "GIT PROVENANCE: ok" if self.ok else f"GIT PROVENANCE: FAIL — {self.reason}"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The whole verdict on a run."""
+
+    plan: Plan
+    stages: tuple[AuditedStage, ...]
+    git: Provenance
+
+    @property
+    def ready_stages(self) -> int:
+        """Stages that are N of N strict."""
+        return sum(stage.ready for stage in self.stages)
+
+    @property
+    def strict_ready(self) -> bool:
+        """Every stage is N of N; an empty matrix is never ready."""
+        return bool(self.stages) and self.ready_stages == len(self.stages)
+
+    @property
+    def ready(self) -> bool:
+        """Both gates."""
+        return self.strict_ready and self.git.ok
+
+    @property
+    def counts(self) -> Counter[Cell]:
+        """How many cells of each kind."""
+        return Counter(cell.cell for stage in self.stages for cell in stage.cells)
+
+    def gaps(self) -> list[tuple[str, int, AuditedCell]]:
+        """Every cell that is not strict: stage key, repeat (1-based), cell."""
+        return [
+            (stage.stage.key, repeat, cell)
+            for stage in self.stages
+            for repeat, cell in enumerate(stage.cells, 1)
+            if cell.cell is not Cell.STRICT
+        ]
+
+    def text(self) -> str:
+        """Exactly the contract's text (section 2, tool 8)."""
+        lines = [
+            f"calibration_git_sha: {self.plan.calibration_git_sha}",
+            self.git.line(),
+            *(stage.line() for stage in self.stages),
+            f"STRICT READY: {self.ready_stages}/{len(self.stages)} stages ({self.plan.repeats} repeats each)",
+        ]
+        if self.ready:
+            lines.append("STRICT + GIT: READY")
+        return "\n".join(lines)
+
+
+def audit(run: RunDir, plan: Plan) -> Audit:
+    """Judge every stage x repeat of the plan from the files on disk, now (STR-24: nothing is remembered)."""
+    recorded = None if plan.legacy else events.ledger(run).observations
+    stages = tuple(
+        AuditedStage(
+            stage,
+            tuple(
+                judge(stage, repeat, load(run, stage.key, repeat), plan, recorded)
+                for repeat in range(1, plan.repeats + 1)
+            ),
+        )
+        for stage in plan.table().values()
+    )
+    return Audit(plan, stages, _provenance(plan, stages))
+
+
+def judge(
+    stage: Stage,
+    repeat: int,
+    found: Stored | Missing | Broken,
+    plan: Plan,
+    recorded: dict[tuple[str, int], str] | None,
+) -> AuditedCell:
+    """Classify one observation: content first, then whether it is ours and untouched."""
+    match found:
+        case Missing():
+            return AuditedCell(Cell.NOT_RUN, "not run", Fault.CONTENT)
+        case Broken(reason):
+            return AuditedCell(Cell.FAILED, reason, Fault.CONTENT)
+        case Stored():
+            cell, reason = classify(stage, found)
+    if cell is not Cell.STRICT:
+        return AuditedCell(cell, reason, Fault.CONTENT, found)
+    foreign = _foreign(stage, repeat, found, plan, recorded)
+    if foreign:
+        return AuditedCell(Cell.FAILED, foreign, Fault.FOREIGN, found)
+    return AuditedCell(Cell.STRICT, "", Fault.NONE, found)
+
+
+def classify(stage: Stage, found: Stored) -> tuple[Cell, str]:
+    """Strict, partial or failed from metrics and samples alone (STR-04 to STR-06, SMP-01, GAP-09)."""
+    values = found.content.metrics
+    counts = found.content.sample_counts
+    absent = [key for key in stage.metrics if values.get(key) is None]
+    if absent:
+        return Cell.FAILED, f"no usable value for {', '.join(absent)}"
+    if stage.is_docs:
+        return (Cell.STRICT, "") if found.content.status == "ok" else (Cell.FAILED, found.content.reason)
+    if counts.total is None or counts.ok is None:
+        return Cell.FAILED, "sample counts missing"
+    if counts.total == 0:
+        return Cell.FAILED, "zero samples"
+    if counts.ok > counts.total:
+        return Cell.FAILED, f"more good samples than samples ({counts.ok}/{counts.total})"
+    if counts.ok < counts.total:
+        return Cell.PARTIAL, f"{counts.ok}/{counts.total} samples"
+    if found.content.status != "ok":
+        return Cell.FAILED, f"status {found.content.status}: {found.content.reason or 'no reason given'}"
+    if stage.expected_samples is not None and counts.total != stage.expected_samples:
+        return Cell.FAILED, f"sample scope: {counts.total} samples, {stage.expected_samples} expected"
+    return Cell.STRICT, ""
+
+
+def _foreign(
+    stage: Stage, repeat: int, found: Stored, plan: Plan, recorded: dict[tuple[str, int], str] | None
+) -> str:
+    if recorded is None:
+        return ""
+    if found.content.run_id != plan.run_id:
+        return f"belongs to run {found.content.run_id}"
+    expected = recorded.get((stage.key, repeat))
+    if expected is None:
+        return "was never recorded by this run's supervisor"
+    return "" if expected == found.sha256 else "was changed after it was recorded"
+
+
+def _provenance(plan: Plan, stages: tuple[AuditedStage, ...]) -> Provenance:
+    without: list[str] = []
+    others: list[str] = []
+    for stage in stages:
+        for repeat, cell in enumerate(stage.cells, 1):
+            if cell.stored is None:
+                if cell.cell is Cell.FAILED:
+                    without.append(f"{stage.stage.key}/run{repeat}")
+                continue
+            sha = cell.stored.content.git_sha
+            if not sha:
+                without.append(f"{stage.stage.key}/run{repeat}")
+            elif sha != plan.calibration_git_sha:
+                others.append(f"{stage.stage.key}/run{repeat} ({sha[:12]})")
+    if others:
+        return Provenance(False, f"{len(others)} artifact(s) of another commit: {', '.join(others[:3])}")
+    if without:
+        return Provenance(False, f"{len(without)} artifact(s) without git_sha: {', '.join(without[:3])}")
+    return Provenance(True)

@@ -1,0 +1,144 @@
+"""Read metric values and sample counts out of the JSON files that a test left under its basetemp.
+
+Nothing is parsed from stdout (MET-02). A value counts only as a finite int or float: no bool, no string, no NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+from tune_mcp.config.stages import Location, Stage
+from tune_mcp.errors import Json
+from tune_mcp.files import inside, parse_json
+
+_LARGEST_RESULT_FILE = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One value that could not be read: where it was looked for, why not, and names that look alike."""
+
+    key: str
+    json_file: str
+    json_path: str
+    reason: str
+    near: tuple[str, ...] = ()
+
+    def sentence(self) -> str:
+        """One line for people and for the halt message."""
+        hint = f" (near: {', '.join(self.near)})" if self.near else ""
+        return f"{self.key}: {self.json_file}::{self.json_path}: {self.reason}{hint}"
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What one stage yielded: every tracked metric (None where unreadable), the counts, and the problems."""
+
+    metrics: dict[str, int | float | None]
+    total: int | None
+    ok: int | None
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass
+class ResultFiles:
+    """The result files of one basetemp; each is read once however many stages look into it."""
+
+    basetemp: Path
+    _parsed: dict[str, Json | str] = field(default_factory=dict[str, "Json | str"])
+    _broken: dict[str, str] = field(default_factory=dict[str, str])
+
+    def look_up(self, location: Location) -> tuple[int | float | None, str, tuple[str, ...]]:
+        """The number at ``location``, or None with the reason and names that look alike."""
+        document, reason = self._document(location.json_file)
+        if reason:
+            return None, reason, self._files_like(location.json_file)
+        node = document
+        walked: list[str] = []
+        for part in location.json_path.split("."):
+            if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+                node = node[int(part)]
+            elif isinstance(node, dict) and part in node:
+                node = node[part]
+            else:
+                names = list(node) if isinstance(node, dict) else []
+                near = get_close_matches(part, names, n=3, cutoff=0.5) or sorted(names)[:5]
+                where = ".".join(walked) or "the top level"
+                return None, f"no {part!r} in {where}", tuple(near)
+            walked.append(part)
+        return _number(node)
+
+    def _document(self, name: str) -> tuple[Json, str]:
+        if name in self._broken:
+            return None, self._broken[name]
+        if name not in self._parsed:
+            try:
+                self._parsed[name] = self._read(name)
+            except (OSError, ValueError) as error:
+                self._broken[name] = str(error)
+                return None, self._broken[name]
+        return self._parsed[name], ""
+
+    def _read(self, name: str) -> Json:
+        path = inside(self.basetemp, name)
+        if not path.is_file():
+            raise ValueError("file missing")
+        if path.stat().st_size > _LARGEST_RESULT_FILE:
+            raise ValueError("file larger than 256 MiB")
+        try:
+            return parse_json(path.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"not strict JSON: {error}") from error
+
+    def _files_like(self, name: str) -> tuple[str, ...]:
+        if not self.basetemp.is_dir():
+            return ()
+        found = [str(path.relative_to(self.basetemp)) for path in self.basetemp.rglob("*.json") if path.is_file()]
+        return tuple(get_close_matches(name, sorted(found)[:500], n=3, cutoff=0.4))
+
+
+def _number(node: Json) -> tuple[int | float | None, str, tuple[str, ...]]:
+    if isinstance(node, bool) or not isinstance(node, int | float):
+        return None, f"not a number but {'null' if node is None else type(node).__name__}", ()
+    if not math.isfinite(node):
+        return None, "not finite", ()
+    return node, "", ()
+
+
+def extract(stage: Stage, files: ResultFiles) -> Extraction:
+    """Read every tracked metric and both sample counts of ``stage``. Never raises for bad content."""
+    problems: list[Problem] = []
+    metrics: dict[str, int | float | None] = {}
+    for key, metric in stage.metrics.items():
+        if metric.json_file is None or metric.json_path is None:
+            problems.append(Problem(key, "?", "?", "NEEDS_CONFIG: no JSON path is known"))
+            metrics[key] = None
+            continue
+        metrics[key] = _read(key, Location(json_file=metric.json_file, json_path=metric.json_path), files, problems)
+    total = ok = None
+    if stage.sample_counts:
+        total = _count("sample_counts.total", stage.sample_counts.total, files, problems)
+        ok = _count("sample_counts.ok", stage.sample_counts.ok, files, problems)
+    elif stage.metrics:
+        problems.append(Problem("sample_counts", "?", "?", "NEEDS_CONFIG: no sample counts are configured"))
+    return Extraction(metrics, total, ok, tuple(problems))
+
+
+def _read(key: str, place: Location, files: ResultFiles, problems: list[Problem]) -> int | float | None:
+    value, reason, near = files.look_up(place)
+    if value is None:
+        problems.append(Problem(key, place.json_file, place.json_path, reason, near))
+    return value
+
+
+def _count(key: str, place: Location, files: ResultFiles, problems: list[Problem]) -> int | None:
+    value = _read(key, place, files, problems)
+    if value is None:
+        return None
+    if value != int(value) or value < 0:
+        problems.append(Problem(key, place.json_file, place.json_path, f"{value} is not a count"))
+        return None
+    return int(value)

@@ -1,0 +1,154 @@
+"""``<stage_key>/run{k}.json``: one observation, as the supervisor wrote it and as a reader finds it (MET-05)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from tune_mcp.config.stages import Frozen
+from tune_mcp.files import parse_json, sha256_bytes
+from tune_mcp.run_dir import RunDir
+
+SCHEMA_VERSION = 1
+Number = int | float
+
+
+class Counts(Frozen):
+    """Samples that the stage should have had, and those that were good; None when unreadable."""
+
+    total: int | None = None
+    ok: int | None = None
+
+
+class Attempt(Frozen):
+    """One launch of pytest for this repeat: how it ended and what became of it."""
+
+    attempt: int
+    verdict: str
+    reason: str = ""
+    pytest_rc: int | None = None
+    started_at: str
+    ended_at: str
+    duration_s: float
+    log: str
+    log_sha256: str | None = None
+
+
+class Observation(Frozen):
+    """One stage in one repeat. ``status`` and ``reason`` are for people; strictness never reads them as a pass."""
+
+    schema_version: int = SCHEMA_VERSION
+    status: Literal["ok", "failed"]
+    reason: str = ""
+    metrics: dict[str, Number | None]
+    sample_counts: Counts
+    duration_s: float
+    attempts: int
+    git_sha: str
+    recorded_at: str
+    pytest_rc: int | None
+    pytest_log: str
+    basetemp: str
+    run_id: str
+    environment_sha256: str | None = None
+    evidence_sha256: dict[str, str] = Field(default_factory=dict)
+    history: tuple[Attempt, ...] = ()
+
+
+class _Found(Frozen):
+    """The fields that every version wrote; others are passed over (older runs, contract section 5)."""
+
+    model_config = Frozen.model_config | {"extra": "ignore"}
+
+    status: str
+    reason: str = ""
+    metrics: dict[str, Number | None]
+    sample_counts: Counts
+    git_sha: str | None = None
+    run_id: str | None = None
+    duration_s: float | None = None
+    attempts: int | None = None
+    pytest_rc: int | None = None
+    pytest_log: str = ""
+    basetemp: str = ""
+    recorded_at: str = ""
+    environment_sha256: str | None = None
+    history: tuple[Attempt, ...] = ()
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def only_real_numbers(cls, value: object) -> object:
+        """A bool, a string or an infinite number is no measurement: it reads as None."""
+        if not isinstance(value, dict):
+            return value
+        return {key: item if _is_number(item) else None for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
+
+    @field_validator("sample_counts", mode="before")
+    @classmethod
+    def only_real_counts(cls, value: object) -> object:
+        """The same for counts; a float that is a whole number is a count (older runs wrote 20.0)."""
+        if not isinstance(value, dict):
+            return {}
+        return {key: int(value[key]) if _is_count(value.get(key)) else None for key in ("total", "ok")}  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+
+
+def _is_number(item: object) -> bool:
+    return isinstance(item, int | float) and not isinstance(item, bool) and math.isfinite(item)
+
+
+def _is_count(item: object) -> bool:
+    return isinstance(item, int | float) and _is_number(item) and item == int(item) and item >= 0
+
+
+@dataclass(frozen=True)
+class Missing:
+    """There is no run{k}.json."""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """There is one, but it cannot be read as an observation."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A readable observation, with the digest of the file that holds it."""
+
+    content: _Found
+    sha256: str
+
+
+def load(run: RunDir, stage_key: str, repeat: int) -> Stored | Missing | Broken:
+    """Read one run{k}.json. Never raises: a bad file is a cell with a reason."""
+    path = run.observation(stage_key, repeat)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return Missing()
+    except OSError as error:
+        return Broken(f"unreadable: {error.strerror}")
+    try:
+        value = parse_json_loosely(data)
+        if not isinstance(value, dict):
+            return Broken(f"not an object but {type(value).__name__}")
+        return Stored(_Found.model_validate(value), sha256_bytes(data))
+    except ValidationError as error:
+        first = error.errors()[0]
+        return Broken(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}")
+    except ValueError as error:
+        return Broken(f"not JSON: {error}")
+
+
+def parse_json_loosely(data: bytes) -> object:
+    """Like ``parse_json``, but a NaN reads as NaN, so that the audit can say which metric it spoils."""
+    import json
+
+    try:
+        return parse_json(data)
+    except ValueError:
+        return json.loads(data.decode())

@@ -1,0 +1,53 @@
+"""The stage catalogue: does it describe the test files of this tree, and is every metric's place known (DSC-02, HLT-07)?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tune_mcp.config.stages import Stage
+from tune_mcp.files import sha256_file
+from tune_mcp.precheck.subject import Check, Subject
+
+
+def stale_files(repo_root: Path, stages: tuple[Stage, ...]) -> list[str]:
+    """Test and threshold files whose bytes are not those that ``discover`` saw."""
+    expected: dict[str, str] = {}
+    for stage in stages:
+        expected[stage.test] = stage.test_file_sha256
+        if stage.threshold_file and stage.threshold_file_sha256:
+            expected[stage.threshold_file] = stage.threshold_file_sha256
+    return [name for name, sha in expected.items() if not _is(repo_root / name, sha)]
+
+
+def _is(path: Path, sha: str) -> bool:
+    return path.is_file() and sha256_file(path) == sha
+
+
+def unknown_metrics(stages: tuple[Stage, ...]) -> list[str]:
+    """``stage/metric`` for every metric without a JSON path, ``stage/sample_counts`` for stages without counts."""
+    found = [
+        f"{stage.key}/{key}"
+        for stage in stages
+        for key, metric in stage.metrics.items()
+        if metric.status == "NEEDS_CONFIG" or metric.json_file is None or metric.json_path is None
+    ]
+    return found + [f"{stage.key}/sample_counts" for stage in stages if stage.metrics and stage.sample_counts is None]
+
+
+def checks(subject: Subject) -> Iterator[Check]:
+    """``stages.fresh`` and ``stages.config``."""
+    stale = stale_files(subject.repo_root, subject.stages)
+    yield Check(
+        id="stages.fresh",
+        status="mismatch" if stale else "ok",
+        detail=f"stages.yaml is older than {', '.join(stale)}" if stale else f"{len(subject.stages)} stage(s) up to date",
+        fix=f"tune-mcp discover {subject.model} --repo {subject.repo_root}" if stale else "",
+    )
+    unknown = unknown_metrics(subject.stages)
+    yield Check(
+        id="stages.config",
+        status="missing" if unknown else "ok",
+        detail=f"no JSON path for {', '.join(unknown[:6])}" if unknown else "every metric has a place",
+        fix=f"add them under metric_sources of models/{subject.model}/config.yaml, then run discover" if unknown else "",
+    )

@@ -1,0 +1,29 @@
+"""The repository: a commit to calibrate, and how far the tree is from it (SES-03, VCS-08)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tune_mcp.errors import Refusal
+from tune_mcp.precheck.subject import Check, Subject
+from tune_mcp.session import provenance
+
+
+def checks(subject: Subject) -> Iterator[Check]:
+    """``repo.head`` and ``repo.tree``."""
+    try:
+        state = provenance.read(subject.repo_root)
+    except Refusal as refusal:
+        yield Check(id="repo.head", status="missing", detail=refusal.message, fix=f"git -C {subject.repo_root} status")
+        return
+    yield Check(id="repo.head", status="ok", detail=f"{state.head} on {state.branch} in {subject.repo_root}")
+    if state.dirty:
+        changed = "tracked files changed" if state.diff else "no tracked file changed"
+        yield Check(
+            id="repo.tree",
+            status="warn",
+            detail=f"the tree is not the commit: {changed}, {len(state.untracked)} untracked; recorded with the run",
+            fix=f"git -C {subject.repo_root} status --short",
+        )
+    else:
+        yield Check(id="repo.tree", status="ok", detail="clean")

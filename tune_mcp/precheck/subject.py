@@ -1,0 +1,37 @@
+"""What is checked, and the form of an answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tune_mcp.config.stages import Frozen, Stage
+
+Status = Literal["ok", "missing", "mismatch", "busy", "warn", "unknown"]
+
+
+class Check(Frozen):
+    """One gate's answer. ``fix`` is the exact command that mends this one gap, empty when there is nothing to do."""
+
+    id: str
+    status: Status
+    detail: str
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model's selected stages on this machine: where the repository and its interpreter are, and what they need.
+
+    ``gpus_per_test`` maps a test key to the GPUs that one launch of it needs.
+    """
+
+    repo_root: Path
+    model: str
+    stages: tuple[Stage, ...]
+    venv_python: Path | None
+    venv_source: str
+    venv_candidates: tuple[str, ...]
+    host: str | None
+    gpus_per_test: dict[str, int]

@@ -1,0 +1,106 @@
+"""The one line under each stage's heading that says what was measured, on what (rules CTX-01 to CTX-07).
+
+Constants are literals of the stage's own test file, then of its threshold file, read from the syntax tree; a name
+that is not there, or is no plain number, is ``?`` and never guessed or copied from another stage (CTX-06).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from tune_mcp.config.stages import Stage
+from tune_mcp.discover.constants import ModuleConstants, parse_module
+from tune_mcp.errors import Json, Refusal
+from tune_mcp.files import inside, parse_json
+from tune_mcp.run_dir import RunDir
+
+UNKNOWN = "?"
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What precheck.json says about the machine's GPUs: a phrase for context lines and the full summary."""
+
+    phrase: str
+    summary: str
+
+
+def read_object(path: Path) -> dict[str, Json]:
+    """A JSON object from a file; empty when the file is missing or is not one."""
+    try:
+        value = parse_json(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def hardware(run: RunDir) -> Hardware:
+    """GPU count and model from the run's precheck.json alone (CTX-03); ``CPU`` where it lists no GPU."""
+    facts = read_object(run.precheck)
+    gpus, summary = facts.get("gpus"), facts.get("gpu_summary")
+    told = summary if isinstance(summary, str) and summary else ""
+    if isinstance(gpus, list) and gpus:
+        names = [str(gpu.get("name") or UNKNOWN) if isinstance(gpu, dict) else UNKNOWN for gpu in gpus]
+        phrase = " + ".join(f"{count}× {name}" for name, count in Counter(names).items())
+        return Hardware(phrase, told or phrase)
+    if told.lower().startswith("no gpu") or (isinstance(gpus, list) and not told):
+        return Hardware("CPU", told or "no GPU (CPU)")
+    return Hardware(told or f"{UNKNOWN}× {UNKNOWN}", told or UNKNOWN)
+
+
+@dataclass
+class ContextReader:
+    """Resolves context lines for the stages of one run; each source file is read once."""
+
+    repo_root: Path
+    phrase: str
+    repeats: int
+
+    def __post_init__(self) -> None:
+        self._modules: dict[str, ModuleConstants | None] = {}
+
+    def line(self, stage: Stage) -> str:
+        """``— 2× NVIDIA H20, 2000 samples, max_tokens=32, concurrency=8, 5 runs`` (CTX-04, CTX-05)."""
+        runs = f"{self.repeats} run" if self.repeats == 1 else f"{self.repeats} runs"
+        if stage.is_docs:
+            return f"— {self.phrase}, docs smoke, {runs}"
+        samples, others = self._constants(stage)
+        return ", ".join([f"— {self.phrase}", f"{samples} samples", *others, runs])
+
+    def _constants(self, stage: Stage) -> tuple[str, list[str]]:
+        samples: str | None = None
+        named: dict[str, str] = {}
+        for name in stage.context_vars:
+            value = self._value(stage, name)
+            if "SAMPLES" in name:
+                samples = value if samples in (None, UNKNOWN) else samples
+            else:
+                named.setdefault(_label(name), value)
+        if samples is None:
+            samples = UNKNOWN if stage.expected_samples is None else str(stage.expected_samples)
+        order = sorted(named, key=lambda label: {"max_tokens": 0, "concurrency": 1}.get(label, 2))
+        return samples, [f"{label}={named[label]}" for label in order]
+
+    def _value(self, stage: Stage, name: str) -> str:
+        for file in dict.fromkeys((stage.test, stage.threshold_path)):
+            module = self._module(file)
+            value = module.number(name) if module else None
+            if value is not None:
+                return str(value)
+        return UNKNOWN
+
+    def _module(self, name: str) -> ModuleConstants | None:
+        if name not in self._modules:
+            try:
+                self._modules[name] = parse_module(inside(self.repo_root, name).read_bytes(), name)
+            except (OSError, ValueError, Refusal):
+                self._modules[name] = None
+        return self._modules[name]
+
+
+def _label(name: str) -> str:
+    if "MAX_TOKENS" in name or "MAX_NEW_TOKENS" in name:
+        return "max_tokens"
+    return "concurrency" if "CONCURRENCY" in name else name.strip("_").lower()

@@ -1,0 +1,246 @@
+"""The one object from which report.md, report.json and report.html are made, and which report.json is read back into.
+
+Frozen and complete: a renderer computes nothing but layout, so three renderings cannot disagree (rules RPT-04, RPT-08).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tune_mcp.config.stages import Frozen, WorstOp
+from tune_mcp.observe.worst import Direction
+from tune_mcp.report.shape import FlagKind
+from tune_mcp.report.statistics import Basis
+
+SCHEMA_VERSION = 1
+Number = int | float
+
+
+class AppliedRow(Frozen):
+    """One literal that ``apply`` changed: stage key, place with the concurrency resolved, raw old and new value."""
+
+    stage: str
+    metric: str
+    old: Number
+    new: Number
+    worst_op: WorstOp
+
+
+class CellFacts(Frozen):
+    """One cell of the strict matrix: ``✓ △ ✗ —`` and the reason when it is not strict."""
+
+    glyph: str
+    reason: str = ""
+
+
+class FlagFacts(Frozen):
+    """A remark on the shape of the repeats; it decides nothing."""
+
+    kind: FlagKind
+    text: str
+
+
+class SpreadFacts(Frozen):
+    """Raw units; ``spread_relative`` (of the median) and ``cv`` (of the mean) are fractions."""
+
+    n: int
+    median: float
+    minimum: Number
+    maximum: Number
+    spread: float
+    spread_relative: float | None
+    mean: float
+    sd: float | None
+    cv: float | None
+
+
+class SlackFacts(Frozen):
+    """The slack that the test file applies: limit = reference * factor + offset; ``how`` quotes the code."""
+
+    factor: float
+    offset: float
+    how: str
+
+
+class ChanceFacts(Frozen):
+    """Chance that one clean CI run fails the proposed threshold; ``bound`` is 1/(N+1)."""
+
+    estimate: float
+    bound: float
+    basis: Basis
+
+
+class MetricFacts(Frozen):
+    """One metric of one stage: all repeats, what stands in the file, what is proposed, and what that would do.
+
+    Raw values throughout; ``scale`` and ``digits`` are for display only. ``limit_present`` and ``limit_proposed`` are
+    the references times the slack, None when unknown. ``present_misses`` counts repeats that fail the present limit.
+    ``quantum`` is the step of one sample. ``worst_repeats`` are the repeats (from 1) that hold the worst value.
+    ``within_noise``: the proposed change is no larger than the spread of the repeats. ``identical_group`` numbers
+    metrics of one test that move together.
+    """
+
+    key: str
+    label: str
+    scale: float
+    digits: int
+    worst_op: WorstOp
+    place: str
+    file: str
+    line: int | None
+    values: tuple[Number, ...]
+    worst_raw: Number
+    worst_shown: float
+    worst_repeats: tuple[int, ...]
+    current_raw: Number | None
+    write_value: Number
+    direction: Direction
+    direction_text: str
+    change_percent: float | None
+    decision: Literal["auto", "skip", "ask"]
+    reason: str
+    slack: SlackFacts | None
+    limit_present: float | None
+    limit_proposed: float | None
+    present_misses: int | None
+    spread: SpreadFacts
+    chance: ChanceFacts
+    moves_with: str | None
+    quantum: float | None
+    one_sample: bool
+    within_noise: bool
+    flags: tuple[FlagFacts, ...]
+
+
+class StageFacts(Frozen):
+    """One stage: its context line, its matrix row, sample counts and pytest seconds per repeat, and its metrics."""
+
+    key: str
+    title: str
+    group: str
+    group_label: str
+    test: str
+    test_key: str
+    preset: str | None
+    variant: str | None
+    context: str
+    expected_samples: int | None
+    cells: tuple[CellFacts, ...]
+    samples: tuple[str, ...]
+    durations_s: tuple[float | None, ...]
+    docs: bool
+    metrics: tuple[MetricFacts, ...]
+
+
+class AttemptFacts(Frozen):
+    """One launch of pytest: which repeat, how it ended, and whether a later attempt superseded it."""
+
+    test: str
+    repeat: int
+    attempt: int
+    verdict: str
+    reason: str
+    pytest_rc: int | None
+    started_at: str
+    duration_s: float
+    log: str
+    superseded: bool
+
+
+class SupersededFacts(Frozen):
+    """A repeat that does not count because a later one replaced it (GAP-10)."""
+
+    where: str
+    repeat: int | None
+    t: str
+    reason: str
+
+
+class EventFacts(Frozen):
+    """One line of events.jsonl."""
+
+    t: str
+    kind: str
+    text: str
+
+
+class SuiteFacts(Frozen):
+    """Chance that at least one of the proposed thresholds fails one clean CI run of the whole suite.
+
+    ``independent`` takes every metric as its own gate, ``grouped`` counts metrics that move together once.
+    ``unknown_slack`` and ``no_spread`` say how many metrics entered with 1/(N+1) and with 0.
+    """
+
+    gates: int
+    groups: int
+    independent: float
+    grouped: float
+    unknown_slack: int
+    no_spread: int
+
+
+class PreviousFacts(Frozen):
+    """The newest earlier report of the same model, and the worst-of-N it had: ``stage/metric`` -> raw value."""
+
+    run_id: str
+    calibration_git_sha: str
+    generated_at: str
+    repeats: int
+    comparable: bool
+    differences: tuple[str, ...]
+    worst: dict[str, Number]
+
+
+class ReportFacts(Frozen):
+    """Everything that a report says. Times are UTC, ``YYYY-mm-ddTHH:MM:SSZ``."""
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    run_dir: str
+    model: str
+    label: str
+    repeats: int
+    calibration_git_sha: str
+    git_branch: str
+    dirty: bool
+    dirty_note: str
+    started_at: str
+    finished_at: str
+    generated_at: str
+    venv_python: str
+    venv_source: str
+    host: str | None
+    gpu_summary: str
+    versions: dict[str, str]
+    environment: dict[str, str]
+    environment_note: str
+    changed_files: tuple[str, ...]
+    tune_version: str
+    report_version: str
+    strict_text: str
+    plan_id: str
+    artifacts_digest: str
+    stages: tuple[StageFacts, ...]
+    suite: SuiteFacts
+    coverage_p95: float
+    repeats_for_p95: int
+    attempts: tuple[AttemptFacts, ...]
+    superseded: tuple[SupersededFacts, ...]
+    incidents: tuple[EventFacts, ...]
+    applied: tuple[AppliedRow, ...] = ()
+    previous: PreviousFacts | None = None
+
+    def metrics(self) -> list[tuple[StageFacts, MetricFacts]]:
+        """All metrics, in stage order."""
+        return [(stage, metric) for stage in self.stages for metric in stage.metrics]
+
+    def loudest_first(self) -> list[tuple[StageFacts, MetricFacts]]:
+        """All metrics, loosening ones first and the largest change first, then unknown, tightening, equal."""
+        order = {Direction.LOOSENS: 0, Direction.UNKNOWN: 1, Direction.TIGHTENS: 2, Direction.EQUAL: 3}
+        return sorted(
+            self.metrics(), key=lambda pair: (order[pair[1].direction], -abs(pair[1].change_percent or 0.0))
+        )
+
+    def count(self, wanted: Direction) -> int:
+        """How many metrics would move that way."""
+        return sum(metric.direction is wanted for _, metric in self.metrics())

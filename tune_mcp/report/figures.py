@@ -1,0 +1,59 @@
+"""Numbers and directions as text: one spelling for all three renderings (rules RPT-08, APL-20, APL-21)."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from tune_mcp.config.stages import WorstOp
+from tune_mcp.observe.worst import Direction, direction, shown
+
+__all__ = ["change_percent", "chance_text", "direction_text", "percent", "plain", "shown_text"]
+
+Number = int | float
+
+
+def plain(value: Number) -> str:
+    """The raw number in full, trailing zeros trimmed, never in scientific form: ``0.0239``, ``100``."""
+    exact = Decimal(repr(value))
+    return format(exact.to_integral_value() if exact == exact.to_integral_value() else exact.normalize(), "f")
+
+
+def shown_text(raw: Number, scale: float, digits: int) -> str:
+    """The number for reading: scaled, then rounded, with exactly ``digits`` decimals."""
+    from tune_mcp.config.stages import Display
+
+    return f"{shown(raw, Display(label='', scale=scale, digits=digits)):.{digits}f}"
+
+
+def change_percent(old: Number, new: Number) -> float | None:
+    """Signed percent change of the raw value against the old one; None when the old one is 0."""
+    if old == 0:
+        return None
+    before, after = Decimal(repr(old)), Decimal(repr(new))
+    return float((after - before) / abs(before) * 100)
+
+
+def direction_text(worst: WorstOp, old: Number | None, new: Number) -> str:
+    """``tightens (+2.1%)``, ``loosens (-7.9%)``, ``loosens (n/a)`` when old is 0, ``equal``, ``unknown`` (APL-21)."""
+    found = direction(worst, old, new)
+    if old is None or found in (Direction.EQUAL, Direction.UNKNOWN):
+        return str(found)
+    change = change_percent(old, new)
+    return f"{found} ({'n/a' if change is None else f'{change:+.1f}%'})"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A fraction as ``12.3 %``; ``n/a`` for None."""
+    return "n/a" if share is None else f"{share * 100:.{digits}f} %"
+
+
+def chance_text(chance: float) -> str:
+    """A probability for reading: two significant digits, never a false zero."""
+    if chance == 0:
+        return "0 %"
+    if chance < 0.0001:
+        return "< 0.01 %"
+    if chance > 0.9999:
+        return "> 99.99 %"
+    value = chance * 100
+    return f"{value:.2f} %" if value < 1 else f"{value:.1f} %"

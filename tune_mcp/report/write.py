@@ -1,0 +1,91 @@
+"""Write report.md, report.json and report.html of a run, and keep them true after an apply (rules RPT-04, APL-18)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tune_mcp.apply.plan import ApplyPlan
+from tune_mcp.errors import Code, Refusal
+from tune_mcp.files import parse_json, write_atomic, write_json
+from tune_mcp.observe.audit import Audit
+from tune_mcp.report import html, markdown, previous
+from tune_mcp.report.collect import collect
+from tune_mcp.report.facts import AppliedRow, ReportFacts
+from tune_mcp.run_dir import RunDir
+from tune_mcp.session.plan import Plan
+
+
+@dataclass(frozen=True)
+class ReportPaths:
+    """Where the three renderings stand."""
+
+    md: Path
+    json: Path
+    html: Path
+
+
+def paths(run: RunDir) -> ReportPaths:
+    """The three files of a run's report."""
+    return ReportPaths(run.report_md, run.report_json, run.report_html)
+
+
+def write_report(
+    run: RunDir, repo_root: Path, plan: Plan, audited: Audit, applied: ApplyPlan, now: datetime
+) -> ReportFacts:
+    """Write the three files, each whole; returns what they say. The caller has checked both gates (RPT-10).
+
+    A report of the same artifacts that already records applied changes keeps them (RPT-04).
+    """
+    if not audited.ready:
+        raise ValueError(f"{plan.run_id} has not passed both gates; no report is written (RPT-10)")
+    facts = collect(run, repo_root, plan, audited, applied, now)
+    facts = facts.model_copy(update={"previous": previous.find(repo_root, facts)})
+    earlier = read_report(run)
+    if earlier and earlier.artifacts_digest == facts.artifacts_digest:
+        facts = facts.model_copy(update={"applied": earlier.applied})
+    _write(run, facts)
+    return facts
+
+
+def record_applied(run: RunDir, rows: Sequence[AppliedRow]) -> ReportFacts:
+    """Put the applied changes into all three files (none removes them). Raises NOT_REPORTED without a report."""
+    facts = read_report(run)
+    if facts is None:
+        raise Refusal(
+            Code.NOT_REPORTED,
+            ("RPT-05", "APL-18"),
+            f"{run.run_id} has no readable report.json",
+            "call report, then apply",
+            {"run_id": run.run_id},
+        )
+    facts = facts.model_copy(update={"applied": tuple(rows)})
+    _write(run, facts)
+    return facts
+
+
+def read_report(run: RunDir) -> ReportFacts | None:
+    """The facts of the report on disk; None when there is none that this version can read."""
+    try:
+        return ReportFacts.model_validate(parse_json(run.report_json.read_bytes()))
+    except (OSError, ValueError, ValidationError):
+        return None
+
+
+def read_report_digest(run: RunDir) -> str | None:
+    """``artifacts_digest`` of report.json when all three files are there, else None (POL-09)."""
+    facts = read_report(run)
+    if facts is None or not run.report_md.is_file() or not run.report_html.is_file():
+        return None
+    return facts.artifacts_digest
+
+
+def _write(run: RunDir, facts: ReportFacts) -> None:
+    # report.json last: it carries the digest that vouches for the other two.
+    write_atomic(run.report_md, markdown.render(facts).encode())
+    write_atomic(run.report_html, html.render(facts).encode())
+    write_json(run.report_json, facts.model_dump(mode="json"))

@@ -1,0 +1,172 @@
+"""The only place that knows the names inside a run directory (contract, sections 1 and 5)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tune_mcp.errors import Code, Refusal
+from tune_mcp.files import write_atomic
+
+RUNS_FOLDER = ".tune-runs"
+_RUN_ID = re.compile(r"\d{8}T\d{6}Z_[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths of one run. ``test`` is a test key: the test file's stem, with ``__<preset>`` where it has presets."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.path.name
+
+    @property
+    def repo_root(self) -> Path:
+        return self.path.parent.parent
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def precheck(self) -> Path:
+        return self.path / "precheck.json"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def run_log(self) -> Path:
+        return self.path / "run.log"
+
+    @property
+    def supervisor(self) -> Path:
+        return self.path / "supervisor.json"
+
+    @property
+    def supervisor_lock(self) -> Path:
+        return self.path / "supervisor.lock"
+
+    @property
+    def supervisor_log(self) -> Path:
+        return self.path / "supervisor.log"
+
+    @property
+    def stop_request(self) -> Path:
+        return self.path / "stop.json"
+
+    @property
+    def workspace_diff(self) -> Path:
+        return self.path / "workspace.diff"
+
+    @property
+    def report_md(self) -> Path:
+        return self.path / "report.md"
+
+    @property
+    def report_json(self) -> Path:
+        return self.path / "report.json"
+
+    @property
+    def report_html(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def purged(self) -> Path:
+        return self.path / "purged"
+
+    @property
+    def applies(self) -> Path:
+        return self.path / "apply"
+
+    def apply_folder(self, plan_id: str) -> Path:
+        return self.applies / plan_id
+
+    def observation(self, stage_key: str, repeat: int) -> Path:
+        return self.path / stage_key / f"run{repeat}.json"
+
+    def test_folder(self, test: str) -> Path:
+        return self.path / "_pytest" / test
+
+    def log(self, test: str, repeat: int) -> Path:
+        return self.test_folder(test) / f"run{repeat}.log"
+
+    def basetemp(self, test: str, repeat: int) -> Path:
+        return self.test_folder(test) / f"basetemp_run{repeat}"
+
+    def guard_record(self, test: str, repeat: int) -> Path:
+        return self.test_folder(test) / f"guard_run{repeat}.jsonl"
+
+    def attempt(self, test: str, repeat: int, attempt: int) -> Path:
+        """Folder of one attempt: its job, its sealed result, and what it left when a later attempt followed."""
+        return self.test_folder(test) / "attempts" / f"run{repeat}_a{attempt}"
+
+
+def utc_stamp(moment: datetime) -> str:
+    """``20260423T050000Z`` (rule SES-14)."""
+    return moment.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+def iso(moment: datetime) -> str:
+    """``2026-04-23T05:00:00Z``, the form of every time in our files."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def create(repo_root: Path, label: str, now: datetime) -> RunDir:
+    """Make a new, empty run directory; an existing one is never taken (rules SES-01, SES-02, SES-14, SES-15)."""
+    if not _LABEL.fullmatch(label):
+        raise Refusal(
+            Code.INVALID_ARGUMENT,
+            "SES-02",
+            f"label {label!r} does not fit a folder name",
+            "use letters, digits, '.', '_' and '-', at most 60, the first a letter or digit",
+            {"argument": "label"},
+        )
+    runs = repo_root / RUNS_FOLDER
+    runs.mkdir(exist_ok=True)
+    ignore = runs / ".gitignore"
+    if not ignore.exists():
+        write_atomic(ignore, b"*\n")
+    stem = f"{utc_stamp(now)}_{label}"
+    for number in range(1, 100):
+        path = runs / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return RunDir(path)
+    raise Refusal(Code.PLAN_EXISTS, "SES-04", f"99 runs named {stem} exist already", "start again in a second")
+
+
+def find(repo_root: Path, run_id: str) -> RunDir:
+    """The run named ``run_id``; refuses paths and unknown names (rule SES-06)."""
+    path = repo_root / RUNS_FOLDER / run_id
+    if _RUN_ID.fullmatch(run_id) and (path / "plan.json").is_file():
+        return RunDir(path)
+    known = [run.run_id for run in list_runs(repo_root)][:5]
+    raise Refusal(
+        Code.UNKNOWN_RUN,
+        "SES-06",
+        f"there is no run {run_id!r} under {repo_root / RUNS_FOLDER}",
+        f"name one of: {', '.join(known)}" if known else "call start_run to make one",
+        {"run_id": run_id, "known": list(known)},
+    )
+
+
+def list_runs(repo_root: Path) -> list[RunDir]:
+    """All runs of a repository that have a plan, newest first."""
+    runs = repo_root / RUNS_FOLDER
+    if not runs.is_dir():
+        return []
+    found = [path for path in runs.iterdir() if _RUN_ID.fullmatch(path.name) and (path / "plan.json").is_file()]
+    return [RunDir(path) for path in sorted(found, key=lambda path: path.name, reverse=True)]

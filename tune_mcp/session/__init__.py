@@ -1,0 +1,1 @@
+"""One calibration session: its plan, the commit it belongs to, and what a reader may conclude about its state."""

@@ -1,0 +1,88 @@
+"""``events.jsonl``: the append-only record of a run, and the ledger that makes an edited artifact visible.
+
+Two kinds of line carry a digest: ``planned`` that of plan.json, ``recorded`` that of one run{k}.json. Whoever reads
+either file compares, so a value changed by hand after the fact never looks like a measurement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from tune_mcp.errors import Json
+from tune_mcp.files import append_line, parse_json
+from tune_mcp.run_dir import RunDir, iso
+
+MILESTONES = frozenset(
+    {
+        "planned", "prechecked", "started", "launched", "retry", "observed", "halted", "exhausted", "waiting_for_gpu",
+        "purged", "resumed", "stop_requested", "stopped", "failed", "finished", "reported", "applied", "undone",
+    }
+)  # fmt: skip
+"""Event kinds that people see in ``status`` and ``watch``; ``recorded`` lines are the ledger only."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line: when, what kind, one sentence for people, and typed facts."""
+
+    t: str
+    kind: str
+    text: str
+    facts: dict[str, Json]
+
+
+def append(run: RunDir, kind: str, now: datetime, text: str, **facts: Json) -> None:
+    """Write one event; milestones go to ``run.log`` too, the same words for people (rules SUP-04, SUP-19)."""
+    from json import dumps
+
+    stamp = iso(now)
+    line = dumps({"t": stamp, "kind": kind, "text": text, **facts}, ensure_ascii=False, allow_nan=False, sort_keys=True)
+    append_line(run.events, line)
+    if kind in MILESTONES:
+        append_line(run.run_log, f"{stamp} {kind:<12} {text}".replace("\n", " "))
+
+
+def read(path: Path) -> Iterator[Event]:
+    """All events in order. A torn last line (a crash in mid-write) is passed over."""
+    if not path.exists():
+        return
+    with path.open("rb") as stream:
+        for line in stream:
+            try:
+                value = parse_json(line)
+            except ValueError:
+                continue
+            if isinstance(value, dict) and isinstance(value.get("t"), str) and isinstance(value.get("kind"), str):
+                text = value.get("text")
+                yield Event(
+                    str(value["t"]),
+                    str(value["kind"]),
+                    text if isinstance(text, str) else "",
+                    {key: item for key, item in value.items() if key not in ("t", "kind", "text")},
+                )
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The digests on record: plan.json, and (stage key, repeat) -> run{k}.json."""
+
+    plan_sha256: str | None
+    observations: dict[tuple[str, int], str]
+
+
+def ledger(run: RunDir) -> Ledger:
+    """What events.jsonl says was written; a purge takes its entries back, a later line wins."""
+    plan: str | None = None
+    found: dict[tuple[str, int], str] = {}
+    for event in read(run.events):
+        stage, repeat, sha = event.facts.get("stage"), event.facts.get("repeat"), event.facts.get("sha256")
+        if event.kind == "planned" and isinstance(sha, str):
+            plan = sha
+        elif event.kind == "recorded" and isinstance(stage, str) and isinstance(repeat, int) and isinstance(sha, str):
+            found[(stage, repeat)] = sha
+        elif event.kind == "withdrawn" and isinstance(stage, str) and isinstance(repeat, int):
+            found.pop((stage, repeat), None)
+    return Ledger(plan, found)

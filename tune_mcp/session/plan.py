@@ -1,0 +1,178 @@
+"""``plan.json``: what a run set out to do, fixed before its first pytest and never changed (rules SES-13, STR-20).
+
+The plan holds a snapshot of the stage catalogue and of the groups' policy: an edit of stages.yaml after the fact
+cannot change which metrics count, which extreme is the worst, or where a value is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, StringConstraints, ValidationError
+
+from tune_mcp.config.metrics import GroupPolicy
+from tune_mcp.config.stages import Frozen, Stage, StageTable
+from tune_mcp.errors import Code, Json, Refusal
+from tune_mcp.files import digest, dump_json, parse_json, sha256_bytes
+from tune_mcp.run_dir import RunDir
+from tune_mcp.session import events
+
+SCHEMA_VERSION = 1
+OlderCatalogue = tuple[StageTable, dict[str, GroupPolicy]]
+Sha = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}([0-9a-f]{24})?$")]
+
+
+class LaunchSettings(Frozen):
+    """What the model and the host add to every launch, and per test file; fixed with the plan."""
+
+    env: dict[str, str] = Field(default_factory=dict)
+    pytest_extra_args: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    gpus_per_test: dict[str, int] = Field(default_factory=dict)
+    timeout_s: dict[str, float] = Field(default_factory=dict)
+
+
+class Plan(Frozen):
+    """One run: model, stages, repeats, the commit, the interpreter, the host, and the hashes of what it measures.
+
+    ``catalogue`` has exactly the selected stages, in order. ``file_sha256`` maps every test and threshold file
+    (relative to the repository root) to its digest. ``untracked`` maps untracked files to digests.
+    ``protected`` are name patterns that are never written; ``preset_filters`` maps a test key to the pattern that
+    its preset's symbols match.
+    ``legacy`` marks a run of the older script: readable, never continued.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    tune_version: str
+    run_id: str
+    model: str
+    stages: tuple[str, ...] = Field(min_length=1)
+    repeats: int = Field(ge=1)
+    label: str = ""
+    calibration_git_sha: Sha
+    git_branch: str
+    dirty: bool = False
+    diff_sha256: str | None = None
+    untracked: dict[str, str] = Field(default_factory=dict)
+    calibration_started_at: str
+    repo_root: str
+    venv_python: str
+    venv_source: str
+    host: str | None = None
+    stages_sha256: str
+    file_sha256: dict[str, str]
+    catalogue: dict[str, Stage]
+    groups: dict[str, GroupPolicy]
+    protected: tuple[str, ...] = ()
+    preset_filters: dict[str, str] = Field(default_factory=dict)
+    settings: LaunchSettings
+    legacy: bool = Field(default=False, exclude=True)
+
+    def table(self) -> StageTable:
+        """The selected stages in plan order."""
+        return {key: self.catalogue[key] for key in self.stages}
+
+    def tests(self) -> dict[str, tuple[Stage, ...]]:
+        """Test key -> the stages that one pytest invocation feeds, in plan order (rules STR-16, STG-06)."""
+        found: dict[str, list[Stage]] = {}
+        for stage in self.table().values():
+            found.setdefault(stage.test_key, []).append(stage)
+        return {test: tuple(stages) for test, stages in found.items()}
+
+
+def stages_digest(table: StageTable) -> str:
+    """Digest of what a stage catalogue says, without the time at which it was made."""
+    return digest({key: stage.model_dump(exclude={"last_discovered_at"}, mode="json") for key, stage in table.items()})
+
+
+def write(run: RunDir, plan: Plan, write_file: Callable[[Path, bytes], None]) -> str:
+    """Write plan.json once; returns its digest for the ledger. Raises PLAN_EXISTS (rule SES-04)."""
+    if run.plan.exists():
+        raise Refusal(
+            Code.PLAN_EXISTS, "SES-04", f"{run.plan} exists already", "call start_run, which makes a new directory"
+        )
+    data = dump_json(plan.model_dump(mode="json"))
+    write_file(run.plan, data)
+    return sha256_bytes(data)
+
+
+def load(run: RunDir, older_catalogue: Callable[[str], OlderCatalogue]) -> Plan:
+    """Read a plan and compare it with the ledger. Raises PLAN_TAMPERED for a changed or unreadable one.
+
+    ``older_catalogue(model)`` supplies the catalogue for a run of the older script, which kept no snapshot.
+    """
+    data = run.plan.read_bytes()
+    try:
+        value = parse_json(data)
+        if not isinstance(value, dict):
+            raise ValueError("not a JSON object")
+        if "schema_version" not in value:
+            return _load_older(run, value, older_catalogue)
+        plan = Plan.model_validate(value)
+    except (ValueError, ValidationError) as error:
+        raise _tampered(run, f"cannot be read: {str(error).splitlines()[0]}") from error
+    recorded = events.ledger(run).plan_sha256
+    if recorded != sha256_bytes(data):
+        raise _tampered(run, "is not the file that start_run wrote" if recorded else "has no entry in events.jsonl")
+    return plan
+
+
+def _tampered(run: RunDir, what: str) -> Refusal:
+    return Refusal(
+        Code.PLAN_TAMPERED,
+        ("SES-13", "STR-20"),
+        f"plan.json of {run.run_id} {what}",
+        "start a new run with start_run; this one proves nothing any more",
+        {"run_id": run.run_id},
+    )
+
+
+def _load_older(
+    run: RunDir,
+    value: dict[str, Json],
+    older_catalogue: Callable[[str], OlderCatalogue],
+) -> Plan:
+    def text(*keys: str, default: str = "") -> str:
+        return next((found for key in keys if isinstance(found := value.get(key), str)), default)
+
+    names, repeats = value.get("stages"), value.get("repeats")
+    if not isinstance(names, list) or not names or not isinstance(repeats, int) or isinstance(repeats, bool):
+        raise ValueError("stages or repeats are missing")
+    keys = tuple(str(name) for name in names)
+    table, groups = older_catalogue(text("model"))
+    unknown = [key for key in keys if key not in table]
+    if unknown:
+        raise Refusal(
+            Code.STAGES_CHANGED,
+            "STR-02",
+            f"{run.run_id} names stages that the catalogue of {text('model')} does not have: {', '.join(unknown)}",
+            "call discover on the tree that the run measured",
+            {"stages": list(unknown)},
+        )
+    chosen = {key: table[key] for key in keys}
+    hashes: dict[str, str] = {}
+    for stage in chosen.values():
+        hashes[stage.test] = stage.test_file_sha256
+        if stage.threshold_file and stage.threshold_file_sha256:
+            hashes[stage.threshold_file] = stage.threshold_file_sha256
+    return Plan(
+        tune_version=text("tune_version", default="tune.py"),
+        run_id=run.run_id,
+        model=text("model"),
+        stages=keys,
+        repeats=repeats,
+        calibration_git_sha=text("calibration_git_sha", "git_sha"),
+        git_branch=text("git_branch", default="?"),
+        dirty=bool(value.get("dirty")),
+        calibration_started_at=text("calibration_started_at", "timestamp", default="?"),
+        repo_root=str(run.repo_root),
+        venv_python=text("venv_python", default="?"),
+        venv_source=text("venv_source", default="?"),
+        stages_sha256=stages_digest(chosen),
+        file_sha256=hashes,
+        catalogue=chosen,
+        groups=groups,
+        settings=LaunchSettings(),
+        legacy=True,
+    )

@@ -1,0 +1,157 @@
+"""The state of a run, and what a reader may conclude about it from files and locks alone.
+
+Liveness has three values: held, free, unknown. Unknown is never taken for dead, and never for idle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tune_mcp.config.stages import Frozen
+from tune_mcp.files import is_locked, parse_json
+from tune_mcp.run_dir import RunDir
+
+
+class RunState(StrEnum):
+    """Contract, section 5. ``halted`` and ``exhausted`` wait for resume_run."""
+
+    PRECHECKING = "prechecking"
+    RUNNING = "running"
+    WAITING_FOR_GPU = "waiting_for_gpu"
+    HALTED = "halted"
+    EXHAUSTED = "exhausted"
+    STOPPING = "stopping"
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    LOST = "lost"
+
+    @property
+    def terminal(self) -> bool:
+        """Nothing more will happen by itself, and the run is over."""
+        return self in (RunState.FINISHED, RunState.STOPPED, RunState.FAILED, RunState.LOST)
+
+    @property
+    def at_rest(self) -> bool:
+        """No supervisor works on the run: it is over, or it waits for resume_run."""
+        return self.terminal or self in (RunState.HALTED, RunState.EXHAUSTED)
+
+
+class Liveness(StrEnum):
+    """What the supervisor's lock says."""
+
+    HELD = "held"
+    FREE = "free"
+    UNKNOWN = "unknown"
+
+
+class Owner(Frozen):
+    """A process beyond doubt: a pid alone is reused, these three together are not."""
+
+    boot_id: str
+    pid: int
+    start_ticks: int
+
+
+class Current(Frozen):
+    """What the supervisor is doing: which invocation, which repeat, which attempt, which phase, since when (UTC)."""
+
+    test: str
+    repeat: int
+    attempt: int
+    phase: str
+    since: str
+
+
+class Halt(Frozen):
+    """Why a run halted: a refusal-like code, the rule, what was found, and what to mend before resume_run."""
+
+    code: str
+    rule: str
+    message: str
+    next: str
+    test: str | None = None
+    repeat: int | None = None
+
+
+class SupervisorRecord(Frozen):
+    """``supervisor.json``, written by the supervisor alone."""
+
+    schema_version: int = 1
+    state: RunState
+    reason: str = ""
+    owner: Owner | None = None
+    heartbeat_at: float
+    current: Current | None = None
+    halt: Halt | None = None
+    gpu_mem_limit_mib: int = 2048
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What a reader may say about a run: its state, the last record, and whether its supervisor lives."""
+
+    state: RunState
+    record: SupervisorRecord | None
+    liveness: Liveness
+
+    @property
+    def active(self) -> bool:
+        """A supervisor works on the run, or nobody can rule it out."""
+        return not self.state.at_rest
+
+
+def boot_id() -> str:
+    """Identity of this boot of the machine."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def start_ticks(pid: int) -> int | None:
+    """Start time of a process in clock ticks since boot; None when there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def owner(pid: int) -> Owner:
+    """The identity of a living process. Raises ``ProcessLookupError``."""
+    ticks = start_ticks(pid)
+    if ticks is None:
+        raise ProcessLookupError(pid)
+    return Owner(boot_id=boot_id(), pid=pid, start_ticks=ticks)
+
+
+def liveness(run: RunDir) -> Liveness:
+    """Whether the run's supervisor lock is held."""
+    try:
+        return Liveness.HELD if is_locked(run.supervisor_lock) else Liveness.FREE
+    except OSError:
+        return Liveness.UNKNOWN
+
+
+def read_record(run: RunDir) -> SupervisorRecord | None:
+    """The supervisor's last word; None when there is none or it cannot be read."""
+    try:
+        return SupervisorRecord.model_validate(parse_json(run.supervisor.read_bytes()))
+    except (OSError, ValueError, ValidationError):
+        return None
+
+
+def conclude(run: RunDir) -> Conclusion:
+    """Read the record and the lock together; a free lock under a working state means ``lost``."""
+    lock = liveness(run)
+    record = read_record(run)
+    if record is None:
+        return Conclusion(RunState.LOST if lock is Liveness.FREE else RunState.PRECHECKING, None, lock)
+    if not record.state.at_rest and lock is Liveness.FREE:
+        again = read_record(run)
+        record = again or record
+        if not record.state.at_rest:
+            return Conclusion(RunState.LOST, record, lock)
+    return Conclusion(record.state, record, lock)

@@ -1,0 +1,1 @@
+"""The detached supervisor, and the runner that makes one observation."""

@@ -1,0 +1,122 @@
+"""The detached process of one run: ``python -m tune_mcp.supervise <run_dir> <run lock fd> <host lock fd>``.
+
+It inherits both locks, works, writes its end state, and exits; the locks go with it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from datetime import datetime
+from pathlib import Path
+
+from tune_mcp.errors import Refusal
+from tune_mcp.files import FileLock, dump_json, write_atomic
+from tune_mcp.gpus import GpuReading, read_gpus
+from tune_mcp.precheck import Precheck, Probes, Subject, fingerprint, precheck
+from tune_mcp.precheck.venv import VenvFacts, read_venv
+from tune_mcp.run_dir import RunDir, iso
+from tune_mcp.session import plan as plans
+from tune_mcp.session.plan import Plan
+from tune_mcp.session.state import owner
+from tune_mcp.supervise.executor.local import LocalExecutor
+from tune_mcp.supervise.host_lock import lock_path
+from tune_mcp.supervise.loop import Supervisor, stop_request, utc_now
+from tune_mcp.supervise.processes import StopLadder, become_subreaper, default_signals
+
+
+class SystemClock:
+    """Real time; a signal ends a sleep early."""
+
+    def __init__(self) -> None:
+        self.signalled = threading.Event()
+
+    def now(self) -> datetime:
+        """UTC."""
+        return utc_now()
+
+    def monotonic(self) -> float:
+        """Seconds, for waits."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, or return at once after a signal."""
+        if self.signalled.is_set():
+            time.sleep(seconds)
+        else:
+            self.signalled.wait(seconds)
+
+
+def prechecked(run: RunDir, plan: Plan) -> Precheck:
+    """The run's first phase: the same gates as the tool, on the plan's own facts; leaves environment.json too."""
+    readings: list[GpuReading] = []
+    venvs: list[VenvFacts] = []
+
+    def gpus() -> GpuReading:
+        readings.append(read_gpus())
+        return readings[-1]
+
+    def venv(subject: Subject) -> VenvFacts:
+        venvs.append(read_venv(subject))
+        return venvs[-1]
+
+    subject = Subject(
+        repo_root=Path(plan.repo_root),
+        model=plan.model,
+        stages=tuple(plan.table().values()),
+        venv_python=Path(plan.venv_python),
+        venv_source=plan.venv_source,
+        venv_candidates=(plan.venv_python,),
+        host=plan.host,
+        gpus_per_test=plan.settings.gpus_per_test,
+    )
+    answer = precheck(subject, Probes(gpus, venv), iso(utc_now()))
+    found = fingerprint.take(readings[0], venvs[0], plan.settings.env)
+    write_atomic(run.environment, dump_json(found.model_dump(mode="json")))
+    return answer
+
+
+def _no_older_runs(model: str) -> plans.OlderCatalogue:
+    raise ValueError(f"a run of the older script ({model}) is never supervised")
+
+
+def main(argv: list[str]) -> int:
+    """Adopt the locks, read the plan, supervise."""
+    run = RunDir(Path(argv[0]))
+    locks = (FileLock.inherit(run.supervisor_lock, int(argv[1])), FileLock.inherit(lock_path(), int(argv[2])))
+    default_signals()
+    become_subreaper()
+    clock = SystemClock()
+    for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(name, lambda *_: clock.signalled.set())
+
+    def stop_asked() -> str | None:
+        return stop_request(run) or ("the supervisor was told to end by a signal" if clock.signalled.is_set() else None)
+
+    try:
+        plan = plans.load(run, _no_older_runs)
+    except Refusal as refusal:
+        print(refusal.text(), file=sys.stderr)
+        return 1
+    ladder = StopLadder(lambda text: print(f"{iso(utc_now())} {text}", file=sys.stderr, flush=True))
+    supervisor = Supervisor(
+        run_dir=run,
+        plan=plan,
+        executor=LocalExecutor(),
+        clock=clock,
+        owner=owner(os.getpid()),
+        precheck=lambda: prechecked(run, plan),
+        stop_asked=stop_asked,
+        drain=ladder.drain,
+    )
+    code = supervisor.run()
+    for lock in locks:
+        lock.release()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,114 @@
+"""A runner's job and its sealed result: the only things that pass between the supervisor and a runner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tune_mcp.config.stages import Frozen, Stage
+from tune_mcp.files import dump_json, parse_json, write_atomic
+from tune_mcp.run_dir import RunDir
+from tune_mcp.supervise.guard_record import GuardSummary
+
+
+class Job(Frozen):
+    """One attempt at one observation: everything a runner needs, wherever it finds itself.
+
+    ``test`` is the file relative to ``repo_root``; ``gpus`` how many to grant; ``timeout_s`` the wall-clock limit of
+    pytest; ``file_sha256`` what the tree must still be; ``plugins`` the pytest plugins that the venv has.
+    """
+
+    schema_version: int = 1
+    run_dir: str
+    repo_root: str
+    test: str
+    test_key: str
+    repeat: int
+    attempt: int
+    stages: tuple[Stage, ...]
+    git_sha: str
+    file_sha256: dict[str, str]
+    venv_python: str
+    env: dict[str, str]
+    pytest_extra_args: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()
+    gpus: int = 0
+    timeout_s: float
+
+    @property
+    def key(self) -> str:
+        """``tune.<run>.<test>.r<k>.a<attempt>``: the identity under every executor."""
+        return f"tune.{self.run.run_id}.{self.test_key}.r{self.repeat}.a{self.attempt}"
+
+    @property
+    def run(self) -> RunDir:
+        """The run that the job belongs to."""
+        return RunDir(Path(self.run_dir))
+
+    @property
+    def folder(self) -> Path:
+        """The attempt's own folder."""
+        return self.run.attempt(self.test_key, self.repeat, self.attempt)
+
+
+class StageResult(Frozen):
+    """What one stage yielded in this attempt; ``problems`` are sentences that name file, key and near matches."""
+
+    metrics: dict[str, int | float | None]
+    total: int | None
+    ok: int | None
+    problems: tuple[str, ...] = ()
+
+
+class AttemptResult(Frozen):
+    """The sealed end of an attempt.
+
+    ``pytest_rc`` is negative for a signal, None when pytest was never started. ``stopped_by`` says who ended it:
+    ``""`` itself, ``cancel``, ``timeout``. ``blocked`` is why it was not started. ``moved`` says that the commit or a
+    file changed before or during the launch. Times are UTC, ``duration_s`` is pytest alone (no waiting, no drain).
+    """
+
+    schema_version: int = 1
+    key: str
+    started_at: str
+    ended_at: str
+    duration_s: float = 0.0
+    pytest_rc: int | None = None
+    stopped_by: str = ""
+    blocked: str = ""
+    moved: str = ""
+    guard: GuardSummary = GuardSummary()
+    stages: dict[str, StageResult] = {}
+    signature: str = ""
+    leftovers: tuple[str, ...] = ()
+    gpu_uuids: tuple[str, ...] = ()
+    log_sha256: str | None = None
+    evidence_sha256: dict[str, str] = {}
+
+
+JOB_FILE = "job.json"
+RESULT_FILE = "result.json"
+PHASE_FILE = "phase"
+
+
+def write_job(job: Job) -> Path:
+    """Store the job in its attempt folder; returns the file that the runner is started with."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    path = job.folder / JOB_FILE
+    write_atomic(path, dump_json(job.model_dump(mode="json")))
+    return path
+
+
+def read_job(path: Path) -> Job:
+    """Raises ``ValueError`` for anything but a whole job."""
+    return Job.model_validate(parse_json(path.read_bytes()))
+
+
+def seal(job: Job, result: AttemptResult) -> None:
+    """The attempt's last write: with it the folder is complete, without it the attempt never counts."""
+    write_atomic(job.folder / RESULT_FILE, dump_json(result.model_dump(mode="json")))
+
+
+def read_result(job: Job) -> AttemptResult | None:
+    """The sealed result, or None when the attempt was not sealed."""
+    path = job.folder / RESULT_FILE
+    return AttemptResult.model_validate(parse_json(path.read_bytes())) if path.exists() else None

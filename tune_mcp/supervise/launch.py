@@ -1,0 +1,69 @@
+"""Start a supervisor that outlives the server, the client and their process group.
+
+A new session alone is not enough: a client that ends the whole tree of its server finds the supervisor as a
+descendant. So a short launcher starts it and exits first; the supervisor then belongs to init (note B2.50).
+The launcher is this module run as a program: ``python -m tune_mcp.supervise.launch <run_dir> <fd> <fd>``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tune_mcp.files import FileLock
+
+_LAUNCHER_DEADLINE_S = 20
+
+
+def start(run_dir: Path, run_lock: FileLock, host_lock: FileLock) -> int:
+    """Detach a supervisor for ``run_dir`` that inherits both locks; returns its pid. Raises ``OSError``.
+
+    The caller's shares of the locks may be given back afterwards: the supervisor has its own.
+    """
+    handles = (run_lock.handle, host_lock.handle)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "tune_mcp.supervise.launch", str(run_dir), *map(str, handles)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        pass_fds=handles,
+        start_new_session=True,
+        env=_environment(),
+        timeout=_LAUNCHER_DEADLINE_S,
+        check=False,
+        text=True,
+    )
+    if done.returncode != 0 or not done.stdout.strip().isdigit():
+        raise OSError(f"the supervisor could not be started: {done.stderr.strip()[-500:] or done.returncode}")
+    return int(done.stdout)
+
+
+def _environment() -> dict[str, str]:
+    """The same environment, with this copy of tune_mcp importable even where it is not installed."""
+    here = str(Path(__file__).resolve().parents[2])
+    rest = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": f"{here}:{rest}" if rest else here}
+
+
+def main(argv: list[str]) -> int:
+    """The launcher: start the supervisor in a session of its own, print its pid, and go."""
+    run_dir, handles = Path(argv[0]), tuple(int(word) for word in argv[1:])
+    with (run_dir / "supervisor.log").open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "tune_mcp.supervise", str(run_dir), *argv[1:]],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=handles,
+            start_new_session=True,
+            cwd="/",
+        )
+    print(child.pid, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(code)  # no Popen destructor, no waiting: the child must find itself without a parent

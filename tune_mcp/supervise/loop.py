@@ -1,0 +1,364 @@
+"""The supervisor's loop: which job is due, what its result means, what is written. Test files in order (STR-19).
+
+Only this process writes observations. It decides and waits; a runner does the work (see ``runner.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+
+from tune_mcp.config.stages import Stage
+from tune_mcp.errors import Code
+from tune_mcp.files import dump_json, parse_json, sha256_bytes, write_atomic
+from tune_mcp.observe.audit import AuditedCell, Cell, judge
+from tune_mcp.observe.observation import Attempt, Counts, Missing, Observation, load
+from tune_mcp.precheck import Precheck
+from tune_mcp.run_dir import RunDir, iso
+from tune_mcp.session import events
+from tune_mcp.session.plan import Plan
+from tune_mcp.session.state import Current, Halt, Owner, RunState, SupervisorRecord
+from tune_mcp.supervise.executor import Executor
+from tune_mcp.supervise.job import PHASE_FILE, AttemptResult, Job
+from tune_mcp.supervise.purge import purge
+from tune_mcp.supervise.retry import MAX_PASSES, MAX_TRIES, Again, Keep, Stop, Verdict
+from tune_mcp.supervise.retry import judge as judge_attempt
+
+HEARTBEAT_S = 2.0
+DEFAULT_TIMEOUT_S = 4 * 3600.0
+_TICK_S = 0.2
+
+
+class Clock(Protocol):
+    """Time, handed in: wall clock for records, monotonic for waits, and a sleep that a stop wakes up."""
+
+    def now(self) -> datetime: ...
+    def monotonic(self) -> float: ...
+    def sleep(self, seconds: float) -> None: ...
+
+
+class Stopped(Exception):
+    """Somebody asked the run to stop; what is complete stays."""
+
+
+class Halted(Exception):
+    """Nothing else starts until resume_run."""
+
+    def __init__(self, halt: Halt) -> None:
+        super().__init__(halt.message)
+        self.halt = halt
+
+
+class Exhausted(Exception):
+    """All passes are used up and a repeat is still not strict (RES-08)."""
+
+
+@dataclass
+class Supervisor:
+    """One run, from precheck to its end state. ``run()`` returns the exit code of the process."""
+
+    run_dir: RunDir
+    plan: Plan
+    executor: Executor
+    clock: Clock
+    owner: Owner
+    precheck: Callable[[], Precheck]
+    stop_asked: Callable[[], str | None]
+    drain: Callable[[], tuple[str, ...]]
+    _record: SupervisorRecord = field(init=False)
+    _plugins: tuple[str, ...] = ()
+    _beat_due: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._record = SupervisorRecord(
+            state=RunState.PRECHECKING, owner=self.owner, heartbeat_at=self.clock.now().timestamp()
+        )
+
+    def run(self) -> int:
+        """Precheck, then every test file until it is N of N strict, then the end state."""
+        try:
+            self._set(RunState.PRECHECKING)
+            if not self._prechecked():
+                return 1
+            self._set(RunState.RUNNING)
+            self._event("started", f"{self.plan.model}: {len(self.plan.stages)} stages × {self.plan.repeats} repeats")
+            for test, stages in self.plan.tests().items():
+                self._complete(test, stages)
+        except Stopped as stopped:
+            self._end(RunState.STOPPED, "stopped", str(stopped))
+            return 1
+        except Halted as halted:
+            self._set(RunState.HALTED, reason=halted.halt.message, halt=halted.halt)
+            self._event("halted", f"{halted.halt.message} — {halted.halt.next}", code=halted.halt.code)
+            return 1
+        except Exhausted as exhausted:
+            self._end(RunState.EXHAUSTED, "exhausted", str(exhausted))
+            return 1
+        except Exception as error:
+            self._end(RunState.FAILED, "failed", f"a bug in the supervisor: {error!r}; see supervisor.log")
+            raise
+        self._end(RunState.FINISHED, "finished", "every stage × repeat is strict")
+        return 0
+
+    def _prechecked(self) -> bool:
+        answer = self.precheck()
+        self._plugins = answer.pytest_plugins
+        write_atomic(self.run_dir.precheck, dump_json(answer.model_dump(mode="json")))
+        blocking = answer.blocking()
+        if blocking:
+            gaps = "; ".join(f"{check.id} {check.status}: {check.detail}" for check in blocking)
+            self._end(RunState.FAILED, "failed", f"{Code.PRECHECK_FAILED}: {gaps}")
+            return False
+        self._event("prechecked", f"{len(answer.checks)} checks, none blocks; {answer.gpu_summary}")
+        return True
+
+    def _complete(self, test: str, stages: tuple[Stage, ...]) -> None:
+        """All N repeats of one test file, in as many passes as it takes (STR-19, RTY-01)."""
+        for number in range(1, MAX_PASSES + 1):
+            open_repeats = [k for k in range(1, self.plan.repeats + 1) if not self._strict(stages, k)]
+            if not open_repeats:
+                return
+            for repeat in open_repeats:
+                self._clear(test, stages, repeat, number)
+                self._observe(test, stages, repeat)
+        left = [k for k in range(1, self.plan.repeats + 1) if not self._strict(stages, k)]
+        if left:
+            raise Exhausted(f"{test}: repeats {left} are not strict after {MAX_PASSES} passes of {MAX_TRIES} tries")
+
+    def _cells(self, stages: tuple[Stage, ...], repeat: int) -> list[AuditedCell]:
+        recorded = events.ledger(self.run_dir).observations
+        return [judge(s, repeat, load(self.run_dir, s.key, repeat), self.plan, recorded) for s in stages]
+
+    def _strict(self, stages: tuple[Stage, ...], repeat: int) -> bool:
+        """A repeat counts only when every stage that its pytest fed is strict (STR-16)."""
+        return all(cell.cell is Cell.STRICT for cell in self._cells(stages, repeat))
+
+    def _clear(self, test: str, stages: tuple[Stage, ...], repeat: int, number: int) -> None:
+        """Take a repeat that is on disk but not strict out of the way, whole (GAP-05, RES-04)."""
+        if all(isinstance(load(self.run_dir, stage.key, repeat), Missing) for stage in stages):
+            return
+        reasons = sorted({cell.reason for cell in self._cells(stages, repeat) if cell.reason})
+        reason = f"not strict before pass {number}: {'; '.join(reasons)}"
+        keys = [stage.key for stage in stages]
+        purge(self.run_dir, test, keys, repeat, who="supervisor", reason=reason, now=self.clock.now())
+
+    def _observe(self, test: str, stages: tuple[Stage, ...], repeat: int) -> None:
+        """Up to MAX_TRIES attempts at one repeat; the last one is written down either way."""
+        by_key = {stage.key: stage for stage in stages}
+        verdicts: tuple[Verdict, ...] = ()
+        history: tuple[Attempt, ...] = ()
+        tries = 0
+        while True:
+            job = self._job(test, stages, repeat)
+            result = self._attempt(job)
+            verdict = judge_attempt(result, by_key, verdicts)
+            verdicts += (verdict,)
+            history += (self._history(job, result, verdict),)
+            match verdict:
+                case Keep(reason):
+                    self._store(job, result, "ok", reason, history)
+                    self._observed(job, result, "PASS" if not reason else f"PASS, {reason}")
+                    return
+                case Stop(halt):
+                    self._store(job, result, "failed", halt.message, history)
+                    raise Halted(halt.model_copy(update={"test": test, "repeat": repeat}))
+                case Again(reason, charged):
+                    tries += charged
+                    if not charged or tries >= MAX_TRIES:
+                        self._store(job, result, "failed", reason, history)
+                        self._observed(job, result, f"FAIL, {reason}")
+                        return
+                    self._event(
+                        "retry", f"{test} run {repeat}: {reason}; try {tries + 1} of {MAX_TRIES}", test=test, repeat=repeat
+                    )
+
+    def _job(self, test: str, stages: tuple[Stage, ...], repeat: int) -> Job:
+        settings, path = self.plan.settings, stages[0].test
+        file = path.rpartition("/")[2]
+        folder = self.run_dir.test_folder(test) / "attempts"
+        made = [int(p.name.rpartition("_a")[2]) for p in folder.glob(f"run{repeat}_a*")] if folder.is_dir() else []
+        return Job(
+            run_dir=str(self.run_dir.path),
+            repo_root=self.plan.repo_root,
+            test=path,
+            test_key=test,
+            repeat=repeat,
+            attempt=max(made, default=0) + 1,
+            stages=stages,
+            git_sha=self.plan.calibration_git_sha,
+            file_sha256=self.plan.file_sha256,
+            venv_python=self.plan.venv_python,
+            env={**settings.env, **stages[0].extra_env},
+            pytest_extra_args=settings.pytest_extra_args.get(file, ()),
+            plugins=self._plugins,
+            gpus=settings.gpus_per_test.get(test, 0),
+            timeout_s=settings.timeout_s.get(file, DEFAULT_TIMEOUT_S),
+        )
+
+    def _attempt(self, job: Job) -> AttemptResult | None:
+        """Submit, wait, collect. A stop request cancels the runner and waits until nothing of it is left."""
+        self._check_stop()
+        log = self.run_dir.log(job.test_key, job.repeat).relative_to(self.run_dir.path)
+        self._event(
+            "launched",
+            f"START {job.test_key} run {job.repeat}/{self.plan.repeats} attempt {job.attempt} — log {log}",
+            test=job.test_key, repeat=job.repeat, attempt=job.attempt,
+        )  # fmt: skip
+        key, since, phase = self.executor.submit(job), self.clock.now(), ""
+        while self.executor.poll([key])[key] == "running":
+            asked = self.stop_asked()
+            if asked is not None:
+                self._cancel(key, asked)
+            found = self._phase(job) or phase
+            if found != phase:
+                phase, since = found, self.clock.now()
+            self._show(job, phase, since)
+            self.clock.sleep(_TICK_S)
+        result = self.executor.collect(job)
+        self.drain()
+        return result
+
+    def _phase(self, job: Job) -> str:
+        try:
+            return (job.folder / PHASE_FILE).read_text()
+        except OSError:
+            return ""
+
+    def _show(self, job: Job, phase: str, since: datetime) -> None:
+        waiting = phase.startswith("waiting_for_gpu")
+        state = RunState.WAITING_FOR_GPU if waiting else RunState.RUNNING
+        if waiting and self._record.state is not RunState.WAITING_FOR_GPU:
+            self._event("waiting_for_gpu", phase.partition(": ")[2])
+        current = Current(
+            test=job.test_key, repeat=job.repeat, attempt=job.attempt, phase=phase or "starting", since=iso(since)
+        )
+        if current != self._record.current or state is not self._record.state:
+            self._set(state, current=current)
+        else:
+            self._beat()
+
+    def _cancel(self, key: str, reason: str) -> None:
+        self._set(RunState.STOPPING, reason=reason, current=self._record.current)
+        self._event("stop_requested", reason)
+        self.executor.cancel([key])
+        while self.executor.poll([key])[key] == "running":
+            self._beat()
+            self.clock.sleep(_TICK_S)
+        self.drain()
+        raise Stopped(reason)
+
+    def _check_stop(self) -> None:
+        asked = self.stop_asked()
+        if asked is not None:
+            self._event("stop_requested", asked)
+            raise Stopped(asked)
+
+    def _history(self, job: Job, result: AttemptResult | None, verdict: Verdict) -> Attempt:
+        now = iso(self.clock.now())
+        match verdict:
+            case Keep(reason):
+                name = "kept"
+            case Again(reason):
+                name = "retried" if verdict.charged else "not started"
+            case Stop(halt):
+                name, reason = "halted", halt.message
+        return Attempt(
+            attempt=job.attempt,
+            verdict=name,
+            reason=reason,
+            pytest_rc=result.pytest_rc if result else None,
+            started_at=result.started_at if result else now,
+            ended_at=result.ended_at if result else now,
+            duration_s=result.duration_s if result else 0.0,
+            log=str(self.run_dir.log(job.test_key, job.repeat).relative_to(self.run_dir.path)),
+            log_sha256=result.log_sha256 if result else None,
+        )
+
+    def _store(
+        self, job: Job, result: AttemptResult | None, status: str, reason: str, history: tuple[Attempt, ...]
+    ) -> None:
+        """Write run{k}.json of every fed stage, each with its digest in the ledger."""
+        for stage in job.stages:
+            found = result.stages.get(stage.key) if result else None
+            observation = Observation.model_validate(
+                {
+                    "status": status,
+                    "reason": reason,
+                    "metrics": found.metrics if found else dict.fromkeys(stage.metrics),
+                    "sample_counts": Counts(total=found.total, ok=found.ok) if found else Counts(),
+                    "duration_s": result.duration_s if result else 0.0,
+                    "attempts": len(history),
+                    "git_sha": job.git_sha,
+                    "recorded_at": iso(self.clock.now()),
+                    "pytest_rc": result.pytest_rc if result else None,
+                    "pytest_log": str(self.run_dir.log(job.test_key, job.repeat).relative_to(self.run_dir.path)),
+                    "basetemp": str(self.run_dir.basetemp(job.test_key, job.repeat).relative_to(self.run_dir.path)),
+                    "run_id": self.plan.run_id,
+                    "environment_sha256": self._environment_sha256(),
+                    "evidence_sha256": result.evidence_sha256 if result else {},
+                    "history": history,
+                }
+            )
+            path = self.run_dir.observation(stage.key, job.repeat)
+            path.parent.mkdir(exist_ok=True)
+            data = dump_json(observation.model_dump(mode="json"))
+            events.append(
+                self.run_dir, "recorded", self.clock.now(), f"{stage.key} run {job.repeat}",
+                stage=stage.key, repeat=job.repeat, sha256=sha256_bytes(data),
+            )  # fmt: skip
+            write_atomic(path, data)
+
+    def _environment_sha256(self) -> str | None:
+        path = self.run_dir.environment
+        return sha256_bytes(path.read_bytes()) if path.exists() else None
+
+    def _observed(self, job: Job, result: AttemptResult | None, text: str) -> None:
+        seconds = result.duration_s if result else 0.0
+        self._event(
+            "observed",
+            f"{job.test_key} run {job.repeat}/{self.plan.repeats} {text} ({seconds:.1f} s)",
+            test=job.test_key, repeat=job.repeat, duration_s=seconds,
+        )  # fmt: skip
+
+    def _event(self, kind: str, text: str, **facts: str | int | float) -> None:
+        events.append(self.run_dir, kind, self.clock.now(), text, **facts)
+
+    def _end(self, state: RunState, kind: str, text: str) -> None:
+        self._set(state, reason=text)
+        self._event(kind, text)
+
+    def _set(
+        self, state: RunState, reason: str = "", current: Current | None = None, halt: Halt | None = None
+    ) -> None:
+        self._record = self._record.model_copy(
+            update={"state": state, "reason": reason, "current": current, "halt": halt}
+        )
+        self._write_record(durable=True)
+
+    def _beat(self) -> None:
+        if self.clock.monotonic() >= self._beat_due:
+            self._write_record(durable=False)
+
+    def _write_record(self, *, durable: bool) -> None:
+        self._record = self._record.model_copy(update={"heartbeat_at": self.clock.now().timestamp()})
+        write_atomic(self.run_dir.supervisor, dump_json(self._record.model_dump(mode="json")), durable=durable)
+        self._beat_due = self.clock.monotonic() + HEARTBEAT_S
+
+
+def stop_request(run: RunDir) -> str | None:
+    """The reason in stop.json, None when nobody asked."""
+    try:
+        value = parse_json(run.stop_request.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return "stop.json is there but cannot be read"
+    reason = value.get("reason") if isinstance(value, Mapping) else None
+    return reason if isinstance(reason, str) else "no reason given"
+
+
+def utc_now() -> datetime:
+    """The wall clock."""
+    return datetime.now(UTC)

@@ -1,0 +1,132 @@
+"""Process trees that belong to us: kept visible by a subreaper, stopped by a ladder, and nobody else's touched.
+
+A killed pytest leaves servers and spawn workers behind, some in sessions of their own. With the subreaper flag every
+orphan below us comes back as our child, whatever name or session it took, so "ours" is a fact of the process table
+and never a guess from a name (rules GPU-16, GPU-20; notes C62 to C71).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import psutil
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def become_subreaper() -> None:
+    """Orphans below this process become its children instead of init's. Linux only; raises ``OSError``."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")
+
+
+def default_signals() -> None:
+    """Undo an inherited SIG_IGN and signal mask, so that a child can be interrupted (a shell's ``cmd &`` ignores INT)."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(name, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def descendants() -> list[psutil.Process]:
+    """Every living process below this one, zombies left out."""
+    found: list[psutil.Process] = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def describe(process: psutil.Process) -> str:
+    """``1234 python -m server``: for messages, never for identity."""
+    try:
+        return f"{process.pid} {' '.join(process.cmdline())[:120] or process.name()}"
+    except psutil.Error:
+        return str(process.pid)
+
+
+@dataclass(frozen=True)
+class Grace:
+    """How long each rung of the ladder may take, in seconds. Teardown of a model server can take minutes."""
+
+    interrupt_s: float = 30.0
+    terminate_s: float = 10.0
+    kill_s: float = 10.0
+
+
+@dataclass
+class StopLadder:
+    """SIGINT to pytest, wait, SIGTERM to the tree, wait, SIGKILL to the tree until nothing is left.
+
+    ``log`` gets one sentence for each step. ``tick_s`` is how often the wait looks.
+    """
+
+    log: Callable[[str], None]
+    grace: Grace = field(default_factory=Grace)
+    tick_s: float = 0.1
+
+    def interrupt(self, main: subprocess.Popen[bytes]) -> None:
+        """Ask pytest to end by itself, so that fixtures are torn down."""
+        if main.poll() is None:
+            self.log(f"SIGINT to pytest {main.pid}, then up to {self.grace.interrupt_s:g} s for its teardown")
+            main.send_signal(signal.SIGINT)
+            self._until(lambda: main.poll() is not None, self.grace.interrupt_s)
+
+    def drain(self, main: subprocess.Popen[bytes] | None = None) -> tuple[str, ...]:
+        """End every descendant that is left; returns what had to be ended. Never touches another process."""
+        left = descendants()
+        named = tuple(describe(process) for process in left)
+        for sign, limit in ((signal.SIGTERM, self.grace.terminate_s), (signal.SIGKILL, self.grace.kill_s)):
+            if not left:
+                break
+            self.log(f"{sign.name} to {len(left)} process(es) of this attempt: {', '.join(named[:3])}")
+            self._end(sign, limit, main)
+            left = descendants()
+        if left:
+            self.log(f"{len(left)} process(es) outlive SIGKILL: {', '.join(describe(process) for process in left)}")
+        return named
+
+    def _end(self, sign: signal.Signals, limit: float, main: subprocess.Popen[bytes] | None) -> None:
+        sent: set[tuple[int, float]] = set()
+
+        def gone() -> bool:
+            alive = descendants()
+            for process in alive:
+                try:
+                    identity = (process.pid, process.create_time())
+                    if identity not in sent:
+                        process.send_signal(sign)
+                        sent.add(identity)
+                except psutil.Error:
+                    continue
+            if main is not None:
+                main.poll()
+            reap(main.pid if main else None)
+            return not alive
+
+        self._until(gone, limit)
+
+    def _until(self, done: Callable[[], bool], limit: float) -> None:
+        end = time.monotonic() + limit
+        while not done() and time.monotonic() < end:
+            time.sleep(self.tick_s)
+
+
+def reap(keep: int | None) -> None:
+    """Collect adopted zombies; the exit status of ``keep`` (pytest) belongs to its Popen and stays untouched."""
+    for process in psutil.Process().children():
+        try:
+            if process.pid != keep and process.status() == psutil.STATUS_ZOMBIE:
+                os.waitpid(process.pid, os.WNOHANG)
+        except (psutil.Error, ChildProcessError):
+            continue

@@ -1,0 +1,53 @@
+"""Take one pytest repeat out of the live set: every stage it fed and its evidence, into ``purged/`` (GAP-05, GAP-11)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+
+from tune_mcp.files import sync_folder, write_json
+from tune_mcp.run_dir import RunDir, iso, utc_stamp
+from tune_mcp.session import events
+
+
+def purge(
+    run: RunDir, test: str, stage_keys: Iterable[str], repeat: int, *, who: str, reason: str, now: datetime
+) -> Path:
+    """Move the repeat's artifacts; nothing is ever deleted (STR-22). Returns the folder that holds them now."""
+    folder = _fresh(run.purged / f"{utc_stamp(now)}_{test}_run{repeat}")
+    write_json(
+        folder / "purge.json",
+        {"schema_version": 1, "test": test, "repeat": repeat, "who": who, "when": iso(now), "reason": reason},
+    )
+    for key in stage_keys:
+        source = run.observation(key, repeat)
+        if source.exists():
+            events.append(run, "withdrawn", now, f"{key} run {repeat}", stage=key, repeat=repeat)
+            os.rename(source, folder / f"{key}.json")
+            sync_folder(source.parent)
+    sources = [run.log(test, repeat), run.basetemp(test, repeat), run.guard_record(test, repeat)]
+    attempts = run.test_folder(test) / "attempts"
+    if attempts.is_dir():
+        sources += sorted(attempts.glob(f"run{repeat}_a*"))
+    for source in sources:
+        if source.exists():
+            os.rename(source, folder / source.name)
+    sync_folder(folder)
+    events.append(
+        run, "purged", now, f"{test} run {repeat}: {reason} (by {who})",
+        test=test, repeat=repeat, reason=reason, who=who, folder=str(folder.relative_to(run.path)),
+    )  # fmt: skip
+    return folder
+
+
+def _fresh(path: Path) -> Path:
+    for number in range(1, 1000):
+        candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        try:
+            candidate.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return candidate
+    raise FileExistsError(path)

@@ -1,0 +1,137 @@
+"""What an ended attempt means: keep it, try again, or halt for a person (areas RTY, HLT, XPY of the register).
+
+pytest's exit code proves nothing by itself: the guard's record (collected = executed, once each, no early stop) and
+the extracted numbers together do. A failed threshold assertion is a valid observation and is never retried (RTY-04).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tune_mcp.config.stages import Stage
+from tune_mcp.errors import Code
+from tune_mcp.session.state import Halt
+from tune_mcp.supervise.job import AttemptResult
+
+MAX_TRIES = 4
+"""Attempts per repeat and pass, the first included (RTY-03, read strictly: see docs/explanation/decisions.md)."""
+MAX_PASSES = 10
+"""Passes over a test's open repeats, the first included (RTY-01)."""
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Every stage is strict. ``reason`` notes a failed threshold or a red teardown."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Again:
+    """An infrastructure failure. ``charged`` is False when pytest was never started. ``shortfall`` compares attempts."""
+
+    reason: str
+    charged: bool = True
+    shortfall: str = ""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Nothing else starts until a person has mended the cause and calls resume_run."""
+
+    halt: Halt
+
+
+Verdict = Keep | Again | Stop
+
+
+def judge(result: AttemptResult | None, stages: Mapping[str, Stage], earlier: tuple[Verdict, ...] = ()) -> Verdict:
+    """The verdict on one attempt; ``earlier`` are those of the same repeat before it, oldest first."""
+    if result is None:
+        return Again("the runner ended without a result")
+    if result.moved:
+        return _stop(Code.COMMIT_MOVED, "SES-11", result.moved, "start a new run on the commit you want to calibrate")
+    if result.blocked:
+        return Again(result.blocked, charged=False)
+    trouble = [problem for stage in result.stages.values() for problem in stage.problems]
+    whole = result.guard.shortfall()
+    if not trouble and not whole:
+        return _complete(result, stages, earlier)
+    if cause := _infrastructure(result):
+        return Again(cause)
+    if whole:
+        return _stop(
+            Code.HALT_UNRESOLVED,
+            "XPY-06",
+            f"the test file did not run whole: {whole}",
+            "mend the test file or pytest's configuration, then call resume_run",
+        )
+    return _stop(
+        Code.HALT_UNRESOLVED,
+        "HLT-01",
+        f"pytest ended by itself (exit code {result.pytest_rc}), but {len(trouble)} value(s) cannot be read: "
+        + "; ".join(trouble[:3]),
+        "mend metric_sources in config.yaml or the test's result files, run discover, then call resume_run",
+    )
+
+
+def _infrastructure(result: AttemptResult) -> str:
+    """Why this attempt says nothing about the code: ended from outside, or a known crash in its log."""
+    rc = result.pytest_rc
+    if result.stopped_by == "timeout":
+        return "stopped at its wall-clock limit"
+    if rc is not None and rc < 0:
+        return f"pytest was ended by signal {-rc}" + _because(result.signature)
+    if rc is not None and rc >= 128:
+        return f"pytest was ended by signal {rc - 128} (exit code {rc})" + _because(result.signature)
+    if result.signature:
+        return f"known crash in the log: {result.signature}"
+    if result.guard.started and not result.guard.finished and rc not in (2, 3, 4, 5):
+        return "pytest broke off without ending its session"
+    return ""
+
+
+def _because(signature: str) -> str:
+    return f" ({signature})" if signature else ""
+
+
+def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple[Verdict, ...]) -> Verdict:
+    """All metrics are there and every test ran once: only the sample counts can still spoil it."""
+    partial: list[str] = []
+    for key, found in result.stages.items():
+        stage = stages[key]
+        if stage.is_docs:
+            if result.pytest_rc != 0:
+                return _stop(Code.HALT_UNRESOLVED, "STG-09", f"{key} failed", "mend the docs test, then call resume_run")
+            continue
+        total, ok, expected = found.total or 0, found.ok or 0, stage.expected_samples
+        if total == 0 or ok > total or (ok == total and expected is not None and total != expected):
+            wanted = f", {expected} expected" if expected is not None else ""
+            return _stop(
+                Code.HALT_UNRESOLVED,
+                "SMP-06",
+                f"{key}: wrong sample scope, {ok}/{total} samples{wanted}",
+                "mend sample_counts or expected_samples, run discover, then call resume_run",
+            )
+        if ok < total:
+            partial.append(f"{key} {ok}/{total}")
+    if not partial:
+        failed = len(result.guard.failed)
+        rc = result.pytest_rc
+        if failed:
+            return Keep(f"threshold_assertion ({failed} test(s) failed)")
+        return Keep("" if rc == 0 else f"pytest ended with {rc} after every test had passed")
+    shortfall = ", ".join(partial)
+    if any(isinstance(verdict, Again) and verdict.shortfall == shortfall for verdict in earlier):
+        return _stop(
+            Code.HALT_UNRESOLVED,
+            "SMP-11",
+            f"the same samples were missing twice ({shortfall}), so this is no accident",
+            "find out why these samples fail, or mend sample_counts, then call resume_run",
+        )
+    return Again(f"partial: {shortfall}", shortfall=shortfall)
+
+
+def _stop(code: Code, rule: str, message: str, next_step: str) -> Stop:
+    return Stop(Halt(code=str(code), rule=rule, message=message, next=next_step))

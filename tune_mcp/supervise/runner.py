@@ -1,0 +1,235 @@
+"""One job, from preflight to sealed result: ``python -m tune_mcp.supervise.runner <job.json>``.
+
+The runner works wherever it finds itself: it reads its job, checks the tree, waits for GPUs, runs pytest under the
+guard, ends what pytest left behind, extracts the numbers, and seals the attempt's folder, the result last. When its
+standard input closes, its supervisor is gone: it stops pytest and leaves no result.
+
+Exit codes: 0 sealed, 1 stopped without a result, 3 a bug (traceback on stderr).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tune_mcp.files import sha256_file, write_atomic
+from tune_mcp.gpus import read_gpus
+from tune_mcp.observe.extract import ResultFiles, extract
+from tune_mcp.run_dir import iso
+from tune_mcp.session import provenance
+from tune_mcp.supervise import environment, guard_record, signatures
+from tune_mcp.supervise.gpu_gate import Grant, wait_for_gpus
+from tune_mcp.supervise.invocation import pytest_argv
+from tune_mcp.supervise.job import PHASE_FILE, RESULT_FILE, AttemptResult, Job, StageResult, read_job, seal
+from tune_mcp.supervise.processes import StopLadder, become_subreaper, default_signals
+
+_TICK_S = 0.1
+
+
+class Cancellation:
+    """Set by SIGTERM or by the end of standard input; looked at between steps."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: self._event.set())
+        threading.Thread(target=self._watch_stdin, daemon=True).start()
+
+    def _watch_stdin(self) -> None:
+        while os.read(0, 4096):
+            pass
+        self._event.set()
+
+    def __call__(self) -> bool:
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, or wake at once when cancelled."""
+        self._event.wait(seconds)
+
+
+class Runner:
+    """The steps of one attempt. ``say`` writes to the attempt's own log, never to pytest's."""
+
+    def __init__(self, job: Job, cancelled: Cancellation) -> None:
+        self.job = job
+        self.cancelled = cancelled
+        self.log = job.run.log(job.test_key, job.repeat)
+        self.basetemp = job.run.basetemp(job.test_key, job.repeat)
+        self.record = job.run.guard_record(job.test_key, job.repeat)
+        self.started = datetime.now(UTC)
+
+    def say(self, text: str) -> None:
+        """One line on stderr, which the executor keeps in the attempt's folder."""
+        print(f"{iso(datetime.now(UTC))} {text}", file=sys.stderr, flush=True)
+
+    def phase(self, name: str) -> None:
+        """Tell the supervisor what is going on; a reader sees it in ``status``."""
+        write_atomic(self.job.folder / PHASE_FILE, name.encode(), durable=False)
+
+    def run(self) -> AttemptResult | None:
+        """The whole attempt; None when it was cancelled before there was anything to seal."""
+        self.phase("preflight")
+        self._make_room()
+        if moved := self._moved():
+            return self._result(moved=moved)
+        grant = self._gpus()
+        if self.cancelled():
+            return None
+        if grant.refused:
+            return self._result(blocked=grant.refused)
+        rc, stopped_by, duration, leftovers = self._pytest(grant)
+        if stopped_by == "cancel":
+            return None
+        self.phase("extracting")
+        return self._result(
+            pytest_rc=rc,
+            stopped_by=stopped_by,
+            duration_s=round(duration, 3),
+            leftovers=leftovers,
+            moved=self._moved(),
+            gpu_uuids=tuple(gpu.uuid for gpu in grant.gpus),
+            **self._evidence(),
+        )
+
+    def _result(self, **facts: object) -> AttemptResult:
+        return AttemptResult.model_validate(
+            {"key": self.job.key, "started_at": iso(self.started), "ended_at": iso(datetime.now(UTC)), **facts}
+        )
+
+    def _make_room(self) -> None:
+        """Move what an earlier attempt left into that attempt's folder: a fresh leaf for each one (note E96)."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        earlier = self.job.run.attempt(self.job.test_key, self.job.repeat, self.job.attempt - 1)
+        for path in (self.log, self.basetemp, self.record):
+            if path.exists():
+                earlier.mkdir(parents=True, exist_ok=True)
+                os.rename(path, earlier / path.name)
+
+    def _moved(self) -> str:
+        """Whether the commit or a file that the plan hashed is another one than when the run was planned."""
+        root = Path(self.job.repo_root)
+        head = provenance.head(root)
+        if head != self.job.git_sha:
+            return f"HEAD is {head}, the run calibrates {self.job.git_sha}"
+        for name, expected in self.job.file_sha256.items():
+            path = root / name
+            if not path.is_file() or sha256_file(path) != expected:
+                return f"{name} is not the file that was planned"
+        return ""
+
+    def _gpus(self) -> Grant:
+        return wait_for_gpus(
+            self.job.gpus,
+            read_gpus,
+            self.cancelled.wait,
+            time.monotonic,
+            lambda why: self.phase(f"waiting_for_gpu: {why}"),
+            self.cancelled,
+        )
+
+    def _pytest(self, grant: Grant) -> tuple[int, str, float, tuple[str, ...]]:
+        job = self.job
+        guard_folder = job.folder / "guard"
+        guard_folder.mkdir(exist_ok=True)
+        shutil.copyfile(Path(__file__).with_name("guard.py"), guard_folder / "tune_guard.py")
+        launch = environment.build(
+            os.environ,
+            job.env,
+            Path(job.venv_python),
+            guard_folder,
+            Path(job.repo_root),
+            tuple(gpu.index for gpu in grant.gpus),
+        )
+        variables = {**launch.variables, "TUNE_GUARD_RECORD": str(self.record)}
+        argv = pytest_argv(job, self.basetemp)
+        self.say(f"launch: {' '.join(argv)}")
+        self.say(f"left behind from the caller's environment: {', '.join(launch.dropped) or 'nothing'}")
+        self.phase("pytest")
+        default_signals_for_child()
+        begin = time.monotonic()
+        with self.log.open("xb") as out:
+            main = subprocess.Popen(
+                argv,
+                cwd=job.repo_root,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        stopped_by = self._wait(main, begin + job.timeout_s)
+        ladder = StopLadder(self.say)
+        if stopped_by:
+            self.phase("stopping")
+            ladder.interrupt(main)
+        duration = time.monotonic() - begin
+        self.phase("draining")
+        leftovers = ladder.drain(main)
+        return main.wait(), stopped_by, duration, leftovers
+
+    def _wait(self, main: subprocess.Popen[bytes], end: float) -> str:
+        while True:
+            if main.poll() is not None:
+                return ""
+            if self.cancelled():
+                return "cancel"
+            if time.monotonic() >= end:
+                self.say(f"pytest reached its limit of {self.job.timeout_s:g} s")
+                return "timeout"
+            self.cancelled.wait(_TICK_S)
+
+    def _evidence(self) -> dict[str, object]:
+        files = ResultFiles(self.basetemp)
+        stages: dict[str, StageResult] = {}
+        used: set[str] = set()
+        for stage in self.job.stages:
+            found = extract(stage, files)
+            stages[stage.key] = StageResult(
+                metrics=found.metrics,
+                total=found.total,
+                ok=found.ok,
+                problems=tuple(problem.sentence() for problem in found.problems),
+            )
+            used |= {metric.json_file for metric in stage.metrics.values() if metric.json_file}
+            if stage.sample_counts:
+                used |= {stage.sample_counts.total.json_file, stage.sample_counts.ok.json_file}
+        return {
+            "guard": guard_record.read(self.record),
+            "stages": stages,
+            "signature": signatures.fatal_in(self.log),
+            "log_sha256": sha256_file(self.log),
+            "evidence_sha256": {
+                name: sha256_file(self.basetemp / name) for name in sorted(used) if (self.basetemp / name).is_file()
+            },
+        }
+
+
+def default_signals_for_child() -> None:
+    """The child starts with the default dispositions; our own SIGTERM handler is a function and so not inherited."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def main(argv: list[str], make: Callable[[Job, Cancellation], Runner] = Runner) -> int:
+    """Run the job named by ``argv[0]`` and seal its folder."""
+    default_signals()
+    become_subreaper()
+    job = read_job(Path(argv[0]))
+    if (job.folder / RESULT_FILE).exists():
+        return 0
+    result = make(job, Cancellation()).run()
+    if result is None:
+        return 1
+    seal(job, result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
