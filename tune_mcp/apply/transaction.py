@@ -163,6 +163,15 @@ def undo(folder: Path, repo_root: Path, now: Callable[[], datetime], replace: Re
     return journal
 
 
+def read_journal(folder: Path) -> Journal | None:
+    """The journal in ``folder``, None when nothing was begun there. Raises PLAN_TAMPERED for one that is not ours."""
+    return _Place(folder, folder, _never).read()
+
+
+def _never() -> datetime:
+    raise AssertionError("reading a journal needs no clock")
+
+
 class _Place:
     """The folder of one transaction and the repository that it writes to. ``root`` is resolved."""
 

@@ -130,12 +130,14 @@ def _read(function: _Function, parametrised: bool, found: _Places) -> None:
         found.doubt = f"the fixture {function.name} may make its folder more than once"
     elif reader.repeated or (reader.made and parametrised):
         found.doubt = f"{function.name} may make its folder more than once"
-    found.paths |= _longest(paths)
+    found.paths |= _outermost(paths)
 
 
-def _longest(paths: set[Parts]) -> set[Parts]:
-    """Without the folders that only lead to another one of the set, and without a bare ``tmp_path``."""
-    return {path for path in paths if path and not any(other != path and other[: len(path)] == path for other in paths)}
+def _outermost(paths: set[Parts]) -> set[Parts]:
+    """Files, and folders that lie in no other folder of the set: a benchmark is given the outer one."""
+    named = paths - {()}
+    inner = {path for path in named for depth in range(1, len(path)) if path[:depth] in named}
+    return {path for path in named if path not in inner or path[-1].endswith(".json")}
 
 
 def _is_fixture(function: _Function) -> bool:
@@ -164,16 +166,16 @@ class _Expressions:
 
     def inside(self, node: ast.AST, looped: bool) -> Iterator[Parts]:
         looped = looped or isinstance(node, ast.For | ast.AsyncFor | ast.While | ast.comprehension)
-        if isinstance(node, ast.expr):
-            parts = self.parts(node)
-            if parts is not None:
-                if _creates(node):
-                    self.made += 1
-                    self.repeated = self.repeated or looped
-                if not isinstance(node, ast.Name):
-                    yield parts
-        for child in ast.iter_child_nodes(node):
-            yield from self.inside(child, looped)
+        parts = self.parts(node) if isinstance(node, ast.expr) else None
+        if parts is None:
+            for child in ast.iter_child_nodes(node):
+                yield from self.inside(child, looped)
+        elif not isinstance(node, ast.Name):
+            # `tmp_path / "a" / "b"` names one place, not `tmp_path / "a"` as well.
+            created = any(_creates(inner) for inner in ast.walk(node))
+            self.made += created
+            self.repeated = self.repeated or (created and looped)
+            yield parts
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
             parts = self.parts(node.value)
             if parts is None:
@@ -215,7 +217,7 @@ class _Expressions:
                 return None
 
 
-def _creates(node: ast.expr) -> bool:
+def _creates(node: ast.AST) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "mktemp"
 
 

@@ -1,0 +1,130 @@
+"""The gates: what stands between measured numbers and anything that is made of them (rules STR-21, APL-01, APL-02)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tune_mcp.apply import transaction
+from tune_mcp.calibration.project import Project
+from tune_mcp.errors import Code, Json, Refusal
+from tune_mcp.files import sha256_file
+from tune_mcp.observe.audit import Audit, AuditedCell, Cell, Fault, audit
+from tune_mcp.run_dir import RunDir
+from tune_mcp.session import provenance, state
+from tune_mcp.session.plan import Plan
+
+Gap = tuple[str, int, AuditedCell]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A run, its plan and its audit, read now."""
+
+    run: RunDir
+    plan: Plan
+    audit: Audit
+
+
+def read(project: Project, run_id: str) -> Evidence:
+    """Read a run. Raises UNKNOWN_RUN or PLAN_TAMPERED."""
+    run = project.run(run_id)
+    plan = project.plan(run)
+    return Evidence(run, plan, audit(run, plan))
+
+
+def gated(project: Project, run_id: str) -> Evidence:
+    """Read a run and pass every gate, or refuse: RUN_ACTIVE, NOT_STRICT, GIT_PROVENANCE, FOREIGN_ARTIFACT, COMMIT_MOVED.
+
+    What is missing is told before what is foreign: a gap can be filled, a foreign file cannot be trusted at all.
+    """
+    evidence = read(project, run_id)
+    run, plan, audited = evidence.run, evidence.plan, evidence.audit
+    if not plan.legacy and (now := state.conclude(run)).active:
+        raise Refusal(
+            Code.RUN_ACTIVE,
+            "APL-01",
+            f"{run_id} is {now.state}: a report is made of a finished run only",
+            f"poll status with run_id {run_id} until it is terminal",
+            {"run_id": run_id, "state": str(now.state)},
+        )
+    gaps = audited.gaps()
+    missing = [gap for gap in gaps if gap[2].fault is Fault.CONTENT]
+    foreign = [gap for gap in gaps if gap[2].fault is Fault.FOREIGN]
+    if missing or not audited.stages:
+        raise Refusal(
+            Code.NOT_STRICT,
+            ("STR-01", "STR-11", "RPT-10"),
+            f"{audited.ready_stages}/{len(audited.stages)} stages are strict-ready; first gap: {_gap(missing)}",
+            f"fill the gaps with resume_run {run_id}, then call strict_audit",
+            {"run_id": run_id, "gaps": _listed(missing)},
+        )
+    if not audited.git.ok:
+        raise Refusal(
+            Code.GIT_PROVENANCE,
+            ("SES-12", "SES-09"),
+            f"GIT PROVENANCE: FAIL — {audited.git.reason}",
+            "start a new run; artifacts of two commits are never combined",
+            {"run_id": run_id, "calibration_git_sha": plan.calibration_git_sha},
+        )
+    if foreign:
+        raise Refusal(
+            Code.FOREIGN_ARTIFACT,
+            ("STR-14", "SES-10"),
+            _gap(foreign),
+            f"resume_run {run_id} measures that repeat again, or start a new run",
+            {"run_id": run_id, "gaps": _listed(foreign)},
+        )
+    head = provenance.head(project.repo_root)
+    if head != plan.calibration_git_sha:
+        raise Refusal(
+            Code.COMMIT_MOVED,
+            ("SES-08", "SES-06"),
+            f"{run_id} calibrated {plan.calibration_git_sha}, but HEAD is {head}",
+            "check out the calibrated commit, or start a new run on HEAD",
+            {"run_id": run_id, "calibration_git_sha": plan.calibration_git_sha, "head": head},
+        )
+    return evidence
+
+
+def _gap(gaps: list[Gap]) -> str:
+    if not gaps:
+        return "the matrix is empty"
+    key, repeat, cell = gaps[0]
+    more = f" (and {len(gaps) - 1} more)" if len(gaps) > 1 else ""
+    return f"{key} run {repeat} {cell.cell.value} {cell.reason}{more}"
+
+
+def _listed(gaps: list[Gap]) -> list[Json]:
+    return [f"{key}/run{repeat}" for key, repeat, _ in gaps[:50]]
+
+
+def changed_files(repo_root: Path, run: RunDir, plan: Plan) -> dict[str, str]:
+    """Test and threshold files that are neither as planned nor as our own apply left them: path -> what is wrong."""
+    expected = {name: {sha} for name, sha in plan.file_sha256.items()}
+    for journal in committed(run):
+        for file in journal.files:
+            if file.path in expected and file.before_sha256 in expected[file.path]:
+                expected[file.path].add(file.after_sha256)
+    found: dict[str, str] = {}
+    for name, shas in expected.items():
+        path = repo_root / name
+        if not path.is_file():
+            found[name] = "is gone"
+        elif sha256_file(path) not in shas:
+            found[name] = "was changed since the run was planned"
+    return found
+
+
+def committed(run: RunDir) -> list[transaction.Journal]:
+    """The journals of every apply of this run that was carried out, oldest first."""
+    if not run.applies.is_dir():
+        return []
+    journals = [transaction.read_journal(folder) for folder in run.applies.iterdir() if folder.is_dir()]
+    done = [journal for journal in journals if journal is not None and journal.state == "committed"]
+    return sorted(done, key=lambda journal: journal.started_at)
+
+
+def strict_cells(audited: Audit) -> int:
+    """How many cells are strict."""
+    return audited.counts[Cell.STRICT]

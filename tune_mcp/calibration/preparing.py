@@ -1,0 +1,99 @@
+"""``precheck``: is this machine ready for these stages?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from tune_mcp.calibration.project import Project, select
+from tune_mcp.calibration.reply import Reply
+from tune_mcp.discover.aliases import expand
+from tune_mcp.errors import Code, Refusal
+from tune_mcp.gpus import read_gpus
+from tune_mcp.precheck import Check, Precheck, Probes
+from tune_mcp.precheck import precheck as look
+from tune_mcp.precheck.venv import read_venv
+from tune_mcp.run_dir import iso
+from tune_mcp.session import state
+from tune_mcp.supervise import host_lock
+from tune_mcp.supervise.loop import utc_now
+
+
+class PrecheckReply(Reply):
+    """Every check, what blocks first. ``ok`` is true when nothing blocks."""
+
+    model: str
+    stages: tuple[str, ...]
+    ok: bool
+    checks: tuple[Check, ...]
+    versions: dict[str, str]
+    gpu_summary: str
+
+    def lines(self) -> Iterable[str]:
+        """One line a check, with the command that mends it below."""
+        blocking = sum(check.status not in ("ok", "warn") for check in self.checks)
+        yield f"precheck {self.model}: {'ok' if self.ok else f'{blocking} gap(s)'} — {len(self.checks)} checks"
+        for check in self.checks:
+            yield f"  {check.status:<8} {check.id}: {check.detail}"
+            if check.fix and check.status != "ok":
+                yield f"           fix: {check.fix}"
+
+
+def precheck(project: Project, model: str, stages: Sequence[str] = ("ALL",)) -> PrecheckReply:
+    """All gaps at once; changes and kills nothing (contract, tool 3). Raises UNKNOWN_MODEL, UNKNOWN_STAGE."""
+    config = project.places.model(model)
+    table = project.places.stages(model)
+    keys = expand(stages, table)
+    subject = project.subject(config, select(table, keys))
+    answer = look(subject, Probes(read_gpus, read_venv), iso(utc_now()))
+    checks = (*_host(project), *answer.checks, _lock())
+    found = answer.model_copy(update={"checks": checks})
+    return PrecheckReply(
+        model=model,
+        stages=keys,
+        ok=found.ok,
+        checks=_blocking_first(found),
+        versions=found.versions,
+        gpu_summary=found.gpu_summary,
+        next=f"call start_run with model={model}" if found.ok else f"mend {found.blocking()[0].id}, then call precheck again",
+    )
+
+
+def _blocking_first(found: Precheck) -> tuple[Check, ...]:
+    blocking = found.blocking()
+    return (*blocking, *(check for check in found.checks if check not in blocking))
+
+
+def _host(project: Project) -> tuple[Check, ...]:
+    if project.host is None:
+        return (Check(id="host.profile", status="ok", detail="none: a plain machine, the model's defaults count"),)
+    return (Check(id="host.profile", status="ok", detail=f"{project.host.name} ({project.host_source})"),)
+
+
+def _lock() -> Check:
+    try:
+        holder = host_lock.current()
+    except OSError as error:
+        return Check(id="host.free", status="unknown", detail=f"the host lock cannot be read: {error}")
+    if holder is None:
+        return Check(id="host.free", status="ok", detail="no other run on this machine")
+    return Check(
+        id="host.free",
+        status="busy",
+        detail=f"{holder.run_id} of {holder.repo_root} is measuring here",
+        fix=f"tune-mcp status {holder.run_id} --repo {holder.repo_root}",
+    )
+
+
+def busy(project: Project, holder: host_lock.Holder) -> Refusal:
+    """The refusal for a second run: RUN_ACTIVE in this repository, HOST_BUSY from another (GPU-14, STR-18)."""
+    ours = holder.repo_root == str(project.repo_root)
+    doing = ""
+    if ours and holder.run_id != "?":
+        doing = f" ({state.conclude(project.run(holder.run_id)).state})"
+    return Refusal(
+        Code.RUN_ACTIVE if ours else Code.HOST_BUSY,
+        ("GPU-14", "STR-18"),
+        f"{holder.run_id}{doing} of {holder.repo_root} is measuring on this machine",
+        f"call status with run_id={holder.run_id}" if ours else "wait until it is done, or stop it where it was started",
+        {"run_id": holder.run_id, "run_dir": holder.run_dir, "repo_root": holder.repo_root},
+    )
