@@ -1,0 +1,136 @@
+"""Make the plan of a run out of the project as it stands now, and see what a resumed run may take over."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from tune_mcp import __version__
+from tune_mcp.calibration.project import Interpreter, Project, gpus_per_test, select
+from tune_mcp.config.model import ModelConfig
+from tune_mcp.config.stages import Stage, StageTable
+from tune_mcp.errors import Code, Refusal
+from tune_mcp.files import sha256_file
+from tune_mcp.precheck.catalogue import stale_files, unknown_metrics
+from tune_mcp.run_dir import iso
+from tune_mcp.session.plan import LaunchSettings, Plan, stages_digest
+from tune_mcp.session.provenance import GitState
+
+
+def checked_stages(project: Project, model: str, keys: tuple[str, ...], table: StageTable) -> tuple[Stage, ...]:
+    """The selected stages when the table fits the tree. Raises STAGES_STALE or NEEDS_CONFIG."""
+    stages = select(table, keys)
+    stale = stale_files(project.repo_root, stages)
+    if stale:
+        raise Refusal(
+            Code.STAGES_STALE,
+            ("DSC-02", "SMP-08"),
+            f"stages.yaml of {model} is older than {', '.join(stale)}",
+            f"call discover with model={model}, then start_run again",
+            {"files": list(stale)},
+        )
+    unknown = unknown_metrics(stages)
+    if unknown:
+        raise Refusal(
+            Code.NEEDS_CONFIG,
+            ("HLT-07", "POL-06"),
+            f"nobody has said where these values stand: {', '.join(unknown[:6])}",
+            "add them under metric_sources in config.yaml, call discover, then start_run again",
+            {"metrics": list(unknown)},
+        )
+    return stages
+
+
+def file_hashes(project: Project, stages: tuple[Stage, ...]) -> dict[str, str]:
+    """Digests of every test and threshold file of these stages, as they are now."""
+    names = {name for stage in stages for name in (stage.test, stage.threshold_path)}
+    return {name: sha256_file(project.repo_root / name) for name in sorted(names)}
+
+
+def new_plan(
+    project: Project,
+    config: ModelConfig,
+    stages: tuple[Stage, ...],
+    *,
+    run_id: str,
+    repeats: int,
+    label: str,
+    git: GitState,
+    python: Interpreter,
+    now: datetime,
+) -> Plan:
+    """Everything that the run fixes at its start."""
+    rules = project.places.metric_rules(config.name)
+    host_env = project.host.env() if project.host else {}
+    return Plan(
+        tune_version=__version__,
+        run_id=run_id,
+        model=config.name,
+        stages=tuple(stage.key for stage in stages),
+        repeats=repeats,
+        label=label,
+        calibration_git_sha=git.head,
+        git_branch=git.branch,
+        dirty=git.dirty,
+        diff_sha256=git.diff_sha256,
+        untracked=git.untracked,
+        calibration_started_at=iso(now),
+        repo_root=str(project.repo_root),
+        venv_python=str(python.path),
+        venv_source=python.source,
+        host=project.host.name if project.host else None,
+        stages_sha256=stages_digest({stage.key: stage for stage in stages}),
+        file_sha256=file_hashes(project, stages),
+        catalogue={stage.key: stage for stage in stages},
+        groups={stage.group: rules.policy(stage.group) for stage in stages},
+        protected=rules.protected_patterns(),
+        preset_filters=_preset_filters(config, stages),
+        settings=LaunchSettings(
+            env={**config.auto_env, **host_env},
+            pytest_extra_args=dict(config.pytest_extra_args),
+            gpus_per_test=gpus_per_test(config, stages),
+            timeout_s=dict(config.timeout_s),
+        ),
+    )
+
+
+def _preset_filters(config: ModelConfig, stages: tuple[Stage, ...]) -> dict[str, str]:
+    filters: dict[str, str] = {}
+    for stage in stages:
+        source = config.metric_sources.get(stage.test.rpartition("/")[2])
+        if source and stage.calibration_preset in source.calibration_presets:
+            filters[stage.test_key] = source.calibration_presets[stage.calibration_preset].constant_filter
+    return filters
+
+
+def amended(project: Project, plan: Plan, strict_tests: frozenset[str]) -> Plan:
+    """The plan with the catalogue and files of the present tree, for a halted run whose cause was mended (HLT-02).
+
+    Only tests without one strict repeat may differ: what was measured under another definition is never mixed in.
+    Raises STAGES_CHANGED otherwise, and what ``checked_stages`` raises.
+    """
+    table = project.places.stages(plan.model)
+    gone = [key for key in plan.stages if key not in table]
+    if gone:
+        raise _changed(f"stages.yaml no longer has {', '.join(gone)}")
+    stages = checked_stages(project, plan.model, plan.stages, table)
+    hashes = file_hashes(project, stages)
+    undated = {"last_discovered_at"}
+    for new in stages:
+        old = plan.catalogue[new.key]
+        same = new.model_dump(exclude=undated) == old.model_dump(exclude=undated)
+        files = (new.test, new.threshold_path)
+        if (not same or any(hashes[name] != plan.file_sha256.get(name) for name in files)) and (
+            old.test_key in strict_tests
+        ):
+            raise _changed(f"{new.key} is defined otherwise now, and {old.test_key} has strict repeats already")
+    return plan.model_copy(
+        update={
+            "catalogue": {stage.key: stage for stage in stages},
+            "stages_sha256": stages_digest({stage.key: stage for stage in stages}),
+            "file_sha256": hashes,
+        }
+    )
+
+
+def _changed(what: str) -> Refusal:
+    return Refusal(Code.STAGES_CHANGED, ("HLT-08", "STR-02"), what, "start a new run with start_run")

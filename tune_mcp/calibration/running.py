@@ -1,0 +1,374 @@
+"""``start_run``, ``resume_run``, ``stop_run``: the only verbs that begin or end a measurement."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict
+
+from tune_mcp import run_dir
+from tune_mcp.calibration import planning
+from tune_mcp.calibration.preparing import busy
+from tune_mcp.calibration.project import Project
+from tune_mcp.calibration.reply import Reply
+from tune_mcp.discover.aliases import expand
+from tune_mcp.errors import Code, Refusal
+from tune_mcp.files import FileLock, dump_json, sha256_bytes, write_atomic, write_json
+from tune_mcp.observe.audit import Audit, Cell, audit
+from tune_mcp.run_dir import RunDir
+from tune_mcp.session import events, provenance, state
+from tune_mcp.session import plan as plans
+from tune_mcp.session.plan import Plan
+from tune_mcp.session.state import RunState, SupervisorRecord
+from tune_mcp.supervise import host_lock, launch
+from tune_mcp.supervise.loop import utc_now
+from tune_mcp.supervise.purge import purge as take_out
+
+DEFAULT_REPEATS = 5
+MAX_REPEATS = 100
+STOP_WAIT_S = 40.0
+_LOOK_EVERY_S = 0.2
+
+
+class RunReply(Reply):
+    """A run that was started or goes on; two commands for a person to watch it with."""
+
+    run_id: str
+    run_dir: str
+    commit: str
+    dirty: bool
+    model: str
+    stages: tuple[str, ...]
+    repeats: int
+    plan_line: str
+    state: str
+    watch_command: str
+    tail_command: str
+
+    def lines(self) -> Iterable[str]:
+        """The plan line first: a client shows it as it is (ASK-10)."""
+        yield self.plan_line
+        if self.dirty:
+            yield "the tree is dirty: workspace.diff and the untracked files' digests are recorded with the run"
+        yield f"state: {self.state}"
+        yield f"Tab A, the pytest log, switching by itself: {self.tail_command}"
+        yield f"Tab B, milestones and progress: {self.watch_command}"
+
+
+def start_run(
+    project: Project,
+    model: str,
+    stages: Sequence[str] = ("ALL",),
+    repeats: int = DEFAULT_REPEATS,
+    label: str | None = None,
+) -> RunReply:
+    """A fresh run on the present HEAD (contract, tool 4); returns while its precheck runs.
+
+    Raises UNKNOWN_MODEL, UNKNOWN_STAGE, INVALID_ARGUMENT, NO_HEAD, STAGES_STALE, NEEDS_CONFIG, PRECHECK_FAILED,
+    HALT_UNRESOLVED, RUN_ACTIVE, HOST_BUSY. A refusal leaves nothing behind.
+    """
+    if isinstance(repeats, bool) or not 1 <= repeats <= MAX_REPEATS:
+        raise Refusal(
+            Code.INVALID_ARGUMENT,
+            "RTY-07",
+            f"repeats must be a whole number from 1 to {MAX_REPEATS}, not {repeats!r}",
+            f"call start_run with repeats={DEFAULT_REPEATS}, or leave it out",
+            {"argument": "repeats"},
+        )
+    config = project.places.model(model)
+    table = project.places.stages(model)
+    keys = expand(stages, table)
+    chosen = planning.checked_stages(project, model, keys, table)
+    git = provenance.read(project.repo_root)
+    python = project.interpreter(config)
+    if python.path is None:
+        raise Refusal(
+            Code.PRECHECK_FAILED,
+            "PRE-01",
+            f"no Python of the project was found: {', '.join(python.candidates) or 'none is configured'}",
+            "call precheck for the exact fix, or give --venv-python or TUNE_VENV_PYTHON",
+            {"candidates": list(python.candidates)},
+        )
+    _no_open_halt(project, model, git.head)
+    name = label or _label(model, keys, len(table), repeats)
+    return _launch(
+        project,
+        lambda run, now: _write_new(
+            run,
+            planning.new_plan(
+                project, config, chosen, run_id=run.run_id, repeats=repeats, label=name, git=git, python=python, now=now
+            ),
+            git.diff,
+            now,
+        ),
+        lambda now: run_dir.create(project.repo_root, name, now),
+    )
+
+
+def _label(model: str, keys: tuple[str, ...], all_stages: int, repeats: int) -> str:
+    scope = "all" if len(keys) == all_stages else keys[0] if len(keys) == 1 else f"{len(keys)}-stages"
+    return f"{model}_{scope}_r{repeats}"[:60]
+
+
+def _no_open_halt(project: Project, model: str, head: str) -> None:
+    """A halted run on this commit waits for its cause to be mended; a fresh directory would hide it (HLT-03)."""
+    for run in run_dir.list_runs(project.repo_root):
+        if state.conclude(run).state is not RunState.HALTED:
+            continue
+        plan = project.plan(run)
+        if plan.model == model and plan.calibration_git_sha == head:
+            raise Refusal(
+                Code.HALT_UNRESOLVED,
+                ("HLT-03", "SES-18"),
+                f"{run.run_id} halted on this commit: {_halt_text(run)}",
+                f"mend the cause and call resume_run {run.run_id}, or give it up with stop_run",
+                {"run_id": run.run_id},
+            )
+
+
+def _halt_text(run: RunDir) -> str:
+    record = state.read_record(run)
+    return record.halt.message if record and record.halt else "see its events"
+
+
+def _write_new(run: RunDir, plan: Plan, diff: bytes, now: datetime) -> Plan:
+    if diff:
+        write_atomic(run.workspace_diff, diff)
+    sha = plans.write(run, plan, write_atomic)
+    events.append(run, "planned", now, _plan_line(run, plan), sha256=sha)
+    return plan
+
+
+def _plan_line(run: RunDir, plan: Plan) -> str:
+    return (
+        f"Running {plan.model}: {','.join(plan.stages)}, {plan.repeats} repeats "
+        f"on commit {plan.calibration_git_sha}, run-dir {run.path}"
+    )
+
+
+def _launch(
+    project: Project, prepare: Callable[[RunDir, datetime], Plan], make: Callable[[datetime], RunDir]
+) -> RunReply:
+    """Take the host, make or reopen the directory under it, hand both locks to a detached supervisor."""
+    host = host_lock.take(host_lock.Holder("?", "?", str(project.repo_root)))
+    if isinstance(host, host_lock.Holder):
+        raise busy(project, host)
+    try:
+        now = utc_now()
+        run = make(now)
+        host.describe({"run_id": run.run_id, "run_dir": str(run.path), "repo_root": str(project.repo_root)})
+        lock = FileLock.take(run.supervisor_lock, {"run_id": run.run_id})
+        if lock is None:
+            raise _active(run)
+        try:
+            plan = prepare(run, now)
+            run.stop_request.unlink(missing_ok=True)
+            _record(run, RunState.PRECHECKING, now)
+            try:
+                launch.start(run.path, lock, host)
+            except Exception as error:
+                _record(run, RunState.FAILED, now, f"the supervisor could not be started: {error}")
+                raise
+        finally:
+            lock.release()
+    finally:
+        host.release()
+    root = project.repo_root
+    return RunReply(
+        run_id=run.run_id,
+        run_dir=str(run.path),
+        commit=plan.calibration_git_sha,
+        dirty=plan.dirty,
+        model=plan.model,
+        stages=plan.stages,
+        repeats=plan.repeats,
+        plan_line=_plan_line(run, plan),
+        state=str(RunState.PRECHECKING),
+        watch_command=f"tune-mcp watch {run.run_id} --repo {root}",
+        tail_command=f"tune-mcp tail {run.run_id} --repo {root}",
+        next=f"tell the user the plan line and both commands, then poll status with run_id={run.run_id} and wait_s=45",
+    )
+
+
+def _record(run: RunDir, now_state: RunState, now: datetime, reason: str = "") -> None:
+    """The record on behalf of a supervisor that does not run yet; only ever written while its lock is held."""
+    record = SupervisorRecord(state=now_state, reason=reason, heartbeat_at=now.timestamp())
+    write_json(run.supervisor, record.model_dump(mode="json"))
+
+
+def _active(run: RunDir) -> Refusal:
+    return Refusal(
+        Code.RUN_ACTIVE,
+        ("GPU-14", "SES-04"),
+        f"{run.run_id} is {state.conclude(run).state}",
+        f"poll status with run_id={run.run_id}",
+        {"run_id": run.run_id},
+    )
+
+
+class PurgeItem(BaseModel):
+    """One pytest repeat to take out: any of its stages names it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: str
+    repeat: int
+    reason: str
+
+
+def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = ()) -> RunReply:
+    """Go on with the same run on the same commit (contract, tool 5).
+
+    Raises UNKNOWN_RUN, PLAN_TAMPERED, COMMIT_MOVED, RUN_ACTIVE, HOST_BUSY, STAGES_CHANGED, REPEAT_IS_STRICT,
+    REPEAT_ACTIVE, UNKNOWN_STAGE, INVALID_ARGUMENT, FOREIGN_ARTIFACT (a run of the older script). Refuses before it
+    writes anything.
+    """
+    run = project.run(run_id)
+    plan = project.plan(run)
+    if plan.legacy:
+        raise Refusal(
+            Code.FOREIGN_ARTIFACT,
+            "SES-06",
+            f"{run_id} was made by {plan.tune_version}; it can be read, not continued",
+            "start a new run with start_run",
+        )
+    now = state.conclude(run)
+    if now.active:
+        raise _busy_repeat(run, now, purge) or _active(run)
+    head = provenance.head(project.repo_root)
+    if head != plan.calibration_git_sha:
+        raise Refusal(
+            Code.COMMIT_MOVED,
+            ("RES-02", "SES-18"),
+            f"{run_id} calibrates {plan.calibration_git_sha}, but HEAD is {head}",
+            "start a new run on HEAD with start_run, or check out the calibrated commit",
+            {"calibration_git_sha": plan.calibration_git_sha, "head": head},
+        )
+    audited = audit(run, plan)
+    items = _purges(plan, audited, purge)
+    strict = frozenset(
+        stage.stage.test_key for stage in audited.stages for cell in stage.cells if cell.cell is Cell.STRICT
+    )
+    new = planning.amended(project, plan, strict)
+
+    def prepare(run: RunDir, moment: datetime) -> Plan:
+        for (test, repeat), reason in items.items():
+            keys = [stage.key for stage in plan.tests()[test]]
+            take_out(run, test, keys, repeat, who="resume_run", reason=reason, now=moment)
+        if new != plan:
+            data = dump_json(new.model_dump(mode="json"))
+            text = "catalogue or files mended after a halt"
+            events.append(run, "planned", moment, text, sha256=sha256_bytes(data))
+            write_atomic(run.plan, data)
+        events.append(run, "resumed", moment, f"{_plan_line(run, new)} (resumed)")
+        return new
+
+    return _launch(project, prepare, lambda _: run)
+
+
+def _busy_repeat(run: RunDir, now: state.Conclusion, purge: Sequence[PurgeItem]) -> Refusal | None:
+    current = now.record.current if now.record else None
+    if not purge or current is None or all(item.repeat != current.repeat for item in purge):
+        return None
+    return Refusal(
+        Code.REPEAT_ACTIVE,
+        "GAP-11",
+        f"{current.test} run {current.repeat} is being measured now",
+        f"stop_run {run.run_id} first, or wait",
+        {"test": current.test, "repeat": current.repeat},
+    )
+
+
+def _purges(plan: Plan, audited: Audit, items: Sequence[PurgeItem]) -> dict[tuple[str, int], str]:
+    """(test key, repeat) -> reason. A repeat whose every stage is strict stays (RES-06)."""
+    found: dict[tuple[str, int], str] = {}
+    by_key = {stage.stage.key: stage for stage in audited.stages}
+    for item in items:
+        if item.stage not in by_key:
+            expand([item.stage], plan.table())
+            raise Refusal(
+                Code.UNKNOWN_STAGE,
+                "STG-01",
+                f"purge needs one stage key, not the alias {item.stage!r}",
+                f"name one of: {', '.join(list(by_key)[:6])}",
+            )
+        if isinstance(item.repeat, bool) or not 1 <= item.repeat <= plan.repeats or not item.reason.strip():
+            raise Refusal(
+                Code.INVALID_ARGUMENT,
+                "GAP-11",
+                f"purge of {item.stage} needs a repeat from 1 to {plan.repeats} and a reason",
+                "give {stage, repeat, reason}",
+                {"argument": "purge"},
+            )
+        test = by_key[item.stage].stage.test_key
+        siblings = [by_key[stage.key].cells[item.repeat - 1] for stage in plan.tests()[test]]
+        if all(cell.cell is Cell.STRICT for cell in siblings):
+            raise Refusal(
+                Code.REPEAT_IS_STRICT,
+                ("RES-06", "STR-20"),
+                f"{test} run {item.repeat} is strict-complete; no measurement is dropped for its value",
+                "leave it; worst-of-N needs every valid repeat",
+                {"stage": item.stage, "repeat": item.repeat},
+            )
+        found[(test, item.repeat)] = item.reason.strip()
+    return found
+
+
+class StopReply(Reply):
+    """Where the run stands after the request, and what is kept."""
+
+    run_id: str
+    state: str
+    strict_ready: str
+    kept_cells: int
+    reason: str
+
+    def lines(self) -> Iterable[str]:
+        """One line."""
+        yield f"STRICT {self.strict_ready} stages · {self.run_id} is {self.state} ({self.reason})"
+        yield f"kept: {self.kept_cells} strict stage × repeat cells; no process of the run is left behind"
+
+
+def stop_run(project: Project, run_id: str, reason: str, sleep: Callable[[float], None] = time.sleep) -> StopReply:
+    """Stop gracefully and keep what is complete (contract, tool 6). A stopped run can be resumed.
+
+    A halted or exhausted run is given up: that is the person's word that a fresh run may follow (HLT-03).
+    """
+    if not reason.strip():
+        raise Refusal(Code.INVALID_ARGUMENT, "GPU-20", "stop_run needs a reason", "say why, in a few words")
+    run = project.run(run_id)
+    plan = project.plan(run)
+    now = state.conclude(run)
+    if now.active:
+        write_json(run.stop_request, {"schema_version": 1, "reason": reason, "asked_at": run_dir.iso(utc_now())})
+        end = time.monotonic() + STOP_WAIT_S
+        while (now := state.conclude(run)).active and time.monotonic() < end:
+            sleep(_LOOK_EVERY_S)
+    elif now.state in (RunState.HALTED, RunState.EXHAUSTED):
+        _give_up(run, reason)
+        now = state.conclude(run)
+    audited = audit(run, plan)
+    return StopReply(
+        run_id=run_id,
+        state=str(now.state),
+        strict_ready=f"{audited.ready_stages}/{len(audited.stages)}",
+        kept_cells=audited.counts[Cell.STRICT],
+        reason=reason,
+        next=f"poll status with run_id={run_id}: pytest is still tearing down"
+        if now.active
+        else f"resume_run {run_id} goes on from here, start_run makes a new one",
+    )
+
+
+def _give_up(run: RunDir, reason: str) -> None:
+    lock = FileLock.take(run.supervisor_lock, {"run_id": run.run_id})
+    if lock is None:
+        raise _active(run)
+    try:
+        now = utc_now()
+        _record(run, RunState.STOPPED, now, f"given up: {reason}")
+        events.append(run, "stopped", now, f"given up: {reason}")
+    finally:
+        lock.release()
