@@ -6,6 +6,7 @@ from datetime import datetime
 
 from tune_mcp import __version__
 from tune_mcp.calibration.project import Interpreter, Project, gpus_per_test, select
+from tune_mcp.config.metrics import MetricRules
 from tune_mcp.config.model import ModelConfig
 from tune_mcp.config.stages import Stage, StageTable
 from tune_mcp.errors import Code, Refusal
@@ -82,7 +83,7 @@ def new_plan(
         file_sha256=file_hashes(project, stages),
         catalogue={stage.key: stage for stage in stages},
         groups={stage.group: rules.policy(stage.group) for stage in stages},
-        protected=rules.protected_patterns(),
+        protected=_protected(rules),
         preset_filters=_preset_filters(config, stages),
         settings=LaunchSettings(
             env={**config.auto_env, **host_env},
@@ -91,6 +92,11 @@ def new_plan(
             timeout_s=dict(config.timeout_s),
         ),
     )
+
+
+def _protected(rules: MetricRules) -> tuple[str, ...]:
+    groups = (rules.protected_names, *rules.scope.values())
+    return tuple(pattern.pattern for group in groups for pattern in group)
 
 
 def _preset_filters(config: ModelConfig, stages: tuple[Stage, ...]) -> dict[str, str]:
@@ -115,6 +121,7 @@ def amended(project: Project, plan: Plan, strict_tests: frozenset[str]) -> Plan:
     stages = checked_stages(project, plan.model, plan.stages, table)
     hashes = file_hashes(project, stages)
     undated = {"last_discovered_at"}
+    catalogue: dict[str, Stage] = {}
     for new in stages:
         old = plan.catalogue[new.key]
         same = new.model_dump(exclude=undated) == old.model_dump(exclude=undated)
@@ -123,10 +130,11 @@ def amended(project: Project, plan: Plan, strict_tests: frozenset[str]) -> Plan:
             old.test_key in strict_tests
         ):
             raise _changed(f"{new.key} is defined otherwise now, and {old.test_key} has strict repeats already")
+        catalogue[new.key] = old if same else new
     return plan.model_copy(
         update={
-            "catalogue": {stage.key: stage for stage in stages},
-            "stages_sha256": stages_digest({stage.key: stage for stage in stages}),
+            "catalogue": catalogue,
+            "stages_sha256": stages_digest(catalogue),
             "file_sha256": hashes,
         }
     )

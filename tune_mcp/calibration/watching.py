@@ -1,0 +1,385 @@
+"""``status`` and ``strict_audit``: how far a run is, from its files alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from tune_mcp import run_dir
+from tune_mcp.calibration import evidence
+from tune_mcp.calibration.project import Project
+from tune_mcp.calibration.reply import Reply
+from tune_mcp.config.stages import Frozen
+from tune_mcp.errors import Code, Refusal
+from tune_mcp.gpus import MEMORY_LIMIT_MIB, Gpu, Presence, read_gpus
+from tune_mcp.observe.audit import Audit, Cell
+from tune_mcp.run_dir import RunDir
+from tune_mcp.session import events, state
+from tune_mcp.session.plan import Plan
+from tune_mcp.session.state import Conclusion, Liveness, RunState
+
+MAX_WAIT_S = 50
+MAX_POLL_S = 120
+"""No poll of an active run is further than this from the next (rules POL-01, POL-10)."""
+_STALE_HEARTBEAT_S = 30.0
+_LOOK_EVERY_S = 0.5
+_MISSING_SHOWN = 50
+_STAGES_SHOWN = 40
+
+
+class CurrentWork(Frozen):
+    """What the supervisor does now; ``since`` is UTC."""
+
+    test: str
+    repeat: int
+    attempt: int
+    phase: str
+    since: str
+
+
+class Gap(Frozen):
+    """A cell that is not strict, and why."""
+
+    stage_key: str
+    repeat: int
+    cell: str
+    reason: str
+
+
+class GpuEntry(Frozen):
+    """One GPU now: memory in MiB, utilisation in percent, whether it is free for a launch."""
+
+    index: int
+    name: str
+    memory_used_mib: int
+    memory_total_mib: int
+    utilization: int | None
+    free: bool
+
+    @classmethod
+    def of(cls, gpu: Gpu) -> GpuEntry:
+        """The entry of a reading."""
+        return cls(
+            index=gpu.index,
+            name=gpu.name,
+            memory_used_mib=gpu.memory_used_mib,
+            memory_total_mib=gpu.memory_total_mib,
+            utilization=gpu.utilization,
+            free=gpu.free,
+        )
+
+
+class StatusReply(Reply):
+    """One run. ``ok``/``total`` and ``complete`` count cells with extracted metrics: scheduling, never readiness."""
+
+    run_id: str
+    state: str
+    terminal: bool
+    timed_out: bool
+    strict_ready: str
+    strict_complete: bool
+    git_provenance: str
+    complete: bool
+    ok: int
+    total: int
+    missing: tuple[Gap, ...]
+    missing_total: int
+    stages: tuple[str, ...]
+    current: CurrentWork | None
+    reason: str
+    eta_s: tuple[int, int] | None
+    gpus: tuple[GpuEntry, ...]
+    gpus_known: bool
+    gpu_mem_limit_mib: int
+    pytest_active: bool
+    heartbeat_age_s: float | None
+    alerts: tuple[str, ...]
+    poll_within_s: int
+    milestones: tuple[str, ...]
+
+    def lines(self) -> Iterable[str]:
+        """Strict counts first (STR-15), then the work, then what deserves attention."""
+        yield f"STRICT {self.strict_ready} stages · {self.total - self.missing_total}/{self.total} cells ✓ · {self.run_id}"
+        line = f"state: {self.state}" + (f" — {self.reason}" if self.reason else "")
+        if self.current:
+            now = self.current
+            line += f" · {now.test} run {now.repeat} attempt {now.attempt}: {now.phase} since {now.since}"
+        if self.eta_s:
+            line += f" · about {_span(self.eta_s)} left"
+        yield line
+        if self.git_provenance != "ok":
+            yield f"GIT PROVENANCE: {self.git_provenance}"
+        shown = self.stages[:_STAGES_SHOWN]
+        yield from (f"  {stage}" for stage in shown)
+        if len(self.stages) > len(shown):
+            yield f"  … and {len(self.stages) - len(shown)} more stages"
+        for gap in [gap for gap in self.missing if gap.cell != Cell.NOT_RUN.value][:8]:
+            yield f"  {gap.stage_key} run {gap.repeat} {gap.cell} {gap.reason}"
+        for gpu in self.gpus:
+            yield f"  GPU {gpu.index} {gpu.memory_used_mib}/{gpu.memory_total_mib} MiB {'free' if gpu.free else 'busy'}"
+        yield from (f"ALERT: {alert}" for alert in self.alerts)
+        yield from (f"· {milestone}" for milestone in self.milestones)
+
+
+def _span(eta: tuple[int, int]) -> str:
+    low, high = (f"{value / 60:.0f} min" if value >= 100 else f"{value} s" for value in eta)
+    return low if low == high else f"{low} to {high}"
+
+
+class RunEntry(Frozen):
+    """One line of the list of runs."""
+
+    run_id: str
+    model: str
+    state: str
+    strict_ready: str
+    commit: str
+    started_at: str
+    problem: str = ""
+
+
+class RunsReply(Reply):
+    """All runs of the repository, newest first."""
+
+    runs: tuple[RunEntry, ...]
+
+    def lines(self) -> Iterable[str]:
+        """One line a run."""
+        if not self.runs:
+            yield "no run in this repository yet"
+        for run in self.runs:
+            yield f"{run.run_id}: {run.problem or f'{run.state}, STRICT {run.strict_ready}, {run.commit[:12]}'}"
+
+
+def list_runs(project: Project, limit: int = 30) -> RunsReply:
+    """The newest runs; one that cannot be read says why instead of failing the list."""
+    entries = tuple(_entry(project, run) for run in run_dir.list_runs(project.repo_root)[:limit])
+    active = [entry.run_id for entry in entries if entry.state and not _at_rest(entry.state)]
+    return RunsReply(
+        runs=entries,
+        next=f"poll status with run_id={active[0]}"
+        if active
+        else "call status with a run_id, or start_run for a new calibration (never reuse an old run for a new request)",
+    )
+
+
+def _at_rest(value: str) -> bool:
+    return RunState(value).at_rest
+
+
+def _entry(project: Project, run: RunDir) -> RunEntry:
+    try:
+        found = evidence.read(project, run.run_id)
+    except Refusal as refusal:
+        return RunEntry(
+            run_id=run.run_id, model="", state="", strict_ready="", commit="", started_at="", problem=refusal.text()
+        )
+    return RunEntry(
+        run_id=run.run_id,
+        model=found.plan.model,
+        state=str(_conclude(run, found.plan).state),
+        strict_ready=f"{found.audit.ready_stages}/{len(found.audit.stages)}",
+        commit=found.plan.calibration_git_sha,
+        started_at=found.plan.calibration_started_at,
+    )
+
+
+def _conclude(run: RunDir, plan: Plan) -> Conclusion:
+    """A run of the older script has no supervisor of ours: it is over, whatever it achieved."""
+    if plan.legacy:
+        return Conclusion(RunState.FINISHED, None, Liveness.FREE)
+    return state.conclude(run)
+
+
+def status(
+    project: Project,
+    run_id: str,
+    wait_s: float = 0,
+    sleep: Callable[[float], None] = time.sleep,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> StatusReply:
+    """One run now, or as soon as something changes within ``wait_s`` seconds (contract, tool 7).
+
+    Raises WAIT_TOO_LONG, UNKNOWN_RUN, PLAN_TAMPERED.
+    """
+    if isinstance(wait_s, bool) or not 0 <= wait_s <= MAX_WAIT_S:
+        raise Refusal(
+            Code.WAIT_TOO_LONG if wait_s > MAX_WAIT_S else Code.INVALID_ARGUMENT,
+            ("POL-02", "POL-11"),
+            f"wait_s is {wait_s:g}; a call waits from 0 to {MAX_WAIT_S} s",
+            f"call status with wait_s={MAX_WAIT_S - 5} again and again",
+            {"argument": "wait_s", "maximum": MAX_WAIT_S},
+        )
+    run = project.run(run_id)
+    plan = project.plan(run)
+    end = time.monotonic() + wait_s
+    first = _pulse(run, plan)
+    changed = first[0].at_rest
+    while not changed and time.monotonic() < end and not cancelled():
+        sleep(min(_LOOK_EVERY_S, max(0.0, end - time.monotonic())))
+        changed = _pulse(run, plan) != first
+    return _status(run, plan, timed_out=wait_s > 0 and not changed)
+
+
+def _pulse(run: RunDir, plan: Plan) -> tuple[RunState, object, int]:
+    """What counts as a change: state, current work, and the length of the event log."""
+    now = _conclude(run, plan)
+    size = run.events.stat().st_size if run.events.exists() else 0
+    return now.state, now.record.current if now.record else None, size
+
+
+def _status(run: RunDir, plan: Plan, *, timed_out: bool) -> StatusReply:
+    now = _conclude(run, plan)
+    audited = evidence.audit(run, plan)
+    record = now.record
+    current = record.current if record and now.active and record.current else None
+    age = None if record is None else max(0.0, round(time.time() - record.heartbeat_at, 1))
+    gaps = audited.gaps()
+    counts = audited.counts
+    log = list(events.read(run.events))
+    left = _eta(audited, log) if now.active else None
+    reading = read_gpus()
+    total = sum(counts.values())
+    extracted = counts[Cell.STRICT] + counts[Cell.PARTIAL]
+    return StatusReply(
+        run_id=run.run_id,
+        state=str(now.state),
+        terminal=now.state.terminal,
+        timed_out=timed_out,
+        strict_ready=f"{audited.ready_stages}/{len(audited.stages)}",
+        strict_complete=audited.ready,
+        git_provenance="ok" if audited.git.ok else f"FAIL — {audited.git.reason}",
+        complete=extracted == total,
+        ok=extracted,
+        total=total,
+        missing=tuple(
+            Gap(stage_key=key, repeat=repeat, cell=cell.cell.value, reason=cell.reason)
+            for key, repeat, cell in gaps[:_MISSING_SHOWN]
+        ),
+        missing_total=len(gaps),
+        stages=tuple(stage.line() for stage in audited.stages),
+        current=CurrentWork(**current.model_dump()) if current else None,
+        reason=record.reason if record else "",
+        eta_s=left,
+        gpus=tuple(GpuEntry.of(gpu) for gpu in reading.gpus),
+        gpus_known=reading.presence is not Presence.UNKNOWN,
+        gpu_mem_limit_mib=MEMORY_LIMIT_MIB,
+        pytest_active=current is not None and current.phase == "pytest",
+        heartbeat_age_s=age,
+        alerts=tuple(_alerts(now, age, plan, reading.reason)),
+        poll_within_s=_poll_within(now, left),
+        milestones=tuple(f"{event.t} {event.text}" for event in log if event.kind in events.MILESTONES)[-3:],
+        next=_next(run, now, audited),
+    )
+
+
+def _alerts(now: Conclusion, age: float | None, plan: Plan, gpu_reason: str) -> Iterable[str]:
+    if now.state is RunState.LOST:
+        yield "the supervisor is gone without an end state; what is complete is kept"
+    if now.liveness is Liveness.UNKNOWN:
+        yield "the supervisor's lock cannot be read, so nobody knows whether it lives"
+    if now.active and age is not None and age > _STALE_HEARTBEAT_S:
+        yield f"no heartbeat for {age:.0f} s"
+    if plan.dirty:
+        yield "calibrated on a dirty tree: see workspace.diff and plan.json"
+    if gpu_reason:
+        yield f"GPUs unknown: {gpu_reason}"
+
+
+def _eta(audited: Audit, log: list[events.Event]) -> tuple[int, int] | None:
+    """Seconds left, as a range from the fastest and slowest repeat of each test so far; None before the first."""
+    seen: dict[str, list[float]] = {}
+    for event in log:
+        test, seconds = event.facts.get("test"), event.facts.get("duration_s")
+        if event.kind == "observed" and isinstance(test, str) and isinstance(seconds, int | float):
+            seen.setdefault(test, []).append(float(seconds))
+    if not seen:
+        return None
+    every = [value for values in seen.values() for value in values]
+    low = high = 0.0
+    for test, stages in audited.plan.tests().items():
+        keys = {stage.key for stage in stages}
+        rows = [stage.cells for stage in audited.stages if stage.stage.key in keys]
+        open_repeats = sum(any(cell.cell is not Cell.STRICT for cell in cells) for cells in zip(*rows, strict=True))
+        low += open_repeats * min(seen.get(test, every))
+        high += open_repeats * max(seen.get(test, every))
+    return round(low), round(high)
+
+
+def _poll_within(now: Conclusion, left: tuple[int, int] | None) -> int:
+    if not now.active:
+        return MAX_POLL_S
+    return MAX_POLL_S if left is None else min(MAX_POLL_S, max(30, left[0] // 4))
+
+
+def _next(run: RunDir, now: Conclusion, audited: Audit) -> str:
+    name = run.run_id
+    if now.active:
+        return (
+            f"slow is normal; poll status with run_id={name} and wait_s=45 (at most {MAX_POLL_S} s apart); "
+            "start nothing else and edit no file meanwhile"
+        )
+    if audited.ready:
+        return f"call strict_audit and report with run_id={name}"
+    if now.state is RunState.HALTED and now.record and now.record.halt:
+        return f"{now.record.halt.next} (run_id={name})"
+    if now.state is RunState.FAILED:
+        return f"mend what the reason says, then resume_run {name}"
+    return f"resume_run {name} fills the gaps; start_run would begin anew"
+
+
+class StageAudit(Frozen):
+    """One stage: its cells in repeat order and the reasons of those that are not strict."""
+
+    stage_key: str
+    cells: str
+    strict: int
+    expected_samples: int | None
+    reasons: dict[str, str]
+
+
+class AuditReply(Reply):
+    """The strict audit, typed; its text is exactly the contract's."""
+
+    run_id: str
+    calibration_git_sha: str
+    git_provenance: str
+    ready: bool
+    strict_ready: str
+    repeats: int
+    stages: tuple[StageAudit, ...]
+    audit_text: str
+
+    def lines(self) -> Iterable[str]:
+        """The contract's lines and nothing else."""
+        return self.audit_text.splitlines()
+
+    def text(self) -> str:
+        """Exactly the contract's text: no next step in it, that one is in the structured answer."""
+        return self.audit_text
+
+
+def strict_audit(project: Project, run_id: str) -> AuditReply:
+    """The only measure of progress that counts (contract, tool 8). Raises UNKNOWN_RUN, PLAN_TAMPERED."""
+    found = evidence.read(project, run_id)
+    audited = found.audit
+    return AuditReply(
+        run_id=run_id,
+        calibration_git_sha=found.plan.calibration_git_sha,
+        git_provenance="ok" if audited.git.ok else f"FAIL — {audited.git.reason}",
+        ready=audited.ready,
+        strict_ready=f"{audited.ready_stages}/{len(audited.stages)}",
+        repeats=found.plan.repeats,
+        stages=tuple(
+            StageAudit(
+                stage_key=stage.stage.key,
+                cells="".join(cell.cell.value for cell in stage.cells),
+                strict=stage.strict,
+                expected_samples=stage.stage.expected_samples,
+                reasons={f"run{number}": cell.reason for number, cell in enumerate(stage.cells, 1) if cell.reason},
+            )
+            for stage in audited.stages
+        ),
+        audit_text=audited.text(),
+        next=_next(found.run, _conclude(found.run, found.plan), audited),
+    )
