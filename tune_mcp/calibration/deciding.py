@@ -1,0 +1,544 @@
+"""``report``, ``apply_plan``, ``apply``: from gated evidence to thresholds that a person agreed to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from tune_mcp.apply import plan as plans
+from tune_mcp.apply import transaction
+from tune_mcp.apply.literals import rewrite
+from tune_mcp.apply.plan import ApplyPlan, Row
+from tune_mcp.calibration import evidence
+from tune_mcp.calibration.evidence import Evidence
+from tune_mcp.calibration.project import Project
+from tune_mcp.calibration.reply import Reply
+from tune_mcp.config.stages import Frozen
+from tune_mcp.config.stages_yaml import dump_stages
+from tune_mcp.errors import Code, Json, Refusal
+from tune_mcp.files import sha256_bytes, write_atomic, write_json
+from tune_mcp.observe.worst import Direction, Number
+from tune_mcp.report.collect import report_digest
+from tune_mcp.report.facts import AppliedRow
+from tune_mcp.report.figures import direction_text
+from tune_mcp.report.write import read_report_digest, record_applied, write_report
+from tune_mcp.run_dir import RunDir
+from tune_mcp.session import events
+from tune_mcp.supervise.loop import utc_now
+
+Mode = Literal["report", "smart", "full"]
+MODES: tuple[Mode, ...] = ("report", "smart", "full")
+_ROWS_SHOWN = 60
+_DIFF_ROOM = 3500
+
+
+class ReportReply(Reply):
+    """Where the report stands, and what it says in a few lines."""
+
+    run_id: str
+    calibration_git_sha: str
+    report_md: str
+    report_json: str
+    report_html: str
+    stages: int
+    metrics: int
+    tightens: int
+    loosens: int
+    equal: int
+    unknown: int
+    loosening: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def lines(self) -> Iterable[str]:
+        """Commit and paths first, then what would loosen."""
+        yield f"Calibration commit: {self.calibration_git_sha}"
+        yield f"report: {self.report_md}"
+        yield f"        {self.report_html}"
+        yield (
+            f"{self.metrics} metrics in {self.stages} stages: {self.loosens} would loosen, {self.tightens} tighten, "
+            f"{self.equal} stay, {self.unknown} unknown"
+        )
+        yield from (f"LOOSENS {line}" for line in self.loosening)
+        yield from (f"note: {note}" for note in self.notes)
+
+
+def report(project: Project, run_id: str) -> ReportReply:
+    """Write report.md, report.json and report.html once every gate passes (contract, tool 10)."""
+    found = evidence.gated(project, run_id)
+    recover(project, found.run)
+    proposal = plans.build(project.repo_root, found.plan, found.audit)
+    write_report(found.run, project.repo_root, found.plan, found.audit, proposal, utc_now())
+    paths = (found.run.report_md, found.run.report_json, found.run.report_html)
+    events.append(found.run, "reported", utc_now(), f"report written to {paths[0]}")
+    counts = {wanted: sum(row.direction is wanted for row in proposal.rows) for wanted in Direction}
+    changed = evidence.changed_files(project.repo_root, found.run, found.plan)
+    notes = [f"{name} {what}" for name, what in changed.items()]
+    return ReportReply(
+        run_id=run_id,
+        calibration_git_sha=found.plan.calibration_git_sha,
+        report_md=str(paths[0]),
+        report_json=str(paths[1]),
+        report_html=str(paths[2]),
+        stages=len(found.audit.stages),
+        metrics=len(proposal.rows),
+        tightens=counts[Direction.TIGHTENS],
+        loosens=counts[Direction.LOOSENS],
+        equal=counts[Direction.EQUAL],
+        unknown=counts[Direction.UNKNOWN],
+        loosening=tuple(_movement(row) for row in proposal.rows if row.direction is Direction.LOOSENS)[:20],
+        notes=tuple(notes + (["calibrated on a dirty tree"] if found.plan.dirty else [])),
+        next=f"tell the user the report's path and the loosening metrics, then call apply_plan with run_id={run_id}",
+    )
+
+
+def _movement(row: Row) -> str:
+    change = direction_text(row.worst_op, row.current_raw, row.write_value)
+    return f"{row.stage.key} {row.place}: {row.current_raw!r} -> {row.write_value!r}, {change}"
+
+
+class PlanRow(Frozen):
+    """One metric of the apply plan; the fields of the contract, section 2, tool 11."""
+
+    stage_key: str
+    metric_key: str
+    stage_group: str
+    calibration_preset: str | None
+    variant: str | None
+    file: str
+    source: str
+    source_kind: Literal["bare", "nested"]
+    symbol: str
+    subkey: str | None
+    concurrency: int | None
+    worst_op: Literal["min", "max"]
+    per_run_raw: tuple[Number, ...]
+    worst_raw: Number
+    worst_rounded: float
+    write_value: Number
+    current_raw: Number | None
+    direction: str
+    decision: Literal["auto", "skip", "ask"]
+    reason: str
+
+    @classmethod
+    def of(cls, row: Row) -> PlanRow:
+        """The row as a caller sees it."""
+        return cls(
+            stage_key=row.stage.key,
+            metric_key=row.worst.metric_key,
+            stage_group=row.stage.group,
+            calibration_preset=row.stage.calibration_preset,
+            variant=row.stage.variant,
+            file=row.file,
+            source=row.worst.source,
+            source_kind=row.source_kind,
+            symbol=row.symbol,
+            subkey=row.subkey,
+            concurrency=row.concurrency,
+            worst_op=row.worst_op,
+            per_run_raw=row.worst.per_run_raw,
+            worst_raw=row.worst.worst_raw,
+            worst_rounded=row.worst.worst_rounded,
+            write_value=row.write_value,
+            current_raw=row.current_raw,
+            direction=str(row.direction),
+            decision=row.decision,
+            reason=row.reason,
+        )
+
+
+class ApplyPlanReply(Reply):
+    """What each mode would write, and the diff of mode full. Nothing is written by asking."""
+
+    run_id: str
+    plan_id: str
+    rows: tuple[PlanRow, ...]
+    diff: str
+
+    def lines(self) -> Iterable[str]:
+        """One line a metric, loosening ones first, then the diff as far as there is room."""
+        yield f"plan_id: {self.plan_id} ({len(self.rows)} metrics)"
+        order = {"loosens": 0, "unknown": 1, "tightens": 2, "equal": 3}
+        for row in sorted(self.rows, key=lambda row: order[row.direction])[:_ROWS_SHOWN]:
+            yield (
+                f"  {row.decision:<4} {row.stage_key}/{row.metric_key}: {row.current_raw!r} -> {row.write_value!r} "
+                f"{row.direction} [{row.file}:{row.symbol}] {row.reason}"
+            )
+        if len(self.rows) > _ROWS_SHOWN:
+            yield f"  … and {len(self.rows) - _ROWS_SHOWN} more"
+        if self.diff:
+            yield self.diff if len(self.diff) <= _DIFF_ROOM else self.diff[:_DIFF_ROOM] + "\n[… the diff goes on …]"
+
+
+def apply_plan(project: Project, run_id: str) -> ApplyPlanReply:
+    """The plan over the files as they stand now; read only (contract, tool 11). Raises the gates' refusals."""
+    _, proposal = _proposal(project, run_id)
+    rows = tuple(PlanRow.of(row) for row in proposal.rows)
+    changes = any(plans.writable(row) for row in proposal.rows)
+    asks = sum(row.decision == "ask" for row in rows)
+    if changes:
+        advice = f"let the user choose a mode (report, smart, full), then call apply with plan_id={proposal.plan_id}"
+        advice += f"; mode smart leaves {asks} loosening metric(s) to the user" if asks else ""
+    else:
+        advice = "nothing: every threshold holds the worst of N already, or cannot be located"
+    return ApplyPlanReply(run_id=run_id, plan_id=proposal.plan_id, rows=rows, diff=proposal.diff(), next=advice)
+
+
+def _proposal(project: Project, run_id: str) -> tuple[Evidence, ApplyPlan]:
+    found = evidence.gated(project, run_id)
+    recover(project, found.run)
+    changed = evidence.changed_files(project.repo_root, found.run, found.plan)
+    if changed:
+        name, what = next(iter(changed.items()))
+        raise Refusal(
+            Code.THRESHOLD_CHANGED,
+            ("APL-24", "DSC-02"),
+            f"{name} {what}",
+            "put the file back, or start a new run on the tree as it is",
+            {"files": {**changed}},
+        )
+    return found, plans.build(project.repo_root, found.plan, found.audit)
+
+
+def recover(project: Project, run: RunDir) -> None:
+    """Finish or roll back what a crash left in the middle of an apply."""
+    if run.applies.is_dir():
+        for folder in sorted(run.applies.iterdir()):
+            transaction.recover(folder, project.repo_root, utc_now)
+
+
+class Decision(BaseModel):
+    """A person's word on one metric; ``value`` only with ``custom``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage_key: str
+    metric_key: str
+    choice: Literal["keep", "apply", "custom"]
+    value: str | float | int | None = None
+
+
+class Applied(Frozen):
+    """One literal that was written."""
+
+    file: str
+    symbol: str
+    stage_key: str
+    metric_key: str
+    old: Number
+    new: Number
+    direction: str
+
+
+class ApplyReply(Reply):
+    """What was written, each as ``file:symbol = value`` (APL-23), what was kept, and how to take it back."""
+
+    run_id: str
+    plan_id: str
+    mode: Mode
+    applied: tuple[Applied, ...]
+    kept: tuple[str, ...]
+    warnings: tuple[str, ...]
+    undo_command: str | None
+
+    def lines(self) -> Iterable[str]:
+        """The list of changes."""
+        yield f"applied {len(self.applied)} value(s) in mode {self.mode}; kept {len(self.kept)}"
+        for one in self.applied:
+            yield f"  {one.file}:{one.symbol} = {one.new!r} (was {one.old!r}, {one.direction})"
+        yield from (f"WARNING: {warning}" for warning in self.warnings)
+        if self.undo_command:
+            yield f"undo: {self.undo_command}"
+
+
+def open_questions(proposal: ApplyPlan, mode: Mode, decided: Mapping[tuple[str, str], Decision]) -> tuple[Row, ...]:
+    """The rows that a person still has to decide: in mode smart every loosening one without a decision (APL-05)."""
+    if mode != "smart":
+        return ()
+    return tuple(row for row in proposal.rows if row.decision == "ask" and row.key not in decided)
+
+
+def checked_mode(mode: str) -> Mode:
+    """One of the three modes. Raises INVALID_ARGUMENT."""
+    for known in MODES:
+        if mode == known:
+            return known
+    raise Refusal(
+        Code.INVALID_ARGUMENT, "APL-04", f"there is no mode {mode!r}", "choose report, smart or full", {"argument": "mode"}
+    )
+
+
+def proposal_for(project: Project, run_id: str, plan_id: str) -> tuple[Evidence, ApplyPlan]:
+    """The plan that ``plan_id`` names, still true. Raises the gates' refusals, NOT_REPORTED, STALE_REPORT, STALE_PLAN."""
+    found, proposal = _proposal(project, run_id)
+    digest = read_report_digest(found.run)
+    if digest is None:
+        raise Refusal(
+            Code.NOT_REPORTED,
+            ("APL-01", "RPT-05"),
+            f"{run_id} has no report that anybody was shown",
+            f"call report with run_id={run_id}, tell the user its path, then apply_plan",
+        )
+    if digest != report_digest(found.audit):
+        raise Refusal(
+            Code.STALE_REPORT,
+            ("POL-09", "APL-01"),
+            "the report is older than the artifacts",
+            f"call report with run_id={run_id} again, show it, then apply_plan",
+        )
+    if "{{CONTEXT:" in found.run.report_md.read_text():
+        raise Refusal(
+            Code.UNRESOLVED_CONTEXT,
+            "CTX-07",
+            "report.md still has an unresolved context line",
+            f"call report with run_id={run_id} again",
+        )
+    if proposal.plan_id != plan_id:
+        raise Refusal(
+            Code.STALE_PLAN,
+            ("APL-14", "APL-26"),
+            f"plan {plan_id} is not the present one ({proposal.plan_id}): artifacts, files or HEAD changed",
+            f"call apply_plan with run_id={run_id} and decide on its numbers",
+            {"plan_id": plan_id, "present": proposal.plan_id},
+        )
+    return found, proposal
+
+
+def apply(
+    project: Project, run_id: str, plan_id: str, mode: str, decisions: Sequence[Decision] = (), by: str = "arguments"
+) -> ApplyReply:
+    """Write the thresholds: all files or none (contract, tool 12). ``by`` records who decided.
+
+    Raises the gates' refusals, NOT_REPORTED, STALE_REPORT, UNRESOLVED_CONTEXT, STALE_PLAN, DECISION_MISSING,
+    DECISION_INVALID, THRESHOLD_UNKNOWN, THRESHOLD_CHANGED, INVALID_ARGUMENT.
+    """
+    chosen = checked_mode(mode)
+    found, proposal = proposal_for(project, run_id, plan_id)
+    decided = _decided(proposal, decisions)
+    if chosen == "report":
+        return _nothing(run_id, plan_id, "mode report: no file was touched")
+    missing = open_questions(proposal, chosen, decided)
+    if missing:
+        raise Refusal(
+            Code.DECISION_MISSING,
+            ("APL-05", "APL-12"),
+            f"{len(missing)} loosening metric(s) need a person's decision: "
+            + ", ".join("/".join(row.key) for row in missing[:6]),
+            f"ask the user keep, apply or custom for each and pass decisions, or run: {terminal(project, run_id)}",
+            {"missing": [{"stage_key": row.stage.key, "metric_key": row.worst.metric_key} for row in missing]},
+        )
+    return _write(project, found, proposal, chosen, decided, by)
+
+
+def terminal(project: Project, run_id: str) -> str:
+    """How a person at a terminal does the same."""
+    return f"tune-mcp apply {run_id} --repo {project.repo_root}"
+
+
+def _decided(proposal: ApplyPlan, decisions: Sequence[Decision]) -> dict[tuple[str, str], Decision]:
+    """Each decision checked against the plan. Raises DECISION_INVALID or THRESHOLD_UNKNOWN."""
+    found: dict[tuple[str, str], Decision] = {}
+    for decision in decisions:
+        row = proposal.row(decision.stage_key, decision.metric_key)
+        if row.key in found:
+            raise _bad(row, "is decided twice")
+        if row.direction is Direction.UNKNOWN and decision.choice != "keep":
+            raise Refusal(Code.THRESHOLD_UNKNOWN, "APL-17", f"{row.place}: {row.reason}", "leave it, or mend the file")
+        if decision.choice == "custom":
+            _custom(row, decision)
+        elif decision.value is not None:
+            raise _bad(row, f"has a value, but the choice is {decision.choice}")
+        found[row.key] = decision
+    return found
+
+
+def _bad(row: Row, what: str) -> Refusal:
+    facts: dict[str, Json] = {"stage_key": row.stage.key, "metric_key": row.worst.metric_key}
+    return Refusal(
+        Code.DECISION_INVALID, ("APL-13", "APL-11"), f"{'/'.join(row.key)} {what}", "give that decision again", facts
+    )
+
+
+_NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def _custom(row: Row, decision: Decision) -> tuple[Number, str]:
+    """The value of a custom decision and the text that is written verbatim; never tighter than observed."""
+    text = repr(decision.value) if isinstance(decision.value, int | float) else (decision.value or "").strip()
+    if isinstance(decision.value, bool) or not _NUMBER.fullmatch(text):
+        raise _bad(row, f"needs a finite number as custom value, not {decision.value!r}")
+    try:
+        value: Number = int(text)
+    except ValueError:
+        value = float(text)
+    if isinstance(value, float) and value in (float("inf"), float("-inf")):
+        raise _bad(row, "needs a finite number as custom value")
+    worst = row.worst.worst_raw
+    if value > worst if row.worst_op == "min" else value < worst:
+        raise _bad(row, f"custom value {text} is tighter than the observed worst {worst!r}; CI would fail at once")
+    return value, text
+
+
+def _write(
+    project: Project,
+    found: Evidence,
+    proposal: ApplyPlan,
+    mode: Mode,
+    decided: Mapping[tuple[str, str], Decision],
+    by: str,
+) -> ApplyReply:
+    values: dict[tuple[str, str], tuple[Number, str | None]] = {}
+    for row in proposal.rows:
+        decision = decided.get(row.key)
+        if not row.literal or (decision and decision.choice == "keep"):
+            continue
+        if decision and decision.choice == "custom":
+            values[row.key] = _custom(row, decision)
+        elif plans.writable(row) and (mode == "full" or row.decision == "auto" or decision):
+            values[row.key] = (row.write_value, None)
+    written = [row for row in proposal.rows if row.key in values and values[row.key][0] != row.current_raw]
+    if not written:
+        return _nothing(found.run.run_id, proposal.plan_id, "nothing to write", mode, proposal)
+    before = {file: content for file, content in proposal.contents.items() if any(row.file == file for row in written)}
+    after = {
+        file: rewrite(content, file, [row.edit(*values[row.key]) for row in written if row.file == file])
+        for file, content in before.items()
+    }
+    folder = found.run.apply_folder(proposal.plan_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    now = utc_now()
+    write_json(
+        folder / "decision.json",
+        {
+            "schema_version": 1,
+            "mode": mode,
+            "decided_by": by,
+            "decisions": [decision.model_dump(mode="json") for decision in decided.values()],
+        },
+    )
+    transaction.commit(
+        folder,
+        project.repo_root,
+        [
+            transaction.FileChange(project.repo_root / file, sha256_bytes(content), after[file])
+            for file, content in before.items()
+        ],
+        utc_now,
+    )
+    applied = [_applied(row, values[row.key][0]) for row in written]
+    events.append(found.run, "applied", now, f"{len(applied)} value(s) written in mode {mode} (plan {proposal.plan_id})")
+    record_applied(
+        found.run,
+        [
+            AppliedRow(stage=row.stage.key, metric=row.place, old=one.old, new=one.new, worst_op=row.worst_op)
+            for row, one in zip(written, applied, strict=True)
+        ],
+    )
+    moved = {sha256_bytes(before[file]): sha256_bytes(after[file]) for file in before}
+    refreshed = _refresh_hashes(project, found.plan.model, moved)
+    return ApplyReply(
+        run_id=found.run.run_id,
+        plan_id=proposal.plan_id,
+        mode=mode,
+        applied=tuple(applied),
+        kept=_kept(proposal, {row.key for row in written}),
+        warnings=(*_unknown(proposal), *refreshed),
+        undo_command=f"tune-mcp apply {found.run.run_id} --undo {proposal.plan_id} --repo {project.repo_root}",
+        next="list every change to the user; commit or push only if the user asks for it",
+    )
+
+
+def _applied(row: Row, value: Number) -> Applied:
+    old = row.current_raw
+    if old is None:
+        raise ValueError(f"{row.place} was written without a known old value")
+    return Applied(
+        file=row.file,
+        symbol=row.place,
+        stage_key=row.stage.key,
+        metric_key=row.worst.metric_key,
+        old=old,
+        new=value,
+        direction=direction_text(row.worst_op, old, value),
+    )
+
+
+def _kept(proposal: ApplyPlan, written: set[tuple[str, str]]) -> tuple[str, ...]:
+    return tuple("/".join(row.key) for row in proposal.rows if row.key not in written)
+
+
+def _unknown(proposal: ApplyPlan) -> tuple[str, ...]:
+    unknown = (row for row in proposal.rows if row.direction is Direction.UNKNOWN)
+    return tuple(f"{'/'.join(row.key)} was not edited: {row.reason} (APL-17)" for row in unknown)
+
+
+def _nothing(
+    run_id: str, plan_id: str, why: str, mode: Mode = "report", proposal: ApplyPlan | None = None
+) -> ApplyReply:
+    return ApplyReply(
+        run_id=run_id,
+        plan_id=plan_id,
+        mode=mode,
+        applied=(),
+        kept=_kept(proposal, set()) if proposal else (),
+        warnings=_unknown(proposal) if proposal else (),
+        undo_command=None,
+        next=f"nothing ({why}); the report stays",
+    )
+
+
+def _refresh_hashes(project: Project, model: str, moved: Mapping[str, str]) -> tuple[str, ...]:
+    """Tell stages.yaml the new digests of files that were rewritten (old digest -> new), where it knew them (DSC-02)."""
+    path = project.places.stages_path_for_writing(model, project.repo_root)
+    try:
+        table = project.places.stages(model)
+    except Refusal as refusal:
+        return (f"stages.yaml was not refreshed: {refusal.message}",)
+    fresh = {
+        key: stage.model_copy(
+            update={
+                "test_file_sha256": moved.get(stage.test_file_sha256, stage.test_file_sha256),
+                "threshold_file_sha256": moved.get(stage.threshold_file_sha256 or "", stage.threshold_file_sha256),
+            }
+        )
+        for key, stage in table.items()
+    }
+    if fresh != table:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, dump_stages(fresh))
+    return ()
+
+
+class UndoReply(Reply):
+    """An apply that was taken back."""
+
+    run_id: str
+    plan_id: str
+    files: tuple[str, ...]
+
+    def lines(self) -> Iterable[str]:
+        """The files that are as before."""
+        yield f"plan {self.plan_id} of {self.run_id} is undone: {', '.join(self.files) or 'nothing had been written'}"
+
+
+def undo(project: Project, run_id: str, plan_id: str) -> UndoReply:
+    """Put the files before an apply back, all or none (command line only). Raises what ``transaction.undo`` raises."""
+    run = project.run(run_id)
+    plan = project.plan(run)
+    if not re.fullmatch(r"[0-9a-f]{16}", plan_id):
+        raise Refusal(Code.INVALID_ARGUMENT, "APL-24", f"{plan_id!r} is no plan id", "take one from the run's apply folder")
+    folder = run.apply_folder(plan_id)
+    journal = transaction.undo(folder, project.repo_root, utc_now)
+    events.append(run, "undone", utc_now(), f"plan {plan_id} taken back")
+    _refresh_hashes(project, plan.model, {file.after_sha256: file.before_sha256 for file in journal.files})
+    if read_report_digest(run) is not None:
+        record_applied(run, ())
+    return UndoReply(
+        run_id=run_id,
+        plan_id=plan_id,
+        files=tuple(file.path for file in journal.files),
+        next=f"call apply_plan with run_id={run_id} to decide again",
+    )
