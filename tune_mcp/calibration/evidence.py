@@ -118,13 +118,14 @@ def changed_files(repo_root: Path, run: RunDir, plan: Plan) -> dict[str, str]:
 
 def committed(run: RunDir) -> list[transaction.Journal]:
     """The journals of every apply of this run that was carried out, oldest first."""
+    return sorted(
+        (journal for journal in journals(run) if journal.state == "committed"), key=lambda journal: journal.started_at
+    )
+
+
+def journals(run: RunDir) -> list[transaction.Journal]:
+    """The journals of every apply that was begun."""
     if not run.applies.is_dir():
         return []
-    journals = [transaction.read_journal(folder) for folder in run.applies.iterdir() if folder.is_dir()]
-    done = [journal for journal in journals if journal is not None and journal.state == "committed"]
-    return sorted(done, key=lambda journal: journal.started_at)
-
-
-def strict_cells(audited: Audit) -> int:
-    """How many cells are strict."""
-    return audited.counts[Cell.STRICT]
+    found = (transaction.read_journal(folder) for folder in run.applies.iterdir() if folder.is_dir())
+    return [journal for journal in found if journal is not None]

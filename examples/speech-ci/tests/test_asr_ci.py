@@ -31,7 +31,7 @@ _ASR_P95 = {
         "latency_mean_s": 0.75,  # decoding alone, the decoder is warm
         "latency_p95_s": 1.20,
         # latency / length of the audio
-        "rtf_mean": 1.1e-1,
+        "rtf_mean": 1.0e-1,
     },
 }
 ASR_THRESHOLDS = apply_slack(_ASR_P95, SLACK_HIGHER, SLACK_LOWER)

@@ -1,7 +1,8 @@
-"""``report``, ``apply_plan``, ``apply``: from gated evidence to thresholds that a person agreed to."""
+"""``apply``: write what a person agreed to, all files or none; and ``undo``."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
@@ -12,10 +13,10 @@ from tune_mcp.apply import plan as plans
 from tune_mcp.apply import transaction
 from tune_mcp.apply.literals import rewrite
 from tune_mcp.apply.plan import ApplyPlan, Row
-from tune_mcp.calibration import evidence
 from tune_mcp.calibration.evidence import Evidence
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.reply import Reply
+from tune_mcp.calibration.reporting import propose, recover
 from tune_mcp.config.stages import Frozen
 from tune_mcp.config.stages_yaml import dump_stages
 from tune_mcp.errors import Code, Json, Refusal
@@ -24,190 +25,12 @@ from tune_mcp.observe.worst import Direction, Number
 from tune_mcp.report.collect import report_digest
 from tune_mcp.report.facts import AppliedRow
 from tune_mcp.report.figures import direction_text
-from tune_mcp.report.write import read_report_digest, record_applied, write_report
-from tune_mcp.run_dir import RunDir
+from tune_mcp.report.write import read_report_digest, record_applied
 from tune_mcp.session import events
 from tune_mcp.supervise.loop import utc_now
 
 Mode = Literal["report", "smart", "full"]
 MODES: tuple[Mode, ...] = ("report", "smart", "full")
-_ROWS_SHOWN = 60
-_DIFF_ROOM = 3500
-
-
-class ReportReply(Reply):
-    """Where the report stands, and what it says in a few lines."""
-
-    run_id: str
-    calibration_git_sha: str
-    report_md: str
-    report_json: str
-    report_html: str
-    stages: int
-    metrics: int
-    tightens: int
-    loosens: int
-    equal: int
-    unknown: int
-    loosening: tuple[str, ...]
-    notes: tuple[str, ...]
-
-    def lines(self) -> Iterable[str]:
-        """Commit and paths first, then what would loosen."""
-        yield f"Calibration commit: {self.calibration_git_sha}"
-        yield f"report: {self.report_md}"
-        yield f"        {self.report_html}"
-        yield (
-            f"{self.metrics} metrics in {self.stages} stages: {self.loosens} would loosen, {self.tightens} tighten, "
-            f"{self.equal} stay, {self.unknown} unknown"
-        )
-        yield from (f"LOOSENS {line}" for line in self.loosening)
-        yield from (f"note: {note}" for note in self.notes)
-
-
-def report(project: Project, run_id: str) -> ReportReply:
-    """Write report.md, report.json and report.html once every gate passes (contract, tool 10)."""
-    found = evidence.gated(project, run_id)
-    recover(project, found.run)
-    proposal = plans.build(project.repo_root, found.plan, found.audit)
-    write_report(found.run, project.repo_root, found.plan, found.audit, proposal, utc_now())
-    paths = (found.run.report_md, found.run.report_json, found.run.report_html)
-    events.append(found.run, "reported", utc_now(), f"report written to {paths[0]}")
-    counts = {wanted: sum(row.direction is wanted for row in proposal.rows) for wanted in Direction}
-    changed = evidence.changed_files(project.repo_root, found.run, found.plan)
-    notes = [f"{name} {what}" for name, what in changed.items()]
-    return ReportReply(
-        run_id=run_id,
-        calibration_git_sha=found.plan.calibration_git_sha,
-        report_md=str(paths[0]),
-        report_json=str(paths[1]),
-        report_html=str(paths[2]),
-        stages=len(found.audit.stages),
-        metrics=len(proposal.rows),
-        tightens=counts[Direction.TIGHTENS],
-        loosens=counts[Direction.LOOSENS],
-        equal=counts[Direction.EQUAL],
-        unknown=counts[Direction.UNKNOWN],
-        loosening=tuple(_movement(row) for row in proposal.rows if row.direction is Direction.LOOSENS)[:20],
-        notes=tuple(notes + (["calibrated on a dirty tree"] if found.plan.dirty else [])),
-        next=f"tell the user the report's path and the loosening metrics, then call apply_plan with run_id={run_id}",
-    )
-
-
-def _movement(row: Row) -> str:
-    change = direction_text(row.worst_op, row.current_raw, row.write_value)
-    return f"{row.stage.key} {row.place}: {row.current_raw!r} -> {row.write_value!r}, {change}"
-
-
-class PlanRow(Frozen):
-    """One metric of the apply plan; the fields of the contract, section 2, tool 11."""
-
-    stage_key: str
-    metric_key: str
-    stage_group: str
-    calibration_preset: str | None
-    variant: str | None
-    file: str
-    source: str
-    source_kind: Literal["bare", "nested"]
-    symbol: str
-    subkey: str | None
-    concurrency: int | None
-    worst_op: Literal["min", "max"]
-    per_run_raw: tuple[Number, ...]
-    worst_raw: Number
-    worst_rounded: float
-    write_value: Number
-    current_raw: Number | None
-    direction: str
-    decision: Literal["auto", "skip", "ask"]
-    reason: str
-
-    @classmethod
-    def of(cls, row: Row) -> PlanRow:
-        """The row as a caller sees it."""
-        return cls(
-            stage_key=row.stage.key,
-            metric_key=row.worst.metric_key,
-            stage_group=row.stage.group,
-            calibration_preset=row.stage.calibration_preset,
-            variant=row.stage.variant,
-            file=row.file,
-            source=row.worst.source,
-            source_kind=row.source_kind,
-            symbol=row.symbol,
-            subkey=row.subkey,
-            concurrency=row.concurrency,
-            worst_op=row.worst_op,
-            per_run_raw=row.worst.per_run_raw,
-            worst_raw=row.worst.worst_raw,
-            worst_rounded=row.worst.worst_rounded,
-            write_value=row.write_value,
-            current_raw=row.current_raw,
-            direction=str(row.direction),
-            decision=row.decision,
-            reason=row.reason,
-        )
-
-
-class ApplyPlanReply(Reply):
-    """What each mode would write, and the diff of mode full. Nothing is written by asking."""
-
-    run_id: str
-    plan_id: str
-    rows: tuple[PlanRow, ...]
-    diff: str
-
-    def lines(self) -> Iterable[str]:
-        """One line a metric, loosening ones first, then the diff as far as there is room."""
-        yield f"plan_id: {self.plan_id} ({len(self.rows)} metrics)"
-        order = {"loosens": 0, "unknown": 1, "tightens": 2, "equal": 3}
-        for row in sorted(self.rows, key=lambda row: order[row.direction])[:_ROWS_SHOWN]:
-            yield (
-                f"  {row.decision:<4} {row.stage_key}/{row.metric_key}: {row.current_raw!r} -> {row.write_value!r} "
-                f"{row.direction} [{row.file}:{row.symbol}] {row.reason}"
-            )
-        if len(self.rows) > _ROWS_SHOWN:
-            yield f"  … and {len(self.rows) - _ROWS_SHOWN} more"
-        if self.diff:
-            yield self.diff if len(self.diff) <= _DIFF_ROOM else self.diff[:_DIFF_ROOM] + "\n[… the diff goes on …]"
-
-
-def apply_plan(project: Project, run_id: str) -> ApplyPlanReply:
-    """The plan over the files as they stand now; read only (contract, tool 11). Raises the gates' refusals."""
-    _, proposal = _proposal(project, run_id)
-    rows = tuple(PlanRow.of(row) for row in proposal.rows)
-    changes = any(plans.writable(row) for row in proposal.rows)
-    asks = sum(row.decision == "ask" for row in rows)
-    if changes:
-        advice = f"let the user choose a mode (report, smart, full), then call apply with plan_id={proposal.plan_id}"
-        advice += f"; mode smart leaves {asks} loosening metric(s) to the user" if asks else ""
-    else:
-        advice = "nothing: every threshold holds the worst of N already, or cannot be located"
-    return ApplyPlanReply(run_id=run_id, plan_id=proposal.plan_id, rows=rows, diff=proposal.diff(), next=advice)
-
-
-def _proposal(project: Project, run_id: str) -> tuple[Evidence, ApplyPlan]:
-    found = evidence.gated(project, run_id)
-    recover(project, found.run)
-    changed = evidence.changed_files(project.repo_root, found.run, found.plan)
-    if changed:
-        name, what = next(iter(changed.items()))
-        raise Refusal(
-            Code.THRESHOLD_CHANGED,
-            ("APL-24", "DSC-02"),
-            f"{name} {what}",
-            "put the file back, or start a new run on the tree as it is",
-            {"files": {**changed}},
-        )
-    return found, plans.build(project.repo_root, found.plan, found.audit)
-
-
-def recover(project: Project, run: RunDir) -> None:
-    """Finish or roll back what a crash left in the middle of an apply."""
-    if run.applies.is_dir():
-        for folder in sorted(run.applies.iterdir()):
-            transaction.recover(folder, project.repo_root, utc_now)
 
 
 class Decision(BaseModel):
@@ -273,7 +96,7 @@ def checked_mode(mode: str) -> Mode:
 
 def proposal_for(project: Project, run_id: str, plan_id: str) -> tuple[Evidence, ApplyPlan]:
     """The plan that ``plan_id`` names, still true. Raises the gates' refusals, NOT_REPORTED, STALE_REPORT, STALE_PLAN."""
-    found, proposal = _proposal(project, run_id)
+    found, proposal = propose(project, run_id)
     digest = read_report_digest(found.run)
     if digest is None:
         raise Refusal(
@@ -316,6 +139,7 @@ def apply(
     DECISION_INVALID, THRESHOLD_UNKNOWN, THRESHOLD_CHANGED, INVALID_ARGUMENT.
     """
     chosen = checked_mode(mode)
+    recover(project, project.run(run_id))
     found, proposal = proposal_for(project, run_id, plan_id)
     decided = _decided(proposal, decisions)
     if chosen == "report":
@@ -374,7 +198,7 @@ def _custom(row: Row, decision: Decision) -> tuple[Number, str]:
         value: Number = int(text)
     except ValueError:
         value = float(text)
-    if isinstance(value, float) and value in (float("inf"), float("-inf")):
+    if not math.isfinite(value):
         raise _bad(row, "needs a finite number as custom value")
     worst = row.worst.worst_raw
     if value > worst if row.worst_op == "min" else value < worst:

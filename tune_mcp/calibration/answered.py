@@ -1,0 +1,59 @@
+"""A person's answers to one apply plan, kept as they come, so that a cut call or a restart loses none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from tune_mcp.calibration.applying import Decision, Mode
+from tune_mcp.config.stages import Frozen
+from tune_mcp.files import parse_json, write_json
+from tune_mcp.run_dir import RunDir
+
+
+class Answers(Frozen):
+    """What was said so far about one plan."""
+
+    schema_version: int = 1
+    mode: Mode | None = None
+    decisions: tuple[Decision, ...] = Field(default=())
+
+
+def _path(run: RunDir, plan_id: str) -> Path:
+    return run.apply_folder(plan_id) / "answers.json"
+
+
+def _read(run: RunDir, plan_id: str) -> Answers:
+    try:
+        return Answers.model_validate(parse_json(_path(run, plan_id).read_bytes()))
+    except (OSError, ValueError, ValidationError):
+        return Answers()
+
+
+def _write(run: RunDir, plan_id: str, answers: Answers) -> None:
+    path = _path(run, plan_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, answers.model_dump(mode="json"))
+
+
+def load(run: RunDir, plan_id: str) -> dict[tuple[str, str], Decision]:
+    """(stage key, metric key) -> decision."""
+    return {(one.stage_key, one.metric_key): one for one in _read(run, plan_id).decisions}
+
+
+def store(run: RunDir, plan_id: str, decision: Decision) -> None:
+    """Keep one decision; a later one on the same metric wins."""
+    others = {key: one for key, one in load(run, plan_id).items() if key != (decision.stage_key, decision.metric_key)}
+    answers = _read(run, plan_id).model_copy(update={"decisions": (*others.values(), decision)})
+    _write(run, plan_id, answers)
+
+
+def load_mode(run: RunDir, plan_id: str) -> Mode | None:
+    """The mode that was agreed to, None before that."""
+    return _read(run, plan_id).mode
+
+
+def store_mode(run: RunDir, plan_id: str, mode: Mode) -> None:
+    """Keep the mode."""
+    _write(run, plan_id, _read(run, plan_id).model_copy(update={"mode": mode}))

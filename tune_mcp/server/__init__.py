@@ -1,0 +1,1 @@
+"""The MCP face: translation between the protocol and the verbs, no policy of its own."""

@@ -1,0 +1,100 @@
+"""From a verb's reply or refusal to a tool result: one output schema for both arms, text that is enough by itself."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import anyio
+from mcp_types import CallToolResult, TextContent
+from pydantic import BaseModel, ConfigDict, create_model
+
+from tune_mcp.calibration.reply import Reply, bounded
+from tune_mcp.errors import Code, Json, Refusal
+
+log = logging.getLogger(__name__)
+R = TypeVar("R", bound=Reply)
+_THREADS = 16
+
+
+class Answer(BaseModel):
+    """Fields of a refusal; every field of an answer is optional, so that success and refusal share one schema.
+
+    A client that validates error results against the output schema would throw otherwise (see docs/explanation).
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    code: str | None = None
+    rules: list[str] | None = None
+    message: str | None = None
+    next: str | None = None
+    details: dict[str, object] | None = None
+
+
+def answer_model(*replies: type[Reply]) -> type[Answer]:
+    """The output schema of a tool that gives any of ``replies`` or a refusal."""
+    fields: dict[str, tuple[object, None]] = {
+        name: (field.annotation | None if field.annotation else object, None)
+        for reply in replies
+        for name, field in reply.model_fields.items()
+        if name not in Answer.model_fields
+    }
+    made = create_model(f"{replies[0].__name__}OrRefusal", __base__=Answer, **fields)  # type: ignore[call-overload]
+    return cast("type[Answer]", made)
+
+
+def refused(refusal: Refusal) -> CallToolResult:
+    """A refusal as a tool error: the contract's line as text, the same facts typed."""
+    text = bounded(refusal.text(), limit=7500)
+    return CallToolResult(
+        is_error=True, content=[TextContent(type="text", text=text)], structured_content=dict(refusal.data())
+    )
+
+
+def succeeded(reply: Reply) -> CallToolResult:
+    """A reply as text and as structured content."""
+    return CallToolResult(
+        content=[TextContent(type="text", text=reply.text())],
+        structured_content=cast("dict[str, object]", reply.model_dump(mode="json")),
+    )
+
+
+def internal(error: Exception) -> CallToolResult:
+    """A bug: traceback on stderr, a short id for the client, nothing that could be taken for a refusal."""
+    number = secrets.token_hex(4)
+    log.error("internal error %s", number, exc_info=error)
+    details: dict[str, Json] = {"id": number}
+    return refused(
+        Refusal(
+            Code.INTERNAL,
+            "INTERNAL",
+            f"tune-mcp has a bug ({number}: {type(error).__name__})",
+            "report it with the server's stderr; nothing was decided by this call",
+            details,
+        )
+    )
+
+
+class Workers:
+    """Threads for the verbs, apart from those that the transport reads and writes with."""
+
+    def __init__(self) -> None:
+        self._limiter: anyio.CapacityLimiter | None = None
+
+    async def answer(self, verb: Callable[[], Reply]) -> CallToolResult:
+        """Run a verb in a thread and translate what it gives."""
+        try:
+            return succeeded(await self.run(verb))
+        except Refusal as refusal:
+            return refused(refusal)
+        except Exception as error:
+            return internal(error)
+
+    async def run(self, work: Callable[[], R]) -> R:
+        """Run blocking work; a cancelled call leaves its thread behind."""
+        if self._limiter is None:
+            self._limiter = anyio.CapacityLimiter(_THREADS)
+        return await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)

@@ -1,0 +1,71 @@
+"""Arguments that do not fit get one clear refusal, in both protocol eras: a middleware before and after every call."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, cast
+
+from mcp.server.context import ServerRequestContext
+from mcp.server.mcpserver import MCPServer
+
+from tune_mcp.errors import Code, Refusal
+from tune_mcp.server.answers import refused
+
+_SDK_TEXT = re.compile(r"Error executing tool (\S+): \d+ validation errors? for \S+\n(?P<rest>.*)", re.DOTALL)
+Context = ServerRequestContext[Any, Any]
+Next = Callable[[Context], Awaitable[Any]]
+
+
+def argument_check(server: Callable[[], MCPServer[Any]]) -> Callable[[Context, Next], Awaitable[Any]]:
+    """The middleware: unknown names are refused before the call, wrong types after the SDK found them."""
+
+    async def check(ctx: Context, call_next: Next) -> Any:
+        if ctx.method != "tools/call":
+            return await call_next(ctx)
+        params = cast("Mapping[str, Any]", ctx.params or {})
+        given = params.get("arguments")
+        schemas = {tool.name: tool.input_schema for tool in await server().list_tools()}
+        schema = schemas.get(str(params.get("name")))
+        if schema is not None and isinstance(given, dict):
+            known = list(cast("dict[str, object]", schema.get("properties", {})))
+            unknown = [name for name in cast("dict[str, object]", given) if name not in known]
+            if unknown:
+                return refused(_unknown(str(params.get("name")), unknown[0], known))
+        result = await call_next(ctx)
+        refusal = _from_sdk(result)
+        return refused(refusal) if refusal else result
+
+    return check
+
+
+def _unknown(tool: str, name: str, known: list[str]) -> Refusal:
+    near = difflib.get_close_matches(name, known, 1, 0.5)
+    return Refusal(
+        Code.INVALID_ARGUMENT,
+        "SCP-04",
+        f"{tool} has no argument {name!r}" + (f" (near: {near[0]})" if near else ""),
+        f"use only: {', '.join(known) or 'no argument'}",
+        {"tool": tool, "argument": name, "known": [*known]},
+    )
+
+
+def _from_sdk(result: object) -> Refusal | None:
+    """The SDK's answer to a wrong type, in our own form; None for every other result."""
+    if not isinstance(result, dict):
+        return None
+    wire = cast("dict[str, Any]", result)
+    content = wire.get("content") or [{}]
+    match = _SDK_TEXT.fullmatch(str(content[0].get("text", ""))) if wire.get("isError") else None
+    if match is None:
+        return None
+    argument, _, reason = match["rest"].partition("\n")
+    what = reason.split("[type=")[0].strip() or "does not fit"
+    return Refusal(
+        Code.INVALID_ARGUMENT,
+        "SCP-04",
+        f"{match[1]}: argument {argument} — {what}",
+        "look at the tool's input schema and call again",
+        {"tool": match[1], "argument": argument},
+    )

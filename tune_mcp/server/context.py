@@ -1,0 +1,23 @@
+"""What the server was started with; every call resolves the project anew, so nothing is remembered between calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tune_mcp.calibration.project import Options, Project
+from tune_mcp.server.answers import Workers
+
+
+@dataclass
+class ServerContext:
+    """Set once by ``tune-mcp serve`` before the first message; ``mcp dev`` keeps the defaults."""
+
+    options: Options = field(default_factory=Options)
+    workers: Workers = field(default_factory=Workers)
+
+    def project(self) -> Project:
+        """The project as it is now."""
+        return Project.resolve(self.options)
+
+
+server_context = ServerContext()

@@ -1,0 +1,196 @@
+"""The twelve tools, in the contract's order. Each is its verb, nothing more."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import anyio
+from mcp.server.mcpserver import Context, MCPServer
+from mcp_types import CallToolResult, ToolAnnotations
+from pydantic import Field
+
+from tune_mcp.calibration import catalogue, preparing, reporting, running, tailing, watching
+from tune_mcp.calibration.reporting import ApplyPlanReply, ReportReply
+from tune_mcp.server.answers import Answer, answer_model
+from tune_mcp.server.apply_tool import register_apply
+from tune_mcp.server.context import ServerContext
+
+READ = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
+WRITE = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
+START = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False)
+STOP = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
+
+CatalogAnswer: type[Answer] = answer_model(catalogue.CatalogReply)
+DiscoverAnswer: type[Answer] = answer_model(catalogue.DiscoverReply)
+PrecheckAnswer: type[Answer] = answer_model(preparing.PrecheckReply)
+RunAnswer: type[Answer] = answer_model(running.RunReply)
+StopAnswer: type[Answer] = answer_model(running.StopReply)
+StatusAnswer: type[Answer] = answer_model(watching.StatusReply, watching.RunsReply)
+AuditAnswer: type[Answer] = answer_model(watching.AuditReply)
+TailAnswer: type[Answer] = answer_model(tailing.TailReply)
+ReportAnswer: type[Answer] = answer_model(ReportReply)
+PlanAnswer: type[Answer] = answer_model(ApplyPlanReply)
+
+Model = Annotated[str, Field(description="Model name, as catalog lists them.")]
+RunId = Annotated[str, Field(description="The run's id, as start_run and status give it: never a path.")]
+Stages = Annotated[
+    list[str] | str,
+    Field(description='Stage keys, test-file bases, "@group" or "ALL"; a list, or one string with commas.'),
+]
+
+
+def _tokens(stages: list[str] | str) -> Sequence[str]:
+    return [stages] if isinstance(stages, str) else stages
+
+
+def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
+    """Put all twelve tools on the server."""
+    answer = server.workers.answer
+
+    @mcp.tool(title="Catalog", annotations=READ)
+    async def catalog(
+        model: Annotated[str | None, Field(description="Show this model's stages and aliases.")] = None,
+    ) -> Annotated[CallToolResult, CatalogAnswer]:
+        """Hosts and models that can be calibrated here. With model: its stages, metrics and the aliases that
+        start_run accepts. Call this first. A stage marked STALE needs discover."""
+        return await answer(lambda: catalogue.catalog(server.project(), model))
+
+    @mcp.tool(title="Discover stages", annotations=WRITE)
+    async def discover(
+        model: Model,
+        write: Annotated[bool, Field(description="Write stages.yaml; false only shows.")] = True,
+    ) -> Annotated[CallToolResult, DiscoverAnswer]:
+        """Read the model's test files and config into stages.yaml. Call it when catalog says STALE, after a test
+        constant or config.yaml changed, or for a new model. Lists what is added, removed, changed, and metrics that
+        still need a JSON path (NEEDS_CONFIG)."""
+        return await answer(lambda: catalogue.discover(server.project(), model, write))
+
+    @mcp.tool(title="Precheck the machine", annotations=READ)
+    async def precheck(model: Model, stages: Stages = "ALL") -> Annotated[CallToolResult, PrecheckAnswer]:
+        """Is this machine ready? Read only: changes and kills nothing. All gaps at once, each with the exact command
+        that mends it. Tell the user the gaps before mending any; mend only what is listed; never rebuild an
+        environment that is ok. start_run repeats this check as its first phase."""
+        return await answer(lambda: preparing.precheck(server.project(), model, _tokens(stages)))
+
+    @mcp.tool(title="Start a calibration run", annotations=START)
+    async def start_run(
+        model: Model,
+        stages: Stages = "ALL",
+        repeats: Annotated[
+            int,
+            Field(
+                description="Observations per stage; 5 for thresholds, 1 is a smoke test.",
+                json_schema_extra={"minimum": 1, "maximum": running.MAX_REPEATS},
+            ),
+        ] = running.DEFAULT_REPEATS,
+        label: Annotated[str | None, Field(description="Short word for the run directory's name.")] = None,
+    ) -> Annotated[CallToolResult, RunAnswer]:
+        """Begin a new calibration of the present commit, always in a new run directory. Returns at once; a detached
+        supervisor does the work and outlives this server. Show the user the plan line and both commands, then poll
+        status. For every new request of the user call this, never an old run. After an interruption: resume_run."""
+        return await answer(lambda: running.start_run(server.project(), model, _tokens(stages), repeats, label))
+
+    @mcp.tool(title="Resume a run", annotations=START)
+    async def resume_run(
+        run_id: RunId,
+        purge: Annotated[
+            list[running.PurgeItem],
+            Field(description="Repeats to measure again; strict ones are refused. The files are kept aside."),
+        ] = [],  # noqa: B006 - the SDK reads the default, nobody changes it
+    ) -> Annotated[CallToolResult, RunAnswer]:
+        """Go on with an interrupted, halted, exhausted, stopped or lost run, on the same commit. Complete repeats
+        are kept, the rest is measured. After a halt, mend its cause first. On another commit: start_run."""
+        return await answer(lambda: running.resume_run(server.project(), run_id, purge))
+
+    @mcp.tool(title="Stop a run", annotations=STOP)
+    async def stop_run(
+        run_id: RunId, reason: Annotated[str, Field(description="Why; kept with the run.")]
+    ) -> Annotated[CallToolResult, StopAnswer]:
+        """Stop a run gracefully when the user wants it: pytest is interrupted, its servers are ended, what is
+        complete stays and can be resumed. On a halted run: give it up, so that a fresh run may start."""
+        return await answer(lambda: running.stop_run(server.project(), run_id, reason))
+
+    @mcp.tool(title="Status of a run", annotations=READ)
+    async def status(
+        run_id: Annotated[str | None, Field(description="Leave out for the list of runs, newest first.")] = None,
+        wait_s: Annotated[
+            float,
+            Field(
+                description="Wait up to this many seconds for a change.",
+                json_schema_extra={"minimum": 0, "maximum": watching.MAX_WAIT_S},
+            ),
+        ] = 0,
+        ctx: Context[Any, Any] = None,  # type: ignore[assignment]
+    ) -> Annotated[CallToolResult, StatusAnswer]:
+        """How far a run is; the strict counts come first and are the only progress that counts. Poll with wait_s=45
+        while the run is active, never more than poll_within_s apart. Slow is normal: a run takes minutes to hours.
+        Stop polling when state is finished, stopped, failed, lost, halted or exhausted, and do what next says."""
+        if run_id is None:
+            return await answer(lambda: watching.list_runs(server.project()))
+        return await _watched(run_id, wait_s, ctx)
+
+    async def _watched(run_id: str, wait_s: float, ctx: Context[Any, Any]) -> CallToolResult:
+        gone = threading.Event()
+
+        def look() -> watching.StatusReply:
+            return watching.status(server.project(), run_id, wait_s, sleep=lambda s: void(gone.wait(s)), cancelled=gone.is_set)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(_progress, ctx)
+            try:
+                return await answer(look)
+            finally:
+                gone.set()
+                group.cancel_scope.cancel()
+
+    @mcp.tool(title="Strict audit", annotations=READ)
+    async def strict_audit(run_id: RunId) -> Annotated[CallToolResult, AuditAnswer]:
+        """The matrix of stage × repeat: ✓ strict, △ partial, ✗ failed, — not run; and whether every artifact is of
+        one commit. Only "STRICT + GIT: READY" means that the calibration is complete."""
+        return await answer(lambda: watching.strict_audit(server.project(), run_id))
+
+    @mcp.tool(title="Tail the active pytest log", annotations=READ)
+    async def tail_pytest(
+        run_id: RunId,
+        lines: Annotated[int, Field(json_schema_extra={"minimum": 1, "maximum": tailing.MAX_LINES})] = 30,
+        test: Annotated[str | None, Field(description="A test of the run; default: the one that runs now.")] = None,
+        repeat: Annotated[int | None, Field(description="Which repeat of it, from 1.")] = None,
+        grep: Annotated[str | None, Field(description="Regular expression; only matching lines.")] = None,
+        cursor: Annotated[str | None, Field(description="From an earlier answer: what came after it.")] = None,
+    ) -> Annotated[CallToolResult, TailAnswer]:
+        """The end of the log of the pytest that runs now: server start-up, requests, assertions. Follows to the next
+        test by itself through cursor. A failed threshold assertion in it is normal during calibration."""
+        return await answer(lambda: tailing.tail_pytest(server.project(), run_id, lines, test, repeat, grep, cursor))
+
+    @mcp.tool(title="Write the report", annotations=WRITE)
+    async def report(run_id: RunId) -> Annotated[CallToolResult, ReportAnswer]:
+        """Write report.md, report.json and report.html of a finished run; refused unless every stage × repeat is
+        strict on one commit. Tell the user the path and what would loosen."""
+        return await answer(lambda: reporting.report(server.project(), run_id))
+
+    @mcp.tool(title="Plan the threshold changes", annotations=READ)
+    async def apply_plan(run_id: RunId) -> Annotated[CallToolResult, PlanAnswer]:
+        """What would be written into the test files, per metric: present value, worst of N, value to write, whether
+        it tightens or loosens CI. Writes nothing. Its plan_id is what apply needs."""
+        return await answer(lambda: reporting.apply_plan(server.project(), run_id))
+
+    register_apply(mcp, server)
+
+
+def void(_: object) -> None:
+    """Drop a value."""
+
+
+async def _progress(ctx: Context[Any, Any] | None) -> None:
+    """Tell a client that asked for progress that the call is alive; nothing depends on it."""
+    if ctx is None:
+        return
+    beat = 0
+    while True:
+        await anyio.sleep(5)
+        beat += 1
+        await ctx.report_progress(beat, None, "waiting for a change of the run")
+
+
