@@ -84,6 +84,26 @@ def open_questions(proposal: ApplyPlan, mode: Mode, decided: Mapping[tuple[str, 
     return tuple(row for row in proposal.rows if row.decision == "ask" and row.key not in decided)
 
 
+def summary(proposal: ApplyPlan, mode: Mode) -> str:
+    """What agreeing would do, in one sentence for the question."""
+    loosens = sum(row.direction is Direction.LOOSENS for row in proposal.rows)
+    tightens = sum(row.direction is Direction.TIGHTENS for row in proposal.rows)
+    asks = len(open_questions(proposal, mode, {}))
+    more = f", {asks} of them asked about one by one" if asks else ""
+    return f"{tightens} value(s) tighten CI, {loosens} loosen it{more}."
+
+
+def question(row: Row, plan_id: str) -> str:
+    """The question for one loosening metric (APL-12); the plan id in it makes a changed plan ask again."""
+    runs = ", ".join(repr(value) for value in row.worst.per_run_raw)
+    change = direction_text(row.worst_op, row.current_raw, row.write_value)
+    return (
+        f"{row.stage.key}: {row.place} in {row.file} {change}.\nobserved per run: {runs}\n"
+        f"present value: {row.current_raw!r}, worst of N: {row.write_value!r}\n"
+        f"keep the present value, apply the worst of N, or give a custom value? (plan {plan_id})"
+    )
+
+
 def checked_mode(mode: str) -> Mode:
     """One of the three modes. Raises INVALID_ARGUMENT."""
     for known in MODES:

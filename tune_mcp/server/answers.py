@@ -15,7 +15,7 @@ from tune_mcp.calibration.reply import Reply, bounded
 from tune_mcp.errors import Code, Json, Refusal
 
 log = logging.getLogger(__name__)
-R = TypeVar("R", bound=Reply)
+T = TypeVar("T")
 _THREADS = 16
 
 
@@ -84,16 +84,17 @@ class Workers:
     def __init__(self) -> None:
         self._limiter: anyio.CapacityLimiter | None = None
 
-    async def answer(self, verb: Callable[[], Reply]) -> CallToolResult:
-        """Run a verb in a thread and translate what it gives."""
+    async def answer(self, verb: Callable[[], Reply], *, shielded: bool = False) -> CallToolResult:
+        """Run a verb in a thread and translate what it gives; ``shielded`` work is finished even when cancelled."""
         try:
-            return succeeded(await self.run(verb))
+            with anyio.CancelScope(shield=shielded):
+                return succeeded(await self.run(verb))
         except Refusal as refusal:
             return refused(refusal)
         except Exception as error:
             return internal(error)
 
-    async def run(self, work: Callable[[], R]) -> R:
+    async def run(self, work: Callable[[], T]) -> T:
         """Run blocking work; a cancelled call leaves its thread behind."""
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(_THREADS)

@@ -67,7 +67,7 @@ def _ask_mode(run_id: str, plan_id: str, mode: str, ctx: Context[Any, Any]) -> A
         return Agreement(mode="report")
     project, proposal = found
     saved = answered.load_mode(project.run(run_id), plan_id)
-    if saved is not None:
+    if saved == mode:
         return Agreement(mode=saved)
     return Elicit(
         f"Plan {plan_id} of {run_id}: write thresholds into the test files? Proposed mode: {mode}. "
@@ -161,7 +161,7 @@ def register_apply(mcp: MCPServer[Any], server: ServerContext) -> None:
         report and chosen a mode: report (touch nothing), smart (quality metrics and tightening speed; every
         loosening speed metric needs a decision), full (all). The client asks the user where it can."""
         try:
-            chosen, given, by = await server.workers.run_plain(
+            chosen, given, by = await server.workers.run(
                 lambda: _agreed(server.project(), run_id, plan_id, mode, decisions, asked=can_ask(ctx), how=how)
             )
         except Refusal as refusal:

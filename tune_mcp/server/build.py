@@ -1,0 +1,50 @@
+"""Put the server together: instructions, tools, resources, prompts, completions. Importing this has no side effect."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from mcp.server.mcpserver import MCPServer
+
+from tune_mcp import __version__
+from tune_mcp.server.arguments import argument_check
+from tune_mcp.server.context import server_context
+from tune_mcp.server.prompts import register_completions, register_prompts
+from tune_mcp.server.resources import TuneServer, register_resources
+from tune_mcp.server.tools import register_tools
+
+INSTRUCTIONS = """\
+tune calibrates thresholds of CI tests: each test file runs N times on this host, the strict worst of N per metric is
+written into the test files after a person agreed.
+The one flow: catalog -> discover (if STALE) -> precheck -> start_run -> status(wait_s=45) again and again until it is
+finished -> strict_audit -> report -> apply_plan -> apply. Every answer ends with what to do next.
+- A new request of the user is a new start_run on the present commit. resume_run only continues an interrupted run.
+- Ask once, at the beginning, for a missing model, stages or repeats; ask nothing while a run is active.
+- While a run is active: poll at most 120 s apart, show the user the strict counts, start nothing else, edit no file.
+  Slow is normal. Failed threshold assertions in the log are normal.
+- halted: mend what it names, then resume_run. failed precheck: tell the user the gaps, mend only those.
+- Complete means that strict_audit says STRICT + GIT: READY. Nothing else does.
+- Thresholds are written by apply alone, never by hand; commit or push only when the user asks for it.
+- A refusal says CODE [RULE]: what is wrong. Next: what to do. Do that, do not work around it.
+"""
+
+
+def build() -> MCPServer[Any]:
+    """A new server with everything on it."""
+    logging.getLogger("mcp").setLevel(logging.WARNING)
+    mcp = TuneServer(
+        "tune",
+        title="tune-mcp",
+        version=__version__,
+        instructions=INSTRUCTIONS,
+        middleware=[argument_check(lambda: mcp)],
+    )
+    register_tools(mcp, server_context)
+    register_resources(mcp, server_context)
+    register_prompts(mcp, server_context)
+    register_completions(mcp, server_context)
+    return mcp
+
+
+mcp = build()

@@ -1,0 +1,124 @@
+"""Resources: the same facts as the tools give, for clients that read files. Nothing here that a tool does not tell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import ResourceNotFoundError
+from mcp_types import Resource
+
+from tune_mcp import run_dir
+from tune_mcp.calibration import catalogue, watching
+from tune_mcp.errors import Refusal
+from tune_mcp.files import dump_json
+from tune_mcp.run_dir import RunDir
+from tune_mcp.server.context import ServerContext, server_context
+
+_TAIL_BYTES = 256 * 1024
+
+
+class TuneServer(MCPServer[Any]):
+    """Lists the reports of present runs beside the fixed resources."""
+
+    async def list_resources(self) -> list[Resource]:
+        """The fixed ones, and report.md of each run that has one."""
+        fixed = await super().list_resources()
+        try:
+            runs = run_dir.list_runs(server_context.project().repo_root)[:50]
+        except Refusal:
+            return fixed
+        return fixed + [
+            Resource(
+                uri=f"tune://runs/{run.run_id}/report.md",
+                name=f"report of {run.run_id}",
+                mime_type="text/markdown",
+                size=run.report_md.stat().st_size,
+            )
+            for run in runs
+            if run.report_md.is_file()
+        ]
+
+
+def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
+    """``tune://...`` as in the contract, section 4."""
+
+    def run(run_id: str) -> RunDir:
+        try:
+            return server.project().run(run_id)
+        except Refusal as refusal:
+            raise ResourceNotFoundError(refusal.text()) from refusal
+
+    def text(run_id: str, name: str) -> str:
+        path = run(run_id).path / name
+        if not path.is_file():
+            raise ResourceNotFoundError(f"{run_id} has no {name} yet")
+        return path.read_text(errors="replace")
+
+    @mcp.resource("tune://runs", title="Runs", mime_type="application/json")
+    def runs() -> str:
+        """All runs, newest first (tool: status)."""
+        return dump_json(watching.list_runs(server.project()).model_dump(mode="json")).decode()
+
+    @mcp.resource("tune://runs/{run_id}/report.md", title="Report (markdown)", mime_type="text/markdown")
+    def report_md(run_id: str) -> str:
+        """The canonical report (tool: report)."""
+        return text(run_id, "report.md")
+
+    @mcp.resource("tune://runs/{run_id}/report.html", title="Report (page)", mime_type="text/html")
+    def report_html(run_id: str) -> str:
+        """The report for people (tool: report)."""
+        return text(run_id, "report.html")
+
+    @mcp.resource("tune://runs/{run_id}/audit", title="Strict audit", mime_type="text/plain")
+    def audit(run_id: str) -> str:
+        """The strict audit now (tool: strict_audit)."""
+        run(run_id)
+        return watching.strict_audit(server.project(), run_id).text()
+
+    @mcp.resource("tune://runs/{run_id}/plan", title="Plan", mime_type="application/json")
+    def plan(run_id: str) -> str:
+        """plan.json of the run (tool: start_run)."""
+        return text(run_id, "plan.json")
+
+    @mcp.resource("tune://runs/{run_id}/events", title="Milestones", mime_type="application/jsonl")
+    def run_events(run_id: str) -> str:
+        """events.jsonl of the run (tool: status)."""
+        return text(run_id, "events.jsonl")
+
+    @mcp.resource("tune://runs/{run_id}/logs/{test}/{repeat}", title="Pytest log", mime_type="text/plain")
+    def log(run_id: str, test: str, repeat: str) -> str:
+        """The end of one pytest log, at most 256 KiB (tool: tail_pytest)."""
+        found = run(run_id)
+        if test not in server.project().plan(found).tests() or not repeat.isdigit():
+            raise ResourceNotFoundError(f"{run_id} has no log {test}/{repeat}")
+        path = found.log(test, int(repeat))
+        if not path.is_file():
+            raise ResourceNotFoundError(f"{run_id} has no log {test}/{repeat} yet")
+        with path.open("rb") as stream:
+            stream.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            return stream.read().decode(errors="replace")
+
+    @mcp.resource("tune://models/{model}/stages", title="Stages of a model", mime_type="application/json")
+    def stages(model: str) -> str:
+        """The stage catalogue (tool: catalog)."""
+        try:
+            return dump_json(catalogue.catalog(server.project(), model).model_dump(mode="json")).decode()
+        except Refusal as refusal:
+            raise ResourceNotFoundError(refusal.text()) from refusal
+
+    @mcp.resource("tune://hosts/{host}", title="Host profile", mime_type="application/json")
+    def host_profile(host: str) -> str:
+        """One host profile (tool: catalog)."""
+        try:
+            return dump_json(server.project().places.host(host).model_dump(mode="json")).decode()
+        except Refusal as refusal:
+            raise ResourceNotFoundError(refusal.text()) from refusal
+
+    @mcp.resource("tune://rules", title="Refusals and their rules", mime_type="text/markdown")
+    def rules() -> str:
+        """How the rules are kept: what the server enforces, and the codes that it refuses with."""
+        from tune_mcp.errors import Code
+
+        lines = "\n".join(f"- `{code}`" for code in Code)
+        return f"# Refusal codes\n\nEvery refusal names the rule behind it and the next step.\n\n{lines}\n"

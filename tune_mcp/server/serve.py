@@ -1,0 +1,59 @@
+"""``tune-mcp serve``: the server over stdio. It ends with its client, and everything it started lives on."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+
+from tune_mcp.calibration.project import Options
+
+_LAST_SECONDS = 1.0
+
+
+def serve(options: Options) -> int:
+    """Serve until standard input ends or a signal comes. Standard output carries the protocol and nothing else."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    gc.disable()  # the import makes many objects that all stay: collecting meanwhile costs a fifth of the start
+    import anyio
+
+    from tune_mcp.server.build import mcp
+    from tune_mcp.server.context import server_context
+
+    gc.freeze()
+    gc.enable()
+    server_context.options = options
+    try:
+        anyio.run(_serve, mcp)
+    except* BrokenPipeError:
+        pass
+    finally:
+        sys.stderr.flush()
+        os._exit(0)  # a worker thread may still wait in a long poll; nothing of ours needs a farewell
+    return 0
+
+
+async def _serve(mcp: object) -> None:
+    import anyio
+    from mcp.server.lowlevel import NotificationOptions
+    from mcp.server.mcpserver import MCPServer
+    from mcp.server.stdio import stdio_server
+
+    assert isinstance(mcp, MCPServer)
+    server = mcp._lowlevel_server  # pyright: ignore[reportPrivateUsage]  # no public way to say listChanged (SDK 2.3)
+
+    async def on_signal(scope: anyio.CancelScope) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for _ in signals:
+                scope.cancel()
+                threading.Timer(_LAST_SECONDS, os._exit, (143,)).start()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(on_signal, group.cancel_scope)
+        async with stdio_server() as (reader, writer):
+            options = NotificationOptions(tools_changed=True, resources_changed=True, prompts_changed=True)
+            await server.run(reader, writer, server.create_initialization_options(options))
+        group.cancel_scope.cancel()
