@@ -1,0 +1,1 @@
+"""The same verbs for people at a terminal."""

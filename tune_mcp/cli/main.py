@@ -1,0 +1,256 @@
+"""``tune-mcp <verb>``: each verb is the same function as its tool (contract, section 6).
+
+Exit codes: 0 done or ready, 1 not ready, 2 refused or wrong usage, 3 a bug.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tune_mcp import __version__
+from tune_mcp.errors import Refusal
+
+if TYPE_CHECKING:
+    from tune_mcp.calibration.project import Options, Project
+    from tune_mcp.calibration.reply import Reply
+
+DONE, NOT_READY, REFUSED, BUG = 0, 1, 2, 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, run one verb, translate what it gives into text and an exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.verb(arguments)
+        sys.stdout.flush()
+    except Refusal as refusal:
+        if arguments.json:
+            print(json.dumps(refusal.data(), ensure_ascii=False))
+        print(refusal.text(), file=sys.stderr)
+        return REFUSED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return DONE
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return NOT_READY
+    except Exception:
+        traceback.print_exc()
+        return BUG
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--repo", type=Path, help="the repository (default: TUNE_REPO_ROOT, the host profile, git)")
+    common.add_argument("--host", help="host profile (default: TUNE_HOST, the hostname)")
+    common.add_argument("--config", type=Path, help="folder with models/ and hosts/")
+    common.add_argument("--venv-python", help="the project's interpreter")
+    common.add_argument("--json", action="store_true", help="typed facts instead of text")
+    top = argparse.ArgumentParser(prog="tune-mcp", description="Calibrate CI thresholds: strict worst of N, gated.")
+    top.add_argument("--version", action="version", version=f"tune-mcp {__version__}")
+    verbs = top.add_subparsers(required=True, metavar="VERB")
+
+    def verb(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, parents=[common], help=text, description=text)
+        made.set_defaults(verb=run)
+        return made
+
+    verb("serve", _serve, "the MCP server over stdio")
+    demo = verb("demo", _demo, "calibrate a real speech workload on this CPU, from start to end")
+    demo.add_argument("--folder", type=Path, help="where (default: a new folder below the temporary one)")
+    demo.add_argument("--repeats", type=int, default=5)
+    one = verb("catalog", _catalog, "hosts, models, and a model's stages")
+    one.add_argument("model", nargs="?")
+    one = verb("discover", _discover, "read tests and config into stages.yaml")
+    one.add_argument("model")
+    one.add_argument("--dry-run", action="store_true", help="show, do not write")
+    one = verb("precheck", _precheck, "is this machine ready?")
+    _selection(one)
+    one = verb("run", _run, "start a run and watch it; Ctrl-C stops watching, not the run")
+    _selection(one)
+    one.add_argument("--repeats", type=int, default=5)
+    one.add_argument("--label")
+    one.add_argument("--detach", action="store_true", help="start it and return")
+    one = verb("resume", _resume, "go on with an interrupted run")
+    one.add_argument("run_id")
+    one.add_argument("--purge", action="append", default=[], metavar="STAGE:REPEAT:REASON")
+    one = verb("stop", _stop, "stop a run and keep what is complete")
+    one.add_argument("run_id")
+    one.add_argument("--reason", required=True)
+    one = verb("status", _status, "how far a run is; without a run, the list of runs")
+    one.add_argument("run_id", nargs="?")
+    one.add_argument("--wait", type=float, default=0, metavar="S")
+    one = verb("audit", _audit, "the strict audit")
+    one.add_argument("run_id")
+    one = verb("tail", _tail, "follow the active pytest log; switches by itself")
+    one.add_argument("run_id")
+    one.add_argument("--once", action="store_true", help="print the last lines and end")
+    one.add_argument("--lines", type=int, default=30)
+    one = verb("watch", _watch, "milestones, the strict matrix, progress and time left")
+    one.add_argument("run_id")
+    one = verb("report", _report, "write report.md, report.json, report.html")
+    one.add_argument("run_id")
+    one = verb("plan", _plan, "what would be written into the test files")
+    one.add_argument("run_id")
+    one = verb("apply", _apply, "write the thresholds, asking for each that loosens")
+    one.add_argument("run_id")
+    one.add_argument("--mode", choices=["report", "smart", "full"])
+    one.add_argument("--plan-id", help="refuse unless this is still the plan")
+    one.add_argument("--decide", action="append", default=[], metavar="STAGE/METRIC=keep|apply|NUMBER")
+    one.add_argument("--undo", metavar="PLAN_ID", help="put the files before that apply back")
+    one = verb("doctor", _doctor, "what a run of each model would need here")
+    one.add_argument("model", nargs="?")
+    return top
+
+
+def _selection(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model")
+    parser.add_argument("--stages", default="ALL", help="keys, bases, @groups or ALL, with commas")
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    from tune_mcp.calibration.project import Options
+
+    return Options(arguments.repo, arguments.host, arguments.config, arguments.venv_python)
+
+
+def _project(arguments: argparse.Namespace) -> Project:
+    from tune_mcp.calibration.project import Project
+
+    return Project.resolve(_options(arguments))
+
+
+def _show(arguments: argparse.Namespace, reply: Reply) -> None:
+    print(reply.model_dump_json() if arguments.json else reply.text(), flush=True)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from tune_mcp.server.serve import serve
+
+    return serve(_options(arguments))
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from tune_mcp.cli.demo import demo
+
+    return demo(arguments.folder, arguments.repeats)
+
+
+def _catalog(arguments: argparse.Namespace) -> int:
+    from tune_mcp.calibration.catalogue import catalog
+
+    _show(arguments, catalog(_project(arguments), arguments.model))
+    return DONE
+
+
+def _discover(arguments: argparse.Namespace) -> int:
+    from tune_mcp.calibration.catalogue import discover
+
+    reply = discover(_project(arguments), arguments.model, not arguments.dry_run)
+    _show(arguments, reply)
+    return NOT_READY if reply.needs_config or not reply.stages else DONE
+
+
+def _precheck(arguments: argparse.Namespace) -> int:
+    from tune_mcp.calibration.preparing import precheck
+
+    reply = precheck(_project(arguments), arguments.model, [arguments.stages])
+    _show(arguments, reply)
+    return DONE if reply.ok else NOT_READY
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from tune_mcp.cli.doctor import doctor
+
+    return doctor(_project(arguments), arguments.model, lambda reply: _show(arguments, reply))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from tune_mcp.calibration.running import start_run
+    from tune_mcp.cli.watch import watch
+
+    project = _project(arguments)
+    reply = start_run(project, arguments.model, [arguments.stages], arguments.repeats, arguments.label)
+    _show(arguments, reply)
+    return DONE if arguments.detach else watch(project, reply.run_id)
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    from tune_mcp.calibration.running import resume_run
+    from tune_mcp.cli.decisions import purge_item
+
+    _show(arguments, resume_run(_project(arguments), arguments.run_id, [purge_item(word) for word in arguments.purge]))
+    return DONE
+
+
+def _stop(arguments: argparse.Namespace) -> int:
+    from tune_mcp.calibration.running import stop_run
+
+    _show(arguments, stop_run(_project(arguments), arguments.run_id, arguments.reason))
+    return DONE
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from tune_mcp.calibration.watching import list_runs, status
+
+    project = _project(arguments)
+    if arguments.run_id is None:
+        _show(arguments, list_runs(project))
+        return DONE
+    reply = status(project, arguments.run_id, arguments.wait)
+    _show(arguments, reply)
+    return DONE if reply.strict_complete else NOT_READY
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from tune_mcp.calibration.watching import strict_audit
+
+    reply = strict_audit(_project(arguments), arguments.run_id)
+    _show(arguments, reply)
+    return DONE if reply.ready else NOT_READY
+
+
+def _tail(arguments: argparse.Namespace) -> int:
+    from tune_mcp.cli.tail import follow
+
+    return follow(_project(arguments), arguments.run_id, arguments.lines, once=arguments.once)
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    from tune_mcp.cli.watch import watch
+
+    return watch(_project(arguments), arguments.run_id)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from tune_mcp.calibration.reporting import report
+
+    _show(arguments, report(_project(arguments), arguments.run_id))
+    return DONE
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from tune_mcp.calibration.reporting import apply_plan
+
+    _show(arguments, apply_plan(_project(arguments), arguments.run_id))
+    return DONE
+
+
+def _apply(arguments: argparse.Namespace) -> int:
+    from tune_mcp.calibration.applying import undo
+    from tune_mcp.cli.decisions import apply_at_terminal
+
+    project = _project(arguments)
+    if arguments.undo:
+        _show(arguments, undo(project, arguments.run_id, arguments.undo))
+        return DONE
+    reply = apply_at_terminal(project, arguments.run_id, arguments.mode, arguments.plan_id, arguments.decide)
+    _show(arguments, reply)
+    return DONE

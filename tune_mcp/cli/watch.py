@@ -1,0 +1,93 @@
+"""``tune-mcp watch``: milestones, the strict matrix, progress and time left (Tab B); plain lines when not a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from tune_mcp.calibration.project import Project
+from tune_mcp.calibration.watching import StatusReply, status
+from tune_mcp.session import events
+
+_REFRESH_S = 1.0
+_STYLES = {"✓": "green", "△": "yellow", "✗": "bold red", "—": "dim"}
+
+
+def watch(project: Project, run_id: str) -> int:
+    """Show the run until it is at rest; returns 0 when it is strict-complete, else 1."""
+    return _live(project, run_id) if sys.stdout.isatty() else _plain(project, run_id)
+
+
+def _live(project: Project, run_id: str) -> int:
+    console = Console()
+    with Live(console=console, refresh_per_second=4) as live:
+        while True:
+            now = status(project, run_id)
+            live.update(picture(now))
+            if _over(now):
+                break
+            time.sleep(_REFRESH_S)
+    console.print(f"Next: {now.next}")
+    return 0 if now.strict_complete else 1
+
+
+def _plain(project: Project, run_id: str) -> int:
+    run = project.run(run_id)
+    seen = 0
+    while True:
+        now = status(project, run_id)
+        log = [event for event in events.read(run.events) if event.kind in events.MILESTONES]
+        for event in log[seen:]:
+            print(f"{event.t} {event.kind:<12} {event.text}", flush=True)
+        if len(log) > seen:
+            done = now.total - now.missing_total
+            print(f"{'':20} STRICT {now.strict_ready} stages, {done}/{now.total} cells{_left(now)}", flush=True)
+        seen = len(log)
+        if _over(now):
+            print(f"Next: {now.next}")
+            return 0 if now.strict_complete else 1
+        time.sleep(_REFRESH_S)
+
+
+def _over(now: StatusReply) -> bool:
+    return now.terminal or now.state in ("halted", "exhausted")
+
+
+def _left(now: StatusReply) -> str:
+    if not now.eta_s:
+        return ""
+    low, high = now.eta_s
+    return f", {low}-{high} s left" if high < 600 else f", {low // 60}-{high // 60} min left"
+
+
+def picture(now: StatusReply) -> Panel:
+    """One screen of a run."""
+    done = now.total - now.missing_total
+    matrix = Table.grid(padding=(0, 2))
+    for line in now.stages:
+        name, _, rest = line.partition(": ")
+        cells, _, note = rest.partition(" ")
+        marks = Text()
+        for mark in cells:
+            marks.append(mark, _STYLES.get(mark, ""))
+        matrix.add_row(Text(name), marks, Text(note, "dim"))
+    bar = Table.grid(padding=(0, 2))
+    bar.add_row(ProgressBar(total=max(now.total, 1), completed=done, width=40), f"{done}/{now.total} cells{_left(now)}")
+    parts: list[Text | Table] = [Text(f"STRICT {now.strict_ready} stages · {now.state}", "bold"), bar, matrix]
+    if now.current:
+        work = now.current
+        parts.append(Text(f"now: {work.test} run {work.repeat} attempt {work.attempt} — {work.phase} since {work.since}"))
+    for gpu in now.gpus:
+        parts.append(Text(f"GPU {gpu.index} {gpu.memory_used_mib}/{gpu.memory_total_mib} MiB {gpu.utilization or 0} %"))
+    if now.reason:
+        parts.append(Text(now.reason, "bold red" if now.state in ("halted", "failed") else ""))
+    parts += [Text(f"ALERT {alert}", "bold yellow") for alert in now.alerts]
+    parts += [Text(f"· {milestone}", "dim") for milestone in now.milestones]
+    return Panel(Group(*parts), title=now.run_id, title_align="left")
