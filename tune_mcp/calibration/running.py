@@ -217,6 +217,20 @@ class PurgeItem(BaseModel):
     repeat: int
     reason: str
 
+    @classmethod
+    def parse(cls, word: str) -> PurgeItem:
+        """``STAGE:REPEAT:REASON``, as the command line takes it. Raises INVALID_ARGUMENT."""
+        stage, _, rest = word.partition(":")
+        repeat, _, reason = rest.partition(":")
+        if not repeat.isdigit() or not reason:
+            raise Refusal(
+                Code.INVALID_ARGUMENT,
+                "GAP-11",
+                f"--purge {word!r} is not understood",
+                "write --purge STAGE:REPEAT:REASON",
+            )
+        return cls(stage=stage, repeat=int(repeat), reason=reason)
+
 
 def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = ()) -> RunReply:
     """Go on with the same run on the same commit (contract, tool 5).

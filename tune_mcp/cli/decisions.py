@@ -8,17 +8,7 @@ from collections.abc import Sequence
 from tune_mcp.calibration import applying, reporting
 from tune_mcp.calibration.applying import ApplyReply, Decision, Mode
 from tune_mcp.calibration.project import Project
-from tune_mcp.calibration.running import PurgeItem
 from tune_mcp.errors import Code, Refusal
-
-
-def purge_item(word: str) -> PurgeItem:
-    """``STAGE:REPEAT:REASON``. Raises INVALID_ARGUMENT."""
-    stage, _, rest = word.partition(":")
-    repeat, _, reason = rest.partition(":")
-    if not repeat.isdigit() or not reason:
-        raise _usage("--purge", word, "STAGE:REPEAT:REASON")
-    return PurgeItem(stage=stage, repeat=int(repeat), reason=reason)
 
 
 def decision(word: str) -> Decision:

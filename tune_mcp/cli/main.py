@@ -183,10 +183,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    from tune_mcp.calibration.running import resume_run
-    from tune_mcp.cli.decisions import purge_item
+    from tune_mcp.calibration.running import PurgeItem, resume_run
 
-    _show(arguments, resume_run(_project(arguments), arguments.run_id, [purge_item(word) for word in arguments.purge]))
+    purge = [PurgeItem.parse(word) for word in arguments.purge]
+    _show(arguments, resume_run(_project(arguments), arguments.run_id, purge))
     return DONE
 
 

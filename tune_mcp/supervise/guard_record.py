@@ -29,28 +29,29 @@ class GuardSummary(Frozen):
 
     def shortfall(self) -> str:
         """Why this was not one whole, single pass over the file; empty when it was."""
-        missing = [name for name in self.collected if name not in set(self.executed)]
-        faults = (
-            (not self.started, "pytest never reached our guard plugin"),
-            (self.worker, "tests ran in pytest-xdist workers, not in one process"),
-            (self.collect_only, "pytest only collected (--collect-only)"),
-            (bool(self.collect_errors), f"collection failed: {_first(self.collect_errors)}"),
-            (bool(self.dropped), f"tests were deselected: {_first(self.dropped)}"),
-            (bool(self.skipped), f"tests were skipped: {_first(self.skipped)}"),
-            (bool(self.repeated), f"tests ran more than once (rerun plugin): {_first(self.repeated)}"),
-            (self.started and not self.collected, "no test was collected"),
-            (bool(missing), f"tests did not run: {_first(tuple(missing))}{self._because()}"),
-            (not self.finished, "pytest did not end by itself"),
-        )
-        return next((text for wrong, text in faults if wrong), "")
+        executed = set(self.executed)
+        missing = tuple(name for name in self.collected if name not in executed)
+        if not self.started:
+            return "pytest never reached our guard plugin"
+        if self.worker:
+            return "tests ran in pytest-xdist workers, not in one process"
+        if self.collect_only:
+            return "pytest only collected (--collect-only)"
+        for names, what in (
+            (self.collect_errors, "collection failed"),
+            (self.dropped, "tests were deselected"),
+            (self.skipped, "tests were skipped"),
+            (self.repeated, "tests ran more than once (a rerun plugin)"),
+            (missing, f"tests did not run{self._because()}"),
+        ):
+            if names:
+                return f"{what}: {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+        if not self.collected:
+            return "no test was collected"
+        return "" if self.finished else "pytest did not end by itself"
 
     def _because(self) -> str:
         return f" ({self.stop_reason})" if self.stop_reason else ""
-
-
-def _first(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"{names[0]}{more}"
 
 
 def read(path: Path) -> GuardSummary:

@@ -10,6 +10,7 @@ Exit codes: 0 sealed, 1 stopped without a result, 3 a bug (traceback on stderr).
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -150,7 +151,7 @@ class Runner:
         )
         variables = {**launch.variables, "TUNE_GUARD_RECORD": str(self.record)}
         argv = pytest_argv(job, self.basetemp)
-        self.say(f"launch: {' '.join(argv)}")
+        self.say(f"launch: {shlex.join(argv)}")
         self.say(f"left behind from the caller's environment: {', '.join(launch.dropped) or 'nothing'}")
         self.phase("pytest")
         default_signals_for_child()

@@ -1,0 +1,1 @@
+"""Evidence for a reviewer: one set of facts, rendered as markdown, JSON and a page."""
