@@ -165,7 +165,7 @@ def undo(folder: Path, repo_root: Path, now: Callable[[], datetime], replace: Re
 
 def read_journal(folder: Path) -> Journal | None:
     """The journal in ``folder``, None when nothing was begun there. Raises PLAN_TAMPERED for one that is not ours."""
-    return _Place(folder, folder, _never).read()
+    return _Place(folder, folder, _never, os.replace).read()
 
 
 def _never() -> datetime:

@@ -12,9 +12,9 @@ from pydantic_core import PydanticCustomError
 from tune_mcp.config.fields import ConfigModel, ConstantName, Gpus, JsonSource, Name, Regex, RelativePath
 from tune_mcp.config.metrics import SampleSource
 
-_SELECTING = frozenset(
-    "--exitfirst --maxfail --lf --last-failed --ff --failed-first --nf --new-first --sw --stepwise --sw-skip "
-    "--stepwise-skip --deselect --co --collect-only --collectonly --basetemp --numprocesses --reruns".split()
+_SELECTING = (
+    "exitfirst maxfail lf last-failed ff failed-first nf new-first sw stepwise sw-skip stepwise-skip "
+    "deselect co collect-only collectonly basetemp numprocesses reruns"
 )
 _SELECTING_LETTERS = frozenset("xkmn")
 _LETTERS_WITH_VALUE = frozenset("kmnpcorW")
@@ -23,7 +23,7 @@ _LETTERS_WITH_VALUE = frozenset("kmnpcorW")
 def _complete(argument: str) -> str:
     """Refuse an argument that makes pytest stop early, leave tests out, run some twice or write elsewhere."""
     option = argument.partition("=")[0]
-    bad = option in _SELECTING or "addopts" in argument
+    bad = option.startswith("--") and option[2:] in _SELECTING.split() or "addopts" in argument
     if re.match(r"-[A-Za-z]", argument):
         # Letters may be written together: -sx is -s -x. What follows a letter that takes a value is the value.
         for letter in argument[1:]:

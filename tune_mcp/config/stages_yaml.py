@@ -13,20 +13,26 @@ from tune_mcp.config.yaml_source import Yaml, read_yaml
 
 _HEADER = "# Written by `tune-mcp discover`. Change config.yaml or the tests and discover again; edits here are lost.\n"
 _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
-_WORDS = frozenset("true false yes no on off null none nan inf y n".split())
+_WORDS = frozenset(("true", "false", "yes", "no", "on", "off", "null", "none", "nan", "inf", "y", "n"))
 
 
 def load_stages(path: Path) -> StageTable:
-    """The stages of a file in its order; keys that an older file lacks or leaves null have their defaults.
+    """The stages of a file in its order; keys that it lacks or leaves null have their defaults.
 
     Raises INVALID_CONFIG with file, line and key.
     """
     source = read_yaml(path)
     table: StageTable = {}
     for key, value in source.data.items():
-        filled = {**_without_nulls(value), "key": key} if isinstance(value, dict) else value
-        if isinstance(value, dict) and "key" in value:
-            source.note((key, "key"), "unknown key; the stage's key is the name of its block")
+        filled = value
+        if isinstance(value, dict):
+            if "key" in value:
+                source.note((key, "key"), "unknown key; the stage's key is the name of its block")
+            filled = _without_nulls(value) | {"key": key}
+            counts = filled.get("sample_counts")
+            # Counts that nobody knows may stand as a block of nulls.
+            if isinstance(counts, dict) and not any(counts.values()):
+                del filled["sample_counts"]
         stage = source.check(Stage, filled, (key,))
         if stage is not None:
             table[key] = stage
@@ -40,6 +46,9 @@ def _without_nulls(value: dict[str, Yaml]) -> dict[str, Yaml]:
     for key, inner in value.items():
         if isinstance(inner, dict):
             found[key] = _without_nulls(inner)
+            # An older table writes counts that nobody knows as a block of nulls.
+            if key == "sample_counts" and not any(found[key] or ()) or _is_unknown(inner, key):
+                del found[key]
         elif inner is not None:
             found[key] = inner
     return found

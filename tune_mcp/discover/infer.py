@@ -141,7 +141,9 @@ def _outermost(paths: set[Parts]) -> set[Parts]:
 
 
 def _is_fixture(function: _Function) -> bool:
-    return any(isinstance(n, ast.Attribute) and n.attr == "fixture" for d in function.decorator_list for n in ast.walk(d))
+    return any(
+        isinstance(n, ast.Attribute) and n.attr == "fixture" for d in function.decorator_list for n in ast.walk(d)
+    )
 
 
 def _is_shared(function: _Function) -> bool:

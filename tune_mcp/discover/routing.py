@@ -49,11 +49,15 @@ def route(test: str, config: FileSource, module: ModuleConstants, rules: MetricR
     presets: list[str | None] = [*config.calibration_presets] or [None]
     trees = {(variant, preset): Tree(preset, variant) for variant in variants for preset in presets}
     for claim in _claims(config, module, rules, found):
-        variant = _one(test, "variants", "DSC-11", claim, [k for k, v in config.variants.items() if v.claims(claim.symbol)])
+        variant = _one(
+            test, "variants", "DSC-11", claim, [k for k, v in config.variants.items() if v.claims(claim.symbol)]
+        )
         claiming = [k for k, v in config.calibration_presets.items() if v.claims(claim.symbol)]
         preset = _one(test, "calibration_presets", "DSC-12", claim, claiming)
         if config.calibration_presets and preset is None:
-            found.problems.append(f"{module.path}: {claim.source} fits no preset of {test} and is not calibrated [DSC-12]")
+            found.problems.append(
+                f"{module.path}: {claim.source} fits no preset of {test} and is not calibrated [DSC-12]"
+            )
         elif variant is None or claim.symbol not in config.variants[variant].ignored_constants:
             trees[variant, preset].claims.append(claim)
     found.trees = [tree for tree in trees.values() if tree.claims or _sibling_has_claims(tree, trees)]
@@ -97,7 +101,9 @@ def _claims(config: FileSource, module: ModuleConstants, rules: MetricRules, fou
             found.problems.append(f"{where} is not calibrated: {_WHAT[constant.kind]} [APL-17]")
     for name, how in module.elsewhere.items():
         if name == name.upper() and rules.match(name, None) and name not in config.ignored_constants:
-            found.problems.append(f"{module.path}: {name} is not calibrated: {how}; name its file as threshold_file [DSC-13]")
+            found.problems.append(
+                f"{module.path}: {name} is not calibrated: {how}; name its file as threshold_file [DSC-13]"
+            )
 
 
 _WHAT = {

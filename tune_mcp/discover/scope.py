@@ -86,12 +86,7 @@ class ScopeReader:
             expected, used, problems = self._from_names(group, variant)
         names = [name for name in self._named("samples") if self._speaks_of(name, group, variant) is not None]
         samples = used or tuple(name for name in names if self._number(name) is not None)
-        others = [
-            name
-            for role in SCOPE_ROLES[1:]
-            for name in self._named(role)
-            if self._number(name) is not None
-        ]
+        others = [name for role in SCOPE_ROLES[1:] for name in self._named(role) if self._number(name) is not None]
         return Scope(expected, (*samples, *others), problems)
 
     def _configured(self, configured: Sequence[int | str]) -> tuple[int | None, tuple[str, ...], tuple[str, ...]]:

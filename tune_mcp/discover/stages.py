@@ -5,26 +5,20 @@ A pure function of the files: no clock but the one handed in, no network, a fixe
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from tune_mcp.config.metrics import MetricRules
-from tune_mcp.config.model import FileSource, ModelConfig
-from tune_mcp.config.stages import Stage, StageMetric, StageTable
-from tune_mcp.discover.constants import ModuleConstants
+from tune_mcp.config.model import ModelConfig
+from tune_mcp.config.stages import DOCS_GROUP, Stage, StageMetric, StageTable
+from tune_mcp.discover.calibrated import CalibratedFile, CalibratedFiles, clash
 from tune_mcp.discover.infer import infer
 from tune_mcp.discover.routing import Claim, Routing, Tree, route
-from tune_mcp.discover.scope import Modules, ScopeReader
+from tune_mcp.discover.scope import Modules
 from tune_mcp.discover.sources import StageSources
 from tune_mcp.discover.suggest import suggestion
-from tune_mcp.errors import Code, Json, Refusal
-from tune_mcp.files import inside
 from tune_mcp.run_dir import iso
-
-DOCS_GROUP = "docs"
 
 
 @dataclass(frozen=True)
@@ -98,19 +92,6 @@ def _undated(stage: Stage) -> Stage:
     return stage.model_copy(update={"last_discovered_at": None})
 
 
-@dataclass(frozen=True)
-class _TestFile:
-    """One test file with everything that its stages share."""
-
-    path: str
-    name: str
-    base: str
-    config: FileSource
-    module: ModuleConstants
-    thresholds: ModuleConstants
-    scope: ScopeReader
-
-
 @dataclass
 class _Builder:
     model: ModelConfig
@@ -124,58 +105,19 @@ class _Builder:
     problems: list[str] = field(default_factory=list[str])
 
     def build(self) -> None:
-        files = [self.read(path) for path in self.paths()]
-        routes = [(file, route(file.name, file.config, file.thresholds, self.rules)) for file in files]
+        files = CalibratedFiles(self.model, self.rules, self.modules)
+        found = [files.read(path) for path in files.paths()]
+        routes = [(file, route(file.name, file.config, file.thresholds, self.rules)) for file in found]
         docs = [file for file, routing in routes if not routing.trees]
         for file, routing in routes:
             self.unrecognised += [f"{file.thresholds.path}: {name}" for name in routing.unrecognised]
             self.problems += routing.problems
             self.test_file(file, routing, only_docs=docs == [file])
-        named = {file.name for file in files}
-        for name in self.model.named_tests():
-            if name not in named:
-                near = difflib.get_close_matches(name, named, 1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                self.problems.append(f"config.yaml describes {name}, which no test_globs entry finds{hint} [MOD-02]")
+        self.problems += files.problems
+        self.problems += files.unused_names(found)
 
-    def paths(self) -> Iterator[str]:
-        """The test files, each once, in the order of the globs and sorted within each."""
-        root = self.modules.repo_root
-        seen: dict[str, str] = {}
-        for pattern in self.model.test_globs:
-            found = sorted(path.relative_to(root).as_posix() for path in root.glob(pattern) if path.suffix == ".py")
-            if not found:
-                self.problems.append(f"test_globs entry {pattern} finds no file below {root} [MOD-02]")
-            for path in found:
-                name = PurePosixPath(path).name
-                if seen.setdefault(name, path) != path:
-                    raise _clash(f"{seen[name]} and {path} have one file name", "rename one, or narrow test_globs")
-                if path not in seen.values() or seen[name] == path:
-                    yield path
-
-    def read(self, path: str) -> _TestFile:
-        name = PurePosixPath(path).name
-        config = self.model.metric_sources.get(name, FileSource())
-        stem = PurePosixPath(path).stem
-        base = stem.removeprefix(self.model.stage_base_strip_prefix)
-        base = base.removesuffix(self.model.stage_base_strip_suffix).strip("_.-")
-        if not base:
-            raise _clash(f"nothing is left of {stem} without its prefix and suffix", "shorten stage_base_strip_*")
-        module = self.module(path, "test_globs")
-        thresholds = self.module(config.threshold_file, "threshold_file") if config.threshold_file else module
-        scope = ScopeReader(module, self.modules, self.rules, tuple(config.variants))
-        return _TestFile(path, name, base, config, module, thresholds, scope)
-
-    def module(self, path: str, key: str) -> ModuleConstants:
-        module = self.modules.read(path)
-        if module is None:
-            what = f"{key}: there is no file {path} inside {self.modules.repo_root}"
-            raise Refusal(Code.INVALID_CONFIG, "DSC-13", what, "correct config.yaml", {"key": key, "file": path})
-        return module
-
-    def test_file(self, file: _TestFile, routing: Routing, only_docs: bool) -> None:
-        data = inside(self.modules.repo_root, file.path).read_bytes()
-        inferred = infer(data, file.path, self.rules, file.module.imports)
+    def test_file(self, file: CalibratedFile, routing: Routing, only_docs: bool) -> None:
+        inferred = infer(file.data, file.path, self.rules, file.module.imports)
         for tree in routing.trees:
             sources = StageSources.of(file.config, tree.variant, inferred)
             groups = self.groups(tree, routing)
@@ -187,9 +129,9 @@ class _Builder:
             override = self.model.stage_base_docs_override if only_docs else None
             self.docs(file, override or f"{file.base}_{DOCS_GROUP}", StageSources.of(file.config, None, inferred))
         if file.name not in self.model.metric_sources:
-            keys = [key for key in self.rules.metrics for tree in routing.trees for c in tree.claims if c.spec.key == key]
+            claimed = {claim.spec.key for tree in routing.trees for claim in tree.claims}
+            keys = [key for key in self.rules.metrics if key in claimed]
             self.suggestions[file.name] = suggestion(file.name, keys, inferred)
-        self.check_keys(file)
 
     def groups(self, tree: Tree, routing: Routing) -> list[str]:
         """The groups of a tree in the order of the rules, with those that only a sibling preset has (TTS-05)."""
@@ -197,7 +139,7 @@ class _Builder:
         present = {claim.spec.group for other in siblings for claim in other.claims}
         return [group for group in self.rules.groups if group in present]
 
-    def stage(self, file: _TestFile, tree: Tree, group: str, sources: StageSources) -> None:
+    def stage(self, file: CalibratedFile, tree: Tree, group: str, sources: StageSources) -> None:
         key = "_".join(part for part in (file.base, tree.preset, tree.variant, group) if part)
         claims: dict[str, list[Claim]] = {}
         for claim in tree.claims:
@@ -229,15 +171,21 @@ class _Builder:
             status="OK" if location else "NEEDS_CONFIG",
         )
 
-    def docs(self, file: _TestFile, key: str, sources: StageSources) -> None:
+    def docs(self, file: CalibratedFile, key: str, sources: StageSources) -> None:
         self.add(file, key, DOCS_GROUP, Tree(None, None), sources, {})
 
     def add(
-        self, file: _TestFile, key: str, group: str, tree: Tree, sources: StageSources, metrics: dict[str, StageMetric]
+        self,
+        file: CalibratedFile,
+        key: str,
+        group: str,
+        tree: Tree,
+        sources: StageSources,
+        metrics: dict[str, StageMetric],
     ) -> None:
         if key in self.stages:
             what = f"{file.path} and {self.stages[key].test} both make the stage {key}"
-            raise _clash(what, "rename a test, preset or variant, or change stage_base_strip_*")
+            raise clash(what, "rename a test, preset or variant, or change stage_base_strip_*")
         preset = file.config.calibration_presets.get(tree.preset) if tree.preset else None
         scope = file.scope.scope(group, tree.variant, sources.expected(group))
         self.problems += scope.problems
@@ -265,21 +213,3 @@ class _Builder:
             sample_counts=counts,
             metrics=metrics,
         )
-
-    def check_keys(self, file: _TestFile) -> None:
-        """Names in config that mean nothing: a metric or group misspelt there would silently do nothing."""
-        groups = [*self.rules.groups, DOCS_GROUP, "default"]
-        for level in (file.config, *file.config.variants.values()):
-            expected = level.expected_samples
-            named = [*level.sample_counts_by_group, *(expected if isinstance(expected, dict) else ())]
-            for kind, names, known in (("metric", level.paths, [*self.rules.metrics]), ("group", named, groups)):
-                for name in names:
-                    if name not in known:
-                        near = difflib.get_close_matches(name, known, 1)
-                        hint = f"; did you mean {near[0]}?" if near else ""
-                        self.problems.append(f"{file.name}: config.yaml names the {kind} {name}, unknown{hint} [DSC-16]")
-
-
-def _clash(what: str, next: str) -> Refusal:
-    details: dict[str, Json] = {"key": "test_globs"}
-    return Refusal(Code.INVALID_CONFIG, "STG-07", what, next, details)
