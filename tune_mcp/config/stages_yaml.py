@@ -31,7 +31,7 @@ def load_stages(path: Path) -> StageTable:
             filled = _without_nulls(value) | {"key": key}
             counts = filled.get("sample_counts")
             # Counts that nobody knows may stand as a block of nulls.
-            if isinstance(counts, dict) and not any(counts.values()):
+            if isinstance(counts, dict) and not all(counts.values()):
                 del filled["sample_counts"]
         stage = source.check(Stage, filled, (key,))
         if stage is not None:
@@ -46,9 +46,6 @@ def _without_nulls(value: dict[str, Yaml]) -> dict[str, Yaml]:
     for key, inner in value.items():
         if isinstance(inner, dict):
             found[key] = _without_nulls(inner)
-            # An older table writes counts that nobody knows as a block of nulls.
-            if key == "sample_counts" and not any(found[key] or ()) or _is_unknown(inner, key):
-                del found[key]
         elif inner is not None:
             found[key] = inner
     return found
