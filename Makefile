@@ -31,7 +31,7 @@ test: $(VENV)/.dev ## all tests, with coverage
 lint: $(VENV)/.dev ## formatting, style, types, and which room may import which
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.dev ## figures, each as a ratio measured side by side
