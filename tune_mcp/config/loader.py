@@ -32,7 +32,7 @@ def shipped_place() -> Path:
 
 @dataclass(frozen=True)
 class ConfigPlaces:
-    """The folders that may hold ``models/<name>/{config,stages,metrics}.yaml`` and ``hosts/<name>.yaml``, best first."""
+    """Folders with ``models/<name>/{config,stages,metrics}.yaml`` and ``hosts/<name>.yaml``, best first."""
 
     places: tuple[Path, ...]
     config_dir: Path | None = None

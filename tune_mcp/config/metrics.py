@@ -70,7 +70,7 @@ class _MetricsFile(ConfigModel):
     metrics: dict[str, _Metric] = Field(default_factory=dict)
     names: tuple[_Name, ...] = ()
     nested_names: tuple[Regex, ...] = ()
-    scope: dict[ScopeRole, tuple[Regex, ...]] = Field(default_factory=dict)
+    scope: dict[ScopeRole, tuple[Regex, ...]] = Field(default_factory=lambda: dict[ScopeRole, tuple[Regex, ...]]())
     protected: tuple[Regex, ...] = ()
     threshold_like: tuple[Regex, ...] = ()
     layouts: tuple[Layout, ...] = ()

@@ -11,9 +11,6 @@ WorstOp = Literal["min", "max"]
 DOCS_GROUP = "docs"
 """The group of a test file without thresholds (STG-09)."""
 
-DOCS_GROUP = "docs"
-"""The group of a test file without thresholds (STG-09)."""
-
 StageKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 

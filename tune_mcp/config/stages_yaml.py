@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import cast
 
 import yaml
 
@@ -114,10 +113,9 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def _string(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+def _string(_: yaml.SafeDumper, text: str) -> yaml.Node:
     plain = _PLAIN.fullmatch(text) is not None and text.lower() not in _WORDS
-    node = cast("yaml.Node", dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"'))
-    return node
+    return yaml.ScalarNode("tag:yaml.org,2002:str", text, style=None if plain else '"')
 
 
 _Dumper.add_representer(str, _string)

@@ -8,11 +8,12 @@ each of them has turned a configured value into another one without a word.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, TypeAlias, TypeVar, Union, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar, Union, cast, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -20,7 +21,7 @@ from pydantic_core import ErrorDetails
 
 from tune_mcp.errors import Code, Json, Refusal
 
-Yaml: TypeAlias = "str | int | float | bool | None | tuple[Yaml, ...] | dict[str, Yaml]"
+Yaml: TypeAlias = "str | int | float | bool | tuple[Yaml, ...] | dict[str, Yaml] | None"
 KeyPath: TypeAlias = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -38,7 +39,14 @@ class Problem:
     rule: str = "MOD-02"
 
 
-class _Loader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):
+if TYPE_CHECKING:
+    _SafeLoader = yaml.SafeLoader
+else:
+    # libyaml's parser is ten times as fast; some builds of pyyaml lack it.
+    _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_SafeLoader):
     """The safe loader without dates: a time in our files is a string."""
 
 
@@ -119,17 +127,14 @@ def read_yaml(path: Path) -> YamlSource:
         line = data[: error.start].count(b"\n") + 1
         source.problems.append(Problem(line, "(top)", "the file is not UTF-8"))
         raise source.refusal() from error
-    loader = _Loader(text)
     try:
-        node = cast("yaml.Node | None", loader.get_single_node())
-        value: Yaml = {} if node is None else _Walk(source, loader).value(node, ())
+        node = _Loader(text).get_single_node()
+        value: Yaml = {} if node is None else _Walk(source).value(node, ())
     except yaml.YAMLError as error:
         mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
         what = (error.problem if isinstance(error, yaml.MarkedYAMLError) else str(error)) or "cannot be read"
         source.problems.append(Problem(mark.line + 1 if mark else 1, "(top)", f"not YAML: {what}"))
         raise source.refusal() from error
-    finally:
-        loader.dispose()
     if not isinstance(value, dict):
         source.note((), "the file must be a mapping of keys to values")
         value = {}
@@ -142,9 +147,8 @@ def read_yaml(path: Path) -> YamlSource:
 class _Walk:
     """Turns nodes into plain values, noting lines and what we do not take."""
 
-    def __init__(self, source: YamlSource, loader: _Loader) -> None:
+    def __init__(self, source: YamlSource) -> None:
         self.source = source
-        self.loader = loader
         self.seen = 0
 
     def value(self, node: yaml.Node, path: KeyPath) -> Yaml:
@@ -159,14 +163,25 @@ class _Walk:
             for index, item in enumerate(items):
                 self.source.lines.setdefault((*path, index), item.start_mark.line + 1)
             return tuple(self.value(item, (*path, index)) for index, item in enumerate(items))
-        if node.tag.removeprefix(_TAG) not in ("str", "int", "float", "bool", "null"):
-            self.source.note(path, f"{node.tag} is not supported; write a plain value")
-            return None
-        try:
-            return cast("str | int | float | bool | None", self.loader.construct_object(node))
-        except ValueError:
-            self.source.note(path, f"{node.value!r} cannot be read; put it in quotes")
-            return None
+        return self.scalar(node.tag.removeprefix(_TAG), str(cast(object, node.value)), path)
+
+    def scalar(self, tag: str, text: str, path: KeyPath) -> Yaml:
+        match tag:
+            case "str":
+                return text
+            case "null":
+                return None
+            case "bool":
+                return text.lower() in ("yes", "true", "on")
+            # YAML 1.1 reads 010 as 8, 1:30 as 90 and 1_0 as 10; nobody means that in these files.
+            case "int" if re.fullmatch(r"[-+]?(0|[1-9][0-9]*)", text):
+                return int(text)
+            case "float" if re.fullmatch(r"[-+]?[0-9]*\.[0-9]*([eE][-+]?[0-9]+)?", text):
+                return float(text)
+            case _:
+                what = "is not supported" if tag not in ("int", "float") else "is no plain number"
+                self.source.note(path, f"{text or tag} {what}; put it in quotes or write a plain value")
+                return None
 
     def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Yaml]:
         found: dict[str, Yaml] = {}

@@ -1,4 +1,4 @@
-"""Short names for sets of stages, and the one function that expands what a caller asked for (rules STG-01 to STG-05)."""
+"""Short names for sets of stages, and the one function that expands what was asked for (rules STG-01 to STG-05)."""
 
 from __future__ import annotations
 

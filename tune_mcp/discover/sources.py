@@ -1,4 +1,4 @@
-"""Where the numbers of one stage stand: what config says, and below it what the test's code suggests (DSC-06 to DSC-09)."""
+"""Where the numbers of one stage stand: what config says, else what the test's code suggests (DSC-06 to DSC-09)."""
 
 from __future__ import annotations
 
@@ -69,11 +69,10 @@ class StageSources:
                 ours, theirs = self.configured(metric), self.inferred.metric(metric)
                 if ours and theirs and ours != theirs:
                     told.add(_conflict(test, f"paths.{metric}", _text(ours), _text(theirs)))
-            ours, theirs = self.configured_counts(group), self.inferred.counts()
-            for part in ("total", "ok") if ours and theirs and ours != theirs else ():
-                one, other = (ours.total, theirs.total) if part == "total" else (ours.ok, theirs.ok)
-                if one != other:
-                    told.add(_conflict(test, f"sample_counts.{part}", _text(one), _text(other)))
+            counts, other = self.configured_counts(group), self.inferred.counts()
+            if counts and other:
+                parts = (("total", counts.total, other.total), ("ok", counts.ok, other.ok))
+                told |= {_conflict(test, f"sample_counts.{k}", _text(a), _text(b)) for k, a, b in parts if a != b}
         yield from sorted(told)
 
     def _unless_elsewhere(self, location: Location | None) -> Location | None:

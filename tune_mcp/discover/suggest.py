@@ -1,4 +1,4 @@
-"""A block for config.yaml about a test file that it does not describe, to be copied in and reviewed (MOD-06, DSC-05)."""
+"""A block for config.yaml about a test file that it does not describe, to be copied and reviewed (MOD-06, DSC-05)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tune_mcp.discover.infer import Inferred
 
 
 def suggestion(test: str, metrics: Iterable[str], inferred: Inferred) -> str:
-    """YAML to paste at the end of ``metric_sources``, indented for it. A blank value is one that a person must fill in."""
+    """YAML to paste at the end of ``metric_sources``, indented for it. A person fills in what is blank."""
     known = inferred.layout
     lines = [f"  {test}:", f"    json_file: {_quoted(inferred.json_file)}"]
     if known:
