@@ -34,7 +34,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int | None = None, durable: b
             os.fchmod(stream.fileno(), mode)
             if durable:
                 os.fsync(stream.fileno())
-        os.replace(name, path)
+        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise

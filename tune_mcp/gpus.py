@@ -11,7 +11,7 @@ import sys
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 PROBE_DEADLINE_S = 15.0
 MEMORY_LIMIT_MIB = 2048
@@ -69,7 +69,9 @@ class GpuReading:
 class GpuReader(Protocol):
     """Anything that can take one look; tests hand in their own."""
 
-    def __call__(self) -> GpuReading: ...
+    def __call__(self) -> GpuReading:
+        """One look, with a deadline of its own."""
+        ...
 
 
 def read_gpus(deadline_s: float = PROBE_DEADLINE_S) -> GpuReading:
@@ -124,9 +126,15 @@ def _whole(value: object) -> int:
     return value
 
 
-def _probe() -> GpuReading:
-    import pynvml as nvml
+def _nvml() -> Any:
+    """The binding has no types of its own."""
+    import pynvml
 
+    return cast("Any", pynvml)
+
+
+def _probe() -> GpuReading:
+    nvml = _nvml()
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
@@ -134,15 +142,13 @@ def _probe() -> GpuReading:
         kind = Presence.NONE if getattr(error, "value", None) in absent else Presence.UNKNOWN
         return GpuReading(kind, reason=str(error))
     try:
-        gpus = tuple(_read_one(index) for index in range(int(nvml.nvmlDeviceGetCount())))
+        gpus = tuple(_read_one(nvml, index) for index in range(int(nvml.nvmlDeviceGetCount())))
         return GpuReading(Presence.PRESENT if gpus else Presence.NONE, gpus, str(nvml.nvmlSystemGetDriverVersion()))
     except nvml.NVMLError as error:
         return GpuReading(Presence.UNKNOWN, reason=str(error))
 
 
-def _read_one(index: int) -> Gpu:
-    import pynvml as nvml
-
+def _read_one(nvml: Any, index: int) -> Gpu:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     try:

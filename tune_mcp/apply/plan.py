@@ -168,9 +168,7 @@ def _concurrency(*places: ModuleConstants) -> int | None:
     return None
 
 
-def _row(
-    worst: Worst, module: ModuleConstants, concurrency: int | None, policy: GroupPolicy, plan: Plan
-) -> Row:
+def _row(worst: Worst, module: ModuleConstants, concurrency: int | None, policy: GroupPolicy, plan: Plan) -> Row:
     symbol, subkey = split_source(worst.source)
     literal: NumberLiteral | None = None
     trouble = _forbidden(symbol, worst.stage, plan)

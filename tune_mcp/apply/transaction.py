@@ -281,7 +281,7 @@ class _Place:
 
     def states(self, journal: Journal) -> list[State]:
         """State of each file. Raises ``Refusal`` THRESHOLD_CHANGED that names every file changed by somebody else."""
-        states = [self.state(file) for file in journal.files]
+        states: list[State] = [self.state(file) for file in journal.files]
         foreign = [file for file, state in zip(journal.files, states, strict=True) if state == "foreign"]
         if foreign:
             raise self.changed_by_others(foreign)

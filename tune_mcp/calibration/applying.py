@@ -110,12 +110,16 @@ def checked_mode(mode: str) -> Mode:
         if mode == known:
             return known
     raise Refusal(
-        Code.INVALID_ARGUMENT, "APL-04", f"there is no mode {mode!r}", "choose report, smart or full", {"argument": "mode"}
+        Code.INVALID_ARGUMENT,
+        "APL-04",
+        f"there is no mode {mode!r}",
+        "choose report, smart or full",
+        {"argument": "mode"},
     )
 
 
 def proposal_for(project: Project, run_id: str, plan_id: str) -> tuple[Evidence, ApplyPlan]:
-    """The plan that ``plan_id`` names, still true. Raises the gates' refusals, NOT_REPORTED, STALE_REPORT, STALE_PLAN."""
+    """The plan of ``plan_id``, if it still holds. Raises the gates' refusals, NOT_REPORTED, STALE_REPORT, STALE_PLAN."""
     found, proposal = propose(project, run_id)
     digest = read_report_digest(found.run)
     if digest is None:
@@ -273,7 +277,9 @@ def _write(
         utc_now,
     )
     applied = [_applied(row, values[row.key][0]) for row in written]
-    events.append(found.run, "applied", now, f"{len(applied)} value(s) written in mode {mode} (plan {proposal.plan_id})")
+    events.append(
+        found.run, "applied", now, f"{len(applied)} value(s) written in mode {mode} (plan {proposal.plan_id})"
+    )
     record_applied(
         found.run,
         [
@@ -335,7 +341,7 @@ def _nothing(
 
 
 def _refresh_hashes(project: Project, model: str, moved: Mapping[str, str]) -> tuple[str, ...]:
-    """Tell stages.yaml the new digests of files that were rewritten (old digest -> new), where it knew them (DSC-02)."""
+    """Tell stages.yaml the new digests of rewritten files (old digest -> new), where it knew them (DSC-02)."""
     path = project.places.stages_path_for_writing(model, project.repo_root)
     try:
         table = project.places.stages(model)
@@ -373,7 +379,9 @@ def undo(project: Project, run_id: str, plan_id: str) -> UndoReply:
     run = project.run(run_id)
     plan = project.plan(run)
     if not re.fullmatch(r"[0-9a-f]{16}", plan_id):
-        raise Refusal(Code.INVALID_ARGUMENT, "APL-24", f"{plan_id!r} is no plan id", "take one from the run's apply folder")
+        raise Refusal(
+            Code.INVALID_ARGUMENT, "APL-24", f"{plan_id!r} is no plan id", "take one from the run's apply folder"
+        )
     folder = run.apply_folder(plan_id)
     journal = transaction.undo(folder, project.repo_root, utc_now)
     events.append(run, "undone", utc_now(), f"plan {plan_id} taken back")

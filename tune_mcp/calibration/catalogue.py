@@ -99,7 +99,7 @@ class CatalogReply(Reply):
             yield "host profile: none active (a plain machine)"
         if self.model is None:
             for model in self.models:
-                count = "not discovered yet" if model.stages is None else f"{model.stages} stages"
+                count = "not discovered yet, call discover" if model.stages is None else f"{model.stages} stages"
                 yield f"model {model.name}: {model.problem or f'{count} — {model.description}'}"
             return
         yield f"model {self.model}: {len(self.stages)} stages"
@@ -122,20 +122,28 @@ def catalog(project: Project, model: str | None = None) -> CatalogReply:
         for name in project.places.host_names()
     )
     models = tuple(_entry(project, name) for name in project.places.model_names())
-    facts = {"repo_root": str(project.repo_root), "hosts": hosts, "models": models}
+    overview = CatalogReply(repo_root=str(project.repo_root), hosts=hosts, models=models, next=_first_step(models))
     if model is None:
-        hint = f"call catalog with model={models[0].name}" if models else "add .tune/models/<name>/config.yaml"
-        return CatalogReply(**facts, next=hint)
+        return overview
     project.places.model(model)
     table = project.places.stages(model)
     stale = set(stale_files(project.repo_root, tuple(table.values())))
-    return CatalogReply(
-        **facts,
-        model=model,
-        stages=tuple(StageEntry.of(stage, stale) for stage in table.values()),
-        aliases=aliases(table),
-        next=f"call discover with model={model}: files changed" if stale else f"call precheck with model={model}",
+    return overview.model_copy(
+        update={
+            "model": model,
+            "stages": tuple(StageEntry.of(stage, stale) for stage in table.values()),
+            "aliases": aliases(table),
+            "next": f"call discover with model={model}: files changed"
+            if stale
+            else f"call precheck with model={model}",
+        }
     )
+
+
+def _first_step(models: tuple[ModelEntry, ...]) -> str:
+    if not models:
+        return "add .tune/models/<name>/config.yaml (prompt add_model)"
+    return "choose a model, then call catalog with it (discover first, where it says so)"
 
 
 def _entry(project: Project, name: str) -> ModelEntry:
@@ -209,7 +217,9 @@ def discover(project: Project, model: str, write: bool = True) -> DiscoverReply:
         removed=tuple(found.removed),
         changed=tuple(found.changed),
         needs_config=tuple(f"{stage}/{metric}: {source}" for stage, metric, source in found.needs_config),
-        collisions=tuple(found.collisions),
+        collisions=tuple(
+            f"{one.stage_key}/{one.metric_key} is claimed by {', '.join(one.sources)}" for one in found.collisions
+        ),
         conflicts=tuple(found.conflicts),
         unrecognised=tuple(found.unrecognised),
         problems=tuple(found.problems),

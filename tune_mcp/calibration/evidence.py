@@ -9,7 +9,7 @@ from tune_mcp.apply import transaction
 from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Code, Json, Refusal
 from tune_mcp.files import sha256_file
-from tune_mcp.observe.audit import Audit, AuditedCell, Cell, Fault, audit
+from tune_mcp.observe.audit import Audit, AuditedCell, Fault, audit
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import provenance, state
 from tune_mcp.session.plan import Plan
@@ -34,7 +34,7 @@ def read(project: Project, run_id: str) -> Evidence:
 
 
 def gated(project: Project, run_id: str) -> Evidence:
-    """Read a run and pass every gate, or refuse: RUN_ACTIVE, NOT_STRICT, GIT_PROVENANCE, FOREIGN_ARTIFACT, COMMIT_MOVED.
+    """Read a run and pass every gate. Raises RUN_ACTIVE, NOT_STRICT, GIT_PROVENANCE, FOREIGN_ARTIFACT, COMMIT_MOVED.
 
     What is missing is told before what is foreign: a gap can be filled, a foreign file cannot be trusted at all.
     """

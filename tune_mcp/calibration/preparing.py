@@ -54,7 +54,9 @@ def precheck(project: Project, model: str, stages: Sequence[str] = ("ALL",)) -> 
         checks=_blocking_first(found),
         versions=found.versions,
         gpu_summary=found.gpu_summary,
-        next=f"call start_run with model={model}" if found.ok else f"mend {found.blocking()[0].id}, then call precheck again",
+        next=f"call start_run with model={model}"
+        if found.ok
+        else f"mend {found.blocking()[0].id}, then call precheck again",
     )
 
 
@@ -94,6 +96,8 @@ def busy(project: Project, holder: host_lock.Holder) -> Refusal:
         Code.RUN_ACTIVE if ours else Code.HOST_BUSY,
         ("GPU-14", "STR-18"),
         f"{holder.run_id}{doing} of {holder.repo_root} is measuring on this machine",
-        f"call status with run_id={holder.run_id}" if ours else "wait until it is done, or stop it where it was started",
+        f"call status with run_id={holder.run_id}"
+        if ours
+        else "wait until it is done, or stop it where it was started",
         {"run_id": holder.run_id, "run_dir": holder.run_dir, "repo_root": holder.repo_root},
     )

@@ -160,9 +160,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _page(
-    run: RunDir, name: LogName, start: int | None, lines: int, pattern: re.Pattern[str] | None
-) -> TailReply:
+def _page(run: RunDir, name: LogName, start: int | None, lines: int, pattern: re.Pattern[str] | None) -> TailReply:
     path = name.path(run)
     size = _size(path)
     first = max(0, size - _PAGE_BYTES) if start is None else min(start, size)

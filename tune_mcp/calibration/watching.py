@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from tune_mcp import run_dir
 from tune_mcp.calibration import evidence
@@ -99,13 +99,14 @@ class StatusReply(Reply):
 
     def lines(self) -> Iterable[str]:
         """Strict counts first (STR-15), then the work, then what deserves attention."""
-        yield f"STRICT {self.strict_ready} stages · {self.total - self.missing_total}/{self.total} cells ✓ · {self.run_id}"
+        strict = self.total - self.missing_total
+        yield f"STRICT {self.strict_ready} stages · {strict}/{self.total} cells ✓ · {self.run_id}"
         line = f"state: {self.state}" + (f" — {self.reason}" if self.reason else "")
         if self.current:
             now = self.current
             line += f" · {now.test} run {now.repeat} attempt {now.attempt}: {now.phase} since {now.since}"
         if self.eta_s:
-            line += f" · about {_span(self.eta_s)} left"
+            line += f" · about {span(self.eta_s)} left"
         yield line
         if self.git_provenance != "ok":
             yield f"GIT PROVENANCE: {self.git_provenance}"
@@ -121,7 +122,8 @@ class StatusReply(Reply):
         yield from (f"· {milestone}" for milestone in self.milestones)
 
 
-def _span(eta: tuple[int, int]) -> str:
+def span(eta: Sequence[int]) -> str:
+    """``17 s``, ``40 s to 2 min``: a range of seconds for people."""
     low, high = (f"{value / 60:.0f} min" if value >= 100 else f"{value} s" for value in eta)
     return low if low == high else f"{low} to {high}"
 

@@ -18,23 +18,26 @@ from typing import Any, cast
 
 import anyio
 from mcp import Client
+from mcp.client import ClientRequestContext
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult, TextContent
 from rich.console import Console
 from rich.table import Table
 
+from tune_mcp.calibration.watching import span
 from tune_mcp.config.loader import shipped_place
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import sha256_bytes
 
 MODEL = "speech-ci"
 _POLL_S = 20
+_PLAIN_WIDTH = 120
 _NEWEST_PYTHON = (3, 13)
 
 
 def demo(folder: Path | None, repeats: int) -> int:
     """Run the demo in ``folder`` (a new one by default); returns 0 when thresholds were written as planned."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
     begin = time.monotonic()
     home = (folder or Path(tempfile.mkdtemp(prefix="tune-demo-"))).resolve()
     repo = home / f"speech-ci-{time.strftime('%H%M%S')}"
@@ -65,7 +68,7 @@ def _copy(repo: Path) -> Path:
 
 
 def _venv(console: Console, source: Path) -> Path:
-    """The example's own environment, kept between demos under the user's cache; a changed requirement makes a new one."""
+    """The example's own environment, kept under the user's cache; a changed requirement makes a new one."""
     if sys.version_info[:2] > _NEWEST_PYTHON:
         raise Refusal(
             Code.PRECHECK_FAILED,
@@ -104,7 +107,9 @@ class Session:
         text, facts = self.read(await self.client.call_tool(tool, cast("dict[str, Any]", arguments)))
         rows = text.splitlines()
         for row in rows[:lines]:
-            self.console.print(f"  {row}", markup=False, soft_wrap=True, style="dim" if row.startswith("Next") else None)
+            self.console.print(
+                f"  {row}", markup=False, soft_wrap=True, style="dim" if row.startswith("Next") else None
+            )
         if len(rows) > lines:
             self.console.print(f"  … {len(rows) - lines} more lines", style="dim")
         return text, facts
@@ -119,10 +124,10 @@ class Session:
 
 
 async def _calibrate(console: Console, repo: Path, python: Path, repeats: int) -> int:
-    async def answer(_: object, asked: ElicitRequestParams) -> ElicitResult:
+    async def answer(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
         """Stands in for the person: the demo agrees to what it proposed itself."""
         console.print("\n[yellow]The server asks the person:[/yellow]")
-        console.print(f"  {asked.message}", markup=False, soft_wrap=True)
+        console.print(f"  {params.message}", markup=False, soft_wrap=True)
         console.print("  [yellow]answer:[/yellow] full")
         return ElicitResult(action="accept", content={"mode": "full"})
 
@@ -164,14 +169,14 @@ async def _watch(session: Session, run_id: str) -> str:
     while True:
         result = await session.client.call_tool("status", {"run_id": run_id, "wait_s": _POLL_S})
         _, facts = session.read(result)
-        work = facts.get("current") or {}
+        work: dict[str, Any] = facts.get("current") or {}
         done = facts["total"] - facts["missing_total"]
-        left = f", about {facts['eta_s'][0]} to {facts['eta_s'][1]} s left" if facts.get("eta_s") else ""
+        left = f", about {span(facts['eta_s'])} left" if facts.get("eta_s") else ""
         now = f"{work['test']} run {work['repeat']}" if work else str(facts["state"])
         bar = "█" * round(20 * done / facts["total"])
         line = f"  [{bar:<20}] {done:>2}/{facts['total']} cells strict · {now}{left}"
         if now != seen:
-            session.console.print(line, markup=False)
+            session.console.print(line, markup=False, soft_wrap=True)
             seen = now
         if facts["terminal"] or facts["state"] in ("halted", "exhausted"):
             return str(facts["state"])

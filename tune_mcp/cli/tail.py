@@ -1,4 +1,4 @@
-"""``tune-mcp tail``: the verbose side (Tab A), straight from the active pytest log, switching by itself (SUP-07..10)."""
+"""``tune-mcp tail``: the verbose side (Tab A): the active pytest log, switching by itself (SUP-07 to SUP-10)."""
 
 from __future__ import annotations
 

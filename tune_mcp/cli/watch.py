@@ -1,4 +1,4 @@
-"""``tune-mcp watch``: milestones, the strict matrix, progress and time left (Tab B); plain lines when not a terminal."""
+"""``tune-mcp watch``: milestones, strict matrix, progress, time left (Tab B); plain lines when not a terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tune_mcp.calibration.project import Project
-from tune_mcp.calibration.watching import StatusReply, status
+from tune_mcp.calibration.watching import StatusReply, span, status
 from tune_mcp.session import events
 
 _REFRESH_S = 1.0
@@ -61,10 +61,7 @@ def _over(now: StatusReply) -> bool:
 
 
 def _left(now: StatusReply) -> str:
-    if not now.eta_s:
-        return ""
-    low, high = now.eta_s
-    return f", {low}-{high} s left" if high < 600 else f", {low // 60}-{high // 60} min left"
+    return f", about {span(now.eta_s)} left" if now.eta_s else ""
 
 
 def picture(now: StatusReply) -> Panel:
@@ -83,7 +80,9 @@ def picture(now: StatusReply) -> Panel:
     parts: list[Text | Table] = [Text(f"STRICT {now.strict_ready} stages · {now.state}", "bold"), bar, matrix]
     if now.current:
         work = now.current
-        parts.append(Text(f"now: {work.test} run {work.repeat} attempt {work.attempt} — {work.phase} since {work.since}"))
+        parts.append(
+            Text(f"now: {work.test} run {work.repeat} attempt {work.attempt} — {work.phase} since {work.since}")
+        )
     for gpu in now.gpus:
         parts.append(Text(f"GPU {gpu.index} {gpu.memory_used_mib}/{gpu.memory_total_mib} MiB {gpu.utilization or 0} %"))
     if now.reason:

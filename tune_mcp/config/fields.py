@@ -28,7 +28,7 @@ def _compiles(pattern: str) -> str:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise PydanticCustomError("regex", "not a regular expression: {error}", {"error": str(error)}) from error
+        raise PydanticCustomError("tune_regex", "not a regular expression: {error}", {"error": str(error)}) from error
     return pattern
 
 
@@ -36,7 +36,7 @@ def _below(path: str) -> str:
     pure = PurePosixPath(path)
     if not path.strip() or pure.is_absolute() or ".." in pure.parts or "\0" in path or "\\" in path:
         raise PydanticCustomError(
-            "path", "{path} is not a relative path without '..'", {"path": repr(path), "rule": "DSC-08"}
+            "tune_path", "{path} is not a relative path without '..'", {"path": repr(path), "rule": "DSC-08"}
         )
     return path
 
@@ -47,14 +47,16 @@ def _source(source: str) -> str:
         _below(file)
     if not keys or not all(keys.split(".")):
         raise PydanticCustomError(
-            "source", "{source} is no dotted path or file::dotted.path", {"source": repr(source), "rule": "DSC-08"}
+            "tune_source", "{source} is no dotted path or file::dotted.path", {"source": repr(source), "rule": "DSC-08"}
         )
     return source
 
 
 def _absolute(path: str) -> str:
     if not PurePosixPath(path).is_absolute():
-        raise PydanticCustomError("absolute", "{path} is not an absolute path", {"path": repr(path), "rule": "HST-06"})
+        raise PydanticCustomError(
+            "tune_absolute", "{path} is not an absolute path", {"path": repr(path), "rule": "HST-06"}
+        )
     return path
 
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from tune_mcp.config.fields import ConfigModel, ConstantName, Gpus, JsonSource, Name, Regex, RelativePath
@@ -32,28 +32,41 @@ def _complete(argument: str) -> str:
                 break
     if bad:
         what = "{argument} is not allowed: every test of the file runs, once, in a folder that tune-mcp names"
-        raise PydanticCustomError("pytest_args", what, {"argument": repr(argument), "rule": "XPY-01"})
+        raise PydanticCustomError("tune_pytest_args", what, {"argument": repr(argument), "rule": "XPY-01"})
     return argument
 
 
 def _no_addopts(env: dict[str, str]) -> dict[str, str]:
     if "PYTEST_ADDOPTS" in env:
         what = "PYTEST_ADDOPTS is not allowed: tune-mcp alone writes pytest's command line"
-        raise PydanticCustomError("pytest_env", what, {"rule": "XPY-01"})
+        raise PydanticCustomError("tune_pytest_env", what, {"rule": "XPY-01"})
     return env
 
 
 def _file_name(name: str) -> str:
     if not name.endswith(".py") or PurePosixPath(name).name != name:
         what = "{name} is not the name of a test file, as test_x_ci.py"
-        raise PydanticCustomError("file_name", what, {"name": repr(name)})
+        raise PydanticCustomError("tune_file_name", what, {"name": repr(name)})
     return name
 
 
 FileName = Annotated[str, AfterValidator(_file_name)]
 Env = Annotated[dict[str, str], AfterValidator(_no_addopts)]
-SampleScope = Annotated[int, Field(gt=0)] | ConstantName | tuple[Annotated[int, Field(gt=0)] | ConstantName, ...]
+_Samples = Annotated[int, Field(gt=0)] | ConstantName
+
+
+def _scope(value: object, read: ValidatorFunctionWrapHandler) -> object:
+    try:
+        return read(value)
+    except ValidationError as error:
+        # A union of six kinds explains itself with six errors; one sentence is worth more.
+        what = "{given} is no number of samples: write a number above 0, a constant, a list of them, or these by group"
+        raise PydanticCustomError("tune_scope", what, {"given": repr(value), "rule": "SMP-02"}) from error
+
+
+SampleScope = _Samples | tuple[_Samples, ...]
 """How many samples a stage must have: a number, a constant, or constants of which the first that is a number counts."""
+SampleScopes = Annotated[SampleScope | dict[str, SampleScope] | None, WrapValidator(_scope)]
 
 
 class ResultSource(ConfigModel):
@@ -69,7 +82,7 @@ class ResultSource(ConfigModel):
     sample_counts: SampleSource | None = None
     sample_counts_by_group: dict[str, SampleSource] = Field(default_factory=dict)
     ignored_constants: tuple[str, ...] = ()
-    expected_samples: SampleScope | dict[str, SampleScope] | None = None
+    expected_samples: SampleScopes = None
 
     def expected(self, group: str) -> tuple[int | str, ...]:
         """What config says about the sample count of ``group``; empty when it says nothing."""

@@ -30,7 +30,7 @@ def load_stages(path: Path) -> StageTable:
             filled = _without_nulls(value) | {"key": key}
             counts = filled.get("sample_counts")
             # Counts that nobody knows may stand as a block of nulls.
-            if isinstance(counts, dict) and not all(counts.values()):
+            if isinstance(counts, dict) and not (counts and all(counts.values())):
                 del filled["sample_counts"]
         stage = source.check(Stage, filled, (key,))
         if stage is not None:

@@ -25,6 +25,9 @@ Yaml: TypeAlias = "str | int | float | bool | tuple[Yaml, ...] | dict[str, Yaml]
 KeyPath: TypeAlias = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
+OWN_CHECK = "tune_"
+"""Opens the type of the errors that our own checks raise: their message says all, also what was given."""
+
 _MAX_NODES = 200_000
 _TAG = "tag:yaml.org,2002:"
 
@@ -213,10 +216,13 @@ def _what(model: type[BaseModel], error: ErrorDetails) -> tuple[str, str]:
             return "unknown key" + (f"; did you mean {' or '.join(near)}?" if near else ""), rule
         case "value_error":
             return error["msg"].removeprefix("Value error, "), rule
+        case kind if kind.startswith(OWN_CHECK):
+            return error["msg"], rule
         case _:
             given = repr(cast(object, error["input"]))
             got = "" if isinstance(error["input"], dict | tuple) or len(given) > 60 else f", not {given}"
-            return error["msg"][:1].lower() + error["msg"][1:] + got, rule
+            message = error["msg"].replace("valid tuple", "list").replace("valid dictionary", "mapping")
+            return message[:1].lower() + message[1:] + got, rule
 
 
 def _keys_at(model: type[BaseModel], location: KeyPath) -> list[str]:

@@ -192,9 +192,7 @@ def classify(stage: Stage, found: Stored) -> tuple[Cell, str]:
     return Cell.STRICT, ""
 
 
-def _foreign(
-    stage: Stage, repeat: int, found: Stored, plan: Plan, recorded: dict[tuple[str, int], str] | None
-) -> str:
+def _foreign(stage: Stage, repeat: int, found: Stored, plan: Plan, recorded: dict[tuple[str, int], str] | None) -> str:
     if recorded is None:
         return ""
     if found.content.run_id != plan.run_id:

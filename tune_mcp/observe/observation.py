@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -84,7 +84,8 @@ class _Found(Frozen):
         """A bool, a string or an infinite number is no measurement: it reads as None."""
         if not isinstance(value, dict):
             return value
-        return {key: item if _is_number(item) else None for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
+        found = cast("dict[object, object]", value)
+        return {key: item if _is_number(item) else None for key, item in found.items()}
 
     @field_validator("sample_counts", mode="before")
     @classmethod
@@ -92,15 +93,18 @@ class _Found(Frozen):
         """The same for counts; a float that is a whole number is a count (older runs wrote 20.0)."""
         if not isinstance(value, dict):
             return {}
-        return {key: int(value[key]) if _is_count(value.get(key)) else None for key in ("total", "ok")}  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+        found = cast("dict[str, object]", value)
+        return {key: _count(found.get(key)) for key in ("total", "ok")}
 
 
 def _is_number(item: object) -> bool:
     return isinstance(item, int | float) and not isinstance(item, bool) and math.isfinite(item)
 
 
-def _is_count(item: object) -> bool:
-    return isinstance(item, int | float) and _is_number(item) and item == int(item) and item >= 0
+def _count(item: object) -> int | None:
+    if not isinstance(item, int | float) or not _is_number(item):
+        return None
+    return int(item) if item == int(item) and item >= 0 else None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The stage catalogue: does it describe the test files of this tree, and is every metric's place known (DSC-02, HLT-07)?"""
+"""The stage catalogue: does it describe this tree's test files, is every metric's place known (DSC-02, HLT-07)?"""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def checks(subject: Subject) -> Iterator[Check]:
     yield Check(
         id="stages.fresh",
         status="mismatch" if stale else "ok",
-        detail=f"stages.yaml is older than {', '.join(stale)}" if stale else f"{len(subject.stages)} stage(s) up to date",
+        detail=f"stages.yaml is older than {', '.join(stale)}"
+        if stale
+        else f"{len(subject.stages)} stage(s) up to date",
         fix=f"tune-mcp discover {subject.model} --repo {subject.repo_root}" if stale else "",
     )
     unknown = unknown_metrics(subject.stages)
@@ -49,5 +51,7 @@ def checks(subject: Subject) -> Iterator[Check]:
         id="stages.config",
         status="missing" if unknown else "ok",
         detail=f"no JSON path for {', '.join(unknown[:6])}" if unknown else "every metric has a place",
-        fix=f"add them under metric_sources of models/{subject.model}/config.yaml, then run discover" if unknown else "",
+        fix=f"add them under metric_sources of models/{subject.model}/config.yaml, then run discover"
+        if unknown
+        else "",
     )

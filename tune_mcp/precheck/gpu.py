@@ -20,7 +20,9 @@ def checks(subject: Subject, reading: GpuReading) -> Iterator[Check]:
     usable = [gpu for gpu in reading.gpus if not gpu.mig]
     free = [gpu for gpu in usable if gpu.free]
     if len(usable) < needed:
-        yield Check(id="gpu.free", status="missing", detail=f"{needed} GPU(s) needed, {len(usable)} here", fix="nvidia-smi")
+        yield Check(
+            id="gpu.free", status="missing", detail=f"{needed} GPU(s) needed, {len(usable)} here", fix="nvidia-smi"
+        )
         return
     busy = [
         f"GPU {gpu.index}: {gpu.memory_used_mib} MiB, pids {list(gpu.pids) or 'none visible'}"

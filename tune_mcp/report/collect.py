@@ -44,9 +44,7 @@ def report_digest(audited: Audit) -> str:
     return digest([audited.plan.model_dump(mode="json"), artifacts])
 
 
-def collect(
-    run: RunDir, repo_root: Path, plan: Plan, audited: Audit, applied: ApplyPlan, now: datetime
-) -> ReportFacts:
+def collect(run: RunDir, repo_root: Path, plan: Plan, audited: Audit, applied: ApplyPlan, now: datetime) -> ReportFacts:
     """All facts of one report. ``audited`` has passed both gates; ``applied`` is the plan over the present files."""
     machine = hardware(run)
     context = ContextReader(repo_root, machine.phrase, plan.repeats)
@@ -120,9 +118,7 @@ def _stage(
         durations_s=tuple(found.duration_s if found else None for found in contents),
         docs=stage.is_docs,
         metrics=tuple(
-            _metric(stage, rows[(stage.key, key)], samples, slack)
-            for key in stage.metrics
-            if (stage.key, key) in rows
+            _metric(stage, rows[(stage.key, key)], samples, slack) for key in stage.metrics if (stage.key, key) in rows
         ),
     )
 

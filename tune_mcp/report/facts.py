@@ -237,9 +237,7 @@ class ReportFacts(Frozen):
     def loudest_first(self) -> list[tuple[StageFacts, MetricFacts]]:
         """All metrics, loosening ones first and the largest change first, then unknown, tightening, equal."""
         order = {Direction.LOOSENS: 0, Direction.UNKNOWN: 1, Direction.TIGHTENS: 2, Direction.EQUAL: 3}
-        return sorted(
-            self.metrics(), key=lambda pair: (order[pair[1].direction], -abs(pair[1].change_percent or 0.0))
-        )
+        return sorted(self.metrics(), key=lambda pair: (order[pair[1].direction], -abs(pair[1].change_percent or 0.0)))
 
     def count(self, wanted: Direction) -> int:
         """How many metrics would move that way."""

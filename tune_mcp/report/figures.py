@@ -7,7 +7,7 @@ from decimal import Decimal
 from tune_mcp.config.stages import WorstOp
 from tune_mcp.observe.worst import Direction, direction, shown
 
-__all__ = ["change_percent", "chance_text", "direction_text", "percent", "plain", "shown_text"]
+__all__ = ["chance_text", "change_percent", "direction_text", "percent", "plain", "shown_text"]
 
 Number = int | float
 

@@ -31,16 +31,16 @@ def render(facts: ReportFacts) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(  # pyright: ignore[reportUnknownMemberType]
-        marks=marks,
-        plain=plain,
-        shown=shown_text,
-        percent=percent,
-        chance=chance_text,
-        direction_text=direction_text,
-        width=_WIDTH,
-    )
-    return environment.get_template("report.html.j2").render(facts=facts)
+    given = {
+        "marks": marks,
+        "plain": plain,
+        "shown": shown_text,
+        "percent": percent,
+        "chance": chance_text,
+        "direction_text": direction_text,
+        "width": _WIDTH,
+    }
+    return environment.get_template("report.html.j2").render(facts=facts, **given)
 
 
 def marks(metric: MetricFacts) -> list[Mark]:

@@ -163,8 +163,8 @@ def _certainty(facts: ReportFacts) -> list[str]:
     lines = [
         f"## What {facts.repeats} repeats can carry",
         "",
-        f"- The worst of {facts.repeats} covers the true 95th percentile with a chance of {percent(facts.coverage_p95)}; "
-        f"it is a worst of {facts.repeats}, not a P95. {facts.repeats_for_p95} repeats would cover it with 95 %.",
+        f"- The worst of {facts.repeats} covers the true 95th percentile with a chance of "
+        f"{percent(facts.coverage_p95)}; it is a worst of {facts.repeats}, not a P95. {facts.repeats_for_p95} repeats would cover it with 95 %.",
         f"- Chance that at least one proposed threshold fails one clean CI run: {chance_text(suite.grouped)} "
         f"({suite.groups} independent gates; {chance_text(suite.independent)} if all {suite.gates} were independent).",
     ]
@@ -204,7 +204,13 @@ def _previous(facts: ReportFacts) -> list[str]:
     if not before.comparable:
         lines += ["", f"> **Not comparable:** {'; '.join(before.differences)}."]
     rows = [
-        (f"`{stage.key}`", metric.key, plain(old), plain(metric.worst_raw), direction_text(metric.worst_op, old, metric.worst_raw))
+        (
+            f"`{stage.key}`",
+            metric.key,
+            plain(old),
+            plain(metric.worst_raw),
+            direction_text(metric.worst_op, old, metric.worst_raw),
+        )
         for stage, metric in facts.metrics()
         if (old := before.worst.get(f"{stage.key}/{metric.key}")) is not None
     ]

@@ -167,8 +167,10 @@ class SlackReader:
             other_file, other = where, value
         else:
             other_file = home
-        filled = ast.BinOp(left=first, op=step.op, right=other) if first is step.left else ast.BinOp(
-            left=other, op=step.op, right=first
+        filled = (
+            ast.BinOp(left=first, op=step.op, right=other)
+            if first is step.left
+            else ast.BinOp(left=other, op=step.op, right=first)
         )
         return self._arithmetic(other_file, filled, first)
 

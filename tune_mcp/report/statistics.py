@@ -149,7 +149,5 @@ def together(rows: Sequence[tuple[str, Sequence[Number]]]) -> list[list[int]]:
 def _correlation(left: Sequence[Number], right: Sequence[Number]) -> float:
     mean_left, mean_right = math.fsum(left) / len(left), math.fsum(right) / len(right)
     cross = math.fsum((a - mean_left) * (b - mean_right) for a, b in zip(left, right, strict=True))
-    size = math.sqrt(
-        math.fsum((a - mean_left) ** 2 for a in left) * math.fsum((b - mean_right) ** 2 for b in right)
-    )
+    size = math.sqrt(math.fsum((a - mean_left) ** 2 for a in left) * math.fsum((b - mean_right) ** 2 for b in right))
     return cross / size if size else 0.0

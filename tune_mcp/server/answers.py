@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, Optional, TypeVar, cast
 
 import anyio
 from mcp_types import CallToolResult, TextContent
@@ -36,14 +36,13 @@ class Answer(BaseModel):
 
 def answer_model(*replies: type[Reply]) -> type[Answer]:
     """The output schema of a tool that gives any of ``replies`` or a refusal."""
-    fields: dict[str, tuple[object, None]] = {
-        name: (field.annotation | None if field.annotation else object, None)
+    fields: dict[str, Any] = {
+        name: (Optional[field.annotation], None)  # noqa: UP045 - an annotation that is a variable
         for reply in replies
         for name, field in reply.model_fields.items()
         if name not in Answer.model_fields
     }
-    made = create_model(f"{replies[0].__name__}OrRefusal", __base__=Answer, **fields)  # type: ignore[call-overload]
-    return cast("type[Answer]", made)
+    return create_model(f"{replies[0].__name__}OrRefusal", __base__=Answer, **fields)
 
 
 def refused(refusal: Refusal) -> CallToolResult:
@@ -87,15 +86,14 @@ class Workers:
     async def answer(self, verb: Callable[[], Reply], *, shielded: bool = False) -> CallToolResult:
         """Run a verb in a thread and translate what it gives; ``shielded`` work is finished even when cancelled."""
         try:
-            with anyio.CancelScope(shield=shielded):
-                return succeeded(await self.run(verb))
+            return succeeded(await self.run(verb, shielded=shielded))
         except Refusal as refusal:
             return refused(refusal)
         except Exception as error:
             return internal(error)
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """Run blocking work; a cancelled call leaves its thread behind."""
+    async def run(self, work: Callable[[], T], *, shielded: bool = False) -> T:
+        """Run blocking work. A cancelled call leaves its thread behind, but waits for the end of shielded work."""
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(_THREADS)
-        return await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
+        return await anyio.to_thread.run_sync(work, abandon_on_cancel=not shielded, limiter=self._limiter)

@@ -67,7 +67,7 @@ def _ask_mode(run_id: str, plan_id: str, mode: str, ctx: Context[Any, Any]) -> A
         return Agreement(mode="report")
     project, proposal = found
     saved = answered.load_mode(project.run(run_id), plan_id)
-    if saved == mode:
+    if saved is not None and saved == mode:
         return Agreement(mode=saved)
     return Elicit(
         f"Plan {plan_id} of {run_id}: write thresholds into the test files? Proposed mode: {mode}. "
@@ -89,8 +89,9 @@ def _slot(number: int, before: Callable[..., Any] | None) -> Callable[..., Any]:
         run = project.run(run_id)
         rows = applying.open_questions(proposal, "smart", {})
         if number and isinstance(previous, AcceptedElicitation) and number - 1 < len(rows):
-            if isinstance(previous.data, Choice):
-                answered.store(run, plan_id, _decision(rows[number - 1], previous.data))
+            choice = cast("object", previous.data)
+            if isinstance(choice, Choice):
+                answered.store(run, plan_id, _decision(rows[number - 1], choice))
         if number >= len(rows):
             return None
         if rows[number].key in answered.load(run, plan_id):
@@ -147,7 +148,11 @@ def register_apply(mcp: MCPServer[Any], server: ServerContext) -> None:
         run_id: Annotated[str, Field(description="The run's id.")],
         plan_id: Annotated[str, Field(description="From apply_plan; anything that changed since makes it stale.")],
         mode: Annotated[
-            str, Field(description="report, smart or full, as the user chose.", json_schema_extra={"enum": list(applying.MODES)})
+            str,
+            Field(
+                description="report, smart or full, as the user chose.",
+                json_schema_extra={"enum": list(applying.MODES)},
+            ),
         ],
         decisions: Annotated[
             list[Decision],

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from mcp.server.context import ServerRequestContext
+from mcp.server.context import CallNext, HandlerResult, ServerMiddleware, ServerRequestContext
 from mcp.server.mcpserver import MCPServer
 
 from tune_mcp.errors import Code, Refusal
@@ -15,13 +15,12 @@ from tune_mcp.server.answers import refused
 
 _SDK_TEXT = re.compile(r"Error executing tool (\S+): \d+ validation errors? for \S+\n(?P<rest>.*)", re.DOTALL)
 Context = ServerRequestContext[Any, Any]
-Next = Callable[[Context], Awaitable[Any]]
 
 
-def argument_check(server: Callable[[], MCPServer[Any]]) -> Callable[[Context, Next], Awaitable[Any]]:
+def argument_check(server: Callable[[], MCPServer[Any]]) -> ServerMiddleware[Any]:
     """The middleware: unknown names are refused before the call, wrong types after the SDK found them."""
 
-    async def check(ctx: Context, call_next: Next) -> Any:
+    async def check(ctx: Context, call_next: CallNext) -> HandlerResult:
         if ctx.method != "tools/call":
             return await call_next(ctx)
         params = cast("Mapping[str, Any]", ctx.params or {})
@@ -56,7 +55,7 @@ def _from_sdk(result: object) -> Refusal | None:
     if not isinstance(result, dict):
         return None
     wire = cast("dict[str, Any]", result)
-    content = wire.get("content") or [{}]
+    content: list[dict[str, Any]] = wire.get("content") or [{}]
     match = _SDK_TEXT.fullmatch(str(content[0].get("text", ""))) if wire.get("isError") else None
     if match is None:
         return None

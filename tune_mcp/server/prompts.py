@@ -67,6 +67,7 @@ def register_prompts(mcp: MCPServer[Any], _: ServerContext) -> None:
                 title=file.title,
                 description=file.description,
                 fn=_renderer(file),
+                context_kwarg=None,
                 arguments=[
                     PromptArgument(name=one.name, description=one.description, required=False) for one in file.arguments
                 ],

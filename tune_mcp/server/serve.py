@@ -8,15 +8,22 @@ import os
 import signal
 import sys
 import threading
+from typing import TYPE_CHECKING, Any
 
 from tune_mcp.calibration.project import Options
+
+if TYPE_CHECKING:
+    import anyio
+    from mcp.server.mcpserver import MCPServer
 
 _LAST_SECONDS = 1.0
 
 
 def serve(options: Options) -> int:
     """Serve until standard input ends or a signal comes. Standard output carries the protocol and nothing else."""
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
     gc.disable()  # the import makes many objects that all stay: collecting meanwhile costs a fifth of the start
     import anyio
 
@@ -36,13 +43,11 @@ def serve(options: Options) -> int:
     return 0
 
 
-async def _serve(mcp: object) -> None:
+async def _serve(mcp: MCPServer[Any]) -> None:
     import anyio
     from mcp.server.lowlevel import NotificationOptions
-    from mcp.server.mcpserver import MCPServer
     from mcp.server.stdio import stdio_server
 
-    assert isinstance(mcp, MCPServer)
     server = mcp._lowlevel_server  # pyright: ignore[reportPrivateUsage]  # no public way to say listChanged (SDK 2.3)
 
     async def on_signal(scope: anyio.CancelScope) -> None:

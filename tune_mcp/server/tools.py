@@ -135,15 +135,19 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         gone = threading.Event()
 
         def look() -> watching.StatusReply:
-            return watching.status(server.project(), run_id, wait_s, sleep=lambda s: void(gone.wait(s)), cancelled=gone.is_set)
+            return watching.status(
+                server.project(), run_id, wait_s, sleep=lambda s: void(gone.wait(s)), cancelled=gone.is_set
+            )
 
-        async with anyio.create_task_group() as group:
-            group.start_soon(_progress, ctx)
-            try:
-                return await answer(look)
-            finally:
-                gone.set()
+        results: list[CallToolResult] = []
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(_progress, ctx)
+                results.append(await answer(look))
                 group.cancel_scope.cancel()
+        finally:
+            gone.set()
+        return results[0]
 
     @mcp.tool(title="Strict audit", annotations=READ)
     async def strict_audit(run_id: RunId) -> Annotated[CallToolResult, AuditAnswer]:
@@ -192,5 +196,3 @@ async def _progress(ctx: Context[Any, Any] | None) -> None:
         await anyio.sleep(5)
         beat += 1
         await ctx.report_progress(beat, None, "waiting for a change of the run")
-
-

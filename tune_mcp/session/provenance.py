@@ -47,7 +47,10 @@ def _git(repo: Path, *words: str) -> bytes:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Refusal(
-            Code.NO_HEAD, "SES-03", f"git could not be asked in {repo}: {error}", "make git usable there, then call again"
+            Code.NO_HEAD,
+            "SES-03",
+            f"git could not be asked in {repo}: {error}",
+            "make git usable there, then call again",
         ) from error
     if done.returncode != 0:
         reason = done.stderr.decode(errors="replace").strip().splitlines()
@@ -91,11 +94,13 @@ def _printable(name: str) -> str:
 def _digest(path: Path) -> str:
     """A digest, or for a link, a folder and a very large file a description that changes when the file does."""
     if path.is_symlink():
-        return f"link:{os.readlink(path)}"
+        return f"link:{path.readlink()}"
     try:
         facts = path.stat()
         if not path.is_file():
             return "not-a-file"
-        return sha256_file(path) if facts.st_size <= _HASHED_UP_TO_BYTES else f"size:{facts.st_size}:{facts.st_mtime_ns}"
+        return (
+            sha256_file(path) if facts.st_size <= _HASHED_UP_TO_BYTES else f"size:{facts.st_size}:{facts.st_mtime_ns}"
+        )
     except OSError as error:
         return f"unreadable:{error.errno}"

@@ -91,7 +91,7 @@ def main(argv: list[str]) -> int:
     become_subreaper()
     clock = SystemClock()
     for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(name, lambda *_: clock.signalled.set())
+        signal.signal(name, lambda _number, _frame: clock.signalled.set())
 
     def stop_asked() -> str | None:
         return stop_request(run) or ("the supervisor was told to end by a signal" if clock.signalled.is_set() else None)

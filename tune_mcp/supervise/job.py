@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import Field
+
 from tune_mcp.config.stages import Frozen, Stage
 from tune_mcp.files import dump_json, parse_json, write_atomic
 from tune_mcp.run_dir import RunDir
@@ -77,12 +79,12 @@ class AttemptResult(Frozen):
     blocked: str = ""
     moved: str = ""
     guard: GuardSummary = GuardSummary()
-    stages: dict[str, StageResult] = {}
+    stages: dict[str, StageResult] = Field(default_factory=dict)
     signature: str = ""
     leftovers: tuple[str, ...] = ()
     gpu_uuids: tuple[str, ...] = ()
     log_sha256: str | None = None
-    evidence_sha256: dict[str, str] = {}
+    evidence_sha256: dict[str, str] = Field(default_factory=dict)
 
 
 JOB_FILE = "job.json"

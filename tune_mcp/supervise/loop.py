@@ -34,9 +34,17 @@ _TICK_S = 0.2
 class Clock(Protocol):
     """Time, handed in: wall clock for records, monotonic for waits, and a sleep that a stop wakes up."""
 
-    def now(self) -> datetime: ...
-    def monotonic(self) -> float: ...
-    def sleep(self, seconds: float) -> None: ...
+    def now(self) -> datetime:
+        """UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds, for waits."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, at most that long."""
+        ...
 
 
 class Stopped(Exception):
@@ -171,7 +179,10 @@ class Supervisor:
                         self._observed(job, result, f"FAIL, {reason}")
                         return
                     self._event(
-                        "retry", f"{test} run {repeat}: {reason}; try {tries + 1} of {MAX_TRIES}", test=test, repeat=repeat
+                        "retry",
+                        f"{test} run {repeat}: {reason}; try {tries + 1} of {MAX_TRIES}",
+                        test=test,
+                        repeat=repeat,
                     )
 
     def _job(self, test: str, stages: tuple[Stage, ...], repeat: int) -> Job:
@@ -329,9 +340,7 @@ class Supervisor:
         self._set(state, reason=text)
         self._event(kind, text)
 
-    def _set(
-        self, state: RunState, reason: str = "", current: Current | None = None, halt: Halt | None = None
-    ) -> None:
+    def _set(self, state: RunState, reason: str = "", current: Current | None = None, halt: Halt | None = None) -> None:
         self._record = self._record.model_copy(
             update={"state": state, "reason": reason, "current": current, "halt": halt}
         )

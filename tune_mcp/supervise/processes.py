@@ -28,7 +28,7 @@ def become_subreaper() -> None:
 
 
 def default_signals() -> None:
-    """Undo an inherited SIG_IGN and signal mask, so that a child can be interrupted (a shell's ``cmd &`` ignores INT)."""
+    """Undo an inherited SIG_IGN and signal mask, so that a child can be interrupted (``cmd &`` ignores INT)."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(name, signal.SIG_DFL)

@@ -1,8 +1,7 @@
-"""Take one pytest repeat out of the live set: every stage it fed and its evidence, into ``purged/`` (GAP-05, GAP-11)."""
+"""Take one pytest repeat out of the live set: all its stages and its evidence, into ``purged/`` (GAP-05, GAP-11)."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +24,7 @@ def purge(
         source = run.observation(key, repeat)
         if source.exists():
             events.append(run, "withdrawn", now, f"{key} run {repeat}", stage=key, repeat=repeat)
-            os.rename(source, folder / f"{key}.json")
+            source.rename(folder / f"{key}.json")
             sync_folder(source.parent)
     sources = [run.log(test, repeat), run.basetemp(test, repeat), run.guard_record(test, repeat)]
     attempts = run.test_folder(test) / "attempts"
@@ -33,7 +32,7 @@ def purge(
         sources += sorted(attempts.glob(f"run{repeat}_a*"))
     for source in sources:
         if source.exists():
-            os.rename(source, folder / source.name)
+            source.rename(folder / source.name)
     sync_folder(folder)
     events.append(
         run, "purged", now, f"{test} run {repeat}: {reason} (by {who})",

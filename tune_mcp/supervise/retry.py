@@ -29,7 +29,7 @@ class Keep:
 
 @dataclass(frozen=True)
 class Again:
-    """An infrastructure failure. ``charged`` is False when pytest was never started. ``shortfall`` compares attempts."""
+    """An infrastructure failure. ``charged`` is False when pytest never started; ``shortfall`` compares attempts."""
 
     reason: str
     charged: bool = True
@@ -103,7 +103,9 @@ def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple
         stage = stages[key]
         if stage.is_docs:
             if result.pytest_rc != 0:
-                return _stop(Code.HALT_UNRESOLVED, "STG-09", f"{key} failed", "mend the docs test, then call resume_run")
+                return _stop(
+                    Code.HALT_UNRESOLVED, "STG-09", f"{key} failed", "mend the docs test, then call resume_run"
+                )
             continue
         total, ok, expected = found.total or 0, found.ok or 0, stage.expected_samples
         if total == 0 or ok > total or (ok == total and expected is not None and total != expected):

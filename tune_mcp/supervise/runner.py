@@ -40,7 +40,7 @@ class Cancellation:
 
     def __init__(self) -> None:
         self._event = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *_: self._event.set())
+        signal.signal(signal.SIGTERM, lambda _number, _frame: self._event.set())
         threading.Thread(target=self._watch_stdin, daemon=True).start()
 
     def _watch_stdin(self) -> None:
@@ -49,6 +49,7 @@ class Cancellation:
         self._event.set()
 
     def __call__(self) -> bool:
+        """Whether somebody asked."""
         return self._event.is_set()
 
     def wait(self, seconds: float) -> None:
@@ -112,7 +113,7 @@ class Runner:
         for path in (self.log, self.basetemp, self.record):
             if path.exists():
                 earlier.mkdir(parents=True, exist_ok=True)
-                os.rename(path, earlier / path.name)
+                path.rename(earlier / path.name)
 
     def _moved(self) -> str:
         """Whether the commit or a file that the plan hashed is another one than when the run was planned."""

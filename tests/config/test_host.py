@@ -1,0 +1,79 @@
+"""Host profiles: paths inside one machine, nothing about how it is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tune_mcp.config.host import HostProfile
+from tune_mcp.config.yaml_source import read_yaml
+from tune_mcp.errors import Refusal
+
+OLDER = """\
+name: lab
+hostname: lab-box
+repo_root: /data/repo
+venv_python: /data/venv/bin/python
+physical:
+  hf_hub: /cache/hf
+  speaker_sim: /cache/sim
+  omni_ci_home: /ci/home
+precheck_checklist:
+  venv_exists: /data/venv/bin/python
+  steps:
+    - "anything"
+speaker_similarity_bootstrap:
+  warm_cache:
+    env:
+      HF_HUB_DISABLE_XET: "1"
+    hf_token: "source ~/.profile"
+    command: |
+      cd /data/repo
+      python -m warm
+agent_policy:
+  env_check: report_missing_first
+  poll_interval_max_s: 120
+handoff:
+  run_dirs: []
+"""
+
+
+def load(tmp_path: Path, text: str) -> HostProfile:
+    path = tmp_path / "lab.yaml"
+    path.write_text(text)
+    source = read_yaml(path)
+    host = source.check(HostProfile, source.data)
+    if host is None:
+        raise source.refusal()
+    return host
+
+
+@pytest.mark.rule("HST-04", "HST-06")
+def test_an_older_profile_loads_and_gives_its_environment(tmp_path: Path) -> None:
+    host = load(tmp_path, OLDER)
+    assert host.env() == {
+        "HF_HOME": "/cache/hf", "SEEDTTS_SIM_CACHE_DIR": "/cache/sim", "OMNI_CI_HOME": "/ci/home",
+    }  # fmt: skip
+    assert (host.repo_root, host.venv_python) == ("/data/repo", "/data/venv/bin/python")
+    assert "python -m warm" in host.speaker_similarity_bootstrap["warm_cache"].command
+
+
+@pytest.mark.rule("HST-06", "HST-07")
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (("repo_root: /data/repo\n", ""), "repo_root"),
+        (("hostname: lab-box\n", ""), "hostname"),
+        (("name: lab\n", "name: lab\ndocker_run: docker run x\n"), "docker_run"),
+        (("physical:\n", "physical:\n  volumes: [/a:/b]\n"), "physical.volumes"),
+        (("hf_hub: /cache/hf", "hf_hub: cache/hf"), "physical.hf_hub"),
+        (("poll_interval_max_s: 120", "poll_interval_max_s: 600"), "agent_policy.poll_interval_max_s"),
+    ],
+)
+def test_a_profile_that_lacks_or_adds_something_names_the_key(
+    tmp_path: Path, change: tuple[str, str], key: str
+) -> None:
+    with pytest.raises(Refusal) as caught:
+        load(tmp_path, OLDER.replace(*change))
+    assert caught.value.details["key"] == key
