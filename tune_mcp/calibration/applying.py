@@ -119,7 +119,7 @@ def checked_mode(mode: str) -> Mode:
 
 
 def proposal_for(project: Project, run_id: str, plan_id: str) -> tuple[Evidence, ApplyPlan]:
-    """The plan of ``plan_id``, if it still holds. Raises the gates' refusals, NOT_REPORTED, STALE_REPORT, STALE_PLAN."""
+    """The plan of ``plan_id``, if it still holds. Raises gate refusals, NOT_REPORTED, STALE_REPORT, STALE_PLAN."""
     found, proposal = propose(project, run_id)
     digest = read_report_digest(found.run)
     if digest is None:

@@ -164,7 +164,8 @@ def _certainty(facts: ReportFacts) -> list[str]:
         f"## What {facts.repeats} repeats can carry",
         "",
         f"- The worst of {facts.repeats} covers the true 95th percentile with a chance of "
-        f"{percent(facts.coverage_p95)}; it is a worst of {facts.repeats}, not a P95. {facts.repeats_for_p95} repeats would cover it with 95 %.",
+        f"{percent(facts.coverage_p95)}; it is a worst of {facts.repeats}, not a P95. "
+        f"{facts.repeats_for_p95} repeats would cover it with 95 %.",
         f"- Chance that at least one proposed threshold fails one clean CI run: {chance_text(suite.grouped)} "
         f"({suite.groups} independent gates; {chance_text(suite.independent)} if all {suite.gates} were independent).",
     ]
