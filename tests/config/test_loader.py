@@ -170,3 +170,48 @@ def test_the_shipped_models_load() -> None:
     assert models["qwen3-omni-v1"].extra_env[tp2] == {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
     assert list(models["tts"].metric_sources["test_tts_ci.py"].calibration_presets) == ["higgs", "moss"]
     assert all(model.wiped_caches() == (".cache/flashinfer",) for model in models.values())
+
+
+OLDER_CONFIG = """\
+# Written for the older script.
+name: old-v1
+description: "Old"
+hf_model_id: "org/model"
+hf_datasets:
+  - "org/data"
+omni_ci_home: "/ci"
+default_venv_python:
+  - "/ci/bin/python"
+auto_env:
+  HOME: "/home"
+  HF_HUB_DISABLE_XET: "1"
+gpus_per_test:
+  test_old_ci.py: 2
+test_globs:
+  - "tests/test_old_ci.py"
+extra_env: {}
+pytest_extra_args: {}
+stage_base_strip_prefix: "test_"
+stage_base_strip_suffix: "_ci"
+metric_sources:
+  test_old_ci.py:
+    json_file: "old.json"
+    sample_counts:
+      total: "summary.total_samples"
+      ok: "summary.evaluated"
+    paths:
+      corpus_wer: "summary.corpus_wer"
+"""
+
+
+@pytest.mark.rule("MOD-02")
+def test_a_directory_written_for_the_older_script_loads_unchanged(given: Path) -> None:
+    folder = model(given, "old-v1")
+    (folder / "config.yaml").write_text(OLDER_CONFIG)
+    older = "old_wer:\n  test: tests/test_old_ci.py\n  group: wer\n  test_file_sha256: abc\n  metrics: {}\n"
+    (folder / "stages.yaml").write_text(older)
+    host(given, "lab", "box-1")
+    places = ConfigPlaces.resolve(None, given)
+    assert places.model("old-v1").gpus_per_test == {"test_old_ci.py": 2}
+    assert places.stages("old-v1")["old_wer"].test == "tests/test_old_ci.py"
+    assert places.host("lab").hostname == "box-1"

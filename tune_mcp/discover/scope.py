@@ -101,7 +101,8 @@ class ScopeReader:
             if constant is None or constant.kind is not ConstantKind.NONE:
                 what = f"{self.module.path}: expected_samples names {entry}, which is no whole number there [SMP-02]"
                 return None, (), (what,)
-        return None, (), ()
+        names = ", ".join(map(str, configured))
+        return None, (), (f"{self.module.path}: {names} is None, so the number of samples is not known [SMP-04]",)
 
     def _from_names(self, group: str, variant: str | None) -> tuple[int | None, tuple[str, ...], tuple[str, ...]]:
         """The nearest sample constant: one that names the group, else the variant, else neither."""

@@ -34,6 +34,7 @@ def render(facts: ReportFacts) -> str:
     given = {
         "marks": marks,
         "plain": plain,
+        "brief": lambda value: f"{value:.6g}",
         "shown": shown_text,
         "percent": percent,
         "chance": chance_text,

@@ -1,0 +1,148 @@
+"""A tiny repository with one real CI test, so that a whole calibration takes a second or two."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tune_mcp.calibration import catalogue, running, watching
+from tune_mcp.calibration.project import Options, Project
+from tune_mcp.run_dir import RunDir
+
+MODEL = "toy"
+TEST = '''"""A CI test in the shape of the real ones: results first, assertions after."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+CONCURRENCY = 2
+NUM_SAMPLES = 4  # sample scope: never calibrated
+
+TOY_ACC_MIN = 0.5  # a bare threshold
+TOY_WER_MAX_CORPUS = 0.0100
+_TOY_P95 = {
+    2: {
+        "throughput_qps": 1.0,
+        # too tight on purpose
+        "latency_mean_s": 0.001,
+    },
+}
+SLACK = 1.5
+
+
+def repeat() -> int:
+    return int(Path(os.environ["TUNE_GUARD_RECORD"]).stem.removeprefix("guard_run"))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    k = repeat()
+    found = {
+        "summary": {"accuracy": 0.75 + k / 100, "wer_corpus": round(0.0122 + k / 10000, 4), "total_samples": 4, "evaluated": 4},
+        "speed": {"throughput_qps": 10.0 + k, "latency_mean_s": 0.25 + k / 1000},
+    }
+    (tmp_path_factory.mktemp("toy") / "results.json").write_text(json.dumps(found))
+    return found
+
+
+def test_accuracy(results):
+    assert results["summary"]["accuracy"] >= TOY_ACC_MIN / SLACK
+
+
+def test_speed(results):
+    assert results["speed"]["latency_mean_s"] <= _TOY_P95[2]["latency_mean_s"] * SLACK
+'''
+CONFIG = """name: toy
+test_globs: ["tests/test_*_ci.py"]
+default_venv_python: ["{python}"]
+stage_base_strip_prefix: "test_"
+stage_base_strip_suffix: "_ci"
+gpus_per_test: {{test_toy_ci.py: 0}}
+metric_sources:
+  test_toy_ci.py:
+    json_file: "toy0/results.json"
+    sample_counts: {{total: "summary.total_samples", ok: "summary.evaluated"}}
+    paths:
+      accuracy: "summary.accuracy"
+      corpus_wer: "summary.wer_corpus"
+      throughput_qps: "speed.throughput_qps"
+      latency_mean_s: "speed.latency_mean_s"
+"""
+
+
+def git(repo: Path, *words: str) -> str:
+    """Run git there, as somebody."""
+    done = subprocess.run(
+        ["git", "-C", str(repo), "-c", "user.name=t", "-c", "user.email=t@localhost", *words],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip()
+
+
+def make(folder: Path, test: str = TEST, files: dict[str, str] | None = None) -> Project:
+    """A git repository with one commit, its stages discovered and part of that commit."""
+    written = {
+        "tests/test_toy_ci.py": test,
+        ".tune/models/toy/config.yaml": CONFIG.format(python=sys.executable),
+        ".gitignore": "__pycache__/\n.pytest_cache/\n",
+        **(files or {}),
+    }
+    for name, text in written.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    git(folder, "init", "-q", "-b", "main")
+    project = open_project(folder)
+    catalogue.discover(project, MODEL)
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", "toy")
+    return project
+
+
+def open_project(folder: Path) -> Project:
+    """The project of an existing toy repository."""
+    return Project.resolve(Options(repo=folder))
+
+
+def rest(project: Project, run_id: str, polls: int = 60) -> watching.StatusReply:
+    """Poll until the run rests; each poll waits for a change, their number is bounded."""
+    for _ in range(polls):
+        now = watching.status(project, run_id, wait_s=5)
+        if now.terminal or now.state in ("halted", "exhausted"):
+            return now
+    raise AssertionError(f"{run_id} does not come to rest: {now.text()}")
+
+
+def until(project: Project, run_id: str, reached: Callable[[watching.StatusReply], bool], polls: int = 60) -> None:
+    """Poll until ``reached``; bounded."""
+    for _ in range(polls):
+        now = watching.status(project, run_id)
+        if reached(now):
+            return
+        watching.status(project, run_id, wait_s=2)
+    raise AssertionError(f"not reached: {now.text()}")
+
+
+def finished(project: Project, repeats: int = 2) -> RunDir:
+    """A run that is strict on its commit."""
+    reply = running.start_run(project, MODEL, repeats=repeats)
+    now = rest(project, reply.run_id)
+    assert now.state == "finished", now.text()
+    return project.run(reply.run_id)
+
+
+def rewrite(run: RunDir, stage: str, repeat: int, change: Callable[[dict[str, Any]], object]) -> None:
+    """Edit a run{k}.json by hand, as nobody should."""
+    path = run.observation(stage, repeat)
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))

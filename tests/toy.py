@@ -1,0 +1,411 @@
+"""A tiny project whose every number is known, for tests that need a run: made by real processes, or in this one.
+
+``make_toy`` builds the repository. ``start`` + ``wait_until_rest`` go the whole way with a real supervisor, a real
+runner and a real pytest (about two seconds, and half a second for each repeat). ``finished_run`` makes the same run in
+this process in a few milliseconds: the verbs, the supervisor's loop, the extraction and the files are the real ones,
+only pytest is not started. ``steer`` and ``hold`` tell the toy's pytest what to measure and when to wait.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from tune_mcp.calibration import catalogue, running, watching
+from tune_mcp.calibration.project import Options, Project
+from tune_mcp.files import FileLock, dump_json, sha256_file, write_atomic
+from tune_mcp.gpus import GpuReading, Presence
+from tune_mcp.observe.extract import ResultFiles, extract
+from tune_mcp.precheck import Check, Precheck, fingerprint
+from tune_mcp.precheck.venv import VenvFacts
+from tune_mcp.run_dir import RunDir
+from tune_mcp.session import plan as plans
+from tune_mcp.session.state import owner
+from tune_mcp.supervise import guard_record
+from tune_mcp.supervise.executor import JobState
+from tune_mcp.supervise.job import AttemptResult, Job, StageResult, read_result, seal, write_job
+from tune_mcp.supervise.loop import Supervisor, stop_request, utc_now
+
+MODEL = "toy"
+TEST_FILE = "tests/test_toy_ci.py"
+TEST_KEY = "test_toy_ci"
+STAGES = ("toy_accuracy", "toy_speed")
+
+VALUES = ((0.75, 12.5, 0.125), (0.625, 10.25, 0.25), (0.875, 11.125, 0.1875))
+"""Accuracy, throughput (1/s) and mean latency (s) of repeats 1, 2, 3; repeat 4 is as 1 again."""
+WORST = {"accuracy": 0.625, "throughput_qps": 10.25, "latency_mean_s": 0.25}
+"""Worst of N for every N of two and more."""
+
+SOURCE = '''"""A CI test in the shape of the real ones: results first, assertions after."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+CONCURRENCY = 2
+NUM_SAMPLES = @SAMPLES@  # sample scope: never calibrated
+
+TOY_ACC_MIN = 0.5  # a bare threshold
+_TOY_P95 = {
+    2: {"throughput_qps": 1.0, "latency_mean_s": 9.0},
+}
+STATE = Path(__file__).resolve().parents[1].parent / (Path(__file__).resolve().parents[1].name + "-state")
+VALUES = @VALUES@
+
+
+def repeat():
+    return int(Path(os.environ["TUNE_GUARD_RECORD"]).stem.removeprefix("guard_run"))
+
+
+def held(k):
+    (STATE / f"launched{k}").open("a").write(f"{os.getpid()}\\n")
+    end = time.monotonic() + 60
+    while (STATE / f"hold{k}").exists() and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    k = repeat()
+    folder = tmp_path_factory.mktemp("toy")
+    held(k)
+    accuracy, throughput, latency = VALUES[(k - 1) % len(VALUES)]
+    found = {
+        "summary": {"accuracy": accuracy, "total_samples": NUM_SAMPLES, "evaluated": NUM_SAMPLES},
+        "speed": {"throughput_qps": throughput, "latency_mean_s": latency},
+    }
+    steered = STATE / f"run{k}.json"
+    if steered.exists():
+        for part, values in json.loads(steered.read_text()).items():
+            found[part].update(values)
+    (folder / "result.json").write_text(json.dumps(found))
+    return found
+
+
+def test_accuracy(results):
+    assert results["summary"]["accuracy"] >= TOY_ACC_MIN
+
+
+def test_speed(results):
+    assert results["speed"]["throughput_qps"] >= _TOY_P95[CONCURRENCY]["throughput_qps"]
+    assert results["speed"]["latency_mean_s"] <= _TOY_P95[CONCURRENCY]["latency_mean_s"]
+'''
+CONFIG: dict[str, Any] = {
+    "name": MODEL,
+    "test_globs": ["tests/test_*_ci.py"],
+    "default_venv_python": [sys.executable],
+    "stage_base_strip_prefix": "test_",
+    "stage_base_strip_suffix": "_ci",
+    "gpus_per_test": {"test_toy_ci.py": 0},
+    "metric_sources": {
+        "test_toy_ci.py": {
+            "json_file": "toy0/result.json",
+            "sample_counts": {"total": "summary.total_samples", "ok": "summary.evaluated"},
+            "paths": {
+                "accuracy": "summary.accuracy",
+                "throughput_qps": "speed.throughput_qps",
+                "latency_mean_s": "speed.latency_mean_s",
+            },
+        }
+    },
+}
+"""``config.yaml`` as data; JSON is YAML, so a test may change a copy and hand it to ``make_toy``."""
+
+
+def git(repo: Path, *words: str) -> str:
+    """Run git there, as somebody, without anybody's configuration."""
+    done = subprocess.run(
+        ["git", "-C", str(repo), "-c", "user.name=t", "-c", "user.email=t@localhost", *words],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull},
+    )
+    return done.stdout.strip()
+
+
+def toy_source(samples: int = 4) -> str:
+    """The toy's test file."""
+    return SOURCE.replace("@SAMPLES@", str(samples)).replace("@VALUES@", repr(VALUES))
+
+
+def make_toy(
+    folder: Path,
+    *,
+    test_source: str | None = None,
+    samples: int = 4,
+    config: Mapping[str, Any] | None = None,
+    files: Mapping[str, str] | None = None,
+) -> Project:
+    """A git repository in ``folder`` with one commit that holds the test, its config and its discovered stages.
+
+    ``files`` are further files (relative path -> text). The toy's state lies beside the folder, outside git.
+    """
+    written = {
+        TEST_FILE: test_source or toy_source(samples),
+        ".tune/models/toy/config.yaml": json.dumps(config or CONFIG),
+        ".gitignore": "__pycache__/\n.pytest_cache/\n.tune-runs/\n",
+        **(files or {}),
+    }
+    for name, text in written.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    folder.with_name(f"{folder.name}-state").mkdir(exist_ok=True)
+    git(folder, "init", "-q", "-b", "main")
+    project = open_project(folder)
+    catalogue.discover(project, MODEL)
+    commit(project, "toy")
+    return project
+
+
+def open_project(folder: Path) -> Project:
+    """The project of an existing toy repository."""
+    return Project.resolve(Options(repo=folder))
+
+
+def commit(project: Project, message: str = "next") -> str:
+    """Commit everything there is, or an empty commit; returns the new HEAD."""
+    git(project.repo_root, "add", "-A")
+    git(project.repo_root, "commit", "-q", "--allow-empty", "-m", message)
+    return git(project.repo_root, "rev-parse", "HEAD")
+
+
+def state_folder(project: Project) -> Path:
+    """Where the toy's pytest reads its orders and leaves its traces."""
+    return project.repo_root.with_name(f"{project.repo_root.name}-state")
+
+
+def steer(project: Project, repeat: int, **parts: Mapping[str, object]) -> None:
+    """What repeat k measures from now on: ``steer(toy, 2, summary={"evaluated": 3})``."""
+    (state_folder(project) / f"run{repeat}.json").write_text(json.dumps(parts))
+
+
+def hold(project: Project, repeat: int) -> None:
+    """Let the pytest of repeat k wait in its fixture (at most a minute) until ``let_go``."""
+    (state_folder(project) / f"hold{repeat}").touch()
+
+
+def let_go(project: Project, repeat: int) -> None:
+    """End the wait of repeat k."""
+    (state_folder(project) / f"hold{repeat}").unlink(missing_ok=True)
+
+
+def launches(project: Project, repeat: int) -> tuple[int, ...]:
+    """The pid of every pytest that came as far as repeat k's fixture, oldest first."""
+    path = state_folder(project) / f"launched{repeat}"
+    return tuple(int(line) for line in path.read_text().split()) if path.exists() else ()
+
+
+def wait_for(reached: Callable[[], object], limit_s: float = 30.0, what: str = "it") -> None:
+    """Look again and again until ``reached()`` is true; bounded."""
+    end = time.monotonic() + limit_s
+    while not reached():
+        if time.monotonic() >= end:
+            raise AssertionError(f"{what} did not happen within {limit_s:g} s")
+        time.sleep(0.02)
+
+
+def start(project: Project, repeats: int = 2, stages: Sequence[str] = ("ALL",), label: str | None = None) -> RunDir:
+    """Start a run with a real, detached supervisor."""
+    return project.run(running.start_run(project, MODEL, stages, repeats, label).run_id)
+
+
+def start_and_hold(project: Project, repeats: int = 2, repeat: int = 1) -> RunDir:
+    """Start a real run and return while the pytest of ``repeat`` waits in its fixture."""
+    hold(project, repeat)
+    run = start(project, repeats)
+    wait_for(lambda: launches(project, repeat) or _at_rest(run), what=f"the pytest of repeat {repeat}")
+    assert launches(project, repeat), told(run)
+    return run
+
+
+def _at_rest(run: RunDir) -> bool:
+    from tune_mcp.session.state import conclude
+
+    return conclude(run).state.at_rest
+
+
+def wait_until_rest(project: Project, run_id: str, limit_s: float = 60.0) -> watching.StatusReply:
+    """Poll ``status`` until no supervisor works on the run; bounded by ``limit_s``."""
+    end = time.monotonic() + limit_s
+
+    def look_soon(_: float) -> None:
+        time.sleep(0.05)
+
+    while True:
+        now = watching.status(project, run_id, wait_s=5, sleep=look_soon)
+        if now.terminal or now.state in ("halted", "exhausted"):
+            return now
+        if time.monotonic() >= end:
+            raise AssertionError(f"{run_id} does not come to rest within {limit_s:g} s: {now.text()}")
+
+
+def told(run: RunDir) -> str:
+    """What the run says of itself, for a message when a test fails."""
+    paths = (run.run_log, run.supervisor_log, *sorted(run.path.glob("_pytest/*/attempts/*/runner.log")))
+    return "\n".join(f"--- {path.name}\n{path.read_text()[-3000:]}" for path in paths if path.exists())
+
+
+def rewrite_observation(run: RunDir, stage: str, repeat: int, change: Callable[[dict[str, Any]], object]) -> None:
+    """Edit a run{k}.json by hand, as nobody should."""
+    path = run.observation(stage, repeat)
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+# ---- a run in this process --------------------------------------------------------------------------------------
+
+
+def measured(job: Job, **parts: Mapping[str, object]) -> AttemptResult:
+    """What a healthy attempt leaves: log, result file, guard record; ``parts`` change the result file as ``steer``."""
+    log, basetemp, record = (
+        made(job.test_key, job.repeat) for made in (job.run.log, job.run.basetemp, job.run.guard_record)
+    )
+    for path in (log, basetemp, record):
+        if path.exists():
+            moved = job.run.attempt(job.test_key, job.repeat, job.attempt - 1)
+            moved.mkdir(parents=True, exist_ok=True)
+            path.rename(moved / path.name)
+    accuracy, throughput, latency = VALUES[(job.repeat - 1) % len(VALUES)]
+    scope = next((stage.expected_samples for stage in job.stages if stage.expected_samples), 4)
+    document: dict[str, dict[str, object]] = {
+        "summary": {"accuracy": accuracy, "total_samples": scope, "evaluated": scope},
+        "speed": {"throughput_qps": throughput, "latency_mean_s": latency},
+    }
+    for part, values in parts.items():
+        document[part].update(values)
+    (basetemp / "toy0").mkdir(parents=True)
+    (basetemp / "toy0" / "result.json").write_text(json.dumps(document))
+    log.write_text(f"{job.test}::test_accuracy PASSED\n{job.test}::test_speed PASSED\n2 passed in 0.25s\n")
+    record.write_text("".join(json.dumps(line) + "\n" for line in _guard_lines(job.test)))
+    files = ResultFiles(basetemp)
+    stages: dict[str, StageResult] = {}
+    for stage in job.stages:
+        found = extract(stage, files)
+        problems = tuple(problem.sentence() for problem in found.problems)
+        stages[stage.key] = StageResult(metrics=found.metrics, total=found.total, ok=found.ok, problems=problems)
+    return AttemptResult(
+        key=job.key,
+        started_at="2026-04-23T05:00:00Z",
+        ended_at="2026-04-23T05:00:01Z",
+        duration_s=0.25,
+        pytest_rc=0,
+        guard=guard_record.read(record),
+        stages=stages,
+        log_sha256=sha256_file(log),
+        evidence_sha256={"toy0/result.json": sha256_file(basetemp / "toy0" / "result.json")},
+    )
+
+
+def _guard_lines(test: str) -> Iterator[dict[str, object]]:
+    ids = [f"{test}::test_accuracy", f"{test}::test_speed"]
+    yield {"event": "start", "pytest": "9.0.0", "worker": False, "collect_only": False}
+    yield {"event": "collected", "ids": ids, "dropped": []}
+    for name in ids:
+        for when in ("setup", "call", "teardown"):
+            yield {"event": "report", "id": name, "when": when, "outcome": "passed", "xfail": False, "duration": 0.01}
+    yield {"event": "finish", "exitstatus": 0, "shouldstop": "", "shouldfail": ""}
+
+
+@dataclass
+class InProcess:
+    """An executor that has its answer at once: ``attempt(job)``; None is a runner that died without a result."""
+
+    attempt: Callable[[Job], AttemptResult | None] = measured
+    jobs: list[Job] = field(default_factory=list)
+
+    def submit(self, job: Job) -> str:
+        self.jobs.append(job)
+        write_job(job)
+        job.run.test_folder(job.test_key).mkdir(parents=True, exist_ok=True)
+        result = self.attempt(job)
+        if result is not None:
+            seal(job, result)
+        return job.key
+
+    def poll(self, keys: Sequence[str]) -> dict[str, JobState]:
+        return dict.fromkeys(keys, "ended")
+
+    def cancel(self, keys: Sequence[str]) -> None:
+        raise AssertionError(f"nothing runs, so {keys} cannot be cancelled")
+
+    def collect(self, job: Job) -> AttemptResult | None:
+        return read_result(job)
+
+
+class _Clock:
+    now = staticmethod(utc_now)
+    monotonic = staticmethod(time.monotonic)
+
+    def sleep(self, seconds: float) -> None:
+        raise AssertionError(f"an answer at once needs no sleep of {seconds:g} s")
+
+
+def ready(run: RunDir, plan: plans.Plan) -> Precheck:
+    """A machine that is always ready, with its environment.json."""
+    reading, facts = GpuReading(Presence.NONE), VenvFacts(versions={"python": "3.11.9", "pytest": "9.0.0"})
+    found = fingerprint.take(reading, facts, plan.settings.env)
+    write_atomic(run.environment, dump_json(found.model_dump(mode="json")))
+    return Precheck(
+        checked_at="2026-04-23T05:00:00Z",
+        checks=(Check(id="repo.head", status="ok", detail="toy"),),
+        versions=facts.versions,
+        pytest_plugins=(),
+        gpus=(),
+        gpu_driver=None,
+        gpu_summary=reading.summary(),
+    )
+
+
+def _no_older_runs(model: str) -> plans.OlderCatalogue:
+    raise AssertionError(model)
+
+
+@contextmanager
+def supervised_here(
+    attempt: Callable[[Job], AttemptResult | None] = measured,
+    precheck: Callable[[RunDir, plans.Plan], Precheck] = ready,
+) -> Iterator[InProcess]:
+    """Inside, ``start_run`` and ``resume_run`` supervise in this process and return when the run is at rest."""
+    executor = InProcess(attempt)
+
+    def supervise(path: Path, _run_lock: FileLock, _host_lock: FileLock) -> int:
+        run = RunDir(path)
+        plan = plans.load(run, _no_older_runs)
+        supervisor = Supervisor(
+            run_dir=run,
+            plan=plan,
+            executor=executor,
+            clock=_Clock(),
+            owner=owner(os.getpid()),
+            precheck=lambda: precheck(run, plan),
+            stop_asked=lambda: stop_request(run),
+            drain=lambda: (),
+        )
+        supervisor.run()
+        return os.getpid()
+
+    with mock.patch("tune_mcp.supervise.launch.start", supervise):
+        yield executor
+
+
+def finished_run(
+    project: Project, repeats: int = 2, attempt: Callable[[Job], AttemptResult | None] = measured
+) -> RunDir:
+    """A run at rest, made in this process: strict and finished unless ``attempt`` has it otherwise."""
+    with supervised_here(attempt):
+        return start(project, repeats)
