@@ -22,7 +22,7 @@ MAX_WAIT_S = 50
 MAX_POLL_S = 120
 """No poll of an active run is further than this from the next (rules POL-01, POL-10)."""
 _STALE_HEARTBEAT_S = 30.0
-_LOOK_EVERY_S = 0.5
+_LOOK_EVERY_S = 0.25
 _MISSING_SHOWN = 50
 _STAGES_SHOWN = 40
 
