@@ -44,8 +44,9 @@ def repeat() -> int:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     k = repeat()
+    wer = round(0.0122 + k / 10000, 4)
     found = {
-        "summary": {"accuracy": 0.75 + k / 100, "wer_corpus": round(0.0122 + k / 10000, 4), "total_samples": 4, "evaluated": 4},
+        "summary": {"accuracy": 0.75 + k / 100, "wer_corpus": wer, "total_samples": 4, "evaluated": 4},
         "speed": {"throughput_qps": 10.0 + k, "latency_mean_s": 0.25 + k / 1000},
     }
     (tmp_path_factory.mktemp("toy") / "results.json").write_text(json.dumps(found))

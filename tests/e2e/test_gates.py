@@ -140,24 +140,24 @@ def test_a_test_file_that_changed_since_the_run_refuses_the_plan(calibrated: tup
 def test_apply_needs_a_report_that_is_as_new_as_the_artifacts(calibrated: tuple[Project, RunDir]) -> None:
     project, run = calibrated
     plan = reporting.apply_plan(project, run.run_id)
-    with pytest.raises(Refusal, match="^NOT_REPORTED"):
+    with pytest.raises(Refusal, match=r"^NOT_REPORTED"):
         applying.apply(project, run.run_id, plan.plan_id, "full")
     reporting.report(project, run.run_id)
     facts = json.loads(run.report_json.read_text())
     facts["artifacts_digest"] = "0" * 64
     run.report_json.write_text(json.dumps(facts))
 
-    with pytest.raises(Refusal, match="^STALE_REPORT"):
+    with pytest.raises(Refusal, match=r"^STALE_REPORT"):
         applying.apply(project, run.run_id, plan.plan_id, "full")
     reporting.report(project, run.run_id)
-    with pytest.raises(Refusal, match="^STALE_PLAN"):
+    with pytest.raises(Refusal, match=r"^STALE_PLAN"):
         applying.apply(project, run.run_id, "0" * 16, "full")
 
 
 class Blank(ast.NodeTransformer):
     """Every number becomes 0, so that two trees can be compared but for their numbers."""
 
-    def visit_Constant(self, node: ast.Constant) -> ast.Constant:  # noqa: N802
+    def visit_Constant(self, node: ast.Constant) -> ast.Constant:
         is_number = isinstance(node.value, int | float) and not isinstance(node.value, bool)
         return ast.copy_location(ast.Constant(0), node) if is_number else node
 
@@ -209,10 +209,10 @@ def test_smart_writes_nothing_until_every_loosening_speed_metric_is_decided(
         decided = applying.Decision.model_validate(decision)
         return applying.apply(project, run.run_id, plan.plan_id, "smart", [decided])
 
-    with pytest.raises(Refusal, match="^DECISION_MISSING .*toy_speed/latency_mean_s"):
+    with pytest.raises(Refusal, match=r"^DECISION_MISSING .*toy_speed/latency_mean_s"):
         applying.apply(project, run.run_id, plan.plan_id, "smart")
     for value in ("fast", "nan", "inf", "0.2", "", None):
-        with pytest.raises(Refusal, match="^DECISION_INVALID"):
+        with pytest.raises(Refusal, match=r"^DECISION_INVALID"):
             decide("custom", value)
     assert path.read_bytes() == before
 

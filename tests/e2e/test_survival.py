@@ -71,11 +71,11 @@ def test_a_second_run_is_refused_while_one_measures_and_names_it(tmp_path: Path)
     elsewhere = toy.make(tmp_path / "elsewhere")
     first = running.start_run(project, toy.MODEL, repeats=2)
 
-    with pytest.raises(Refusal, match="^RUN_ACTIVE .*" + first.run_id):
+    with pytest.raises(Refusal, match=r"^RUN_ACTIVE .*" + first.run_id):
         running.start_run(project, toy.MODEL)
-    with pytest.raises(Refusal, match="^HOST_BUSY .*" + first.run_id):
+    with pytest.raises(Refusal, match=r"^HOST_BUSY .*" + first.run_id):
         running.start_run(elsewhere, toy.MODEL)
-    with pytest.raises(Refusal, match="^RUN_ACTIVE"):
+    with pytest.raises(Refusal, match=r"^RUN_ACTIVE"):
         running.resume_run(project, first.run_id)
     assert len(watching.list_runs(project).runs) == 1
     assert watching.list_runs(elsewhere).runs == ()

@@ -1,6 +1,6 @@
 """The one line under each stage's heading that says what was measured, on what (rules CTX-01 to CTX-07).
 
-Constants are literals of the stage's own test file, then of its threshold file, read from the syntax tree; a name
+Constants are read from the syntax tree of the stage's test file, then of its threshold file, through imports; a name
 that is not there, or is no plain number, is ``?`` and never guessed or copied from another stage (CTX-06).
 """
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tune_mcp.config.stages import Stage
-from tune_mcp.discover.constants import ModuleConstants, parse_module
+from tune_mcp.discover.scope import Modules
 from tune_mcp.errors import Json, Refusal
-from tune_mcp.files import inside, parse_json
+from tune_mcp.files import parse_json
 from tune_mcp.run_dir import RunDir
 
 UNKNOWN = "?"
@@ -47,7 +47,7 @@ def hardware(run: RunDir) -> Hardware:
         return Hardware(phrase, told or phrase)
     if told.lower().startswith("no gpu") or (isinstance(gpus, list) and not told):
         return Hardware("CPU", told or "no GPU (CPU)")
-    return Hardware(told or f"{UNKNOWN}× {UNKNOWN}", told or UNKNOWN)
+    return Hardware(f"{UNKNOWN}× {UNKNOWN}", told or UNKNOWN)
 
 
 @dataclass
@@ -59,7 +59,7 @@ class ContextReader:
     repeats: int
 
     def __post_init__(self) -> None:
-        self._modules: dict[str, ModuleConstants | None] = {}
+        self._modules = Modules(self.repo_root)
 
     def line(self, stage: Stage) -> str:
         """``— 2× NVIDIA H20, 2000 samples, max_tokens=32, concurrency=8, 5 runs`` (CTX-04, CTX-05)."""
@@ -76,28 +76,24 @@ class ContextReader:
             value = self._value(stage, name)
             if "SAMPLES" in name:
                 samples = value if samples in (None, UNKNOWN) else samples
-            else:
-                named.setdefault(_label(name), value)
+            elif named.get(_label(name), UNKNOWN) == UNKNOWN:
+                named[_label(name)] = value
         if samples is None:
             samples = UNKNOWN if stage.expected_samples is None else str(stage.expected_samples)
         order = sorted(named, key=lambda label: {"max_tokens": 0, "concurrency": 1}.get(label, 2))
         return samples, [f"{label}={named[label]}" for label in order]
 
     def _value(self, stage: Stage, name: str) -> str:
+        """The constant's number, followed through imports; ``?`` where it is not found (CTX-06)."""
         for file in dict.fromkeys((stage.test, stage.threshold_path)):
-            module = self._module(file)
-            value = module.number(name) if module else None
+            try:
+                module = self._modules.read(file)
+                value = self._modules.number(module, name) if module else None
+            except Refusal:
+                continue
             if value is not None:
                 return str(value)
         return UNKNOWN
-
-    def _module(self, name: str) -> ModuleConstants | None:
-        if name not in self._modules:
-            try:
-                self._modules[name] = parse_module(inside(self.repo_root, name).read_bytes(), name)
-            except (OSError, ValueError, Refusal):
-                self._modules[name] = None
-        return self._modules[name]
 
 
 def _label(name: str) -> str:

@@ -14,6 +14,7 @@ from tune_mcp.report.statistics import Basis
 
 SCHEMA_VERSION = 1
 Number = int | float
+_LAST_GROUPS = ("speed", "reliability")
 
 
 class AppliedRow(Frozen):
@@ -76,8 +77,8 @@ class MetricFacts(Frozen):
     Raw values throughout; ``scale`` and ``digits`` are for display only. ``limit_present`` and ``limit_proposed`` are
     the references times the slack, None when unknown. ``present_misses`` counts repeats that fail the present limit.
     ``quantum`` is the step of one sample. ``worst_repeats`` are the repeats (from 1) that hold the worst value.
-    ``within_noise``: the proposed change is no larger than the spread of the repeats. ``identical_group`` numbers
-    metrics of one test that move together.
+    ``within_noise``: the proposed change is no larger than the spread of the repeats. ``moves_with`` names the metric
+    of the same test that this one rises and falls with.
     """
 
     key: str
@@ -148,12 +149,17 @@ class AttemptFacts(Frozen):
 
 
 class SupersededFacts(Frozen):
-    """A repeat that does not count because a later one replaced it (GAP-10)."""
+    """A repeat that does not count because a later one replaced it (GAP-10).
+
+    ``where`` is the test key, ``stages`` what it fed, ``who`` took it out (empty for the supervisor's own retry).
+    """
 
     where: str
+    stages: tuple[str, ...]
     repeat: int | None
     t: str
     reason: str
+    who: str
 
 
 class EventFacts(Frozen):
@@ -233,6 +239,13 @@ class ReportFacts(Frozen):
     def metrics(self) -> list[tuple[StageFacts, MetricFacts]]:
         """All metrics, in stage order."""
         return [(stage, metric) for stage in self.stages for metric in stage.metrics]
+
+    def by_group(self) -> list[tuple[str, list[tuple[StageFacts, MetricFacts]]]]:
+        """(group's label, its metrics): quality groups in plan order, speed and reliability last (RPT-07, PRF-05)."""
+        found: dict[str, tuple[str, list[tuple[StageFacts, MetricFacts]]]] = {}
+        for stage, metric in self.metrics():
+            found.setdefault(stage.group, (stage.group_label, []))[1].append((stage, metric))
+        return [found[name] for name in sorted(found, key=lambda name: name in _LAST_GROUPS)]
 
     def loudest_first(self) -> list[tuple[StageFacts, MetricFacts]]:
         """All metrics, loosening ones first and the largest change first, then unknown, tightening, equal."""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from tune_mcp.config.stages import WorstOp
+from tune_mcp.config.stages import Display, WorstOp
 from tune_mcp.observe.worst import Direction, direction, shown
-
-__all__ = ["chance_text", "change_percent", "direction_text", "percent", "plain", "shown_text"]
 
 Number = int | float
 
@@ -18,10 +16,16 @@ def plain(value: Number) -> str:
     return format(exact.to_integral_value() if exact == exact.to_integral_value() else exact.normalize(), "f")
 
 
+def brief(value: Number) -> str:
+    """The raw number for a narrow place: in full when that is short, else six significant digits after ``≈``."""
+    full = plain(value)
+    if len(full) <= 9:
+        return full
+    return f"≈{format(Decimal(f'{value:.6g}'), 'f')}"
+
+
 def shown_text(raw: Number, scale: float, digits: int) -> str:
     """The number for reading: scaled, then rounded, with exactly ``digits`` decimals."""
-    from tune_mcp.config.stages import Display
-
     return f"{shown(raw, Display(label='', scale=scale, digits=digits)):.{digits}f}"
 
 
@@ -48,9 +52,9 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def chance_text(chance: float) -> str:
-    """A probability for reading: two significant digits, never a false zero."""
-    if chance == 0:
-        return "0 %"
+    """A probability for reading: two significant digits, never a false zero or a false certainty."""
+    if chance in (0, 1):
+        return f"{chance * 100:.0f} %"
     if chance < 0.0001:
         return "< 0.01 %"
     if chance > 0.9999:

@@ -13,11 +13,10 @@ from tune_mcp.session import events
 
 INCIDENTS = frozenset(
     {
-        "retry", "halted", "exhausted", "waiting_for_gpu", "purged", "resumed", "stop_requested", "stopped", "failed",
-        "lost", "applied", "undone", "proved_equivalent",
+        "retry", "halted", "exhausted", "waiting_for_gpu", "resumed", "stop_requested", "stopped", "failed",
     }
 )  # fmt: skip
-"""Event kinds that a reader of the numbers should know of."""
+"""Event kinds that a reader of the numbers should know of; purges stand among the superseded repeats."""
 
 
 def finished_at(run: RunDir, audited: Audit) -> str:
@@ -61,28 +60,45 @@ def attempts(audited: Audit) -> tuple[AttemptFacts, ...]:
 
 
 def superseded(run: RunDir, audited: Audit) -> tuple[SupersededFacts, ...]:
-    """Repeats that were replaced by a later one: purged by a person, withdrawn, or retried."""
-    found: dict[tuple[str, int | None, str], SupersededFacts] = {}
-    purges: dict[int | None, str] = {}
+    """Repeats that were replaced by a later one: purged, withdrawn, or tried again, in the order of time."""
+    found: list[SupersededFacts] = []
+    withdrawn: dict[int | None, list[tuple[str, str]]] = {}
     for event in events.read(run.events):
-        if event.kind == "purged":
-            repeat = _whole(event.facts.get("repeat"))
-            reason = _text(event.facts.get("reason")) or event.text
-            purges[repeat] = reason
-            for where in _stages(event.facts):
-                found[(where, repeat, event.t)] = SupersededFacts(where=where, repeat=repeat, t=event.t, reason=reason)
-        elif event.kind == "withdrawn":
-            where, repeat = _text(event.facts.get("stage")) or "?", _whole(event.facts.get("repeat"))
-            reason = _text(event.facts.get("reason")) or event.text or purges.get(repeat, "withdrawn")
-            if not any(place == where and number == repeat for place, number, _ in found):
-                found[(where, repeat, event.t)] = SupersededFacts(where=where, repeat=repeat, t=event.t, reason=reason)
-    for one in attempts(audited):
-        if one.superseded:
-            reason = f"attempt {one.attempt}: {one.verdict}{f', {one.reason}' if one.reason else ''}"
-            found[(one.test, one.repeat, f"{one.started_at}#{one.attempt}")] = SupersededFacts(
-                where=one.test, repeat=one.repeat, t=one.started_at, reason=reason
+        repeat = _whole(event.facts.get("repeat"))
+        if event.kind == "withdrawn":
+            withdrawn.setdefault(repeat, []).append((event.t, _text(event.facts.get("stage")) or "?"))
+        elif event.kind == "purged":
+            found.append(
+                SupersededFacts(
+                    where=_text(event.facts.get("test")) or "?",
+                    stages=tuple(stage for _, stage in withdrawn.pop(repeat, [])),
+                    repeat=repeat,
+                    t=event.t,
+                    reason=_text(event.facts.get("reason")) or event.text,
+                    who=_text(event.facts.get("who")),
+                )
             )
-    return tuple(found[key] for key in sorted(found, key=lambda key: (found[key].t, key[0], key[1] or 0)))
+    for repeat, stages in withdrawn.items():
+        found += [
+            SupersededFacts(where=stage, stages=(stage,), repeat=repeat, t=t, reason="withdrawn", who="")
+            for t, stage in stages
+        ]
+    fed: dict[str, list[str]] = {}
+    for stage in audited.stages:
+        fed.setdefault(stage.stage.test_key, []).append(stage.stage.key)
+    found += [
+        SupersededFacts(
+            where=one.test,
+            stages=tuple(fed[one.test]),
+            repeat=one.repeat,
+            t=one.started_at,
+            reason=f"attempt {one.attempt} {one.verdict}{f': {one.reason}' if one.reason else ''}",
+            who="",
+        )
+        for one in attempts(audited)
+        if one.superseded
+    ]
+    return tuple(sorted(found, key=lambda one: (one.t, one.where, one.repeat or 0)))
 
 
 def incidents(run: RunDir) -> tuple[EventFacts, ...]:
@@ -92,13 +108,6 @@ def incidents(run: RunDir) -> tuple[EventFacts, ...]:
         for event in events.read(run.events)
         if event.kind in INCIDENTS
     )
-
-
-def _stages(facts: dict[str, Json]) -> list[str]:
-    many = facts.get("stages")
-    if isinstance(many, list):
-        return [str(item) for item in many]
-    return [_text(facts.get("stage")) or _text(facts.get("test")) or "?"]
 
 
 def _text(value: Json) -> str:

@@ -1,0 +1,168 @@
+"""One metric as a picture: every repeat as a dot, the thresholds as lines, laid out in per cent of the width.
+
+Percentages instead of a viewBox: the picture grows with the page while letters keep their size, on a phone and in
+print. A line far off the values becomes a note at the edge, so that the dots are never squeezed together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tune_mcp.report.facts import MetricFacts
+from tune_mcp.report.figures import shown_text
+
+_EDGE = 3.0
+_ROOM = 1.6
+_LEAST_WIDTH_PX = 330
+_LETTER_PX = 5.9
+_TOP, _BOTTOM = 20.0, 18.0
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One repeat: x in per cent, y in pixels; the first is drawn hollow, the worst emphasised."""
+
+    x: float
+    y: float
+    repeat: int
+    worst: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One threshold: x in per cent; ``kind`` is present, limit-now, proposed or limit-then."""
+
+    x: float
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Label:
+    """A word over (row top) or under (row bottom) the dots; ``anchor`` is SVG's text-anchor."""
+
+    x: float
+    row: str
+    anchor: str
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Everything the template draws; ``fail`` is (x, width) in per cent of the zone where CI will fail, or None."""
+
+    height: float
+    base: float
+    dots: tuple[Dot, ...]
+    lines: tuple[Line, ...]
+    labels: tuple[Label, ...]
+    ticks: tuple[str, str]
+    fail: tuple[float, float] | None
+    description: str
+
+
+def strip(metric: MetricFacts) -> Strip:
+    """Lay one metric out."""
+    low, high = _domain(metric)
+
+    def x(value: float) -> float:
+        return round(_EDGE + (value - low) / (high - low) * (100 - 2 * _EDGE), 2)
+
+    def text(value: float) -> str:
+        return shown_text(value, metric.scale, metric.digits)
+
+    count = len(metric.values)
+    step = min(9.0, max(4.0, 54.0 / count))
+    dots = tuple(
+        Dot(x(value), round(_TOP + 6 + index * step, 1), index + 1, index + 1 in metric.worst_repeats, text(value))
+        for index, value in enumerate(metric.values)
+    )
+    base = round(_TOP + 12 + (count - 1) * step, 1)
+    lines: list[Line] = []
+    labels: list[Label] = []
+    for row, marks in _rows(metric):
+        inside = [(value, kind, name) for value, kind, name in marks if low <= value <= high]
+        lines += [Line(x(value), kind, f"{name} {text(value)}") for value, kind, name in inside]
+        labels += _edge_notes([mark for mark in marks if mark[0] < low], row, 0.0, text)
+        labels += _edge_notes([mark for mark in marks if mark[0] > high], row, 100.0, text)
+        labels += _labels([(x(value), kind, name) for value, kind, name in inside], row, labels)
+    return Strip(
+        height=base + _BOTTOM + 16,
+        base=base,
+        dots=dots,
+        lines=tuple(lines),
+        labels=tuple(labels),
+        ticks=(text(low), text(high)),
+        fail=_fail_zone(metric, low, high, x(metric.limit_proposed) if metric.limit_proposed is not None else None),
+        description=_description(metric, text),
+    )
+
+
+_Mark = tuple[float, str, str]
+
+
+def _rows(metric: MetricFacts) -> list[tuple[str, list[_Mark]]]:
+    top: list[_Mark] = []
+    if metric.current_raw is not None:
+        top.append((metric.current_raw, "present", "present"))
+    if metric.limit_present is not None and metric.limit_present != metric.current_raw:
+        top.append((metric.limit_present, "limit-now", "CI limit now"))
+    bottom: list[_Mark] = [(metric.write_value, "proposed", "to write")]
+    if metric.limit_proposed is not None and metric.limit_proposed != metric.write_value:
+        bottom.append((metric.limit_proposed, "limit-then", "CI limit then"))
+    return [("top", top), ("bottom", bottom)]
+
+
+def _domain(metric: MetricFacts) -> tuple[float, float]:
+    core = [*metric.values, metric.write_value]
+    low, high = float(min(core)), float(max(core))
+    room = max(high - low, abs(metric.spread.median) * 0.02) or 1.0
+    reach = (low - _ROOM * room, high + _ROOM * room)
+    others = [mark[0] for _, marks in _rows(metric) for mark in marks if reach[0] <= mark[0] <= reach[1]]
+    pad = room * 0.12
+    return min([low, *others]) - pad, max([high, *others]) + pad
+
+
+def _edge_notes(marks: list[_Mark], row: str, edge: float, text: object) -> list[Label]:
+    assert callable(text)
+    if not marks:
+        return []
+    told = ", ".join(f"{name} {text(value)}" for value, _, name in sorted(marks, reverse=edge == 0.0))
+    arrow = f"◂ {told}" if edge == 0.0 else f"{told} ▸"
+    return [Label(edge, row, "start" if edge == 0.0 else "end", marks[0][1], arrow)]
+
+
+def _labels(marks: list[tuple[float, str, str]], row: str, taken: list[Label]) -> list[Label]:
+    """Words at their lines, leaving out one that would run into another: its line and number stay."""
+    spans = [_span(label.x, label.anchor, label.text) for label in taken if label.row == row]
+    placed: list[Label] = []
+    for place, kind, name in marks:
+        for anchor in ("middle", "start", "end"):
+            span = _span(place, anchor, name)
+            if span[0] >= 0 and span[1] <= 100 and all(span[1] < left or span[0] > right for left, right in spans):
+                spans.append(span)
+                placed.append(Label(place, row, anchor, kind, name))
+                break
+    return placed
+
+
+def _span(x: float, anchor: str, text: str) -> tuple[float, float]:
+    width = (len(text) * _LETTER_PX + 6) / _LEAST_WIDTH_PX * 100
+    left = x - {"start": 0.0, "middle": width / 2, "end": width}[anchor]
+    return left, left + width
+
+
+def _fail_zone(metric: MetricFacts, low: float, high: float, x: float | None) -> tuple[float, float] | None:
+    if x is None or metric.limit_proposed is None or not low <= metric.limit_proposed <= high:
+        return None
+    return (0.0, x) if metric.worst_op == "min" else (x, round(100 - x, 2))
+
+
+def _description(metric: MetricFacts, text: object) -> str:
+    assert callable(text)
+    runs = ", ".join(text(value) for value in metric.values)
+    parts = [f"{metric.label}: repeats {runs}"]
+    parts += [f"{name} {text(value)}" for _, marks in _rows(metric) for value, _, name in marks]
+    return "; ".join(parts)
