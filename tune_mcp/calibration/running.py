@@ -241,13 +241,7 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = ()) -
     """
     run = project.run(run_id)
     plan = project.plan(run)
-    if plan.legacy:
-        raise Refusal(
-            Code.FOREIGN_ARTIFACT,
-            "SES-06",
-            f"{run_id} was made by {plan.tune_version}; it can be read, not continued",
-            "start a new run with start_run",
-        )
+    _ours(plan)
     now = state.conclude(run)
     if now.active:
         raise _busy_repeat(run, now, purge) or _active(run)
@@ -280,6 +274,18 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = ()) -
         return new
 
     return _launch(project, prepare, lambda _: run)
+
+
+def _ours(plan: Plan) -> None:
+    """A run of the older script has no supervisor and no ledger: it is read, never continued or stopped."""
+    if plan.legacy:
+        raise Refusal(
+            Code.FOREIGN_ARTIFACT,
+            "SES-06",
+            f"{plan.run_id} was made by an older script (version {plan.tune_version}); it can be read, not continued",
+            "start a new run with start_run",
+            {"run_id": plan.run_id},
+        )
 
 
 def _busy_repeat(run: RunDir, now: state.Conclusion, purge: Sequence[PurgeItem]) -> Refusal | None:
@@ -354,6 +360,7 @@ def stop_run(project: Project, run_id: str, reason: str, sleep: Callable[[float]
         raise Refusal(Code.INVALID_ARGUMENT, "GPU-20", "stop_run needs a reason", "say why, in a few words")
     run = project.run(run_id)
     plan = project.plan(run)
+    _ours(plan)
     now = state.conclude(run)
     if now.active:
         write_json(run.stop_request, {"schema_version": 1, "reason": reason, "asked_at": run_dir.iso(utc_now())})

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from tune_mcp.observe.worst import Direction
+from tune_mcp.report import wording
 from tune_mcp.report.facts import AppliedRow, MetricFacts, ReportFacts, StageFacts
 from tune_mcp.report.figures import chance_text, direction_text, percent, plain, shown_text
 
-_SPEED = "speed"
+_APPLIED = "## Applied changes"
+_PROVENANCE = "## Provenance"
+_SECTION = re.compile(r"^## ", re.MULTILINE)
 
 
 def render(facts: ReportFacts) -> str:
@@ -20,175 +24,216 @@ def render(facts: ReportFacts) -> str:
         *(_stage(stage) for stage in facts.stages),
         _certainty(facts),
         _previous(facts),
-        _superseded(facts),
-        _applied(facts.applied),
+        _attempts(facts),
         _provenance(facts),
     ]
-    return "\n\n".join("\n".join(part).rstrip() for part in map(list, parts) if part) + "\n"
+    text = "\n\n".join("\n".join(part).rstrip() for part in parts if part) + "\n"
+    return with_applied_changes(text, facts.applied)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+def with_applied_changes(report_md: str, rows: Sequence[AppliedRow]) -> str:
+    """The report with ``## Applied changes`` right before ``## Provenance`` (APL-18 to APL-22).
+
+    An earlier such section is replaced; without rows there is none, and a report that had none stays as it is.
+    Raises ``ValueError`` for a text without a Provenance heading.
+    """
+    before, after = _split(report_md, _PROVENANCE)
+    if re.search(rf"^{_APPLIED}$", before, re.MULTILINE):
+        head, rest = _split(before, _APPLIED)
+        following = _SECTION.search(rest, 1)
+        before = head + (rest[following.start() :] if following else "")
+    if rows:
+        cells = (
+            (row.stage, row.metric, plain(row.old), plain(row.new), direction_text(row.worst_op, row.old, row.new))
+            for row in rows
+        )
+        table = _table(("Stage", "Metric", "Old", "New", "Direction"), cells)
+        before += "\n".join([_APPLIED, "", *table]) + "\n\n"
+    return before + after
+
+
+def _split(text: str, heading: str) -> tuple[str, str]:
+    """The text before and from the last line that is ``heading``."""
+    places = [match.start() for match in re.finditer(rf"^{re.escape(heading)}$", text, re.MULTILINE)]
+    if not places:
+        raise ValueError(f"the report has no heading {heading!r}")
+    return text[: places[-1]], text[places[-1] :]
+
+
+def _said(text: str) -> str:
+    """Text of unknown origin as one line that cannot become a tag or a table cell's end."""
+    return " ".join(text.split()).replace("<", "&lt;").replace("{{", "{ {")
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> Iterator[str]:
+    """A table; the columns in ``right`` are aligned to the right."""
+    aligned = set(right)
     yield f"| {' | '.join(head)} |"
-    yield f"|{'|'.join('---' for _ in head)}|"
+    yield f"|{'|'.join('---:' if column in aligned else '---' for column in range(len(head)))}|"
     for row in rows:
         yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
 
 
+def _present(metric: MetricFacts) -> str:
+    return "?" if metric.current_raw is None else plain(metric.current_raw)
+
+
+def _effect(metric: MetricFacts) -> str:
+    return f"**{metric.direction_text}**" if metric.direction is Direction.LOOSENS else metric.direction_text
+
+
 def _head(facts: ReportFacts) -> list[str]:
+    thresholds = len(facts.metrics())
     lines = [
         f"# Calibration report — {facts.model}",
         "",
         f"**Calibration commit:** `{facts.calibration_git_sha}`",
         "",
-        f"Strict worst of {facts.repeats} over {len(facts.stages)} stages, run `{facts.run_id}`, {facts.gpu_summary}.",
+        f"Strict worst of {facts.repeats}: {len(facts.stages)} stages, {thresholds} thresholds, "
+        f"run `{facts.run_id}`, {facts.gpu_summary}.",
     ]
     if facts.dirty:
-        lines += ["", f"> **Dirty tree:** {facts.dirty_note}."]
+        lines += ["", f"> **Dirty tree:** {_said(facts.dirty_note)}."]
     if facts.changed_files:
-        lines += ["", f"> **Changed since the run:** {', '.join(f'`{name}`' for name in facts.changed_files)}."]
+        names = ", ".join(f"`{name}`" for name in facts.changed_files)
+        lines += ["", f"> **Changed since the run was planned:** {names}."]
     return lines
 
 
 def _summary(facts: ReportFacts) -> list[str]:
     lines = ["## Conclusions", ""]
-    for label, metrics in _by_group(facts):
-        moves = {way: [m for _, m in metrics if m.direction is way] for way in Direction}
-        said = [f"{len(found)} {way}" for way, found in moves.items() if found]
-        lines.append(f"- **{label}**: {', '.join(said)} ({len(metrics)} metrics).")
-    loosening = [(s, m) for s, m in facts.loudest_first() if m.direction is Direction.LOOSENS]
-    lines += ["", f"### Loosens CI ({len(loosening)})", ""]
-    if loosening:
-        lines += _moves(loosening)
-    else:
-        lines.append("Nothing would loosen.")
-    others = [(s, m) for s, m in facts.loudest_first() if m.direction is not Direction.LOOSENS]
+    for label, metrics in facts.by_group():
+        lines.append(f"- **{label}** — {' '.join(wording.conclusion(metrics, facts.previous))}")
+    rows = facts.loudest_first()
+    loosening = [pair for pair in rows if pair[1].direction is Direction.LOOSENS]
+    others = [pair for pair in rows if pair[1].direction is not Direction.LOOSENS]
+    lines += ["", f"### ⚠ Loosens CI ({len(loosening)})" if loosening else "### Loosens CI (0)", ""]
+    lines += _moves(loosening) if loosening else ["Nothing would loosen."]
     if others:
-        lines += ["", f"### Tightens, stays, or unknown ({len(others)})", "", *_moves(others)]
+        lines += ["", f"### Tightens, stays, or is unknown ({len(others)})", "", *_moves(others)]
     return lines
 
 
-def _by_group(facts: ReportFacts) -> list[tuple[str, list[tuple[StageFacts, MetricFacts]]]]:
-    """Quality groups first, speed last, each apart (RPT-07, PRF-05)."""
-    groups: dict[str, list[tuple[StageFacts, MetricFacts]]] = {}
-    labels: dict[str, str] = {}
-    for stage, metric in facts.metrics():
-        groups.setdefault(stage.group, []).append((stage, metric))
-        labels[stage.group] = stage.group_label
-    return [(labels[name], groups[name]) for name in sorted(groups, key=lambda name: (name == _SPEED, name))]
-
-
-def _moves(rows: Sequence[tuple[StageFacts, MetricFacts]]) -> Iterator[str]:
+def _moves(rows: wording.Pairs) -> Iterator[str]:
     yield from _table(
-        ("Stage", "Threshold", "Present", "Worst of N", "To write", "Effect", "Remark"),
+        ("Stage", "Threshold", "Present", "Worst of N", "Proposed", "Effect on CI", "Remark"),
         (
             (
                 f"`{stage.key}`",
                 f"`{metric.place}`",
-                "?" if metric.current_raw is None else plain(metric.current_raw),
+                _present(metric),
                 plain(metric.worst_raw),
                 plain(metric.write_value),
-                f"**{metric.direction_text}**" if metric.direction is Direction.LOOSENS else metric.direction_text,
-                _remark(metric),
+                _effect(metric),
+                _said("; ".join(wording.remarks(metric))),
             )
             for stage, metric in rows
         ),
+        right=(2, 3, 4),
     )
-
-
-def _remark(metric: MetricFacts) -> str:
-    remarks = [metric.reason] if metric.direction is Direction.UNKNOWN else []
-    if metric.within_noise:
-        remarks.append("within the spread of the repeats")
-    if metric.one_sample:
-        remarks.append("one sample explains it")
-    return "; ".join(remarks)
 
 
 def _matrix(facts: ReportFacts) -> list[str]:
-    return ["## Strict audit", "", "```", facts.strict_text, "```"]
+    return ["## Strict audit", "", "```text", facts.strict_text, "```"]
 
 
 def _stage(stage: StageFacts) -> list[str]:
-    title = f" — {stage.title}" if stage.title else ""
-    lines = [f"## `{stage.key}`{title}", "", stage.context, ""]
-    if stage.docs:
-        return [*lines, "No thresholds: this stage is run and counted, nothing is written."]
+    title = f" — {_said(stage.title)}" if stage.title else ""
+    lines = [f"## Stage `{stage.key}`{title}", "", stage.context, ""]
     repeats = range(len(stage.cells))
     rows = [
         [
-            f"run {k + 1} {stage.cells[k].glyph}",
+            f"{k + 1} {stage.cells[k].glyph}",
             *(shown_text(metric.values[k], metric.scale, metric.digits) for metric in stage.metrics),
             stage.samples[k],
-            "—" if stage.durations_s[k] is None else f"{stage.durations_s[k]:.1f} s",
+            "—" if (seconds := stage.durations_s[k]) is None else f"{seconds:.1f}",
         ]
         for k in repeats
     ]
-    rows.append(
-        [
-            f"**worst of {len(stage.cells)}**",
-            *(f"**{shown_text(m.worst_raw, m.scale, m.digits)}**" for m in stage.metrics),
-            "",
-            "",
-        ]
-    )
-    head = ["", *(f"{metric.label} ({metric.worst_op})" for metric in stage.metrics), "samples", "pytest"]
-    lines += _table(head, rows)
-    lines.append("")
-    lines += _table(
-        ("Metric", "Threshold", "Worst raw", "To write", "Present", "Effect", "Median", "Spread", "CV"),
-        (
-            (
-                metric.key,
-                f"`{metric.place}` in `{metric.file}`",
-                plain(metric.worst_raw),
-                plain(metric.write_value),
-                "?" if metric.current_raw is None else plain(metric.current_raw),
-                metric.direction_text,
-                shown_text(metric.spread.median, metric.scale, metric.digits),
-                percent(metric.spread.spread_relative),
-                percent(metric.spread.cv),
-            )
-            for metric in stage.metrics
-        ),
-    )
+    head = ["Repeat", *(metric.label for metric in stage.metrics), "Samples", "pytest (s)"]
+    if stage.docs:
+        return [*lines, *_table(head, rows), "", "A docs stage: run and counted, it has no thresholds."]
+    worst = (f"**{shown_text(one.worst_raw, one.scale, one.digits)}**" for one in stage.metrics)
+    rows.append([f"**worst of {len(stage.cells)}**", *worst, "", ""])
+    lines += _table(head, rows, right=range(1, len(head)))
+    lines += ["", *_worst_rows(stage), "", *_statistics(stage)]
     notes = [f"- {metric.label}: {flag.text}." for metric in stage.metrics for flag in metric.flags]
     notes += [
-        f"- {metric.label}: one sample moves it by {metric.quantum:.4g}." for metric in stage.metrics if metric.quantum
+        f"- {metric.label}: one sample moves it by {shown_text(metric.quantum, metric.scale, metric.digits + 2)}."
+        for metric in stage.metrics
+        if metric.quantum
     ]
+    notes += [f"- {one.label} rises and falls with {one.moves_with}." for one in stage.metrics if one.moves_with]
     return [*lines, *([""] if notes else []), *notes]
 
 
+def _worst_rows(stage: StageFacts) -> Iterator[str]:
+    yield from _table(
+        ("Worst of N", "Threshold", "Bound", "Worst, raw", "Proposed", "Present", "Effect on CI", "Mode smart"),
+        (
+            (
+                metric.key,
+                f"`{metric.file}`: `{metric.place}`",
+                metric.worst_op,
+                plain(metric.worst_raw),
+                plain(metric.write_value),
+                _present(metric),
+                _effect(metric),
+                f"{metric.decision}: {_said(metric.reason)}",
+            )
+            for metric in stage.metrics
+        ),
+        right=(3, 4, 5),
+    )
+
+
+def _statistics(stage: StageFacts) -> Iterator[str]:
+    yield from _table(
+        ("Statistics", "Median", "Min", "Max", "Spread", "CV", "Slack in the file", "One clean run fails"),
+        (
+            (
+                metric.key,
+                *(
+                    shown_text(value, metric.scale, metric.digits)
+                    for value in (metric.spread.median, metric.spread.minimum, metric.spread.maximum)
+                ),
+                percent(metric.spread.spread_relative),
+                percent(metric.spread.cv),
+                wording.slack_text(metric.slack),
+                chance_text(metric.chance.estimate),
+            )
+            for metric in stage.metrics
+        ),
+        right=range(1, 8),
+    )
+
+
 def _certainty(facts: ReportFacts) -> list[str]:
-    suite = facts.suite
     lines = [
         f"## What {facts.repeats} repeats can carry",
         "",
-        f"- The worst of {facts.repeats} covers the true 95th percentile with a chance of "
-        f"{percent(facts.coverage_p95)}; it is a worst of {facts.repeats}, not a P95. "
-        f"{facts.repeats_for_p95} repeats would cover it with 95 %.",
-        f"- Chance that at least one proposed threshold fails one clean CI run: {chance_text(suite.grouped)} "
-        f"({suite.groups} independent gates; {chance_text(suite.independent)} if all {suite.gates} were independent).",
+        f"- {wording.coverage_text(facts)}",
+        f"- {wording.suite_text(facts)}",
+        "- Spread is (max - min) / median. A flag is a remark: no value was dropped or changed because of one.",
     ]
-    if suite.unknown_slack:
-        bound = f"1/{facts.repeats + 1}"
-        lines.append(f"- {suite.unknown_slack} metric(s) with a slack that could not be read count with {bound} each.")
     risky = sorted(
-        ((s, m) for s, m in facts.metrics() if m.chance.estimate > 0), key=lambda pair: -pair[1].chance.estimate
+        (pair for pair in facts.metrics() if pair[1].chance.estimate > 0), key=lambda pair: -pair[1].chance.estimate
     )[:10]
     if risky:
         lines += ["", "Most likely to fail a clean run:", ""]
         lines += _table(
-            ("Stage", "Metric", "Chance", "Basis", "Slack"),
+            ("Stage", "Metric", "Chance", "Where it comes from", "Slack read from"),
             (
                 (
                     f"`{stage.key}`",
                     metric.key,
                     chance_text(metric.chance.estimate),
-                    metric.chance.basis,
-                    metric.slack.how if metric.slack else "unknown",
+                    wording.basis_text(metric.chance),
+                    f"`{metric.slack.how}`" if metric.slack else "—",
                 )
                 for stage, metric in risky
             ),
+            right=(2,),
         )
     return lines
 
@@ -200,66 +245,54 @@ def _previous(facts: ReportFacts) -> list[str]:
     lines = [
         "## Against the last calibration",
         "",
-        f"`{before.run_id}` calibrated `{before.calibration_git_sha}` with {before.repeats} repeats.",
+        f"Run `{before.run_id}`, commit `{before.calibration_git_sha}`, {before.repeats} repeats; "
+        f"{wording.previous_text(before, facts)}.",
     ]
-    if not before.comparable:
-        lines += ["", f"> **Not comparable:** {'; '.join(before.differences)}."]
+    if before.differences:
+        lines += ["", f"> **Not measured under the same conditions:** {_said('; '.join(before.differences))}."]
     rows = [
-        (
-            f"`{stage.key}`",
-            metric.key,
-            plain(old),
-            plain(metric.worst_raw),
-            direction_text(metric.worst_op, old, metric.worst_raw),
-        )
+        (f"`{stage.key}`", metric.key, plain(old), plain(metric.worst_raw), wording.moved_text(metric, old))
         for stage, metric in facts.metrics()
         if (old := before.worst.get(f"{stage.key}/{metric.key}")) is not None
     ]
-    lines += ["", *_table(("Stage", "Metric", "Worst then", "Worst now", "Change"), rows)] if rows else []
+    if rows:
+        lines += ["", *_table(("Stage", "Metric", "Worst then", "Worst now", "Change"), rows, right=(2, 3))]
     return lines
 
 
-def _superseded(facts: ReportFacts) -> list[str]:
-    if not facts.superseded and not facts.incidents:
-        return []
-    lines = ["## Superseded repeats and incidents", ""]
-    lines += [
-        f"- {one.t} {one.where}{f' run {one.repeat}' if one.repeat else ''}: {one.reason}" for one in facts.superseded
-    ]
-    lines += [f"- {event.t} {event.kind}: {event.text}" for event in facts.incidents]
+def _attempts(facts: ReportFacts) -> list[str]:
+    lines = ["## Superseded repeats and incidents", "", wording.attempts_text(facts)]
+    if facts.superseded:
+        lines += ["", "Superseded by a later run of the same repeat; their values are in no table above:", ""]
+    for one in facts.superseded:
+        repeat = f" repeat {one.repeat}" if one.repeat else ""
+        stages = f" ({', '.join(one.stages)})" if one.stages else ""
+        by = f" — by {_said(one.who)}" if one.who else ""
+        lines.append(f"- {one.t} `{one.where}`{repeat}{stages}: {_said(one.reason)}{by}")
+    if facts.incidents:
+        lines += ["", "Incidents:", ""]
+    lines += [f"- {event.t} {event.kind}: {_said(event.text)}" for event in facts.incidents]
     return lines
-
-
-def _applied(rows: Sequence[AppliedRow]) -> list[str]:
-    """APL-18 to APL-22; no section when nothing was written."""
-    if not rows:
-        return []
-    table = _table(
-        ("Stage", "Metric", "Old", "New", "Direction"),
-        (
-            (row.stage, row.metric, plain(row.old), plain(row.new), direction_text(row.worst_op, row.old, row.new))
-            for row in rows
-        ),
-    )
-    return ["## Applied changes", "", *table]
 
 
 def _provenance(facts: ReportFacts) -> list[str]:
-    versions = " · ".join(f"{name} {version}" for name, version in facts.versions.items())
+    versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
     return [
-        "## Provenance",
+        _PROVENANCE,
         "",
         f"- Model: {facts.model}",
-        f"- Calibration commit: `{facts.calibration_git_sha}`",
-        f"- Branch: {facts.git_branch} ({facts.dirty_note})",
-        f"- Calibration: {facts.started_at} to {facts.finished_at}",
-        f"- Run directory: `{facts.run_dir}`",
+        f"- Commit: `{facts.calibration_git_sha}`",
+        f"- Branch: {_said(facts.git_branch)}",
+        f"- Dirty: {'yes' if facts.dirty else 'no'} ({_said(facts.dirty_note)})",
+        f"- Started: {facts.started_at}",
+        f"- Finished: {facts.finished_at}",
         f"- Venv Python: `{facts.venv_python}` (from {facts.venv_source})",
-        f"- Host profile: {facts.host or 'none'}",
-        f"- Versions: {versions or '?'}",
+        f"- Versions: {_said(versions) or '?'}",
         f"- GPU: {facts.gpu_summary}",
+        f"- Host profile: {facts.host or 'none'}",
         f"- Environment: {facts.environment_note}",
-        f"- tune-mcp {facts.tune_version} measured, {facts.report_version} reported",
+        f"- tune-mcp: {facts.tune_version} measured, {facts.report_version} reported",
+        f"- Run directory: `{facts.run_dir}`",
         f"- Report generated: {facts.generated_at}",
-        f"- Artifacts digest: `{facts.artifacts_digest}`",
+        f"- Report digest: `{facts.artifacts_digest}` (over the plan and every run artifact)",
     ]

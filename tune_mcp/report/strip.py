@@ -6,6 +6,7 @@ print. A line far off the values becomes a note at the edge, so that the dots ar
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tune_mcp.report.facts import MetricFacts
@@ -125,8 +126,7 @@ def _domain(metric: MetricFacts) -> tuple[float, float]:
     return min([low, *others]) - pad, max([high, *others]) + pad
 
 
-def _edge_notes(marks: list[_Mark], row: str, edge: float, text: object) -> list[Label]:
-    assert callable(text)
+def _edge_notes(marks: list[_Mark], row: str, edge: float, text: Callable[[float], str]) -> list[Label]:
     if not marks:
         return []
     told = ", ".join(f"{name} {text(value)}" for value, _, name in sorted(marks, reverse=edge == 0.0))
@@ -160,8 +160,7 @@ def _fail_zone(metric: MetricFacts, low: float, high: float, x: float | None) ->
     return (0.0, x) if metric.worst_op == "min" else (x, round(100 - x, 2))
 
 
-def _description(metric: MetricFacts, text: object) -> str:
-    assert callable(text)
+def _description(metric: MetricFacts, text: Callable[[float], str]) -> str:
     runs = ", ".join(text(value) for value in metric.values)
     parts = [f"{metric.label}: repeats {runs}"]
     parts += [f"{name} {text(value)}" for _, marks in _rows(metric) for value, _, name in marks]

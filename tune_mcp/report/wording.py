@@ -142,3 +142,16 @@ def moved_text(metric: MetricFacts, old: int | float) -> str:
         return "the same"
     change = direction_text(metric.worst_op, old, metric.worst_raw).partition("(")[2].rstrip(")")
     return f"{since_text(metric, old)} ({change})"
+
+
+def attempts_text(facts: ReportFacts) -> str:
+    """How many launches it took, and how many did not count."""
+    launches, again = len(facts.attempts), sum(one.superseded for one in facts.attempts)
+    if not launches:
+        return "The artifacts carry no history of attempts."
+    runs = "1 launch of pytest" if launches == 1 else f"{launches} launches of pytest"
+    purged = sum(not one.reason.startswith("attempt ") for one in facts.superseded)
+    parts = [f"{launches - again} kept"]
+    parts += [f"{again} tried again"] if again else []
+    parts += [f"besides, {purged} earlier {'repeat' if purged == 1 else 'repeats'} taken out"] if purged else []
+    return f"{runs} behind these values: {', '.join(parts)}."
