@@ -121,7 +121,8 @@ def large_run(root: Path, stages: int, repeats: int) -> tuple[RunDir, plans.Plan
                 {
                     "status": "ok", "reason": "", "metrics": {f"m{index}": 0.5 for index in range(4)},
                     "sample_counts": {"total": 4, "ok": 4}, "duration_s": 1.0, "attempts": 1, "git_sha": "0" * 40,
-                    "recorded_at": run_dir.iso(now), "pytest_rc": 0, "pytest_log": "", "basetemp": "", "run_id": run.run_id,
+                    "recorded_at": run_dir.iso(now), "pytest_rc": 0, "pytest_log": "", "basetemp": "",
+                    "run_id": run.run_id,
                 }
             )  # fmt: skip
             run.observation(key, repeat).write_bytes(data)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 import stat
 import tempfile
@@ -57,10 +58,16 @@ def dump_json(value: object) -> bytes:
 
 
 def parse_json(data: bytes) -> Json:
-    """Read strict JSON. Raises ``ValueError`` for NaN, infinities, doubled keys, bad UTF-8 and bad syntax."""
+    """Read strict JSON. Raises ``ValueError`` for NaN, infinities (1e999 too), doubled keys, bad UTF-8, bad syntax."""
 
     def reject(token: str) -> Json:
         raise ValueError(f"{token} is not JSON")
+
+    def finite(token: str) -> float:
+        value = float(token)
+        if math.isinf(value):
+            raise ValueError(f"{token} is too large for a number")
+        return value
 
     def unique(pairs: list[tuple[str, Json]]) -> Json:
         found = dict(pairs)
@@ -68,7 +75,11 @@ def parse_json(data: bytes) -> Json:
             raise ValueError("a key stands twice in one object")
         return found
 
-    return cast(Json, json.loads(data.decode(), parse_constant=reject, object_pairs_hook=unique))
+    try:
+        found = json.loads(data.decode(), parse_constant=reject, parse_float=finite, object_pairs_hook=unique)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return cast(Json, found)
 
 
 def write_json(path: Path, value: object, *, durable: bool = True) -> None:

@@ -103,7 +103,11 @@ class ResultFiles:
 def _number(node: Json) -> tuple[int | float | None, str, tuple[str, ...]]:
     if isinstance(node, bool) or not isinstance(node, int | float):
         return None, f"not a number but {'null' if node is None else type(node).__name__}", ()
-    if not math.isfinite(node):
+    try:
+        finite = math.isfinite(node)
+    except OverflowError:  # a whole number that no float can hold
+        finite = False
+    if not finite:
         return None, "not finite", ()
     return node, "", ()
 

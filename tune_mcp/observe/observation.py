@@ -98,7 +98,12 @@ class _Found(Frozen):
 
 
 def _is_number(item: object) -> bool:
-    return isinstance(item, int | float) and not isinstance(item, bool) and math.isfinite(item)
+    if not isinstance(item, int | float) or isinstance(item, bool):
+        return False
+    try:
+        return math.isfinite(item)
+    except OverflowError:  # a whole number that no float can hold
+        return False
 
 
 def _count(item: object) -> int | None:
@@ -155,4 +160,7 @@ def parse_json_loosely(data: bytes) -> object:
     try:
         return parse_json(data)
     except ValueError:
-        return json.loads(data.decode())
+        try:
+            return json.loads(data.decode())
+        except RecursionError:
+            raise ValueError("nested too deeply") from None

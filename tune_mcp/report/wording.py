@@ -1,4 +1,4 @@
-"""Sentences that more than one rendering says, so that they say the same (rules RPT-07, PRF-05; notes A22, A23, D80)."""
+"""Sentences that more than one rendering says, so that they say the same (RPT-07, PRF-05; notes A22, A23, D80)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,132 @@
+"""Which commit, and how far the tree is from it; git is asked, never told."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import toy
+
+from tune_mcp.errors import Refusal
+from tune_mcp.session import provenance
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    root = tmp_path / "repo"
+    root.mkdir()
+    toy.git(root, "init", "-q", "-b", "main")
+    (root / "a.txt").write_text("one\n")
+    (root / ".gitignore").write_text("ignored/\n")
+    toy.git(root, "add", "-A")
+    toy.git(root, "commit", "-q", "-m", "first")
+    return root
+
+
+@pytest.mark.rule("SES-03")
+def test_a_clean_tree_is_its_commit(repo: Path) -> None:
+    state = provenance.read(repo)
+
+    assert state.head == toy.git(repo, "rev-parse", "HEAD") == provenance.head(repo)
+    assert len(state.head) == 40
+    assert (state.branch, state.dirty, state.diff_sha256, state.untracked) == ("main", False, None, {})
+
+
+def test_a_detached_head_has_no_branch(repo: Path) -> None:
+    toy.git(repo, "checkout", "-q", "--detach")
+    assert provenance.read(repo).branch == "HEAD"
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_a_changed_file_makes_the_tree_dirty_and_the_diff_is_kept(repo: Path, staged: bool) -> None:
+    (repo / "a.txt").write_text("two\n")
+    if staged:
+        toy.git(repo, "add", "-A")
+
+    state = provenance.read(repo)
+
+    assert state.dirty and state.diff_sha256
+    assert b"-one" in state.diff and b"+two" in state.diff
+
+
+def test_an_untracked_file_makes_the_tree_dirty_and_an_ignored_one_does_not(repo: Path) -> None:
+    (repo / "ignored").mkdir()
+    (repo / "ignored" / "x").write_text("x")
+    assert not provenance.read(repo).dirty
+
+    (repo / "new dir").mkdir()
+    (repo / "new dir" / "ü\n.txt").write_text("one")
+    first = provenance.read(repo)
+    (repo / "new dir" / "ü\n.txt").write_text("two")
+    second = provenance.read(repo)
+
+    assert first.dirty and first.diff_sha256 is None
+    assert set(first.untracked) == {"new dir/ü\n.txt"} and first.untracked != second.untracked
+
+
+def test_a_file_name_that_is_no_text_and_odd_files_are_told_apart(repo: Path) -> None:
+    (repo / os.fsdecode(b"bad-\xff")).write_text("x")
+    (repo / "link").symlink_to("/nowhere")
+    (repo / "large").write_bytes(b"")
+    os.truncate(repo / "large", 17 * 1024 * 1024)
+
+    found = provenance.read(repo).untracked
+
+    assert set(found) == {"bad-\\xff", "link", "large"}
+    assert found["link"] == "link:/nowhere"
+    assert found["large"].startswith(f"size:{17 * 1024 * 1024}:")
+
+
+@pytest.mark.rule("SES-03")
+def test_a_repository_without_a_commit_is_refused(tmp_path: Path) -> None:
+    toy.git(tmp_path, "init", "-q")
+    for ask in (provenance.head, provenance.read):
+        with pytest.raises(Refusal, match=r"NO_HEAD \[SES-03\]"):
+            ask(tmp_path)
+
+
+def test_a_folder_without_git_and_a_machine_without_git_are_refused(
+    tmp_path: Path, repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Refusal, match="NO_HEAD"):
+        provenance.head(tmp_path)
+    assert provenance.top_level(tmp_path) is None
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Refusal, match="NO_HEAD"):
+        provenance.head(repo)
+
+
+@pytest.mark.rule("VCS-09")
+def test_reading_changes_nothing_in_the_repository(repo: Path) -> None:
+    (repo / "a.txt").write_text("two\n")
+    os.utime(repo / "a.txt", (1, 1))
+
+    def files() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in sorted((repo / ".git").rglob("*")) if path.is_file()}
+
+    before = files()
+    provenance.read(repo)
+    assert files() == before
+
+
+def test_the_callers_git_variables_and_pagers_do_not_lead_elsewhere(
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent inside a git hook has GIT_DIR set; the commit must still be that of the named repository."""
+    other = tmp_path / "other"
+    other.mkdir()
+    toy.git(other, "init", "-q", "-b", "main")
+    toy.git(other, "commit", "-q", "--allow-empty", "-m", "elsewhere")
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+
+    found = provenance.head(repo)
+
+    monkeypatch.delenv("GIT_DIR")
+    assert found == provenance.head(repo)
+
+
+def test_the_top_level_is_found_from_below(repo: Path) -> None:
+    (repo / "deep" / "er").mkdir(parents=True)
+    assert provenance.top_level(repo / "deep" / "er") == repo
