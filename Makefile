@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+REPEATS ?= 5
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench lock clean
@@ -20,7 +21,7 @@ $(VENV)/.dev: $(VENV)/.run requirements-dev.lock
 	@touch $@
 
 demo: $(VENV)/.run ## calibrate a real speech workload on this CPU, through the MCP server
-	$(BIN)/tune-mcp demo
+	$(BIN)/tune-mcp demo --repeats $(REPEATS)
 
 test: $(VENV)/.dev ## all tests, with coverage
 	$(BIN)/coverage erase

@@ -155,6 +155,23 @@ def test_a_log_line_with_a_line_break_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "log").exists()
 
 
+def test_half_a_line_of_a_crash_is_ended_before_the_next_line(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"whole\nhal")
+
+    append_line(log, "next")
+
+    assert log.read_bytes() == b"whole\nhal\nnext\n"
+
+
+def test_a_disk_that_takes_half_a_line_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    monkeypatch.setattr(files.os, "write", lambda handle, data: write(handle, data[: len(data) // 2]))
+
+    with pytest.raises(OSError, match="No space"):
+        append_line(tmp_path / "log", "one line")
+
+
 def test_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
     log = tmp_path / "log"
     program = (

@@ -6,6 +6,7 @@ crash: so a write is a temporary file in the same folder, fsync, rename, fsync o
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -88,12 +89,19 @@ def write_json(path: Path, value: object, *, durable: bool = True) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line with a single ``write`` and make it durable, so that lines of two writers never mix."""
+    """Append one line with a single ``write`` and make it durable, so that lines of two writers never mix.
+
+    Half a line that a crash left behind is ended first. Raises ``OSError`` when the disk takes only a part.
+    """
     if "\n" in line:
         raise ValueError("a log line holds no line break")
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        os.write(handle, line.encode() + b"\n")
+        size = os.fstat(handle).st_size
+        torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
+        data = (b"\n" if torn else b"") + line.encode() + b"\n"
+        if os.write(handle, data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         os.fsync(handle)
     finally:
         os.close(handle)

@@ -127,6 +127,17 @@ def test_the_callers_git_variables_and_pagers_do_not_lead_elsewhere(
     assert found == provenance.head(repo)
 
 
+def test_a_text_conversion_of_the_users_never_hides_a_change(repo: Path) -> None:
+    toy.git(repo, "config", "diff.blind.textconv", "true")
+    toy.git(repo, "config", "color.ui", "always")
+    (repo / ".git" / "info" / "attributes").write_text("*.txt diff=blind\n")
+    (repo / "a.txt").write_text("two\n")
+
+    diff = provenance.read(repo).diff
+
+    assert b"+two" in diff and b"\x1b" not in diff
+
+
 def test_the_top_level_is_found_from_below(repo: Path) -> None:
     (repo / "deep" / "er").mkdir(parents=True)
     assert provenance.top_level(repo / "deep" / "er") == repo

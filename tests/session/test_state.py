@@ -84,7 +84,9 @@ def test_an_end_state_written_between_two_looks_is_seen(run: RunDir, monkeypatch
     assert state.conclude(run).state is RunState.FINISHED
 
 
-@pytest.mark.parametrize("data", [None, b"", b"[]", b"null", b"\xff", b'{"state": "dancing", "heartbeat_at": 1}', b"{}"])
+@pytest.mark.parametrize(
+    "data", [None, b"", b"[]", b"null", b"\xff", b'{"state": "dancing", "heartbeat_at": 1}', b"{}"]
+)
 def test_an_unreadable_record_is_lost_when_the_lock_is_free_and_starting_when_it_is_held(
     run: RunDir, data: bytes | None
 ) -> None:

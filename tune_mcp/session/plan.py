@@ -107,7 +107,7 @@ def load(run: RunDir, older_catalogue: Callable[[str], OlderCatalogue]) -> Plan:
         value = parse_json(data)
         if not isinstance(value, dict):
             raise ValueError("not a JSON object")
-        if "schema_version" not in value:
+        if "schema_version" not in value and not _ours(run):
             return _load_older(run, value, older_catalogue)
         plan = Plan.model_validate(value)
     except (ValueError, ValidationError) as error:
@@ -116,6 +116,11 @@ def load(run: RunDir, older_catalogue: Callable[[str], OlderCatalogue]) -> Plan:
     if recorded != sha256_bytes(data):
         raise _tampered(run, "is not the file that start_run wrote" if recorded else "has no entry in events.jsonl")
     return plan
+
+
+def _ours(run: RunDir) -> bool:
+    """Whether start_run made this run: the older script left neither a record nor a plan in the ledger."""
+    return run.supervisor.exists() or events.ledger(run).plan_sha256 is not None
 
 
 def _tampered(run: RunDir, what: str) -> Refusal:

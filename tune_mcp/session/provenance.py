@@ -12,6 +12,14 @@ from tune_mcp.files import sha256_bytes, sha256_file
 
 _GIT_DEADLINE_S = 30
 _HASHED_UP_TO_BYTES = 16 * 1024 * 1024
+_ELSEWHERE = frozenset(
+    {
+        "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX",
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_NAMESPACE", "GIT_GRAFT_FILE", "GIT_SHALLOW_FILE", "GIT_EXTERNAL_DIFF",
+        "GIT_DIFF_OPTS",
+    }
+)  # fmt: skip
+"""Variables of a caller inside a git hook that would make git answer for another repository."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,8 @@ class GitState:
 
 
 def _git(repo: Path, *words: str) -> bytes:
-    env = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+    kept = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
+    env = {**kept, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     try:
         done = subprocess.run(
             ["git", "-C", str(repo), *words],
@@ -81,7 +90,7 @@ def read(repo: Path) -> GitState:
     """Everything about the tree that a run records. Raises NO_HEAD."""
     sha = head(repo)
     branch = _git(repo, "rev-parse", "--abbrev-ref", "HEAD").decode().strip()
-    diff = _git(repo, "diff", "--no-ext-diff", "--binary", "HEAD")
+    diff = _git(repo, "diff", "--no-ext-diff", "--no-textconv", "--no-color", "--binary", "HEAD")
     names = _git(repo, "ls-files", "--others", "--exclude-standard", "-z").decode("utf-8", "surrogateescape")
     untracked = {_printable(name): _digest(repo / name) for name in names.split("\0") if name}
     return GitState(sha, branch, diff, untracked)

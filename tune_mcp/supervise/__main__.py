@@ -105,7 +105,7 @@ def main(argv: list[str]) -> int:
     supervisor = Supervisor(
         run_dir=run,
         plan=plan,
-        executor=LocalExecutor(),
+        executor=LocalExecutor(held=(locks[1].handle,)),
         clock=clock,
         owner=owner(os.getpid()),
         precheck=lambda: prechecked(run, plan),

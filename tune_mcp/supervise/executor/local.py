@@ -11,9 +11,14 @@ from tune_mcp.supervise.job import RESULT_FILE, AttemptResult, Job, read_result,
 
 
 class LocalExecutor:
-    """One runner process for each job. A runner's standard input is a pipe from here: it closes when we die."""
+    """One runner process for each job. A runner's standard input is a pipe from here: it closes when we die.
 
-    def __init__(self) -> None:
+    ``held`` are open locks that a runner keeps too: a machine is busy until the last of our pytest is gone, even when
+    the supervisor was killed.
+    """
+
+    def __init__(self, held: tuple[int, ...] = ()) -> None:
+        self._held = held
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def submit(self, job: Job) -> str:
@@ -28,6 +33,7 @@ class LocalExecutor:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                pass_fds=self._held,
             )
         return job.key
 

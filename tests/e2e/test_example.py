@@ -1,0 +1,25 @@
+"""The shipped example is what its committed catalogue says."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import sample_project as toy
+
+from tune_mcp.calibration import catalogue
+from tune_mcp.config.loader import shipped_place
+
+
+def test_the_example_needs_no_discover_before_its_first_run(tmp_path: Path) -> None:
+    repo = tmp_path / "speech-ci"
+    shutil.copytree(shipped_place() / "examples" / "speech-ci", repo)
+    toy.git(repo, "init", "-q")
+    project = toy.open_project(repo)
+
+    found = catalogue.discover(project, "speech-ci")
+
+    assert (found.written, found.added, found.changed, found.removed) == (False, (), (), ())
+    assert found.needs_config == found.problems == found.collisions == ()
+    assert len(found.stages) == 7
+    assert not any(stage.stale for stage in catalogue.catalog(project, "speech-ci").stages)

@@ -1,0 +1,213 @@
+"""Only a finite number from the attempt's own result files is a measurement; everything else has a reason."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tune_mcp.config.stages import Display, Location, SampleCounts, Stage, StageMetric
+from tune_mcp.observe.extract import ResultFiles, extract
+
+FILE = "toy0/result.json"
+
+
+def metric(path: str | None = "speed.qps", file: str | None = FILE) -> StageMetric:
+    return StageMetric(
+        source="_TOY_P95['qps']", json_file=file, json_path=path, worst="min", display=Display(label="x")
+    )
+
+
+def stage(counts: SampleCounts | None = None, **metrics: StageMetric) -> Stage:
+    return Stage(
+        key="toy_speed",
+        test="tests/test_toy_ci.py",
+        group="speed",
+        test_file_sha256="0" * 64,
+        sample_counts=counts,
+        metrics=metrics,
+    )
+
+
+def counts(total: str = "summary.total", ok: str = "summary.ok") -> SampleCounts:
+    return SampleCounts(total=Location(json_file=FILE, json_path=total), ok=Location(json_file=FILE, json_path=ok))
+
+
+def written(folder: Path, text: str | bytes, name: str = FILE) -> ResultFiles:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return ResultFiles(folder)
+
+
+def reason(found: ResultFiles, one: StageMetric | None = None) -> str:
+    """The single problem of a stage with one metric, as a sentence."""
+    result = extract(stage(qps=one or metric()), found)
+    assert result.metrics == {"qps": None}
+    return next(problem.sentence() for problem in result.problems if problem.key == "qps")
+
+
+def test_a_number_is_taken_as_it_stands(tmp_path: Path) -> None:
+    files = written(
+        tmp_path, '{"speed": {"qps": 12.5, "n": 3, "deep": [{"x": 0}, {"x": 7}]}, "summary": {"total": 4, "ok": 4.0}}'
+    )
+
+    found = extract(stage(counts(), qps=metric(), n=metric("speed.n"), x=metric("speed.deep.1.x")), files)
+
+    assert found.metrics == {"qps": 12.5, "n": 3, "x": 7}
+    assert isinstance(found.metrics["n"], int)
+    assert (found.total, found.ok, found.problems) == (4, 4, ())
+
+
+@pytest.mark.rule("MET-02", "STR-06", "HLT-06")
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("NaN", "NaN is not JSON"),
+        ("Infinity", "Infinity is not JSON"),
+        ("-Infinity", "is not JSON"),
+        ("1e999", "too large"),
+        ("1" + "0" * 400, "not finite"),
+        ("1" + "0" * 5000, "not strict JSON"),
+        ("true", "not a number but bool"),
+        ("false", "not a number but bool"),
+        ('"0.5"', "not a number but str"),
+        ('"nan"', "not a number but str"),
+        ("null", "not a number but null"),
+        ("[]", "not a number but list"),
+        ("{}", "not a number but dict"),
+    ],
+)
+def test_what_is_no_finite_number_is_no_measurement(tmp_path: Path, value: str, why: str) -> None:
+    assert why in reason(written(tmp_path, f'{{"speed": {{"qps": {value}}}}}'))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "not json", b"\xff\xfe{}", "[" * 200_000, '{"speed": 1, "speed": {"qps": 1}}']
+)
+def test_a_result_file_that_is_no_strict_json_yields_nothing(tmp_path: Path, text: str | bytes) -> None:
+    assert "not strict JSON" in reason(written(tmp_path, text))
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "3", '"x"', "true"])
+def test_a_document_that_is_no_object_yields_nothing(tmp_path: Path, text: str) -> None:
+    assert "no 'speed' in the top level" in reason(written(tmp_path, text))
+
+
+@pytest.mark.rule("POL-06", "HLT-06", "XPY-04")
+def test_a_missing_key_is_told_with_the_names_that_look_alike(tmp_path: Path) -> None:
+    files = written(tmp_path, '{"speed": {"throughput_qps": 1, "other": 2}}')
+
+    told = reason(files, metric("speed.throughput_qsp"))
+
+    assert told == f"qps: {FILE}::speed.throughput_qsp: no 'throughput_qsp' in speed (near: throughput_qps)"
+
+
+def test_a_missing_file_is_told_with_the_files_that_look_alike(tmp_path: Path) -> None:
+    files = written(tmp_path, "{}", "toy0/results.json")
+
+    assert reason(files) == f"qps: {FILE}::speed.qps: file missing (near: toy0/results.json)"
+
+
+def test_a_basetemp_that_was_never_made_is_a_missing_file(tmp_path: Path) -> None:
+    assert "file missing" in reason(ResultFiles(tmp_path / "nothing"))
+
+
+@pytest.mark.rule("MET-01")
+@pytest.mark.parametrize("name", ["../old/result.json", "a/../../old/result.json", "{old}/result.json", ""])
+def test_a_path_out_of_the_basetemp_is_never_followed(tmp_path: Path, name: str) -> None:
+    old = tmp_path / "old"
+    written(old, '{"speed": {"qps": 1}}', "result.json")
+    (tmp_path / "base").mkdir()
+
+    told = reason(ResultFiles(tmp_path / "base"), metric(file=name.format(old=old)))
+
+    assert "is not a path inside" in told
+
+
+@pytest.mark.rule("MET-01")
+@pytest.mark.parametrize("link_to", ["folder", "file"])
+def test_a_link_out_of_the_basetemp_is_never_followed(tmp_path: Path, link_to: str) -> None:
+    old, base = tmp_path / "old", tmp_path / "base"
+    written(old, '{"speed": {"qps": 1}}', "result.json")
+    (base / "toy0").mkdir(parents=True)
+    if link_to == "file":
+        (base / FILE).symlink_to(old / "result.json")
+    else:
+        (base / "toy0").rmdir()
+        (base / "toy0").symlink_to(old)
+
+    assert "leaves" in reason(ResultFiles(base))
+
+
+def test_a_folder_in_the_place_of_the_file_is_a_missing_file(tmp_path: Path) -> None:
+    (tmp_path / FILE).mkdir(parents=True)
+    assert "file missing" in reason(ResultFiles(tmp_path))
+
+
+def test_a_list_index_out_of_range_or_negative_is_a_missing_key(tmp_path: Path) -> None:
+    files = written(tmp_path, '{"speed": [{"qps": 1}]}')
+    for path in ("speed.1.qps", "speed.-1.qps", "speed.x.qps", "speed.²"):
+        assert "no '" in reason(files, metric(path))
+
+
+@pytest.mark.rule("HLT-07")
+def test_a_metric_without_a_place_says_that_config_is_needed(tmp_path: Path) -> None:
+    for one in (metric(path=None), metric(file=None)):
+        assert "NEEDS_CONFIG" in reason(ResultFiles(tmp_path), one)
+
+
+@pytest.mark.rule("SMP-01", "STR-04")
+@pytest.mark.parametrize("value", ["-1", "0.5", "null", "true", '"4"', "[4]", "1e999", "{}"])
+def test_a_sample_count_is_a_whole_number(tmp_path: Path, value: str) -> None:
+    files = written(tmp_path, f'{{"speed": {{"qps": 1}}, "summary": {{"total": 4, "ok": {value}}}}}')
+
+    found = extract(stage(counts(), qps=metric()), files)
+
+    assert found.ok is None
+    assert any("sample_counts.ok" in problem.sentence() for problem in found.problems)
+
+
+def test_a_stage_without_configured_counts_says_so_and_a_docs_stage_needs_none(tmp_path: Path) -> None:
+    files = written(tmp_path, '{"speed": {"qps": 1}}')
+
+    assert [problem.key for problem in extract(stage(qps=metric()), files).problems] == ["sample_counts"]
+    assert extract(stage(), files).problems == ()
+
+
+def test_a_file_is_read_once_however_many_metrics_look_into_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = written(tmp_path, '{"a": 1, "b": 2, "c": 3}')
+    reads: list[Path] = []
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: (reads.append(self), read(self))[1])
+
+    found = extract(stage(a=metric("a"), b=metric("b"), c=metric("c")), files)
+
+    assert (found.metrics, len(reads)) == ({"a": 1, "b": 2, "c": 3}, 1)
+
+
+KEYS = st.text(st.characters(codec="utf-8", exclude_characters="."), min_size=1, max_size=5)
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | KEYS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(document=ANY, path=st.lists(KEYS, min_size=1, max_size=3).map(".".join))
+def test_whatever_a_test_wrote_extraction_answers_with_a_number_or_a_reason(
+    tmp_path_factory: pytest.TempPathFactory, document: object, path: str
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    files = written(folder, json.dumps(document))
+
+    found = extract(stage(counts(path, path), x=metric(path)), files)
+
+    value = found.metrics["x"]
+    assert (value is None) == any(problem.key == "x" for problem in found.problems)
+    assert value is None or (type(value) in (int, float) and math.isfinite(value))

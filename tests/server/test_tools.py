@@ -1,0 +1,96 @@
+"""The twelve tools as a client lists them: names, order, hints, size, schemas."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+pytestmark = pytest.mark.anyio
+SNAPSHOT = Path(__file__).with_name("tools.snapshot.json")
+ORDER = [
+    "catalog", "discover", "precheck", "start_run", "resume_run", "stop_run",
+    "status", "strict_audit", "tail_pytest", "report", "apply_plan", "apply",
+]  # fmt: skip
+READ_ONLY = {"catalog", "precheck", "status", "strict_audit", "tail_pytest", "apply_plan"}
+DESTRUCTIVE = {"stop_run", "apply"}
+SHORT = 2000
+"""Clients cut descriptions and instructions at two kilobytes."""
+
+
+async def tools_of(connect: Any, repo: Path, era: str = "auto", transport: str = "memory") -> list[dict[str, Any]]:
+    async with connect(repo, era, transport) as session:
+        listed = await session.client.list_tools()
+    assert listed.next_cursor is None
+    return [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in listed.tools]
+
+
+async def test_the_twelve_tools_come_in_the_contracts_order_over_every_transport_in_both_eras(
+    connect: Any, repo: Path, era: str, transport: str
+) -> None:
+    assert [tool["name"] for tool in await tools_of(connect, repo, era, transport)] == ORDER
+
+
+async def test_both_eras_see_the_same_tools(connect: Any, repo: Path) -> None:
+    assert await tools_of(connect, repo, "auto") == await tools_of(connect, repo, "legacy")
+
+
+async def test_every_tool_says_explicitly_what_it_does_to_the_world(connect: Any, repo: Path) -> None:
+    tools = await tools_of(connect, repo)
+    for tool in tools:
+        assert {"readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint"} <= set(tool["annotations"])
+        assert tool["annotations"]["openWorldHint"] is False
+    assert {tool["name"] for tool in tools if tool["annotations"]["readOnlyHint"]} == READ_ONLY
+    assert {tool["name"] for tool in tools if tool["annotations"]["destructiveHint"]} == DESTRUCTIVE
+
+
+async def test_names_descriptions_and_instructions_are_short_enough_for_every_client(
+    connect: Any, repo: Path, era: str
+) -> None:
+    async with connect(repo, era) as session:
+        assert len((session.client.instructions or "").encode()) < SHORT
+        assert "strict_audit" in (session.client.instructions or "")
+        listed = (await session.client.list_tools()).tools
+    for tool in listed:
+        assert 20 < len((tool.description or "").encode()) < SHORT, tool.name
+        assert tool.title
+        assert len(f"mcp__plugin_tune-mcp_tune__{tool.name}") <= 60
+
+
+async def test_every_argument_is_typed_and_every_schema_is_valid(connect: Any, repo: Path) -> None:
+    for tool in await tools_of(connect, repo):
+        for schema in (tool["inputSchema"], tool["outputSchema"]):
+            jsonschema.Draft202012Validator.check_schema(schema)
+            assert schema["type"] == "object"
+        for name, argument in tool["inputSchema"]["properties"].items():
+            assert {"type", "anyOf", "$ref"} & set(argument), (tool["name"], name)
+            assert name not in ("ctx", "how", "last"), "what the SDK injects is not an argument"
+
+
+async def test_the_output_schemas_require_nothing_so_that_a_refusal_fits_them_too(connect: Any, repo: Path) -> None:
+    for tool in await tools_of(connect, repo):
+        schema = tool["outputSchema"]
+        assert "required" not in schema, tool["name"]
+        assert {"code", "rules", "message", "next", "details"} <= set(schema["properties"])
+
+
+async def test_the_tools_are_those_of_the_committed_snapshot(connect: Any, repo: Path) -> None:
+    """A drift of names, texts or schemas fails; ``TUNE_UPDATE_SNAPSHOTS=1`` writes the file anew."""
+    found = json.dumps(await tools_of(connect, repo), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    if os.environ.get("TUNE_UPDATE_SNAPSHOTS"):
+        SNAPSHOT.write_text(found)
+
+    assert json.loads(SNAPSHOT.read_text()) == json.loads(found)
+
+
+async def test_the_server_is_called_tune_and_declares_what_it_has(connect: Any, repo: Path, era: str) -> None:
+    async with connect(repo, era) as session:
+        assert session.client.server_info is not None
+        assert session.client.server_info.name == "tune"
+        capabilities = session.client.server_capabilities
+    assert capabilities is not None
+    assert capabilities.tools and capabilities.resources and capabilities.prompts and capabilities.completions
