@@ -64,7 +64,7 @@ def test_a_wer_goes_up_to_four_decimals_and_by_less_than_one_step(raw: float) ->
     written = write_value(raw, "max", PLAIN, policy("ceil4"))
 
     assert Decimal(repr(written)) == Decimal(repr(written)).quantize(Decimal("0.0001"))
-    assert Decimal(0) <= Decimal(repr(written)) - Decimal(repr(raw)) < Decimal("0.0001")
+    assert Decimal(0) <= Decimal(repr(written)) - Decimal(repr(raw)) <= Decimal("0.0001")
 
 
 @pytest.mark.rule("APL-08")

@@ -99,7 +99,7 @@ def test_an_older_run_can_be_reported_planned_and_read_again(project: Project) -
     plan = reporting.apply_plan(project, RUN_ID)
 
     assert reported.metrics == 3
-    assert {entry.metric_key: entry.write_value for entry in plan.metrics} == toy.WORST
+    assert {entry.metric_key: entry.write_value for entry in plan.rows} == toy.WORST
     assert watching.strict_audit(project, RUN_ID).ready
 
 

@@ -59,7 +59,7 @@ class ResultFiles:
         node = document
         walked: list[str] = []
         for part in location.json_path.split("."):
-            if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+            if isinstance(node, list) and part.isascii() and part.isdigit() and int(part) < len(node):
                 node = node[int(part)]
             elif isinstance(node, dict) and part in node:
                 node = node[part]
