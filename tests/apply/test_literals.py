@@ -21,7 +21,7 @@ def edit(source: str, old: float, new: float, concurrency: int | None = None, te
     ("before", "old", "after"),
     [
         (b"X_ACC_MIN = 0.81\n", 0.81, b"X_ACC_MIN = 0.9\n"),
-        (b"X_ACC_MIN = 0.81  # 0.81 it was, X_ACC_MIN = 0.81\n", 0.81, b"X_ACC_MIN = 0.9  # 0.81 it was, X_ACC_MIN = 0.81\n"),
+        (b"X_ACC_MIN = 0.81  # X_ACC_MIN = 0.81\n", 0.81, b"X_ACC_MIN = 0.9  # X_ACC_MIN = 0.81\n"),
         (b"X_ACC_MIN: float | None = 2\n", 2, b"X_ACC_MIN: float | None = 0.9\n"),
         (b"X_ACC_MIN = 2.5e-2\n", 2.5e-2, b"X_ACC_MIN = 0.9\n"),
         (b"X_ACC_MIN = 12_000\n", 12000, b"X_ACC_MIN = 0.9\n"),
@@ -29,8 +29,16 @@ def edit(source: str, old: float, new: float, concurrency: int | None = None, te
         (b"X_ACC_MIN = .25\n", 0.25, b"X_ACC_MIN = 0.9\n"),
         (b"X_ACC_MIN = (0.25)\n", 0.25, b"X_ACC_MIN = (0.9)\n"),
         (b"A = 0.5; X_ACC_MIN = 0.5; B = 0.5\n", 0.5, b"A = 0.5; X_ACC_MIN = 0.9; B = 0.5\n"),
-        (b"\xef\xbb\xbf# \xc3\xa4\r\nX_ACC_MIN = 0.5\t# \xe2\x9c\x93\r\n", 0.5, b"\xef\xbb\xbf# \xc3\xa4\r\nX_ACC_MIN = 0.9\t# \xe2\x9c\x93\r\n"),
-        ('"""X_ACC_MIN = 0.5"""\nS = "é"; X_ACC_MIN = 0.5\n'.encode(), 0.5, '"""X_ACC_MIN = 0.5"""\nS = "é"; X_ACC_MIN = 0.9\n'.encode()),
+        (
+            b"\xef\xbb\xbf# \xc3\xa4\r\nX_ACC_MIN = 0.5\t# \xe2\x9c\x93\r\n",
+            0.5,
+            b"\xef\xbb\xbf# \xc3\xa4\r\nX_ACC_MIN = 0.9\t# \xe2\x9c\x93\r\n",
+        ),
+        (
+            '"""X_ACC_MIN = 0.5"""\nS = "é"; X_ACC_MIN = 0.5\n'.encode(),
+            0.5,
+            '"""X_ACC_MIN = 0.5"""\nS = "é"; X_ACC_MIN = 0.9\n'.encode(),
+        ),
         (b"X_ACC_MIN = \\\n    0.5\n", 0.5, b"X_ACC_MIN = \\\n    0.9\n"),
     ],
 )  # fmt: skip

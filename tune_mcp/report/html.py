@@ -1,66 +1,49 @@
-"""report.html: the same facts as one self-contained page, with a strip of every repeat for each metric."""
+"""report.html: the same facts as one self-contained page, with a strip of every repeat for each metric.
+
+Nothing is loaded from anywhere: no script, no font, no picture; every text is escaped. It opens from disk, in light
+and dark, on a phone, and prints.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from tune_mcp.report.facts import MetricFacts, ReportFacts
-from tune_mcp.report.figures import chance_text, direction_text, percent, plain, shown_text
+from tune_mcp.observe.worst import Direction
+from tune_mcp.report import wording
+from tune_mcp.report.facts import ReportFacts
+from tune_mcp.report.figures import brief, chance_text, direction_text, percent, plain, shown_text
+from tune_mcp.report.strip import strip
 
-_WIDTH = 440.0
-_MARGIN = 14.0
-
-
-@dataclass(frozen=True)
-class Mark:
-    """One mark on a strip: its place in SVG units, what it is, and its value as text."""
-
-    x: float
-    kind: str
-    text: str
+_SYMBOL = {Direction.LOOSENS: "▲", Direction.TIGHTENS: "▼", Direction.EQUAL: "=", Direction.UNKNOWN: "?"}
+"""Beside every colour a sign and a word: a reader without colours, or on paper, loses nothing."""
 
 
 def render(facts: ReportFacts) -> str:
-    """The page. Every text is escaped; nothing is loaded from anywhere."""
+    """The page."""
     environment = Environment(
         loader=PackageLoader("tune_mcp.report"),
-        autoescape=select_autoescape(default=True),
+        autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    given = {
-        "marks": marks,
+    rows = facts.loudest_first()
+    given: dict[str, object] = {
+        "facts": facts,
+        "rows": rows,
+        "tiles": [(way, sign, facts.count(way)) for way, sign in _SYMBOL.items()],
+        "symbol": _SYMBOL,
+        "strip": strip,
+        "wording": wording,
+    }
+    texts: dict[str, Callable[..., str]] = {
+        "brief": brief,
         "plain": plain,
-        "brief": lambda value: f"{value:.6g}",
         "shown": shown_text,
         "percent": percent,
         "chance": chance_text,
         "direction_text": direction_text,
-        "width": _WIDTH,
     }
-    return environment.get_template("report.html.j2").render(facts=facts, **given)
-
-
-def marks(metric: MetricFacts) -> list[Mark]:
-    """Every repeat, the present and the proposed threshold, and where CI fails once the file's slack is applied."""
-    lines: list[tuple[float, str, str]] = []
-    if metric.current_raw is not None:
-        lines.append((metric.current_raw, "present", "present"))
-    lines.append((metric.write_value, "proposed", "to write"))
-    if metric.limit_proposed is not None:
-        lines.append((metric.limit_proposed, "limit", "CI fails beyond"))
-    points = [(value, "repeat", f"run {number}") for number, value in enumerate(metric.values, 1)]
-    low = min(value for value, _, _ in [*lines, *points])
-    high = max(value for value, _, _ in [*lines, *points])
-    room = (high - low) or abs(high) or 1.0
-
-    def place(value: float) -> float:
-        return round(_MARGIN + (value - low) / room * (_WIDTH - 2 * _MARGIN), 1)
-
-    return [
-        Mark(place(value), kind, f"{name}: {shown_text(value, metric.scale, metric.digits)}")
-        for value, kind, name in [*lines, *points]
-    ]
+    return environment.get_template("report.html.j2").render(**given, **texts)
