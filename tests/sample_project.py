@@ -1,19 +1,21 @@
-"""A tiny repository with one real CI test, so that a whole calibration takes a second or two."""
+"""A tiny repository with one CI test that loosens and tightens, calibrated by real processes in a second or two."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from toy import MODEL, git, open_project
+
 from tune_mcp.calibration import catalogue, running, watching
-from tune_mcp.calibration.project import Options, Project
+from tune_mcp.calibration.project import Project
 from tune_mcp.run_dir import RunDir
 
-MODEL = "toy"
+__all__ = ["MODEL", "TEST", "Project", "RunDir", "finished", "git", "make", "open_project", "rest", "rewrite", "until"]
+
 TEST = '''"""A CI test in the shape of the real ones: results first, assertions after."""
 
 import json
@@ -78,17 +80,6 @@ metric_sources:
 """
 
 
-def git(repo: Path, *words: str) -> str:
-    """Run git there, as somebody."""
-    done = subprocess.run(
-        ["git", "-C", str(repo), "-c", "user.name=t", "-c", "user.email=t@localhost", *words],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return done.stdout.strip()
-
-
 def make(folder: Path, test: str = TEST, files: dict[str, str] | None = None) -> Project:
     """A git repository with one commit, its stages discovered and part of that commit."""
     written = {
@@ -107,11 +98,6 @@ def make(folder: Path, test: str = TEST, files: dict[str, str] | None = None) ->
     git(folder, "add", "-A")
     git(folder, "commit", "-q", "-m", "toy")
     return project
-
-
-def open_project(folder: Path) -> Project:
-    """The project of an existing toy repository."""
-    return Project.resolve(Options(repo=folder))
 
 
 def rest(project: Project, run_id: str, polls: int = 60) -> watching.StatusReply:
