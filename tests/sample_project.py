@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from toy import MODEL, git, open_project
 
 from tune_mcp.calibration import catalogue, running, watching
 from tune_mcp.calibration.project import Project
 from tune_mcp.run_dir import RunDir
 
-__all__ = ["MODEL", "TEST", "Project", "RunDir", "finished", "git", "make", "open_project", "rest", "rewrite", "until"]
+__all__ = [
+    "MODEL",
+    "TEST",
+    "Calibrated",
+    "Project",
+    "RunDir",
+    "finished",
+    "git",
+    "make",
+    "open_project",
+    "rest",
+    "rewrite",
+    "until",
+]
 
 TEST = '''"""A CI test in the shape of the real ones: results first, assertions after."""
 
@@ -125,6 +141,28 @@ def finished(project: Project, repeats: int = 2) -> RunDir:
     now = rest(project, reply.run_id)
     assert now.state == "finished", now.text()
     return project.run(reply.run_id)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A repository with a finished run, measured once and copied for each test that spoils it."""
+
+    folder: Path
+    run_id: str
+
+    @classmethod
+    def once(cls, factory: pytest.TempPathFactory) -> Calibrated:
+        """Measure, on a host lock of its own."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TUNE_LOCK_DIR", str(factory.mktemp("lock")))
+            project = make(factory.mktemp("calibrated") / "repo")
+            return cls(project.repo_root, finished(project).run_id)
+
+    def copy(self, folder: Path) -> tuple[Project, RunDir]:
+        """The repository and its run, elsewhere."""
+        shutil.copytree(self.folder, folder)
+        project = open_project(folder)
+        return project, project.run(self.run_id)
 
 
 def rewrite(run: RunDir, stage: str, repeat: int, change: Callable[[dict[str, Any]], object]) -> None:

@@ -32,7 +32,7 @@ from tune_mcp.session import plan as plans
 from tune_mcp.session.state import owner
 from tune_mcp.supervise import guard_record
 from tune_mcp.supervise.executor import JobState
-from tune_mcp.supervise.job import AttemptResult, Job, StageResult, read_result, seal, write_job
+from tune_mcp.supervise.job import JOB_FILE, AttemptResult, Job, StageResult, read_result, seal, write_job
 from tune_mcp.supervise.loop import Supervisor, stop_request, utc_now
 
 MODEL = "toy"
@@ -319,6 +319,23 @@ def _guard_lines(test: str) -> Iterator[dict[str, object]]:
         for when in ("setup", "call", "teardown"):
             yield {"event": "report", "id": name, "when": when, "outcome": "passed", "xfail": False, "duration": 0.01}
     yield {"event": "finish", "exitstatus": 0, "shouldstop": "", "shouldfail": ""}
+
+
+def real_pytest(job: Job) -> AttemptResult | None:
+    """What a real runner makes of the job: real pytest under the guard, in a process of its own (under a second)."""
+    command = [sys.executable, "-P", "-m", "tune_mcp.supervise.runner", str(job.folder / JOB_FILE)]
+    with (job.folder / "runner.log").open("ab") as log:
+        # Its standard input stays open as long as we wait: the end of it means that the supervisor died.
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=_with_source()) as runner:
+            try:
+                runner.wait(timeout=60)
+            finally:
+                runner.terminate()
+    return read_result(job)
+
+
+def _with_source() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
 
 
 @dataclass

@@ -20,10 +20,14 @@ from tune_mcp.run_dir import RunDir
 Change = Callable[[dict[str, Any]], object]
 
 
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> toy.Calibrated:
+    return toy.Calibrated.once(tmp_path_factory)
+
+
 @pytest.fixture
-def calibrated(tmp_path: Path) -> tuple[Project, RunDir]:
-    project = toy.make(tmp_path / "repo")
-    return project, toy.finished(project)
+def calibrated(measured: toy.Calibrated, tmp_path: Path) -> tuple[Project, RunDir]:
+    return measured.copy(tmp_path / "repo")
 
 
 def bytes_of(project: Project) -> dict[str, bytes]:

@@ -128,10 +128,15 @@ async def test_the_whole_flow_over_stdio_changes_only_the_thresholds(tmp_path: P
     assert changed == [".tune/models/toy/stages.yaml", "tests/test_toy_ci.py"]
 
 
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> toy.Calibrated:
+    return toy.Calibrated.once(tmp_path_factory)
+
+
 @pytest.fixture
-def finished(tmp_path: Path) -> tuple[Path, str]:
-    project = toy.make(tmp_path / "repo")
-    return project.repo_root, toy.finished(project).run_id
+def finished(measured: toy.Calibrated, tmp_path: Path) -> tuple[Path, str]:
+    project, run = measured.copy(tmp_path / "repo")
+    return project.repo_root, run.run_id
 
 
 async def planned(client: Client, run_id: str) -> str:

@@ -13,7 +13,7 @@ from tune_mcp.report.facts import MetricFacts
 from tune_mcp.report.figures import shown_text
 
 _EDGE = 3.0
-_ROOM = 1.6
+_ROOM = 2.2
 _LEAST_WIDTH_PX = 330
 _LETTER_PX = 5.9
 _TOP, _BOTTOM = 20.0, 18.0

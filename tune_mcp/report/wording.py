@@ -19,25 +19,31 @@ _SAID = {
 
 def conclusion(metrics: Pairs, previous: PreviousFacts | None) -> list[str]:
     """What one metric group says, in a few sentences."""
+    if len(metrics) == 1:
+        stage, metric = metrics[0]
+        told = "; ".join(remarks(metric))
+        said = [f"{metric.label} of {stage.key}: {metric.direction_text}{f' ({told})' if told else ''}."]
+        old = previous.worst.get(f"{stage.key}/{metric.key}") if previous else None
+        return said if old is None else [*said, f"Against the last calibration: {moved_text(metric, old)}."]
     counts = [
         f"{number} {words[number != 1]}"
         for way, words in _SAID.items()
         if (number := sum(metric.direction is way for _, metric in metrics))
     ]
-    said = [f"{len(metrics)} {'threshold' if len(metrics) == 1 else 'thresholds'}: {', '.join(counts)}."]
+    said = [f"{len(metrics)} thresholds: {', '.join(counts)}."]
     moving = [pair for pair in metrics if pair[1].direction in (Direction.LOOSENS, Direction.TIGHTENS)]
     if moving:
         stage, metric = max(moving, key=lambda pair: abs(pair[1].change_percent or 0.0))
         said.append(f"The largest move: {metric.label} of {stage.key} {metric.direction_text}.")
     noise = sum(metric.within_noise for _, metric in moving)
     if noise:
-        said.append(f"{noise} of {len(moving)} moves no further than the repeats differ among themselves.")
+        said.append(f"{noise} of {len(moving)} changes lie within the spread of the repeats.")
     failing = sum(bool(metric.present_misses) for _, metric in metrics)
     if failing:
-        said.append(f"{failing} would have failed CI as it stands in at least one repeat.")
+        said.append(f"{failing} {'fails' if failing == 1 else 'fail'} CI's present limit in at least one repeat.")
     split = sum(any(flag.kind == "bistable" for flag in metric.flags) for _, metric in metrics)
     if split:
-        said.append(f"{split} shows two modes: calibrating to either is a decision.")
+        said.append(f"{split} {'has' if split == 1 else 'have'} two modes: calibrating to either is a decision.")
     if previous is not None:
         said.append(_since(metrics, previous))
     return said

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tune_mcp.gpus import MEMORY_LIMIT_MIB, Gpu, GpuReader, Presence
+from tune_mcp.gpus import MEMORY_LIMIT_MIB, Gpu, GpuReader, GpuReading, Presence
 
 WAIT_LIMIT_S = 600.0
 HOLD_S = 3.0
@@ -52,7 +52,7 @@ def _twice(needed: int, read: GpuReader, sleep: Callable[[float], None]) -> Gran
     if not first.gpus:
         return first
     sleep(HOLD_S)
-    again = {gpu.uuid for gpu in _choose(needed, read).gpus}
+    again = {gpu.uuid for gpu in _free(read())}
     if all(gpu.uuid in again for gpu in first.gpus):
         return first
     return Grant(refused=f"a chosen GPU did not stay free for {HOLD_S:g} s")
@@ -62,7 +62,7 @@ def _choose(needed: int, read: GpuReader) -> Grant:
     reading = read()
     if reading.presence is not Presence.PRESENT:
         return Grant(refused=f"{needed} GPU(s) needed, but GPUs are {reading.summary()}")
-    free = [gpu for gpu in reading.gpus if gpu.free and not gpu.mig]
+    free = _free(reading)
     if len(free) >= needed:
         return Grant(tuple(free[:needed]))
     busy = "; ".join(
@@ -71,3 +71,7 @@ def _choose(needed: int, read: GpuReader) -> Grant:
         if gpu not in free
     )
     return Grant(refused=f"{needed} GPU(s) at or below {MEMORY_LIMIT_MIB} MiB needed, {len(free)} free ({busy})")
+
+
+def _free(reading: GpuReading) -> list[Gpu]:
+    return [gpu for gpu in reading.gpus if gpu.free and not gpu.mig]

@@ -75,8 +75,9 @@ def read(path: Path) -> GuardSummary:
         name, when, result = str(line.get("id")), str(line.get("when")), str(line.get("outcome"))
         if when == "setup":
             calls[name] += 1
-        skipped = result == "skipped" and not line.get("xfail")
-        outcome.setdefault(name, set()).add("skipped" if skipped else "failed" if result == "failed" else result)
+        if result == "skipped" and line.get("xfail") and when == "call":
+            result = "xfailed"
+        outcome.setdefault(name, set()).add(result)
         if when == "teardown":
             outcome[name].add("ended")
     last = finishes[-1] if finishes else {}

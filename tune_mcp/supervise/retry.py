@@ -54,7 +54,8 @@ def judge(result: AttemptResult | None, stages: Mapping[str, Stage], earlier: tu
         return _stop(Code.COMMIT_MOVED, "SES-11", result.moved, "start a new run on the commit you want to calibrate")
     if result.blocked:
         return Again(result.blocked, charged=False)
-    trouble = [problem for stage in result.stages.values() for problem in stage.problems]
+    trouble = [f"{key}: the runner gave no result for this stage" for key in stages if key not in result.stages]
+    trouble += [problem for stage in result.stages.values() for problem in stage.problems]
     whole = result.guard.shortfall()
     if not trouble and not whole:
         return _complete(result, stages, earlier)

@@ -1,0 +1,107 @@
+"""The shell that an agent happens to run in never decides a measurement; the command line never cuts a file short."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tune_mcp.config.stages import Stage
+from tune_mcp.supervise.environment import LaunchEnvironment, build
+from tune_mcp.supervise.invocation import pytest_argv
+from tune_mcp.supervise.job import Job
+
+SHELL = {
+    "PATH": "/usr/bin", "HOME": "/root", "LANG": "C.UTF-8", "LC_ALL": "C", "HF_TOKEN": "hf_x",
+    "PYTEST_ADDOPTS": "-x", "PYTEST_PLUGINS": "evil", "PYTHONPATH": "/evil", "PYTHONSTARTUP": "/evil.py",
+    "PYTHONHOME": "/evil", "PYTEST_XDIST_WORKER": "gw0", "PYTEST_DEBUG_TEMPROOT": "/evil",
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "CUDA_VISIBLE_DEVICES": "7", "CUDA_MPS_PIPE_DIRECTORY": "/mps",
+    "TORCHINDUCTOR_CACHE_DIR": "/stale", "LD_PRELOAD": "/evil.so", "VIRTUAL_ENV": "/other", "GIT_DIR": "/x",
+    "TUNE_GUARD_RECORD": "/evil.jsonl", "OPENAI_API_KEY": "secret",
+}  # fmt: skip
+
+
+def built(settings: dict[str, str] | None = None, gpus: tuple[int, ...] = ()) -> LaunchEnvironment:
+    return build(SHELL, settings or {}, Path("/venv/bin/python"), Path("/guard"), Path("/repo"), gpus)
+
+
+@pytest.mark.rule("XPY-01", "GPU-17")
+def test_only_what_is_allowed_comes_from_the_callers_shell() -> None:
+    found = built()
+
+    kept = {name for name in SHELL if found.variables.get(name) == SHELL[name]}
+    assert kept == {"HOME", "LANG", "LC_ALL", "HF_TOKEN"}
+    assert set(SHELL) - set(found.dropped) == kept | {"PATH"}
+    assert set(found.variables) - set(SHELL) == {
+        "PYTHONUNBUFFERED", "SPT_NOENV", "CUDA_DEVICE_ORDER", "NO_PROXY", "no_proxy"
+    }  # fmt: skip
+
+
+@pytest.mark.rule("XPY-01")
+def test_no_variable_of_pytest_survives() -> None:
+    assert not [name for name in built().variables if name.startswith("PYTEST")]
+
+
+def test_the_projects_interpreter_and_the_guard_come_first() -> None:
+    variables = built().variables
+
+    assert variables["PATH"] == "/venv/bin:/usr/bin"
+    assert variables["VIRTUAL_ENV"] == "/venv"
+    assert variables["PYTHONPATH"] == "/guard:/repo"
+
+
+@pytest.mark.rule("MOD-07")
+def test_settings_of_model_and_host_win_over_the_shell_and_ours_over_all() -> None:
+    variables = built({"HOME": "/github/home", "CUDA_VISIBLE_DEVICES": "5", "PYTHONPATH": "/x", "OMP_NUM_THREADS": "1"})
+
+    assert variables.variables["HOME"] == "/github/home"
+    assert variables.variables["OMP_NUM_THREADS"] == "1"
+    assert variables.variables["CUDA_VISIBLE_DEVICES"] == ""
+    assert variables.variables["PYTHONPATH"] == "/guard:/repo"
+
+
+@pytest.mark.rule("GPU-17")
+@pytest.mark.parametrize(("gpus", "value"), [((), ""), ((3,), "3"), ((0, 2), "0,2")])
+def test_the_granted_gpus_are_the_visible_ones(gpus: tuple[int, ...], value: str) -> None:
+    variables = built(gpus=gpus).variables
+    assert (variables["CUDA_VISIBLE_DEVICES"], variables["CUDA_DEVICE_ORDER"]) == (value, "PCI_BUS_ID")
+
+
+def test_a_proxy_never_stands_between_a_test_and_its_own_server() -> None:
+    found = built({"no_proxy": "example.org,localhost"}).variables
+    assert found["no_proxy"] == "example.org,localhost,127.0.0.1,::1"
+    assert found["NO_PROXY"] == "localhost,127.0.0.1,::1"
+
+
+def job(extra: tuple[str, ...] = (), plugins: tuple[str, ...] = ()) -> Job:
+    stage = Stage(key="toy_speed", test="tests/test_toy_ci.py", group="speed", test_file_sha256="0" * 64, metrics={})
+    return Job(
+        run_dir="/repo/.tune-runs/20260423T050000Z_toy", repo_root="/repo", test=stage.test, test_key="test_toy_ci",
+        repeat=2, attempt=1, stages=(stage,), git_sha="0" * 40, file_sha256={}, venv_python="/venv/bin/python", env={},
+        pytest_extra_args=extra, plugins=plugins, timeout_s=60,
+    )  # fmt: skip
+
+
+BASE = Path("/repo/.tune-runs/20260423T050000Z_toy/_pytest/test_toy_ci/basetemp_run2")
+
+
+@pytest.mark.rule("XPY-01", "MET-01", "XPY-03")
+@pytest.mark.parametrize("plugins", [(), ("xdist",), ("rerunfailures", "randomly", "xdist", "anyio")])
+@pytest.mark.parametrize("extra", [(), ("--timeout=60", "-p", "no:warnings")])
+def test_the_command_line_runs_the_whole_file_once_and_never_stops_early(
+    extra: tuple[str, ...], plugins: tuple[str, ...]
+) -> None:
+    argv = pytest_argv(job(extra, plugins), BASE)
+
+    assert argv[:6] == ["/venv/bin/python", "-m", "pytest", "tests/test_toy_ci.py", "-v", "-s"]
+    assert not {"-x", "--exitfirst"} & set(argv)
+    assert f"--basetemp={BASE}" in argv
+    assert argv.index("--maxfail=0") > argv.index("-s") + len(extra), "the last option wins"
+    assert ("-n0" in argv, "--reruns=0" in argv, "no:randomly" in argv) == (
+        "xdist" in plugins, "rerunfailures" in plugins, "randomly" in plugins
+    )  # fmt: skip
+
+
+def test_the_cache_of_an_attempt_is_its_own() -> None:
+    argv = pytest_argv(job(), BASE)
+    assert any(word.startswith("cache_dir=") and "attempts/run2_a1" in word for word in argv)

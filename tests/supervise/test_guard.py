@@ -1,0 +1,232 @@
+"""Whatever a repository's pytest is told to do, a repeat is one whole pass over the file, or it is not strict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import toy
+
+from tune_mcp.calibration import watching
+from tune_mcp.calibration.project import Project
+from tune_mcp.run_dir import RunDir
+from tune_mcp.session import state
+from tune_mcp.supervise import guard_record, loop
+from tune_mcp.supervise.job import AttemptResult, Job
+
+FAILING = toy.toy_source().replace("TOY_ACC_MIN = 0.5", "TOY_ACC_MIN = 0.99")
+"""The first of the two tests fails its threshold, so that whatever stops early leaves the second one out."""
+
+
+def ini(addopts: str = "", more: str = "") -> dict[str, str]:
+    return {"pytest.ini": f"[pytest]\naddopts = {addopts}\n{more}\n"}
+
+
+def conftest(text: str) -> dict[str, str]:
+    return {"tests/conftest.py": f"import os\nimport pytest\n\n\n{text}\n"}
+
+
+def attempted(project: Project) -> tuple[RunDir, AttemptResult | None]:
+    """One repeat with a real pytest; what the runner sealed."""
+    results: list[AttemptResult | None] = []
+
+    def attempt(job: Job) -> AttemptResult | None:
+        results.append(toy.real_pytest(job))
+        return results[-1]
+
+    run = toy.finished_run(project, 1, attempt)
+    return run, results[-1]
+
+
+@pytest.mark.rule("XPY-01", "XPY-02", "XPY-06", "RTY-04", "MET-01")
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        ini("-x"),
+        ini("--maxfail=1 -k accuracy -m slow", "markers = slow"),
+        ini("--sw --sw-skip --lf --ff --nf"),
+        ini("-p no:tune_guard --basetemp=/nonexistent", "tmp_path_retention_policy = none\ntmp_path_retention_count = 0"),
+        {"pyproject.toml": '[tool.pytest.ini_options]\naddopts = "-x --sw"\n'},
+        conftest("def pytest_configure(config):\n    config.option.maxfail = 1"),
+        conftest("def pytest_collection_modifyitems(config):\n    config.option.maxfail = 1"),
+        conftest("os.environ['PYTEST_ADDOPTS'] = '-x'\n\n\ndef pytest_sessionstart(session):\n    session.config.option.maxfail = 1"),
+    ],
+    ids=["plain", "-x", "filters", "--sw", "folders", "pyproject", "configure", "modifyitems", "sessionstart"],
+)
+def test_what_would_cut_the_file_short_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str]
+) -> None:
+    project = toy.make_toy(tmp_path / "repo", test_source=FAILING, files=files)
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-x")
+    monkeypatch.setenv("PYTEST_PLUGINS", "no_such_plugin")
+
+    run, result = attempted(project)
+
+    assert result is not None and len(result.guard.executed) == 2, toy.told(run)
+    assert (result.pytest_rc, len(result.guard.failed)) == (1, 1)
+    assert watching.strict_audit(project, run.run_id).ready
+    assert len(toy.launches(project, 1)) == 1, "a failed threshold is an observation, never a reason to try again"
+
+
+@pytest.mark.rule("XPY-01", "XPY-06", "GAP-08", "STR-17", "HLT-04")
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        (ini("--deselect tests/test_toy_ci.py::test_speed"), "deselected: tests/test_toy_ci.py::test_speed"),
+        (ini("--co"), "only collected"),
+        (conftest("def pytest_collection_modifyitems(items):\n    del items[1:]"), "deselected"),
+        (conftest("def pytest_runtest_teardown(item):\n    item.session.shouldstop = 'enough'"), "(enough)"),
+        (conftest("def pytest_runtest_setup(item):\n    item.config.option.maxfail = 1"), "(stopping after 1 failures)"),
+        (conftest("def pytest_runtest_teardown(item):\n    raise KeyboardInterrupt"), "did not run"),
+        (conftest("def pytest_runtest_teardown(item):\n    pytest.exit('done', returncode=0)"), "did not run"),
+        (
+            conftest(
+                "def pytest_runtest_protocol(item, nextitem):\n    from _pytest.runner import runtestprotocol\n"
+                "    runtestprotocol(item, nextitem=nextitem)\n    runtestprotocol(item, nextitem=nextitem)\n    return True"
+            ),
+            "more than once",
+        ),
+        (conftest("raise RuntimeError('broken conftest')"), "never reached our guard"),
+    ],
+    ids=[
+        "--deselect", "--co", "items deleted", "shouldstop", "late maxfail", "interrupt", "exit 0", "rerun",
+        "broken conftest",
+    ],
+)  # fmt: skip
+def test_what_cannot_be_taken_back_halts_and_is_named(tmp_path: Path, files: dict[str, str], why: str) -> None:
+    project = toy.make_toy(tmp_path / "repo", test_source=FAILING, files=files)
+
+    run, _ = attempted(project)
+
+    halted_for(project, run, why)
+
+
+def halted_for(project: Project, run: RunDir, why: str) -> None:
+    now = watching.status(project, run.run_id)
+    assert (now.state, why in now.reason) == ("halted", True), toy.told(run)
+    assert "✓" not in watching.strict_audit(project, run.run_id).text(), "no truncated repeat is ever strict"
+
+
+@pytest.mark.rule("XPY-01", "XPY-06", "STR-17", "HLT-01")
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("def test_speed(", "@pytest.mark.skip\ndef test_speed(", "skipped: tests/test_toy_ci.py::test_speed"),
+        ("    assert results[\"speed\"][\"thr", "    pytest.skip('no')\n    assert results[\"speed\"][\"thr", "skipped"),
+        ("import pytest\n", "import pytest\npytest.skip('no GPU', allow_module_level=True)\n", "collection failed"),
+        ("import pytest\n", "import pytest\nimport no_such_module\n", "collection failed"),
+        ("(folder / \"result.json\")", "(folder / \"results.json\")", "near: toy0/results.json"),
+        ("\"throughput_qps\": throughput,", "\"throughput\": throughput,", "near: throughput"),
+        ("\"accuracy\": accuracy,", "\"accuracy\": float('nan'),", "NaN is not JSON"),
+    ],
+    ids=["skip", "skip inside", "module skip", "import error", "file", "key", "nan"],
+)
+def test_a_test_file_that_yields_less_than_planned_halts_and_says_what_is_missing(
+    tmp_path: Path, old: str, new: str, why: str
+) -> None:
+    source = toy.toy_source()
+    assert old in source
+    project = toy.make_toy(tmp_path / "repo", test_source=source.replace(old, new, 1))
+
+    run, _ = attempted(project)
+
+    halted_for(project, run, why)
+    assert len(list((run.path / "_pytest/test_toy_ci/attempts").iterdir())) == 1, "a broken plan is not tried again"
+
+
+@pytest.mark.rule("XPY-05", "RTY-03", "RES-08", "RTY-06")
+@pytest.mark.parametrize(
+    ("ending", "why"),
+    [
+        ("os._exit(0)", "broke off"),
+        ("os._exit(137)", "signal 9"),
+        ("os.kill(os.getpid(), 9)", "signal 9"),
+    ],
+)
+def test_a_pytest_that_dies_is_tried_again_and_never_strict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, why: str
+) -> None:
+    monkeypatch.setattr(loop, "MAX_TRIES", 2)
+    monkeypatch.setattr(loop, "MAX_PASSES", 1)
+    source = toy.toy_source().replace("def test_speed(results):\n", f"def test_speed(results):\n    {ending}\n")
+    project = toy.make_toy(tmp_path / "repo", test_source=source)
+
+    run, _ = attempted(project)
+
+    now = watching.status(project, run.run_id)
+    assert (now.state, now.strict_ready, len(toy.launches(project, 1))) == ("exhausted", "0/2", 2)
+    assert all(gap.cell == "✗" and why in gap.reason for gap in now.missing), now.missing
+    assert state.conclude(run).state.at_rest
+
+
+def lines(path: Path, *events: dict[str, object] | str) -> Path:
+    path.write_text("".join((event if isinstance(event, str) else json.dumps(event)) + "\n" for event in events))
+    return path
+
+
+START = {"event": "start", "worker": False, "collect_only": False}
+FINISH = {"event": "finish", "exitstatus": 0, "shouldstop": "", "shouldfail": ""}
+
+
+def collected(*ids: str) -> dict[str, object]:
+    return {"event": "collected", "ids": list(ids), "dropped": []}
+
+
+def phases(name: str, *outcomes: str) -> list[dict[str, object]]:
+    return [
+        {"event": "report", "id": name, "when": when, "outcome": outcome, "xfail": False}
+        for when, outcome in zip(("setup", "call", "teardown"), outcomes, strict=False)
+    ]
+
+
+def test_a_record_that_is_missing_empty_or_garbled_is_never_a_whole_pass(tmp_path: Path) -> None:
+    assert guard_record.read(tmp_path / "nothing").shortfall()
+    assert guard_record.read(lines(tmp_path / "empty")).shortfall()
+    assert guard_record.read(lines(tmp_path / "bad", "garbage", "[]", "null", '{"event": "start"')).shortfall()
+
+
+@pytest.mark.rule("XPY-06")
+@pytest.mark.parametrize("kept", range(8))
+def test_a_record_that_was_cut_off_anywhere_is_never_a_whole_pass(tmp_path: Path, kept: int) -> None:
+    whole = [START, collected("a", "b"), *phases("a", "passed", "passed", "passed"), *phases("b", "passed", "passed", "passed"), FINISH]
+    assert guard_record.read(lines(tmp_path / "whole", *whole)).shortfall() == ""
+
+    assert guard_record.read(lines(tmp_path / "cut", *whole[:kept], '{"event": "rep')).shortfall()
+
+
+def test_a_red_setup_or_teardown_is_a_failure_of_a_test_that_ran(tmp_path: Path) -> None:
+    record = lines(
+        tmp_path / "r", START, collected("a", "b"),
+        {"event": "report", "id": "a", "when": "setup", "outcome": "failed"},
+        {"event": "report", "id": "a", "when": "teardown", "outcome": "passed"},
+        *phases("b", "passed", "passed", "failed"), FINISH,
+    )  # fmt: skip
+
+    found = guard_record.read(record)
+
+    assert (found.failed, found.executed, found.shortfall()) == (("a", "b"), ("a", "b"), "")
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "whole"), [(("passed", "skipped", "passed"), True), (("skipped", "passed"), False)], ids=["ran", "not"]
+)
+def test_an_expected_failure_is_not_a_skip_if_the_test_ran(
+    tmp_path: Path, outcomes: tuple[str, ...], whole: bool
+) -> None:
+    reports = [{**line, "xfail": line["outcome"] == "skipped"} for line in phases("a", *outcomes)]
+    reports[-1]["when"] = "teardown"
+
+    found = guard_record.read(lines(tmp_path / "r", START, collected("a"), *reports, FINISH))
+
+    assert (found.shortfall() == "") is whole
+
+
+def test_workers_and_reruns_are_told(tmp_path: Path) -> None:
+    twice = [*phases("a", "passed", "failed", "passed"), *phases("a", "passed", "passed", "passed")]
+    rerun = guard_record.read(lines(tmp_path / "r", START, collected("a"), *twice, FINISH))
+    worker = guard_record.read(lines(tmp_path / "w", {**START, "worker": True}, collected("a"), *twice[:3], FINISH))
+
+    assert "more than once" in rerun.shortfall() and rerun.repeated == ("a",)
+    assert "xdist" in worker.shortfall()

@@ -1,0 +1,209 @@
+"""The verdict on an attempt: keep it, try again, or halt. pytest's exit code proves nothing by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tune_mcp.config.stages import Display, Location, SampleCounts, Stage, StageMetric
+from tune_mcp.supervise.guard_record import GuardSummary
+from tune_mcp.supervise.job import AttemptResult, StageResult
+from tune_mcp.supervise.retry import Again, Keep, Stop, Verdict, judge
+
+IDS = ("t.py::test_a", "t.py::test_b")
+PLACE = Location(json_file="r.json", json_path="x")
+METRIC = StageMetric(source="X_MIN", json_file="r.json", json_path="x", worst="min", display=Display(label="x"))
+SPEED = Stage(
+    key="toy_speed",
+    test="t.py",
+    group="speed",
+    test_file_sha256="0" * 64,
+    expected_samples=4,
+    sample_counts=SampleCounts(total=PLACE, ok=PLACE),
+    metrics={"x": METRIC},
+)
+DOCS = Stage(key="toy_docs", test="t.py", group="docs", test_file_sha256="0" * 64, metrics={})
+STAGES = {"toy_speed": SPEED, "toy_docs": DOCS}
+WHOLE = GuardSummary(started=True, finished=True, exitstatus=0, collected=IDS, executed=IDS)
+LOST = ("x: r.json::x: file missing (near: toy0/results.json)",)
+
+
+def speed(total: int | None = 4, ok: int | None = 4, problems: tuple[str, ...] = ()) -> dict[str, StageResult]:
+    return {"toy_speed": StageResult(metrics={"x": None if problems else 1.0}, total=total, ok=ok, problems=problems)}
+
+
+def ended(guard: dict[str, Any] | None = None, **facts: Any) -> AttemptResult:
+    values = {
+        "key": "k", "started_at": "", "ended_at": "", "pytest_rc": 0, "stages": speed(),
+        "guard": WHOLE.model_copy(update=guard or {}), **facts,
+    }  # fmt: skip
+    return AttemptResult.model_validate(values)
+
+
+def verdict(result: AttemptResult | None, *earlier: Verdict) -> Verdict:
+    return judge(result, {key: STAGES[key] for key in result.stages} if result else STAGES, earlier)
+
+
+@pytest.mark.rule("RTY-04", "XPY-02", "STR-17", "RTY-05")
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({}, ""),
+        ({"pytest_rc": 1, "guard": {"failed": IDS[:1]}}, "threshold_assertion (1 test(s) failed)"),
+        ({"pytest_rc": 1, "guard": {"failed": IDS}, "signature": "CUDA out of memory: x"}, "threshold_assertion"),
+        ({"pytest_rc": 1}, "pytest ended with 1 after every test had passed"),
+        ({"pytest_rc": -9, "signature": "killed (137)"}, "pytest ended with -9 after every test had passed"),
+        ({"pytest_rc": 137}, "pytest ended with 137"),
+        ({"leftovers": ("1 server",)}, ""),
+    ],
+)
+def test_a_whole_attempt_with_every_number_is_kept_whatever_its_exit_code_and_log(
+    facts: dict[str, Any], reason: str
+) -> None:
+    found = verdict(ended(**facts))
+
+    assert isinstance(found, Keep)
+    assert reason in found.reason and bool(reason) == bool(found.reason)
+
+
+@pytest.mark.rule("XPY-05", "RTY-03", "WDG-01")
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"pytest_rc": -9}, "signal 9"),
+        ({"pytest_rc": 137}, "signal 9"),
+        ({"pytest_rc": -11}, "signal 11"),
+        ({"pytest_rc": 139}, "signal 11"),
+        ({"pytest_rc": -1}, "signal 1"),
+        ({"pytest_rc": 1, "signature": "CUDA out of memory: ..."}, "CUDA out of memory"),
+        ({"pytest_rc": 2, "stopped_by": "timeout"}, "wall-clock limit"),
+        ({"pytest_rc": 1, "guard": {"finished": False}}, "broke off"),
+        ({"pytest_rc": 0, "guard": {"finished": False}}, "broke off"),
+    ],
+)
+@pytest.mark.parametrize("problems", [LOST, ()], ids=["numbers missing", "tests missing"])
+def test_an_attempt_that_was_ended_from_outside_is_tried_again_and_charged(
+    facts: dict[str, Any], reason: str, problems: tuple[str, ...]
+) -> None:
+    guard = facts.get("guard", {}) | ({} if problems else {"executed": IDS[:1]})
+
+    found = verdict(ended(**(facts | {"guard": guard, "stages": speed(problems=problems)})))
+
+    assert isinstance(found, Again) and found.charged
+    assert reason in found.reason
+
+
+def test_a_runner_that_died_is_an_attempt_that_is_tried_again() -> None:
+    found = verdict(None)
+    assert isinstance(found, Again) and found.charged
+
+
+@pytest.mark.rule("GPU-06", "GPU-15")
+def test_an_attempt_that_was_never_launched_is_not_charged() -> None:
+    found = verdict(ended(blocked="2 GPU(s) needed, 0 free", pytest_rc=None, guard={"started": False}, stages={}))
+    assert found == Again("2 GPU(s) needed, 0 free", charged=False)
+
+
+@pytest.mark.rule("SES-11", "SES-09")
+def test_a_commit_that_moved_halts_even_when_everything_else_is_well() -> None:
+    found = verdict(ended(moved="HEAD is b, the run calibrates a"))
+    assert isinstance(found, Stop)
+    assert (found.halt.code, found.halt.rule) == ("COMMIT_MOVED", "SES-11")
+
+
+@pytest.mark.rule("HLT-01", "GAP-08", "STR-17", "HLT-05", "XPY-04")
+@pytest.mark.parametrize("rc", [0, 1])
+def test_numbers_missing_after_a_whole_pytest_halt_and_are_named(rc: int) -> None:
+    found = verdict(ended(pytest_rc=rc, stages=speed(problems=LOST)))
+
+    assert isinstance(found, Stop)
+    assert found.halt.rule == "HLT-01"
+    assert all(word in found.halt.message for word in ("r.json::x", "file missing", "near: toy0/results.json"))
+
+
+@pytest.mark.rule("XPY-01", "XPY-06")
+@pytest.mark.parametrize(
+    ("guard", "rc", "why"),
+    [
+        ({"started": False, "collected": (), "executed": ()}, 4, "never reached our guard"),
+        ({"worker": True}, 0, "xdist"),
+        ({"collect_only": True, "executed": ()}, 0, "--collect-only"),
+        ({"collect_errors": ("t.py: boom",)}, 2, "collection failed"),
+        ({"dropped": IDS[:1]}, 0, "deselected"),
+        ({"skipped": IDS[:1]}, 0, "skipped"),
+        ({"repeated": IDS}, 0, "more than once (a rerun plugin): t.py::test_a and 1 more"),
+        ({"executed": IDS[:1]}, 1, "did not run: t.py::test_b"),
+        ({"executed": IDS[:1], "stop_reason": "stopping after 1 failures"}, 1, "(stopping after 1 failures)"),
+        ({"collected": (), "executed": ()}, 5, "no test was collected"),
+    ],
+)
+@pytest.mark.parametrize("problems", [(), LOST], ids=["numbers there", "numbers missing"])
+def test_a_file_that_did_not_run_whole_halts_even_with_every_number(
+    guard: dict[str, Any], rc: int, why: str, problems: tuple[str, ...]
+) -> None:
+    found = verdict(ended(pytest_rc=rc, guard=guard, stages=speed(problems=problems)))
+
+    assert isinstance(found, Stop)
+    assert found.halt.rule == "XPY-06" and why in found.halt.message
+
+
+@pytest.mark.rule("SMP-06", "SMP-01", "STR-14")
+@pytest.mark.parametrize(("total", "ok"), [(5, 5), (3, 3), (0, 0), (4, 5)])
+def test_a_wrong_sample_scope_halts_at_once(total: int, ok: int) -> None:
+    found = verdict(ended(stages=speed(total, ok)))
+
+    assert isinstance(found, Stop)
+    assert found.halt.rule == "SMP-06" and f"{ok}/{total} samples, 4 expected" in found.halt.message
+
+
+@pytest.mark.rule("SMP-11", "GAP-03", "GAP-07", "STR-05")
+def test_missing_samples_are_tried_again_until_the_same_are_missing_twice() -> None:
+    first = verdict(ended(stages=speed(ok=3)))
+    other = verdict(ended(stages=speed(ok=2)), first)
+    same = verdict(ended(stages=speed(ok=3)), first, other)
+    well = verdict(ended(), first, other)
+
+    assert first == Again("partial: toy_speed 3/4", shortfall="toy_speed 3/4")
+    assert isinstance(other, Again)
+    assert isinstance(same, Stop) and same.halt.rule == "SMP-11"
+    assert isinstance(well, Keep)
+
+
+def test_a_crash_between_two_equal_shortfalls_does_not_hide_them() -> None:
+    first = verdict(ended(stages=speed(ok=3)))
+    crash = verdict(ended(pytest_rc=-9, stages=speed(problems=LOST)), first)
+    assert isinstance(verdict(ended(stages=speed(ok=3)), first, crash), Stop)
+
+
+@pytest.mark.rule("STR-16", "GAP-05")
+def test_one_partial_stage_spoils_its_siblings() -> None:
+    both = speed() | {"toy_wer": StageResult(metrics={"x": 1.0}, total=4, ok=3)}
+    stages = STAGES | {"toy_wer": SPEED.model_copy(update={"key": "toy_wer"})}
+
+    found = judge(ended(stages=both), {key: stages[key] for key in both})
+
+    assert isinstance(found, Again) and found.shortfall == "toy_wer 3/4"
+
+
+@pytest.mark.rule("STG-09")
+def test_a_docs_stage_stands_or_halts_by_its_exit_code() -> None:
+    docs = {"toy_docs": StageResult(metrics={}, total=None, ok=None)}
+
+    assert verdict(ended(stages=docs)) == Keep("")
+    found = verdict(ended(pytest_rc=1, stages=docs, guard={"failed": IDS[:1]}))
+    assert isinstance(found, Stop) and found.halt.rule == "STG-09"
+
+
+@pytest.mark.rule("STR-06", "STR-17")
+@pytest.mark.parametrize("stages", [{}, speed()], ids=["none", "one of two"])
+def test_an_attempt_that_lacks_a_planned_stage_is_never_kept(stages: dict[str, StageResult]) -> None:
+    found = judge(ended(stages=stages), STAGES)
+    assert isinstance(found, Stop) and "no result for this stage" in found.halt.message
+
+
+@pytest.mark.rule("SMP-01")
+@pytest.mark.parametrize(("total", "ok"), [(None, None), (4, None), (None, 4)])
+def test_counts_that_could_not_be_read_are_never_kept(total: int | None, ok: int | None) -> None:
+    problems = ("sample_counts.ok: r.json::x: not a number but null",)
+    assert isinstance(verdict(ended(stages=speed(total, ok, problems))), Stop)
