@@ -107,6 +107,10 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--undo", metavar="PLAN_ID", help="put the files before that apply back")
     one = verb("doctor", _doctor, "what a run of each model would need here")
     one.add_argument("model", nargs="?")
+    one = verb("install", _install, "put the server into a client's configuration; shows the difference")
+    one.add_argument("client", help="claude-code, claude-desktop, cursor, vscode, codex, gemini, zed")
+    one.add_argument("--undo", action="store_true", help="take it out again")
+    one.add_argument("--dry-run", action="store_true", help="show the difference only")
     return top
 
 
@@ -170,6 +174,13 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from tune_mcp.cli.doctor import doctor
 
     return doctor(_project(arguments), arguments.model, lambda reply: _show(arguments, reply))
+
+
+def _install(arguments: argparse.Namespace) -> int:
+    from tune_mcp.cli.install import install
+
+    project = _project(arguments)
+    return install(arguments.client, project.repo_root, undo=arguments.undo, dry_run=arguments.dry_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
