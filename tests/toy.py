@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -413,7 +414,12 @@ def supervised_here(
             stop_asked=lambda: stop_request(run),
             drain=lambda: (),
         )
-        supervisor.run()
+        try:
+            supervisor.run()
+        except AssertionError:
+            raise  # of the test
+        except Exception:  # a real supervisor dies of it long after start_run returned
+            run.supervisor_log.write_text(traceback.format_exc())
         return os.getpid()
 
     with mock.patch("tune_mcp.supervise.launch.start", supervise):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from pathlib import Path
 
 import pytest
 
@@ -87,7 +88,8 @@ def test_positions_are_bytes_whatever_the_line_ends_the_bom_and_the_cookie(
 
 @pytest.mark.rule("APL-15")
 def test_docstrings_comments_and_longer_names_do_not_mislead() -> None:
-    text = '"""\nX = 0.5\n"""\n# X = 0.6\nX_2 = 0.7\nY = "X = 0.8"\nX = 0.9\nclass A:\n    X = 1.0\ndef f():\n    X = 2.0\n'
+    text = '"""\nX = 0.5\n"""\n# X = 0.6\nX_2 = 0.7\nY = "X = 0.8"\nX = 0.9\n'
+    text += "class A:\n    X = 1.0\ndef f():\n    X = 2.0\n"
     literal = module(text).find("X", None)
     assert (literal.token, literal.line) == ("0.9", 7)
 
@@ -349,6 +351,8 @@ def test_what_is_not_one_number_of_this_file_is_refused_with_the_reason(text: st
         ("# coding: latin-1\nX = 'é'".encode("latin-1"), "encoding iso-8859-1"),
         (b"# coding: latin-1\nX = 1", "encoding iso-8859-1"),
         (b"# coding: klingon\nX = 1", "klingon"),
+        (b"\xef\xbb\xbf# coding: latin-1\nX = 1", "encoding iso-8859-1"),
+        (b"# c\n\nX = 1\rY = '\xe9'", "byte 16 is not UTF-8"),
         (b"X = 1\0", "null"),
         (b"X = " + b"(" * 500 + b"1" + b")" * 500, ""),
     ],
@@ -405,12 +409,15 @@ def test_number_gives_plain_numbers_also_through_one_alias_and_nothing_else() ->
 
 
 def test_imports_are_dotted_and_taken_from_the_whole_file() -> None:
-    text = "import a.b, c\nfrom d.e import f as g, h\nfrom . import i\nfrom ..j import k\nfrom l import *\ndef t():\n    import m\n"
+    text = "import a.b, c\nfrom d.e import f as g, h\nfrom . import i\nfrom ..j import k\n"
+    text += "from l import *\ndef t():\n    import m\n"
     assert module(text).imports == {"a.b", "c", "d.e", "d.e.f", "d.e.h", ".", ".i", "..j", "..j.k", "l", "m"}
 
 
+OWN = {8: {"é": -2.5, "y": +3}}  # é 2.5
+
+
 def test_every_literal_of_this_very_file_is_where_it_is_said_to_be() -> None:
-    data = "A = 1\n_B = {8: {'x': -2.5, 'y': +3}}\nC: int = 0b11\n".encode()
-    for constant in module(data).constants.values():
-        for literal in constant.literals:
-            assert ast.literal_eval(data[literal.start : literal.end].decode()) == literal.value
+    data = Path(__file__).read_bytes()
+    literals = module(data).constants["OWN"].literals
+    assert [ast.literal_eval(data[one.start : one.end].decode()) for one in literals] == [-2.5, 3]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import anyio
+import anyio.lowlevel
+import anyio.to_thread
 import pytest
 import toy
 from mcp_types import ElicitResult
@@ -15,6 +18,7 @@ from tune_mcp.calibration import applying
 from tune_mcp.calibration.project import Project
 
 pytestmark = pytest.mark.anyio
+LIMIT_S = 20
 METRICS = ("latency_mean_s", "rtf_mean", "throughput_qps")
 KEEP, APPLY = {"choice": "keep", "value": ""}, {"choice": "apply", "value": ""}
 
@@ -320,26 +324,62 @@ async def test_after_an_undo_the_person_is_asked_anew(connect: Any, loosened: tu
 
 
 @pytest.mark.rule("APL-13")
-@pytest.mark.parametrize("value", ["fast", "", "nan", "-inf", "1e999", "0.0001", "0.25s", "0x1p3"])
-async def test_a_custom_value_that_cannot_stand_refuses_and_writes_nothing(
-    connect: Any, loosened: tuple[Project, str], value: str, era: str
+async def test_a_custom_answer_that_cannot_stand_writes_nothing_and_is_asked_for_again(
+    connect: Any, loosened: tuple[Project, str], era: str
 ) -> None:
     project, run_id = loosened
     before = source(project)
-    person = Person("smart", **{**everything(KEEP), "latency_mean_s": {"choice": "custom", "value": value}})
+    person = Person("smart", **everything(KEEP))
     async with connect(project.repo_root, era, answer=person) as session:
         plan_id = await planned(session, run_id)
-        found = await session.refused("apply", run_id=run_id, plan_id=plan_id, mode="smart")
-        assert found["code"] == "DECISION_INVALID"
-        assert found["details"] == {"stage_key": "toy_speed", "metric_key": "latency_mean_s"}
-        assert source(project) == before
+        for value in ("fast", "", "nan", "-inf", "1e999", "0.0001", "0.25s", "0x1p3"):
+            person.metrics["latency_mean_s"] = {"choice": "custom", "value": value}
+            found = await session.refused("apply", run_id=run_id, plan_id=plan_id, mode="smart")
+            assert found["code"] == "DECISION_INVALID"
+            assert found["details"] == {"stage_key": "toy_speed", "metric_key": "latency_mean_s"}
+            assert source(project) == before
         person.metrics["latency_mean_s"] = {"choice": "custom", "value": "0.5"}
         _, facts = await session.call("apply", run_id=run_id, plan_id=plan_id, mode="smart")
 
-    assert [name for name in person.asked if name == "latency_mean_s"] == ["latency_mean_s"] * 2, (
-        "an answer that cannot stand is asked for again"
-    )
+    assert person.asked.count("latency_mean_s") == 9
+    assert person.asked.count("rtf_mean") == person.asked.count("mode") == 1
     assert {one["metric_key"]: one["new"] for one in facts["applied"]}["latency_mean_s"] == 0.5
+
+
+@pytest.mark.rule("APL-13")
+async def test_an_answer_that_does_not_fit_the_form_is_refused_like_everything_else(
+    connect: Any, loosened: tuple[Project, str], era: str
+) -> None:
+    project, run_id = loosened
+    before = source(project)
+    for content in ({"mode": "everything"}, {"mode": 7}, None):
+
+        async def answer(context: Any, params: Any, content: Any = content) -> ElicitResult:
+            return ElicitResult(action="accept", content=content)
+
+        async with connect(project.repo_root, era, answer=answer) as session:
+            plan_id = await planned(session, run_id)
+            found = await session.refused("apply", run_id=run_id, plan_id=plan_id, mode="full")
+            assert found["code"] == "DECISION_INVALID"
+            assert "tune-mcp apply" in found["next"]
+    assert source(project) == before
+
+
+async def test_a_bug_behind_a_question_is_told_as_a_bug(
+    connect: Any, loosened: tuple[Project, str], era: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, run_id = loosened
+
+    def broken(*_: object) -> str:
+        raise ZeroDivisionError("secret detail")
+
+    async with connect(project.repo_root, era, answer=Person("full")) as session:
+        plan_id = await planned(session, run_id)
+        monkeypatch.setattr(applying, "summary", broken)
+        found = await session.refused("apply", run_id=run_id, plan_id=plan_id, mode="full")
+
+    assert found["code"] == "INTERNAL"
+    assert "secret detail" not in str(found)
 
 
 @pytest.mark.rule("APL-14", "APL-26")
@@ -385,12 +425,12 @@ async def test_an_apply_that_is_cancelled_while_it_writes_is_finished(
     connect: Any, loosened: tuple[Project, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project, run_id = loosened
-    writing, go_on = anyio.Event(), anyio.Event()
+    writing, go_on = threading.Event(), threading.Event()
     original = transaction.commit
 
     def slow(*arguments: Any, **named: Any) -> Any:
-        anyio.from_thread.run_sync(writing.set)
-        anyio.from_thread.run(go_on.wait)
+        writing.set()
+        assert go_on.wait(LIMIT_S)
         return original(*arguments, **named)
 
     monkeypatch.setattr(transaction, "commit", slow)
@@ -398,12 +438,13 @@ async def test_an_apply_that_is_cancelled_while_it_writes_is_finished(
         plan_id = await planned(session, run_id)
         async with anyio.create_task_group() as group:
             group.start_soon(lambda: session.raw("apply", run_id=run_id, plan_id=plan_id, mode="full"))
-            await writing.wait()
+            assert await anyio.to_thread.run_sync(writing.wait, LIMIT_S)
             group.cancel_scope.cancel()
-        go_on.set()
+            go_on.set()
+        report = project.run(run_id).report_md
+        with anyio.fail_after(LIMIT_S):
+            while "## Applied changes" not in report.read_text():
+                await anyio.lowlevel.checkpoint()
         _, facts = await session.call("apply_plan", run_id=run_id)
-        with anyio.fail_after(20):
-            while {row["direction"] for row in facts["rows"]} != {"equal"}:
-                _, facts = await session.call("apply_plan", run_id=run_id)
 
-    assert "## Applied changes" in project.run(run_id).report_md.read_text()
+    assert {row["direction"] for row in facts["rows"]} == {"equal"}

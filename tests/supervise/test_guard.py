@@ -47,11 +47,15 @@ def attempted(project: Project) -> tuple[RunDir, AttemptResult | None]:
         ini("-x"),
         ini("--maxfail=1 -k accuracy -m slow", "markers = slow"),
         ini("--sw --sw-skip --lf --ff --nf"),
-        ini("-p no:tune_guard --basetemp=/nonexistent", "tmp_path_retention_policy = none\ntmp_path_retention_count = 0"),
+        ini(
+            "-p no:tune_guard --basetemp=/nonexistent", "tmp_path_retention_policy = none\ntmp_path_retention_count = 0"
+        ),
         {"pyproject.toml": '[tool.pytest.ini_options]\naddopts = "-x --sw"\n'},
         conftest("def pytest_configure(config):\n    config.option.maxfail = 1"),
         conftest("def pytest_collection_modifyitems(config):\n    config.option.maxfail = 1"),
-        conftest("os.environ['PYTEST_ADDOPTS'] = '-x'\n\n\ndef pytest_sessionstart(session):\n    session.config.option.maxfail = 1"),
+        conftest(
+            "os.environ['PYTEST_ADDOPTS'] = '-x'\n\n\ndef pytest_sessionstart(session):\n    session.config.option.maxfail = 1"
+        ),
     ],
     ids=["plain", "-x", "filters", "--sw", "folders", "pyproject", "configure", "modifyitems", "sessionstart"],
 )
@@ -114,12 +118,12 @@ def halted_for(project: Project, run: RunDir, why: str) -> None:
     ("old", "new", "why"),
     [
         ("def test_speed(", "@pytest.mark.skip\ndef test_speed(", "skipped: tests/test_toy_ci.py::test_speed"),
-        ("    assert results[\"speed\"][\"thr", "    pytest.skip('no')\n    assert results[\"speed\"][\"thr", "skipped"),
+        ('    assert results["speed"]["thr', '    pytest.skip(\'no\')\n    assert results["speed"]["thr', "skipped"),
         ("import pytest\n", "import pytest\npytest.skip('no GPU', allow_module_level=True)\n", "collection failed"),
         ("import pytest\n", "import pytest\nimport no_such_module\n", "collection failed"),
-        ("(folder / \"result.json\")", "(folder / \"results.json\")", "near: toy0/results.json"),
-        ("\"throughput_qps\": throughput,", "\"throughput\": throughput,", "near: throughput"),
-        ("\"accuracy\": accuracy,", "\"accuracy\": float('nan'),", "NaN is not JSON"),
+        ('(folder / "result.json")', '(folder / "results.json")', "near: toy0/results.json"),
+        ('"throughput_qps": throughput,', '"throughput": throughput,', "near: throughput"),
+        ('"accuracy": accuracy,', "\"accuracy\": float('nan'),", "NaN is not JSON"),
     ],
     ids=["skip", "skip inside", "module skip", "import error", "file", "key", "nan"],
 )
@@ -190,7 +194,13 @@ def test_a_record_that_is_missing_empty_or_garbled_is_never_a_whole_pass(tmp_pat
 @pytest.mark.rule("XPY-06")
 @pytest.mark.parametrize("kept", range(8))
 def test_a_record_that_was_cut_off_anywhere_is_never_a_whole_pass(tmp_path: Path, kept: int) -> None:
-    whole = [START, collected("a", "b"), *phases("a", "passed", "passed", "passed"), *phases("b", "passed", "passed", "passed"), FINISH]
+    whole = [
+        START,
+        collected("a", "b"),
+        *phases("a", "passed", "passed", "passed"),
+        *phases("b", "passed", "passed", "passed"),
+        FINISH,
+    ]
     assert guard_record.read(lines(tmp_path / "whole", *whole)).shortfall() == ""
 
     assert guard_record.read(lines(tmp_path / "cut", *whole[:kept], '{"event": "rep')).shortfall()

@@ -49,6 +49,18 @@ def store(run: RunDir, plan_id: str, decision: Decision) -> None:
     _write(run, plan_id, answers)
 
 
+def forget(run: RunDir, plan_id: str, decision: Decision) -> None:
+    """Drop one decision, so that it is asked for again."""
+    answers = _read(run, plan_id)
+    others = tuple(one for one in answers.decisions if one != decision)
+    _write(run, plan_id, answers.model_copy(update={"decisions": others}))
+
+
+def clear(run: RunDir, plan_id: str) -> None:
+    """Drop every answer: what was agreed to was carried out and taken back."""
+    _path(run, plan_id).unlink(missing_ok=True)
+
+
 def load_mode(run: RunDir, plan_id: str) -> Mode | None:
     """The mode that was agreed to, None before that."""
     return _read(run, plan_id).mode

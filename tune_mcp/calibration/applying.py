@@ -165,7 +165,7 @@ def apply(
     chosen = checked_mode(mode)
     recover(project, project.run(run_id))
     found, proposal = proposal_for(project, run_id, plan_id)
-    decided = _decided(proposal, decisions)
+    decided = checked_decisions(proposal, decisions)
     if chosen == "report":
         return _nothing(run_id, plan_id, "mode report: no file was touched")
     missing = open_questions(proposal, chosen, decided)
@@ -186,7 +186,7 @@ def terminal(project: Project, run_id: str) -> str:
     return f"tune-mcp apply {run_id} --repo {project.repo_root}"
 
 
-def _decided(proposal: ApplyPlan, decisions: Sequence[Decision]) -> dict[tuple[str, str], Decision]:
+def checked_decisions(proposal: ApplyPlan, decisions: Sequence[Decision]) -> dict[tuple[str, str], Decision]:
     """Each decision checked against the plan. Raises DECISION_INVALID or THRESHOLD_UNKNOWN."""
     found: dict[tuple[str, str], Decision] = {}
     for decision in decisions:
@@ -383,7 +383,10 @@ def undo(project: Project, run_id: str, plan_id: str) -> UndoReply:
             Code.INVALID_ARGUMENT, "APL-24", f"{plan_id!r} is no plan id", "take one from the run's apply folder"
         )
     folder = run.apply_folder(plan_id)
+    from tune_mcp.calibration import answered  # it knows our Decision
+
     journal = transaction.undo(folder, project.repo_root, utc_now)
+    answered.clear(run, plan_id)
     events.append(run, "undone", utc_now(), f"plan {plan_id} taken back")
     _refresh_hashes(project, plan.model, {file.after_sha256: file.before_sha256 for file in journal.files})
     if read_report_digest(run) is not None:

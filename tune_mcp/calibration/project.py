@@ -14,7 +14,7 @@ from tune_mcp.config.loader import ConfigPlaces
 from tune_mcp.config.model import ModelConfig
 from tune_mcp.config.stages import Stage, StageTable
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.precheck import Subject
+from tune_mcp.precheck import Needs, Subject
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import plan as plans
 from tune_mcp.session import provenance
@@ -125,6 +125,7 @@ class Project:
             venv_candidates=python.candidates,
             host=self.host.name if self.host else None,
             gpus_per_test=gpus_per_test(model, stages),
+            needs=Needs.of(model, self.host, stages),
         )
 
 

@@ -204,8 +204,9 @@ def read_tree(data: bytes, path: str) -> SourceTree:
     """Parse the bytes of a file. Raises ``Refusal`` INVALID_CONFIG unless they are valid Python in UTF-8."""
     first = len(_BOM) if data.startswith(_BOM) else 0
     try:
-        # As the compiler does: a lone CR ends a line too, also for the encoding cookie.
-        encoding, _ = tokenize.detect_encoding(io.BytesIO(_LINE_BREAK.sub(b"\n", data)).readline)
+        # A lone CR ends a line too. Bytes beyond ASCII say nothing about the cookie; they are judged below.
+        head = re.sub(rb"[\x80-\xff]", b"?", _LINE_BREAK.sub(b"\n", data[first:]))
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(head).readline)
         if encoding not in ("utf-8", "utf-8-sig", "ascii"):
             raise _unreadable(path, f"it declares the encoding {encoding}, only UTF-8 is edited")
         data.decode("utf-8")

@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import Field
+
 from tune_mcp.config.stages import Frozen
-from tune_mcp.gpus import GpuReading
-from tune_mcp.precheck import catalogue, disk, gpu, repository, venv
+from tune_mcp.gpus import GpuReading, Presence
+from tune_mcp.precheck import (
+    assets,
+    catalogue,
+    disk,
+    gpu,
+    host_paths,
+    layout,
+    pins,
+    ptrace,
+    repository,
+    speaker_sim,
+    venv,
+)
+from tune_mcp.precheck.bounded import Asked, Deadline
+from tune_mcp.precheck.needs import Needs
+from tune_mcp.precheck.pins import Pins, read_pins
 from tune_mcp.precheck.subject import Check, Subject
 from tune_mcp.precheck.venv import VenvFacts
 
-__all__ = ["Check", "Precheck", "Subject", "precheck"]
+__all__ = ["Check", "Needs", "Precheck", "Probes", "Subject", "precheck"]
 
 BLOCKING: frozenset[Literal["ok", "missing", "mismatch", "busy", "warn", "unknown"]] = frozenset(
     {"missing", "mismatch", "busy", "unknown"}
 )
+DEADLINE_S = 30.0
+"""For all gates together; longer than either slow probe allows itself."""
+
+Gate = Callable[[Subject], Iterable[Check]]
+GATES: tuple[tuple[str, Gate], ...] = (
+    ("host.paths", host_paths.checks),
+    ("repo.head", repository.checks),
+    ("stages.fresh", catalogue.checks),
+    ("disk.space", disk.checks),
+    ("env.layout", layout.checks),
+    ("hf.assets", assets.checks),
+    ("speaker_sim.assets", speaker_sim.checks),
+    ("host.ptrace", ptrace.checks),
+)
+"""Gates that only read files, with the id under which one that gives no answer is told."""
 
 
 class GpuFact(Frozen):
@@ -36,6 +67,7 @@ class Precheck(Frozen):
     checked_at: str
     checks: tuple[Check, ...]
     versions: dict[str, str]
+    pins: dict[str, str] = Field(default_factory=dict)
     pytest_plugins: tuple[str, ...]
     gpus: tuple[GpuFact, ...]
     gpu_driver: str | None
@@ -59,19 +91,31 @@ class Probes:
     read_venv: Callable[[Subject], VenvFacts]
 
 
-def precheck(subject: Subject, probes: Probes, checked_at: str) -> Precheck:
-    """Run every gate; the two slow probes run side by side, each with its own deadline."""
-    with ThreadPoolExecutor(2) as pool:
-        gpu_answer = pool.submit(probes.read_gpus)
-        venv_answer = pool.submit(probes.read_venv, subject)
-        checks: list[Check] = [*repository.checks(subject), *catalogue.checks(subject), *disk.checks(subject)]
-        facts = venv_answer.result()
-        reading = gpu_answer.result()
-    checks += [*venv.checks(subject, facts), *gpu.checks(subject, reading)]
+def precheck(
+    subject: Subject,
+    probes: Probes,
+    checked_at: str,
+    *,
+    deadline_s: float = DEADLINE_S,
+    gates: Sequence[tuple[str, Gate]] = GATES,
+) -> Precheck:
+    """Run every gate at once, the two slow probes among them; what gives no answer in time is unknown, never ok."""
+    deadline = Deadline(deadline_s)
+    gpu_probe = Asked(probes.read_gpus)
+    venv_probe = Asked(lambda: probes.read_venv(subject))
+    pinned = Asked(lambda: read_pins(subject))
+    asked = [(name, _asked(gate, subject)) for name, gate in gates]
+    checks = [check for name, answer in asked for check in _checks(name, answer, deadline)]
+    facts = _facts(venv_probe, deadline)
+    wanted = _pins(pinned, deadline)
+    checks += [*venv.checks(subject, facts), *pins.checks(subject, wanted, facts)]
+    reading = _reading(gpu_probe, deadline)
+    checks += gpu.checks(subject, reading)
     return Precheck(
         checked_at=checked_at,
         checks=_ordered(checks),
         versions=facts.versions,
+        pins=wanted.exact,
         pytest_plugins=facts.pytest_plugins,
         gpus=tuple(
             GpuFact(index=one.index, uuid=one.uuid, name=one.name, memory_total_mib=one.memory_total_mib)
@@ -80,6 +124,47 @@ def precheck(subject: Subject, probes: Probes, checked_at: str) -> Precheck:
         gpu_driver=reading.driver,
         gpu_summary=reading.summary(),
     )
+
+
+def _asked(gate: Gate, subject: Subject) -> Asked[list[Check]]:
+    return Asked(lambda: list(gate(subject)))
+
+
+def _checks(name: str, asked: Asked[list[Check]], deadline: Deadline) -> list[Check]:
+    """The gate's checks; one that says unknown when its files do not answer or cannot be reached."""
+    try:
+        return asked.answer(deadline.left())
+    except TimeoutError:
+        return [Check(id=name, status="unknown", detail=_late(deadline), fix="timeout 10 df -h")]
+    except OSError as error:
+        return [Check(id=name, status="unknown", detail=f"cannot be read: {error}", fix="timeout 10 df -h")]
+
+
+def _facts(asked: Asked[VenvFacts], deadline: Deadline) -> VenvFacts:
+    try:
+        return asked.answer(deadline.left())
+    except TimeoutError:
+        return VenvFacts(problem=_late(deadline))
+
+
+def _pins(asked: Asked[Pins], deadline: Deadline) -> Pins:
+    try:
+        return asked.answer(deadline.left())
+    except TimeoutError:
+        return Pins(problem=f"pyproject.toml: {_late(deadline)}")
+    except OSError as error:
+        return Pins(problem=f"pyproject.toml cannot be read: {error}")
+
+
+def _reading(asked: Asked[GpuReading], deadline: Deadline) -> GpuReading:
+    try:
+        return asked.answer(deadline.left())
+    except TimeoutError:
+        return GpuReading(Presence.UNKNOWN, reason=_late(deadline))
+
+
+def _late(deadline: Deadline) -> str:
+    return f"did not answer within {deadline.seconds:g} s"
 
 
 def _ordered(checks: Sequence[Check]) -> tuple[Check, ...]:

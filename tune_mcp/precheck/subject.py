@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from tune_mcp.config.stages import Frozen, Stage
+from tune_mcp.precheck.needs import Needs
 
 Status = Literal["ok", "missing", "mismatch", "busy", "warn", "unknown"]
 
@@ -24,7 +25,8 @@ class Check(Frozen):
 class Subject:
     """A model's selected stages on this machine: where the repository and its interpreter are, and what they need.
 
-    ``gpus_per_test`` maps a test key to the GPUs that one launch of it needs.
+    ``gpus_per_test`` maps a test key to the GPUs that one launch of it needs; ``needs`` is the rest that they ask of
+    the machine.
     """
 
     repo_root: Path
@@ -35,3 +37,4 @@ class Subject:
     venv_candidates: tuple[str, ...]
     host: str | None
     gpus_per_test: dict[str, int]
+    needs: Needs = field(default_factory=Needs)

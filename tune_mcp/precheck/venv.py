@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,12 +26,21 @@ print(json.dumps({"python": platform.python_version(), "packages": packages, "pl
 
 @dataclass(frozen=True)
 class VenvFacts:
-    """What the interpreter said of itself; ``problem`` when it did not answer."""
+    """What the interpreter said of itself; ``problem`` when it did not answer.
+
+    ``versions`` are those that are reported; ``packages`` maps every canonical name to its version.
+    """
 
     problem: str = ""
     versions: dict[str, str] = field(default_factory=dict[str, str])
     pytest_plugins: tuple[str, ...] = ()
     freeze_sha256: str | None = None
+    packages: dict[str, str] = field(default_factory=dict[str, str])
+
+
+def canonical(name: str) -> str:
+    """A package's name as the index writes it: ``Foo._bar`` is ``foo-bar``."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def read_venv(subject: Subject) -> VenvFacts:
@@ -55,9 +65,9 @@ def read_venv(subject: Subject) -> VenvFacts:
         return VenvFacts(problem=f"did not answer within {_DEADLINE_S:g} s")
     except (OSError, ValueError, KeyError) as error:
         return VenvFacts(problem=f"does not run: {error}")
-    named = {name.lower(): version for name, version in packages}
+    named = {canonical(name): version for name, version in packages}
     versions = {"python": str(value["python"])} | {name: named[name] for name in _REPORTED if name in named}
-    return VenvFacts("", versions, tuple(plugins), digest(packages))
+    return VenvFacts("", versions, tuple(plugins), digest(packages), named)
 
 
 def checks(subject: Subject, facts: VenvFacts) -> Iterator[Check]:

@@ -106,7 +106,7 @@ def _stage(
         key=stage.key,
         title=stage.title,
         group=stage.group,
-        group_label=(policy.label if policy else None) or stage.group.replace("_", " ").capitalize(),
+        group_label=(policy.label if policy else None) or _group_label(stage.group),
         test=stage.test,
         test_key=stage.test_key,
         preset=stage.calibration_preset,
@@ -121,6 +121,11 @@ def _stage(
             _metric(stage, rows[(stage.key, key)], samples, slack) for key in stage.metrics if (stage.key, key) in rows
         ),
     )
+
+
+def _group_label(group: str) -> str:
+    """``mos`` is an abbreviation, ``speed`` a word."""
+    return group.upper() if len(group) <= 4 else group.replace("_", " ").capitalize()
 
 
 def _metric(stage: Stage, row: Row, samples: int | None, reader: SlackReader) -> MetricFacts:

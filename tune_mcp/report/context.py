@@ -42,7 +42,7 @@ def hardware(run: RunDir) -> Hardware:
     gpus, summary = facts.get("gpus"), facts.get("gpu_summary")
     told = summary if isinstance(summary, str) and summary else ""
     if isinstance(gpus, list) and gpus:
-        names = [str(gpu.get("name") or UNKNOWN) if isinstance(gpu, dict) else UNKNOWN for gpu in gpus]
+        names = [_name(gpu) for gpu in gpus]
         phrase = " + ".join(f"{count}× {name}" for name, count in Counter(names).items())
         return Hardware(phrase, told or phrase)
     if told.lower().startswith("no gpu") or (isinstance(gpus, list) and not told):
@@ -94,6 +94,12 @@ class ContextReader:
             if value is not None:
                 return str(value)
         return UNKNOWN
+
+
+def _name(gpu: Json) -> str:
+    """Older runs listed names, newer ones objects with a name."""
+    found = gpu.get("name") if isinstance(gpu, dict) else gpu
+    return found if isinstance(found, str) and found else UNKNOWN
 
 
 def _label(name: str) -> str:

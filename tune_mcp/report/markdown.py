@@ -95,8 +95,7 @@ def _head(facts: ReportFacts) -> list[str]:
     if facts.dirty:
         lines += ["", f"> **Dirty tree:** {_said(facts.dirty_note)}."]
     if facts.changed_files:
-        names = ", ".join(f"`{name}`" for name in facts.changed_files)
-        lines += ["", f"> **Changed since the run was planned:** {names}."]
+        lines += ["", f"> **Changed since the run was planned:** {wording.changed_text(facts)}."]
     return lines
 
 
@@ -200,7 +199,7 @@ def _statistics(stage: StageFacts) -> Iterator[str]:
                 percent(metric.spread.spread_relative),
                 percent(metric.spread.cv),
                 wording.slack_text(metric.slack),
-                chance_text(metric.chance.estimate),
+                wording.chance_label(metric),
             )
             for metric in stage.metrics
         ),
@@ -228,7 +227,7 @@ def _certainty(facts: ReportFacts) -> list[str]:
                     f"`{stage.key}`",
                     metric.key,
                     chance_text(metric.chance.estimate),
-                    wording.basis_text(metric.chance),
+                    wording.basis_text(metric),
                     f"`{metric.slack.how}`" if metric.slack else "—",
                 )
                 for stage, metric in risky

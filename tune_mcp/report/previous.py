@@ -10,6 +10,8 @@ from tune_mcp.files import parse_json
 from tune_mcp.report.facts import PreviousFacts, ReportFacts
 from tune_mcp.run_dir import list_runs
 
+_MOST_NAMED = 8
+
 
 def find(repo_root: Path, facts: ReportFacts) -> PreviousFacts | None:
     """The newest earlier run of the model whose report can be read; None when there is none."""
@@ -26,16 +28,18 @@ def find(repo_root: Path, facts: ReportFacts) -> PreviousFacts | None:
 
 
 def _compare(earlier: ReportFacts, facts: ReportFacts) -> PreviousFacts:
-    keys = sorted(set(earlier.environment) | set(facts.environment))
-    differences = tuple(key for key in keys if earlier.environment.get(key) != facts.environment.get(key))
-    if earlier.gpu_summary != facts.gpu_summary:
-        differences = (f"GPUs: {earlier.gpu_summary} before", *differences)
+    then, now = earlier.environment, facts.environment
+    differences = [f"GPUs: {earlier.gpu_summary} then"] if earlier.gpu_summary != facts.gpu_summary else []
+    changed = [key for key in sorted(set(then) | set(now)) if then.get(key) != now.get(key)]
+    differences += [f"{key}: {then.get(key, 'none')} then, {now.get(key, 'none')} now" for key in changed[:_MOST_NAMED]]
+    if len(changed) > _MOST_NAMED:
+        differences.append(f"and {len(changed) - _MOST_NAMED} more")
     return PreviousFacts(
         run_id=earlier.run_id,
         calibration_git_sha=earlier.calibration_git_sha,
         generated_at=earlier.generated_at,
         repeats=earlier.repeats,
         comparable=not differences,
-        differences=differences,
+        differences=tuple(differences),
         worst={f"{stage.key}/{metric.key}": metric.worst_raw for stage, metric in earlier.metrics()},
     )

@@ -21,7 +21,7 @@ _TOP, _BOTTOM = 20.0, 18.0
 
 @dataclass(frozen=True)
 class Dot:
-    """One repeat: x in per cent, y in pixels; the first is drawn hollow, the worst emphasised."""
+    """One repeat: x in per cent, y in pixels; the first is drawn hollow, the worst ringed."""
 
     x: float
     y: float
@@ -75,9 +75,10 @@ def strip(metric: MetricFacts) -> Strip:
         return shown_text(value, metric.scale, metric.digits)
 
     count = len(metric.values)
+    marked = metric.worst_repeats if len(metric.worst_repeats) < count else ()
     step = min(9.0, max(4.0, 54.0 / count))
     dots = tuple(
-        Dot(x(value), round(_TOP + 6 + index * step, 1), index + 1, index + 1 in metric.worst_repeats, text(value))
+        Dot(x(value), round(_TOP + 6 + index * step, 1), index + 1, index + 1 in marked, text(value))
         for index, value in enumerate(metric.values)
     )
     base = round(_TOP + 12 + (count - 1) * step, 1)
@@ -119,7 +120,7 @@ def _rows(metric: MetricFacts) -> list[tuple[str, list[_Mark]]]:
 def _domain(metric: MetricFacts) -> tuple[float, float]:
     core = [*metric.values, metric.write_value]
     low, high = float(min(core)), float(max(core))
-    room = max(high - low, abs(metric.spread.median) * 0.02) or 1.0
+    room = max(high - low, abs(metric.spread.median) * 0.01) or 1.0
     reach = (low - _ROOM * room, high + _ROOM * room)
     others = [mark[0] for _, marks in _rows(metric) for mark in marks if reach[0] <= mark[0] <= reach[1]]
     pad = room * 0.12

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tune_mcp.observe.worst import Direction, direction
-from tune_mcp.report.facts import ChanceFacts, MetricFacts, PreviousFacts, ReportFacts, SlackFacts, StageFacts
+from tune_mcp.report.facts import MetricFacts, PreviousFacts, ReportFacts, SlackFacts, StageFacts
 from tune_mcp.report.figures import chance_text, direction_text, percent, plain
 
 Pairs = Sequence[tuple[StageFacts, MetricFacts]]
@@ -96,14 +96,29 @@ def slack_text(slack: SlackFacts | None) -> str:
     return f"{factor} {offset}".strip() or "none"
 
 
-def basis_text(chance: ChanceFacts) -> str:
-    """Where a chance comes from, in words."""
+def basis_text(metric: MetricFacts) -> str:
+    """Where the chance of failing comes from, in words."""
+    chance = metric.chance
+    if chance.basis == "student-t" and any(flag.kind == "bistable" for flag in metric.flags):
+        return "Student's t with the file's slack; it assumes one mode and two are seen"
     return {
         "student-t": "Student's t over the repeats, with the file's slack",
         "distribution-free": "no room beyond the worst: 1/(N+1) for any distribution",
         "slack unknown": "slack unknown: 1/(N+1), as if there were none",
-        "no spread seen": f"no spread seen; at most {chance_text(chance.bound)} cannot be excluded",
+        "no spread seen": f"no spread seen; up to {chance_text(chance.bound)} cannot be excluded",
     }[chance.basis]
+
+
+def chance_label(metric: MetricFacts) -> str:
+    """The chance of failing with what a reader must know to take it right."""
+    note = {"no spread seen": " (no spread seen)", "slack unknown": " (slack unknown)"}.get(metric.chance.basis, "")
+    return f"{chance_text(metric.chance.estimate)}{note}"
+
+
+def changed_text(facts: ReportFacts) -> str:
+    """Which measured files are no longer as planned, and that an apply is one reason."""
+    told = ", ".join(facts.changed_files)
+    return f"{told}{'; the applied changes are listed in this report' if facts.applied else ''}"
 
 
 def coverage_text(facts: ReportFacts) -> str:
@@ -156,8 +171,10 @@ def attempts_text(facts: ReportFacts) -> str:
     if not launches:
         return "The artifacts carry no history of attempts."
     runs = "1 launch of pytest" if launches == 1 else f"{launches} launches of pytest"
+    told = f"{runs}: {launches - again} kept{f', {again} tried again' if again else ''}."
     purged = sum(not one.reason.startswith("attempt ") for one in facts.superseded)
-    parts = [f"{launches - again} kept"]
-    parts += [f"{again} tried again"] if again else []
-    parts += [f"besides, {purged} earlier {'repeat' if purged == 1 else 'repeats'} taken out"] if purged else []
-    return f"{runs} behind these values: {', '.join(parts)}."
+    if purged:
+        told += (
+            f" Besides these, {purged} {'repeat was' if purged == 1 else 'repeats were'} taken out and measured anew."
+        )
+    return told

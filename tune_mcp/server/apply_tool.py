@@ -61,19 +61,28 @@ def _open(run_id: str, plan_id: str) -> tuple[Project, ApplyPlan] | None:
         return None
 
 
-def _ask_mode(run_id: str, plan_id: str, mode: str, ctx: Context[Any, Any]) -> Any:
+def _ask_mode(run_id: str, plan_id: str, mode: str, decisions: list[Decision], ctx: Context[Any, Any]) -> Any:
     found = _open(run_id, plan_id) if mode in applying.MODES and mode != "report" and can_ask(ctx) else None
     if found is None:
         return Agreement(mode="report")
     project, proposal = found
     saved = answered.load_mode(project.run(run_id), plan_id)
-    if saved is not None and saved == mode:
+    if saved is not None and saved == mode and not decisions:
         return Agreement(mode=saved)
+    brought = "; ".join(f"{one.stage_key}/{one.metric_key} = {_said(one)}" for one in decisions)
     return Elicit(
         f"Plan {plan_id} of {run_id}: write thresholds into the test files? Proposed mode: {mode}. "
-        f"{applying.summary(proposal, cast('Mode', mode))}",
+        f"{applying.summary(proposal, cast('Mode', mode))}"
+        + (f" Decisions that came with the call: {brought}." if brought else ""),
         Agreement,
     )
+
+
+def _said(decision: Decision) -> str:
+    return str(decision.value) if decision.choice == "custom" else decision.choice
+
+
+_OVER = "no further question"
 
 
 def _slot(number: int, before: Callable[..., Any] | None) -> Callable[..., Any]:
@@ -81,19 +90,23 @@ def _slot(number: int, before: Callable[..., Any] | None) -> Callable[..., Any]:
 
     def slot(run_id: str, plan_id: str, ctx: Context[Any, Any], how: Any, previous: Any = None) -> Any:
         if not (isinstance(how, AcceptedElicitation) and cast("Agreement", how.data).mode == "smart"):
-            return None
+            return _OVER
+        if number and not (isinstance(previous, AcceptedElicitation) and cast("object", previous.data) != _OVER):
+            return _OVER
         found = _open(run_id, plan_id) if can_ask(ctx) else None
         if found is None:
-            return None
+            return _OVER
         project, proposal = found
         run = project.run(run_id)
+        if not number and answered.load_mode(run, plan_id) != "smart":
+            answered.store_mode(run, plan_id, "smart")
         rows = applying.open_questions(proposal, "smart", {})
         if number and isinstance(previous, AcceptedElicitation) and number - 1 < len(rows):
             choice = cast("object", previous.data)
             if isinstance(choice, Choice):
                 answered.store(run, plan_id, _decision(rows[number - 1], choice))
         if number >= len(rows):
-            return None
+            return _OVER
         if rows[number].key in answered.load(run, plan_id):
             return None
         return Elicit(applying.question(rows[number], plan_id), Choice)
@@ -181,11 +194,15 @@ def register_apply(mcp: MCPServer[Any], server: ServerContext) -> None:
 def _agreed(
     project: Project, run_id: str, plan_id: str, mode: str, decisions: Sequence[Decision], *, asked: bool, how: object
 ) -> tuple[str, Sequence[Decision], str]:
-    """What was decided, by whom. Raises DECLINED when the person said no or did not answer."""
+    """What was decided, by whom; a person's answer counts more than an argument.
+
+    Raises DECLINED when the person said no or did not answer, DECISION_INVALID for an answer that cannot stand: it
+    is forgotten, so that the next call asks for it again.
+    """
     chosen = applying.checked_mode(mode)
     if chosen == "report" or not asked:
         return chosen, decisions, "arguments"
-    applying.proposal_for(project, run_id, plan_id)
+    _, proposal = applying.proposal_for(project, run_id, plan_id)
     if not isinstance(how, AcceptedElicitation):
         raise Refusal(
             Code.DECLINED,
@@ -197,6 +214,12 @@ def _agreed(
     agreed = cast("Agreement", how.data).mode
     run = project.run(run_id)
     answered.store_mode(run, plan_id, agreed)
-    named = {(one.stage_key, one.metric_key) for one in decisions}
-    stored = [one for key, one in answered.load(run, plan_id).items() if key not in named]
-    return agreed, [*decisions, *stored], "a person, through the client"
+    stored = answered.load(run, plan_id)
+    for one in stored.values():
+        try:
+            applying.checked_decisions(proposal, [one])
+        except Refusal:
+            answered.forget(run, plan_id, one)
+            raise
+    brought = [one for one in decisions if (one.stage_key, one.metric_key) not in stored]
+    return agreed, [*brought, *stored.values()], "a person, through the client"

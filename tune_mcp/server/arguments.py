@@ -11,9 +11,11 @@ from mcp.server.context import CallNext, HandlerResult, ServerMiddleware, Server
 from mcp.server.mcpserver import MCPServer
 
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.server.answers import refused
+from tune_mcp.server.answers import internal, refused
 
 _SDK_TEXT = re.compile(r"Error executing tool (\S+): \d+ validation errors? for \S+\n(?P<rest>.*)", re.DOTALL)
+_SDK_ANSWER = re.compile(r"Error executing tool (\S+): Resolver .*", re.DOTALL)
+_SDK_MASKED = re.compile(r"Error executing tool (\S+)")
 Context = ServerRequestContext[Any, Any]
 
 
@@ -33,7 +35,10 @@ def argument_check(server: Callable[[], MCPServer[Any]]) -> ServerMiddleware[Any
             if unknown:
                 return refused(_unknown(str(params.get("name")), unknown[0], known))
         result = await call_next(ctx)
-        refusal = _from_sdk(result)
+        text = _sdk_error(result)
+        if masked := _SDK_MASKED.fullmatch(text):
+            return internal(RuntimeError(f"{masked[1]}: the traceback stands above, where the SDK logged it"))
+        refusal = _from_sdk(text)
         return refused(refusal) if refusal else result
 
     return check
@@ -50,13 +55,26 @@ def _unknown(tool: str, name: str, known: list[str]) -> Refusal:
     )
 
 
-def _from_sdk(result: object) -> Refusal | None:
-    """The SDK's answer to a wrong type, in our own form; None for every other result."""
+def _sdk_error(result: object) -> str:
+    """The text of an error that the SDK answered by itself; empty for every other result."""
     if not isinstance(result, dict):
-        return None
+        return ""
     wire = cast("dict[str, Any]", result)
     content: list[dict[str, Any]] = wire.get("content") or [{}]
-    match = _SDK_TEXT.fullmatch(str(content[0].get("text", ""))) if wire.get("isError") else None
+    return str(content[0].get("text", "")) if wire.get("isError") else ""
+
+
+def _from_sdk(text: str) -> Refusal | None:
+    """The SDK's words on a wrong type or a wrong answer, in our own form; None for everything else."""
+    if answer := _SDK_ANSWER.fullmatch(text):
+        return Refusal(
+            Code.DECISION_INVALID,
+            ("APL-13", "APL-12"),
+            f"the client's answer to a question of {answer[1]} does not fit the question's form",
+            "call it again and let the user answer, or let the user run tune-mcp apply at a terminal",
+            {"tool": answer[1]},
+        )
+    match = _SDK_TEXT.fullmatch(text)
     if match is None:
         return None
     argument, _, reason = match["rest"].partition("\n")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 from mcp.server.mcpserver import MCPServer
-from mcp.server.mcpserver.exceptions import ResourceNotFoundError
+from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp_types import Resource
 
 from tune_mcp import run_dir
@@ -40,14 +42,21 @@ class TuneServer(MCPServer[Any]):
         ]
 
 
+@contextmanager
+def _told(error: type[ResourceError]) -> Generator[None]:
+    """A refusal as the protocol's error for resources, with the same text."""
+    try:
+        yield
+    except Refusal as refusal:
+        raise error(refusal.text()) from refusal
+
+
 def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
     """``tune://...`` as in the contract, section 4."""
 
     def run(run_id: str) -> RunDir:
-        try:
+        with _told(ResourceNotFoundError):
             return server.project().run(run_id)
-        except Refusal as refusal:
-            raise ResourceNotFoundError(refusal.text()) from refusal
 
     def text(run_id: str, name: str) -> str:
         path = run(run_id).path / name
@@ -74,7 +83,8 @@ def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
     def audit(run_id: str) -> str:
         """The strict audit now (tool: strict_audit)."""
         run(run_id)
-        return watching.strict_audit(server.project(), run_id).text()
+        with _told(ResourceError):
+            return watching.strict_audit(server.project(), run_id).text()
 
     @mcp.resource("tune://runs/{run_id}/plan", title="Plan", mime_type="application/json")
     def plan(run_id: str) -> str:
@@ -90,7 +100,9 @@ def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
     def log(run_id: str, test: str, repeat: str) -> str:
         """The end of one pytest log, at most 256 KiB (tool: tail_pytest)."""
         found = run(run_id)
-        if test not in server.project().plan(found).tests() or not repeat.isdigit():
+        with _told(ResourceError):
+            tests = server.project().plan(found).tests()
+        if test not in tests or not repeat.isdigit():
             raise ResourceNotFoundError(f"{run_id} has no log {test}/{repeat}")
         path = found.log(test, int(repeat))
         if not path.is_file():
@@ -102,18 +114,14 @@ def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
     @mcp.resource("tune://models/{model}/stages", title="Stages of a model", mime_type="application/json")
     def stages(model: str) -> str:
         """The stage catalogue (tool: catalog)."""
-        try:
+        with _told(ResourceNotFoundError):
             return dump_json(catalogue.catalog(server.project(), model).model_dump(mode="json")).decode()
-        except Refusal as refusal:
-            raise ResourceNotFoundError(refusal.text()) from refusal
 
     @mcp.resource("tune://hosts/{host}", title="Host profile", mime_type="application/json")
     def host_profile(host: str) -> str:
         """One host profile (tool: catalog)."""
-        try:
+        with _told(ResourceNotFoundError):
             return dump_json(server.project().places.host(host).model_dump(mode="json")).decode()
-        except Refusal as refusal:
-            raise ResourceNotFoundError(refusal.text()) from refusal
 
     @mcp.resource("tune://rules", title="Refusals and their rules", mime_type="text/markdown")
     def rules() -> str:

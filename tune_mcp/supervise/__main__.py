@@ -13,10 +13,12 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+from tune_mcp.config.loader import ConfigPlaces
+from tune_mcp.config.stages import Stage
 from tune_mcp.errors import Refusal
 from tune_mcp.files import FileLock, dump_json, write_atomic
-from tune_mcp.gpus import GpuReading, read_gpus
-from tune_mcp.precheck import Precheck, Probes, Subject, fingerprint, precheck
+from tune_mcp.gpus import GpuReading, Presence, read_gpus
+from tune_mcp.precheck import Needs, Precheck, Probes, Subject, fingerprint, precheck
 from tune_mcp.precheck.venv import VenvFacts, read_venv
 from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session import plan as plans
@@ -63,20 +65,37 @@ def prechecked(run: RunDir, plan: Plan) -> Precheck:
         venvs.append(read_venv(subject))
         return venvs[-1]
 
+    stages = tuple(plan.table().values())
     subject = Subject(
         repo_root=Path(plan.repo_root),
         model=plan.model,
-        stages=tuple(plan.table().values()),
+        stages=stages,
         venv_python=Path(plan.venv_python),
         venv_source=plan.venv_source,
         venv_candidates=(plan.venv_python,),
         host=plan.host,
         gpus_per_test=plan.settings.gpus_per_test,
+        needs=_needs(plan, stages),
     )
     answer = precheck(subject, Probes(gpus, venv), iso(utc_now()))
-    found = fingerprint.take(readings[0], venvs[0], plan.settings.env)
+    reading = readings[0] if readings else GpuReading(Presence.UNKNOWN, reason="no answer in time")
+    found = fingerprint.take(reading, venvs[0] if venvs else VenvFacts(problem="no answer in time"), plan.settings.env)
     write_atomic(run.environment, dump_json(found.model_dump(mode="json")))
     return answer
+
+
+def _needs(plan: Plan, stages: tuple[Stage, ...]) -> Needs:
+    """What the stages need, from the configuration that the plan was made with; the plan alone where that is gone."""
+    places = ConfigPlaces.resolve(Path(plan.repo_root), None)
+    try:
+        host = places.host(plan.host) if plan.host else None
+        needs = Needs.of(places.model(plan.model), host, stages)
+    except Refusal as refusal:
+        return Needs.without_config(plan.settings.env, stages, refusal.message)
+    if needs.env != plan.settings.env:
+        # A plan does not record --config: another model or host of the same name would ask for the wrong things.
+        return Needs.without_config(plan.settings.env, stages, f"the plan has another config of {plan.model}")
+    return needs
 
 
 def _no_older_runs(model: str) -> plans.OlderCatalogue:

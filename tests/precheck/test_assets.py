@@ -1,0 +1,264 @@
+"""Weights and data sets: really there, for the selected stages, and the one command for each that is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from precheck.machine import COMMIT, MIRROR, cached, gaps, index, profile, stage, subject
+
+from tune_mcp.config.model import ModelConfig
+from tune_mcp.precheck import Needs, Subject, assets
+from tune_mcp.precheck.hub_cache import RepoKind
+from tune_mcp.precheck.hub_cache import gaps as gaps_of
+
+MODEL = "org/voice"
+DATA = "org/speech"
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+WHOLE = {"config.json": "{}", "model.safetensors.index.json": index(*SHARDS), SHARDS[0]: "w", SHARDS[1]: "w"}
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Path:
+    return tmp_path / "hf" / "hub"
+
+
+def asking(root: Path, models: tuple[str, ...] = (MODEL,), datasets: tuple[str, ...] = ()) -> Subject:
+    env = {"HF_HOME": str(root / "hf"), "HF_ENDPOINT": MIRROR}
+    return subject(root, Needs(env=env, model_ids=models, datasets=datasets), [stage()])
+
+
+@pytest.mark.rule("PRE-03", "PRE-05", "ENV-07", "ENV-12", "ENV-19")
+def test_each_missing_repository_is_one_gap_with_its_own_command(tmp_path: Path, hub: Path) -> None:
+    cached(hub, "org/other", {"model.safetensors": "w"})
+
+    found = gaps(assets.checks(asking(tmp_path, (MODEL, "org/other"), (DATA,))))
+
+    assert found == {
+        f"hf.model:{MODEL}": (
+            "missing",
+            f"HF_ENDPOINT={MIRROR} huggingface-cli download {MODEL} --cache-dir {hub}",
+        ),
+        f"hf.dataset:{DATA}": (
+            "missing",
+            f"HF_ENDPOINT={MIRROR} huggingface-cli download {DATA} --repo-type dataset --cache-dir {hub}",
+        ),
+    }
+
+
+@pytest.mark.rule("PRE-03")
+def test_whole_repositories_are_ok(tmp_path: Path, hub: Path) -> None:
+    cached(hub, MODEL, WHOLE)
+    cached(hub, DATA, {"data/train.arrow": "rows"}, "dataset")
+
+    checks = list(assets.checks(asking(tmp_path, (MODEL,), (DATA,))))
+
+    assert [(check.id, check.status, check.fix) for check in checks] == [
+        (f"hf.model:{MODEL}", "ok", ""),
+        (f"hf.dataset:{DATA}", "ok", ""),
+    ]
+
+
+@pytest.mark.rule("PRE-03", "PRE-12")
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"config.json": "{}"}, "no weight file"),
+        ({"model.safetensors": ""}, "empty: model.safetensors"),
+        ({SHARDS[0]: "w", "model.safetensors.index.json": index(*SHARDS)}, f"shards not there: {SHARDS[1]}"),
+        ({SHARDS[0]: "w"}, f"shards not there: {SHARDS[1]}"),
+        ({"sub/a.bin": "w", "sub/pytorch_model.bin.index.json": index("b.bin")}, "shards not there: sub/b.bin"),
+        (
+            {"model.safetensors": "w", "model.safetensors.index.json": '{"weight_'},
+            "unreadable: model.safetensors.index.json",
+        ),
+        ({"model.safetensors.incomplete": "w"}, "no weight file"),
+    ],
+)
+def test_a_model_without_all_of_its_weights_is_missing(hub: Path, files: dict[str, str], said: str) -> None:
+    cached(hub, MODEL, files)
+
+    assert gaps_of(hub, "model", MODEL) == [said]
+
+
+def test_a_link_whose_blob_is_gone_is_no_weight(hub: Path) -> None:
+    repo = cached(hub, MODEL, {"model.safetensors": "w"})
+    next((repo / "blobs").iterdir()).unlink()
+
+    assert gaps_of(hub, "model", MODEL) == ["not downloaded: model.safetensors", "no weight file"]
+
+
+def test_a_link_to_an_unfinished_blob_is_no_weight(hub: Path) -> None:
+    repo = cached(hub, MODEL, {"model.safetensors": "w", "b.safetensors": "w"})
+    blob = repo / "blobs" / "f00d.incomplete"
+    blob.write_text("half")
+    link = repo / "snapshots" / COMMIT / "b.safetensors"
+    link.unlink()
+    link.symlink_to(blob)
+
+    assert gaps_of(hub, "model", MODEL) == [
+        "not downloaded: b.safetensors",
+        "download not finished: blobs/f00d.incompl….incomplete",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["model", "dataset"])
+def test_a_download_that_was_cut_short_is_a_gap_and_its_leftover_is_none(hub: Path, kind: RepoKind) -> None:
+    repo = cached(hub, DATA, {"model.safetensors": "w"}, kind)
+    cut = repo / "blobs" / "abcdef0123456789.incomplete"
+    cut.write_text("half")
+    assert gaps_of(hub, kind, DATA) == ["download not finished: blobs/abcdef012345….incomplete"]
+
+    cut.with_suffix("").write_text("whole")
+
+    assert gaps_of(hub, kind, DATA) == []
+
+
+def test_the_branch_decides_which_snapshot_counts(hub: Path) -> None:
+    cached(hub, MODEL, {"model.safetensors": "w"}, commit="a" * 40)
+    repo = cached(hub, MODEL, {"config.json": "{}"}, commit="b" * 40)
+    assert gaps_of(hub, "model", MODEL) == ["no weight file"]
+
+    (repo / "refs" / "main").unlink()
+    assert gaps_of(hub, "model", MODEL) == []
+
+    (repo / "refs" / "main").write_text("c" * 40)
+    assert gaps_of(hub, "model", MODEL) == ["no snapshot"]
+
+
+def test_an_index_of_something_else_names_no_shards(hub: Path) -> None:
+    cached(hub, MODEL, {"model.safetensors": "w", "faiss.index.json": '{"dim": 4}', "list.index.json": "[]"})
+
+    assert gaps_of(hub, "model", MODEL) == []
+
+
+def test_an_empty_data_set_is_a_gap(hub: Path) -> None:
+    cached(hub, DATA, {}, "dataset")
+
+    assert gaps_of(hub, "dataset", DATA) == ["no file in its snapshot"]
+
+
+def test_a_repository_that_cannot_be_read_is_unknown(
+    tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_: object) -> list[str]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(assets, "gaps", unreadable)
+
+    assert gaps(assets.checks(asking(tmp_path))) == {f"hf.model:{MODEL}": ("unknown", f"ls -la {hub}")}
+
+
+@pytest.mark.rule("PRE-04")
+def test_only_the_selected_stages_ask_for_weights() -> None:
+    config = ModelConfig.model_validate(
+        {
+            "name": "toy",
+            "test_globs": ["tests/*.py"],
+            "hf_model_id": "org/base",
+            "hf_model_ids_by_test": {"test_tts_ci.py": ["org/tts", "org/asr"]},
+            "metric_sources": {
+                "test_tts_ci.py": {
+                    "calibration_presets": {"moss": {"constant_filter": "^MOSS", "hf_model_ids": ["org/moss"]}}
+                }
+            },
+        }
+    )
+    plain, tts, own = (
+        stage("tests/test_a_ci.py"),
+        stage("tests/test_tts_ci.py"),
+        stage("tests/test_b_ci.py", ids=("org/own",)),
+    )
+    moss = tts.model_copy(update={"calibration_preset": "moss"})
+
+    assert Needs.of(config, None, [plain]).model_ids == ("org/base",)
+    assert Needs.of(config, None, [tts, tts]).model_ids == ("org/tts", "org/asr")
+    assert Needs.of(config, None, [moss, own]).model_ids == ("org/moss", "org/own")
+
+
+@pytest.mark.rule("PRE-04")
+def test_a_test_that_names_its_data_set_needs_no_other(tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench/prepare.py").write_text('DATASETS = {"speech-50": "org/speech", "video": "org/Video_ci"}\n')
+    (tmp_path / "tests/direct.py").write_text('REPO = "org/speech"\n')
+    (tmp_path / "tests/key.py").write_text('from bench.prepare import DATASETS\nREPO = DATASETS["video"]\n')
+    (tmp_path / "tests/silent.py").write_text("from bench.prepare import DATASETS\n")
+    (tmp_path / "tests/broken.py").write_text("def (\n")
+    both = ("org/speech", "org/Video_ci")
+
+    def needed(*tests: str) -> tuple[str, ...]:
+        selected = {f"tests/{name}.py" for name in tests}
+        return assets.needed_datasets(tmp_path, selected, {"tests/direct.py", "tests/key.py"} - selected, both)
+
+    assert needed("direct") == ("org/speech",)
+    assert needed("key") == ("org/Video_ci",)
+    assert needed("direct", "key") == both
+    assert needed("direct", "silent") == both
+    assert needed("broken") == needed("gone") == both
+    assert assets.needed_datasets(tmp_path, {"tests/direct.py"}, set(), both) == both
+    assert assets.needed_datasets(tmp_path, set(), set(), ()) == ()
+
+
+@pytest.mark.rule("PRE-04")
+def test_the_model_s_other_tests_claim_their_own_data_sets(tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / f"tests/{name}_ci.py").write_text(f'REPO = "org/{name}"\n')
+    needs = Needs(env={"HF_HOME": "/nowhere"}, datasets=("org/a", "org/b", "org/c"), test_globs=("tests/*_ci.py",))
+
+    def asked_for(*tests: str) -> list[str]:
+        return [check.id for check in assets.checks(subject(tmp_path, needs, [stage(test) for test in tests]))]
+
+    assert asked_for("tests/a_ci.py") == ["hf.dataset:org/a", "hf.dataset:org/c"]
+    assert asked_for("tests/a_ci.py", "tests/b_ci.py") == [f"hf.dataset:org/{name}" for name in "abc"]
+
+
+@pytest.mark.rule("HST-04", "HST-12")
+def test_the_host_s_cache_replaces_the_model_s_and_a_link_is_told(tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    cached(real / "hub", MODEL, {"model.safetensors": "w"})
+    (tmp_path / "link").symlink_to(real)
+    config = ModelConfig.model_validate(
+        {
+            "name": "toy",
+            "test_globs": ["tests/*.py"],
+            "hf_model_id": MODEL,
+            "auto_env": {"HF_HOME": "/nowhere/hf"},
+            "metric_sources": {},
+        }
+    )
+    for folder, ids in ((real, [f"hf.model:{MODEL}"]), (tmp_path / "link", ["hf.home", f"hf.model:{MODEL}"])):
+        needs = Needs.of(config, profile(tmp_path, {"hf_hub": str(folder)}), [stage()])
+        checks = list(assets.checks(subject(tmp_path, needs, [stage()])))
+        assert [check.id for check in checks] == ids
+        assert gaps(checks) == {}
+    assert checks[0].status == "warn"
+    assert checks[0].fix == f"set physical.hf_hub: {real} in the host profile"
+
+
+def test_without_hf_home_the_library_s_own_default_counts(tmp_path: Path) -> None:
+    assert Needs(env={"HOME": "/h"}).hub() == Path("/h/.cache/huggingface/hub")
+    assert Needs(env={"HOME": "/h", "XDG_CACHE_HOME": "/x"}).hub() == Path("/x/huggingface/hub")
+    assert Needs(env={"HF_HOME": "/f", "HF_HUB_CACHE": "/c"}).hub() == Path("/c")
+
+
+def test_no_endpoint_is_made_up(tmp_path: Path) -> None:
+    needs = Needs(env={"HF_HOME": "/f"}, model_ids=(MODEL,))
+
+    assert assets.download(subject(tmp_path, needs), "model", MODEL) == (
+        f"huggingface-cli download {MODEL} --cache-dir /f/hub"
+    )
+
+
+def test_a_model_that_names_nothing_has_no_such_check(tmp_path: Path) -> None:
+    assert list(assets.checks(subject(tmp_path, stages=[stage()]))) == []
+
+
+def test_data_sets_that_nobody_could_look_at_are_a_warning(tmp_path: Path) -> None:
+    needs = Needs.without_config({}, [stage()], "the config is gone")
+
+    (check,) = assets.checks(subject(tmp_path, needs))
+
+    assert (check.id, check.status) == ("hf.dataset", "warn")
+    assert "the config is gone" in check.detail

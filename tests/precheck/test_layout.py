@@ -1,0 +1,129 @@
+"""The slice folders of CI and the host profile's paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from precheck.machine import gaps, profile, subject
+
+from tune_mcp.precheck import Needs, Subject, host_paths, layout
+
+
+def asking(root: Path, **env: str) -> Subject:
+    return subject(root, Needs(env=env))
+
+
+def ci(root: Path) -> dict[str, str]:
+    return {
+        "HOME": str(root),
+        "OMNI_CI_HOME": str(root / "slice"),
+        "XDG_CACHE_HOME": str(root / "slice/.cache"),
+        "TORCHINDUCTOR_CACHE_DIR": str(root / "slice/.torchinductor"),
+    }
+
+
+@pytest.mark.rule("ENV-14", "ENV-30", "PRE-12")
+def test_folders_that_are_there_or_can_be_made_are_ok(tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+
+    (check,) = layout.checks(asking(tmp_path, **ci(tmp_path)))
+
+    assert (check.id, check.status, check.fix) == ("env.layout", "ok", "")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.rule("HST-11")
+def test_the_calibration_slice_must_be_there_itself(tmp_path: Path) -> None:
+    made_once = tmp_path / "calibration"
+    asked = asking(tmp_path, OMNI_CI_HOME=str(made_once))
+
+    assert gaps(layout.checks(asked, made_once=made_once)) == {
+        "env.layout:OMNI_CI_HOME": ("missing", f"mkdir -p {made_once}")
+    }
+    made_once.mkdir()
+    assert gaps(layout.checks(asked, made_once=made_once)) == {}
+
+
+@pytest.mark.rule("ENV-14", "ENV-24", "ENV-30")
+@pytest.mark.parametrize("name", ["XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR"])
+@pytest.mark.parametrize("outside", ["elsewhere", "slice/../elsewhere", "slice-two"])
+def test_a_cache_outside_the_slice_is_told_with_what_was_expected(tmp_path: Path, name: str, outside: str) -> None:
+    expected = ci(tmp_path)[name]
+    asked = asking(tmp_path, **ci(tmp_path) | {name: f"{tmp_path}/{outside}"})
+
+    (check,) = layout.checks(asked)
+
+    assert gaps([check]) == {
+        f"env.layout:{name}": (
+            "mismatch",
+            f"set {name}: {expected} under auto_env of models/toy/config.yaml",
+        )
+    }
+    assert f"{tmp_path}/{outside}" in check.detail
+    assert expected in check.detail
+
+
+@pytest.mark.rule("ENV-15")
+@pytest.mark.parametrize("root", ["/", "slice", "", "."])
+def test_a_slice_without_a_folder_of_its_own_is_none(tmp_path: Path, root: str) -> None:
+    found = gaps(layout.checks(asking(tmp_path, OMNI_CI_HOME=root), may_write=lambda _: True))
+
+    assert found == {
+        "env.layout:OMNI_CI_HOME": (
+            "mismatch",
+            "set OMNI_CI_HOME under auto_env of models/toy/config.yaml to a folder of its own",
+        )
+    }
+
+
+@pytest.mark.rule("PRE-12")
+def test_folders_without_the_right_to_write_are_told_all_at_once(tmp_path: Path) -> None:
+    (tmp_path / "slice").mkdir()
+
+    found = gaps(layout.checks(asking(tmp_path, **ci(tmp_path)), may_write=lambda _: False))
+
+    assert found == {
+        f"env.layout:{name}": ("missing", f"chmod u+rwx {tmp_path / 'slice'}")
+        for name in ("OMNI_CI_HOME", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR")
+    }
+
+
+def test_a_file_in_the_place_of_a_folder_and_a_missing_home_are_gaps(tmp_path: Path) -> None:
+    (tmp_path / "slice").write_text("")
+    env = {"OMNI_CI_HOME": str(tmp_path / "slice"), "HOME": str(tmp_path / "my home")}
+
+    assert gaps(layout.checks(asking(tmp_path, **env))) == {
+        "env.layout:OMNI_CI_HOME": ("mismatch", f"mv {tmp_path}/slice {tmp_path}/slice.old"),
+        "env.layout:HOME": ("missing", f"mkdir -p '{tmp_path}/my home'"),
+    }
+
+
+def test_a_plain_machine_has_no_layout_and_no_profile_to_check(tmp_path: Path) -> None:
+    assert list(layout.checks(asking(tmp_path, HF_HOME="/nowhere"))) == []
+    assert list(host_paths.checks(asking(tmp_path))) == []
+
+
+@pytest.mark.rule("HST-04", "PRE-12")
+def test_every_path_of_the_profile_that_is_not_there_is_its_own_gap(tmp_path: Path) -> None:
+    physical = {"hf_hub": f"{tmp_path}/hf", "speaker_sim": f"{tmp_path}/a sim"}
+    asked = subject(tmp_path, Needs(profile=profile(tmp_path, physical)))
+
+    assert gaps(host_paths.checks(asked)) == {
+        "host.paths:physical.hf_hub": ("missing", f"mkdir -p {tmp_path}/hf"),
+        "host.paths:physical.speaker_sim": ("missing", f"mkdir -p '{tmp_path}/a sim'"),
+    }
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "a sim").mkdir()
+    (check,) = host_paths.checks(asked)
+    assert (check.id, check.status, check.detail) == ("host.paths", "ok", "3 path(s) of host profile box exist")
+
+
+@pytest.mark.rule("HST-05")
+def test_a_checkout_that_the_caller_named_replaces_the_profile_s(tmp_path: Path) -> None:
+    elsewhere = profile(tmp_path / "gone", {})
+
+    assert gaps(host_paths.checks(subject(tmp_path, Needs(profile=elsewhere)))) == {}
+    assert gaps(host_paths.checks(subject(tmp_path / "gone", Needs(profile=elsewhere)))) == {
+        "host.paths:repo_root": ("missing", "set repo_root in hosts/box.yaml to the checkout on this machine")
+    }

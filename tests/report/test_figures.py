@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+
+from tune_mcp.report.figures import brief, chance_text, change_percent, direction_text, percent, plain, shown_text
+
+
+@pytest.mark.rule("APL-21")
+@pytest.mark.parametrize(
+    ("worst", "old", "new", "text"),
+    [
+        ("max", 2.0, 1.9, "tightens (-5.0%)"),
+        ("max", 1.9, 2.0, "loosens (+5.3%)"),
+        ("min", 10, 10.21, "tightens (+2.1%)"),
+        ("min", 1000, 921, "loosens (-7.9%)"),
+        ("min", 1.465, 11.558, "tightens (+688.9%)"),
+        ("max", 0, 0.5, "loosens (n/a)"),
+        ("max", 0.5, 0.5, "equal"),
+        ("max", None, 0.5, "unknown"),
+        ("min", -2.0, -3.0, "loosens (-50.0%)"),
+    ],
+)
+def test_direction_comes_from_the_worst_operator_and_the_percentage_from_the_raw_values(
+    worst: str, old: float | None, new: float, text: str
+) -> None:
+    assert direction_text("min" if worst == "min" else "max", old, new) == text
+
+
+@pytest.mark.rule("APL-20")
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0239, "0.0239"), (100.0, "100"), (100, "100"), (0.70, "0.7"), (5e-7, "0.0000005"), (1e22, "1" + "0" * 22),
+     (0, "0"), (-0.30, "-0.3"), (0.1 + 0.2, "0.30000000000000004")],
+)  # fmt: skip
+def test_a_raw_number_is_whole_trimmed_and_never_scientific(value: float, text: str) -> None:
+    assert plain(value) == text
+    assert float(plain(value)) == value
+
+
+@pytest.mark.rule("RPT-08")
+def test_percentages_are_shown_with_two_decimals_after_scaling() -> None:
+    assert shown_text(0.123456, 100, 2) == "12.35"
+    assert shown_text(0.6965, 100, 2) == "69.65"
+    assert shown_text(5, 1, 3) == "5.000"
+
+
+def test_a_chance_is_never_a_false_zero_or_a_false_certainty() -> None:
+    assert chance_text(1e-9) == "< 0.01 %"
+    assert chance_text(1 - 1e-9) == "> 99.99 %"
+    assert (chance_text(0), chance_text(1), chance_text(1 / 6), chance_text(0.0023)) == (
+        "0 %",
+        "100 %",
+        "16.7 %",
+        "0.23 %",
+    )
+
+
+def test_a_shortened_number_admits_that_it_is_one() -> None:
+    assert brief(0.0131) == "0.0131"
+    assert brief(0.9178391234567) == "≈0.917839"
+    assert percent(None) == "n/a"
+    assert change_percent(0, 3) is None

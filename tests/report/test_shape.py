@@ -1,0 +1,84 @@
+"""Flags need two measures at once, and only ever remark."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tune_mcp.report.shape import apart, clusters, flags, is_cold, quantum, trend
+
+
+def kinds(values: tuple[float, ...], worst: str = "max") -> list[str]:
+    return [flag.kind for flag in flags(values, "max" if worst == "max" else "min")]
+
+
+def test_a_p95_that_flips_between_two_values_is_bistable_and_keeps_both() -> None:
+    values = (7.7, 15.0, 7.69, 15.1, 7.75)
+    assert kinds(values) == ["bistable"]
+    low, high = clusters(values) or ([], [])
+    assert sorted([*low, *high]) == sorted(values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (1.000, 1.001, 1.100, 1.101, 1.0005),  # far against the scatter, near against the value
+        (1.0, 1.6, 2.2, 2.9, 3.4),  # far against the value, near against the scatter
+    ],
+)
+def test_one_measure_alone_is_no_bistability(values: tuple[float, ...]) -> None:
+    assert clusters(values) is None
+
+
+def test_a_slow_first_repeat_is_cold_on_the_bad_side_only() -> None:
+    values = (0.44, 0.298, 0.299, 0.2977, 0.2988)
+    assert is_cold(values, "max")
+    assert not is_cold(values, "min")
+    assert is_cold(tuple(1 / value for value in values), "min")
+    assert not is_cold(values[::-1], "max")
+
+
+def test_a_lone_later_repeat_stands_apart_and_is_named() -> None:
+    assert apart((1.0, 1.01, 1.0, 1.6, 1.02)) == 3
+    assert "repeat 4" in flags((1.0, 1.01, 1.0, 1.6, 1.02), "max")[0].text
+
+
+def test_only_a_strictly_monotone_row_of_five_is_a_trend() -> None:
+    assert trend((0.31, 0.33, 0.36, 0.38, 0.41)) == pytest.approx(0.2778, abs=1e-3)
+    assert trend((0.41, 0.38, 0.36, 0.33, 0.31)) == pytest.approx(-0.2778, abs=1e-3)
+    assert trend((0.31, 0.36, 0.33, 0.38, 0.41)) is None
+    assert trend((0.310, 0.311, 0.312, 0.313, 0.314)) is None
+    assert trend((1.0, 2.0, 3.0, 4.0)) is None
+    assert trend((1.0,)) is None
+
+
+def test_a_trend_in_clean_data_is_as_rare_as_exact_theory_says() -> None:
+    chooser = random.Random(3)
+    found = sum(trend([chooser.gauss(1, 0.1) for _ in range(5)]) is not None for _ in range(20_000))
+    assert found / 20_000 <= 2 / 120 * 1.2
+
+
+@pytest.mark.parametrize(("cv", "most"), [(0.05, 0.006), (0.1, 0.06)])
+def test_clean_normal_data_is_seldom_flagged(cv: float, most: float) -> None:
+    chooser = random.Random(5)
+    rows = [[chooser.gauss(1, cv) for _ in range(5)] for _ in range(10_000)]
+    flagged = sum(is_cold(row, "max") or apart(row) is not None or clusters(row) is not None for row in rows)
+    assert flagged / len(rows) < most
+
+
+def test_identical_repeats_say_only_that() -> None:
+    assert kinds((0.5,) * 5) == ["identical"]
+    assert kinds((0.5,)) == []
+
+
+def test_one_sample_of_24_is_the_quantum_of_an_accuracy() -> None:
+    assert quantum((16 / 24, 15 / 24), 24, is_share=True) == pytest.approx(1 / 24)
+    assert quantum((16 / 24, 15 / 24), 24, is_share=False) == pytest.approx(1 / 24)
+
+
+def test_a_value_that_is_no_share_of_the_samples_has_no_quantum() -> None:
+    assert quantum((0.0625, 0.0625), 24, is_share=False) is None
+    assert quantum((0.5, 0.5), 24, is_share=False) is None
+    assert quantum((5.7, 5.8), 24, is_share=False) is None
+    assert quantum((0.5, 0.75), None, is_share=True) is None

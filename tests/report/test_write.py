@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import pytest
+
+from tune_mcp.errors import Code, Refusal
+from tune_mcp.files import parse_json
+from tune_mcp.report.collect import report_digest
+from tune_mcp.report.facts import AppliedRow
+from tune_mcp.report.write import paths, read_report, read_report_digest, record_applied
+
+ROW = AppliedRow(stage="tts_wer", metric="TTS_WER_MAX_CORPUS", old=0.0122, new=0.0131, worst_op="max")
+
+
+def test_three_files_are_written_and_report_json_reads_back_as_the_same_facts(case) -> None:
+    facts = case.report()
+    found = paths(case.run)
+    assert all(path.is_file() for path in (found.md, found.json, found.html))
+    assert read_report(case.run) == facts
+    parse_json(found.json.read_bytes())
+
+
+def test_the_same_calibration_renders_to_the_same_bytes(case) -> None:
+    case.report()
+    first = [path.read_bytes() for path in (case.run.report_md, case.run.report_json, case.run.report_html)]
+    case.report()
+    assert [path.read_bytes() for path in (case.run.report_md, case.run.report_json, case.run.report_html)] == first
+
+
+def test_only_the_time_of_the_report_differs_later(case) -> None:
+    before = case.markdown().splitlines()
+    case.now += timedelta(hours=1)
+    after = case.markdown().splitlines()
+    assert [new for old, new in zip(before, after, strict=True) if old != new] == [
+        "- Report generated: 2026-04-23T09:00:00Z"
+    ]
+
+
+@pytest.mark.rule("RPT-10", "RPT-02")
+def test_no_report_is_written_while_a_repeat_is_not_strict(case) -> None:
+    applied = case.applied
+    case.run.observation("tts_wer", 3).unlink()
+    from tune_mcp.report.write import write_report
+
+    with pytest.raises(ValueError, match="RPT-10"):
+        write_report(case.run, case.repo, case.plan, case.audit, applied, case.now)
+    assert not case.run.report_md.exists()
+
+
+@pytest.mark.rule("POL-09")
+def test_the_digest_recognises_a_report_of_other_artifacts(case, remeasure) -> None:
+    case.report()
+    assert read_report_digest(case.run) == report_digest(case.audit)
+    assert json.loads(case.run.report_json.read_text())["artifacts_digest"] == report_digest(case.audit)
+    remeasure(case, "test_asr_ci", 2, "partial", "session", shift=0.001)
+    assert read_report_digest(case.run) != report_digest(case.audit)
+    case.report()
+    assert read_report_digest(case.run) == report_digest(case.audit)
+
+
+@pytest.mark.rule("POL-09")
+@pytest.mark.parametrize("name", ["report.md", "report.html", "report.json"])
+def test_a_report_with_a_missing_file_counts_as_none(case, name: str) -> None:
+    case.report()
+    (case.run.path / name).unlink()
+    assert read_report_digest(case.run) is None
+
+
+def test_a_damaged_report_json_counts_as_none(case) -> None:
+    case.report()
+    case.run.report_json.write_text('{"artifacts_digest": "x"}')
+    assert read_report_digest(case.run) is None
+
+
+@pytest.mark.rule("APL-18", "RPT-04")
+def test_applied_changes_reach_all_three_files_survive_a_new_report_and_go_with_an_undo(case) -> None:
+    before = case.markdown()
+    record_applied(case.run, (ROW,))
+    assert "## Applied changes" in case.run.report_md.read_text()
+    assert "Applied changes: 1" in case.run.report_html.read_text()
+    assert read_report(case.run).applied == (ROW,)
+    assert "| tts_wer | TTS_WER_MAX_CORPUS | 0.0122 | 0.0131 | loosens (+7.4%) |" in case.markdown()
+    record_applied(case.run, ())
+    assert case.run.report_md.read_text() == before
+
+
+def test_changes_of_other_artifacts_are_not_carried_over(case, remeasure) -> None:
+    case.report()
+    record_applied(case.run, (ROW,))
+    remeasure(case, "test_asr_ci", 2, "partial", "session", shift=0.001)
+    assert case.report().applied == ()
+
+
+def test_recording_changes_without_a_report_is_refused(case) -> None:
+    with pytest.raises(Refusal) as refusal:
+        record_applied(case.run, (ROW,))
+    assert refusal.value.code is Code.NOT_REPORTED
+
+
+def test_facts_tell_what_the_apply_plan_says(case) -> None:
+    facts, rows = case.report(), {row.key: row for row in case.applied.rows}
+    for stage, metric in facts.metrics():
+        row = rows[(stage.key, metric.key)]
+        assert (metric.direction, metric.write_value, metric.current_raw) == (
+            row.direction,
+            row.write_value,
+            row.current_raw,
+        )
+        assert metric.place == row.place
+        assert metric.direction_text.startswith(str(row.direction))
+    assert facts.plan_id == case.applied.plan_id
+
+
+def test_slack_limits_and_misses_follow_from_the_test_files(case) -> None:
+    found = {(stage.key, metric.key): metric for stage, metric in case.report().metrics()}
+    wer = found[("tts_wer", "corpus_wer")]
+    assert wer.limit_proposed == pytest.approx(0.0131 * 1.25)
+    assert wer.present_misses == 0
+    assert found[("tts_speed", "throughput_qps")].limit_proposed == pytest.approx(5.64 * 0.9)
+    assert found[("tts_speed", "latency_p95_s")].present_misses == 5
+    assert found[("asr_accuracy", "accuracy")].limit_proposed == pytest.approx(0.605)
+    assert found[("asr_accuracy", "accuracy")].quantum == pytest.approx(1 / 24)
+    assert found[("tts_utmos", "utmos_mean")].slack is None
+    assert found[("tts_utmos", "utmos_mean")].chance.basis == "slack unknown"
+
+
+def test_a_single_repeat_is_reported_without_a_false_spread(workshop) -> None:
+    facts = workshop.make(repeats=1).report()
+    assert facts.coverage_p95 == pytest.approx(0.05)
+    assert all(metric.spread.cv is None for _, metric in facts.metrics())
+
+
+@pytest.mark.rule("PRF-01")
+def test_the_newest_earlier_report_of_the_model_is_compared(workshop, values) -> None:
+    workshop.make(stamp="20260301T050000Z", sha="b" * 40).report()
+    workshop.make(stamp="20260401T050000Z", sha="a" * 40).report()
+    workshop.make(stamp="20260410T050000Z", sha="c" * 40, model="other-v1").report()
+    workshop.make(stamp="20260415T050000Z", sha="d" * 40)  # never reported
+    values[("tts_similarity", "similarity_mean")] = (0.6,) * 5
+    case = workshop.make(values=values)
+    before = case.report().previous
+    assert before is not None
+    assert (before.calibration_git_sha, before.comparable) == ("a" * 40, True)
+    text = case.run.report_md.read_text()
+    assert f"git log --oneline {'a' * 12}..{case.plan.calibration_git_sha[:12]}" in text
+    assert "| `tts_similarity` | similarity_mean | 0.7208 | 0.6 | worse (-16.8%) |" in text
+    assert "| `tts_wer` | corpus_wer | 0.0131 | 0.0131 | the same |" in text
+
+
+def test_a_last_calibration_on_another_machine_is_said_not_to_be_comparable(workshop) -> None:
+    machine = {"gpus": [{"name": "NVIDIA H100"}], "gpu_summary": "1× NVIDIA H100"}
+    workshop.make(stamp="20260401T050000Z", precheck=machine).report()
+    case = workshop.make()
+    assert "**Not measured under the same conditions:** GPUs: 1× NVIDIA H100 then" in case.markdown()
+    assert case.report().previous.comparable is False

@@ -1,0 +1,51 @@
+"""One measuring run at a time on a machine; the holder is named, even half-written."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from tune_mcp.supervise import host_lock
+from tune_mcp.supervise.host_lock import Holder
+
+MINE = Holder("20260423T050000Z_toy", "/repo/.tune-runs/20260423T050000Z_toy", "/repo")
+
+
+@pytest.mark.rule("GPU-14", "STR-18")
+def test_a_second_taker_learns_who_has_it_until_it_is_given_back() -> None:
+    assert host_lock.current() is None
+    lock = host_lock.take(MINE)
+    assert not isinstance(lock, Holder)
+
+    assert host_lock.take(Holder("other", "/o", "/o")) == MINE
+    assert host_lock.current() == MINE
+
+    lock.release()
+    assert host_lock.current() is None
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"null", b"\xff", b'{"run_id": null}', b'{"run_id": 7'])
+def test_a_holder_that_has_not_written_its_name_yet_is_unknown_and_still_holds(data: bytes) -> None:
+    lock = host_lock.take(MINE)
+    assert not isinstance(lock, Holder)
+    host_lock.lock_path().write_bytes(data)
+
+    assert host_lock.take(MINE) == Holder("?", "?", "?")
+    lock.release()
+
+
+def test_the_folder_of_the_lock_is_for_all_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNE_LOCK_DIR", str(tmp_path / "new" / "folder"))
+
+    assert host_lock.lock_path() == tmp_path / "new" / "folder" / "host.lock"
+    assert stat.S_IMODE((tmp_path / "new" / "folder").stat().st_mode) == 0o1777
+
+
+def test_a_lock_that_cannot_be_asked_is_unknown_and_never_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNE_LOCK_DIR", str(tmp_path))
+    (tmp_path / "host.lock").symlink_to(tmp_path / "host.lock")
+
+    with pytest.raises(OSError):
+        host_lock.current()

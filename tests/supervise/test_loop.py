@@ -1,0 +1,452 @@
+"""The supervisor's loop: which attempt follows which, what is kept, when it stops. Attempts are scripted, files real."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import toy
+
+from tune_mcp.calibration import catalogue, reporting, running, watching
+from tune_mcp.calibration.project import Project
+from tune_mcp.calibration.running import PurgeItem
+from tune_mcp.errors import Refusal
+from tune_mcp.precheck import Check, Precheck
+from tune_mcp.run_dir import RunDir
+from tune_mcp.session import events, state
+from tune_mcp.session.plan import Plan
+from tune_mcp.session.state import RunState
+from tune_mcp.supervise import loop
+from tune_mcp.supervise.job import AttemptResult, Job
+
+Attempt = Callable[[Job], AttemptResult | None]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return toy.make_toy(tmp_path / "repo")
+
+
+def crashed(job: Job) -> AttemptResult:
+    """Killed by the kernel before it wrote its results."""
+    result = toy.measured(job)
+    (job.run.basetemp(job.test_key, job.repeat) / "toy0" / "result.json").unlink()
+    stages = {
+        key: stage.model_copy(
+            update={"metrics": dict.fromkeys(stage.metrics), "total": None, "ok": None, "problems": ("x",)}
+        )
+        for key, stage in result.stages.items()
+    }
+    return result.model_copy(update={"pytest_rc": -9, "stages": stages})
+
+
+def partial(ok: int) -> Attempt:
+    return lambda job: toy.measured(job, summary={"evaluated": ok})
+
+
+def script(*attempts: Attempt, then: Attempt = toy.measured) -> Attempt:
+    """One after the other, then the last for ever."""
+    queue: Iterator[Attempt] = iter(attempts)
+    return lambda job: next(queue, then)(job)
+
+
+def kinds(run: RunDir) -> list[str]:
+    return [event.kind for event in events.read(run.events) if event.kind in events.MILESTONES]
+
+
+def refused(call: Callable[[], object]) -> str:
+    with pytest.raises(Refusal) as error:
+        call()
+    return str(error.value.code)
+
+
+def observation(run: RunDir, repeat: int, stage: str = "toy_speed") -> dict[str, object]:
+    return json.loads(run.observation(stage, repeat).read_text())
+
+
+@pytest.mark.rule("STR-16", "RTY-07")
+def test_a_healthy_run_launches_each_repeat_once(project: Project) -> None:
+    with toy.supervised_here() as executor:
+        run = toy.start(project, 3)
+
+    assert [(job.repeat, job.attempt) for job in executor.jobs] == [(1, 1), (2, 1), (3, 1)]
+    assert kinds(run) == ["planned", "prechecked", "started", *["launched", "observed"] * 3, "finished"]
+    assert state.conclude(run).state is RunState.FINISHED
+    assert not (run.path / "purged").exists()
+
+
+@pytest.mark.rule("STR-19", "HLT-04")
+def test_the_next_test_file_starts_when_the_one_before_is_whole(tmp_path: Path) -> None:
+    names = ("test_a_ci.py", "test_b_ci.py")
+    source = toy.CONFIG["metric_sources"]["test_toy_ci.py"]
+    config = toy.CONFIG | {"metric_sources": dict.fromkeys(names, source), "gpus_per_test": dict.fromkeys(names, 0)}
+    tests = {f"tests/{name}": toy.toy_source() for name in names}
+    project = toy.make_toy(tmp_path / "repo", config=config, files=tests, test_source="# nothing\n")
+    order: list[tuple[str, int]] = []
+
+    def attempt(job: Job) -> AttemptResult | None:
+        order.append((job.test_key, job.repeat))
+        return partial(3)(job) if len(order) == 2 else toy.measured(job)
+
+    with toy.supervised_here(attempt):
+        run = toy.start(project, 2, ["b_speed", "a_speed"])
+
+    first, last = order[0][0], order[-1][0]
+    assert {first, last} == {"test_a_ci", "test_b_ci"}
+    assert order == [(first, 1), (first, 2), (first, 2), (last, 1), (last, 2)], (
+        "no file starts before the other is whole"
+    )
+    assert watching.strict_audit(project, run.run_id).ready
+
+
+@pytest.mark.rule("RTY-03", "XPY-05", "GAP-01")
+def test_a_crash_is_tried_again_and_every_log_and_verdict_is_kept(project: Project) -> None:
+    with toy.supervised_here(script(crashed, crashed)) as executor:
+        run = toy.start(project, 1)
+
+    assert [(job.repeat, job.attempt) for job in executor.jobs] == [(1, 1), (1, 2), (1, 3)]
+    found = observation(run, 1)
+    assert found["attempts"] == 3
+    assert [one["verdict"] for one in found["history"]] == ["retried", "retried", "kept"]  # type: ignore[index,union-attr]
+    attempts = run.path / "_pytest/test_toy_ci/attempts"
+    assert all((attempts / f"run1_a{number}" / "run1.log").is_file() for number in (1, 2))
+    assert watching.strict_audit(project, run.run_id).ready
+
+
+@pytest.mark.rule("RTY-03", "RTY-01", "RES-08", "RTY-06", "STR-01")
+def test_four_tries_a_pass_then_the_next_pass_then_exhausted(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "MAX_PASSES", 2)
+
+    with toy.supervised_here(lambda job: crashed(job) if job.repeat == 1 else toy.measured(job)) as executor:
+        run = toy.start(project, 2)
+
+    assert [job.repeat for job in executor.jobs] == [1, 1, 1, 1, 2, 1, 1, 1, 1], "four tries, and repeat 2 only once"
+    now = watching.status(project, run.run_id)
+    assert (now.state, now.terminal, now.strict_complete) == ("exhausted", False, False)
+    assert {(gap.stage_key, gap.repeat, gap.cell) for gap in now.missing} == {(stage, 1, "✗") for stage in toy.STAGES}
+    assert "test_toy_ci: repeats [1] are not strict after 2 passes of 4 tries" in now.reason
+    assert refused(lambda: reporting.report(project, run.run_id)) == "NOT_STRICT"
+    assert refused(lambda: reporting.apply_plan(project, run.run_id)) == "NOT_STRICT"
+
+
+@pytest.mark.rule("RES-08", "RES-04", "RTY-06")
+def test_an_exhausted_run_is_filled_by_resume(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "MAX_PASSES", 1)
+    run = toy.finished_run(project, 2, lambda job: crashed(job) if job.repeat == 1 else toy.measured(job))
+    before = run.observation("toy_speed", 2).read_bytes()
+
+    with toy.supervised_here() as executor:
+        running.resume_run(project, run.run_id)
+
+    assert [job.repeat for job in executor.jobs] == [1], "only the gap is measured"
+    assert run.observation("toy_speed", 2).read_bytes() == before
+    assert watching.strict_audit(project, run.run_id).ready
+
+
+@pytest.mark.rule("RTY-04", "XPY-02")
+def test_a_failed_threshold_is_kept_and_never_tried_again(project: Project) -> None:
+    def failing(job: Job) -> AttemptResult:
+        result = toy.measured(job, speed={"latency_mean_s": 99.0})
+        guard = result.guard.model_copy(update={"failed": (f"{job.test}::test_speed",)})
+        return result.model_copy(update={"pytest_rc": 1, "guard": guard, "signature": "CUDA out of memory"})
+
+    with toy.supervised_here(failing) as executor:
+        run = toy.start(project, 2)
+
+    assert len(executor.jobs) == 2
+    assert observation(run, 1)["status"] == "ok"
+    assert observation(run, 1)["reason"] == "threshold_assertion (1 test(s) failed)"
+    assert watching.strict_audit(project, run.run_id).ready
+    reporting.report(project, run.run_id)
+    rows = {row.metric_key: row.write_value for row in reporting.apply_plan(project, run.run_id).rows}
+    assert rows["latency_mean_s"] == 99.0, "the worst counts, whoever likes it"
+
+
+@pytest.mark.rule("SMP-11", "GAP-03", "GAP-07", "RES-05")
+def test_missing_samples_are_measured_again_whole(project: Project) -> None:
+    run = toy.finished_run(project, 1, script(partial(3)))
+
+    assert observation(run, 1)["sample_counts"] == {"total": 4, "ok": 4}
+    assert observation(run, 1)["attempts"] == 2
+    assert watching.strict_audit(project, run.run_id).ready
+
+
+@pytest.mark.rule("SMP-11", "HLT-05", "STR-18")
+def test_the_same_missing_samples_twice_halt(project: Project) -> None:
+    with toy.supervised_here(partial(3)) as executor:
+        run = toy.start(project, 2)
+
+    now = watching.status(project, run.run_id)
+    assert (now.state, len(executor.jobs)) == ("halted", 2)
+    assert "the same samples were missing twice" in now.reason
+    assert "toy_speed: △— (0/2 strict, expected=4)" in watching.strict_audit(project, run.run_id).text()
+
+
+@pytest.mark.rule("SMP-06", "POL-05", "GAP-04")
+@pytest.mark.parametrize("total", [0, 3, 5])
+def test_a_wrong_sample_scope_halts_before_the_next_repeat(project: Project, total: int) -> None:
+    wrong = {"total_samples": total, "evaluated": total}
+    with toy.supervised_here(lambda job: toy.measured(job, summary=wrong)) as executor:
+        run = toy.start(project, 2)
+
+    now = watching.status(project, run.run_id)
+    assert (now.state, len(executor.jobs)) == ("halted", 1)
+    assert f"wrong sample scope, {total}/{total} samples, 4 expected" in now.reason
+
+
+@pytest.mark.rule("HLT-01", "HLT-03", "SES-18")
+def test_a_halted_run_is_in_the_way_of_a_fresh_one_until_it_is_given_up(project: Project) -> None:
+    halted = toy.finished_run(project, 2, partial(3))
+
+    assert refused(lambda: running.start_run(project, toy.MODEL)) == "HALT_UNRESOLVED"
+    assert [run.run_id for run in watching.list_runs(project).runs] == [halted.run_id], (
+        "a refusal leaves nothing behind"
+    )
+
+    answer = running.stop_run(project, halted.run_id, "the samples are broken upstream")
+    assert answer.state == "stopped"
+    assert watching.strict_audit(project, toy.finished_run(project).run_id).ready
+
+
+@pytest.mark.rule("SES-18")
+def test_a_halted_run_of_another_commit_is_not_in_the_way(project: Project) -> None:
+    toy.finished_run(project, 2, partial(3))
+    toy.commit(project)
+
+    assert watching.strict_audit(project, toy.finished_run(project).run_id).ready
+
+
+@pytest.mark.rule("HLT-02", "HLT-08", "GAP-02", "GAP-04")
+def test_a_halted_run_goes_on_after_its_config_was_mended(tmp_path: Path) -> None:
+    config = json.loads(json.dumps(toy.CONFIG))
+    paths = config["metric_sources"]["test_toy_ci.py"]["paths"]
+    paths["latency_mean_s"] = "speed.latency"
+    project = toy.make_toy(tmp_path / "repo", config=config)
+    run = toy.finished_run(project)
+    now = watching.status(project, run.run_id)
+    assert now.state == "halted" and "no 'latency' in speed (near: latency_mean_s)" in now.reason
+
+    path = project.repo_root / ".tune/models/toy/config.yaml"
+    path.write_text(json.dumps(toy.CONFIG))
+    catalogue.discover(project, toy.MODEL)
+    with toy.supervised_here():
+        running.resume_run(project, run.run_id)
+
+    assert watching.status(project, run.run_id).state == "finished"
+    assert watching.strict_audit(project, run.run_id).ready
+    assert len(list(run.purged.iterdir())) == 1, "the bad repeat is kept aside"
+
+
+@pytest.mark.rule("HLT-02", "STR-02")
+def test_a_definition_is_never_changed_under_strict_repeats(tmp_path: Path) -> None:
+    project = toy.make_toy(tmp_path / "repo")
+    run = toy.finished_run(project, 2, script(toy.measured, then=partial(3)))
+    assert watching.status(project, run.run_id).state == "halted"
+    before = run.plan.read_bytes()
+
+    test = project.repo_root / toy.TEST_FILE
+    test.write_text(test.read_text().replace("NUM_SAMPLES = 4", "NUM_SAMPLES = 3"))
+    assert refused(lambda: running.resume_run(project, run.run_id)) == "STAGES_STALE"
+    catalogue.discover(project, toy.MODEL)
+    assert refused(lambda: running.resume_run(project, run.run_id)) == "STAGES_CHANGED"
+
+    assert run.plan.read_bytes() == before
+
+
+@pytest.mark.rule("RES-02", "SES-07", "SES-18")
+def test_a_run_is_not_resumed_on_another_commit(project: Project) -> None:
+    run = toy.finished_run(project, 2, partial(3))
+    old = project.plan(run).calibration_git_sha
+    new = toy.commit(project)
+    before = sorted((path, path.stat().st_mtime_ns) for path in run.path.rglob("*"))
+
+    with pytest.raises(Refusal, match=rf"COMMIT_MOVED \[RES-02\].*{old}.*{new}"):
+        running.resume_run(project, run.run_id)
+
+    assert sorted((path, path.stat().st_mtime_ns) for path in run.path.rglob("*")) == before, "refused before it writes"
+
+
+@pytest.mark.rule("RES-06", "STR-20", "GAP-11")
+def test_a_purge_names_a_repeat_and_a_reason_and_never_takes_a_strict_one(project: Project) -> None:
+    run = toy.finished_run(project, 2)
+
+    def purged(stage: str, repeat: int, reason: str = "cold cache") -> str:
+        return refused(
+            lambda: running.resume_run(project, run.run_id, [PurgeItem(stage=stage, repeat=repeat, reason=reason)])
+        )
+
+    assert purged("toy_speed", 1) == "REPEAT_IS_STRICT"
+    assert purged("toy_speed", 3) == purged("toy_speed", 0) == purged("toy_speed", 1, " ") == "INVALID_ARGUMENT"
+    assert purged("@speed", 1) == purged("nothing", 1) == "UNKNOWN_STAGE"
+    assert not run.purged.exists() and watching.strict_audit(project, run.run_id).ready
+
+
+@pytest.mark.rule("GAP-05", "GAP-02", "GAP-11", "STR-22", "GAP-10")
+def test_a_bad_stage_takes_its_whole_repeat_out_and_nothing_is_deleted(project: Project) -> None:
+    run = toy.finished_run(project, 2)
+    toy.rewrite_observation(run, "toy_speed", 2, lambda o: o["metrics"].update(latency_mean_s=None))
+    sibling = run.observation("toy_accuracy", 2).read_bytes()
+
+    with toy.supervised_here() as executor:
+        running.resume_run(project, run.run_id, [PurgeItem(stage="toy_accuracy", repeat=2, reason="edited by hand")])
+
+    assert [job.repeat for job in executor.jobs] == [2]
+    (folder,) = run.purged.iterdir()
+    assert {path.name for path in folder.iterdir()} >= {
+        "purge.json", "toy_accuracy.json", "toy_speed.json", "run2.log", "basetemp_run2", "guard_run2.jsonl", "run2_a1"
+    }  # fmt: skip
+    assert (folder / "toy_accuracy.json").read_bytes() == sibling
+    why = json.loads((folder / "purge.json").read_text())
+    assert (why["test"], why["repeat"], why["who"], why["reason"]) == ("test_toy_ci", 2, "resume_run", "edited by hand")
+    assert watching.strict_audit(project, run.run_id).ready
+
+
+@pytest.mark.rule("RES-04", "RES-05", "STR-25")
+@pytest.mark.parametrize("harm", ["missing", "partial", "foreign", "broken"])
+def test_resume_measures_whatever_is_not_strict_without_being_told(project: Project, harm: str) -> None:
+    run = toy.finished_run(project, 3)
+    path = run.observation("toy_speed", 2)
+    match harm:
+        case "missing":
+            path.unlink()
+        case "partial":
+            toy.rewrite_observation(run, "toy_speed", 2, lambda o: o["sample_counts"].update(ok=3))
+        case "foreign":
+            toy.rewrite_observation(run, "toy_speed", 2, lambda o: o["metrics"].update(latency_mean_s=0.001))
+        case _:
+            path.write_text("[]")
+    assert not watching.strict_audit(project, run.run_id).ready
+
+    with toy.supervised_here() as executor:
+        running.resume_run(project, run.run_id)
+
+    assert [job.repeat for job in executor.jobs] == [2]
+    assert watching.strict_audit(project, run.run_id).ready
+    assert observation(run, 2)["metrics"] == {"throughput_qps": 10.25, "latency_mean_s": 0.25}
+
+
+@pytest.mark.rule("SES-11")
+def test_a_commit_that_moved_during_pytest_halts_and_leaves_no_tick(project: Project) -> None:
+    run = toy.finished_run(
+        project, 2, lambda job: toy.measured(job).model_copy(update={"moved": "HEAD is b, the run calibrates a"})
+    )
+
+    now = watching.status(project, run.run_id)
+    assert (now.state, "HEAD is b" in now.reason) == ("halted", True)
+    assert state.conclude(run).record.halt.code == "COMMIT_MOVED"  # type: ignore[union-attr]
+    assert "✓" not in watching.strict_audit(project, run.run_id).text()
+
+
+@pytest.mark.rule("PRE-01", "PRE-08")
+@pytest.mark.parametrize("status", ["missing", "mismatch", "busy", "unknown"])
+def test_a_gap_found_by_the_precheck_ends_the_run_before_its_first_pytest(project: Project, status: str) -> None:
+    def not_ready(run: RunDir, plan: Plan) -> Precheck:
+        gap = Check(id="gpu.free", status=status, detail="all busy", fix="nvidia-smi")  # type: ignore[arg-type]
+        return toy.ready(run, plan).model_copy(update={"checks": (gap,)})
+
+    with toy.supervised_here(precheck=not_ready) as executor:
+        run = toy.start(project)
+
+    now = watching.status(project, run.run_id)
+    assert (now.state, now.terminal, executor.jobs) == ("failed", True, [])
+    assert f"PRECHECK_FAILED: gpu.free {status}: all busy" in now.reason
+    assert json.loads(run.precheck.read_text())["checks"][0]["fix"] == "nvidia-smi"
+
+    with toy.supervised_here():
+        running.resume_run(project, run.run_id)
+    assert watching.status(project, run.run_id).state == "finished"
+
+
+def test_a_bug_in_the_supervisor_is_a_failed_run_and_not_a_silent_one(project: Project) -> None:
+    def buggy(_: Job) -> AttemptResult:
+        raise ZeroDivisionError("a bug")
+
+    run = toy.finished_run(project, 1, buggy)
+
+    now = watching.status(project, run.run_id)
+    assert (now.state, "ZeroDivisionError" in now.reason) == ("failed", True)
+    assert "Traceback" in run.supervisor_log.read_text()
+
+
+def test_a_supervisor_that_cannot_be_started_leaves_a_failed_run_and_free_locks(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_start(*_: object) -> int:
+        raise OSError("no more processes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tune_mcp.supervise.launch.start", no_start)
+        with pytest.raises(OSError, match="no more processes"):
+            running.start_run(project, toy.MODEL)
+    (entry,) = watching.list_runs(project).runs
+    assert entry.state == "failed"
+
+    with toy.supervised_here():
+        running.resume_run(project, entry.run_id)
+    assert watching.status(project, entry.run_id).strict_complete
+
+
+@pytest.mark.rule("RTY-07", "STG-01")
+@pytest.mark.parametrize("repeats", [0, -1, 101, True])
+def test_an_impossible_number_of_repeats_is_refused_and_leaves_nothing(project: Project, repeats: int) -> None:
+    assert refused(lambda: running.start_run(project, toy.MODEL, repeats=repeats)) == "INVALID_ARGUMENT"
+    assert not (project.repo_root / ".tune-runs").exists()
+
+
+@pytest.mark.rule("SCP-04", "STG-01")
+@pytest.mark.parametrize("stages", [[], [","], [""], ["nothing"], ["tests/test_toy_ci.py"], ["@nothing"]])
+def test_an_unknown_stage_is_refused_and_leaves_nothing(project: Project, stages: list[str]) -> None:
+    assert refused(lambda: running.start_run(project, toy.MODEL, stages)) in ("UNKNOWN_STAGE", "INVALID_ARGUMENT")
+    assert not (project.repo_root / ".tune-runs").exists()
+
+
+@pytest.mark.rule("SES-02")
+@pytest.mark.parametrize("label", ["../x", "a/b", " ", "x" * 61])
+def test_a_bad_label_is_refused_and_the_host_is_free_again(project: Project, label: str) -> None:
+    assert refused(lambda: running.start_run(project, toy.MODEL, label=label)) == "INVALID_ARGUMENT"
+    assert toy.finished_run(project, 1).plan.exists()
+
+
+@pytest.mark.rule("SES-01", "SES-14")
+def test_each_start_makes_a_new_directory(project: Project) -> None:
+    first, second = toy.finished_run(project, 1), toy.finished_run(project, 1)
+
+    assert first.path != second.path
+    assert all(watching.strict_audit(project, run.run_id).ready for run in (first, second))
+
+
+@pytest.mark.rule("DSC-02", "SMP-08")
+def test_a_run_is_refused_while_the_catalogue_is_older_than_the_test(project: Project) -> None:
+    test = project.repo_root / toy.TEST_FILE
+    test.write_text(test.read_text() + "\n# changed\n")
+
+    assert refused(lambda: running.start_run(project, toy.MODEL)) == "STAGES_STALE"
+    catalogue.discover(project, toy.MODEL)
+    assert project.plan(toy.finished_run(project, 1)).dirty
+
+
+@pytest.mark.rule("SES-03")
+def test_a_run_in_a_repository_without_a_commit_is_refused(tmp_path: Path) -> None:
+    project = toy.make_toy(tmp_path / "repo")
+    toy.git(project.repo_root, "update-ref", "-d", "HEAD")
+
+    assert refused(lambda: running.start_run(project, toy.MODEL)) == "NO_HEAD"
+
+
+@pytest.mark.rule("GPU-06", "RTY-03")
+def test_a_launch_that_the_gpu_gate_refused_is_not_charged_and_not_kept(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "MAX_PASSES", 2)
+
+    def blocked(job: Job) -> AttemptResult:
+        return AttemptResult(key=job.key, started_at="", ended_at="", blocked="1 GPU(s) needed, 0 free")
+
+    with toy.supervised_here(blocked) as executor:
+        run = toy.start(project, 1)
+
+    assert len(executor.jobs) == 2, "one look a pass"
+    assert watching.status(project, run.run_id).state == "exhausted"
+    assert "1 GPU(s) needed" in observation(run, 1)["reason"]  # type: ignore[operator]

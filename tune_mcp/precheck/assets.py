@@ -1,0 +1,112 @@
+"""Weights and data sets of the selected stages are in the cache, whole; each one that is not is a gap (PRE-04)."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from tune_mcp.precheck.hub_cache import RepoKind, gaps
+from tune_mcp.precheck.subject import Check, Subject
+
+
+def checks(subject: Subject) -> Iterator[Check]:
+    """``hf.home``, and ``hf.model:<id>`` or ``hf.dataset:<id>`` for each; nothing for a model that names none."""
+    needs = subject.needs
+    selected = {stage.test for stage in subject.stages}
+    others = {str(path.relative_to(subject.repo_root)) for glob in needs.test_globs for path in _found(subject, glob)}
+    datasets = needed_datasets(subject.repo_root, selected, others - selected, needs.datasets)
+    if needs.unread:
+        yield Check(
+            id="hf.dataset",
+            status="warn",
+            detail=f"data sets were not looked at: {needs.unread}",
+            fix=f"tune-mcp precheck {subject.model} --repo {shlex.quote(str(subject.repo_root))}",
+        )
+    if not needs.model_ids and not datasets:
+        return
+    home = needs.hf_home()
+    if home.is_symlink():
+        yield Check(
+            id="hf.home",
+            status="warn",
+            detail=f"HF_HOME={home} is a link to {home.resolve()}",
+            fix=f"set physical.hf_hub: {home.resolve()} in the host profile",
+        )
+    for repo_id in needs.model_ids:
+        yield _asset(subject, "model", repo_id)
+    for repo_id in datasets:
+        yield _asset(subject, "dataset", repo_id)
+
+
+def _asset(subject: Subject, kind: RepoKind, repo_id: str) -> Check:
+    hub = subject.needs.hub()
+    name = f"hf.{kind}:{repo_id}"
+    try:
+        found = gaps(hub, kind, repo_id)
+    except OSError as error:
+        return Check(
+            id=name, status="unknown", detail=f"cannot be read: {error}", fix=f"ls -la {shlex.quote(str(hub))}"
+        )
+    if not found:
+        return Check(id=name, status="ok", detail=f"in {hub}")
+    return Check(id=name, status="missing", detail="; ".join(found), fix=download(subject, kind, repo_id))
+
+
+def download(subject: Subject, kind: RepoKind, repo_id: str) -> str:
+    """The one command that fetches this one repository into the cache that the tests read (PRE-05, ENV-12)."""
+    endpoint = subject.needs.env.get("HF_ENDPOINT")
+    return " ".join(
+        [
+            *([f"HF_ENDPOINT={shlex.quote(endpoint)}"] if endpoint else []),
+            f"huggingface-cli download {shlex.quote(repo_id)}",
+            *(["--repo-type dataset"] if kind == "dataset" else []),
+            f"--cache-dir {shlex.quote(str(subject.needs.hub()))}",
+        ]
+    )
+
+
+def needed_datasets(
+    repo_root: Path, selected: set[str], others: set[str], datasets: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The data sets of the selected test files, in the model's order; ``others`` are the model's further test files.
+
+    A config lists data sets for the model as a whole. A test file that names some of them, or a key that a module it
+    imports maps to one, needs those; one that names none may need any. What no test file names, all may need.
+    """
+    named = {test: _named(repo_root, repo_root / test, datasets) for test in selected | others}
+    if not all(named[test] for test in selected):
+        return datasets
+    mine = set[str]().union(*(named[test] for test in selected))
+    claimed = set[str]().union(*named.values())
+    return tuple(name for name in datasets if name in mine or name not in claimed)
+
+
+def _found(subject: Subject, glob: str) -> Iterator[Path]:
+    return (path for path in subject.repo_root.glob(glob) if path.is_file())
+
+
+def _named(repo_root: Path, test: Path, datasets: tuple[str, ...]) -> set[str]:
+    try:
+        text = test.read_text(encoding="utf-8")
+        tree = ast.parse(text)
+    except (FileNotFoundError, ValueError, SyntaxError):
+        return set()
+    strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    found = {name for name in datasets if name in strings}
+    for module in _imported(repo_root, tree):
+        for name in datasets:
+            aliases = re.findall(rf"""["']([^"'\n]+)["']\s*:\s*["']{re.escape(name)}["']""", module)
+            found |= {name for alias in aliases if alias in strings}
+    return found
+
+
+def _imported(repo_root: Path, tree: ast.Module) -> Iterator[str]:
+    """The text of the repository's own modules that a file imports names from."""
+    names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    for name in sorted(names):
+        path = repo_root.joinpath(*name.split(".")).with_suffix(".py")
+        if path.is_file():
+            yield path.read_text(encoding="utf-8", errors="replace")

@@ -1,0 +1,102 @@
+"""The cache layout of CI: slice folders that can be written, below their own root (ENV-14, ENV-15, ENV-24, HST-11)."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tune_mcp.precheck.subject import Check, Subject
+
+SLICE = "OMNI_CI_HOME"
+BELOW_SLICE = ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR")
+CALIBRATION_SLICE = Path("/github/home/calibration")
+"""The slice of the calibration host; a fresh container does not have it, and nothing that runs there makes it."""
+
+Writable = Callable[[Path], bool]
+
+
+def writable(folder: Path) -> bool:
+    """Whether this process may make something in ``folder``."""
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def checks(subject: Subject, may_write: Writable = writable, made_once: Path = CALIBRATION_SLICE) -> Iterator[Check]:
+    """``env.layout``: one gap a variable; nothing at all for a model whose ``auto_env`` names none of them."""
+    env = subject.needs.env
+    named = [name for name in (SLICE, *BELOW_SLICE) if name in env]
+    if not named:
+        return
+    gaps = [gap for name in named for gap in _folder(name, Path(env[name]), may_write, made_once)]
+    gaps += _misplaced(subject)
+    if "HOME" in env and not Path(env["HOME"]).is_dir():
+        gaps.append(_missing("HOME", Path(env["HOME"])))
+    yield from gaps
+    if not gaps:
+        yield Check(id="env.layout", status="ok", detail=", ".join(f"{name}={env[name]}" for name in named))
+
+
+def _folder(name: str, path: Path, may_write: Writable, made_once: Path) -> Iterator[Check]:
+    if path.is_dir():
+        if not may_write(path):
+            yield _locked(name, path, path)
+        return
+    if path.exists() or path.is_symlink():
+        yield Check(
+            id=f"env.layout:{name}",
+            status="mismatch",
+            detail=f"{name}={path} is no folder",
+            fix=f"mv {shlex.quote(str(path))} {shlex.quote(str(path) + '.old')}",
+        )
+        return
+    if path == made_once:
+        yield _missing(name, path)
+        return
+    parent = next(folder for folder in path.parents if folder.exists())
+    if not parent.is_dir() or not may_write(parent):
+        yield _locked(name, path, parent)
+
+
+def _misplaced(subject: Subject) -> Iterator[Check]:
+    """Caches outside the slice are somebody else's: cold or stale, and never wiped by us."""
+    env = subject.needs.env
+    if SLICE not in env:
+        return
+    root = Path(env[SLICE])
+    edit = f"under auto_env of models/{subject.model}/config.yaml"
+    if not root.is_absolute() or len(root.parts) == 1:
+        yield Check(
+            id=f"env.layout:{SLICE}",
+            status="mismatch",
+            detail=f"{SLICE}={env[SLICE]} is no slice",
+            fix=f"set {SLICE} {edit} to a folder of its own",
+        )
+        return
+    expected = {"XDG_CACHE_HOME": root / ".cache", "TORCHINDUCTOR_CACHE_DIR": root / ".torchinductor"}
+    for name in BELOW_SLICE:
+        if name in env and not Path(os.path.normpath(env[name])).is_relative_to(root):
+            yield Check(
+                id=f"env.layout:{name}",
+                status="mismatch",
+                detail=f"{name}={env[name]} is not below {SLICE}={root}; expected {expected[name]}",
+                fix=f"set {name}: {expected[name]} {edit}",
+            )
+
+
+def _missing(name: str, path: Path) -> Check:
+    return Check(
+        id=f"env.layout:{name}",
+        status="missing",
+        detail=f"{name}={path} does not exist",
+        fix=f"mkdir -p {shlex.quote(str(path))}",
+    )
+
+
+def _locked(name: str, path: Path, holder: Path) -> Check:
+    return Check(
+        id=f"env.layout:{name}",
+        status="missing",
+        detail=f"{name}={path} cannot be written: no right to write in {holder}",
+        fix=f"chmod u+rwx {shlex.quote(str(holder))}",
+    )

@@ -1,0 +1,75 @@
+"""What the selected stages ask of a machine beyond Python and GPUs: variables, weights, data sets, a host's folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from tune_mcp.config.host import BootstrapStep, HostProfile
+from tune_mcp.config.model import ModelConfig
+from tune_mcp.config.stages import Stage
+
+
+@dataclass(frozen=True)
+class Needs:
+    """``env`` is what every launch gets: the model's ``auto_env`` with the host's folders on top (HST-04, ENV-10).
+
+    ``model_ids`` are those of the selected stages; ``datasets`` and ``test_globs`` the model's. ``unread`` says why the data sets
+    are not known; empty when they are.
+    """
+
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    model_ids: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    test_globs: tuple[str, ...] = ()
+    profile: HostProfile | None = None
+    unread: str = ""
+
+    @classmethod
+    def of(cls, model: ModelConfig, host: HostProfile | None, stages: Iterable[Stage]) -> Needs:
+        """From the configuration as it stands."""
+        return cls(
+            env=launch_settings(model, host),
+            model_ids=_unique(
+                name
+                for stage in stages
+                for name in stage.hf_model_ids
+                or model.model_ids(PurePosixPath(stage.test).name, stage.calibration_preset)
+            ),
+            datasets=_unique(model.hf_datasets),
+            test_globs=model.test_globs,
+            profile=host,
+        )
+
+    @classmethod
+    def without_config(cls, env: Mapping[str, str], stages: Iterable[Stage], unread: str) -> Needs:
+        """From a plan alone, whose stages name their weights but whose model nobody can read any more."""
+        return cls(env=env, model_ids=_unique(name for stage in stages for name in stage.hf_model_ids), unread=unread)
+
+    def bootstrap(self) -> BootstrapStep | None:
+        """The host's command that fills the speaker-similarity folder."""
+        steps = self.profile.speaker_similarity_bootstrap if self.profile else {}
+        return next(iter(steps.values()), None)
+
+    def hub(self) -> Path:
+        """The Hugging Face cache that a launch reads, by that library's own order of variables."""
+        named = self.env.get("HF_HUB_CACHE") or self.env.get("HUGGINGFACE_HUB_CACHE")
+        return Path(named) if named else self.hf_home() / "hub"
+
+    def hf_home(self) -> Path:
+        """HF_HOME of a launch; a host profile's ``physical.hf_hub`` has replaced the model's already."""
+        if "HF_HOME" in self.env:
+            return Path(self.env["HF_HOME"])
+        cache = self.env.get("XDG_CACHE_HOME")
+        home = Path(self.env["HOME"]) if "HOME" in self.env else Path.home()
+        return (Path(cache) if cache else home / ".cache") / "huggingface"
+
+
+def launch_settings(model: ModelConfig, host: HostProfile | None) -> dict[str, str]:
+    """The variables that the model and the host add to every launch."""
+    return {**model.auto_env, **(host.env() if host else {})}
+
+
+def _unique(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
