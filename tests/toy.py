@@ -325,13 +325,15 @@ def _guard_lines(test: str) -> Iterator[dict[str, object]]:
 def real_pytest(job: Job) -> AttemptResult | None:
     """What a real runner makes of the job: real pytest under the guard, in a process of its own (under a second)."""
     command = [sys.executable, "-P", "-m", "tune_mcp.supervise.runner", str(job.folder / JOB_FILE)]
-    with (job.folder / "runner.log").open("ab") as log:
-        # Its standard input stays open as long as we wait: the end of it means that the supervisor died.
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=_with_source()) as runner:
-            try:
-                runner.wait(timeout=60)
-            finally:
-                runner.terminate()
+    # Its standard input stays open as long as we wait: the end of it means that the supervisor died.
+    with (
+        (job.folder / "runner.log").open("ab") as log,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=_with_source()) as runner,
+    ):
+        try:
+            runner.wait(timeout=60)
+        finally:
+            runner.terminate()
     return read_result(job)
 
 

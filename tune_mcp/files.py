@@ -154,7 +154,11 @@ class FileLock:
             os.close(handle)
             return None
         lock = cls(path, handle)
-        lock.describe(holder)
+        try:
+            lock.describe(holder)
+        except BaseException:
+            lock.release()
+            raise
         return lock
 
     @classmethod

@@ -163,6 +163,11 @@ def find(repo_root: Path, run_id: str) -> RunDir:
     )
 
 
+def apply_lock(repo_root: Path) -> Path:
+    """The lock that one apply of a repository holds, whichever run it is of."""
+    return repo_root / RUNS_FOLDER / "apply.lock"
+
+
 def list_runs(repo_root: Path) -> list[RunDir]:
     """All runs of a repository that have a plan, newest first."""
     runs = repo_root / RUNS_FOLDER

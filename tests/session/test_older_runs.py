@@ -142,7 +142,7 @@ def test_an_older_run_is_never_continued_and_nothing_is_written(project: Project
 def test_an_older_run_of_unknown_stages_says_so(project: Project) -> None:
     older_run(project, lambda plan: plan.update(stages=["toy_speed", "gone_speed"]))
 
-    with pytest.raises(Refusal, match="STAGES_CHANGED.*gone_speed"):
+    with pytest.raises(Refusal, match=r"STAGES_CHANGED.*gone_speed"):
         watching.strict_audit(project, RUN_ID)
 
 

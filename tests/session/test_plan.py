@@ -93,7 +93,7 @@ def test_a_plan_without_its_entry_in_the_ledger_proves_nothing(finished: tuple[P
     project, run = finished
     run.events.unlink()
 
-    with pytest.raises(Refusal, match="has no entry in events.jsonl"):
+    with pytest.raises(Refusal, match=r"has no entry in events\.jsonl"):
         watching.strict_audit(project, run.run_id)
 
 

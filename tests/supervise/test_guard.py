@@ -54,7 +54,10 @@ def attempted(project: Project) -> tuple[RunDir, AttemptResult | None]:
         conftest("def pytest_configure(config):\n    config.option.maxfail = 1"),
         conftest("def pytest_collection_modifyitems(config):\n    config.option.maxfail = 1"),
         conftest(
-            "os.environ['PYTEST_ADDOPTS'] = '-x'\n\n\ndef pytest_sessionstart(session):\n    session.config.option.maxfail = 1"
+            conftest(
+                "os.environ['PYTEST_ADDOPTS'] = '-x'\n\n\n"
+                "def pytest_sessionstart(session):\n    session.config.option.maxfail = 1"
+            ),
         ),
     ],
     ids=["plain", "-x", "filters", "--sw", "folders", "pyproject", "configure", "modifyitems", "sessionstart"],
@@ -82,13 +85,16 @@ def test_what_would_cut_the_file_short_is_taken_back(
         (ini("--co"), "only collected"),
         (conftest("def pytest_collection_modifyitems(items):\n    del items[1:]"), "deselected"),
         (conftest("def pytest_runtest_teardown(item):\n    item.session.shouldstop = 'enough'"), "(enough)"),
-        (conftest("def pytest_runtest_setup(item):\n    item.config.option.maxfail = 1"), "(stopping after 1 failures)"),
+        (
+            conftest("def pytest_runtest_setup(item):\n    item.config.option.maxfail = 1"),
+            "(stopping after 1 failures)",
+        ),
         (conftest("def pytest_runtest_teardown(item):\n    raise KeyboardInterrupt"), "did not run"),
         (conftest("def pytest_runtest_teardown(item):\n    pytest.exit('done', returncode=0)"), "did not run"),
         (
             conftest(
                 "def pytest_runtest_protocol(item, nextitem):\n    from _pytest.runner import runtestprotocol\n"
-                "    runtestprotocol(item, nextitem=nextitem)\n    runtestprotocol(item, nextitem=nextitem)\n    return True"
+                "    for _ in range(2):\n        runtestprotocol(item, nextitem=nextitem)\n    return True"
             ),
             "more than once",
         ),
@@ -104,10 +110,10 @@ def test_what_cannot_be_taken_back_halts_and_is_named(tmp_path: Path, files: dic
 
     run, _ = attempted(project)
 
-    halted_for(project, run, why)
+    assert_halted(project, run, why)
 
 
-def halted_for(project: Project, run: RunDir, why: str) -> None:
+def assert_halted(project: Project, run: RunDir, why: str) -> None:
     now = watching.status(project, run.run_id)
     assert (now.state, why in now.reason) == ("halted", True), toy.told(run)
     assert "✓" not in watching.strict_audit(project, run.run_id).text(), "no truncated repeat is ever strict"
@@ -136,7 +142,7 @@ def test_a_test_file_that_yields_less_than_planned_halts_and_says_what_is_missin
 
     run, _ = attempted(project)
 
-    halted_for(project, run, why)
+    assert_halted(project, run, why)
     assert len(list((run.path / "_pytest/test_toy_ci/attempts").iterdir())) == 1, "a broken plan is not tried again"
 
 

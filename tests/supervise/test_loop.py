@@ -1,4 +1,4 @@
-"""The supervisor's loop: which attempt follows which, what is kept, when it stops. Attempts are scripted, files real."""
+"""The supervisor's loop: which attempt follows which, what is kept, when it stops. Attempts are scripted."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from tune_mcp.discover.constants import NumberLiteral, SourceTree, number_of, parse_module, read_tree
+from tune_mcp.discover.constants import NumberLiteral, parse_module
+from tune_mcp.discover.source_tree import SourceTree, number_of, read_tree
 from tune_mcp.errors import Code, Refusal
 
 _TOKEN = re.compile(r"[0-9A-Za-z_.+-]+")

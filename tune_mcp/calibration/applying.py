@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -20,12 +22,13 @@ from tune_mcp.calibration.reporting import propose, recover
 from tune_mcp.config.stages import Frozen
 from tune_mcp.config.stages_yaml import dump_stages
 from tune_mcp.errors import Code, Json, Refusal
-from tune_mcp.files import sha256_bytes, write_atomic, write_json
+from tune_mcp.files import FileLock, sha256_bytes, write_atomic, write_json
 from tune_mcp.observe.worst import Direction, Number
 from tune_mcp.report.collect import report_digest
 from tune_mcp.report.facts import AppliedRow
 from tune_mcp.report.figures import direction_text
-from tune_mcp.report.write import read_report_digest, record_applied
+from tune_mcp.report.write import read_report, read_report_digest, record_applied
+from tune_mcp.run_dir import RunDir, apply_lock
 from tune_mcp.session import events
 from tune_mcp.supervise.loop import utc_now
 
@@ -238,15 +241,7 @@ def _write(
     decided: Mapping[tuple[str, str], Decision],
     by: str,
 ) -> ApplyReply:
-    values: dict[tuple[str, str], tuple[Number, str | None]] = {}
-    for row in proposal.rows:
-        decision = decided.get(row.key)
-        if not row.literal or (decision and decision.choice == "keep"):
-            continue
-        if decision and decision.choice == "custom":
-            values[row.key] = _custom(row, decision)
-        elif plans.writable(row) and (mode == "full" or row.decision == "auto" or decision):
-            values[row.key] = (row.write_value, None)
+    values = _values(proposal, mode, decided)
     written = [row for row in proposal.rows if row.key in values and values[row.key][0] != row.current_raw]
     if not written:
         return _nothing(found.run.run_id, proposal.plan_id, "nothing to write", mode, proposal)
@@ -255,38 +250,23 @@ def _write(
         file: rewrite(content, file, [row.edit(*values[row.key]) for row in written if row.file == file])
         for file, content in before.items()
     }
+    now = utc_now()
     folder = found.run.apply_folder(proposal.plan_id)
     folder.mkdir(parents=True, exist_ok=True)
-    now = utc_now()
-    write_json(
-        folder / "decision.json",
-        {
-            "schema_version": 1,
-            "mode": mode,
-            "decided_by": by,
-            "decisions": [decision.model_dump(mode="json") for decision in decided.values()],
-        },
-    )
-    transaction.commit(
-        folder,
-        project.repo_root,
-        [
-            transaction.FileChange(project.repo_root / file, sha256_bytes(content), after[file])
-            for file, content in before.items()
-        ],
-        utc_now,
-    )
+    decisions = [decision.model_dump(mode="json") for decision in decided.values()]
+    record = {"schema_version": 1, "mode": mode, "decided_by": by, "decisions": decisions}
+    write_json(folder / "decision.json", record)
+    changes = [
+        transaction.FileChange(project.repo_root / file, sha256_bytes(content), after[file])
+        for file, content in before.items()
+    ]
+    with _one_applier(project):
+        transaction.commit(folder, project.repo_root, changes, utc_now)
     applied = [_applied(row, values[row.key][0]) for row in written]
     events.append(
         found.run, "applied", now, f"{len(applied)} value(s) written in mode {mode} (plan {proposal.plan_id})"
     )
-    record_applied(
-        found.run,
-        [
-            AppliedRow(stage=row.stage.key, metric=row.place, old=one.old, new=one.new, worst_op=row.worst_op)
-            for row, one in zip(written, applied, strict=True)
-        ],
-    )
+    _record(found.run, written, applied)
     moved = {sha256_bytes(before[file]): sha256_bytes(after[file]) for file in before}
     refreshed = _refresh_hashes(project, found.plan.model, moved)
     return ApplyReply(
@@ -299,6 +279,53 @@ def _write(
         undo_command=f"tune-mcp apply {found.run.run_id} --undo {proposal.plan_id} --repo {project.repo_root}",
         next="list every change to the user; commit or push only if the user asks for it",
     )
+
+
+def _values(
+    proposal: ApplyPlan, mode: Mode, decided: Mapping[tuple[str, str], Decision]
+) -> dict[tuple[str, str], tuple[Number, str | None]]:
+    """What each row becomes: the number, and the verbatim text of a person's own one."""
+    values: dict[tuple[str, str], tuple[Number, str | None]] = {}
+    for row in proposal.rows:
+        decision = decided.get(row.key)
+        if not row.literal or (decision and decision.choice == "keep"):
+            continue
+        if decision and decision.choice == "custom":
+            values[row.key] = _custom(row, decision)
+        elif plans.writable(row) and (mode == "full" or row.decision == "auto" or decision):
+            values[row.key] = (row.write_value, None)
+    return values
+
+
+@contextlib.contextmanager
+def _one_applier(project: Project) -> Generator[None]:
+    """One apply of a repository at a time, whichever run it is of."""
+    path = apply_lock(project.repo_root)
+    lock = FileLock.take(path, {"pid": os.getpid()})
+    if lock is None:
+        raise Refusal(
+            Code.RUN_ACTIVE, "APL-24", "another process applies thresholds in this repository", "call apply again"
+        )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _record(run: RunDir, written: Sequence[Row], applied: Sequence[Applied]) -> None:
+    """The report's applied changes: those of an earlier apply stay, a value written again keeps its first old one."""
+    earlier = read_report(run)
+    rows = {(row.stage, row.metric): row for row in (earlier.applied if earlier else ())}
+    for row, one in zip(written, applied, strict=True):
+        first = rows.get((row.stage.key, row.place))
+        rows[(row.stage.key, row.place)] = AppliedRow(
+            stage=row.stage.key,
+            metric=row.place,
+            old=first.old if first else one.old,
+            new=one.new,
+            worst_op=row.worst_op,
+        )
+    record_applied(run, list(rows.values()))
 
 
 def _applied(row: Row, value: Number) -> Applied:

@@ -31,7 +31,8 @@ def bounded(body: str, tail: str = "", limit: int = TEXT_LIMIT) -> str:
     room = limit - len(tail)
     if len(body) <= room:
         return body + tail
-    lines = body.splitlines()
+    longest = room // 2
+    lines = [line if len(line) <= longest else f"{line[: longest - 80]} [… cut …]" for line in body.splitlines()]
     head: list[str] = []
     foot: list[str] = []
     used = 60

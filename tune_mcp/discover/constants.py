@@ -8,22 +8,18 @@ every other one keeps a ``problem`` that says why not (rule APL-17).
 from __future__ import annotations
 
 import ast
-import io
 import keyword
-import math
 import re
-import tokenize
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from tune_mcp.discover.bindings import ASSIGNING, ModuleScope
+from tune_mcp.discover.source_tree import SourceTree, number_of, read_tree
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import sha256_bytes
 
-_BOM = b"\xef\xbb\xbf"
-_LINE_BREAK = re.compile(rb"\r\n|\r|\n")
 _SOURCE = re.compile(r"(?P<symbol>\w+)(?:(?:\[(?P<outer>-?\d+)\])?\[(?P<quote>['\"])(?P<key>[^'\"\\\n]+)(?P=quote)\])?")
-_MUTATORS = frozenset({"update", "setdefault", "pop", "popitem", "clear", "__setitem__", "__delitem__", "__ior__"})
 
 
 @dataclass(frozen=True)
@@ -184,74 +180,17 @@ def _bad_source(source: str, reason: str) -> Refusal:
     )
 
 
-@dataclass(frozen=True)
-class SourceTree:
-    """A parsed file: its bytes, its tree, and where each line starts in bytes."""
-
-    path: str
-    data: bytes
-    tree: ast.Module
-    starts: tuple[int, ...]
-
-    def span(self, node: ast.expr) -> tuple[int, int]:
-        """Byte offsets of ``node``: the tree counts UTF-8 bytes within a line, and does not count a BOM."""
-        if node.end_lineno is None or node.end_col_offset is None:
-            raise RuntimeError(f"{self.path}:{node.lineno}: a node without an end")
-        return self.starts[node.lineno - 1] + node.col_offset, self.starts[node.end_lineno - 1] + node.end_col_offset
-
-
-def read_tree(data: bytes, path: str) -> SourceTree:
-    """Parse the bytes of a file. Raises ``Refusal`` INVALID_CONFIG unless they are valid Python in UTF-8."""
-    first = len(_BOM) if data.startswith(_BOM) else 0
-    try:
-        # A lone CR ends a line too. Bytes beyond ASCII say nothing about the cookie; they are judged below.
-        head = re.sub(rb"[\x80-\xff]", b"?", _LINE_BREAK.sub(b"\n", data[first:]))
-        encoding, _ = tokenize.detect_encoding(io.BytesIO(head).readline)
-        if encoding not in ("utf-8", "utf-8-sig", "ascii"):
-            raise _unreadable(path, f"it declares the encoding {encoding}, only UTF-8 is edited")
-        data.decode("utf-8")
-        tree = ast.parse(data, filename=path)
-    except UnicodeDecodeError as error:
-        raise _unreadable(path, f"byte {error.start} is not UTF-8") from error
-    except SyntaxError as error:
-        raise _unreadable(path, f"line {error.lineno or 1}: {error.msg}") from error
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise _unreadable(path, str(error) or type(error).__name__) from error
-    starts = (first, *(found.end() for found in _LINE_BREAK.finditer(data)))
-    return SourceTree(path, data, tree, starts)
-
-
-def _unreadable(path: str, reason: str) -> Refusal:
-    return Refusal(
-        Code.INVALID_CONFIG,
-        "DSC-13",
-        f"{path} does not parse as Python: {reason}",
-        "mend the file, then run discover",
-        {"file": path, "reason": reason},
-    )
-
-
-def number_of(node: ast.expr) -> int | float | None:
-    """The finite number that ``node`` spells, with at most one sign; None for anything else (a bool is none)."""
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
-        inner = number_of(node.operand) if isinstance(node.operand, ast.Constant) else None
-        return inner if inner is None or isinstance(node.op, ast.UAdd) else -inner
-    if not isinstance(node, ast.Constant) or isinstance(node.value, bool) or not isinstance(node.value, (int, float)):
-        return None
-    return node.value if isinstance(node.value, int) or math.isfinite(node.value) else None
-
-
 def parse_module(data: bytes, path: str) -> ModuleConstants:
     """Read all module-level constants of a file. Raises ``Refusal`` INVALID_CONFIG for one that does not parse."""
     source = read_tree(data, path)
-    scope = _ModuleScope()
+    scope = ModuleScope()
     scope.visit(source.tree)
     reader = _Reader(source)
     found: dict[str, Constant] = {}
     nested: list[tuple[str, ast.Dict]] = []
     elsewhere: dict[str, str] = {}
     for name, bindings in scope.bindings.items():
-        last = next((entry for entry in reversed(bindings) if entry.how in _ASSIGNING), None)
+        last = next((entry for entry in reversed(bindings) if entry.how in ASSIGNING), None)
         if last is None:
             elsewhere[name] = f"bound by {bindings[-1].how} on line {bindings[-1].line}, not by an assignment"
             continue
@@ -359,152 +298,3 @@ def _kind(value: ast.expr | None) -> ConstantKind:
     if value is None or isinstance(value, (ast.Dict, ast.List, ast.Tuple, ast.Set)):
         return ConstantKind.OTHER
     return ConstantKind.DERIVED
-
-
-_ASSIGNMENT = "an assignment"
-_EXPRESSION = "an assignment expression"
-_HOW: Mapping[type[ast.AST], str] = {
-    ast.AugAssign: "an augmented assignment",
-    ast.Delete: "a del statement",
-    ast.For: "a for statement",
-    ast.AsyncFor: "a for statement",
-    ast.With: "a with statement",
-    ast.AsyncWith: "a with statement",
-}
-_ASSIGNING = frozenset({_ASSIGNMENT, _EXPRESSION, _HOW[ast.AugAssign]})
-_BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.TryStar, ast.Match)
-
-
-@dataclass(frozen=True)
-class _Binding:
-    line: int
-    how: str
-    value: ast.expr | None
-    conditional: bool
-    alone: bool
-
-
-class _ModuleScope(ast.NodeVisitor):
-    """Collects everything that binds, or changes in place, a name of the module's own scope."""
-
-    def __init__(self) -> None:
-        self.bindings: dict[str, list[_Binding]] = {}
-        self.changed: dict[str, str] = {}
-        self.stars: list[int] = []
-        self.depth = 0
-        self.how = ""
-
-    def problem(self, name: str) -> str | None:
-        """Why ``name`` may not be edited, or None."""
-        bindings = self.bindings[name]
-        assigned = [entry for entry in bindings if entry.how == _ASSIGNMENT]
-        other = next((entry for entry in bindings if entry.how != _ASSIGNMENT), None)
-        if other is not None:
-            return f"bound by {other.how} on line {other.line}"
-        if all(entry.conditional for entry in assigned):
-            return "defined under a condition"
-        if len(assigned) > 1:
-            return f"assigned {len(assigned)} times"
-        if not assigned[0].alone:
-            return "several targets"
-        if name in self.changed:
-            return self.changed[name]
-        star = next((line for line in self.stars if line > assigned[0].line), None)
-        return None if star is None else f"perhaps bound again by the star import on line {star}"
-
-    def bind(self, name: str | None, line: int, how: str, value: ast.expr | None = None, alone: bool = False) -> None:
-        if name is not None:
-            self.bindings.setdefault(name, []).append(_Binding(line, how, value, self.depth > 0, alone))
-
-    def visit(self, node: ast.AST) -> None:
-        if isinstance(node, ast.stmt):
-            self.how = _HOW.get(type(node), "another statement")
-        inside = isinstance(node, _BLOCKS)
-        self.depth += inside
-        super().visit(node)
-        self.depth -= inside
-
-    def visit_Module(self, node: ast.Module) -> None:
-        for inner in ast.walk(node):
-            if isinstance(inner, ast.Global):
-                for name in inner.names:
-                    self.changed.setdefault(name, f"declared global on line {inner.lineno}")
-            elif isinstance(inner, ast.Subscript) and not isinstance(inner.ctx, ast.Load):
-                self.change(inner)
-            elif isinstance(inner, ast.Call) and isinstance(inner.func, ast.Attribute) and inner.func.attr in _MUTATORS:
-                self.change(inner.func)
-        self.generic_visit(node)
-
-    def change(self, node: ast.expr) -> None:
-        # Also inside functions: a local of the same name is refused needlessly, which is the safe side.
-        root = node
-        while isinstance(root, (ast.Subscript, ast.Attribute)):
-            root = root.value
-        if isinstance(root, ast.Name):
-            self.changed.setdefault(root.id, f"changed in place on line {node.lineno}")
-
-    def visit_Name(self, node: ast.Name) -> None:
-        if not isinstance(node.ctx, ast.Load):
-            self.bind(node.id, node.lineno, self.how)
-
-    def visit_Assign(self, node: ast.Assign) -> None:
-        self.visit(node.value)
-        self.how = _ASSIGNMENT
-        for target in node.targets:
-            if isinstance(target, ast.Name):
-                self.bind(target.id, target.lineno, _ASSIGNMENT, node.value, len(node.targets) == 1)
-            else:
-                self.visit(target)
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
-        self.visit(node.annotation)
-        if node.value is not None:
-            self.visit(node.value)
-            if isinstance(node.target, ast.Name):
-                self.bind(node.target.id, node.target.lineno, _ASSIGNMENT, node.value, alone=True)
-
-    def visit_NamedExpr(self, node: ast.NamedExpr) -> None:
-        self.visit(node.value)
-        self.bind(node.target.id, node.lineno, _EXPRESSION)
-
-    def visit_Import(self, node: ast.Import) -> None:
-        for alias in node.names:
-            self.bind(alias.asname or alias.name.partition(".")[0], node.lineno, "an import")
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        self.stars += [node.lineno for alias in node.names if alias.name == "*"]
-        for alias in node.names:
-            how = f"an import from {'.' * node.level}{node.module or ''}"
-            self.bind(None if alias.name == "*" else alias.asname or alias.name, node.lineno, how)
-
-    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:
-        self.bind(node.name, node.lineno, "an except clause")
-        self.generic_visit(node)
-
-    def visit_MatchAs(self, node: ast.MatchAs | ast.MatchStar | ast.MatchMapping) -> None:
-        name = node.rest if isinstance(node, ast.MatchMapping) else node.name
-        self.bind(name, node.lineno, "a match pattern")
-        self.generic_visit(node)
-
-    visit_MatchStar = visit_MatchMapping = visit_MatchAs
-
-    def visit_comprehension(self, node: ast.comprehension) -> None:
-        # Its targets live in a scope of their own, but a walrus in it binds the module's name.
-        for part in (node.iter, *node.ifs):
-            self.visit(part)
-
-    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-        self.bind(node.name, node.lineno, "a function definition")
-        for part in (*node.decorator_list, node.args, node.returns):
-            if part is not None:
-                self.visit(part)
-
-    visit_AsyncFunctionDef = visit_FunctionDef
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> None:
-        self.bind(node.name, node.lineno, "a class definition")
-        for part in (*node.decorator_list, *node.bases, *node.keywords):
-            self.visit(part)
-
-    def visit_Lambda(self, node: ast.Lambda) -> None:
-        self.visit(node.args)

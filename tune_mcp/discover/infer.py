@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from tune_mcp.config.fields import locate
 from tune_mcp.config.metrics import Layout, MetricRules
 from tune_mcp.config.stages import Location, SampleCounts
-from tune_mcp.discover.constants import read_tree
+from tune_mcp.discover.source_tree import read_tree
 
 _RESULTS = re.compile(r"[\w.-]+_results\.json")
 _SHARED_SCOPES = frozenset({"module", "session", "package"})

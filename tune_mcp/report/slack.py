@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from tune_mcp.config.stages import WorstOp
-from tune_mcp.discover.constants import number_of
+from tune_mcp.discover.source_tree import number_of
 from tune_mcp.errors import Refusal
 from tune_mcp.files import inside
 

@@ -1,0 +1,72 @@
+"""A Python file as bytes and syntax tree, and where each node stands in the bytes."""
+
+from __future__ import annotations
+
+import ast
+import io
+import math
+import re
+import tokenize
+from dataclasses import dataclass
+
+from tune_mcp.errors import Code, Refusal
+
+_BOM = b"\xef\xbb\xbf"
+_LINE_BREAK = re.compile(rb"\r\n|\r|\n")
+
+
+@dataclass(frozen=True)
+class SourceTree:
+    """A parsed file: its bytes, its tree, and where each line starts in bytes."""
+
+    path: str
+    data: bytes
+    tree: ast.Module
+    starts: tuple[int, ...]
+
+    def span(self, node: ast.expr) -> tuple[int, int]:
+        """Byte offsets of ``node``: the tree counts UTF-8 bytes within a line, and does not count a BOM."""
+        if node.end_lineno is None or node.end_col_offset is None:
+            raise RuntimeError(f"{self.path}:{node.lineno}: a node without an end")
+        return self.starts[node.lineno - 1] + node.col_offset, self.starts[node.end_lineno - 1] + node.end_col_offset
+
+
+def read_tree(data: bytes, path: str) -> SourceTree:
+    """Parse the bytes of a file. Raises ``Refusal`` INVALID_CONFIG unless they are valid Python in UTF-8."""
+    first = len(_BOM) if data.startswith(_BOM) else 0
+    try:
+        # A lone CR ends a line too. Bytes beyond ASCII say nothing about the cookie; they are judged below.
+        head = re.sub(rb"[\x80-\xff]", b"?", _LINE_BREAK.sub(b"\n", data[first:]))
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(head).readline)
+        if encoding not in ("utf-8", "utf-8-sig", "ascii"):
+            raise _unreadable(path, f"it declares the encoding {encoding}, only UTF-8 is edited")
+        data.decode("utf-8")
+        tree = ast.parse(data, filename=path)
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, f"byte {error.start} is not UTF-8") from error
+    except SyntaxError as error:
+        raise _unreadable(path, f"line {error.lineno or 1}: {error.msg}") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise _unreadable(path, str(error) or type(error).__name__) from error
+    starts = (first, *(found.end() for found in _LINE_BREAK.finditer(data)))
+    return SourceTree(path, data, tree, starts)
+
+
+def _unreadable(path: str, reason: str) -> Refusal:
+    return Refusal(
+        Code.INVALID_CONFIG,
+        "DSC-13",
+        f"{path} does not parse as Python: {reason}",
+        "mend the file, then run discover",
+        {"file": path, "reason": reason},
+    )
+
+
+def number_of(node: ast.expr) -> int | float | None:
+    """The finite number that ``node`` spells, with at most one sign; None for anything else (a bool is none)."""
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
+        inner = number_of(node.operand) if isinstance(node.operand, ast.Constant) else None
+        return inner if inner is None or isinstance(node.op, ast.UAdd) else -inner
+    if not isinstance(node, ast.Constant) or isinstance(node.value, bool) or not isinstance(node.value, (int, float)):
+        return None
+    return node.value if isinstance(node.value, int) or math.isfinite(node.value) else None
