@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sample_project as toy
 
-from tune_mcp.calibration import applying, reporting, watching
+from tune_mcp.calibration import answered, applying, reporting, undoing, watching
 from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir
@@ -210,7 +210,7 @@ def test_smart_writes_nothing_until_every_loosening_speed_metric_is_decided(
 
     def decide(choice: str, value: str | float | None = None) -> applying.ApplyReply:
         decision = {"stage_key": "toy_speed", "metric_key": "latency_mean_s", "choice": choice, "value": value}
-        decided = applying.Decision.model_validate(decision)
+        decided = answered.Decision.model_validate(decision)
         return applying.apply(project, run.run_id, plan.plan_id, "smart", [decided])
 
     with pytest.raises(Refusal, match=r"^DECISION_MISSING .*toy_speed/latency_mean_s"):
@@ -247,7 +247,7 @@ def test_undo_puts_every_byte_back(calibrated: tuple[Project, RunDir]) -> None:
     plan = reporting.apply_plan(project, run.run_id)
     applying.apply(project, run.run_id, plan.plan_id, "full")
 
-    applying.undo(project, run.run_id, plan.plan_id)
+    undoing.undo(project, run.run_id, plan.plan_id)
 
     assert bytes_of(project) == before
     assert "## Applied changes" not in run.report_md.read_text()

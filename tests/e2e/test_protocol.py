@@ -311,25 +311,6 @@ async def test_every_tool_sets_every_hint_and_stays_short(tmp_path: Path, monkey
     assert read_only == ["catalog", "precheck", "status", "strict_audit", "tail_pytest", "apply_plan"]
 
 
-SNAPSHOT = Path(__file__).with_name("tools.snapshot.json")
-
-
-async def test_the_tools_are_those_of_the_committed_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A drift fails; ``TUNE_UPDATE_SNAPSHOTS=1`` writes the file anew."""
-    import os
-
-    repo = toy.make(tmp_path / "repo").repo_root
-    async with memory(repo, "auto", monkeypatch) as client:
-        tools = [
-            tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in (await client.list_tools()).tools
-        ]
-    found = json.dumps(tools, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    if os.environ.get("TUNE_UPDATE_SNAPSHOTS"):
-        SNAPSHOT.write_text(found)
-
-    assert SNAPSHOT.read_text() == found
-
-
 @pytest.mark.parametrize("era", ERAS)
 async def test_resources_mirror_what_the_tools_say_and_nothing_else_is_read(
     finished: tuple[Path, str], era: str, monkeypatch: pytest.MonkeyPatch

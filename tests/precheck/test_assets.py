@@ -46,7 +46,7 @@ def test_each_missing_repository_is_one_gap_with_its_own_command(tmp_path: Path,
     }
 
 
-@pytest.mark.rule("PRE-03")
+@pytest.mark.rule("PRE-03", "ENV-02")
 def test_whole_repositories_are_ok(tmp_path: Path, hub: Path) -> None:
     cached(hub, MODEL, WHOLE)
     cached(hub, DATA, {"data/train.arrow": "rows"}, "dataset")

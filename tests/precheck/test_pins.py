@@ -34,7 +34,7 @@ def check(root: Path, packages: dict[str, str], problem: str = "", python: str |
     return found
 
 
-@pytest.mark.rule("PRE-03", "SCP-02")
+@pytest.mark.rule("PRE-03", "ENV-03")
 def test_every_drifted_pin_is_named_and_one_sync_mends_them(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(PYPROJECT)
 

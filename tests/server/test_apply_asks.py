@@ -14,7 +14,7 @@ import toy
 from mcp_types import ElicitResult
 
 from tune_mcp.apply import transaction
-from tune_mcp.calibration import applying
+from tune_mcp.calibration import applying, undoing
 from tune_mcp.calibration.project import Project
 
 pytestmark = pytest.mark.anyio
@@ -312,7 +312,7 @@ async def test_after_an_undo_the_person_is_asked_anew(connect: Any, loosened: tu
     async with connect(project.repo_root, era, answer=Person("smart", **everything(APPLY))) as session:
         plan_id = await planned(session, run_id)
         await session.call("apply", run_id=run_id, plan_id=plan_id, mode="smart")
-    applying.undo(project, run_id, plan_id)
+    undoing.undo(project, run_id, plan_id)
     assert source(project) == before
     person = Person("smart", **everything(KEEP))
     async with connect(project.repo_root, era, answer=person) as session:

@@ -62,8 +62,10 @@ async def calibrate(session: Any, project: Project) -> str:
 
     text, run = await session.call("start_run", model="toy", repeats=2, label="flow")
     run_id = run["run_id"]
-    assert text.splitlines()[0] == run["plan_line"] == (
-        f"Running toy: toy_accuracy,toy_speed, 2 repeats on commit {head}, run-dir {run['run_dir']}"
+    assert (
+        text.splitlines()[0]
+        == run["plan_line"]
+        == (f"Running toy: toy_accuracy,toy_speed, 2 repeats on commit {head}, run-dir {run['run_dir']}")
     )
     assert run["watch_command"] in text and run["tail_command"] in text
     assert run_id.endswith("_flow") and Path(run["run_dir"]).parent == repo / ".tune-runs"

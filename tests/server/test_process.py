@@ -98,7 +98,9 @@ def serving(repo: Path) -> Iterator[Server]:
 
 
 def files(repo: Path) -> dict[str, int]:
-    return {str(path): path.stat().st_mtime_ns for path in repo.rglob("*") if ".git" not in path.relative_to(repo).parts}
+    return {
+        str(path): path.stat().st_mtime_ns for path in repo.rglob("*") if ".git" not in path.relative_to(repo).parts
+    }
 
 
 @pytest.mark.rule("SUP-05")

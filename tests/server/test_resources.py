@@ -52,9 +52,7 @@ async def test_what_the_contract_lists_is_listed(connect: Any, calibrated: tuple
         assert listed == {*FIXED, f"tune://runs/{run_id}/report.md"}
 
 
-async def test_every_resource_says_what_its_tool_says(
-    connect: Any, calibrated: tuple[Project, str], era: str
-) -> None:
+async def test_every_resource_says_what_its_tool_says(connect: Any, calibrated: tuple[Project, str], era: str) -> None:
     project, run_id = calibrated
     run = project.run(run_id)
     async with connect(project.repo_root, era) as session:

@@ -7,14 +7,13 @@ import math
 import os
 import re
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict
+from pathlib import Path
 
 from tune_mcp.apply import plan as plans
 from tune_mcp.apply import transaction
 from tune_mcp.apply.literals import rewrite
 from tune_mcp.apply.plan import ApplyPlan, Row
+from tune_mcp.calibration.answered import MODES, Decision, Mode
 from tune_mcp.calibration.evidence import Evidence
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.reply import Reply
@@ -32,19 +31,7 @@ from tune_mcp.run_dir import RunDir, apply_lock
 from tune_mcp.session import events
 from tune_mcp.supervise.loop import utc_now
 
-Mode = Literal["report", "smart", "full"]
-MODES: tuple[Mode, ...] = ("report", "smart", "full")
-
-
-class Decision(BaseModel):
-    """A person's word on one metric; ``value`` only with ``custom``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    stage_key: str
-    metric_key: str
-    choice: Literal["keep", "apply", "custom"]
-    value: str | float | int | None = None
+APPLIED_BEFORE = "applied_before.json"
 
 
 class Applied(Frozen):
@@ -219,13 +206,15 @@ _NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?")
 def _custom(row: Row, decision: Decision) -> tuple[Number, str]:
     """The value of a custom decision and the text that is written verbatim; never tighter than observed."""
     text = repr(decision.value) if isinstance(decision.value, int | float) else (decision.value or "").strip()
-    if isinstance(decision.value, bool) or not _NUMBER.fullmatch(text):
+    if not _NUMBER.fullmatch(text):
         raise _bad(row, f"needs a finite number as custom value, not {decision.value!r}")
     try:
-        value: Number = int(text)
-    except ValueError:
-        value = float(text)
-    if not math.isfinite(value):
+        whole = text.lstrip("+-").replace("_", "").isdecimal()
+        value: Number = int(text) if whole else float(text)
+        finite = math.isfinite(value)
+    except (ValueError, OverflowError):
+        value, finite = 0, False
+    if not finite:
         raise _bad(row, "needs a finite number as custom value")
     worst = row.worst.worst_raw
     if value > worst if row.worst_op == "min" else value < worst:
@@ -260,15 +249,15 @@ def _write(
         transaction.FileChange(project.repo_root / file, sha256_bytes(content), after[file])
         for file, content in before.items()
     ]
-    with _one_applier(project):
+    with one_applier(project):
         transaction.commit(folder, project.repo_root, changes, utc_now)
     applied = [_applied(row, values[row.key][0]) for row in written]
     events.append(
         found.run, "applied", now, f"{len(applied)} value(s) written in mode {mode} (plan {proposal.plan_id})"
     )
-    _record(found.run, written, applied)
+    _record(found.run, folder, written, applied)
     moved = {sha256_bytes(before[file]): sha256_bytes(after[file]) for file in before}
-    refreshed = _refresh_hashes(project, found.plan.model, moved)
+    refreshed = refresh_hashes(project, found.plan.model, moved)
     return ApplyReply(
         run_id=found.run.run_id,
         plan_id=proposal.plan_id,
@@ -298,7 +287,7 @@ def _values(
 
 
 @contextlib.contextmanager
-def _one_applier(project: Project) -> Generator[None]:
+def one_applier(project: Project) -> Generator[None]:
     """One apply of a repository at a time, whichever run it is of."""
     path = apply_lock(project.repo_root)
     lock = FileLock.take(path, {"pid": os.getpid()})
@@ -312,10 +301,15 @@ def _one_applier(project: Project) -> Generator[None]:
         lock.release()
 
 
-def _record(run: RunDir, written: Sequence[Row], applied: Sequence[Applied]) -> None:
-    """The report's applied changes: those of an earlier apply stay, a value written again keeps its first old one."""
+def _record(run: RunDir, folder: Path, written: Sequence[Row], applied: Sequence[Applied]) -> None:
+    """The report's applied changes: those of an earlier apply stay, a value written again keeps its first old one.
+
+    The rows before are kept beside the journal, for undo.
+    """
     earlier = read_report(run)
-    rows = {(row.stage, row.metric): row for row in (earlier.applied if earlier else ())}
+    before = earlier.applied if earlier else ()
+    write_json(folder / APPLIED_BEFORE, [row.model_dump(mode="json") for row in before])
+    rows = {(row.stage, row.metric): row for row in before}
     for row, one in zip(written, applied, strict=True):
         first = rows.get((row.stage.key, row.place))
         rows[(row.stage.key, row.place)] = AppliedRow(
@@ -367,7 +361,7 @@ def _nothing(
     )
 
 
-def _refresh_hashes(project: Project, model: str, moved: Mapping[str, str]) -> tuple[str, ...]:
+def refresh_hashes(project: Project, model: str, moved: Mapping[str, str]) -> tuple[str, ...]:
     """Tell stages.yaml the new digests of rewritten files (old digest -> new), where it knew them (DSC-02)."""
     path = project.places.stages_path_for_writing(model, project.repo_root)
     try:
@@ -387,40 +381,3 @@ def _refresh_hashes(project: Project, model: str, moved: Mapping[str, str]) -> t
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, dump_stages(fresh))
     return ()
-
-
-class UndoReply(Reply):
-    """An apply that was taken back."""
-
-    run_id: str
-    plan_id: str
-    files: tuple[str, ...]
-
-    def lines(self) -> Iterable[str]:
-        """The files that are as before."""
-        yield f"plan {self.plan_id} of {self.run_id} is undone: {', '.join(self.files) or 'nothing had been written'}"
-
-
-def undo(project: Project, run_id: str, plan_id: str) -> UndoReply:
-    """Put the files before an apply back, all or none (command line only). Raises what ``transaction.undo`` raises."""
-    run = project.run(run_id)
-    plan = project.plan(run)
-    if not re.fullmatch(r"[0-9a-f]{16}", plan_id):
-        raise Refusal(
-            Code.INVALID_ARGUMENT, "APL-24", f"{plan_id!r} is no plan id", "take one from the run's apply folder"
-        )
-    folder = run.apply_folder(plan_id)
-    from tune_mcp.calibration import answered  # it knows our Decision
-
-    journal = transaction.undo(folder, project.repo_root, utc_now)
-    answered.clear(run, plan_id)
-    events.append(run, "undone", utc_now(), f"plan {plan_id} taken back")
-    _refresh_hashes(project, plan.model, {file.after_sha256: file.before_sha256 for file in journal.files})
-    if read_report_digest(run) is not None:
-        record_applied(run, ())
-    return UndoReply(
-        run_id=run_id,
-        plan_id=plan_id,
-        files=tuple(file.path for file in journal.files),
-        next=f"call apply_plan with run_id={run_id} to decide again",
-    )

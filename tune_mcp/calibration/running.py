@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -69,7 +70,7 @@ def start_run(
     Raises UNKNOWN_MODEL, UNKNOWN_STAGE, INVALID_ARGUMENT, NO_HEAD, STAGES_STALE, NEEDS_CONFIG, PRECHECK_FAILED,
     HALT_UNRESOLVED, RUN_ACTIVE, HOST_BUSY. A refusal leaves nothing behind.
     """
-    if isinstance(repeats, bool) or not 1 <= repeats <= MAX_REPEATS:
+    if type(repeats) is not int or not 1 <= repeats <= MAX_REPEATS:
         raise Refusal(
             Code.INVALID_ARGUMENT,
             "RTY-07",
@@ -163,7 +164,7 @@ def _launch(
         if lock is None:
             raise _active(run)
         try:
-            plan = prepare(run, now)
+            plan = _prepared(run, prepare, now)
             run.stop_request.unlink(missing_ok=True)
             _record(run, RunState.PRECHECKING, now)
             try:
@@ -190,6 +191,16 @@ def _launch(
         tail_command=f"tune-mcp tail {run.run_id} --repo {root}",
         next=f"tell the user the plan line and both commands, then poll status with run_id={run.run_id} and wait_s=45",
     )
+
+
+def _prepared(run: RunDir, prepare: Callable[[RunDir, datetime], Plan], now: datetime) -> Plan:
+    """The plan on disk; a directory that did not get one is taken away again, so that a refusal leaves nothing."""
+    try:
+        return prepare(run, now)
+    except BaseException:
+        if not run.plan.exists():
+            shutil.rmtree(run.path)
+        raise
 
 
 def _record(run: RunDir, now_state: RunState, now: datetime, reason: str = "") -> None:

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from tune_mcp.calibration import applying, reporting
-from tune_mcp.calibration.applying import ApplyReply, Decision, Mode
+from tune_mcp.calibration.answered import MODES, Decision, Mode
+from tune_mcp.calibration.applying import ApplyReply
 from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Code, Refusal
 
@@ -26,6 +27,11 @@ def _usage(option: str, word: str, form: str) -> Refusal:
     return Refusal(Code.INVALID_ARGUMENT, "APL-12", f"{option} {word!r} is not understood", f"write {option} {form}")
 
 
+def at_terminal() -> bool:
+    """Whether there is a person to ask."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
 def apply_at_terminal(
     project: Project, run_id: str, mode: str | None, plan_id: str | None, words: Sequence[str]
 ) -> ApplyReply:
@@ -35,7 +41,7 @@ def apply_at_terminal(
         applying.proposal_for(project, run_id, plan_id)
     decisions = [decision(word) for word in words]
     _, proposal = applying.proposal_for(project, run_id, shown.plan_id)
-    person = sys.stdin.isatty() and sys.stdout.isatty()
+    person = at_terminal()
     if mode is None:
         if not person:
             raise Refusal(
@@ -45,7 +51,7 @@ def apply_at_terminal(
                 f"tune-mcp apply {run_id} --mode report|smart|full [--decide STAGE/METRIC=keep|apply|NUMBER]",
             )
         print(shown.text())
-        mode = _ask("mode", applying.MODES, "report")
+        mode = _ask("mode", MODES, "report")
     chosen: Mode = applying.checked_mode(mode)
     if person:
         named = {(one.stage_key, one.metric_key): one for one in decisions}
@@ -60,7 +66,12 @@ def apply_at_terminal(
 
 def _ask(what: str, allowed: Sequence[str], default: str) -> str:
     while True:
-        answer = input(f"{what} [{default}]: ").strip() or default
+        try:
+            answer = input(f"{what} [{default}]: ").strip() or default
+        except EOFError:
+            raise Refusal(
+                Code.DECLINED, ("SCP-06", "APL-04"), "nobody answered; nothing was written", "apply again when decided"
+            ) from None
         if not allowed or answer in allowed:
             return answer
         print(f"one of: {', '.join(allowed)}")

@@ -231,6 +231,11 @@ def _audit(arguments: argparse.Namespace) -> int:
 def _tail(arguments: argparse.Namespace) -> int:
     from tune_mcp.cli.tail import follow
 
+    if arguments.json:
+        from tune_mcp.calibration.tailing import tail_pytest
+
+        _show(arguments, tail_pytest(_project(arguments), arguments.run_id, arguments.lines))
+        return DONE
     return follow(_project(arguments), arguments.run_id, arguments.lines, once=arguments.once)
 
 
@@ -255,7 +260,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _apply(arguments: argparse.Namespace) -> int:
-    from tune_mcp.calibration.applying import undo
+    from tune_mcp.calibration.undoing import undo
     from tune_mcp.cli.decisions import apply_at_terminal
 
     project = _project(arguments)

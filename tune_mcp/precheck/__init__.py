@@ -96,11 +96,11 @@ def precheck(
     probes: Probes,
     checked_at: str,
     *,
-    deadline_s: float = DEADLINE_S,
+    deadline: Deadline | None = None,
     gates: Sequence[tuple[str, Gate]] = GATES,
 ) -> Precheck:
     """Run every gate at once, the two slow probes among them; what gives no answer in time is unknown, never ok."""
-    deadline = Deadline(deadline_s)
+    deadline = deadline or Deadline(DEADLINE_S)
     gpu_probe = Asked(probes.read_gpus)
     venv_probe = Asked(lambda: probes.read_venv(subject))
     pinned = Asked(lambda: read_pins(subject))

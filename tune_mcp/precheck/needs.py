@@ -15,8 +15,8 @@ from tune_mcp.config.stages import Stage
 class Needs:
     """``env`` is what every launch gets: the model's ``auto_env`` with the host's folders on top (HST-04, ENV-10).
 
-    ``model_ids`` are those of the selected stages; ``datasets`` and ``test_globs`` the model's. ``unread`` says why the data sets
-    are not known; empty when they are.
+    ``model_ids`` are those of the selected stages; ``datasets`` and ``test_globs`` the model's. ``unread`` says why
+    the data sets are not known; empty when they are.
     """
 
     env: Mapping[str, str] = field(default_factory=dict[str, str])

@@ -17,13 +17,16 @@ from pydantic import BaseModel, Field
 
 from tune_mcp.apply.plan import ApplyPlan, Row
 from tune_mcp.calibration import answered, applying
-from tune_mcp.calibration.applying import ApplyReply, Decision, Mode
+from tune_mcp.calibration.answered import MODES, Decision, Mode
+from tune_mcp.calibration.applying import ApplyReply
 from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.server.answers import Answer, answer_model, internal, refused
 from tune_mcp.server.context import ServerContext, server_context
+from tune_mcp.server.registering import tool
 
 ApplyAnswer: type[Answer] = answer_model(ApplyReply)
+HINTS = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=False)
 MAX_QUESTIONS = 32
 
 
@@ -62,7 +65,7 @@ def _open(run_id: str, plan_id: str) -> tuple[Project, ApplyPlan] | None:
 
 
 def _ask_mode(run_id: str, plan_id: str, mode: str, decisions: list[Decision], ctx: Context[Any, Any]) -> Any:
-    found = _open(run_id, plan_id) if mode in applying.MODES and mode != "report" and can_ask(ctx) else None
+    found = _open(run_id, plan_id) if mode in MODES and mode != "report" and can_ask(ctx) else None
     if found is None:
         return Agreement(mode="report")
     project, proposal = found
@@ -151,12 +154,7 @@ LAST = _chain(MAX_QUESTIONS + 1)
 def register_apply(mcp: MCPServer[Any], server: ServerContext) -> None:
     """Put ``apply`` on the server."""
 
-    @mcp.tool(
-        title="Apply thresholds",
-        annotations=ToolAnnotations(
-            read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=False
-        ),
-    )
+    @tool(mcp, "Apply thresholds", HINTS)
     async def apply(
         run_id: Annotated[str, Field(description="The run's id.")],
         plan_id: Annotated[str, Field(description="From apply_plan; anything that changed since makes it stale.")],
@@ -164,7 +162,7 @@ def register_apply(mcp: MCPServer[Any], server: ServerContext) -> None:
             str,
             Field(
                 description="report, smart or full, as the user chose.",
-                json_schema_extra={"enum": list(applying.MODES)},
+                json_schema_extra={"enum": list(MODES)},
             ),
         ],
         decisions: Annotated[

@@ -16,6 +16,7 @@ from tune_mcp.calibration.reporting import ApplyPlanReply, ReportReply
 from tune_mcp.server.answers import Answer, answer_model
 from tune_mcp.server.apply_tool import register_apply
 from tune_mcp.server.context import ServerContext
+from tune_mcp.server.registering import tool
 
 READ = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 WRITE = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
@@ -49,7 +50,7 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
     """Put all twelve tools on the server."""
     answer = server.workers.answer
 
-    @mcp.tool(title="Catalog", annotations=READ)
+    @tool(mcp, "Catalog", READ)
     async def catalog(
         model: Annotated[str | None, Field(description="Show this model's stages and aliases.")] = None,
     ) -> Annotated[CallToolResult, CatalogAnswer]:
@@ -57,7 +58,7 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         start_run accepts. Call this first. A stage marked STALE needs discover."""
         return await answer(lambda: catalogue.catalog(server.project(), model))
 
-    @mcp.tool(title="Discover stages", annotations=WRITE)
+    @tool(mcp, "Discover stages", WRITE)
     async def discover(
         model: Model,
         write: Annotated[bool, Field(description="Write stages.yaml; false only shows.")] = True,
@@ -67,14 +68,14 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         still need a JSON path (NEEDS_CONFIG)."""
         return await answer(lambda: catalogue.discover(server.project(), model, write))
 
-    @mcp.tool(title="Precheck the machine", annotations=READ)
+    @tool(mcp, "Precheck the machine", READ)
     async def precheck(model: Model, stages: Stages = "ALL") -> Annotated[CallToolResult, PrecheckAnswer]:
         """Is this machine ready? Read only: changes and kills nothing. All gaps at once, each with the exact command
         that mends it. Tell the user the gaps before mending any; mend only what is listed; never rebuild an
         environment that is ok. start_run repeats this check as its first phase."""
         return await answer(lambda: preparing.precheck(server.project(), model, _tokens(stages)))
 
-    @mcp.tool(title="Start a calibration run", annotations=START)
+    @tool(mcp, "Start a calibration run", START)
     async def start_run(
         model: Model,
         stages: Stages = "ALL",
@@ -92,7 +93,7 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         status. For every new request of the user call this, never an old run. After an interruption: resume_run."""
         return await answer(lambda: running.start_run(server.project(), model, _tokens(stages), repeats, label))
 
-    @mcp.tool(title="Resume a run", annotations=START)
+    @tool(mcp, "Resume a run", START)
     async def resume_run(
         run_id: RunId,
         purge: Annotated[
@@ -104,7 +105,7 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         are kept, the rest is measured. After a halt, mend its cause first. On another commit: start_run."""
         return await answer(lambda: running.resume_run(server.project(), run_id, purge))
 
-    @mcp.tool(title="Stop a run", annotations=STOP)
+    @tool(mcp, "Stop a run", STOP)
     async def stop_run(
         run_id: RunId, reason: Annotated[str, Field(description="Why; kept with the run.")]
     ) -> Annotated[CallToolResult, StopAnswer]:
@@ -112,7 +113,7 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         complete stays and can be resumed. On a halted run: give it up, so that a fresh run may start."""
         return await answer(lambda: running.stop_run(server.project(), run_id, reason))
 
-    @mcp.tool(title="Status of a run", annotations=READ)
+    @tool(mcp, "Status of a run", READ)
     async def status(
         run_id: Annotated[str | None, Field(description="Leave out for the list of runs, newest first.")] = None,
         wait_s: Annotated[
@@ -149,13 +150,13 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
             gone.set()
         return results[0]
 
-    @mcp.tool(title="Strict audit", annotations=READ)
+    @tool(mcp, "Strict audit", READ)
     async def strict_audit(run_id: RunId) -> Annotated[CallToolResult, AuditAnswer]:
         """The matrix of stage × repeat: ✓ strict, △ partial, ✗ failed, — not run; and whether every artifact is of
         one commit. Only "STRICT + GIT: READY" means that the calibration is complete."""
         return await answer(lambda: watching.strict_audit(server.project(), run_id))
 
-    @mcp.tool(title="Tail the active pytest log", annotations=READ)
+    @tool(mcp, "Tail the active pytest log", READ)
     async def tail_pytest(
         run_id: RunId,
         lines: Annotated[int, Field(json_schema_extra={"minimum": 1, "maximum": tailing.MAX_LINES})] = 30,
@@ -168,13 +169,13 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         test by itself through cursor. A failed threshold assertion in it is normal during calibration."""
         return await answer(lambda: tailing.tail_pytest(server.project(), run_id, lines, test, repeat, grep, cursor))
 
-    @mcp.tool(title="Write the report", annotations=WRITE)
+    @tool(mcp, "Write the report", WRITE)
     async def report(run_id: RunId) -> Annotated[CallToolResult, ReportAnswer]:
         """Write report.md, report.json and report.html of a finished run; refused unless every stage × repeat is
         strict on one commit. Tell the user the path and what would loosen."""
         return await answer(lambda: reporting.report(server.project(), run_id))
 
-    @mcp.tool(title="Plan the threshold changes", annotations=READ)
+    @tool(mcp, "Plan the threshold changes", READ)
     async def apply_plan(run_id: RunId) -> Annotated[CallToolResult, PlanAnswer]:
         """What would be written into the test files, per metric: present value, worst of N, value to write, whether
         it tightens or loosens CI. Writes nothing. Its plan_id is what apply needs."""

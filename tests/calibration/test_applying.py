@@ -1,0 +1,300 @@
+"""What apply writes for each mode and decision, and what it never accepts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy
+
+from tune_mcp.calibration import applying, reporting, undoing
+from tune_mcp.calibration.answered import Decision
+from tune_mcp.calibration.project import Project
+from tune_mcp.config.stages_yaml import dump_stages
+from tune_mcp.errors import Refusal
+from tune_mcp.run_dir import RunDir
+
+TIGHT = '"throughput_qps": 99.0, "latency_mean_s": 9.0'
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> tuple[Project, RunDir, str]:
+    """Accuracy and latency tighten, throughput loosens (99.0 -> 10.25)."""
+    source = toy.toy_source().replace('"throughput_qps": 1.0, "latency_mean_s": 9.0', TIGHT)
+    project = toy.make_toy(tmp_path / "repo", test_source=source)
+    run = toy.finished_run(project)
+    reporting.report(project, run.run_id)
+    return project, run, reporting.apply_plan(project, run.run_id).plan_id
+
+
+def source(project: Project) -> str:
+    return (project.repo_root / toy.TEST_FILE).read_text()
+
+
+def decide(choice: str, value: Any = None, metric: str = "throughput_qps", stage: str = "toy_speed") -> Decision:
+    return Decision.model_validate({"stage_key": stage, "metric_key": metric, "choice": choice, "value": value})
+
+
+@pytest.mark.rule("APL-05", "APL-17", "APL-19")
+def test_the_plan_says_what_each_mode_does_and_why(mixed: tuple[Project, RunDir, str]) -> None:
+    project, run, _ = mixed
+    plan = reporting.apply_plan(project, run.run_id)
+    rows = {row.metric_key: row for row in plan.rows}
+
+    assert {key: (row.direction, row.decision) for key, row in rows.items()} == {
+        "accuracy": ("tightens", "auto"),
+        "throughput_qps": ("loosens", "ask"),
+        "latency_mean_s": ("tightens", "auto"),
+    }
+    row = rows["throughput_qps"]
+    assert (row.source_kind, row.symbol, row.subkey, row.concurrency) == ("nested", "_TOY_P95", "throughput_qps", 2)
+    assert (row.worst_op, row.per_run_raw, row.worst_raw, row.current_raw) == ("min", (12.5, 10.25), 10.25, 99.0)
+    assert (rows["accuracy"].source_kind, rows["accuracy"].subkey) == ("bare", None)
+    assert plan.text().index("throughput_qps") < plan.text().index("accuracy"), "what loosens stands first"
+    assert "a person decides" in row.reason
+
+
+@pytest.mark.rule("APL-05", "APL-12")
+def test_smart_writes_nothing_until_every_loosening_metric_is_decided(mixed: tuple[Project, RunDir, str]) -> None:
+    project, run, plan_id = mixed
+    before = source(project)
+
+    with pytest.raises(Refusal, match=r"^DECISION_MISSING \[APL-05\]: 1 loosening.*toy_speed/throughput_qps") as caught:
+        applying.apply(project, run.run_id, plan_id, "smart")
+
+    assert "tune-mcp apply" in caught.value.next
+    assert source(project) == before
+    assert not any(run.applies.glob("*/journal.json"))
+
+
+@pytest.mark.rule("APL-05", "APL-06", "APL-13")
+@pytest.mark.parametrize(
+    ("decision", "written"),
+    [
+        (decide("keep"), "99.0"),
+        (decide("apply"), "10.25"),
+        (decide("custom", "8.50"), "8.50"),
+        (decide("custom", 8), "8"),
+        (decide("custom", 8.5), "8.5"),
+        (decide("custom", "1e1"), "1e1"),
+        (decide("custom", " 10.25 "), "10.25"),
+        (decide("custom", "-3"), "-3"),
+    ],
+)
+def test_a_decision_is_written_as_the_person_gave_it(
+    mixed: tuple[Project, RunDir, str], decision: Decision, written: str
+) -> None:
+    project, run, plan_id = mixed
+    before = source(project)
+
+    applying.apply(project, run.run_id, plan_id, "smart", [decision])
+
+    assert source(project) == before.replace("MIN = 0.5 ", "MIN = 0.625 ").replace(
+        TIGHT, f'"throughput_qps": {written}, "latency_mean_s": 0.25'
+    )
+
+
+@pytest.mark.rule("APL-13", "APL-11")
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, "", "fast", "nan", "NaN", "inf", "-inf", "Infinity", "1e999", "1" + "0" * 400, "-" + "9" * 5000,
+        "10.26", 10.26, 11, "0x8", "8,5", "8.5s", "1__0", "1_", "007", "٨", "8; import os", "--8",
+    ],
+)  # fmt: skip
+def test_a_custom_value_that_is_no_plain_number_or_tighter_than_observed_is_refused(
+    mixed: tuple[Project, RunDir, str], value: Any
+) -> None:
+    project, run, plan_id = mixed
+    before = source(project)
+
+    with pytest.raises(Refusal, match=r"^DECISION_INVALID"):
+        applying.apply(project, run.run_id, plan_id, "smart", [decide("custom", value)])
+
+    assert source(project) == before
+
+
+@pytest.mark.rule("APL-13")
+@pytest.mark.parametrize("value", [True, False, [8], {"value": 8}])
+def test_a_custom_value_of_another_type_is_no_decision_at_all(value: Any) -> None:
+    with pytest.raises(ValueError, match="value"):
+        decide("custom", value)
+
+
+@pytest.mark.rule("APL-26", "APL-13")
+@pytest.mark.parametrize(
+    ("decisions", "why"),
+    [
+        ([decide("keep"), decide("apply")], "is decided twice"),
+        ([decide("keep"), decide("keep")], "is decided twice"),
+        ([decide("keep", metric="nope")], "no metric toy_speed/nope"),
+        ([decide("keep", stage="nope")], "no metric nope/throughput_qps"),
+        ([decide("keep", "8")], "the choice is keep"),
+        ([decide("apply", 8)], "the choice is apply"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["report", "smart", "full"])
+def test_decisions_that_make_no_sense_are_refused_in_every_mode(
+    mixed: tuple[Project, RunDir, str], decisions: list[Decision], why: str, mode: str
+) -> None:
+    project, run, plan_id = mixed
+    before = source(project)
+
+    with pytest.raises(Refusal, match=r"^DECISION_INVALID") as caught:
+        applying.apply(project, run.run_id, plan_id, mode, decisions)
+
+    assert why in caught.value.message
+    assert source(project) == before
+
+
+@pytest.mark.rule("APL-04")
+def test_mode_report_touches_nothing_and_an_unknown_mode_is_refused(mixed: tuple[Project, RunDir, str]) -> None:
+    project, run, plan_id = mixed
+    before = source(project), run.report_md.read_bytes(), run.events.read_bytes()
+
+    reply = applying.apply(project, run.run_id, plan_id, "report")
+
+    assert (reply.applied, reply.undo_command) == ((), None)
+    with pytest.raises(Refusal, match=r"^INVALID_ARGUMENT \[APL-04\]"):
+        applying.apply(project, run.run_id, plan_id, "Full")
+    assert (source(project), run.report_md.read_bytes(), run.events.read_bytes()) == before
+    assert not any(run.applies.glob("*/journal.json"))
+
+
+@pytest.mark.rule("APL-05")
+def test_full_writes_everything_but_what_the_person_keeps(mixed: tuple[Project, RunDir, str]) -> None:
+    project, run, plan_id = mixed
+
+    reply = applying.apply(
+        project, run.run_id, plan_id, "full", [decide("keep", stage="toy_accuracy", metric="accuracy")]
+    )
+
+    assert '"throughput_qps": 10.25, "latency_mean_s": 0.25' in source(project)
+    assert "TOY_ACC_MIN = 0.5 " in source(project)
+    assert reply.kept == ("toy_accuracy/accuracy",)
+
+
+@pytest.mark.rule("APL-14", "APL-18", "APL-23")
+def test_a_plan_that_was_applied_cannot_be_applied_again(mixed: tuple[Project, RunDir, str]) -> None:
+    project, run, plan_id = mixed
+    applying.apply(project, run.run_id, plan_id, "full")
+    after = source(project)
+
+    with pytest.raises(Refusal, match=r"^STALE_PLAN"):
+        applying.apply(project, run.run_id, plan_id, "full")
+    again = reporting.apply_plan(project, run.run_id)
+    assert "nothing" in again.next
+    reply = applying.apply(project, run.run_id, again.plan_id, "full")
+
+    assert reply.applied == ()
+    assert source(project) == after
+
+
+@pytest.mark.rule("APL-18")
+def test_a_second_smaller_apply_adds_to_the_list_of_changes(mixed: tuple[Project, RunDir, str]) -> None:
+    project, run, plan_id = mixed
+    applying.apply(project, run.run_id, plan_id, "smart", [decide("keep")])
+    again = reporting.apply_plan(project, run.run_id)
+    assert {row.metric_key: row.direction for row in again.rows} == {
+        "accuracy": "equal", "latency_mean_s": "equal", "throughput_qps": "loosens",
+    }  # fmt: skip
+
+    applying.apply(project, run.run_id, again.plan_id, "full")
+
+    report = run.report_md.read_text()
+    assert report.count("## Applied changes") == 1
+    section = report[report.index("## Applied changes") : report.index("## Provenance")]
+    for name in ("TOY_ACC_MIN", "['throughput_qps']", "['latency_mean_s']"):
+        assert name in section
+
+
+@pytest.mark.rule("DSC-02")
+def test_stages_yaml_learns_the_new_hashes_and_nothing_else(mixed: tuple[Project, RunDir, str]) -> None:
+    project, run, plan_id = mixed
+    before = project.places.stages("toy")
+    applying.apply(project, run.run_id, plan_id, "full")
+
+    after = toy.open_project(project.repo_root).places.stages("toy")
+    sha = {stage.test_file_sha256 for stage in after.values()}
+    assert len(sha) == 1 and sha != {stage.test_file_sha256 for stage in before.values()}
+    undone = {
+        key: stage.model_copy(
+            update={
+                "test_file_sha256": before[key].test_file_sha256,
+                "threshold_file_sha256": before[key].threshold_file_sha256,
+            }
+        )
+        for key, stage in after.items()
+    }
+    assert dump_stages(undone) == dump_stages(before)
+
+
+@pytest.mark.rule("APL-22", "APL-18")
+def test_undo_puts_every_byte_back_and_the_plan_can_be_applied_anew(mixed: tuple[Project, RunDir, str]) -> None:
+    project, run, plan_id = mixed
+    before = {path: path.read_bytes() for path in (project.repo_root / toy.TEST_FILE, run.report_md)}
+    table = project.places.stages("toy")
+    applying.apply(project, run.run_id, plan_id, "full")
+
+    reply = undoing.undo(project, run.run_id, plan_id)
+
+    assert reply.files == (toy.TEST_FILE,)
+    assert (project.repo_root / toy.TEST_FILE).read_bytes() == before[project.repo_root / toy.TEST_FILE]
+    assert "## Applied changes" not in run.report_md.read_text()
+    assert toy.open_project(project.repo_root).places.stages("toy") == table
+    undoing.undo(project, run.run_id, plan_id)
+    assert reporting.apply_plan(project, run.run_id).plan_id == plan_id
+    assert len(applying.apply(project, run.run_id, plan_id, "full").applied) == 3
+
+
+@pytest.mark.rule("APL-22", "APL-24")
+def test_undo_refuses_what_was_never_applied_and_files_that_changed_since(mixed: tuple[Project, RunDir, str]) -> None:
+    project, run, plan_id = mixed
+    for bad in ("../../etc", "0" * 15, "", "0" * 16, plan_id):
+        with pytest.raises(Refusal, match=r"^INVALID_ARGUMENT"):
+            undoing.undo(project, run.run_id, bad)
+    applying.apply(project, run.run_id, plan_id, "full")
+    path = project.repo_root / toy.TEST_FILE
+    path.write_text(path.read_text() + "# edited since\n")
+    edited = path.read_bytes()
+
+    with pytest.raises(Refusal, match=r"^THRESHOLD_CHANGED"):
+        undoing.undo(project, run.run_id, plan_id)
+    assert path.read_bytes() == edited
+
+
+@pytest.mark.rule("APL-22", "APL-18")
+def test_undoing_the_second_of_two_applies_keeps_the_first_in_the_report(mixed: tuple[Project, RunDir, str]) -> None:
+    project, run, plan_id = mixed
+    applying.apply(project, run.run_id, plan_id, "smart", [decide("keep")])
+    first = source(project)
+    again = reporting.apply_plan(project, run.run_id).plan_id
+    applying.apply(project, run.run_id, again, "full")
+
+    undoing.undo(project, run.run_id, again)
+
+    assert source(project) == first
+    report = run.report_md.read_text()
+    section = report[report.index("## Applied changes") : report.index("## Provenance")]
+    assert "TOY_ACC_MIN" in section and "['throughput_qps']" not in section
+
+
+@pytest.mark.rule("APL-17")
+def test_a_threshold_that_cannot_be_located_is_never_edited_nor_guessed(tmp_path: Path) -> None:
+    """The nested thresholds have no entry for the concurrency that the test runs at."""
+    text = toy.toy_source().replace("CONCURRENCY = 2", "CONCURRENCY = 4")
+    project = toy.make_toy(tmp_path / "repo", test_source=text)
+    run = toy.finished_run(project)
+    reporting.report(project, run.run_id)
+    plan = reporting.apply_plan(project, run.run_id)
+    row = next(row for row in plan.rows if row.metric_key == "throughput_qps")
+    assert (row.direction, row.decision, row.current_raw) == ("unknown", "skip", None)
+    for choice, value in (("apply", None), ("custom", "0.1")):
+        with pytest.raises(Refusal, match=r"^THRESHOLD_UNKNOWN"):
+            applying.apply(project, run.run_id, plan.plan_id, "full", [decide(choice, value)])
+
+    reply = applying.apply(project, run.run_id, plan.plan_id, "full")
+
+    assert source(project) == text.replace("MIN = 0.5 ", "MIN = 0.625 ")
+    assert any("toy_speed/throughput_qps was not edited" in warning for warning in reply.warnings)

@@ -1,0 +1,259 @@
+"""Starting, resuming and stopping: what is refused, what a refusal leaves behind, what is kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy
+
+from tune_mcp.calibration import catalogue, preparing, running, watching
+from tune_mcp.calibration.project import Options, Project
+from tune_mcp.calibration.running import PurgeItem
+from tune_mcp.errors import Refusal
+from tune_mcp.files import FileLock
+from tune_mcp.run_dir import RunDir
+from tune_mcp.supervise import host_lock
+
+
+def second_fails(job: Any) -> Any:
+    return None if job.repeat == 2 else toy.measured(job)
+
+
+def runs(project: Project) -> list[str]:
+    folder = project.repo_root / ".tune-runs"
+    return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+
+@pytest.mark.rule("SES-01", "SES-02", "SES-14")
+def test_every_start_makes_a_new_directory_even_within_one_second(project: Project) -> None:
+    names = [toy.finished_run(project).run_id for _ in range(3)]
+
+    assert len(set(names)) == 3 and runs(project) == sorted(names)
+    assert [entry.run_id for entry in watching.list_runs(project).runs] == sorted(names, reverse=True)
+
+
+@pytest.mark.rule("ASK-10", "SES-08")
+def test_the_answer_to_a_start_is_the_plan_line_and_two_commands(project: Project) -> None:
+    with toy.supervised_here():
+        reply = running.start_run(project, "toy", ["@speed"], 3)
+
+    lines = reply.text().splitlines()
+    head = toy.git(project.repo_root, "rev-parse", "HEAD")
+    assert lines[0] == f"Running toy: toy_speed, 3 repeats on commit {head}, run-dir {reply.run_dir}"
+    assert f"tune-mcp tail {reply.run_id} --repo {project.repo_root}" in reply.text()
+    assert f"tune-mcp watch {reply.run_id} --repo {project.repo_root}" in reply.text()
+    assert (reply.commit, reply.stages, reply.repeats, reply.dirty) == (head, ("toy_speed",), 3, False)
+
+
+@pytest.mark.rule("SES-05")
+def test_a_dirty_tree_is_recorded_and_told(project: Project) -> None:
+    (project.repo_root / "notes.txt").write_text("untracked")
+    (project.repo_root / ".gitignore").write_text("__pycache__/\n.pytest_cache/\n.tune-runs/\n*.log\n")
+
+    run = toy.finished_run(project)
+
+    assert project.plan(run).dirty and run.workspace_diff.is_file()
+    assert any("dirty" in alert for alert in watching.status(project, run.run_id).alerts)
+
+
+@pytest.mark.rule("DSC-02", "SMP-08", "HLT-07", "PRE-01", "SES-03")
+def test_a_refused_start_leaves_nothing_behind(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def code(**more: Any) -> str:
+        with pytest.raises(Refusal) as caught:
+            running.start_run(project, **{"model": "toy", **more})
+        assert runs(project) == []
+        assert host_lock.current() is None
+        return str(caught.value.code)
+
+    config = project.repo_root / ".tune/models/toy/config.yaml"
+    assert code(model="nope") == "UNKNOWN_MODEL"
+    assert code(stages=["nope"]) == "UNKNOWN_STAGE"
+    assert code(repeats=True) == "INVALID_ARGUMENT"
+    assert code(repeats=0) == "INVALID_ARGUMENT"
+    assert code(label="a/b") == "INVALID_ARGUMENT"
+    text = config.read_text()
+    config.write_text(json.dumps({**toy.CONFIG, "default_venv_python": ["/nowhere/python"]}))
+    assert code() == "PRECHECK_FAILED"
+    config.write_text("{")
+    assert code() == "INVALID_CONFIG"
+    config.write_text(json.dumps({**toy.CONFIG, "surprise": 1}))
+    assert code() == "INVALID_CONFIG"
+    config.write_text(text)
+    path = project.repo_root / toy.TEST_FILE
+    path.write_text(path.read_text().replace("NUM_SAMPLES = 4", "NUM_SAMPLES = 8"))
+    assert code() == "STAGES_STALE"
+    assert catalogue.catalog(project, "toy").stages[0].stale
+    catalogue.discover(project, "toy")
+    with toy.supervised_here():
+        assert running.start_run(project, "toy", repeats=1).dirty
+
+
+@pytest.mark.rule("SES-03")
+def test_a_repository_without_a_commit_cannot_be_calibrated(tmp_path: Path) -> None:
+    project = toy.make_toy(tmp_path / "repo")
+    toy.git(project.repo_root, "update-ref", "-d", "HEAD")
+
+    with pytest.raises(Refusal, match=r"^NO_HEAD"):
+        running.start_run(project, "toy")
+    assert runs(project) == []
+
+
+@pytest.mark.rule("GPU-14", "STR-18")
+def test_a_busy_host_is_named_with_the_run_that_holds_it(project: Project, tmp_path: Path) -> None:
+    other = toy.make_toy(tmp_path / "other")
+    held = host_lock.take(host_lock.Holder("20260423T050000Z_x", "/d", str(other.repo_root)))
+    assert not isinstance(held, host_lock.Holder)
+    try:
+        with pytest.raises(Refusal, match=r"^HOST_BUSY .*20260423T050000Z_x") as caught:
+            running.start_run(project, "toy")
+        assert caught.value.details["repo_root"] == str(other.repo_root)
+        (check,) = [check for check in preparing.precheck(project, "toy").checks if check.id == "host.free"]
+        assert check.status == "busy" and "tune-mcp status" in check.fix
+    finally:
+        held.release()
+    assert runs(project) == []
+
+
+@pytest.mark.rule("RES-01", "RES-06", "RES-04")
+def test_a_resume_measures_only_what_is_not_strict(project: Project) -> None:
+    run = toy.finished_run(project, 3, second_fails)
+    assert watching.status(project, run.run_id).state == "exhausted"
+    kept = {k: run.observation("toy_speed", k).read_bytes() for k in (1, 3)}
+
+    with toy.supervised_here() as executor:
+        running.resume_run(project, run.run_id)
+
+    assert {job.repeat for job in executor.jobs} == {2}
+    assert {k: run.observation("toy_speed", k).read_bytes() for k in (1, 3)} == kept
+    now = watching.status(project, run.run_id)
+    assert (now.state, now.strict_complete) == ("finished", True)
+
+
+@pytest.mark.rule("RES-02", "SES-18", "SES-13", "GPU-14", "SES-04")
+def test_a_resume_on_another_commit_of_an_edited_plan_or_of_an_active_run_is_refused(project: Project) -> None:
+    run = toy.finished_run(project, 3, second_fails)
+    evidence = {path: path.read_bytes() for path in run.path.rglob("*.json")}
+    head = toy.git(project.repo_root, "rev-parse", "HEAD")
+
+    def code() -> str:
+        with pytest.raises(Refusal) as caught:
+            running.resume_run(project, run.run_id)
+        return str(caught.value.code)
+
+    toy.commit(project)
+    assert code() == "COMMIT_MOVED"
+    toy.git(project.repo_root, "reset", "-q", "--hard", head)
+    plan = run.plan.read_bytes()
+    run.plan.write_bytes(plan + b" ")
+    assert code() == "PLAN_TAMPERED"
+    run.plan.write_bytes(plan)
+    lock = FileLock.take(run.supervisor_lock, {})
+    assert lock
+    record = run.supervisor.read_bytes()
+    run.supervisor.write_text(json.dumps({**json.loads(record), "state": "running"}))
+    assert code() == "RUN_ACTIVE"
+    run.supervisor.write_bytes(record)
+    lock.release()
+    assert {path: path.read_bytes() for path in run.path.rglob("*.json")} == evidence
+
+
+@pytest.mark.rule("GAP-11", "RES-06", "STR-20", "STG-01")
+def test_purge_takes_the_whole_repeat_aside_and_never_a_strict_one(project: Project) -> None:
+    run = toy.finished_run(project, 3, lambda job: toy.measured(job, summary={"evaluated": 3}) if job.repeat == 2 else
+                           toy.measured(job))  # fmt: skip
+    old = run.observation("toy_speed", 2).read_bytes()
+
+    def code(stage: str, repeat: int, reason: str = "noisy") -> str:
+        with pytest.raises(Refusal) as caught:
+            running.resume_run(project, run.run_id, [PurgeItem(stage=stage, repeat=repeat, reason=reason)])
+        return str(caught.value.code)
+
+    assert code("toy_speed", 1) == "REPEAT_IS_STRICT"
+    assert code("nope", 2) == "UNKNOWN_STAGE"
+    assert code("ALL", 2) == "UNKNOWN_STAGE"
+    assert code("toy_speed", 0) == code("toy_speed", 4) == code("toy_speed", 2, " ") == "INVALID_ARGUMENT"
+    assert not run.purged.exists() or not any(run.purged.iterdir())
+
+    with toy.supervised_here() as executor:
+        running.resume_run(project, run.run_id, [PurgeItem(stage="toy_speed", repeat=2, reason="noisy")])
+
+    assert {job.repeat for job in executor.jobs} == {2}
+    assert old in [path.read_bytes() for path in run.purged.rglob("*.json")]
+    assert watching.strict_audit(project, run.run_id).ready
+
+
+@pytest.mark.rule("HLT-03", "SES-18", "GPU-20")
+def test_an_exhausted_run_can_be_given_up(project: Project) -> None:
+    run = toy.finished_run(project, 2, second_fails)
+
+    stopped = running.stop_run(project, run.run_id, "good enough")
+
+    assert (stopped.state, stopped.strict_ready) == ("stopped", "0/2")
+    assert stopped.kept_cells == 2
+    now = watching.status(project, run.run_id)
+    assert now.terminal and "given up: good enough" in now.reason
+    assert running.stop_run(project, run.run_id, "again").state == "stopped"
+
+
+@pytest.mark.rule("POL-02", "POL-11")
+def test_status_returns_at_once_when_nothing_can_change_and_waits_only_for_an_active_run(
+    project: Project, run: RunDir
+) -> None:
+    def never(_: float) -> None:
+        raise AssertionError("a run at rest is not waited for")
+
+    now = watching.status(project, run.run_id, 50, sleep=never)
+    assert not now.timed_out and now.terminal
+
+    record = json.loads(run.supervisor.read_text())
+    run.supervisor.write_text(json.dumps({**record, "state": "running"}))
+    lock = FileLock.take(run.supervisor_lock, {})
+    assert lock
+    looks: list[float] = []
+
+    def wake(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            with run.events.open("a") as stream:
+                stream.write(run.events.read_text().splitlines()[-1] + "\n")
+
+    now = watching.status(project, run.run_id, 50, sleep=wake)
+    assert (now.timed_out, len(looks)) == (False, 3)
+    gone: list[bool] = []
+    now = watching.status(project, run.run_id, 50, sleep=lambda _: gone.append(True), cancelled=lambda: bool(gone))
+    assert now.timed_out
+    lock.release()
+    assert watching.status(project, run.run_id).state == "lost"
+
+
+def test_the_repository_comes_from_option_environment_or_the_place_where_one_stands(
+    project: Project, tmp_path: Path
+) -> None:
+    root, elsewhere = project.repo_root, tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    toy.git(elsewhere, "init", "-q")
+    env = {"TUNE_REPO_ROOT": str(root)}
+    assert Project.resolve(Options(repo=elsewhere), env, root).repo_root == elsewhere
+    assert Project.resolve(Options(), env, elsewhere).repo_root == root
+    assert Project.resolve(Options(), {}, root / "tests").repo_root == root
+    for options, cwd in ((Options(), Path("/")), (Options(repo=tmp_path / "nowhere"), root)):
+        with pytest.raises(Refusal, match=r"^OUTSIDE_REPO"):
+            Project.resolve(options, {}, cwd)
+
+
+def test_the_interpreter_comes_from_option_environment_or_the_model(project: Project) -> None:
+    model = project.places.model("toy")
+    exists, missing = "/bin/sh", "/nowhere/python"
+
+    def found(option: str | None, variable: str | None) -> tuple[str | None, str]:
+        env = {"TUNE_VENV_PYTHON": variable} if variable else {}
+        one = Project.resolve(Options(repo=project.repo_root, venv_python=option), env).interpreter(model)
+        return (str(one.path) if one.path else None), one.source
+
+    assert found(exists, missing) == (exists, "--venv-python")
+    assert found(missing, exists) == (None, "--venv-python"), "what was named is never replaced by something else"
+    assert found(None, exists) == (exists, "TUNE_VENV_PYTHON")
+    assert found(None, None)[1] == "default_venv_python"
