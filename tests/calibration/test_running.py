@@ -180,7 +180,8 @@ def test_purge_takes_the_whole_repeat_aside_and_never_a_strict_one(project: Proj
     with toy.supervised_here() as executor:
         running.resume_run(project, run.run_id, [PurgeItem(stage="toy_speed", repeat=2, reason="noisy")])
 
-    assert {job.repeat for job in executor.jobs} == {2}
+    again = {job.repeat for job in executor.jobs}
+    assert 2 in again and 1 not in again
     assert old in [path.read_bytes() for path in run.purged.rglob("*.json")]
     assert watching.strict_audit(project, run.run_id).ready
 

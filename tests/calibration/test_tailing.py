@@ -68,7 +68,10 @@ def test_an_endless_line_binary_bytes_and_progress_bars_stay_readable(project: P
 
 
 def test_secrets_are_not_shown(project: Project, run: RunDir) -> None:
-    write(run, "HF_TOKEN=hf_abcdefghijklmnopqrstuvwxyz\nlogin with hf_abcdefghijklmnopqrstuvwxyz\nOPENAI_API_KEY: sk-123\n")
+    write(
+        run,
+        "HF_TOKEN=hf_abcdefghijklmnopqrstuvwxyz\nlogin with hf_abcdefghijklmnopqrstuvwxyz\nOPENAI_API_KEY: sk-123\n",
+    )
 
     text = page(project, run).text()
 
@@ -95,17 +98,26 @@ def test_only_logs_of_this_run_can_be_named(project: Project, run: RunDir) -> No
         ({"lines": 501}, "INVALID_ARGUMENT"),
         ({"cursor": "nonsense"}, "INVALID_ARGUMENT"),
         ({"cursor": "../../plan:1:1:0"}, "INVALID_ARGUMENT"),
+        ({"cursor": f"{toy.TEST_KEY}:99:1:0"}, "INVALID_ARGUMENT"),
     ):
         with pytest.raises(Refusal) as caught:
             page(project, run, **more)
         assert caught.value.code == code, more
-    forged = f"{toy.TEST_KEY}:99:1:0"
-    try:
-        reply = onwards(project, run, forged)
-    except Refusal as refusal:
-        assert refusal.code == "INVALID_ARGUMENT"
-    else:
-        assert reply.log_lines == ()
+
+
+@pytest.mark.rule("SUP-09", "GAP-11")
+def test_a_log_that_was_taken_away_is_no_bug_and_the_cursor_waits_for_the_next_one(
+    project: Project, run: RunDir
+) -> None:
+    write(run, "old\n")
+    cursor = page(project, run).cursor
+    run.log(toy.TEST_KEY, 1).rename(run.path / "elsewhere.log")
+
+    gone = onwards(project, run, cursor)
+    write(run, "new\n")
+
+    assert (gone.path, gone.log_lines, gone.cursor) == (None, (), cursor)
+    assert onwards(project, run, gone.cursor).log_lines == ("new",)
 
 
 @pytest.mark.rule("SUP-09")

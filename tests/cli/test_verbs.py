@@ -166,7 +166,8 @@ def test_resume_and_stop_are_the_tools_too(tune: Any, project: Project) -> None:
 @pytest.mark.parametrize(
     "words",
     [["catalog"], ["catalog", "toy"], ["discover", "toy"], ["precheck", "toy"], ["status"], ["status", "RUN"],
-     ["audit", "RUN"], ["tail", "RUN", "--once"], ["report", "RUN"], ["plan", "RUN"], ["apply", "RUN", "--mode", "report"],
+     ["audit", "RUN"], ["tail", "RUN", "--once"], ["report", "RUN"], ["plan", "RUN"],
+     ["apply", "RUN", "--mode", "report"],
      ["stop", "RUN", "--reason", "over"], ["doctor", "toy"], ["tail", "RUN"]],
 )  # fmt: skip
 def test_json_is_one_line_of_typed_facts(tune: Any, project: Project, words: list[str]) -> None:
@@ -299,7 +300,8 @@ def test_status_loads_neither_the_protocol_nor_the_templates(project: Project) -
     code = (
         "import sys; from tune_mcp.cli.main import main; "
         f"code = main(['status', '--repo', {str(project.repo_root)!r}]); "
-        "print(sorted({'mcp', 'mcp_types', 'jinja2', 'rich', 'starlette', 'tomlkit', 'httpx2'} & set(sys.modules)), code)"
+        "heavy = {'mcp', 'mcp_types', 'jinja2', 'rich', 'starlette', 'tomlkit', 'httpx2'}; "
+        "print(sorted(heavy & set(sys.modules)), code)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -448,3 +449,43 @@ async def test_an_apply_that_is_cancelled_while_it_writes_is_finished(
         _, facts = await session.call("apply_plan", run_id=run_id)
 
     assert {row["direction"] for row in facts["rows"]} == {"equal"}
+
+
+@pytest.mark.rule("ASK-12", "APL-05")
+async def test_more_questions_than_a_client_has_rounds_for_are_answered_call_by_call(
+    connect: Any, tmp_path: Path, era: str
+) -> None:
+    """Clients stop after ten rounds of questions; thirty-six are answered once each over a few calls."""
+    source = toy.toy_source().replace(
+        '2: {"throughput_qps": 1.0, "latency_mean_s": 9.0},', '2: {"throughput_qps": 99.0, "latency_mean_s": 0.001},'
+    )
+    names = [f"test_toy{number:02d}_ci.py" for number in range(18)]
+    sources = toy.CONFIG["metric_sources"]["test_toy_ci.py"]
+    config = {**toy.CONFIG, "test_globs": ["tests/test_toy??_ci.py"], "gpus_per_test": dict.fromkeys(names, 0)}
+    config["metric_sources"] = dict.fromkeys(names, sources)
+    project = toy.make_toy(tmp_path / "many", config=config, files={f"tests/{name}": source for name in names})
+    run_id = toy.finished_run(project, 1).run_id
+    messages: list[str] = []
+
+    async def keep(context: Any, params: Any) -> ElicitResult:
+        messages.append(params.message)
+        mode = "write thresholds into" in params.message
+        return ElicitResult(action="accept", content={"mode": "smart"} if mode else KEEP)
+
+    calls = 0
+    async with connect(project.repo_root, era, answer=keep) as session:
+        plan_id = await planned(session, run_id)
+        facts: dict[str, Any] = {}
+        while not facts.get("applied"):
+            calls += 1
+            assert calls < 10
+            try:
+                result = await session.raw("apply", run_id=run_id, plan_id=plan_id, mode="smart")
+            except Exception as error:
+                assert "input" in str(error) or "round" in str(error), error
+                continue
+            facts = result.structured_content
+            assert not result.is_error or facts["code"] == "DECISION_MISSING"
+
+    assert len(messages) == len(set(messages)) == 37
+    assert len(facts["applied"]) == 18 and len(facts["kept"]) == 36

@@ -67,7 +67,7 @@ async def test_every_resource_says_what_its_tool_says(connect: Any, calibrated: 
         assert await content(session, f"{base}/report.html") == (run.report_html.read_text(), "text/html")
         assert await content(session, f"{base}/plan") == (run.plan.read_text(), "application/json")
         text, mime = await content(session, f"{base}/events")
-        assert [json.loads(line)["kind"] for line in text.splitlines()][0] == "planned"
+        assert json.loads(text.splitlines()[0])["kind"] == "planned"
         assert mime == "application/jsonl"
         log, mime = await content(session, f"{base}/logs/{toy.TEST_KEY}/1")
         assert log == run.log(toy.TEST_KEY, 1).read_text() and mime == "text/plain"

@@ -79,6 +79,7 @@ def new_plan(
         venv_python=str(python.path),
         venv_source=python.source,
         host=project.host.name if project.host else None,
+        config_dir=str(project.options.config.resolve()) if project.options.config else None,
         stages_sha256=stages_digest({stage.key: stage for stage in stages}),
         file_sha256=file_hashes(project, stages),
         catalogue={stage.key: stage for stage in stages},

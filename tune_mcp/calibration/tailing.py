@@ -102,12 +102,19 @@ def tail_pytest(
     else:
         found = _named(run, plan, test, repeat)
         if found is None:
-            return TailReply(
-                run_id=run_id, test=None, repeat=None, path=None, active=False, log_lines=(), left_bytes=0, cursor=None,
-                next=f"poll status with run_id={run_id}: pytest has not started",
-            )  # fmt: skip
+            return _no_log(run)
         name = found
-    return _page(run, name, start, lines, pattern)
+    try:
+        return _page(run, name, start, lines, pattern)
+    except FileNotFoundError:  # a repeat that begins anew or was purged takes its log away
+        return _no_log(run, cursor)
+
+
+def _no_log(run: RunDir, cursor: str | None = None) -> TailReply:
+    return TailReply(
+        run_id=run.run_id, test=None, repeat=None, path=None, active=False, log_lines=(), left_bytes=0, cursor=cursor,
+        next=f"poll status with run_id={run.run_id}: pytest has not started",
+    )  # fmt: skip
 
 
 def _invalid(argument: str, what: str) -> Refusal:
@@ -148,7 +155,7 @@ def _named(run: RunDir, plan: Plan, test: str | None, repeat: int | None) -> Log
 
 def _from_cursor(run: RunDir, plan: Plan, cursor: str) -> tuple[LogName, int]:
     match = _CURSOR.fullmatch(cursor)
-    if match is None or match["test"] not in plan.tests():
+    if match is None or match["test"] not in plan.tests() or not 1 <= int(match["repeat"]) <= plan.repeats:
         raise _invalid("cursor", f"{cursor!r} is not one that tail_pytest gave for this run")
     name = LogName(match["test"], int(match["repeat"]))
     path = name.path(run)

@@ -60,6 +60,7 @@ class Plan(Frozen):
     venv_python: str
     venv_source: str
     host: str | None = None
+    config_dir: str | None = None
     stages_sha256: str
     file_sha256: dict[str, str]
     catalogue: dict[str, Stage]

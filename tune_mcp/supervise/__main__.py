@@ -86,14 +86,14 @@ def prechecked(run: RunDir, plan: Plan) -> Precheck:
 
 def _needs(plan: Plan, stages: tuple[Stage, ...]) -> Needs:
     """What the stages need, from the configuration that the plan was made with; the plan alone where that is gone."""
-    places = ConfigPlaces.resolve(Path(plan.repo_root), None)
     try:
+        places = ConfigPlaces.resolve(Path(plan.repo_root), Path(plan.config_dir) if plan.config_dir else None)
         host = places.host(plan.host) if plan.host else None
         needs = Needs.of(places.model(plan.model), host, stages)
     except Refusal as refusal:
         return Needs.without_config(plan.settings.env, stages, refusal.message)
     if needs.env != plan.settings.env:
-        # A plan does not record --config: another model or host of the same name would ask for the wrong things.
+        # The config was changed since: another model or host of the same name would ask for the wrong things.
         return Needs.without_config(plan.settings.env, stages, f"the plan has another config of {plan.model}")
     return needs
 
