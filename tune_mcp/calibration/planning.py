@@ -91,6 +91,7 @@ def new_plan(
             pytest_extra_args=dict(config.pytest_extra_args),
             gpus_per_test=gpus_per_test(config, stages),
             timeout_s=dict(config.timeout_s),
+            cache_wipes=config.wiped_caches(),
         ),
     )
 

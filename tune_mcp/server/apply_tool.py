@@ -59,9 +59,23 @@ def _open(run_id: str, plan_id: str) -> tuple[Project, ApplyPlan] | None:
     """The plan that is asked about; None when apply itself will refuse, so that nobody is asked in vain."""
     try:
         project = server_context.project()
-        return project, applying.proposal_for(project, run_id, plan_id)[1]
+        found = project, applying.proposal_for(project, run_id, plan_id)[1]
     except Refusal:
         return None
+    _last[:] = [(run_id, plan_id, found)]
+    return found
+
+
+_last: list[tuple[str, str, tuple[Project, ApplyPlan]]] = []
+"""The plan that is asked about now. Its id is a digest of all it was made of, and apply reads everything anew."""
+
+
+def _again(run_id: str, plan_id: str) -> tuple[Project, ApplyPlan] | None:
+    """The same for the next question, without another audit of every artifact."""
+    for known_run, known_plan, found in _last:
+        if (known_run, known_plan) == (run_id, plan_id):
+            return found
+    return _open(run_id, plan_id)
 
 
 def _ask_mode(run_id: str, plan_id: str, mode: str, decisions: list[Decision], ctx: Context[Any, Any]) -> Any:
@@ -96,7 +110,7 @@ def _slot(number: int, before: Callable[..., Any] | None) -> Callable[..., Any]:
             return _OVER
         if number and not (isinstance(previous, AcceptedElicitation) and cast("object", previous.data) != _OVER):
             return _OVER
-        found = _open(run_id, plan_id) if can_ask(ctx) else None
+        found = _again(run_id, plan_id) if can_ask(ctx) else None
         if found is None:
             return _OVER
         project, proposal = found

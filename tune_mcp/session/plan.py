@@ -31,6 +31,7 @@ class LaunchSettings(Frozen):
     pytest_extra_args: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     gpus_per_test: dict[str, int] = Field(default_factory=dict)
     timeout_s: dict[str, float] = Field(default_factory=dict)
+    cache_wipes: tuple[str, ...] = ()
 
 
 class Plan(Frozen):

@@ -16,7 +16,8 @@ class Job(Frozen):
     """One attempt at one observation: everything a runner needs, wherever it finds itself.
 
     ``test`` is the file relative to ``repo_root``; ``gpus`` how many to grant; ``timeout_s`` the wall-clock limit of
-    pytest; ``file_sha256`` what the tree must still be; ``plugins`` the pytest plugins that the venv has.
+    pytest; ``file_sha256`` what the tree must still be; ``plugins`` the pytest plugins that the venv has;
+    ``cache_wipes`` the folders below OMNI_CI_HOME that it must find empty.
     """
 
     schema_version: int = 1
@@ -33,6 +34,7 @@ class Job(Frozen):
     env: dict[str, str]
     pytest_extra_args: tuple[str, ...] = ()
     plugins: tuple[str, ...] = ()
+    cache_wipes: tuple[str, ...] = ()
     gpus: int = 0
     timeout_s: float
 

@@ -204,6 +204,7 @@ class Supervisor:
             env={**settings.env, **stages[0].extra_env},
             pytest_extra_args=settings.pytest_extra_args.get(file, ()),
             plugins=self._plugins,
+            cache_wipes=settings.cache_wipes,
             gpus=settings.gpus_per_test.get(test, 0),
             timeout_s=settings.timeout_s.get(file, DEFAULT_TIMEOUT_S),
         )

@@ -26,7 +26,7 @@ from tune_mcp.gpus import read_gpus
 from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.run_dir import iso
 from tune_mcp.session import provenance
-from tune_mcp.supervise import environment, guard_record, signatures
+from tune_mcp.supervise import caches, environment, guard_record, signatures
 from tune_mcp.supervise.gpu_gate import Grant, wait_for_gpus
 from tune_mcp.supervise.invocation import pytest_argv
 from tune_mcp.supervise.job import PHASE_FILE, RESULT_FILE, AttemptResult, Job, StageResult, read_job, seal
@@ -85,8 +85,9 @@ class Runner:
         grant = self._gpus()
         if self.cancelled():
             return None
-        if grant.refused:
-            return self._result(blocked=grant.refused)
+        refused = grant.refused or self._wiped()
+        if refused:
+            return self._result(blocked=refused)
         rc, stopped_by, duration, leftovers = self._pytest(grant)
         if stopped_by == "cancel":
             return None
@@ -136,6 +137,18 @@ class Runner:
             lambda why: self.phase(f"waiting_for_gpu: {why}"),
             self.cancelled,
         )
+
+    def _wiped(self) -> str:
+        """Make the caches cold; why that failed, empty when it did not (WDG-09: a launch requires it)."""
+        slice_root = self.job.env.get("OMNI_CI_HOME")
+        if not slice_root or not self.job.cache_wipes:
+            return ""
+        try:
+            emptied = caches.wipe(Path(slice_root), self.job.cache_wipes)
+        except (OSError, ValueError) as error:
+            return f"a cache could not be wiped: {error}"
+        self.say(f"wiped below {slice_root}: {', '.join(emptied) or 'nothing, it was cold'}")
+        return ""
 
     def _pytest(self, grant: Grant) -> tuple[int, str, float, tuple[str, ...]]:
         job = self.job
