@@ -11,13 +11,14 @@ from pydantic import BaseModel, ConfigDict
 
 from tune_mcp import run_dir
 from tune_mcp.calibration import planning
-from tune_mcp.calibration.preparing import busy
+from tune_mcp.calibration.preparing import busy, precheck
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.reply import Reply
 from tune_mcp.discover.aliases import expand
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import FileLock, dump_json, sha256_bytes, write_atomic, write_json
 from tune_mcp.observe.audit import Audit, Cell, audit
+from tune_mcp.precheck import BLOCKING
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events, provenance, state
 from tune_mcp.session import plan as plans
@@ -85,13 +86,7 @@ def start_run(
     git = provenance.read(project.repo_root)
     python = project.interpreter(config)
     if python.path is None:
-        raise Refusal(
-            Code.PRECHECK_FAILED,
-            "PRE-01",
-            f"no Python of the project was found: {', '.join(python.candidates) or 'none is configured'}",
-            "call precheck for the exact fix, or give --venv-python or TUNE_VENV_PYTHON",
-            {"candidates": list(python.candidates)},
-        )
+        raise _not_this_machine(project, model, keys)
     _no_open_halt(project, model, git.head)
     name = label or _label(model, keys, len(table), repeats)
     return _launch(
@@ -105,6 +100,19 @@ def start_run(
             now,
         ),
         lambda now: run_dir.create(project.repo_root, name, now),
+    )
+
+
+def _not_this_machine(project: Project, model: str, keys: tuple[str, ...]) -> Refusal:
+    """Without the project's Python there is nothing to start: every gap of the machine at once, as precheck sees it."""
+    gaps = [check for check in precheck(project, model, keys).checks if check.status in BLOCKING]
+    return Refusal(
+        Code.PRECHECK_FAILED,
+        ("PRE-01", "HST-04"),
+        f"this machine cannot measure {model}, {len(gaps)} gap(s): "
+        + "; ".join(f"{gap.id} {gap.status} ({gap.detail})" for gap in gaps),
+        f"{gaps[0].fix or 'call precheck'}, or give --venv-python or TUNE_VENV_PYTHON; precheck lists every fix",
+        {"gaps": [{"id": gap.id, "status": gap.status, "detail": gap.detail, "fix": gap.fix} for gap in gaps]},
     )
 
 

@@ -19,7 +19,7 @@ from tune_mcp.apply.plan import ApplyPlan, Row
 from tune_mcp.calibration import answered, applying
 from tune_mcp.calibration.answered import MODES, Decision, Mode
 from tune_mcp.calibration.applying import ApplyReply
-from tune_mcp.calibration.project import Project
+from tune_mcp.calibration.project import Options, Project
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.server.answers import Answer, answer_model, internal, refused
 from tune_mcp.server.context import ServerContext, server_context
@@ -27,7 +27,8 @@ from tune_mcp.server.registering import tool
 
 ApplyAnswer: type[Answer] = answer_model(ApplyReply)
 HINTS = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=False)
-MAX_QUESTIONS = 32
+MAX_QUESTIONS = 128
+"""More loosening metrics than any model has; whoever has more decides the rest at a terminal."""
 
 
 class Agreement(BaseModel):
@@ -62,18 +63,18 @@ def _open(run_id: str, plan_id: str) -> tuple[Project, ApplyPlan] | None:
         found = project, applying.proposal_for(project, run_id, plan_id)[1]
     except Refusal:
         return None
-    _last[:] = [(run_id, plan_id, found)]
+    _last[:] = [((server_context.options, run_id, plan_id), found)]
     return found
 
 
-_last: list[tuple[str, str, tuple[Project, ApplyPlan]]] = []
+_last: list[tuple[tuple[Options, str, str], tuple[Project, ApplyPlan]]] = []
 """The plan that is asked about now. Its id is a digest of all it was made of, and apply reads everything anew."""
 
 
 def _again(run_id: str, plan_id: str) -> tuple[Project, ApplyPlan] | None:
     """The same for the next question, without another audit of every artifact."""
-    for known_run, known_plan, found in _last:
-        if (known_run, known_plan) == (run_id, plan_id):
+    for key, found in _last:
+        if key == (server_context.options, run_id, plan_id):
             return found
     return _open(run_id, plan_id)
 
