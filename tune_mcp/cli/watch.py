@@ -14,9 +14,12 @@ from rich.text import Text
 
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.watching import StatusReply, span, status
+from tune_mcp.files import is_locked
+from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 
 _REFRESH_S = 1.0
+_LAST_S = 3.0
 _STYLES = {"✓": "green", "△": "yellow", "✗": "bold red", "—": "dim"}
 
 
@@ -43,6 +46,8 @@ def _plain(project: Project, run_id: str) -> int:
     seen = 0
     while True:
         now = status(project, run_id)
+        if _over(now):
+            _let_it_end(run)
         log = [event for event in events.read(run.events) if event.kind in events.MILESTONES]
         for event in log[seen:]:
             print(f"{event.t} {event.kind:<12} {event.text}", flush=True)
@@ -54,6 +59,13 @@ def _plain(project: Project, run_id: str) -> int:
             print(f"Next: {now.next}")
             return 0 if now.strict_complete else 1
         time.sleep(_REFRESH_S)
+
+
+def _let_it_end(run: RunDir) -> None:
+    """The last milestone follows the last state: give the supervisor a moment to write it."""
+    end = time.monotonic() + _LAST_S
+    while is_locked(run.supervisor_lock) and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def _over(now: StatusReply) -> bool:
