@@ -72,9 +72,10 @@ def test_a_model_must_be_named_as_its_folder(given: Path) -> None:
 
 
 @pytest.mark.rule("DSC-01")
-def test_a_model_nobody_discovered_asks_for_discover(repo: Path) -> None:
+def test_a_model_nobody_discovered_asks_for_discover(repo: Path, given: Path) -> None:
+    model(given, "fresh")
     with pytest.raises(Refusal) as caught:
-        ConfigPlaces.resolve(repo, None).stages("tts")
+        ConfigPlaces.resolve(repo, given).stages("fresh")
     assert caught.value.code is Code.STAGES_STALE
     assert "discover" in caught.value.next
 
