@@ -16,7 +16,7 @@ def write(run: RunDir, text: str | bytes, repeat: int = 1) -> None:
 
 
 def page(project: Project, run: RunDir, **more: object) -> TailReply:
-    return tail_pytest(project, run.run_id, **{"test": toy.TEST_KEY, "repeat": 1, **more})  # type: ignore[arg-type]
+    return tail_pytest(project, run.run_id, **{"test": toy.TEST_KEY, "repeat": 1, **more})
 
 
 def onwards(project: Project, run: RunDir, cursor: str | None, lines: int = 30, grep: str | None = None) -> TailReply:

@@ -67,7 +67,7 @@ def still_there(pids: list[int]) -> list[int]:
 
 def code(call: object) -> str:
     with pytest.raises(Refusal) as error:
-        call()  # type: ignore[operator]
+        call()
     return str(error.value.code)
 
 

@@ -109,7 +109,7 @@ def test_a_crash_is_tried_again_and_every_log_and_verdict_is_kept(project: Proje
     assert [(job.repeat, job.attempt) for job in executor.jobs] == [(1, 1), (1, 2), (1, 3)]
     found = observation(run, 1)
     assert found["attempts"] == 3
-    assert [one["verdict"] for one in found["history"]] == ["retried", "retried", "kept"]  # type: ignore[index,union-attr]
+    assert [one["verdict"] for one in found["history"]] == ["retried", "retried", "kept"]
     attempts = run.path / "_pytest/test_toy_ci/attempts"
     assert all((attempts / f"run1_a{number}" / "run1.log").is_file() for number in (1, 2))
     assert watching.strict_audit(project, run.run_id).ready
@@ -335,7 +335,7 @@ def test_a_commit_that_moved_during_pytest_halts_and_leaves_no_tick(project: Pro
 
     now = watching.status(project, run.run_id)
     assert (now.state, "HEAD is b" in now.reason) == ("halted", True)
-    assert state.conclude(run).record.halt.code == "COMMIT_MOVED"  # type: ignore[union-attr]
+    assert state.conclude(run).record.halt.code == "COMMIT_MOVED"
     assert "✓" not in watching.strict_audit(project, run.run_id).text()
 
 
@@ -343,7 +343,7 @@ def test_a_commit_that_moved_during_pytest_halts_and_leaves_no_tick(project: Pro
 @pytest.mark.parametrize("status", ["missing", "mismatch", "busy", "unknown"])
 def test_a_gap_found_by_the_precheck_ends_the_run_before_its_first_pytest(project: Project, status: str) -> None:
     def not_ready(run: RunDir, plan: Plan) -> Precheck:
-        gap = Check(id="gpu.free", status=status, detail="all busy", fix="nvidia-smi")  # type: ignore[arg-type]
+        gap = Check(id="gpu.free", status=status, detail="all busy", fix="nvidia-smi")
         return toy.ready(run, plan).model_copy(update={"checks": (gap,)})
 
     with toy.supervised_here(precheck=not_ready) as executor:
@@ -449,4 +449,4 @@ def test_a_launch_that_the_gpu_gate_refused_is_not_charged_and_not_kept(
 
     assert len(executor.jobs) == 2, "one look a pass"
     assert watching.status(project, run.run_id).state == "exhausted"
-    assert "1 GPU(s) needed" in observation(run, 1)["reason"]  # type: ignore[operator]
+    assert "1 GPU(s) needed" in observation(run, 1)["reason"]

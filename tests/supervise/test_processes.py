@@ -40,7 +40,7 @@ def test_a_process_that_hears_the_interrupt_is_not_killed() -> None:
     found = ladder(f"import os, time\ntry:\n    {SLEEP}\nexcept KeyboardInterrupt:\n    os._exit(2)", 1)
 
     assert (found["rc"], found["named"], found["left"]) == (2, [], 0)
-    assert len(found["said"]) == 1 and found["said"][0].startswith("SIGINT to pytest")  # type: ignore[index,arg-type]
+    assert len(found["said"]) == 1 and found["said"][0].startswith("SIGINT to pytest")
 
 
 @pytest.mark.rule("GPU-20", "GPU-16")
@@ -51,9 +51,9 @@ def test_a_tree_that_is_deaf_to_everything_is_killed_and_named() -> None:
 
     found = ladder(program, 3)
 
-    assert (found["rc"], found["left"], len(found["named"])) == (-9, 0, 3)  # type: ignore[arg-type]
-    assert [text.split()[0] for text in found["said"]] == ["SIGINT", "SIGTERM", "SIGKILL"]  # type: ignore[union-attr]
-    assert not any(psutil.pid_exists(pid) for pid in found["pids"])  # type: ignore[union-attr]
+    assert (found["rc"], found["left"], len(found["named"])) == (-9, 0, 3)
+    assert [text.split()[0] for text in found["said"]] == ["SIGINT", "SIGTERM", "SIGKILL"]
+    assert not any(psutil.pid_exists(pid) for pid in found["pids"])
 
 
 @pytest.mark.rule("GPU-20")

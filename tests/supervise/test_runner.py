@@ -45,7 +45,7 @@ def test_a_commit_made_while_pytest_ran_halts_the_run_and_resume_is_refused(tmp_
 
     now = watching.status(project, run.run_id)
     assert now.state == "halted", toy.told(run)
-    halt = state.conclude(run).record.halt  # type: ignore[union-attr]
+    halt = state.conclude(run).record.halt
     assert halt is not None and (halt.code, halt.repeat) == ("COMMIT_MOVED", 1)
     assert "✓" not in watching.strict_audit(project, run.run_id).text()
     with pytest.raises(Refusal, match="COMMIT_MOVED"):

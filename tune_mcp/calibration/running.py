@@ -7,17 +7,16 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict
-
 from tune_mcp import run_dir
 from tune_mcp.calibration import planning
 from tune_mcp.calibration.preparing import busy, precheck
 from tune_mcp.calibration.project import Project
+from tune_mcp.calibration.purging import PurgeItem, asked_for
 from tune_mcp.calibration.reply import Reply
 from tune_mcp.discover.aliases import expand
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import FileLock, dump_json, sha256_bytes, write_atomic, write_json
-from tune_mcp.observe.audit import Audit, Cell, audit
+from tune_mcp.observe.audit import Cell, audit
 from tune_mcp.precheck import BLOCKING
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events, provenance, state
@@ -227,30 +226,6 @@ def _active(run: RunDir) -> Refusal:
     )
 
 
-class PurgeItem(BaseModel):
-    """One pytest repeat to take out: any of its stages names it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    stage: str
-    repeat: int
-    reason: str
-
-    @classmethod
-    def parse(cls, word: str) -> PurgeItem:
-        """``STAGE:REPEAT:REASON``, as the command line takes it. Raises INVALID_ARGUMENT."""
-        stage, _, rest = word.partition(":")
-        repeat, _, reason = rest.partition(":")
-        if not repeat.isdigit() or not reason:
-            raise Refusal(
-                Code.INVALID_ARGUMENT,
-                "GAP-11",
-                f"--purge {word!r} is not understood",
-                "write --purge STAGE:REPEAT:REASON",
-            )
-        return cls(stage=stage, repeat=int(repeat), reason=reason)
-
-
 def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = ()) -> RunReply:
     """Go on with the same run on the same commit (contract, tool 5).
 
@@ -274,7 +249,7 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = ()) -
             {"calibration_git_sha": plan.calibration_git_sha, "head": head},
         )
     audited = audit(run, plan)
-    items = _purges(plan, audited, purge)
+    items = asked_for(plan, audited, purge)
     strict = frozenset(
         stage.stage.test_key for stage in audited.stages for cell in stage.cells if cell.cell is Cell.STRICT
     )
@@ -318,41 +293,6 @@ def _busy_repeat(run: RunDir, now: state.Conclusion, purge: Sequence[PurgeItem])
         f"stop_run {run.run_id} first, or wait",
         {"test": current.test, "repeat": current.repeat},
     )
-
-
-def _purges(plan: Plan, audited: Audit, items: Sequence[PurgeItem]) -> dict[tuple[str, int], str]:
-    """(test key, repeat) -> reason. A repeat whose every stage is strict stays (RES-06)."""
-    found: dict[tuple[str, int], str] = {}
-    by_key = {stage.stage.key: stage for stage in audited.stages}
-    for item in items:
-        if item.stage not in by_key:
-            expand([item.stage], plan.table())
-            raise Refusal(
-                Code.UNKNOWN_STAGE,
-                "STG-01",
-                f"purge needs one stage key, not the alias {item.stage!r}",
-                f"name one of: {', '.join(list(by_key)[:6])}",
-            )
-        if isinstance(item.repeat, bool) or not 1 <= item.repeat <= plan.repeats or not item.reason.strip():
-            raise Refusal(
-                Code.INVALID_ARGUMENT,
-                "GAP-11",
-                f"purge of {item.stage} needs a repeat from 1 to {plan.repeats} and a reason",
-                "give {stage, repeat, reason}",
-                {"argument": "purge"},
-            )
-        test = by_key[item.stage].stage.test_key
-        siblings = [by_key[stage.key].cells[item.repeat - 1] for stage in plan.tests()[test]]
-        if all(cell.cell is Cell.STRICT for cell in siblings):
-            raise Refusal(
-                Code.REPEAT_IS_STRICT,
-                ("RES-06", "STR-20"),
-                f"{test} run {item.repeat} is strict-complete; no measurement is dropped for its value",
-                "leave it; worst-of-N needs every valid repeat",
-                {"stage": item.stage, "repeat": item.repeat},
-            )
-        found[(test, item.repeat)] = item.reason.strip()
-    return found
 
 
 class StopReply(Reply):
