@@ -32,9 +32,9 @@ from tune_mcp.run_dir import RunDir
 from tune_mcp.session import plan as plans
 from tune_mcp.session.state import owner
 from tune_mcp.supervise import guard_record
-from tune_mcp.supervise.executor import JobState
+from tune_mcp.supervise.executor import Executor, JobState
 from tune_mcp.supervise.job import JOB_FILE, AttemptResult, Job, StageResult, read_result, seal, write_job
-from tune_mcp.supervise.loop import Supervisor, stop_request, utc_now
+from tune_mcp.supervise.loop import Clock, Supervisor, stop_request, utc_now
 
 MODEL = "toy"
 TEST_FILE = "tests/test_toy_ci.py"
@@ -363,6 +363,9 @@ class InProcess:
     def cancel(self, keys: Sequence[str]) -> None:
         raise AssertionError(f"nothing runs, so {keys} cannot be cancelled")
 
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
     def collect(self, job: Job) -> AttemptResult | None:
         return read_result(job)
 
@@ -402,6 +405,15 @@ def supervised_here(
 ) -> Iterator[InProcess]:
     """Inside, ``start_run`` and ``resume_run`` supervise in this process and return when the run is at rest."""
     executor = InProcess(attempt)
+    with supervised_by(executor, _Clock(), precheck):
+        yield executor
+
+
+@contextmanager
+def supervised_by(
+    executor: Executor, clock: Clock, precheck: Callable[[RunDir, plans.Plan], Precheck] = ready
+) -> Iterator[None]:
+    """The same with any executor; ``clock.sleep`` is called whenever the supervisor waits for it."""
 
     def supervise(path: Path, _run_lock: FileLock, _host_lock: FileLock) -> int:
         run = RunDir(path)
@@ -410,11 +422,10 @@ def supervised_here(
             run_dir=run,
             plan=plan,
             executor=executor,
-            clock=_Clock(),
+            clock=clock,
             owner=owner(os.getpid()),
             precheck=lambda: precheck(run, plan),
             stop_asked=lambda: stop_request(run),
-            drain=lambda: (),
         )
         try:
             supervisor.run()
@@ -425,7 +436,7 @@ def supervised_here(
         return os.getpid()
 
     with mock.patch("tune_mcp.supervise.launch.start", supervise):
-        yield executor
+        yield
 
 
 def finished_run(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
 from datetime import datetime
 from pathlib import Path
@@ -28,13 +27,14 @@ from tune_mcp.supervise.executor.local import LocalExecutor
 from tune_mcp.supervise.host_lock import lock_path
 from tune_mcp.supervise.loop import Supervisor, stop_request, utc_now
 from tune_mcp.supervise.processes import StopLadder, become_subreaper, default_signals
+from tune_mcp.supervise.waiting import Wakeup
 
 
 class SystemClock:
-    """Real time; a signal ends a sleep early."""
+    """Real time; a signal, a child's end and a word of the runner end a sleep early."""
 
-    def __init__(self) -> None:
-        self.signalled = threading.Event()
+    def __init__(self, wakeup: Wakeup) -> None:
+        self._wakeup = wakeup
 
     def now(self) -> datetime:
         """UTC."""
@@ -45,11 +45,8 @@ class SystemClock:
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Wait, or return at once after a signal."""
-        if self.signalled.is_set():
-            time.sleep(seconds)
-        else:
-            self.signalled.wait(seconds)
+        """Wait for news, at most that long."""
+        self._wakeup.wait(seconds)
 
 
 def prechecked(run: RunDir, plan: Plan) -> Precheck:
@@ -108,12 +105,10 @@ def main(argv: list[str]) -> int:
     locks = (FileLock.inherit(run.supervisor_lock, int(argv[1])), FileLock.inherit(lock_path(), int(argv[2])))
     default_signals()
     become_subreaper()
-    clock = SystemClock()
-    for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(name, lambda _number, _frame: clock.signalled.set())
+    wakeup = Wakeup(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
     def stop_asked() -> str | None:
-        return stop_request(run) or ("the supervisor was told to end by a signal" if clock.signalled.is_set() else None)
+        return stop_request(run) or ("the supervisor was told to end by a signal" if wakeup.told else None)
 
     try:
         plan = plans.load(run, _no_older_runs)
@@ -124,12 +119,11 @@ def main(argv: list[str]) -> int:
     supervisor = Supervisor(
         run_dir=run,
         plan=plan,
-        executor=LocalExecutor(held=(locks[1].handle,)),
-        clock=clock,
+        executor=LocalExecutor(wakeup, ladder.drain, held=(locks[1].handle,)),
+        clock=SystemClock(wakeup),
         owner=owner(os.getpid()),
         precheck=lambda: prechecked(run, plan),
         stop_asked=stop_asked,
-        drain=ladder.drain,
     )
     code = supervisor.run()
     for lock in locks:

@@ -92,6 +92,10 @@ class AttemptResult(Frozen):
 JOB_FILE = "job.json"
 RESULT_FILE = "result.json"
 PHASE_FILE = "phase"
+CLAIM_FOLDER = "claimed"
+TOMBSTONE_FILE = "cancelled"
+ENDED = b"ended"
+"""What a runner that stays says on standard output when it is ready for the next job."""
 
 
 def write_job(job: Job) -> Path:
@@ -105,6 +109,35 @@ def write_job(job: Job) -> Path:
 def read_job(path: Path) -> Job:
     """Raises ``ValueError`` for anything but a whole job."""
     return Job.model_validate(parse_json(path.read_bytes()))
+
+
+def claim(job: Job) -> bool:
+    """Whether this runner may work on the attempt: the first to ask, and nobody cancelled it.
+
+    An engine may start one job twice, or one that it was told to forget; a folder is made once, by one of them.
+    """
+    if is_cancelled(job):
+        return False
+    try:
+        (job.folder / CLAIM_FOLDER).mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
+def cancel(job: Job) -> None:
+    """The attempt's tombstone, before any engine is asked: no runner starts it, and one at work stops."""
+    write_atomic(job.folder / TOMBSTONE_FILE, b"")
+
+
+def is_cancelled(job: Job) -> bool:
+    """Whether the attempt has a tombstone."""
+    return (job.folder / TOMBSTONE_FILE).exists()
+
+
+def is_sealed(job: Job) -> bool:
+    """Whether the attempt has its result."""
+    return (job.folder / RESULT_FILE).exists()
 
 
 def seal(job: Job, result: AttemptResult) -> None:

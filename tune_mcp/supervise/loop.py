@@ -21,18 +21,18 @@ from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import Current, Halt, Owner, RunState, SupervisorRecord
 from tune_mcp.supervise.executor import Executor
-from tune_mcp.supervise.job import PHASE_FILE, AttemptResult, Job
+from tune_mcp.supervise.job import PHASE_FILE, AttemptResult, Job, cancel
 from tune_mcp.supervise.purge import purge
 from tune_mcp.supervise.retry import MAX_PASSES, MAX_TRIES, Again, Keep, Stop, Verdict
 from tune_mcp.supervise.retry import judge as judge_attempt
 
 HEARTBEAT_S = 2.0
 DEFAULT_TIMEOUT_S = 4 * 3600.0
-_TICK_S = 0.2
+_LOOK_EVERY_S = 0.25
 
 
 class Clock(Protocol):
-    """Time, handed in: wall clock for records, monotonic for waits, and a sleep that a stop wakes up."""
+    """Time, handed in: wall clock for records, monotonic for waits, and a sleep that news ends early."""
 
     def now(self) -> datetime:
         """UTC."""
@@ -43,7 +43,7 @@ class Clock(Protocol):
         ...
 
     def sleep(self, seconds: float) -> None:
-        """Wait, at most that long."""
+        """Wait until something may have happened, at most that long."""
         ...
 
 
@@ -74,7 +74,6 @@ class Supervisor:
     owner: Owner
     precheck: Callable[[], Precheck]
     stop_asked: Callable[[], str | None]
-    drain: Callable[[], tuple[str, ...]]
     _record: SupervisorRecord = field(init=False)
     _plugins: tuple[str, ...] = ()
     _beat_due: float = 0.0
@@ -98,6 +97,7 @@ class Supervisor:
             self._end(RunState.STOPPED, "stopped", str(stopped))
             return 1
         except Halted as halted:
+            self.executor.close()
             self._set(RunState.HALTED, reason=halted.halt.message, halt=halted.halt)
             self._event("halted", f"{halted.halt.message} — {halted.halt.next}", code=halted.halt.code)
             return 1
@@ -125,29 +125,33 @@ class Supervisor:
     def _complete(self, test: str, stages: tuple[Stage, ...]) -> None:
         """All N repeats of one test file, in as many passes as it takes (STR-19, RTY-01)."""
         for number in range(1, MAX_PASSES + 1):
-            open_repeats = [k for k in range(1, self.plan.repeats + 1) if not self._strict(stages, k)]
+            open_repeats = self._open(stages)
             if not open_repeats:
                 return
             for repeat in open_repeats:
                 self._clear(test, stages, repeat, number)
                 self._observe(test, stages, repeat)
-        left = [k for k in range(1, self.plan.repeats + 1) if not self._strict(stages, k)]
-        if left:
+        if left := self._open(stages):
             raise Exhausted(f"{test}: repeats {left} are not strict after {MAX_PASSES} passes of {MAX_TRIES} tries")
 
-    def _cells(self, stages: tuple[Stage, ...], repeat: int) -> list[AuditedCell]:
+    def _open(self, stages: tuple[Stage, ...]) -> list[int]:
+        """The repeats that do not count: those with a stage, among all that their pytest fed, not strict (STR-16)."""
         recorded = events.ledger(self.run_dir).observations
-        return [judge(s, repeat, load(self.run_dir, s.key, repeat), self.plan, recorded) for s in stages]
+        return [
+            repeat
+            for repeat in range(1, self.plan.repeats + 1)
+            if any(cell.cell is not Cell.STRICT for cell in self._cells(stages, repeat, recorded))
+        ]
 
-    def _strict(self, stages: tuple[Stage, ...], repeat: int) -> bool:
-        """A repeat counts only when every stage that its pytest fed is strict (STR-16)."""
-        return all(cell.cell is Cell.STRICT for cell in self._cells(stages, repeat))
+    def _cells(self, stages: tuple[Stage, ...], repeat: int, recorded: dict[tuple[str, int], str]) -> list[AuditedCell]:
+        return [judge(s, repeat, load(self.run_dir, s.key, repeat), self.plan, recorded) for s in stages]
 
     def _clear(self, test: str, stages: tuple[Stage, ...], repeat: int, number: int) -> None:
         """Take a repeat that is on disk but not strict out of the way, whole (GAP-05, RES-04)."""
         if all(isinstance(load(self.run_dir, stage.key, repeat), Missing) for stage in stages):
             return
-        reasons = sorted({cell.reason for cell in self._cells(stages, repeat) if cell.reason})
+        recorded = events.ledger(self.run_dir).observations
+        reasons = sorted({cell.reason for cell in self._cells(stages, repeat, recorded) if cell.reason})
         reason = f"not strict before pass {number}: {'; '.join(reasons)}"
         keys = [stage.key for stage in stages]
         purge(self.run_dir, test, keys, repeat, who="supervisor", reason=reason, now=self.clock.now())
@@ -222,15 +226,13 @@ class Supervisor:
         while self.executor.poll([key])[key] == "running":
             asked = self.stop_asked()
             if asked is not None:
-                self._cancel(key, asked)
+                self._cancel(job, asked)
             found = self._phase(job) or phase
             if found != phase:
                 phase, since = found, self.clock.now()
             self._show(job, phase, since)
-            self.clock.sleep(_TICK_S)
-        result = self.executor.collect(job)
-        self.drain()
-        return result
+            self.clock.sleep(_LOOK_EVERY_S)
+        return self.executor.collect(job)
 
     def _phase(self, job: Job) -> str:
         try:
@@ -251,14 +253,14 @@ class Supervisor:
         else:
             self._beat()
 
-    def _cancel(self, key: str, reason: str) -> None:
+    def _cancel(self, job: Job, reason: str) -> None:
         self._set(RunState.STOPPING, reason=reason, current=self._record.current)
         self._event("stop_requested", reason)
-        self.executor.cancel([key])
-        while self.executor.poll([key])[key] == "running":
+        cancel(job)
+        self.executor.cancel([job.key])
+        while self.executor.poll([job.key])[job.key] == "running":
             self._beat()
-            self.clock.sleep(_TICK_S)
-        self.drain()
+            self.clock.sleep(_LOOK_EVERY_S)
         raise Stopped(reason)
 
     def _check_stop(self) -> None:
@@ -338,6 +340,8 @@ class Supervisor:
         events.append(self.run_dir, kind, self.clock.now(), text, **facts)
 
     def _end(self, state: RunState, kind: str, text: str) -> None:
+        """Whoever reads the end state may start the next run at once: nothing of ours is left by then."""
+        self.executor.close()
         self._set(state, reason=text)
         self._event(kind, text)
 

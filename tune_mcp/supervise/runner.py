@@ -4,7 +4,11 @@ The runner works wherever it finds itself: it reads its job, checks the tree, wa
 guard, ends what pytest left behind, extracts the numbers, and seals the attempt's folder, the result last. When its
 standard input closes, its supervisor is gone: it stops pytest and leaves no result.
 
-Exit codes: 0 sealed, 1 stopped without a result, 3 a bug (traceback on stderr).
+With ``-`` for the job it stays and takes one job file after the other from standard input; each attempt's messages go
+to its ``runner.log``. So no launch waits for an interpreter, and none starts while something is measured.
+
+Exit codes: 0 sealed, 1 stopped without a result or a bug (traceback on stderr), 75 refused: cancelled, or claimed by
+another runner.
 """
 
 from __future__ import annotations
@@ -15,9 +19,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,40 +34,30 @@ from tune_mcp.session import provenance
 from tune_mcp.supervise import caches, environment, guard_record, signatures
 from tune_mcp.supervise.gpu_gate import Grant, wait_for_gpus
 from tune_mcp.supervise.invocation import pytest_argv
-from tune_mcp.supervise.job import PHASE_FILE, RESULT_FILE, AttemptResult, Job, StageResult, read_job, seal
+from tune_mcp.supervise.job import (
+    ENDED,
+    PHASE_FILE,
+    AttemptResult,
+    Job,
+    StageResult,
+    claim,
+    is_cancelled,
+    is_sealed,
+    read_job,
+    seal,
+)
 from tune_mcp.supervise.processes import StopLadder, become_subreaper, default_signals
+from tune_mcp.supervise.waiting import Orders
 
-_TICK_S = 0.1
-
-
-class Cancellation:
-    """Set by SIGTERM or by the end of standard input; looked at between steps."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        signal.signal(signal.SIGTERM, lambda _number, _frame: self._event.set())
-        threading.Thread(target=self._watch_stdin, daemon=True).start()
-
-    def _watch_stdin(self) -> None:
-        while os.read(0, 4096):
-            pass
-        self._event.set()
-
-    def __call__(self) -> bool:
-        """Whether somebody asked."""
-        return self._event.is_set()
-
-    def wait(self, seconds: float) -> None:
-        """Sleep, or wake at once when cancelled."""
-        self._event.wait(seconds)
+_LOOK_EVERY_S = 0.25
 
 
 class Runner:
     """The steps of one attempt. ``say`` writes to the attempt's own log, never to pytest's."""
 
-    def __init__(self, job: Job, cancelled: Cancellation) -> None:
+    def __init__(self, job: Job, orders: Orders) -> None:
         self.job = job
-        self.cancelled = cancelled
+        self.orders = orders
         self.log = job.run.log(job.test_key, job.repeat)
         self.basetemp = job.run.basetemp(job.test_key, job.repeat)
         self.record = job.run.guard_record(job.test_key, job.repeat)
@@ -75,6 +70,11 @@ class Runner:
     def phase(self, name: str) -> None:
         """Tell the supervisor what is going on; a reader sees it in ``status``."""
         write_atomic(self.job.folder / PHASE_FILE, name.encode(), durable=False)
+        tell(name.partition(":")[0].encode())
+
+    def cancelled(self) -> bool:
+        """Whether to stop: an order to this process, or the attempt's tombstone."""
+        return self.orders() or is_cancelled(self.job)
 
     def run(self) -> AttemptResult | None:
         """The whole attempt; None when it was cancelled before there was anything to seal."""
@@ -132,7 +132,7 @@ class Runner:
         return wait_for_gpus(
             self.job.gpus,
             read_gpus,
-            self.cancelled.wait,
+            self.orders.wait,
             time.monotonic,
             lambda why: self.phase(f"waiting_for_gpu: {why}"),
             self.cancelled,
@@ -191,6 +191,7 @@ class Runner:
         return main.wait(), stopped_by, duration, leftovers
 
     def _wait(self, main: subprocess.Popen[bytes], end: float) -> str:
+        """Until pytest ends or has to be stopped; its end and an order wake at once, the rest is looked at."""
         while True:
             if main.poll() is not None:
                 return ""
@@ -199,7 +200,7 @@ class Runner:
             if time.monotonic() >= end:
                 self.say(f"pytest reached its limit of {self.job.timeout_s:g} s")
                 return "timeout"
-            self.cancelled.wait(_TICK_S)
+            self.orders.look(_LOOK_EVERY_S)
 
     def _evidence(self) -> dict[str, object]:
         files = ResultFiles(self.basetemp)
@@ -232,17 +233,55 @@ def default_signals_for_child() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def main(argv: list[str], make: Callable[[Job, Cancellation], Runner] = Runner) -> int:
-    """Run the job named by ``argv[0]`` and seal its folder."""
-    default_signals()
-    become_subreaper()
-    job = read_job(Path(argv[0]))
-    if (job.folder / RESULT_FILE).exists():
+def attempt(path: Path, orders: Orders) -> int:
+    """Do the job in ``path`` and seal its folder; returns the exit code of a runner for this job alone."""
+    job = read_job(path)
+    if is_sealed(job):
         return 0
-    result = make(job, Cancellation()).run()
+    if not claim(job):
+        print(f"refused: {job.key} was cancelled, or another runner has it", file=sys.stderr, flush=True)
+        return os.EX_TEMPFAIL
+    result = Runner(job, orders).run()
     if result is None:
         return 1
     seal(job, result)
+    return 0
+
+
+def tell(word: bytes) -> None:
+    """One line to whoever started us; when nobody is left to listen, the end of standard input says so too."""
+    with suppress(BrokenPipeError):
+        os.write(1, word + b"\n")
+
+
+@contextmanager
+def messages_in(path: Path) -> Generator[None]:
+    """Standard error is that file for a while, a traceback included."""
+    before = os.dup(2)
+    with path.open("ab", buffering=0) as log:
+        os.dup2(log.fileno(), 2)
+    try:
+        yield
+    except BaseException:
+        traceback.print_exc()
+        raise
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+
+
+def main(argv: list[str]) -> int:
+    """Do the job named by ``argv[0]``, or with ``-`` every job that standard input names."""
+    default_signals()
+    become_subreaper()
+    orders = Orders()
+    if argv[0] != "-":
+        return attempt(Path(argv[0]), orders)
+    while (name := orders.next_job()) is not None:
+        with messages_in(Path(name).with_name("runner.log")):
+            attempt(Path(name), orders)
+        if not orders():
+            tell(ENDED)
     return 0
 
 

@@ -1,4 +1,8 @@
-"""Who runs the runners: this machine (``local``), later a cluster. Nothing above knows which."""
+"""Who runs the runners: this machine (``local``), later a cluster. Nothing above knows which.
+
+What an executor may rely on: the job's key is the identity; a runner refuses an attempt that is sealed, cancelled or
+already claimed by another runner (``job.claim``), so a job that an engine starts twice or too late counts once.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ JobState = Literal["running", "ended", "unknown"]
 
 
 class Executor(Protocol):
-    """The four verbs that the supervisor needs. A key is the job's own, never the executor's."""
+    """The verbs that the supervisor needs. A key is the job's own, never the executor's."""
 
     def submit(self, job: Job) -> str:
         """Start the job unless it runs or is sealed already; returns its key (idempotent)."""
@@ -22,9 +26,13 @@ class Executor(Protocol):
         ...
 
     def cancel(self, keys: Sequence[str]) -> None:
-        """Ask the runners to stop; returns at once, ``poll`` tells when they have ended."""
+        """Ask the runners to stop, their tombstones are written; returns at once, ``poll`` tells when they ended."""
         ...
 
     def collect(self, job: Job) -> AttemptResult | None:
         """The sealed result, from files alone."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what is kept between jobs: called before the run's end state is written, perhaps twice."""
         ...

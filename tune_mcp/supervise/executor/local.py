@@ -1,62 +1,119 @@
-"""Runners as child processes of the supervisor, on this machine."""
+"""The runner as a child process of the supervisor, on this machine: one job at a time, because speed is measured."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from tune_mcp.supervise.executor import JobState
-from tune_mcp.supervise.job import RESULT_FILE, AttemptResult, Job, read_result, write_job
+from tune_mcp.supervise.job import ENDED, AttemptResult, Job, is_sealed, read_result, write_job
+from tune_mcp.supervise.waiting import Wakeup
+
+_GOODBYE_S = 60
+"""Longer than the runner's own stop ladder, should it be sent home in the middle of a job."""
 
 
 class LocalExecutor:
-    """One runner process for each job. A runner's standard input is a pipe from here: it closes when we die.
+    """One runner that stays and takes job after job, so that no launch waits for an interpreter to start.
 
-    ``held`` are open locks that a runner keeps too: a machine is busy until the last of our pytest is gone, even when
-    the supervisor was killed.
+    The runner's standard input is a pipe from here: it closes when we die. A runner that died or was cancelled is
+    replaced at the next job. What it says wakes ``wakeup``. ``held`` are open locks that it keeps too: a machine is
+    busy until the last of our pytest is gone, even when the supervisor was killed. ``drain`` ends every process
+    below us: what a runner left that could not do so itself.
     """
 
-    def __init__(self, held: tuple[int, ...] = ()) -> None:
+    def __init__(self, wakeup: Wakeup, drain: Callable[[], object], held: tuple[int, ...] = ()) -> None:
+        self._wakeup = wakeup
+        self._drain = drain
         self._held = held
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._runner: subprocess.Popen[bytes] | None = None
+        self._leaves = False
+        self._key = ""
+        self._ended = True
+        self._said = b""
 
     def submit(self, job: Job) -> str:
-        """Start the runner; its own messages go to ``runner.log`` in the attempt's folder."""
-        if job.key in self._running or (job.folder / RESULT_FILE).exists():
+        """Hand the job to the runner; its own messages go to ``runner.log`` in the attempt's folder."""
+        if job.key == self._key or is_sealed(job):
             return job.key
+        if not self._ended:
+            raise RuntimeError(f"{job.key} was submitted while {self._key} runs")
         path = write_job(job)
-        with (job.folder / "runner.log").open("ab") as log:
-            self._running[job.key] = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tune_mcp.supervise.runner", str(path)],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                pass_fds=self._held,
-            )
+        self._bury()
+        runner = self._runner = self._runner or self._start()
+        self._key, self._ended, self._said = job.key, False, b""
+        assert runner.stdin
+        with suppress(BrokenPipeError):  # it died this moment, and poll says so
+            runner.stdin.write(os.fsencode(path) + b"\0")
         return job.key
 
     def poll(self, keys: Sequence[str]) -> dict[str, JobState]:
-        """``running`` while the process lives, ``ended`` after, ``unknown`` for a key that was not started here."""
-        states: dict[str, JobState] = {}
-        for key in keys:
-            process = self._running.get(key)
-            states[key] = "unknown" if process is None else "running" if process.poll() is None else "ended"
-        return states
+        """``running`` until the runner says that the job ended, or is dead; ``unknown`` for any other key."""
+        if self._runner is not None:
+            self._listen(self._runner)
+        now: JobState = "ended" if self._ended else "running"
+        return {key: now if key == self._key else "unknown" for key in keys}
 
     def cancel(self, keys: Sequence[str]) -> None:
-        """SIGTERM to the runner, which walks the stop ladder on its own tree."""
-        for key in keys:
-            process = self._running.get(key)
-            if process is not None and process.poll() is None:
-                process.terminate()
+        """SIGTERM to the runner, which walks the stop ladder on its own tree and ends."""
+        if self._runner is not None and self._key in keys and self.poll(keys)[self._key] == "running":
+            self._runner.terminate()
+            self._leaves = True
 
     def collect(self, job: Job) -> AttemptResult | None:
-        """Read the sealed result; the pipe is closed and the process forgotten once it has ended."""
-        process = self._running.get(job.key)
-        if process is not None and process.poll() is not None:
-            if process.stdin:
-                process.stdin.close()
-            del self._running[job.key]
+        """Read the sealed result; what a dead runner left behind is ended first."""
+        self._bury()
         return read_result(job)
+
+    def close(self) -> None:
+        """Send the runner home and end whatever is left of it."""
+        if self._runner is not None:
+            self._let_go(self._runner)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        runner = subprocess.Popen(
+            [sys.executable, "-P", "-m", "tune_mcp.supervise.runner", "-"],
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            pass_fds=self._held,
+        )
+        assert runner.stdout
+        os.set_blocking(runner.stdout.fileno(), False)
+        self._wakeup.watch(runner.stdout.fileno())
+        return runner
+
+    def _listen(self, runner: subprocess.Popen[bytes]) -> None:
+        """Take what the runner said since the last look: a word for each step, ``ended`` after a job."""
+        dead = runner.poll() is not None  # looked at first: what it said before its end is still read
+        if runner.stdout and not runner.stdout.closed:
+            while data := runner.stdout.read(4096):
+                self._said += data
+            if data == b"":
+                self._hang_up(runner)
+        self._ended = self._ended or dead or ENDED in self._said.splitlines()
+
+    def _hang_up(self, runner: subprocess.Popen[bytes]) -> None:
+        """Watch its output no more: at its end it would wake us for ever."""
+        if runner.stdout and not runner.stdout.closed:
+            self._wakeup.forget(runner.stdout.fileno())
+            runner.stdout.close()
+
+    def _bury(self) -> None:
+        """See a runner off that is dead, or will be because it was told so."""
+        if self._runner is not None and (self._leaves or self._runner.poll() is not None):
+            self._let_go(self._runner)
+
+    def _let_go(self, runner: subprocess.Popen[bytes]) -> None:
+        """Wait until the runner has gone by itself, then end what is left of it."""
+        assert runner.stdin
+        runner.stdin.close()
+        with suppress(subprocess.TimeoutExpired):  # the drain ends it
+            runner.wait(_GOODBYE_S)
+        self._hang_up(runner)
+        self._drain()
+        self._runner, self._leaves = None, False
