@@ -8,6 +8,7 @@ from typing import Any
 from mcp.server.mcpserver import MCPServer
 
 from tune_mcp import __version__
+from tune_mcp.server.announcing import Announcer
 from tune_mcp.server.arguments import argument_check
 from tune_mcp.server.context import server_context
 from tune_mcp.server.prompts import register_completions, register_prompts
@@ -33,13 +34,17 @@ finished -> strict_audit -> report -> apply_plan -> apply. Every answer ends wit
 def build() -> MCPServer[Any]:
     """A new server with everything on it."""
     logging.getLogger("mcp").setLevel(logging.WARNING)
+    announcer = Announcer(server_context.project)
     mcp = TuneServer(
         "tune",
         title="tune-mcp",
         version=__version__,
         instructions=INSTRUCTIONS,
-        middleware=[argument_check(lambda: mcp)],
+        middleware=[argument_check(lambda: mcp), announcer.greet],
+        subscriptions=announcer.bus,
+        lifespan=announcer.lifespan,
     )
+    announcer.attach(mcp)
     register_tools(mcp, server_context)
     register_resources(mcp, server_context)
     register_prompts(mcp, server_context)
