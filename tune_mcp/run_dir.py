@@ -82,6 +82,10 @@ class RunDir:
         return self.path / "report.html"
 
     @property
+    def dashboard(self) -> Path:
+        return self.path / "dashboard.html"
+
+    @property
     def purged(self) -> Path:
         return self.path / "purged"
 

@@ -14,7 +14,7 @@ from mcp_types import PromptReference, ResourceTemplateReference
 from tune_mcp.calibration.project import Project
 
 pytestmark = pytest.mark.anyio
-FIXED = {"tune://runs", "tune://rules"}
+FIXED = {"tune://runs", "tune://rules", "ui://tune/dashboard.html"}
 TEMPLATES = {
     "tune://runs/{run_id}/report.md",
     "tune://runs/{run_id}/report.html",

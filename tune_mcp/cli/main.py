@@ -95,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--lines", type=int, default=30)
     one = verb("watch", _watch, "milestones, the strict matrix, progress and time left")
     one.add_argument("run_id")
+    one.add_argument("--page", action="store_true", help="also keep dashboard.html in the run directory, for a browser")
     one = verb("report", _report, "write report.md, report.json, report.html")
     one.add_argument("run_id")
     one = verb("plan", _plan, "what would be written into the test files")
@@ -242,7 +243,7 @@ def _tail(arguments: argparse.Namespace) -> int:
 def _watch(arguments: argparse.Namespace) -> int:
     from tune_mcp.cli.watch import watch
 
-    return watch(_project(arguments), arguments.run_id)
+    return watch(_project(arguments), arguments.run_id, page=arguments.page)
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -13,26 +15,43 @@ from rich.table import Table
 from rich.text import Text
 
 from tune_mcp.calibration.project import Project
+from tune_mcp.calibration.tailing import tail_pytest
 from tune_mcp.calibration.watching import StatusReply, span, status
-from tune_mcp.files import is_locked
+from tune_mcp.files import is_locked, write_atomic
 from tune_mcp.run_dir import RunDir
+from tune_mcp.server.dashboard import page_of
 from tune_mcp.session import events
 
 _REFRESH_S = 1.0
 _LAST_S = 3.0
+_PAGE_LINES = 20
 _STYLES = {"✓": "green", "△": "yellow", "✗": "bold red", "—": "dim"}
 
 
-def watch(project: Project, run_id: str) -> int:
-    """Show the run until it is at rest; returns 0 when it is strict-complete, else 1."""
-    return _live(project, run_id) if sys.stdout.isatty() else _plain(project, run_id)
+def watch(project: Project, run_id: str, *, page: bool = False) -> int:
+    """Show the run until it is at rest; returns 0 when it is strict-complete, else 1.
+
+    ``page`` also keeps ``dashboard.html`` in the run directory up to date, for a browser.
+    """
+    if page:
+        print(f"page: {project.run(run_id).dashboard.as_uri()}", flush=True)
+    look = partial(_look, project, run_id, page=page)
+    return _live(look) if sys.stdout.isatty() else _plain(project.run(run_id), look)
 
 
-def _live(project: Project, run_id: str) -> int:
+def _look(project: Project, run_id: str, *, page: bool) -> StatusReply:
+    now = status(project, run_id)
+    if page:
+        log = tail_pytest(project, run_id, _PAGE_LINES).log_lines
+        write_atomic(project.run(run_id).dashboard, page_of(now, log).encode(), durable=False)
+    return now
+
+
+def _live(look: Callable[[], StatusReply]) -> int:
     console = Console()
     with Live(console=console, refresh_per_second=4) as live:
         while True:
-            now = status(project, run_id)
+            now = look()
             live.update(picture(now))
             if _over(now):
                 break
@@ -41,11 +60,10 @@ def _live(project: Project, run_id: str) -> int:
     return 0 if now.strict_complete else 1
 
 
-def _plain(project: Project, run_id: str) -> int:
-    run = project.run(run_id)
+def _plain(run: RunDir, look: Callable[[], StatusReply]) -> int:
     seen = 0
     while True:
-        now = status(project, run_id)
+        now = look()
         if _over(now):
             _let_it_end(run)
         log = [event for event in events.read(run.events) if event.kind in events.MILESTONES]

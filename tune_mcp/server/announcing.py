@@ -7,7 +7,7 @@ a newer one listens on the SDK's bus.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,7 @@ class Announcer:
             who.discard(key)
 
     @asynccontextmanager
-    async def lifespan(self, _: MCPServer[Any]) -> AsyncIterator[None]:
+    async def lifespan(self, _: MCPServer[Any]) -> AsyncGenerator[None]:
         """Look at the files for as long as the server serves."""
         async with anyio.create_task_group() as group:
             group.start_soon(self._watch)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from mcp.server.apps import Apps, ResourceCsp
 from mcp.server.mcpserver import MCPServer
 
 from tune_mcp import __version__
+from tune_mcp.server import dashboard
 from tune_mcp.server.announcing import Announcer
 from tune_mcp.server.arguments import argument_check
 from tune_mcp.server.context import server_context
@@ -43,6 +45,7 @@ def build() -> MCPServer[Any]:
         middleware=[argument_check(lambda: mcp), announcer.greet],
         subscriptions=announcer.bus,
         lifespan=announcer.lifespan,
+        extensions=[_apps()],
     )
     announcer.attach(mcp)
     register_tools(mcp, server_context)
@@ -50,6 +53,19 @@ def build() -> MCPServer[Any]:
     register_prompts(mcp, server_context)
     register_completions(mcp, server_context)
     return mcp
+
+
+def _apps() -> Apps:
+    """The dashboard, for clients that show pages; it talks to its host and to nobody else."""
+    apps = Apps()
+    apps.add_html_resource(
+        dashboard.URI,
+        dashboard.page(),
+        title="Dashboard of a run",
+        csp=ResourceCsp(connect_domains=[]),
+        prefers_border=True,
+    )
+    return apps
 
 
 mcp = build()

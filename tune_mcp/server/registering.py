@@ -11,10 +11,12 @@ from mcp_types import ToolAnnotations
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 
-def tool(mcp: MCPServer[Any], title: str, hints: ToolAnnotations) -> Callable[[Verb], Verb]:
-    """Register under the function's own name, with every hint set."""
+def tool(mcp: MCPServer[Any], title: str, hints: ToolAnnotations, page: str | None = None) -> Callable[[Verb], Verb]:
+    """Register under the function's own name, with every hint set; ``page`` is the ``ui://`` page that shows it."""
+    meta = {"ui": {"resourceUri": page}} if page else None
 
     def register(verb: Verb) -> Verb:
-        return mcp.tool(title=title, annotations=hints, description=" ".join((verb.__doc__ or "").split()))(verb)
+        description = " ".join((verb.__doc__ or "").split())
+        return mcp.tool(title=title, annotations=hints, description=description, meta=meta)(verb)
 
     return register

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from tune_mcp.calibration import catalogue, preparing, reporting, running, tailing, watching
 from tune_mcp.calibration.reporting import ApplyPlanReply, ReportReply
+from tune_mcp.server import dashboard
 from tune_mcp.server.answers import Answer, answer_model
 from tune_mcp.server.apply_tool import register_apply
 from tune_mcp.server.context import ServerContext
@@ -113,7 +114,7 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         complete stays and can be resumed. On a halted run: give it up, so that a fresh run may start."""
         return await answer(lambda: running.stop_run(server.project(), run_id, reason))
 
-    @tool(mcp, "Status of a run", READ)
+    @tool(mcp, "Status of a run", READ, page=dashboard.URI)
     async def status(
         run_id: Annotated[str | None, Field(description="Leave out for the list of runs, newest first.")] = None,
         wait_s: Annotated[
