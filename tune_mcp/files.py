@@ -14,6 +14,7 @@ import math
 import os
 import stat
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Self, cast
 
@@ -134,6 +135,9 @@ def inside(root: Path, relative: str) -> Path:
     return path
 
 
+_HOLDER_BYTES = 1 << 16
+
+
 class FileLock:
     """An exclusive ``flock`` on a file; it lives as long as any process holds the open file, and no longer.
 
@@ -145,8 +149,11 @@ class FileLock:
         self.handle = handle
 
     @classmethod
-    def take(cls, path: Path, holder: object) -> Self | None:
-        """Take the lock and write ``holder`` into the file, or return None when another process has it."""
+    def take(cls, path: Path, holder: Callable[[bytes], object] | Mapping[str, Json]) -> Self | None:
+        """Take the lock and name the holder in the file, or return None when another process has it.
+
+        A callable ``holder`` gets what the last one wrote.
+        """
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -155,7 +162,7 @@ class FileLock:
             return None
         lock = cls(path, handle)
         try:
-            lock.describe(holder)
+            lock.describe(holder(os.pread(handle, _HOLDER_BYTES, 0)) if callable(holder) else holder)
         except BaseException:
             lock.release()
             raise
@@ -168,9 +175,8 @@ class FileLock:
         return cls(path, handle)
 
     def describe(self, holder: object) -> None:
-        """Write who holds the lock."""
-        os.ftruncate(self.handle, 0)
-        os.pwrite(self.handle, dump_json(holder), 0)
+        """Write who holds the lock: one write that covers what stood there, so that a crash tears nothing."""
+        os.pwrite(self.handle, dump_json(holder).ljust(os.fstat(self.handle).st_size, b"\n"), 0)
 
     def release(self) -> None:
         """Give this process's share back; a child that inherited the lock keeps it."""

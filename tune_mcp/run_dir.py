@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,6 +63,11 @@ class RunDir:
         return self.path / "supervisor.log"
 
     @property
+    def marks(self) -> Path:
+        """One secret a line, of every start of the supervisor."""
+        return self.path / "supervisor.marks"
+
+    @property
     def stop_request(self) -> Path:
         return self.path / "stop.json"
 
@@ -114,6 +120,11 @@ class RunDir:
     def attempt(self, test: str, repeat: int, attempt: int) -> Path:
         """Folder of one attempt: its job, its sealed result, and what it left when a later attempt followed."""
         return self.test_folder(test) / "attempts" / f"run{repeat}_a{attempt}"
+
+    def trees(self) -> Iterator[Path]:
+        """The process records of every attempt, purged ones too."""
+        yield from self.path.glob("_pytest/*/attempts/*/tree.json")
+        yield from self.path.glob("purged/*/*/tree.json")
 
 
 def utc_stamp(moment: datetime) -> str:

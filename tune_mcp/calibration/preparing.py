@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from tune_mcp.calibration import recovering
 from tune_mcp.calibration.project import Project, select
 from tune_mcp.calibration.reply import Reply
 from tune_mcp.discover.aliases import expand
@@ -45,7 +46,7 @@ def precheck(project: Project, model: str, stages: Sequence[str] = ("ALL",)) -> 
     keys = expand(stages, table)
     subject = project.subject(config, select(table, keys))
     answer = look(subject, Probes(read_gpus, read_venv), iso(utc_now()))
-    checks = (*_host(project), *answer.checks, _lock())
+    checks = (*_host(project), *answer.checks, _lock(project))
     found = answer.model_copy(update={"checks": checks})
     return PrecheckReply(
         model=model,
@@ -71,11 +72,13 @@ def _host(project: Project) -> tuple[Check, ...]:
     return (Check(id="host.profile", status="ok", detail=f"{project.host.name} ({project.host_source})"),)
 
 
-def _lock() -> Check:
+def _lock(project: Project) -> Check:
     try:
         holder = host_lock.current()
     except OSError as error:
         return Check(id="host.free", status="unknown", detail=f"the host lock cannot be read: {error}")
+    if holder is None and (living := recovering.told(recovering.suspects(project))):
+        return Check(id="host.free", status="warn", detail=living)
     if holder is None:
         return Check(id="host.free", status="ok", detail="no other run on this machine")
     return Check(

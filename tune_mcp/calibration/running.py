@@ -12,6 +12,7 @@ from tune_mcp.calibration import planning
 from tune_mcp.calibration.preparing import busy, precheck
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.purging import PurgeItem, asked_for
+from tune_mcp.calibration.recovering import recover, suspects
 from tune_mcp.calibration.reply import Reply
 from tune_mcp.discover.aliases import expand
 from tune_mcp.errors import Code, Refusal
@@ -159,14 +160,15 @@ def _plan_line(run: RunDir, plan: Plan) -> str:
 def _launch(
     project: Project, prepare: Callable[[RunDir, datetime], Plan], make: Callable[[datetime], RunDir]
 ) -> RunReply:
-    """Take the host, make or reopen the directory under it, hand both locks to a detached supervisor."""
+    """Take the host, end what a dead run left on it, make or reopen the directory, hand both locks to a supervisor."""
     host = host_lock.take(host_lock.Holder("?", "?", str(project.repo_root)))
     if isinstance(host, host_lock.Holder):
         raise busy(project, host)
     try:
+        recover(suspects(project))
         now = utc_now()
         run = make(now)
-        host.describe({"run_id": run.run_id, "run_dir": str(run.path), "repo_root": str(project.repo_root)})
+        host_lock.describe(host, host_lock.Holder(run.run_id, str(run.path), str(project.repo_root)))
         lock = FileLock.take(run.supervisor_lock, {"run_id": run.run_id})
         if lock is None:
             raise _active(run)
@@ -313,7 +315,8 @@ class StopReply(Reply):
 def stop_run(project: Project, run_id: str, reason: str, sleep: Callable[[float], None] = time.sleep) -> StopReply:
     """Stop gracefully and keep what is complete (contract, tool 6). A stopped run can be resumed.
 
-    A halted or exhausted run is given up: that is the person's word that a fresh run may follow (HLT-03).
+    A halted, exhausted or lost run is given up: that is the person's word that a fresh run may follow (HLT-03). What a
+    lost run left alive is ended first; HOST_BUSY when it cannot be.
     """
     if not reason.strip():
         raise Refusal(Code.INVALID_ARGUMENT, "GPU-20", "stop_run needs a reason", "say why, in a few words")
@@ -326,7 +329,8 @@ def stop_run(project: Project, run_id: str, reason: str, sleep: Callable[[float]
         end = time.monotonic() + STOP_WAIT_S
         while (now := state.conclude(run)).active and time.monotonic() < end:
             sleep(_LOOK_EVERY_S)
-    elif now.state in (RunState.HALTED, RunState.EXHAUSTED):
+    elif now.state in (RunState.HALTED, RunState.EXHAUSTED, RunState.LOST):
+        recover([run])
         _give_up(run, reason)
         now = state.conclude(run)
     audited = audit(run, plan)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from tune_mcp import run_dir
-from tune_mcp.calibration import evidence
+from tune_mcp.calibration import evidence, recovering
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.reply import Reply
 from tune_mcp.config.stages import Frozen
@@ -268,16 +268,18 @@ def _status(run: RunDir, plan: Plan, *, timed_out: bool) -> StatusReply:
         gpu_mem_limit_mib=MEMORY_LIMIT_MIB,
         pytest_active=current is not None and current.phase == "pytest",
         heartbeat_age_s=age,
-        alerts=tuple(_alerts(now, age, plan, reading.reason)),
+        alerts=tuple(_alerts(run, now, age, plan, reading.reason)),
         poll_within_s=_poll_within(now, left),
         milestones=tuple(f"{event.t} {event.text}" for event in log if event.kind in events.MILESTONES)[-3:],
         next=_next(run, now, audited),
     )
 
 
-def _alerts(now: Conclusion, age: float | None, plan: Plan, gpu_reason: str) -> Iterable[str]:
+def _alerts(run: RunDir, now: Conclusion, age: float | None, plan: Plan, gpu_reason: str) -> Iterable[str]:
     if now.state is RunState.LOST:
         yield "the supervisor is gone without an end state; what is complete is kept"
+    if not now.active and now.state is not RunState.FINISHED and (living := recovering.told([run])):
+        yield living
     if now.liveness is Liveness.UNKNOWN:
         yield "the supervisor's lock cannot be read, so nobody knows whether it lives"
     if now.active and age is not None and age > _STALE_HEARTBEAT_S:

@@ -18,7 +18,8 @@ from tune_mcp.run_dir import RunDir, iso
 MILESTONES = frozenset(
     {
         "planned", "prechecked", "started", "launched", "retry", "observed", "halted", "exhausted", "waiting_for_gpu",
-        "purged", "resumed", "stop_requested", "stopped", "failed", "finished", "reported", "applied", "undone",
+        "purged", "recovered", "resumed", "stop_requested", "stopped", "failed", "finished", "reported", "applied",
+        "undone",
     }
 )  # fmt: skip
 """Event kinds that people see in ``status`` and ``watch``; ``recorded`` lines are the ledger only."""

@@ -125,10 +125,7 @@ def main(argv: list[str]) -> int:
         precheck=lambda: prechecked(run, plan),
         stop_asked=stop_asked,
     )
-    code = supervisor.run()
-    for lock in locks:
-        lock.release()
-    return code
+    return supervisor.run()  # the locks go with the process, so that a free lock means that it is gone
 
 
 if __name__ == "__main__":

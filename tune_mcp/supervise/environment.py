@@ -15,7 +15,7 @@ ALLOWED = frozenset(
         "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM",
         "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "HF_TOKEN", "SSL_CERT_FILE", "SSL_CERT_DIR",
         "http_proxy", "https_proxy", "no_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
-        "OPENBLAS_CORETYPE",
+        "OPENBLAS_CORETYPE", "TUNE_RUN_MARK",
     }
 )  # fmt: skip
 ALLOWED_PREFIXES = ("LC_",)

@@ -31,16 +31,31 @@ class Holder:
     run_id: str
     run_dir: str
     repo_root: str
+    previous: str = "?"
+    """The run directory of the holder before; ``?`` once that one is known to have left nothing behind."""
 
 
 def take(holder: Holder) -> FileLock | Holder:
-    """The lock, or who has it."""
+    """The lock, or who has it. Until ``describe`` the file names the run before too, which may have left processes."""
     path = lock_path()
-    facts: dict[str, Json] = {"run_id": holder.run_id, "run_dir": holder.run_dir, "repo_root": holder.repo_root}
-    lock = FileLock.take(path, facts)
-    if lock is None:
-        return read_holder(path)
-    return lock
+    lock = FileLock.take(path, lambda written: _facts(holder) | {"previous": _last(_parsed(written))})
+    return read_holder(path) if lock is None else lock
+
+
+def describe(lock: FileLock, holder: Holder) -> None:
+    """Name the run that the lock is held for, and forget the one before."""
+    lock.describe(_facts(holder))
+
+
+def last() -> Path | None:
+    """The directory of the run that had the lock last; None when that is not known."""
+    named = _last(read_holder(lock_path()))
+    return None if named == "?" else Path(named)
+
+
+def _last(holder: Holder) -> str:
+    """A holder that has not named its run yet still names the one before."""
+    return holder.run_dir if holder.previous == "?" else holder.previous
 
 
 def current() -> Holder | None:
@@ -52,8 +67,19 @@ def current() -> Holder | None:
 def read_holder(path: Path) -> Holder:
     """What the holder wrote; ``?`` where it is not readable yet."""
     try:
-        value = parse_json(path.read_bytes())
-    except (OSError, ValueError):
+        return _parsed(path.read_bytes())
+    except OSError:
+        return _parsed(b"")
+
+
+def _parsed(data: bytes) -> Holder:
+    try:
+        value = parse_json(data)
+    except ValueError:
         value = {}
     found = value if isinstance(value, dict) else {}
-    return Holder(*(str(found.get(name) or "?") for name in ("run_id", "run_dir", "repo_root")))
+    return Holder(*(str(found.get(name) or "?") for name in ("run_id", "run_dir", "repo_root", "previous")))
+
+
+def _facts(holder: Holder) -> dict[str, Json]:
+    return {"run_id": holder.run_id, "run_dir": holder.run_dir, "repo_root": holder.repo_root}

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 
 from tune_mcp.files import FileLock
+from tune_mcp.run_dir import RunDir
+from tune_mcp.supervise import leftovers
 
 _LAUNCHER_DEADLINE_S = 20
 
@@ -20,16 +22,18 @@ _LAUNCHER_DEADLINE_S = 20
 def start(run_dir: Path, run_lock: FileLock, host_lock: FileLock) -> int:
     """Detach a supervisor for ``run_dir`` that inherits both locks; returns its pid. Raises ``OSError``.
 
-    The caller's shares of the locks may be given back afterwards: the supervisor has its own.
+    The caller's shares of the locks may be given back afterwards: the supervisor has its own. Everything below it
+    carries a new secret, by which it is known for ours should all that watches over it be killed.
     """
     handles = (run_lock.handle, host_lock.handle)
+    secret = leftovers.mark(RunDir(run_dir))
     done = subprocess.run(
         [sys.executable, "-P", "-m", "tune_mcp.supervise.launch", str(run_dir), *map(str, handles)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         pass_fds=handles,
         start_new_session=True,
-        env=_environment(),
+        env={**_environment(), leftovers.MARK: secret},
         timeout=_LAUNCHER_DEADLINE_S,
         check=False,
         text=True,

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import psutil
@@ -68,12 +69,13 @@ class Grace:
 class StopLadder:
     """SIGINT to pytest, wait, SIGTERM to the tree, wait, SIGKILL to the tree until nothing is left.
 
-    ``log`` gets one sentence for each step. ``tick_s`` is how often the wait looks.
+    ``log`` gets one sentence for each step. ``tick_s`` is how often the wait looks. ``alive`` says what is ours.
     """
 
     log: Callable[[str], None]
     grace: Grace = field(default_factory=Grace)
     tick_s: float = 0.1
+    alive: Callable[[], list[psutil.Process]] = descendants
 
     def interrupt(self, main: subprocess.Popen[bytes]) -> None:
         """Ask pytest to end by itself, so that fixtures are torn down."""
@@ -82,16 +84,24 @@ class StopLadder:
             main.send_signal(signal.SIGINT)
             self._until(lambda: main.poll() is not None, self.grace.interrupt_s)
 
+    def await_orphan(self, main: psutil.Process, *, interrupt: bool) -> None:
+        """The same for a pytest that is no child of ours; without ``interrupt`` when somebody else has asked it."""
+        self.log(f"{'SIGINT to' if interrupt else 'waiting for'} {describe(main)}, up to {self.grace.interrupt_s:g} s")
+        if interrupt:
+            with suppress(psutil.NoSuchProcess):
+                main.send_signal(signal.SIGINT)
+        self._until(lambda: main not in self.alive(), self.grace.interrupt_s)
+
     def drain(self, main: subprocess.Popen[bytes] | None = None) -> tuple[str, ...]:
-        """End every descendant that is left; returns what had to be ended. Never touches another process."""
-        left = descendants()
+        """End all of ours that is left; returns what had to be ended. Never touches another process."""
+        left = self.alive()
         named = tuple(describe(process) for process in left)
         for sign, limit in ((signal.SIGTERM, self.grace.terminate_s), (signal.SIGKILL, self.grace.kill_s)):
             if not left:
                 break
             self.log(f"{sign.name} to {len(left)} process(es) of this attempt: {', '.join(named[:3])}")
             self._end(sign, limit, main)
-            left = descendants()
+            left = self.alive()
         if left:
             self.log(f"{len(left)} process(es) outlive SIGKILL: {', '.join(describe(process) for process in left)}")
         return named
@@ -100,7 +110,7 @@ class StopLadder:
         sent: set[tuple[int, float]] = set()
 
         def gone() -> bool:
-            alive = descendants()
+            alive = self.alive()
             for process in alive:
                 try:
                     identity = (process.pid, process.create_time())

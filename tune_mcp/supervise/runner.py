@@ -46,7 +46,8 @@ from tune_mcp.supervise.job import (
     read_job,
     seal,
 )
-from tune_mcp.supervise.processes import StopLadder, become_subreaper, default_signals
+from tune_mcp.supervise.processes import StopLadder, become_subreaper, default_signals, descendants
+from tune_mcp.supervise.tree_record import TreeRecorder
 from tune_mcp.supervise.waiting import Orders
 
 _LOOK_EVERY_S = 0.25
@@ -180,7 +181,8 @@ class Runner:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        stopped_by = self._wait(main, begin + job.timeout_s)
+        tree = TreeRecorder(job.folder, main.pid, descendants)
+        stopped_by = self._wait(main, begin + job.timeout_s, tree)
         ladder = StopLadder(self.say)
         if stopped_by:
             self.phase("stopping")
@@ -190,9 +192,10 @@ class Runner:
         leftovers = ladder.drain(main)
         return main.wait(), stopped_by, duration, leftovers
 
-    def _wait(self, main: subprocess.Popen[bytes], end: float) -> str:
+    def _wait(self, main: subprocess.Popen[bytes], end: float, tree: TreeRecorder) -> str:
         """Until pytest ends or has to be stopped; its end and an order wake at once, the rest is looked at."""
         while True:
+            tree.look()
             if main.poll() is not None:
                 return ""
             if self.cancelled():

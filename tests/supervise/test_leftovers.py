@@ -1,0 +1,285 @@
+"""When all that watches over pytest is killed at once, what it leaves is found, told and ended, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import escapees
+import psutil
+import pytest
+import toy
+
+from tune_mcp.calibration import preparing, recovering, running, watching
+from tune_mcp.calibration.project import Project
+from tune_mcp.errors import Refusal
+from tune_mcp.files import is_locked, write_json
+from tune_mcp.run_dir import RunDir
+from tune_mcp.session import events, state
+from tune_mcp.supervise import host_lock, leftovers, tree_record
+from tune_mcp.supervise.processes import Grace
+from tune_mcp.supervise.tree_record import Tree, TreeRecorder
+
+
+@pytest.fixture
+def project(tmp_path: Path, request: pytest.FixtureRequest) -> Project:
+    return escapees.toy_with_escapees(tmp_path / "repo", getattr(request, "param", ("setsid", "retitled")))
+
+
+@pytest.fixture
+def stranger(project: Project) -> Iterator[subprocess.Popen[bytes]]:
+    process = escapees.decoy(project)
+    yield process
+    assert process.poll() is None, "a foreign process with the same command line lives on"
+    process.kill()
+    process.wait()
+
+
+def orphaned(project: Project) -> tuple[RunDir, set[int]]:
+    """A run whose supervisor and runner were killed in the same moment; the pids that outlive them."""
+    run = toy.start_and_hold(project, 1)
+    record = state.read_record(run)
+    assert record is not None and record.owner is not None
+    (runner,) = psutil.Process(record.owner.pid).children()
+    left = {*toy.launches(project, 1), *escapees.escaped(project).values()}
+    (path,) = run.path.glob("_pytest/*/attempts/*/tree.json")
+    toy.wait_for(lambda: {member.pid for member in _tree(path).members} >= left, what="the record of all of them")
+    for process in (psutil.Process(record.owner.pid), runner):
+        process.kill()
+    toy.wait_for(lambda: state.conclude(run).state is state.RunState.LOST and host_lock.current() is None, what="death")
+    assert len(left) >= 6 and set(escapees.alive(left)) == left, "nobody is left to end them"
+    assert not is_locked(run.supervisor_lock)
+    toy.let_go(project, 1)
+    toy.hold(project, 1)  # the orphan goes on measuring; the next launch waits
+    return run, left
+
+
+def _tree(path: Path) -> Tree:
+    tree = tree_record.read(path)
+    assert tree is not None
+    return tree
+
+
+@pytest.mark.parametrize("project", [("setsid", "retitled", "deaf")], indirect=True, ids=["one is deaf"])
+@pytest.mark.rule("GPU-20", "GPU-16", "SUP-13")
+def test_stopping_a_lost_run_ends_all_that_it_left_and_status_names_it_before(
+    project: Project, stranger: subprocess.Popen[bytes]
+) -> None:
+    """Bug 17 of the older script: a supervisor that is killed leaves its pytest alive."""
+    run, left = orphaned(project)
+
+    now = watching.status(project, run.run_id)
+    (alert,) = (alert for alert in now.alerts if "live on" in alert)
+    named = {process.pid for process in leftovers.living([run])}
+    assert named >= left and stranger.pid not in named
+    assert any(str(pid) in alert for pid in left) and str(stranger.pid) not in alert
+    checks = {check.id: check for check in preparing.precheck(project, toy.MODEL).checks}
+    assert (checks["host.free"].status, "live on" in checks["host.free"].detail) == ("warn", True)
+    assert set(escapees.alive(left)) == left, "readers end nothing"
+
+    answer = running.stop_run(project, run.run_id, "the machine is needed")
+
+    assert (answer.state, escapees.alive(left)) == ("stopped", []), toy.told(run)
+    assert "live on" not in watching.status(project, run.run_id).text()
+    (event,) = (event for event in events.read(run.events) if event.kind == "recovered")
+    assert "process(es) of the dead run ended" in event.text
+    assert "KeyboardInterrupt" in run.log(toy.TEST_KEY, 1).read_text(), "pytest was asked first: fixtures are torn down"
+
+
+@pytest.mark.rule("GPU-20", "RES-04", "RES-07")
+def test_resuming_a_lost_run_ends_what_it_left_before_it_measures(
+    project: Project, stranger: subprocess.Popen[bytes]
+) -> None:
+    run, left = orphaned(project)
+    toy.let_go(project, 1)
+    (toy.state_folder(project) / "pids").write_text("")
+
+    running.resume_run(project, run.run_id)
+
+    assert escapees.alive(left) == []
+    now = toy.wait_until_rest(project, run.run_id)
+    assert (now.state, now.strict_complete) == ("finished", True), toy.told(run)
+    toy.wait_for(lambda: not escapees.alive(escapees.escaped(project).values()), what="the drain")
+    assert stranger.poll() is None
+
+
+@pytest.mark.rule("GPU-20", "GPU-14", "STR-18")
+def test_a_start_in_another_repository_first_ends_what_the_last_run_of_the_machine_left(
+    project: Project, stranger: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    other = toy.make_toy(tmp_path / "other")
+    run, left = orphaned(project)
+
+    second = toy.start(other, 1)
+
+    assert escapees.alive(left) == [] and stranger.poll() is None
+    assert toy.wait_until_rest(other, second.run_id).strict_complete
+    assert [event.kind for event in events.read(run.events)][-1] == "recovered"
+
+
+@pytest.mark.rule("GPU-20", "GPU-14")
+def test_nothing_is_started_beside_a_process_that_outlives_sigkill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = toy.make_toy(tmp_path / "repo")
+    dead = toy.finished_run(project, 1)
+    stuck = leftovers.Ended(("4711 server",), ("4711 server",))
+    monkeypatch.setattr(leftovers, "living", lambda _: [psutil.Process()])
+    monkeypatch.setattr(leftovers, "end", lambda _runs, _log: stuck)
+
+    with pytest.raises(Refusal, match=rf"HOST_BUSY \[GPU-20\]: 1 process\(es\) of {dead.run_id} outlive SIGKILL: 4711"):
+        running.start_run(project, toy.MODEL, repeats=1)
+
+    assert len(watching.list_runs(project).runs) == 1, "a refusal leaves nothing behind"
+    assert host_lock.current() is None and host_lock.last() == dead.path, "the next start tries again"
+
+
+# ---- what is proof, and what is not -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    path = tmp_path / "repo/.tune-runs/20260423T050000Z_toy"
+    path.mkdir(parents=True)
+    return RunDir(path)
+
+
+@pytest.fixture
+def child() -> Iterator[psutil.Process]:
+    with subprocess.Popen([sys.executable, "-S", "-c", "import signal; signal.pause()"]) as process:
+        yield psutil.Process(process.pid)
+        process.kill()
+
+
+def record(run: RunDir, member: state.Owner, namespace: str | None = None) -> None:
+    folder = run.attempt(toy.TEST_KEY, 1, 1)
+    folder.mkdir(parents=True, exist_ok=True)
+    gone = state.Owner(boot_id=state.boot_id(), pid=2**22 - 1, start_ticks=1)
+    tree = Tree(pid_namespace=namespace or tree_record.pid_namespace(), runner=gone, pytest=gone, members=(member,))
+    write_json(folder / tree_record.TREE_FILE, tree.model_dump(mode="json"))
+
+
+@pytest.mark.rule("GPU-16")
+def test_a_recorded_identity_counts_only_on_this_boot_in_this_namespace_and_for_this_very_process(
+    run: RunDir, child: psutil.Process
+) -> None:
+    me = state.owner(child.pid)
+
+    record(run, me)
+    assert [process.pid for process in leftovers.living([run])] == [child.pid]
+    record(run, me.model_copy(update={"start_ticks": me.start_ticks - 1}))
+    assert leftovers.living([run]) == [], "the pid was reused"
+    record(run, me.model_copy(update={"boot_id": "another"}))
+    assert leftovers.living([run]) == []
+    record(run, me, "pid:[1]")
+    assert leftovers.living([run]) == []
+
+
+@pytest.mark.rule("GPU-16")
+def test_a_secret_counts_only_when_this_run_was_started_with_it(run: RunDir) -> None:
+    secret = leftovers.mark(run)
+    other = leftovers.mark(RunDir(run.path.with_name("20260423T050001Z_toy"))) if _made(run) else ""
+    sleep = [sys.executable, "-S", "-c", "import signal; signal.pause()"]
+    words = {"ours": secret, "another": other, "guess": "0" * 32, "prefix": secret[:31], "empty": ""}
+    started = {name: subprocess.Popen(sleep, env={leftovers.MARK: word}) for name, word in words.items()}
+    try:
+        toy.wait_for(lambda: all(_has_environ(process.pid) for process in started.values()), what="their exec")
+
+        assert [process.pid for process in leftovers.living([run])] == [started["ours"].pid]
+        ended = leftovers.end([run], lambda _: None, Grace(0.1, 5, 5))
+
+        assert len(ended.found) == 1 and ended.left == ()
+        assert [name for name, process in started.items() if process.poll() is not None] == ["ours"]
+    finally:
+        for process in started.values():
+            process.kill()
+            process.wait()
+
+
+def _made(run: RunDir) -> bool:
+    run.path.with_name("20260423T050001Z_toy").mkdir()
+    return True
+
+
+def _has_environ(pid: int) -> bool:
+    return leftovers.MARK.encode() in Path(f"/proc/{pid}/environ").read_bytes()
+
+
+@pytest.mark.rule("GPU-16", "GPU-20")
+def test_a_run_that_may_live_has_no_leftovers(run: RunDir, child: psutil.Process) -> None:
+    from tune_mcp.files import FileLock
+
+    record(run, state.owner(child.pid))
+    lock = FileLock.take(run.supervisor_lock, {})
+    assert lock is not None
+    assert leftovers.living([run]) == []
+    lock.release()
+    assert len(leftovers.living([run])) == 1
+    run.supervisor_lock.unlink()
+    run.supervisor_lock.symlink_to(run.supervisor_lock)
+    assert state.liveness(run) is state.Liveness.UNKNOWN
+    assert leftovers.living([run]) == [], "unknown is never dead"
+
+
+@pytest.mark.rule("GPU-16")
+def test_whoever_recovers_never_ends_itself_or_what_it_runs_in(run: RunDir, child: psutil.Process) -> None:
+    record(run, state.owner(os.getppid()))
+
+    found = {process.pid for process in leftovers.living([run])}
+
+    assert child.pid in found, "below the recorded process, so of the run"
+    assert not found & {os.getpid(), os.getppid(), 1}
+
+
+def test_a_tree_is_written_when_it_changes_and_looked_at_less_and_less(run: RunDir, child: psutil.Process) -> None:
+    now, looks = 0.0, 0
+    below: list[psutil.Process] = []
+
+    def living() -> list[psutil.Process]:
+        nonlocal looks
+        looks += 1
+        return below
+
+    recorder = TreeRecorder(run.path, child.pid, living, lambda: now)
+    path = run.path / tree_record.TREE_FILE
+    for tick in range(600):
+        now = tick * 0.1
+        if tick == 400:
+            below = [child]
+        recorder.look()
+        assert ([member.pid for member in _tree(path).members] == [child.pid]) is (tick > 420) or 400 <= tick <= 420
+    assert looks < 40, "about every two seconds"
+    assert (_tree(path).runner, _tree(path).pytest) == (state.owner(os.getpid()), state.owner(child.pid))
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{", b'{"pid_namespace": 1}'])
+def test_a_record_that_cannot_be_read_proves_nothing(run: RunDir, data: bytes) -> None:
+    folder = run.attempt(toy.TEST_KEY, 1, 1)
+    folder.mkdir(parents=True)
+    (folder / tree_record.TREE_FILE).write_bytes(data)
+    run.marks.write_bytes(b"\xff\n\n" + b"torn")
+
+    assert leftovers.living([run]) == []
+
+
+def test_the_lock_names_the_run_before_until_that_one_is_recovered(run: RunDir, tmp_path: Path) -> None:
+    def take() -> object:
+        lock = host_lock.take(host_lock.Holder("?", "?", "/repo"))
+        assert not isinstance(lock, host_lock.Holder)
+        return lock
+
+    first = take()
+    assert host_lock.last() is None
+    host_lock.describe(first, host_lock.Holder(run.run_id, str(run.path), "/repo"))
+    first.release()
+    for _ in range(2):  # killed before it had recovered, twice
+        take().release()
+        assert host_lock.last() == run.path
+    last = take()
+    host_lock.describe(last, host_lock.Holder("n", "/n", "/repo"))
+    assert host_lock.last() == Path("/n")
+    last.release()
+    assert recovering.suspects(toy.make_toy(tmp_path / "new")) == [], "its folder is gone"

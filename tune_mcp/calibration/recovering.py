@@ -1,0 +1,57 @@
+"""Processes that a dead run left alive: told by ``status`` and ``precheck``, ended before anything else is started."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from tune_mcp import run_dir
+from tune_mcp.calibration.project import Project
+from tune_mcp.errors import Code, Refusal
+from tune_mcp.run_dir import RunDir
+from tune_mcp.session import events
+from tune_mcp.supervise import host_lock, leftovers
+from tune_mcp.supervise.loop import utc_now
+from tune_mcp.supervise.processes import describe
+
+_log = logging.getLogger(__name__)
+
+
+def suspects(project: Project) -> list[RunDir]:
+    """The run that measured last on this machine, of whatever repository, and all of this one's."""
+    last = host_lock.last()
+    found = [RunDir(last)] if last is not None and last.is_dir() else []
+    return [*found, *(run for run in run_dir.list_runs(project.repo_root) if run not in found)]
+
+
+def recover(runs: Iterable[RunDir]) -> None:
+    """End what dead runs left alive; each run's own record says what it was (GPU-20, GPU-16).
+
+    Raises HOST_BUSY when a process outlives even SIGKILL: nothing is measured beside it.
+    """
+    runs = list(runs)
+    if not leftovers.living(runs):
+        return
+    for run in runs:
+        ended = leftovers.end([run], _log.warning)
+        if not ended.found:
+            continue
+        names = "; ".join(ended.found[:5])
+        events.append(run, "recovered", utc_now(), f"{len(ended.found)} process(es) of the dead run ended: {names}")
+        if ended.left:
+            raise Refusal(
+                Code.HOST_BUSY,
+                ("GPU-20", "GPU-16"),
+                f"{len(ended.left)} process(es) of {run.run_id} outlive SIGKILL: {'; '.join(ended.left[:5])}",
+                "they hang in the kernel: restart the machine or its container, then try again",
+                {"run_id": run.run_id, "processes": list(ended.left)},
+            )
+
+
+def told(runs: Iterable[RunDir]) -> str:
+    """One sentence about what dead runs left alive, empty when there is nothing."""
+    living = leftovers.living(runs)
+    if not living:
+        return ""
+    names = "; ".join(describe(process) for process in living[:5])
+    return f"{len(living)} process(es) of a dead run live on ({names}): stop_run of it or the next start ends them"

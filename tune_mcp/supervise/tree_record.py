@@ -1,0 +1,87 @@
+"""``tree.json`` in an attempt's folder: which processes the attempt has, so that they can be found when all that
+watched over them is dead (rule GPU-20; notes C65, C71).
+
+An identity is boot id, pid and start ticks; a pid means something only in its own pid namespace, so that is kept too.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+from pydantic import ValidationError
+
+from tune_mcp.config.stages import Frozen
+from tune_mcp.files import parse_json, write_json
+from tune_mcp.session.state import Owner, owner
+
+TREE_FILE = "tree.json"
+_SLOWEST_S = 2.0
+
+
+class Tree(Frozen):
+    """The runner, its pytest, and every process below the runner when it was last looked at."""
+
+    schema_version: int = 1
+    pid_namespace: str
+    runner: Owner
+    pytest: Owner
+    members: tuple[Owner, ...]
+
+
+def pid_namespace() -> str:
+    """``pid:[4026531836]``: in which namespace our pids mean something."""
+    return str(Path("/proc/self/ns/pid").readlink())
+
+
+class TreeRecorder:
+    """Writes the tree when it has changed. It looks often in the beginning, later every two seconds.
+
+    ``living`` gives the processes below the runner. Not durable on purpose: after a power cut none of them lives.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        pytest_pid: int,
+        living: Callable[[], list[psutil.Process]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._path = folder / TREE_FILE
+        self._living = living
+        self._clock = clock
+        self._pytest = owner(pytest_pid)
+        self._members: tuple[Owner, ...] | None = None
+        self._pause = 0.1
+        self._due = clock()
+
+    def look(self) -> None:
+        """Look again if it is time, and write down what is new."""
+        if self._clock() < self._due:
+            return
+        members = tuple(found for process in self._living() if (found := _identity(process.pid)))
+        if members != self._members:
+            runner = owner(os.getpid())
+            tree = Tree(pid_namespace=pid_namespace(), runner=runner, pytest=self._pytest, members=members)
+            write_json(self._path, tree.model_dump(mode="json"), durable=False)
+            self._members = members
+        self._due = self._clock() + self._pause
+        self._pause = min(_SLOWEST_S, self._pause * 2)
+
+
+def _identity(pid: int) -> Owner | None:
+    try:
+        return owner(pid)
+    except ProcessLookupError:
+        return None
+
+
+def read(path: Path) -> Tree | None:
+    """The record, None when there is none or it cannot be read."""
+    try:
+        return Tree.model_validate(parse_json(path.read_bytes()))
+    except (OSError, ValueError, ValidationError):
+        return None
