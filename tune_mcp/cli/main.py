@@ -62,7 +62,12 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(verb=run)
         return made
 
-    verb("serve", _serve, "the MCP server over stdio")
+    one = verb("serve", _serve, "the MCP server over stdio, or over HTTP for clients on this machine")
+    one.add_argument("--http", action="store_true", help="HTTP on loopback, behind a bearer token, instead of stdio")
+    one.add_argument("--bind", default="127.0.0.1", metavar="ADDRESS", help="with --http; others need --token-file")
+    one.add_argument("--port", type=int, default=8765, help="with --http")
+    one.add_argument("--token-file", type=Path, help="with --http: mode 0600 (default: your own, made when missing)")
+    one.add_argument("--allow-host", action="append", default=[], metavar="HOST:PORT", help="with --http: a name of us")
     demo = verb("demo", _demo, "calibrate a real speech workload on this CPU, from start to end")
     demo.add_argument("--folder", type=Path, help="where (default: a new folder below the temporary one)")
     demo.add_argument("--repeats", type=int, default=5)
@@ -137,9 +142,11 @@ def _show(arguments: argparse.Namespace, reply: Reply) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    from tune_mcp.server.http import HttpOptions
     from tune_mcp.server.serve import serve
 
-    return serve(_options(arguments))
+    http = HttpOptions(arguments.bind, arguments.port, arguments.token_file, tuple(arguments.allow_host))
+    return serve(_options(arguments), http if arguments.http else None)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""``tune-mcp serve``: the server over stdio. It ends with its client, and everything it started lives on."""
+"""``tune-mcp serve``: the server over stdio, or over HTTP. It ends with its client or by a signal; runs live on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from tune_mcp.calibration.project import Options
+from tune_mcp.server.http import HttpOptions, serve_http
 
 if TYPE_CHECKING:
     import anyio
@@ -19,20 +20,13 @@ if TYPE_CHECKING:
 _LAST_SECONDS = 1.0
 
 
-def serve(options: Options) -> int:
+def serve(options: Options, http: HttpOptions | None = None) -> int:
     """Serve until standard input ends or a signal comes. Standard output carries the protocol and nothing else."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    gc.disable()  # the import makes many objects that all stay: collecting meanwhile costs a fifth of the start
+    mcp = _server(options)
+    if http is not None:
+        return serve_http(mcp, http)
     import anyio
 
-    from tune_mcp.server.build import mcp
-    from tune_mcp.server.context import server_context
-
-    gc.freeze()
-    gc.enable()
-    server_context.options = options
     try:
         anyio.run(_serve, mcp)
     except* BrokenPipeError:
@@ -41,6 +35,20 @@ def serve(options: Options) -> int:
         sys.stderr.flush()
         os._exit(0)  # a worker thread may still wait in a long poll; nothing of ours needs a farewell
     return 0
+
+
+def _server(options: Options) -> MCPServer[Any]:
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    gc.disable()  # the import makes many objects that all stay: collecting meanwhile costs a fifth of the start
+    from tune_mcp.server.build import mcp
+    from tune_mcp.server.context import server_context
+
+    gc.freeze()
+    gc.enable()
+    server_context.options = options
+    return mcp
 
 
 async def _serve(mcp: MCPServer[Any]) -> None:
