@@ -22,6 +22,7 @@ from tune_mcp.calibration.applying import ApplyReply
 from tune_mcp.calibration.project import Options, Project
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.server.answers import Answer, answer_model, internal, refused
+from tune_mcp.server.asking import can_ask
 from tune_mcp.server.context import ServerContext, server_context
 from tune_mcp.server.registering import tool
 
@@ -44,16 +45,6 @@ class Choice(BaseModel):
 
     choice: Literal["keep", "apply", "custom"] = Field(default="keep", description="keep the present value by default")
     value: str = Field(default="", description="only with custom: the number to write, as it shall stand in the file")
-
-
-def can_ask(ctx: Context[Any, Any]) -> bool:
-    """Whether the client declared that it can show a form (a bare ``elicitation: {}`` counts)."""
-    capabilities = ctx.request_context.session.client_params
-    found = getattr(capabilities, "capabilities", None) or getattr(ctx, "client_capabilities", None)
-    elicitation = getattr(found, "elicitation", None)
-    return elicitation is not None and (
-        getattr(elicitation, "form", None) is not None or getattr(elicitation, "url", None) is None
-    )
 
 
 def _open(run_id: str, plan_id: str) -> tuple[Project, ApplyPlan] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 import anyio
@@ -18,16 +17,15 @@ from tune_mcp.server.answers import Answer, answer_model
 from tune_mcp.server.apply_tool import register_apply
 from tune_mcp.server.context import ServerContext
 from tune_mcp.server.registering import tool
+from tune_mcp.server.start_tool import START, RunAnswer, Stages, register_start, tokens
 
 READ = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 WRITE = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
-START = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False)
 STOP = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
 
 CatalogAnswer: type[Answer] = answer_model(catalogue.CatalogReply)
 DiscoverAnswer: type[Answer] = answer_model(catalogue.DiscoverReply)
 PrecheckAnswer: type[Answer] = answer_model(preparing.PrecheckReply)
-RunAnswer: type[Answer] = answer_model(running.RunReply)
 StopAnswer: type[Answer] = answer_model(running.StopReply)
 StatusAnswer: type[Answer] = answer_model(watching.StatusReply, watching.RunsReply)
 AuditAnswer: type[Answer] = answer_model(watching.AuditReply)
@@ -37,14 +35,6 @@ PlanAnswer: type[Answer] = answer_model(ApplyPlanReply)
 
 Model = Annotated[str, Field(description="Model name, as catalog lists them.")]
 RunId = Annotated[str, Field(description="The run's id, as start_run and status give it: never a path.")]
-Stages = Annotated[
-    list[str] | str,
-    Field(description='Stage keys, test-file bases, "@group" or "ALL"; a list, or one string with commas.'),
-]
-
-
-def _tokens(stages: list[str] | str) -> Sequence[str]:
-    return [stages] if isinstance(stages, str) else stages
 
 
 def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
@@ -74,25 +64,9 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         """Is this machine ready? Read only: changes and kills nothing. All gaps at once, each with the exact command
         that mends it. Tell the user the gaps before mending any; mend only what is listed; never rebuild an
         environment that is ok. start_run repeats this check as its first phase."""
-        return await answer(lambda: preparing.precheck(server.project(), model, _tokens(stages)))
+        return await answer(lambda: preparing.precheck(server.project(), model, tokens(stages)))
 
-    @tool(mcp, "Start a calibration run", START)
-    async def start_run(
-        model: Model,
-        stages: Stages = "ALL",
-        repeats: Annotated[
-            int,
-            Field(
-                description="Observations per stage; 5 for thresholds, 1 is a smoke test.",
-                json_schema_extra={"minimum": 1, "maximum": running.MAX_REPEATS},
-            ),
-        ] = running.DEFAULT_REPEATS,
-        label: Annotated[str | None, Field(description="Short word for the run directory's name.")] = None,
-    ) -> Annotated[CallToolResult, RunAnswer]:
-        """Begin a new calibration of the present commit, always in a new run directory. Returns at once; a detached
-        supervisor does the work and outlives this server. Show the user the plan line and both commands, then poll
-        status. For every new request of the user call this, never an old run. After an interruption: resume_run."""
-        return await answer(lambda: running.start_run(server.project(), model, _tokens(stages), repeats, label))
+    register_start(mcp, server)
 
     @tool(mcp, "Resume a run", START)
     async def resume_run(

@@ -1,0 +1,128 @@
+"""``start_run`` without a model asks the person once, before anything runs, and never again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy
+from mcp_types import ElicitResult
+
+from tune_mcp import run_dir
+from tune_mcp.calibration import choosing
+from tune_mcp.calibration.project import Options, Project
+from tune_mcp.config.loader import ConfigPlaces
+
+pytestmark = pytest.mark.anyio
+
+
+class Person:
+    """Fills the form, or declines with None; remembers what was asked."""
+
+    def __init__(self, answer: dict[str, str] | None) -> None:
+        self.answer = answer
+        self.forms: list[dict[str, Any]] = []
+        self.messages: list[str] = []
+
+    async def __call__(self, context: Any, params: Any) -> ElicitResult:
+        self.messages.append(params.message)
+        self.forms.append(params.requested_schema)
+        if self.answer is None:
+            return ElicitResult(action="decline")
+        return ElicitResult(action="accept", content=self.answer)
+
+
+@pytest.mark.rule("ASK-01", "ASK-02", "ASK-05", "ASK-08")
+async def test_one_form_asks_for_model_stages_and_repeats_and_the_answer_is_what_runs(
+    connect: Any, project: Project, era: str
+) -> None:
+    person = Person({"model": "toy", "stages": " toy_speed , @accuracy", "repeats": "1"})
+    async with connect(project.repo_root, era, answer=person) as session:
+        _, facts = await session.call("start_run")
+        rest = toy.wait_until_rest(project, facts["run_id"])
+        await session.call("strict_audit", run_id=facts["run_id"])
+
+    assert (facts["model"], facts["stages"], facts["repeats"]) == ("toy", ["toy_accuracy", "toy_speed"], 1)
+    assert rest.state == "finished"
+    assert len(person.forms) == 1
+    assert list(person.forms[0]["properties"]) == ["model", "stages", "repeats"]
+    assert "toy" in person.forms[0]["properties"]["model"]["enum"]
+    repeats = person.forms[0]["properties"]["repeats"]
+    assert (repeats["enum"], repeats["default"]) == (["1", "2", "3", "5"], "5")
+    assert "  toy: tests/test_toy_ci.py (accuracy, speed)" in person.messages[0].splitlines()
+
+
+@pytest.mark.rule("ASK-06")
+async def test_what_the_call_gave_is_not_asked_again(connect: Any, project: Project, era: str) -> None:
+    person = Person(None)
+    async with connect(project.repo_root, era, answer=person) as session:
+        await session.refused("start_run", stages=["toy"], repeats=2)
+
+    assert list(person.forms[0]["properties"]) == ["model"]
+
+
+@pytest.mark.rule("ASK-09", "INV-02")
+async def test_a_call_that_names_everything_asks_nothing(connect: Any, project: Project, era: str) -> None:
+    person = Person(None)
+    async with connect(project.repo_root, era, answer=person) as session:
+        _, facts = await session.call("start_run", model="toy", stages="toy_speed", repeats=1)
+        toy.wait_until_rest(project, facts["run_id"])
+
+    assert person.forms == []
+
+
+@pytest.mark.rule("ASK-11")
+async def test_nobody_is_asked_while_a_run_is_active(connect: Any, project: Project, era: str) -> None:
+    person = Person({"model": "toy"})
+    run = toy.start_and_hold(project)
+    async with connect(project.repo_root, era, answer=person) as session:
+        refusal = await session.refused("start_run")
+        await session.call("stop_run", run_id=run.run_id, reason="the test is over")
+
+    assert (refusal["code"], person.forms) == ("INVALID_ARGUMENT", [])
+
+
+async def test_a_client_that_cannot_ask_gets_the_question_as_a_refusal(
+    connect: Any, project: Project, era: str
+) -> None:
+    async with connect(project.repo_root, era) as session:
+        refusal = await session.refused("start_run")
+
+    assert refusal["code"] == "INVALID_ARGUMENT"
+    assert "toy" in refusal["details"]["models"]
+    assert run_dir.list_runs(project.repo_root) == []
+
+
+async def test_a_person_who_declines_starts_nothing(connect: Any, project: Project, era: str) -> None:
+    async with connect(project.repo_root, era, answer=Person(None)) as session:
+        refusal = await session.refused("start_run")
+
+    assert refusal["code"] == "INVALID_ARGUMENT"
+    assert run_dir.list_runs(project.repo_root) == []
+
+
+@pytest.mark.rule("ASK-07")
+def test_the_only_model_needs_no_question(tmp_path: Path) -> None:
+    project = toy.make_toy(tmp_path / "repo")
+    alone = Project(
+        project.repo_root, Options(), ConfigPlaces((project.repo_root / ".tune",), None), None, "", project.env
+    )
+
+    assert choosing.only_model(alone) == "toy"
+    assert choosing.only_model(project) is None
+
+
+@pytest.mark.rule("ASK-03", "ASK-04")
+def test_the_question_for_the_real_model_has_a_line_for_all_and_for_each_base() -> None:
+    table = ConfigPlaces.resolve(None, None).stages("qwen3-omni-v1")
+
+    lines = list(choosing.choices(table))
+
+    assert lines[0] == f"ALL: every stage ({len(table)})"
+    assert "mmsu_talker: tests/test_model/test_qwen3_omni_mmsu_talker_ci.py (accuracy, wer, speed)" in lines
+    assert "mmmu: tests/test_model/test_qwen3_omni_mmmu_ci.py (accuracy, speed)" in lines
+    bases = [line.partition(":")[0] for line in lines[1:-1]]
+    assert {"mmmu", "mmsu", "videomme", "videoamme", "videoamme_talker_tp2", "tts"} <= set(bases)
+    assert lines[-1].startswith("of all tests: @")
+    assert "@wer" in lines[-1] and "@utmos" in lines[-1]

@@ -1,0 +1,99 @@
+"""The tool ``start_run``: begins a run, and asks the person once when no model was named (rules ASK-01 to ASK-11)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, cast
+
+from mcp.server.mcpserver import AcceptedElicitation, Context, Elicit, ElicitationResult, MCPServer, Resolve
+from mcp_types import CallToolResult, ToolAnnotations
+from pydantic import BaseModel, Field, create_model
+
+from tune_mcp.calibration import choosing, running
+from tune_mcp.errors import Refusal
+from tune_mcp.server.answers import Answer, answer_model
+from tune_mcp.server.asking import can_ask
+from tune_mcp.server.context import ServerContext, server_context
+from tune_mcp.server.registering import tool
+from tune_mcp.supervise import host_lock
+
+START = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False)
+RunAnswer: type[Answer] = answer_model(running.RunReply)
+EVERY_STAGE = "ALL"
+Stages = Annotated[
+    list[str] | str,
+    Field(description='Stage keys, test-file bases, "@group" or "ALL"; a list, or one string with commas.'),
+]
+
+
+class Selection(BaseModel):
+    """What a person chose; None where nothing was asked."""
+
+    model: str | None = None
+    stages: str | None = None
+    repeats: str | None = None
+
+
+def tokens(stages: list[str] | str) -> Sequence[str]:
+    """The stage tokens of a call, however they were written."""
+    return [stages] if isinstance(stages, str) else stages
+
+
+def _form(names: list[str], stages: list[str] | str, repeats: int) -> type[BaseModel]:
+    """One form with just the open fields (ASK-06, ASK-08); what the call gave on purpose is not asked again."""
+    fields: dict[str, Any] = {"model": (Literal[tuple(names)], Field(description="which model"))}
+    if list(tokens(stages)) == [EVERY_STAGE]:
+        fields["stages"] = (str, Field(default=EVERY_STAGE, description="ALL, or names with commas between them"))
+    if repeats == running.DEFAULT_REPEATS:
+        text = "observations per stage: 5 for thresholds, 1 is a smoke test"
+        fields["repeats"] = (Literal["1", "2", "3", "5"], Field(default="5", description=text))
+    return create_model("Selection", **fields)
+
+
+def _ask(model: str | None, stages: list[str] | str, repeats: int, ctx: Context[Any, Any]) -> Any:
+    """The one question, before anything runs; nobody is asked when the call will be refused anyway (ASK-11)."""
+    if model is not None or not can_ask(ctx):
+        return Selection()
+    try:
+        project = server_context.project()
+        names = project.places.model_names()
+        if len(names) < 2 or host_lock.current() is not None:
+            return Selection()
+        return Elicit(choosing.question(project), _form(names, stages, repeats))
+    except (Refusal, OSError):  # the tool itself says what is wrong
+        return Selection()
+
+
+def register_start(mcp: MCPServer[Any], server: ServerContext) -> None:
+    """Put ``start_run`` on the server."""
+
+    @tool(mcp, "Start a calibration run", START)
+    async def start_run(
+        model: Annotated[str | None, Field(description="Model name, as catalog lists them.")] = None,
+        stages: Stages = EVERY_STAGE,
+        repeats: Annotated[
+            int,
+            Field(
+                description="Observations per stage; 5 for thresholds, 1 is a smoke test.",
+                json_schema_extra={"minimum": 1, "maximum": running.MAX_REPEATS},
+            ),
+        ] = running.DEFAULT_REPEATS,
+        label: Annotated[str | None, Field(description="Short word for the run directory's name.")] = None,
+        chosen: Annotated[ElicitationResult[Any], Resolve(_ask)] = None,  # type: ignore[assignment]
+    ) -> Annotated[CallToolResult, RunAnswer]:
+        """Begin a new calibration of the present commit, always in a new run directory. Returns at once; a detached
+        supervisor does the work and outlives this server. Show the user the plan line and both commands, then poll
+        status. For every new request of the user call this, never an old run. After an interruption: resume_run.
+        Ask the user for model, stages and repeats before, once; without a model, clients that can will ask here."""
+        answer = cast("BaseModel | None", chosen.data) if isinstance(chosen, AcceptedElicitation) else None
+        picked = Selection.model_validate(answer.model_dump()) if answer else Selection()
+
+        def start() -> running.RunReply:
+            project = server.project()
+            name = model or picked.model or choosing.only_model(project)
+            if name is None:
+                raise choosing.unnamed(project)
+            asked = [picked.stages] if picked.stages else tokens(stages)
+            return running.start_run(project, name, asked, int(picked.repeats or repeats), label)
+
+        return await server.workers.answer(start)
