@@ -1,0 +1,66 @@
+"""One measured figure, what stands beside it, and the table of them. A figure without its neighbour means nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Ours and its neighbour in the same unit; the ratio must not pass the ceiling."""
+
+    name: str
+    ours: float
+    beside: float
+    unit: str
+    what: str
+    ceiling: float
+    digits: int = 2
+
+    @property
+    def ratio(self) -> float:
+        return self.ours / self.beside
+
+    @property
+    def held(self) -> bool:
+        return self.ratio <= self.ceiling
+
+    def cells(self) -> tuple[str, str, str, str, str, str]:
+        ours, beside = (f"{value:.{self.digits}f} {self.unit}" for value in (self.ours, self.beside))
+        verdict = "" if self.held else "over"
+        return self.name, ours, f"{beside} ({self.what})", f"{self.ratio:.2f}", f"{self.ceiling:.2f}", verdict
+
+
+def best(work: Callable[[], object], rounds: int = 5) -> float:
+    """Best CPU seconds of ``work`` in this process."""
+    times: list[float] = []
+    for _ in range(rounds):
+        begin = time.process_time()
+        work()
+        times.append(time.process_time() - begin)
+    return min(times)
+
+
+def show(figures: Iterable[Figure], markdown: bool = False) -> int:
+    """Print the table; returns 1 when a figure is over its ceiling."""
+    before, found = os.getloadavg()[0], list(figures)
+    machine = f"{os.cpu_count()} CPUs, Python {sys.version.split()[0]}, load {before:.1f} → {os.getloadavg()[0]:.1f}"
+    if markdown:
+        print(f"{machine}\n\n| figure | ours | beside | ratio | ceiling |\n|---|---|---|---|---|")
+        for figure in found:
+            print(f"| {' | '.join(figure.cells()[:5])} |")
+    else:
+        table = Table(title=machine, box=None)
+        for name in ("figure", "ours", "beside", "ratio", "ceiling", ""):
+            table.add_column(name, no_wrap=True)
+        for figure in found:
+            table.add_row(*figure.cells())
+        Console(width=150).print(table)
+    return 0 if all(figure.held for figure in found) else 1

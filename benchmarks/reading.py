@@ -1,0 +1,126 @@
+"""What a reader pays: audit and status of large runs, a page of a huge log, the bytes that an agent is sent."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from figure import Figure, best, show
+
+from tune_mcp import run_dir
+from tune_mcp.calibration import tailing, watching
+from tune_mcp.calibration.project import Options, Project
+from tune_mcp.calibration.reply import TEXT_LIMIT
+from tune_mcp.config.metrics import GroupPolicy
+from tune_mcp.config.stages import Display, Location, SampleCounts, Stage, StageMetric
+from tune_mcp.files import dump_json, sha256_bytes, write_atomic
+from tune_mcp.run_dir import RunDir
+from tune_mcp.server.answers import succeeded
+from tune_mcp.session import plan as plans
+
+POLLS_AN_HOUR = 3600 // 45
+SHA = "0" * 40
+
+
+def figures() -> Iterator[Figure]:
+    for stages, repeats in ((70, 15), (200, 50)):
+        with tempfile.TemporaryDirectory() as folder:
+            run = large_run(Path(folder), stages, repeats)
+            yield from large(run, f"{stages} × {repeats}")
+            if stages == 70:
+                yield from polled(run)
+    with tempfile.TemporaryDirectory() as folder:
+        yield from huge_log(large_run(Path(folder), 1, 2))
+
+
+def large(run: RunDir, size: str) -> Iterator[Figure]:
+    project = Project.resolve(Options(repo=run.repo_root))
+    files = sorted(run.path.glob("*/run*.json"))
+    parsed = best(lambda: [json.loads(file.read_bytes()) for file in files])
+    audited = best(lambda: watching.strict_audit(project, run.run_id))
+    told = best(lambda: watching.status(project, run.run_id))
+    yield Figure(f"strict_audit of {size} cells, CPU", audited, parsed, "s", "json.loads of each", 8.0)
+    yield Figure(f"status of {size} cells, CPU", told, parsed, "s", "json.loads of each", 9.0)
+
+
+def polled(run: RunDir) -> Iterator[Figure]:
+    """What an hour of polling puts into an agent's context, beside the most that the same answers may be."""
+    reply = watching.status(Project.resolve(Options(repo=run.repo_root)), run.run_id)
+    room, whole = TEXT_LIMIT * POLLS_AN_HOUR / 1000, succeeded(reply).model_dump_json(by_alias=True)
+    for name, size, ceiling in (("text", len(reply.text()), 1.0), ("with structured content", len(whole), 2.0)):
+        name = f"an hour of status(wait_s=45), 70 × 15 cells, {name}"
+        yield Figure(name, size * POLLS_AN_HOUR / 1000, room, "kB", f"{TEXT_LIMIT} characters each", ceiling, 0)
+
+
+def huge_log(run: RunDir) -> Iterator[Figure]:
+    """The same last lines behind nothing, and behind 2 GB (a sparse file: its bytes are read like any others)."""
+    project = Project.resolve(Options(repo=run.repo_root))
+    last = b"".join(b"tests/test_0_ci.py::test_%05d PASSED\n" % number for number in range(10_000))
+    for repeat, size in ((1, 0), (2, 2 * 2**30)):
+        path = run.log("test_0_ci", repeat)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as log:
+            log.truncate(size)
+            log.seek(size)
+            log.write(last)
+    small, huge = (
+        best(lambda repeat=repeat: tailing.tail_pytest(project, run.run_id, 100, repeat=repeat), 30)
+        for repeat in (1, 2)
+    )
+    yield Figure("tail_pytest of a 2 GB log, CPU", huge * 1000, small * 1000, "ms", "of a 400 kB log", 1.5)
+
+
+def large_run(root: Path, stages: int, repeats: int) -> RunDir:
+    """A finished run of many cells, written as a supervisor would have."""
+    subprocess.run(["git", "init", "-q", str(root)], check=True, env={**os.environ, "GIT_CONFIG_GLOBAL": os.devnull})
+    place = Location(json_file="a/results.json", json_path="summary.n")
+    metric = StageMetric(
+        source="X_ACC_MIN", json_file="a/r.json", json_path="x", worst="min", display=Display(label="x")
+    )
+    table = {
+        f"stage{number}_accuracy": Stage(
+            key=f"stage{number}_accuracy",
+            test=f"tests/test_{number // 3}_ci.py",
+            group="accuracy",
+            test_file_sha256="0" * 64,
+            expected_samples=4,
+            sample_counts=SampleCounts(total=place, ok=place),
+            metrics={f"m{index}": metric for index in range(4)},
+        )
+        for number in range(stages)
+    }
+    now = datetime.now(UTC)
+    run = run_dir.create(root, "bench", now)
+    plan = plans.Plan(
+        tune_version="bench", run_id=run.run_id, model="bench", stages=tuple(table), repeats=repeats,
+        calibration_git_sha=SHA, git_branch="main", calibration_started_at=run_dir.iso(now), repo_root=str(root),
+        venv_python=sys.executable, venv_source="bench", stages_sha256="0" * 64, file_sha256={}, catalogue=table,
+        groups={"accuracy": GroupPolicy()}, settings=plans.LaunchSettings(),
+    )  # fmt: skip
+    lines = [{"t": run_dir.iso(now), "kind": "planned", "sha256": plans.write(run, plan, write_atomic)}]
+    for key in table:
+        run.observation(key, 1).parent.mkdir()
+        for repeat in range(1, repeats + 1):
+            data = dump_json(
+                {
+                    "status": "ok", "reason": "", "metrics": {f"m{index}": 0.5 for index in range(4)},
+                    "sample_counts": {"total": 4, "ok": 4}, "duration_s": 1.0, "attempts": 1, "git_sha": SHA,
+                    "recorded_at": run_dir.iso(now), "pytest_rc": 0, "pytest_log": "", "basetemp": "",
+                    "run_id": run.run_id,
+                }
+            )  # fmt: skip
+            run.observation(key, repeat).write_bytes(data)
+            sha = sha256_bytes(data)
+            lines.append({"t": run_dir.iso(now), "kind": "recorded", "stage": key, "repeat": repeat, "sha256": sha})
+    run.events.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+if __name__ == "__main__":
+    sys.exit(show(figures()))

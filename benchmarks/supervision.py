@@ -1,0 +1,171 @@
+"""What supervision costs beside a plain loop over ``pytest``: launches, a crash's way to the stop, CPU, memory.
+
+Real runs of a tiny project, with a detached supervisor and its runner. About two minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+from figure import Figure, show
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+import toy
+
+from tune_mcp.calibration import running
+from tune_mcp.calibration.project import Project
+from tune_mcp.run_dir import RunDir
+from tune_mcp.session import state
+
+LAUNCHES = 15
+LOUD_S = 20
+HUGE = 2 * 2**30
+LIMIT_S = 30
+"""Within this a hanging pytest is stopped by its own limit, should nobody see that it crashed."""
+LOUD = f"""end = time.monotonic() + {LOUD_S}
+    while time.monotonic() < end:
+        print("x" * 99_999)
+        time.sleep(0.1)"""
+CRASH = (
+    "(STATE / 'crashed').write_text(str(time.time())); print('torch.OutOfMemoryError: CUDA out of memory. Tried to "
+    "allocate 2 GiB'); time.sleep(600)"
+)
+
+
+def figures() -> Iterator[Figure]:
+    yield from launches()
+    yield crash()
+    yield cpu()
+    yield from memory()
+
+
+@contextmanager
+def project(code: str) -> Iterator[Project]:
+    """The toy repository whose second test does ``code``, on a machine of its own as far as locks go."""
+    source = toy.toy_source().replace("def test_speed(results):\n", f"def test_speed(results):\n    {code}\n")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TUNE_LOCK_DIR"] = f"{folder}/lock"
+        config = toy.CONFIG | {"timeout_s": {"test_toy_ci.py": float(LIMIT_S + LOUD_S)}}
+        yield toy.make_toy(Path(folder) / "repo", test_source=source, config=config)
+
+
+def at_rest(run: RunDir) -> bool:
+    return state.conclude(run).state.at_rest
+
+
+# ---- the time of a launch ---------------------------------------------------------------------------------------
+
+
+def launches() -> Iterator[Figure]:
+    """One run between two halves of the plain loop, so that a drift of the machine meets both."""
+    with project("time.sleep(1)") as made:
+        loop(made, 1)  # caches get warm
+        plain = loop(made, LAUNCHES // 2)
+        begin = time.time()
+        run = toy.start(made, LAUNCHES)
+        toy.wait_for(lambda: at_rest(run), LAUNCHES * 60, "the end of the run")
+        first = (run.attempt(toy.TEST_KEY, 1, 1) / "job.json").stat().st_mtime
+        end = run.events.stat().st_mtime
+        plain += loop(made, LAUNCHES - LAUNCHES // 2)
+        if state.conclude(run).state is not state.RunState.FINISHED:
+            raise RuntimeError(toy.told(run))
+    what = "plain pytest loop"
+    yield Figure(f"{LAUNCHES} launches of a one-second test", end - first, plain, "s", what, 1.10)
+    yield Figure("the same with start_run and precheck", end - begin, plain, "s", what, 1.15)
+
+
+def loop(made: Project, count: int) -> float:
+    """Seconds of ``count`` plain launches with the same options and a log each."""
+    folder = Path(tempfile.mkdtemp(dir=toy.state_folder(made)))
+    unwanted = ("PYTHONDONTWRITEBYTECODE", "PYTEST_ADDOPTS")
+    env = {name: value for name, value in os.environ.items() if name not in unwanted}
+    begin = time.monotonic()
+    for number in range(1, count + 1):
+        command = [sys.executable, "-m", "pytest", toy.TEST_FILE, "-v", "-s", f"--basetemp={folder}/basetemp{number}"]
+        with (folder / f"run{number}.log").open("wb") as log:
+            subprocess.run(
+                command, cwd=made.repo_root, stdout=log, stderr=subprocess.STDOUT, check=True,
+                env=env | {"TUNE_GUARD_RECORD": f"{folder}/guard_run{number}"},
+            )  # fmt: skip
+    return time.monotonic() - begin
+
+
+# ---- from the crash line to the stop ----------------------------------------------------------------------------
+
+
+def crash() -> Figure:
+    with project(CRASH) as made:
+        run = toy.start(made, 1)
+        toy.wait_for((toy.state_folder(made) / "crashed").exists, what="the crash line")
+        (pid,) = toy.launches(made, 1)
+        toy.wait_for(lambda: not psutil.pid_exists(pid), LIMIT_S + LOUD_S + 60, "the end of pytest")
+        seconds = time.time() - float((toy.state_folder(made) / "crashed").read_text())
+        running.stop_run(made, run.run_id, "measured")
+        toy.wait_for(lambda: at_rest(run), 90, "the end of the run")
+    return Figure("crash line to stop", seconds, 1.0, "s", "floor", 1.0)
+
+
+# ---- CPU and memory ---------------------------------------------------------------------------------------------
+
+
+def ours(run: RunDir) -> list[psutil.Process]:
+    """The supervisor and its runner."""
+    record = state.read_record(run)
+    if record is None or record.owner is None:
+        raise RuntimeError(toy.told(run))
+    supervisor = psutil.Process(record.owner.pid)
+    return [supervisor, *supervisor.children()]
+
+
+def cpu() -> Figure:
+    """While pytest prints about 1 MB/s; what the writer itself takes does not count."""
+
+    def used(processes: list[psutil.Process]) -> float:
+        return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+    with project(LOUD) as made:
+        run = toy.start(made, 1)
+        log = run.log(toy.TEST_KEY, 1)
+        toy.wait_for(lambda: log.exists() and log.stat().st_size > 10_000, what="the first lines")
+        processes = ours(run)
+        begin, before, size = time.monotonic(), used(processes), log.stat().st_size
+        time.sleep(LOUD_S - 4)
+        seconds, spent, grown = time.monotonic() - begin, used(processes) - before, log.stat().st_size - size
+        toy.wait_for(lambda: at_rest(run), 90, "the end of the run")
+    rate = grown / seconds / 1e6
+    return Figure(f"supervisor + runner, log grows {rate:.1f} MB/s", spent / seconds * 100, 1.0, "% CPU", "floor", 1.0)
+
+
+def memory() -> Iterator[Figure]:
+    """Peak of each process after a small log, and after one of 2 GB (sparse: its bytes are read like any others)."""
+
+    def peaks(run: RunDir) -> list[int]:
+        statuses = [Path(f"/proc/{process.pid}/status").read_text() for process in ours(run)]
+        return [int(text.partition("VmHWM:")[2].split()[0]) for text in statuses]
+
+    with project(f"os.ftruncate(1, {HUGE}) if repeat() == 2 else None") as made:
+        for repeat in (2, 3):
+            toy.hold(made, repeat)
+        run = toy.start(made, 3)
+        found: list[list[int]] = []
+        for repeat in (2, 3):
+            toy.wait_for(lambda repeat=repeat: toy.launches(made, repeat), 120, "the next pytest")
+            found.append(peaks(run))
+            toy.let_go(made, repeat)
+        toy.wait_for(lambda: at_rest(run), 120, "the end of the run")
+        if run.log(toy.TEST_KEY, 2).stat().st_size < HUGE:
+            raise RuntimeError(toy.told(run))
+    for name, small, huge in zip(("supervisor", "runner"), *found, strict=True):
+        yield Figure(f"{name} after a 2 GB log, peak", huge / 1024, small / 1024, "MiB", "after 400 bytes", 1.1, 0)
+
+
+if __name__ == "__main__":
+    sys.exit(show(figures()))
