@@ -45,8 +45,8 @@ def large(run: RunDir, size: str) -> Iterator[Figure]:
     parsed = best(lambda: [json.loads(file.read_bytes()) for file in files])
     audited = best(lambda: watching.strict_audit(project, run.run_id))
     told = best(lambda: watching.status(project, run.run_id))
-    yield Figure(f"strict_audit of {size} cells, CPU", audited, parsed, "s", "json.loads of each", 8.0)
-    yield Figure(f"status of {size} cells, CPU", told, parsed, "s", "json.loads of each", 9.0)
+    yield Figure(f"strict_audit of {size} cells, CPU", audited, parsed, "s", "json.loads of each", 4.5)
+    yield Figure(f"status of {size} cells, CPU", told, parsed, "s", "json.loads of each", 5.0)
 
 
 def polled(run: RunDir) -> Iterator[Figure]:

@@ -357,3 +357,29 @@ def test_counts_of_older_runs_that_are_whole_floats_are_counts(run: RunDir) -> N
         toy.rewrite_observation(run, "toy_speed", 1, lambda o, v=value: o["sample_counts"].update(ok=v))
         found = load(run, "toy_speed", 1)
         assert isinstance(found, Stored) and found.content.sample_counts.ok == count
+
+
+@pytest.mark.rule("STR-24")
+def test_a_cell_that_was_recorded_after_the_ledger_was_read_is_not_taken_for_foreign(run: RunDir, plan: Plan) -> None:
+    earlier = events.Ledger(events.ledger(run).plan_sha256, {})
+
+    assert audit(run, plan, earlier).ready
+
+    run.observation("toy_speed", 2).write_bytes(run.observation("toy_speed", 1).read_bytes())
+    (_, _, cell), *rest = audit(run, plan, earlier).gaps()
+    assert (cell.fault, rest) == (Fault.FOREIGN, [])
+
+
+@pytest.mark.rule("STR-24")
+def test_one_audit_reads_the_ledger_once_and_every_artifact_once(
+    project: Project, run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    read = Path.open
+    monkeypatch.setattr(Path, "open", lambda self, *a, **k: opened.append(self.name) or read(self, *a, **k))
+
+    assert watching.strict_audit(project, run.run_id).ready
+
+    names = [name for name in opened if name == "events.jsonl" or name.startswith("run")]
+    assert names.count("events.jsonl") == 1
+    assert len(names) == 1 + len(toy.STAGES) * 3

@@ -11,7 +11,7 @@ from tune_mcp.errors import Code, Json, Refusal
 from tune_mcp.files import sha256_file
 from tune_mcp.observe.audit import Audit, AuditedCell, Fault, audit
 from tune_mcp.run_dir import RunDir
-from tune_mcp.session import provenance, state
+from tune_mcp.session import events, provenance, state
 from tune_mcp.session.plan import Plan
 
 Gap = tuple[str, int, AuditedCell]
@@ -29,8 +29,9 @@ class Evidence:
 def read(project: Project, run_id: str) -> Evidence:
     """Read a run. Raises UNKNOWN_RUN or PLAN_TAMPERED."""
     run = project.run(run_id)
-    plan = project.plan(run)
-    return Evidence(run, plan, audit(run, plan))
+    ledger = events.ledger(run)
+    plan = project.plan(run, ledger)
+    return Evidence(run, plan, audit(run, plan, ledger))
 
 
 def gated(project: Project, run_id: str) -> Evidence:

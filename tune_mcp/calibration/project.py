@@ -18,6 +18,7 @@ from tune_mcp.precheck import Needs, Subject
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import plan as plans
 from tune_mcp.session import provenance
+from tune_mcp.session.events import Ledger
 from tune_mcp.session.plan import Plan
 
 DEFAULT_GPUS = 1
@@ -89,9 +90,9 @@ class Project:
         """The run of that name. Raises UNKNOWN_RUN."""
         return run_dir.find(self.repo_root, run_id)
 
-    def plan(self, run: RunDir) -> Plan:
+    def plan(self, run: RunDir, ledger: Ledger | None = None) -> Plan:
         """The run's plan, checked against its ledger; an older run takes its catalogue from the present config."""
-        return plans.load(run, self._older_catalogue)
+        return plans.load(run, self._older_catalogue, ledger)
 
     def _older_catalogue(self, model: str) -> plans.OlderCatalogue:
         table = self.places.stages(model)

@@ -232,13 +232,13 @@ def _pulse(run: RunDir, plan: Plan) -> tuple[RunState, object, int]:
 
 def _status(run: RunDir, plan: Plan, *, timed_out: bool) -> StatusReply:
     now = _conclude(run, plan)
-    audited = evidence.audit(run, plan)
+    log = list(events.read(run.events))
+    audited = evidence.audit(run, plan, events.recorded(log))
     record = now.record
     current = record.current if record and now.active and record.current else None
     age = None if record is None else max(0.0, round(time.time() - record.heartbeat_at, 1))
     gaps = audited.gaps()
     counts = audited.counts
-    log = list(events.read(run.events))
     left = _eta(audited, log) if now.active else None
     reading = read_gpus()
     total = sum(counts.values())

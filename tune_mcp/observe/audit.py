@@ -13,6 +13,7 @@ from tune_mcp.config.stages import Stage
 from tune_mcp.observe.observation import Broken, Missing, Stored, load
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
+from tune_mcp.session.events import Ledger
 from tune_mcp.session.plan import Plan
 
 
@@ -129,9 +130,25 @@ class Audit:
         return "\n".join(lines)
 
 
-def audit(run: RunDir, plan: Plan) -> Audit:
-    """Judge every stage x repeat of the plan from the files on disk, now (STR-24: nothing is remembered)."""
-    recorded = None if plan.legacy else events.ledger(run).observations
+def audit(run: RunDir, plan: Plan, ledger: Ledger | None = None) -> Audit:
+    """Judge every stage x repeat of the plan from the files on disk, now (STR-24: nothing is remembered).
+
+    A caller that has just read the ledger hands it in. A cell that was recorded after that looks foreign: so where
+    one does, the ledger is read again until it is no longer being written.
+    """
+    if plan.legacy:
+        return _judged(run, plan, None)
+    ledger = ledger or events.ledger(run)
+    while True:
+        audited = _judged(run, plan, ledger.observations)
+        if all(cell.fault is not Fault.FOREIGN for stage in audited.stages for cell in stage.cells):
+            return audited
+        before, ledger = ledger, events.ledger(run)
+        if ledger == before:
+            return audited
+
+
+def _judged(run: RunDir, plan: Plan, recorded: dict[tuple[str, int], str] | None) -> Audit:
     stages = tuple(
         AuditedStage(
             stage,

@@ -6,7 +6,7 @@ either file compares, so a value changed by hand after the fact never looks like
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -75,10 +75,15 @@ class Ledger:
 
 
 def ledger(run: RunDir) -> Ledger:
-    """What events.jsonl says was written; a purge takes its entries back, a later line wins."""
+    """What events.jsonl says was written."""
+    return recorded(read(run.events))
+
+
+def recorded(log: Iterable[Event]) -> Ledger:
+    """The digests in these events; a purge takes its entries back, a later line wins."""
     plan: str | None = None
     found: dict[tuple[str, int], str] = {}
-    for event in read(run.events):
+    for event in log:
         stage, repeat, sha = event.facts.get("stage"), event.facts.get("repeat"), event.facts.get("sha256")
         if event.kind == "planned" and isinstance(sha, str):
             plan = sha

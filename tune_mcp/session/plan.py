@@ -99,30 +99,32 @@ def write(run: RunDir, plan: Plan, write_file: Callable[[Path, bytes], None]) ->
     return sha256_bytes(data)
 
 
-def load(run: RunDir, older_catalogue: Callable[[str], OlderCatalogue]) -> Plan:
+def load(run: RunDir, older_catalogue: Callable[[str], OlderCatalogue], ledger: events.Ledger | None = None) -> Plan:
     """Read a plan and compare it with the ledger. Raises PLAN_TAMPERED for a changed or unreadable one.
 
-    ``older_catalogue(model)`` supplies the catalogue for a run of the older script, which kept no snapshot.
+    ``older_catalogue(model)`` supplies the catalogue for a run of the older script, which kept no snapshot. A caller
+    that has just read the ledger hands it in.
     """
+    ledger = ledger or events.ledger(run)
     data = run.plan.read_bytes()
     try:
         value = parse_json(data)
         if not isinstance(value, dict):
             raise ValueError("not a JSON object")
-        if "schema_version" not in value and not _ours(run):
+        if "schema_version" not in value and not _ours(run, ledger):
             return _load_older(run, value, older_catalogue)
         plan = Plan.model_validate(value)
     except (ValueError, ValidationError) as error:
         raise _tampered(run, f"cannot be read: {str(error).splitlines()[0]}") from error
-    recorded = events.ledger(run).plan_sha256
+    recorded = ledger.plan_sha256
     if recorded != sha256_bytes(data):
         raise _tampered(run, "is not the file that start_run wrote" if recorded else "has no entry in events.jsonl")
     return plan
 
 
-def _ours(run: RunDir) -> bool:
+def _ours(run: RunDir, ledger: events.Ledger) -> bool:
     """Whether start_run made this run: the older script left neither a record nor a plan in the ledger."""
-    return run.supervisor.exists() or events.ledger(run).plan_sha256 is not None
+    return run.supervisor.exists() or ledger.plan_sha256 is not None
 
 
 def _tampered(run: RunDir, what: str) -> Refusal:
