@@ -338,7 +338,8 @@ def real_pytest(job: Job) -> AttemptResult | None:
 
 
 def _with_source() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 @dataclass
@@ -389,6 +390,7 @@ def ready(run: RunDir, plan: plans.Plan) -> Precheck:
         versions=facts.versions,
         pytest_plugins=(),
         gpus=(),
+        gpu_count=0,
         gpu_driver=None,
         gpu_summary=reading.summary(),
     )

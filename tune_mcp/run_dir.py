@@ -43,6 +43,10 @@ class RunDir:
         return self.path / "environment.json"
 
     @property
+    def gpus(self) -> Path:
+        return self.path / "gpus.json"
+
+    @property
     def events(self) -> Path:
         return self.path / "events.jsonl"
 

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
-from tune_mcp.gpus import Gpu, GpuReading, Presence
-from tune_mcp.supervise.gpu_gate import HOLD_S, LOOK_EVERY_S, WAIT_LIMIT_S, Grant, wait_for_gpus
+from tune_mcp.files import FileLock, is_locked
+from tune_mcp.gpus import Gpu, GpuProcess, GpuReading, Presence
+from tune_mcp.run_dir import RunDir
+from tune_mcp.supervise import gpu_lock, host_lock
+from tune_mcp.supervise.gpu_gate import HOLD_S, LOOK_EVERY_S, WAIT_LIMIT_S, Gate, Grant
 
 UNKNOWN = GpuReading(Presence.UNKNOWN, reason="NVML did not answer within 15 s")
 NONE = GpuReading(Presence.NONE)
 
 
-def gpu(index: int, used: int = 0, pids: tuple[int, ...] = (), mig: bool = False) -> Gpu:
-    return Gpu(index, f"GPU-{index}", "NVIDIA H20", used, 97871, 0, pids, mig)
+NOBODY = 2**22 + 7
+"""A pid that no process can have here."""
+
+
+def gpu(index: int, used: int | None = 0, pids: tuple[int, ...] = (), mig: bool = False, uuid: str = "") -> Gpu:
+    processes = tuple(GpuProcess(pid) for pid in pids)
+    return Gpu(index, uuid or f"GPU-{index}", "NVIDIA H20", used, 97871, 0, processes, mig)
 
 
 def machine(*gpus: Gpu) -> GpuReading:
@@ -48,10 +59,21 @@ class World:
         assert seconds > 0
         self.now += seconds
 
-    def ask(self, needed: int) -> Grant:
-        return wait_for_gpus(
-            needed, self.read, self.sleep, lambda: self.now, self.said.append, lambda: self.now >= self.cancel_after_s
-        )
+    def ask(self, needed: int, *, run: str = "20260423T050000Z_mine", allow_mig: bool = False) -> Grant:
+        return Gate(
+            read=self.read,
+            take=lambda gpu: gpu_lock.take(gpu, RunDir(Path("/repo/.tune-runs") / run)),
+            sleep=self.sleep,
+            clock=lambda: self.now,
+            waiting=self.said.append,
+            cancelled=lambda: self.now >= self.cancel_after_s,
+            allow_mig=allow_mig,
+        ).wait(needed)
+
+
+def locked() -> list[str]:
+    """The GPUs that somebody has the lock of."""
+    return [path.stem for path in sorted(host_lock.lock_folder().glob("gpu-*.lock")) if is_locked(path)]
 
 
 @pytest.mark.rule("GPU-01")
@@ -78,7 +100,10 @@ def test_the_free_ones_are_chosen_wherever_they_are() -> None:
 
 
 @pytest.mark.rule("GPU-06", "GPU-02", "GPU-15", "POL-08")
-@pytest.mark.parametrize("reading", [machine(gpu(0, used=17 * 1024)), machine(gpu(0, pids=(1,))), UNKNOWN, NONE])
+@pytest.mark.parametrize(
+    "reading",
+    [machine(gpu(0, used=17 * 1024)), machine(gpu(0, pids=(1,))), machine(gpu(0, used=None)), UNKNOWN, NONE],
+)
 def test_a_gpu_that_is_not_known_to_be_free_never_launches_and_the_wait_is_bounded(reading: GpuReading) -> None:
     world = World([reading])
 
@@ -87,6 +112,7 @@ def test_a_gpu_that_is_not_known_to_be_free_never_launches_and_the_wait_is_bound
     assert not grant.gpus and grant.refused
     assert WAIT_LIMIT_S <= world.now <= WAIT_LIMIT_S + LOOK_EVERY_S
     assert world.said == [grant.refused], "one reason is told once"
+    assert locked() == []
 
 
 @pytest.mark.rule("GPU-04", "GPU-06")
@@ -125,15 +151,24 @@ def test_a_gpu_that_stayed_free_is_granted_although_a_better_one_became_free() -
 
 
 def test_too_few_gpus_say_how_many_and_which_are_busy() -> None:
-    world = World([machine(gpu(0), gpu(1, used=9000, pids=(42,)))], cancel_after_s=1)
+    world = World([machine(gpu(0), gpu(1, used=9000, pids=(NOBODY,)))], cancel_after_s=1)
 
     grant = world.ask(2)
 
-    assert "2 GPU(s) at or below 2048 MiB needed, 1 free (GPU 1: 9000 MiB, pids [42])" in grant.refused
+    assert grant.refused == (
+        "2 GPU(s) at or below 2048 MiB needed, 1 free "
+        f"(GPU 1: 9000/97871 MiB, held by pid {NOBODY} of another pid namespace)"
+    )
+    assert locked() == [], "both or none"
 
 
-def test_a_split_gpu_is_never_granted() -> None:
-    assert not World([machine(gpu(0, mig=True))], cancel_after_s=1).ask(1).gpus
+def test_a_split_gpu_is_granted_only_where_the_host_profile_allows_it() -> None:
+    split = machine(gpu(0, mig=True))
+
+    refused = World([split], cancel_after_s=1).ask(1)
+
+    assert not refused.gpus and "GPU 0 is split (MIG)" in refused.refused
+    assert [one.index for one in World([split]).ask(1, allow_mig=True).gpus] == [0]
 
 
 def test_a_wait_that_is_cancelled_ends_at_the_next_look() -> None:
@@ -148,3 +183,76 @@ def test_each_new_reason_is_told() -> None:
 
     assert world.ask(1).gpus
     assert [word.split()[0] for word in world.said] == ["1", "1"] and len(set(world.said)) == 2
+
+
+def test_a_few_mib_more_or_less_are_no_new_reason() -> None:
+    world = World([machine(gpu(0, used=mib)) for mib in (9000, 9004, 9001)] + [machine(gpu(0))])
+
+    assert world.ask(1).gpus
+    assert len(world.said) == 1
+
+
+@pytest.mark.rule("GPU-04")
+def test_a_gpu_that_was_renumbered_while_it_was_held_is_another_gpu() -> None:
+    """The index is what pytest is given, so it must still be that GPU's."""
+    first, second = machine(gpu(0), gpu(1, used=9000)), machine(gpu(0, used=9000, uuid="GPU-1"), gpu(1, uuid="GPU-0"))
+    world = World([first, second], cancel_after_s=HOLD_S)
+
+    assert not world.ask(1).gpus
+    assert locked() == []
+
+
+@pytest.mark.rule("GPU-14", "GPU-19")
+def test_a_gpu_of_another_run_is_waited_for_like_a_busy_one_and_its_run_is_named() -> None:
+    other = gpu_lock.take(gpu(1), RunDir(Path("/other/.tune-runs/20260423T060000Z_theirs")))
+    assert isinstance(other, FileLock)
+    world = World([FREE2], cancel_after_s=20)
+
+    one = world.ask(1)
+    both = World([FREE2], cancel_after_s=20).ask(2)
+
+    assert [gpu.index for gpu in one.gpus] == [0]
+    assert "0 free" in both.refused and "GPU 1: taken by run 20260423T060000Z_theirs of /other" in both.refused
+    assert "GPU 0: taken by run 20260423T050000Z_mine of /repo" in both.refused
+    one.release()
+    assert locked() == ["gpu-GPU-1"], "a stage that did not get both keeps none"
+    other.release()
+    both = World([FREE2]).ask(2)
+    assert ([gpu.index for gpu in both.gpus], locked()) == ([0, 1], ["gpu-GPU-0", "gpu-GPU-1"])
+    both.release()
+
+
+@pytest.mark.rule("GPU-14")
+def test_the_lock_of_a_granted_gpu_lives_as_long_as_any_process_that_was_handed_it() -> None:
+    grant = World([FREE2]).ask(1)
+    child = subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[lock.handle for lock in grant.locks]
+    )
+
+    grant.release()
+
+    assert locked() == ["gpu-GPU-0"]
+    child.communicate(b"\n", timeout=10)
+    assert locked() == []
+
+
+def test_a_lock_that_cannot_be_asked_is_somebodys(tmp_path: Path) -> None:
+    (host_lock.lock_folder() / "gpu-GPU-0.lock").mkdir()
+
+    grant = World([machine(gpu(0))], cancel_after_s=1).ask(1)
+
+    assert not grant.gpus and "taken by somebody unknown" in grant.refused
+
+
+@pytest.mark.parametrize(
+    ("readings", "hopeless"),
+    [
+        ([machine(gpu(0, used=9000))], False),
+        ([UNKNOWN], False),
+        ([machine(gpu(0), gpu(1)), machine(gpu(0, used=9000), gpu(1))], False),
+        ([NONE], True),
+        ([machine(gpu(0, mig=True))], True),
+    ],
+)
+def test_only_a_machine_that_can_never_do_is_hopeless(readings: list[GpuReading], hopeless: bool) -> None:
+    assert World(readings, cancel_after_s=HOLD_S).ask(1).hopeless is hopeless

@@ -19,7 +19,7 @@ from tune_mcp.session import events, state
 from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import RunState
 from tune_mcp.supervise import loop
-from tune_mcp.supervise.job import AttemptResult, Job
+from tune_mcp.supervise.job import AttemptResult, Blocked, Job
 
 Attempt = Callable[[Job], AttemptResult | None]
 
@@ -435,18 +435,30 @@ def test_a_run_in_a_repository_without_a_commit_is_refused(tmp_path: Path) -> No
     assert refused(lambda: running.start_run(project, toy.MODEL)) == "NO_HEAD"
 
 
+def blocked(job: Job) -> AttemptResult:
+    why = Blocked(code="GPU_NOT_CLEAR", rule="GPU-02", reason="1 GPU(s) needed, 0 free", next="free GPU 0")
+    return AttemptResult(key=job.key, started_at="", ended_at="", blocked=why)
+
+
+@pytest.mark.rule("GPU-06", "RTY-03", "GPU-02")
+def test_a_machine_without_a_free_gpu_is_asked_four_times_and_then_the_run_halts(project: Project) -> None:
+    with toy.supervised_here(script(toy.measured, then=blocked)) as executor:
+        run = toy.start(project, 3)
+
+    assert [job.repeat for job in executor.jobs] == [1, 2, 2, 2, 2], "and repeat 3 is not even tried"
+    now = watching.status(project, run.run_id)
+    assert (now.state, now.terminal, now.reason) == ("halted", False, "1 GPU(s) needed, 0 free")
+    assert now.next.startswith("free GPU 0")
+    assert {one["verdict"] for one in observation(run, 2)["history"]} == {"not started", "halted"}
+    with toy.supervised_here():
+        running.resume_run(project, run.run_id)
+    assert watching.strict_audit(project, run.run_id).ready, "nothing was lost"
+
+
 @pytest.mark.rule("GPU-06", "RTY-03")
-def test_a_launch_that_the_gpu_gate_refused_is_not_charged_and_not_kept(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loop, "MAX_PASSES", 2)
-
-    def blocked(job: Job) -> AttemptResult:
-        return AttemptResult(key=job.key, started_at="", ended_at="", blocked="1 GPU(s) needed, 0 free")
-
-    with toy.supervised_here(blocked) as executor:
+def test_a_launch_that_the_gpu_gate_refused_uses_up_no_try(project: Project) -> None:
+    with toy.supervised_here(script(crashed, crashed, blocked, crashed, blocked)) as executor:
         run = toy.start(project, 1)
 
-    assert len(executor.jobs) == 2, "one look a pass"
-    assert watching.status(project, run.run_id).state == "exhausted"
-    assert "1 GPU(s) needed" in observation(run, 1)["reason"]
+    assert len(executor.jobs) == 6, "the fourth try is the one that counts"
+    assert watching.strict_audit(project, run.run_id).ready

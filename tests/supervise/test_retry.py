@@ -8,7 +8,7 @@ import pytest
 
 from tune_mcp.config.stages import Display, Location, SampleCounts, Stage, StageMetric
 from tune_mcp.supervise.guard_record import GuardSummary
-from tune_mcp.supervise.job import AttemptResult, StageResult
+from tune_mcp.supervise.job import AttemptResult, Blocked, StageResult
 from tune_mcp.supervise.retry import Again, Keep, Stop, Verdict, judge
 
 IDS = ("t.py::test_a", "t.py::test_b")
@@ -99,10 +99,33 @@ def test_a_runner_that_died_is_an_attempt_that_is_tried_again() -> None:
     assert isinstance(found, Again) and found.charged
 
 
+def not_launched(*, hopeless: bool = False) -> AttemptResult:
+    blocked = Blocked(
+        code="GPU_NOT_CLEAR", rule="GPU-02", reason="2 GPU(s) needed, 0 free", next="free the GPUs", hopeless=hopeless
+    )
+    return ended(blocked=blocked, pytest_rc=None, guard={"started": False}, stages={})
+
+
 @pytest.mark.rule("GPU-06", "GPU-15")
 def test_an_attempt_that_was_never_launched_is_not_charged() -> None:
-    found = verdict(ended(blocked="2 GPU(s) needed, 0 free", pytest_rc=None, guard={"started": False}, stages={}))
-    assert found == Again("2 GPU(s) needed, 0 free", charged=False)
+    assert verdict(not_launched()) == Again("2 GPU(s) needed, 0 free", charged=False)
+
+
+@pytest.mark.rule("GPU-02", "GPU-06")
+def test_a_machine_that_is_not_ready_four_times_over_halts_with_the_cause_and_what_to_do() -> None:
+    again = Again("2 GPU(s) needed, 0 free", charged=False)
+
+    assert verdict(not_launched(), again, again) == again
+    found = verdict(not_launched(), again, Again("killed"), again, again)
+
+    assert isinstance(found, Stop)
+    assert (found.halt.code, found.halt.rule, found.halt.next) == ("GPU_NOT_CLEAR", "GPU-02", "free the GPUs")
+    assert found.halt.message == "2 GPU(s) needed, 0 free"
+
+
+@pytest.mark.rule("GPU-19")
+def test_what_another_try_cannot_mend_halts_at_once() -> None:
+    assert isinstance(verdict(not_launched(hopeless=True)), Stop)
 
 
 @pytest.mark.rule("SES-11", "SES-09")

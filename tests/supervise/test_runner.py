@@ -109,7 +109,7 @@ def test_an_attempt_is_sealed_with_the_facts_of_its_pytest(tmp_path: Path) -> No
     run = toy.finished_run(project, 1, toy.real_pytest)
 
     found = only_result(run)
-    assert (found.pytest_rc, found.stopped_by, found.blocked, found.moved) == (0, "", "", "")
+    assert (found.pytest_rc, found.stopped_by, found.blocked, found.moved) == (0, "", None, "")
     assert found.stages["toy_accuracy"].metrics == {"accuracy": toy.VALUES[0][0]}, "never from standard output"
     assert set(found.evidence_sha256) == {"toy0/result.json"}
     assert found.duration_s > 0 and found.log_sha256
@@ -143,7 +143,7 @@ def test_a_pytest_that_hangs_is_ended_at_its_limit(tmp_path: Path, monkeypatch: 
     assert "wall-clock limit" in watching.status(project, run.run_id).missing[0].reason
 
 
-@pytest.mark.rule("GPU-20", "GPU-16", "GPU-05")
+@pytest.mark.rule("GPU-20", "GPU-16", "GPU-05", "GPU-18")
 @pytest.mark.parametrize("how", ["new session", "double fork"])
 def test_what_pytest_leaves_behind_is_ended_and_named_and_a_stranger_is_not(tmp_path: Path, how: str) -> None:
     pids = tmp_path / "pids"

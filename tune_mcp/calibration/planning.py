@@ -92,6 +92,8 @@ def new_plan(
             gpus_per_test=gpus_per_test(config, stages),
             timeout_s=dict(config.timeout_s),
             cache_wipes=config.wiped_caches(),
+            allow_mig=project.host.allow_mig if project.host else False,
+            cleanup_command=project.host.cleanup_command if project.host else (),
         ),
     )
 

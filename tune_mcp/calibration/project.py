@@ -126,6 +126,7 @@ class Project:
             venv_candidates=python.candidates,
             host=self.host.name if self.host else None,
             gpus_per_test=gpus_per_test(model, stages),
+            allow_mig=self.host.allow_mig if self.host else False,
             needs=Needs.of(model, self.host, stages),
         )
 

@@ -11,10 +11,10 @@ from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.reply import Reply
 from tune_mcp.config.stages import Frozen
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.gpus import MEMORY_LIMIT_MIB, Gpu, Presence, read_gpus
+from tune_mcp.gpus import MEMORY_LIMIT_MIB, Gpu, GpuReading, Presence, memory_text
 from tune_mcp.observe.audit import Audit, Cell
 from tune_mcp.run_dir import RunDir
-from tune_mcp.session import events, state
+from tune_mcp.session import events, gpus_seen, state
 from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import Conclusion, Liveness, RunState
 
@@ -47,12 +47,15 @@ class Gap(Frozen):
 
 
 class GpuEntry(Frozen):
-    """One GPU now: memory in MiB, utilisation in percent, whether it is free for a launch."""
+    """One GPU as the run last saw it: memory in MiB, utilisation in percent, whether it was free for a launch.
+
+    None where NVML did not tell.
+    """
 
     index: int
     name: str
-    memory_used_mib: int
-    memory_total_mib: int
+    memory_used_mib: int | None
+    memory_total_mib: int | None
     utilization: int | None
     free: bool
 
@@ -90,6 +93,7 @@ class StatusReply(Reply):
     eta_s: tuple[int, int] | None
     gpus: tuple[GpuEntry, ...]
     gpus_known: bool
+    gpus_seen_at: str | None
     gpu_mem_limit_mib: int
     pytest_active: bool
     heartbeat_age_s: float | None
@@ -117,7 +121,8 @@ class StatusReply(Reply):
         for gap in [gap for gap in self.missing if gap.cell != Cell.NOT_RUN.value][:8]:
             yield f"  {gap.stage_key} run {gap.repeat} {gap.cell} {gap.reason}"
         for gpu in self.gpus:
-            yield f"  GPU {gpu.index} {gpu.memory_used_mib}/{gpu.memory_total_mib} MiB {'free' if gpu.free else 'busy'}"
+            memory = memory_text(gpu.memory_used_mib, gpu.memory_total_mib)
+            yield f"  GPU {gpu.index} {memory} {'free' if gpu.free else 'busy'} (seen {self.gpus_seen_at})"
         yield from (f"ALERT: {alert}" for alert in self.alerts)
         yield from (f"· {milestone}" for milestone in self.milestones)
 
@@ -240,7 +245,7 @@ def _status(run: RunDir, plan: Plan, *, timed_out: bool) -> StatusReply:
     gaps = audited.gaps()
     counts = audited.counts
     left = _eta(audited, log) if now.active else None
-    reading = read_gpus()
+    seen = gpus_seen.last(run)
     total = sum(counts.values())
     extracted = counts[Cell.STRICT] + counts[Cell.PARTIAL]
     return StatusReply(
@@ -263,19 +268,20 @@ def _status(run: RunDir, plan: Plan, *, timed_out: bool) -> StatusReply:
         current=CurrentWork(**current.model_dump()) if current else None,
         reason=record.reason if record else "",
         eta_s=left,
-        gpus=tuple(GpuEntry.of(gpu) for gpu in reading.gpus),
-        gpus_known=reading.presence is not Presence.UNKNOWN,
+        gpus=tuple(GpuEntry.of(gpu) for gpu in seen.reading.gpus) if seen else (),
+        gpus_known=seen is not None and seen.reading.presence is not Presence.UNKNOWN,
+        gpus_seen_at=seen.seen_at if seen else None,
         gpu_mem_limit_mib=MEMORY_LIMIT_MIB,
         pytest_active=current is not None and current.phase == "pytest",
         heartbeat_age_s=age,
-        alerts=tuple(_alerts(run, now, age, plan, reading.reason)),
+        alerts=tuple(_alerts(run, now, age, plan, seen.reading if seen else None)),
         poll_within_s=_poll_within(now, left),
         milestones=tuple(f"{event.t} {event.text}" for event in log if event.kind in events.MILESTONES)[-3:],
         next=_next(run, now, audited),
     )
 
 
-def _alerts(run: RunDir, now: Conclusion, age: float | None, plan: Plan, gpu_reason: str) -> Iterable[str]:
+def _alerts(run: RunDir, now: Conclusion, age: float | None, plan: Plan, gpus: GpuReading | None) -> Iterable[str]:
     if now.state is RunState.LOST:
         yield "the supervisor is gone without an end state; what is complete is kept"
     if not now.active and now.state is not RunState.FINISHED and (living := recovering.told([run])):
@@ -286,8 +292,8 @@ def _alerts(run: RunDir, now: Conclusion, age: float | None, plan: Plan, gpu_rea
         yield f"no heartbeat for {age:.0f} s"
     if plan.dirty:
         yield "calibrated on a dirty tree: see workspace.diff and plan.json"
-    if gpu_reason:
-        yield f"GPUs unknown: {gpu_reason}"
+    if gpus and gpus.presence is Presence.UNKNOWN:
+        yield f"GPUs {gpus.summary()}"
 
 
 def _eta(audited: Audit, log: list[events.Event]) -> tuple[int, int] | None:

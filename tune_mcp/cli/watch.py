@@ -18,6 +18,7 @@ from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.tailing import tail_pytest
 from tune_mcp.calibration.watching import StatusReply, span, status
 from tune_mcp.files import is_locked, write_atomic
+from tune_mcp.gpus import memory_text
 from tune_mcp.run_dir import RunDir
 from tune_mcp.server.dashboard import page_of
 from tune_mcp.session import events
@@ -114,7 +115,9 @@ def picture(now: StatusReply) -> Panel:
             Text(f"now: {work.test} run {work.repeat} attempt {work.attempt} — {work.phase} since {work.since}")
         )
     for gpu in now.gpus:
-        parts.append(Text(f"GPU {gpu.index} {gpu.memory_used_mib}/{gpu.memory_total_mib} MiB {gpu.utilization or 0} %"))
+        busy = "? %" if gpu.utilization is None else f"{gpu.utilization} %"
+        memory = memory_text(gpu.memory_used_mib, gpu.memory_total_mib)
+        parts.append(Text(f"GPU {gpu.index} {memory} {busy} (seen {now.gpus_seen_at})"))
     if now.reason:
         parts.append(Text(now.reason, "bold red" if now.state in ("halted", "failed") else ""))
     parts += [Text(f"ALERT {alert}", "bold yellow") for alert in now.alerts]

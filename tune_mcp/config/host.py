@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tune_mcp.config.fields import AbsolutePath, ConfigModel, Name
 from tune_mcp.config.yaml_source import Yaml
@@ -41,7 +41,11 @@ class BootstrapStep(ConfigModel):
 
 
 class HostProfile(ConfigModel):
-    """One machine. ``cleanup_command`` frees its GPUs before a run where tune-mcp's own cleanup is not enough."""
+    """One machine.
+
+    ``cleanup_command`` is the project's own script that frees the GPUs: a run executes it, in ``repo_root``, before and
+    after every launch that uses GPUs, and nothing else ever does. ``allow_mig`` lets a split GPU count like any other.
+    """
 
     name: Name
     hostname: str
@@ -50,12 +54,21 @@ class HostProfile(ConfigModel):
     physical: Physical = Physical()
     agent_policy: AgentPolicy = AgentPolicy()
     speaker_similarity_bootstrap: dict[str, BootstrapStep] = Field(default_factory=dict)
-    cleanup_command: tuple[str, ...] | None = None
+    cleanup_command: tuple[str, ...] = ()
+    allow_mig: bool = False
 
     @model_validator(mode="before")
     @classmethod
     def _older_keys(cls, value: Yaml) -> Yaml:
         return {k: v for k, v in value.items() if k not in IGNORED_KEYS} if isinstance(value, dict) else value
+
+    @field_validator("cleanup_command")
+    @classmethod
+    def _whole_cleanup(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """The plain form leaves orphans with 70 GiB and more on the GPU behind (GPU-08)."""
+        if any(word.endswith("delete_gpu_process.sh") for word in value) and "--kill-orphans" not in value:
+            raise ValueError("delete_gpu_process.sh needs --kill-orphans (GPU-08)")
+        return value
 
     def env(self) -> dict[str, str]:
         """What the folders mean to a child process (rule HST-04)."""

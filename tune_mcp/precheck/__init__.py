@@ -57,11 +57,14 @@ class GpuFact(Frozen):
     index: int
     uuid: str
     name: str
-    memory_total_mib: int
+    memory_total_mib: int | None
 
 
 class Precheck(Frozen):
-    """``precheck.json``: every check, the versions that were found, and the GPUs (GPU-21)."""
+    """``precheck.json``: every check, the versions that were found, and the GPUs (GPU-21).
+
+    ``gpu_count`` is None when nobody knows.
+    """
 
     schema_version: int = 1
     checked_at: str
@@ -70,6 +73,7 @@ class Precheck(Frozen):
     pins: dict[str, str] = Field(default_factory=dict)
     pytest_plugins: tuple[str, ...]
     gpus: tuple[GpuFact, ...]
+    gpu_count: int | None
     gpu_driver: str | None
     gpu_summary: str
 
@@ -121,6 +125,7 @@ def precheck(
             GpuFact(index=one.index, uuid=one.uuid, name=one.name, memory_total_mib=one.memory_total_mib)
             for one in reading.gpus
         ),
+        gpu_count=None if reading.presence is Presence.UNKNOWN else len(reading.gpus),
         gpu_driver=reading.driver,
         gpu_summary=reading.summary(),
     )

@@ -18,7 +18,7 @@ class GpuIdentity(Frozen):
 
     name: str
     uuid: str
-    memory_total_mib: int
+    memory_total_mib: int | None
 
 
 class Environment(Frozen):

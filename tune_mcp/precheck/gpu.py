@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tune_mcp.gpus import MEMORY_LIMIT_MIB, GpuReading, Presence
+from tune_mcp.gpus.holders import describe
 from tune_mcp.precheck.subject import Check, Subject
 
 
@@ -17,18 +18,18 @@ def checks(subject: Subject, reading: GpuReading) -> Iterator[Check]:
     if reading.presence is Presence.UNKNOWN:
         yield Check(id="gpu.free", status="unknown", detail=reading.reason, fix="nvidia-smi")
         return
-    usable = [gpu for gpu in reading.gpus if not gpu.mig]
+    usable = [gpu for gpu in reading.gpus if subject.allow_mig or not gpu.mig]
     free = [gpu for gpu in usable if gpu.free]
     if len(usable) < needed:
+        split = sum(gpu.mig for gpu in reading.gpus) if not subject.allow_mig else 0
         yield Check(
-            id="gpu.free", status="missing", detail=f"{needed} GPU(s) needed, {len(usable)} here", fix="nvidia-smi"
+            id="gpu.free",
+            status="missing",
+            detail=f"{needed} GPU(s) needed, {len(usable)} here" + (f" and {split} split ones (MIG)" if split else ""),
+            fix="set allow_mig: true in the host profile, or nvidia-smi -mig 0" if split else "nvidia-smi",
         )
         return
-    busy = [
-        f"GPU {gpu.index}: {gpu.memory_used_mib} MiB, pids {list(gpu.pids) or 'none visible'}"
-        for gpu in usable
-        if not gpu.free
-    ]
+    busy = [describe(gpu) for gpu in usable if not gpu.free]
     enough = len(free) >= needed
     yield Check(
         id="gpu.free",

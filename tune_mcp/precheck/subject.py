@@ -25,8 +25,8 @@ class Check(Frozen):
 class Subject:
     """A model's selected stages on this machine: where the repository and its interpreter are, and what they need.
 
-    ``gpus_per_test`` maps a test key to the GPUs that one launch of it needs; ``needs`` is the rest that they ask of
-    the machine.
+    ``gpus_per_test`` maps a test key to the GPUs that one launch of it needs; ``allow_mig`` lets split ones count;
+    ``needs`` is the rest that they ask of the machine.
     """
 
     repo_root: Path
@@ -37,4 +37,5 @@ class Subject:
     venv_candidates: tuple[str, ...]
     host: str | None
     gpus_per_test: dict[str, int]
+    allow_mig: bool = False
     needs: Needs = field(default_factory=Needs)

@@ -18,7 +18,8 @@ from tune_mcp.run_dir import RunDir, iso
 MILESTONES = frozenset(
     {
         "planned", "prechecked", "started", "launched", "retry", "observed", "halted", "exhausted", "waiting_for_gpu",
-        "purged", "recovered", "resumed", "stop_requested", "stopped", "failed", "finished", "reported", "applied",
+        "gpus_not_clear", "purged", "recovered", "resumed", "stop_requested", "stopped", "failed", "finished",
+        "reported", "applied",
         "undone",
     }
 )  # fmt: skip

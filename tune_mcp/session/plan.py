@@ -32,6 +32,8 @@ class LaunchSettings(Frozen):
     gpus_per_test: dict[str, int] = Field(default_factory=dict)
     timeout_s: dict[str, float] = Field(default_factory=dict)
     cache_wipes: tuple[str, ...] = ()
+    allow_mig: bool = False
+    cleanup_command: tuple[str, ...] = ()
 
 
 class Plan(Frozen):

@@ -20,6 +20,7 @@ from tune_mcp.gpus import GpuReading, Presence, read_gpus
 from tune_mcp.precheck import Needs, Precheck, Probes, Subject, fingerprint, precheck
 from tune_mcp.precheck.venv import VenvFacts, read_venv
 from tune_mcp.run_dir import RunDir, iso
+from tune_mcp.session import gpus_seen
 from tune_mcp.session import plan as plans
 from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import owner
@@ -55,7 +56,7 @@ def prechecked(run: RunDir, plan: Plan) -> Precheck:
     venvs: list[VenvFacts] = []
 
     def gpus() -> GpuReading:
-        readings.append(read_gpus())
+        readings.append(gpus_seen.Recording(run, read_gpus, utc_now)())
         return readings[-1]
 
     def venv(subject: Subject) -> VenvFacts:
@@ -72,6 +73,7 @@ def prechecked(run: RunDir, plan: Plan) -> Precheck:
         venv_candidates=(plan.venv_python,),
         host=plan.host,
         gpus_per_test=plan.settings.gpus_per_test,
+        allow_mig=plan.settings.allow_mig,
         needs=_needs(plan, stages),
     )
     answer = precheck(subject, Probes(gpus, venv), iso(utc_now()))

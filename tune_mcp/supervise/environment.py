@@ -19,12 +19,14 @@ ALLOWED = frozenset(
     }
 )  # fmt: skip
 ALLOWED_PREFIXES = ("LC_",)
+SCRUBBED_PREFIXES = ("CUDA_MPS_",)
+"""Taken from nobody, not even from the model's settings: a GPU that is measured is shared with no other process."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
 class LaunchEnvironment:
-    """The child's variables, and the names from the caller's shell that were left behind."""
+    """The child's variables, and the names from the caller's shell or the settings that were left behind."""
 
     variables: dict[str, str]
     dropped: tuple[str, ...]
@@ -40,7 +42,8 @@ def build(
 ) -> LaunchEnvironment:
     """Put the child's environment together; a later source wins, and what is ours wins over all."""
     kept = {name: value for name, value in caller.items() if name in ALLOWED or name.startswith(ALLOWED_PREFIXES)}
-    variables = {**kept, **settings}
+    scrubbed = {name for name in settings if name.startswith(SCRUBBED_PREFIXES)}
+    variables = {**kept, **{name: value for name, value in settings.items() if name not in scrubbed}}
     variables["PATH"] = f"{venv_python.parent}:{variables.get('PATH', '/usr/local/bin:/usr/bin:/bin')}"
     variables["VIRTUAL_ENV"] = str(venv_python.parent.parent)
     variables["PYTHONPATH"] = ":".join([str(guard_folder), str(repo_root)])
@@ -51,4 +54,4 @@ def build(
     for name in ("NO_PROXY", "no_proxy"):
         present = [part for part in variables.get(name, "").split(",") if part]
         variables[name] = ",".join([*present, *(host for host in LOOPBACK if host not in present)])
-    return LaunchEnvironment(variables, tuple(sorted(set(caller) - set(kept))))
+    return LaunchEnvironment(variables, tuple(sorted({*caller} - {*kept} | scrubbed)))

@@ -1,11 +1,13 @@
-"""The gate before every launch: GPUs that are really free, and stay free (rules GPU-01 to GPU-06, GPU-15)."""
+"""The gate before every launch: GPUs that are really free, and stay free (rules GPU-01 to GPU-06, GPU-11, GPU-15)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from tune_mcp.files import FileLock
 from tune_mcp.gpus import MEMORY_LIMIT_MIB, Gpu, GpuReader, GpuReading, Presence
+from tune_mcp.gpus.holders import describe, stuck
 
 WAIT_LIMIT_S = 600.0
 HOLD_S = 3.0
@@ -14,64 +16,127 @@ LOOK_EVERY_S = 5.0
 
 @dataclass(frozen=True)
 class Grant:
-    """The GPUs a launch may use; ``refused`` says why there are none."""
+    """The GPUs a launch may use, with their locks.
+
+    ``refused`` says why there are none, ``hopeless`` that waiting longer does not help.
+    """
 
     gpus: tuple[Gpu, ...] = ()
+    locks: tuple[FileLock, ...] = ()
     refused: str = ""
+    hopeless: bool = False
+
+    def release(self) -> None:
+        """Give this process's share of the locks back; a pytest that lives on keeps its own."""
+        for lock in self.locks:
+            lock.release()
 
 
-def wait_for_gpus(
-    needed: int,
-    read: GpuReader,
-    sleep: Callable[[float], None],
-    clock: Callable[[], float],
-    waiting: Callable[[str], None],
-    cancelled: Callable[[], bool],
-) -> Grant:
-    """Wait until ``needed`` GPUs are free twice, ``HOLD_S`` apart; at most ``WAIT_LIMIT_S``. Unknown never launches.
+@dataclass(frozen=True)
+class Shortage:
+    """Why there are too few GPUs: what was seen, and who has the lock of a GPU that looks free (UUID -> whom)."""
 
-    ``waiting`` hears why, once for each new reason. A stage that needs no GPU is granted none at once.
+    needed: int
+    reading: GpuReading
+    usable: tuple[Gpu, ...] = ()
+    taken: dict[str, str] = field(default_factory=dict)
+    unsteady: bool = False
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What makes it another shortage: not a few MiB more or less."""
+        busy = tuple((gpu.index, tuple(p.pid for p in gpu.processes)) for gpu in self.usable if not gpu.free)
+        return (self.reading.presence, self.reading.reason, busy, tuple(self.taken.values()), self.unsteady)
+
+    @property
+    def hopeless(self) -> bool:
+        """The machine has too few GPUs, or the driver will not let go of one without a person."""
+        if self.reading.presence is Presence.UNKNOWN:
+            return False
+        healthy = [gpu for gpu in self.usable if gpu.free or not stuck(gpu)]
+        return len(healthy) < self.needed
+
+    def sentence(self) -> str:
+        """With every holder named."""
+        if self.unsteady:
+            return f"a chosen GPU did not stay free for {HOLD_S:g} s"
+        if self.reading.presence is not Presence.PRESENT:
+            return f"{self.needed} GPU(s) needed, but GPUs are {self.reading.summary()}"
+        split = [f"GPU {gpu.index} is split (MIG)" for gpu in self.reading.gpus if gpu not in self.usable]
+        busy = [describe(gpu) for gpu in self.usable if not gpu.free]
+        taken = [f"GPU {g.index}: taken by {self.taken[g.uuid]}" for g in self.usable if g.uuid in self.taken]
+        free = sum(gpu.free for gpu in self.usable) - len(taken)
+        why = "; ".join([*busy, *taken, *split])
+        return f"{self.needed} GPU(s) at or below {MEMORY_LIMIT_MIB} MiB needed, {free} free ({why})"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Waits for GPUs. ``take`` locks one for this run or says who has it; ``waiting`` hears each new reason once.
+
+    ``allow_mig``: a split GPU counts like any other (rule: refused unless the host profile says so).
     """
-    if needed == 0:
-        return Grant()
-    end, said = clock() + WAIT_LIMIT_S, ""
-    while True:
-        grant = _twice(needed, read, sleep)
-        if grant.gpus:
+
+    read: GpuReader
+    take: Callable[[Gpu], FileLock | str]
+    sleep: Callable[[float], None]
+    clock: Callable[[], float]
+    waiting: Callable[[str], None]
+    cancelled: Callable[[], bool]
+    allow_mig: bool = False
+
+    def wait(self, needed: int) -> Grant:
+        """``needed`` GPUs that are free twice, ``HOLD_S`` apart; at most ``WAIT_LIMIT_S``. Unknown never launches.
+
+        A stage that needs no GPU is granted none at once, and nobody is asked.
+        """
+        if needed == 0:
+            return Grant()
+        end, said = self.clock() + WAIT_LIMIT_S, None
+        while True:
+            found = self._twice(needed)
+            if isinstance(found, Grant):
+                return found
+            if found.key != said:
+                said = found.key
+                self.waiting(found.sentence())
+            if self.cancelled() or self.clock() >= end:
+                return Grant(refused=found.sentence(), hopeless=found.hopeless)
+            self.sleep(LOOK_EVERY_S)
+
+    def _twice(self, needed: int) -> Grant | Shortage:
+        first = self._choose(needed)
+        if isinstance(first, Shortage):
+            return first
+        self.sleep(HOLD_S)
+        reading = self.read()
+        still = {(gpu.index, gpu.uuid): gpu for gpu in self._usable(reading) if gpu.free}
+        again = tuple(still[key] for gpu in first.gpus if (key := (gpu.index, gpu.uuid)) in still)
+        if len(again) == needed:
+            return Grant(again, first.locks)
+        first.release()
+        return Shortage(needed, reading, self._usable(reading), unsteady=True)
+
+    def _choose(self, needed: int) -> Grant | Shortage:
+        """Free GPUs in the order of their index, each locked; all that are needed or none."""
+        reading = self.read()
+        usable = self._usable(reading)
+        gpus: list[Gpu] = []
+        locks: list[FileLock] = []
+        taken: dict[str, str] = {}
+        for gpu in sorted(usable, key=lambda gpu: gpu.index):
+            if gpu.free and len(gpus) < needed:
+                got = self.take(gpu)
+                if isinstance(got, FileLock):
+                    gpus.append(gpu)
+                    locks.append(got)
+                else:
+                    taken[gpu.uuid] = got
+        grant = Grant(tuple(gpus), tuple(locks))
+        if len(gpus) == needed:
             return grant
-        if grant.refused != said:
-            said = grant.refused
-            waiting(said)
-        if cancelled() or clock() >= end:
-            return grant
-        sleep(LOOK_EVERY_S)
+        grant.release()
+        return Shortage(needed, reading, usable, taken)
 
-
-def _twice(needed: int, read: GpuReader, sleep: Callable[[float], None]) -> Grant:
-    first = _choose(needed, read)
-    if not first.gpus:
-        return first
-    sleep(HOLD_S)
-    again = {gpu.uuid for gpu in _free(read())}
-    if all(gpu.uuid in again for gpu in first.gpus):
-        return first
-    return Grant(refused=f"a chosen GPU did not stay free for {HOLD_S:g} s")
-
-
-def _choose(needed: int, read: GpuReader) -> Grant:
-    reading = read()
-    if reading.presence is not Presence.PRESENT:
-        return Grant(refused=f"{needed} GPU(s) needed, but GPUs are {reading.summary()}")
-    free = _free(reading)
-    if len(free) >= needed:
-        return Grant(tuple(free[:needed]))
-    busy = "; ".join(
-        f"GPU {gpu.index}: {gpu.memory_used_mib} MiB, pids {list(gpu.pids) or 'none visible'}"
-        for gpu in reading.gpus
-        if gpu not in free
-    )
-    return Grant(refused=f"{needed} GPU(s) at or below {MEMORY_LIMIT_MIB} MiB needed, {len(free)} free ({busy})")
-
-
-def _free(reading: GpuReading) -> list[Gpu]:
-    return [gpu for gpu in reading.gpus if gpu.free and not gpu.mig]
+    def _usable(self, reading: GpuReading) -> tuple[Gpu, ...]:
+        return tuple(gpu for gpu in reading.gpus if self.allow_mig or not gpu.mig)

@@ -15,13 +15,18 @@ from tune_mcp.errors import Json
 from tune_mcp.files import FileLock, is_locked, parse_json
 
 
-def lock_path() -> Path:
-    """``$TUNE_LOCK_DIR/host.lock``, else one path for all users of this machine."""
+def lock_folder() -> Path:
+    """``$TUNE_LOCK_DIR``, else one folder for all users of this machine."""
     folder = Path(os.environ.get("TUNE_LOCK_DIR") or Path(tempfile.gettempdir()) / "tune-mcp")
     folder.mkdir(parents=True, exist_ok=True)
     if folder.stat().st_uid == os.getuid():
         folder.chmod(0o1777)
-    return folder / "host.lock"
+    return folder
+
+
+def lock_path() -> Path:
+    """The host's own lock."""
+    return lock_folder() / "host.lock"
 
 
 @dataclass(frozen=True)

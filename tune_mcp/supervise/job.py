@@ -8,6 +8,7 @@ from pydantic import Field
 
 from tune_mcp.config.stages import Frozen, Stage
 from tune_mcp.files import dump_json, parse_json, write_atomic
+from tune_mcp.gpus import Gpu
 from tune_mcp.run_dir import RunDir
 from tune_mcp.supervise.guard_record import GuardSummary
 
@@ -17,7 +18,8 @@ class Job(Frozen):
 
     ``test`` is the file relative to ``repo_root``; ``gpus`` how many to grant; ``timeout_s`` the wall-clock limit of
     pytest; ``file_sha256`` what the tree must still be; ``plugins`` the pytest plugins that the venv has;
-    ``cache_wipes`` the folders below OMNI_CI_HOME that it must find empty.
+    ``cache_wipes`` the folders below OMNI_CI_HOME that it must find empty; ``allow_mig`` whether a split GPU will do;
+    ``cleanup_command`` the project's own script that frees GPUs, where the host profile names one.
     """
 
     schema_version: int = 1
@@ -36,6 +38,8 @@ class Job(Frozen):
     plugins: tuple[str, ...] = ()
     cache_wipes: tuple[str, ...] = ()
     gpus: int = 0
+    allow_mig: bool = False
+    cleanup_command: tuple[str, ...] = ()
     timeout_s: float
 
     @property
@@ -63,12 +67,24 @@ class StageResult(Frozen):
     problems: tuple[str, ...] = ()
 
 
+class Blocked(Frozen):
+    """Why pytest was not started, and what a person can do. ``hopeless``: another try would find the same."""
+
+    code: str
+    rule: str
+    reason: str
+    next: str
+    hopeless: bool = False
+
+
 class AttemptResult(Frozen):
     """The sealed end of an attempt.
 
     ``pytest_rc`` is negative for a signal, None when pytest was never started. ``stopped_by`` says who ended it:
     ``""`` itself, ``cancel``, ``timeout``. ``blocked`` is why it was not started. ``moved`` says that the commit or a
     file changed before or during the launch. Times are UTC, ``duration_s`` is pytest alone (no waiting, no drain).
+    The granted GPUs are described as they were just before and just after pytest; ``slowed_by`` are the reasons for
+    which their clocks were seen held down. Both are notes, nothing is judged by them.
     """
 
     schema_version: int = 1
@@ -78,13 +94,16 @@ class AttemptResult(Frozen):
     duration_s: float = 0.0
     pytest_rc: int | None = None
     stopped_by: str = ""
-    blocked: str = ""
+    blocked: Blocked | None = None
     moved: str = ""
     guard: GuardSummary = GuardSummary()
     stages: dict[str, StageResult] = Field(default_factory=dict)
     signature: str = ""
     leftovers: tuple[str, ...] = ()
     gpu_uuids: tuple[str, ...] = ()
+    gpus_at_start: tuple[Gpu, ...] = ()
+    gpus_at_end: tuple[Gpu, ...] = ()
+    slowed_by: tuple[str, ...] = ()
     log_sha256: str | None = None
     evidence_sha256: dict[str, str] = Field(default_factory=dict)
 

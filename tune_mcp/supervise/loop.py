@@ -21,6 +21,7 @@ from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import Current, Halt, Owner, RunState, SupervisorRecord
 from tune_mcp.supervise.executor import Executor
+from tune_mcp.supervise.gpu_use import read_after
 from tune_mcp.supervise.job import PHASE_FILE, AttemptResult, Job, cancel
 from tune_mcp.supervise.purge import purge
 from tune_mcp.supervise.retry import MAX_PASSES, MAX_TRIES, Again, Keep, Stop, Verdict
@@ -178,7 +179,7 @@ class Supervisor:
                     raise Halted(halt.model_copy(update={"test": test, "repeat": repeat}))
                 case Again(reason, charged):
                     tries += charged
-                    if not charged or tries >= MAX_TRIES:
+                    if tries >= MAX_TRIES:
                         self._store(job, result, "failed", reason, history)
                         self._observed(job, result, f"FAIL, {reason}")
                         return
@@ -209,6 +210,8 @@ class Supervisor:
             pytest_extra_args=settings.pytest_extra_args.get(file, ()),
             plugins=self._plugins,
             cache_wipes=settings.cache_wipes,
+            allow_mig=settings.allow_mig,
+            cleanup_command=settings.cleanup_command,
             gpus=settings.gpus_per_test.get(test, 0),
             timeout_s=settings.timeout_s.get(file, DEFAULT_TIMEOUT_S),
         )
@@ -232,7 +235,11 @@ class Supervisor:
                 phase, since = found, self.clock.now()
             self._show(job, phase, since)
             self.clock.sleep(_LOOK_EVERY_S)
-        return self.executor.collect(job)
+        result = self.executor.collect(job)
+        after = read_after(job)
+        if after and after.trouble:
+            self._event("gpus_not_clear", f"after {job.test_key} run {job.repeat}: {after.trouble}")
+        return result
 
     def _phase(self, job: Job) -> str:
         try:

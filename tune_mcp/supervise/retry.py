@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tune_mcp.config.stages import Stage
 from tune_mcp.errors import Code
 from tune_mcp.session.state import Halt
-from tune_mcp.supervise.job import AttemptResult
+from tune_mcp.supervise.job import AttemptResult, Blocked
 
 MAX_TRIES = 4
 """Attempts per repeat and pass, the first included (RTY-03, read strictly: see docs/explanation/decisions.md)."""
@@ -53,7 +53,7 @@ def judge(result: AttemptResult | None, stages: Mapping[str, Stage], earlier: tu
     if result.moved:
         return _stop(Code.COMMIT_MOVED, "SES-11", result.moved, "start a new run on the commit you want to calibrate")
     if result.blocked:
-        return Again(result.blocked, charged=False)
+        return _blocked(result.blocked, earlier)
     trouble = [f"{key}: the runner gave no result for this stage" for key in stages if key not in result.stages]
     trouble += [problem for stage in result.stages.values() for problem in stage.problems]
     whole = result.guard.shortfall()
@@ -75,6 +75,14 @@ def judge(result: AttemptResult | None, stages: Mapping[str, Stage], earlier: tu
         + "; ".join(trouble[:3]),
         "mend metric_sources in config.yaml or the test's result files, run discover, then call resume_run",
     )
+
+
+def _blocked(blocked: Blocked, earlier: tuple[Verdict, ...]) -> Verdict:
+    """pytest was not started: no try is used up, but a machine that is not ready four times over needs a person."""
+    before = sum(isinstance(verdict, Again) and not verdict.charged for verdict in earlier)
+    if blocked.hopeless or before + 1 >= MAX_TRIES:
+        return Stop(Halt(code=blocked.code, rule=blocked.rule, message=blocked.reason, next=blocked.next))
+    return Again(blocked.reason, charged=False)
 
 
 def _infrastructure(result: AttemptResult) -> str:

@@ -26,18 +26,20 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tune_mcp.errors import Code
 from tune_mcp.files import sha256_file, write_atomic
 from tune_mcp.gpus import read_gpus
 from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.run_dir import iso
-from tune_mcp.session import provenance
+from tune_mcp.session import gpus_seen, provenance
 from tune_mcp.supervise import caches, environment, guard_record, signatures
-from tune_mcp.supervise.gpu_gate import Grant, wait_for_gpus
+from tune_mcp.supervise.gpu_use import GpuUse
 from tune_mcp.supervise.invocation import pytest_argv
 from tune_mcp.supervise.job import (
     ENDED,
     PHASE_FILE,
     AttemptResult,
+    Blocked,
     Job,
     StageResult,
     claim,
@@ -63,6 +65,8 @@ class Runner:
         self.basetemp = job.run.basetemp(job.test_key, job.repeat)
         self.record = job.run.guard_record(job.test_key, job.repeat)
         self.started = datetime.now(UTC)
+        read = gpus_seen.Recording(job.run, read_gpus, lambda: datetime.now(UTC))
+        self.gpus = GpuUse(job, read, self.say, self.phase, orders.wait, self.cancelled)
 
     def say(self, text: str) -> None:
         """One line on stderr, which the executor keeps in the attempt's folder."""
@@ -83,13 +87,12 @@ class Runner:
         self._make_room()
         if moved := self._moved():
             return self._result(moved=moved)
-        grant = self._gpus()
+        blocked = self.gpus.acquire()
         if self.cancelled():
             return None
-        refused = grant.refused or self._wiped()
-        if refused:
-            return self._result(blocked=refused)
-        rc, stopped_by, duration, leftovers = self._pytest(grant)
+        if blocked := blocked or self._wiped():
+            return self._result(blocked=blocked)
+        rc, stopped_by, duration, leftovers = self._pytest()
         if stopped_by == "cancel":
             return None
         self.phase("extracting")
@@ -99,7 +102,7 @@ class Runner:
             duration_s=round(duration, 3),
             leftovers=leftovers,
             moved=self._moved(),
-            gpu_uuids=tuple(gpu.uuid for gpu in grant.gpus),
+            **self.gpus.facts(),
             **self._evidence(),
         )
 
@@ -129,29 +132,24 @@ class Runner:
                 return f"{name} is not the file that was planned"
         return ""
 
-    def _gpus(self) -> Grant:
-        return wait_for_gpus(
-            self.job.gpus,
-            read_gpus,
-            self.orders.wait,
-            time.monotonic,
-            lambda why: self.phase(f"waiting_for_gpu: {why}"),
-            self.cancelled,
-        )
-
-    def _wiped(self) -> str:
-        """Make the caches cold; why that failed, empty when it did not (WDG-09: a launch requires it)."""
+    def _wiped(self) -> Blocked | None:
+        """Make the caches cold; why that failed, None when it did not (WDG-09: a launch requires it)."""
         slice_root = self.job.env.get("OMNI_CI_HOME")
         if not slice_root or not self.job.cache_wipes:
-            return ""
+            return None
         try:
             emptied = caches.wipe(Path(slice_root), self.job.cache_wipes)
         except (OSError, ValueError) as error:
-            return f"a cache could not be wiped: {error}"
+            return Blocked(
+                code=Code.HALT_UNRESOLVED,
+                rule="WDG-09",
+                reason=f"a cache could not be wiped: {error}",
+                next="make the folder writable or mend cache_wipes in config.yaml, then call resume_run",
+            )
         self.say(f"wiped below {slice_root}: {', '.join(emptied) or 'nothing, it was cold'}")
-        return ""
+        return None
 
-    def _pytest(self, grant: Grant) -> tuple[int, str, float, tuple[str, ...]]:
+    def _pytest(self) -> tuple[int, str, float, tuple[str, ...]]:
         job = self.job
         guard_folder = job.folder / "guard"
         guard_folder.mkdir(exist_ok=True)
@@ -162,7 +160,7 @@ class Runner:
             Path(job.venv_python),
             guard_folder,
             Path(job.repo_root),
-            tuple(gpu.index for gpu in grant.gpus),
+            tuple(gpu.index for gpu in self.gpus.grant.gpus),
         )
         variables = {**launch.variables, "TUNE_GUARD_RECORD": str(self.record)}
         argv = pytest_argv(job, self.basetemp)
@@ -180,9 +178,11 @@ class Runner:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                pass_fds=self.gpus.lock_handles,
             )
         tree = TreeRecorder(job.folder, main.pid, descendants)
-        stopped_by = self._wait(main, begin + job.timeout_s, tree)
+        with self.gpus.watched():
+            stopped_by = self._wait(main, begin + job.timeout_s, tree)
         ladder = StopLadder(self.say)
         if stopped_by:
             self.phase("stopping")
@@ -244,11 +244,12 @@ def attempt(path: Path, orders: Orders) -> int:
     if not claim(job):
         print(f"refused: {job.key} was cancelled, or another runner has it", file=sys.stderr, flush=True)
         return os.EX_TEMPFAIL
-    result = Runner(job, orders).run()
-    if result is None:
-        return 1
-    seal(job, result)
-    return 0
+    runner = Runner(job, orders)
+    result = runner.run()
+    if result is not None:
+        seal(job, result)
+    runner.gpus.leave()
+    return 1 if result is None else 0
 
 
 def tell(word: bytes) -> None:

@@ -1,0 +1,107 @@
+"""Who holds a busy GPU: named for people, never signalled.
+
+NVML gives pids of the host. Inside a container such a pid may be nobody, or another process; memory may be held by a
+process that NVML does not list at all. So the open files under /proc are looked at too (/dev/nvidiaN).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tune_mcp.gpus import MEMORY_LIMIT_MIB, Gpu
+
+PROC = Path("/proc")
+_STUCK = {"D": "in uninterruptible sleep", "Z": "a zombie", "X": "dead"}
+
+
+@dataclass(frozen=True)
+class Holder:
+    """One process on a GPU. ``stuck`` says why no signal ends it, ``elsewhere`` that it is not among our pids."""
+
+    pid: int
+    command: str = ""
+    memory_mib: int | None = None
+    stuck: str = ""
+    elsewhere: bool = False
+
+    def __str__(self) -> str:
+        memory = f" ({self.memory_mib} MiB)" if self.memory_mib is not None else ""
+        if self.elsewhere:
+            return f"pid {self.pid} of another pid namespace{memory}"
+        stuck = f", {self.stuck}: host recovery needed" if self.stuck else ""
+        return f"pid {self.pid} {self.command}{memory}{stuck}"
+
+
+def holders(gpu: Gpu, proc: Path = PROC) -> tuple[Holder, ...]:
+    """NVML's compute processes; where none of them is one of ours to see, those that have the device open."""
+    named = tuple(_named(gpu, process.pid, process.memory_mib, proc) for process in gpu.processes)
+    if any(not holder.elsewhere for holder in named):
+        return named
+    return (*named, *(_holder(pid, None, proc) for pid in _with_open_device(gpu, proc)))
+
+
+def describe(gpu: Gpu, proc: Path = PROC) -> str:
+    """``GPU 0: 17000/97871 MiB, held by pid 12 python server.py (16500 MiB)``."""
+    if gpu.trouble:
+        return f"GPU {gpu.index}: {gpu.trouble}"
+    if gpu.memory_used_mib is None:
+        return f"GPU {gpu.index}: NVML does not tell its memory"
+    found = holders(gpu, proc)
+    if found:
+        return f"GPU {gpu.index}: {gpu.memory}, held by {', '.join(map(str, found))}"
+    if gpu.memory_used_mib > MEMORY_LIMIT_MIB:
+        return f"GPU {gpu.index}: {gpu.memory}, no holder visible from here (another container, or a leaked context)"
+    return f"GPU {gpu.index}: {gpu.memory}"
+
+
+def stuck(gpu: Gpu, proc: Path = PROC) -> bool:
+    """Whether a holder is beyond every signal, so that no waiting helps."""
+    return any(holder.stuck for holder in holders(gpu, proc))
+
+
+def _named(gpu: Gpu, pid: int, memory_mib: int | None, proc: Path) -> Holder:
+    """The process of that pid here, unless there is none, or it is seen not to have the GPU open."""
+    folder = proc / str(pid)
+    if not folder.is_dir() or _opens(folder, gpu) is False:
+        return Holder(pid, memory_mib=memory_mib, elsewhere=True)
+    return _holder(pid, memory_mib, proc)
+
+
+def _holder(pid: int, memory_mib: int | None, proc: Path) -> Holder:
+    try:
+        before, _, after = (proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")
+        command, state = before.partition("(")[2], after.split()[0]
+    except (OSError, IndexError):
+        return Holder(pid, "gone meanwhile", memory_mib)
+    if state in _STUCK:
+        # Its command line would be read from its memory, which can hang as it does.
+        return Holder(pid, command, memory_mib, _STUCK[state])
+    try:
+        words = (proc / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        words = []
+    return Holder(pid, " ".join(words).strip()[:120] or command, memory_mib)
+
+
+def _with_open_device(gpu: Gpu, proc: Path) -> Iterator[int]:
+    for folder in sorted(proc.glob("[0-9]*"), key=lambda path: int(path.name)):
+        if gpu.minor is not None and _opens(folder, gpu):
+            yield int(folder.name)
+
+
+def _opens(process: Path, gpu: Gpu) -> bool | None:
+    """Whether the process has the GPU's device open; None where its open files cannot be seen (a zombie has none)."""
+    device = Path(f"/dev/nvidia{gpu.minor}")
+    try:
+        links = list((process / "fd").iterdir())
+    except OSError:
+        return None
+    found: list[Path] = []
+    for link in links:
+        try:
+            found.append(link.readlink())
+        except OSError:
+            continue
+    return device in found if found and gpu.minor is not None else None

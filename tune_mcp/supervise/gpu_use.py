@@ -1,0 +1,181 @@
+"""The GPUs of one attempt: cleaned, granted, looked at while pytest runs, and clear again afterwards.
+
+What comes after pytest is told in ``after.json`` and never turns a finished measurement red (note A3.29).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tune_mcp.config.stages import Frozen
+from tune_mcp.errors import Code
+from tune_mcp.files import dump_json, write_atomic
+from tune_mcp.gpus import Gpu, GpuReader
+from tune_mcp.gpus.holders import describe
+from tune_mcp.supervise import gpu_lock
+from tune_mcp.supervise.cleanup import Cleanup
+from tune_mcp.supervise.gpu_gate import LOOK_EVERY_S, Gate, Grant
+from tune_mcp.supervise.job import Blocked, Job
+
+SAMPLE_EVERY_S = 60.0
+"""A look costs an interpreter's start on the measured machine: seldom enough to vanish, often enough for a person."""
+CLEAR_LIMIT_S = 60.0
+AFTER_FILE = "after.json"
+
+
+class AfterRun(Frozen):
+    """How the GPUs were left: why cleanup failed and which GPUs were not clear in time, both empty when all is well."""
+
+    schema_version: int = 1
+    cleanup: str = ""
+    not_clear: str = ""
+    waited_s: float = 0.0
+
+    @property
+    def trouble(self) -> str:
+        """Both in one sentence."""
+        return "; ".join(part for part in (self.cleanup, self.not_clear) if part)
+
+
+class GpuUse:
+    """One attempt's use of GPUs. For a job without GPUs every step is empty and asks nobody.
+
+    ``wait`` is a sleep that a cancellation ends, ``sleep`` one that nothing ends.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        read: GpuReader,
+        say: Callable[[str], None],
+        phase: Callable[[str], None],
+        wait: Callable[[float], None],
+        cancelled: Callable[[], bool],
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.job = job
+        self.read = read
+        self.say = say
+        self.phase = phase
+        self.cancelled = cancelled
+        self.sleep = sleep
+        self.clock = clock
+        self.grant = Grant()
+        self.at_end: tuple[Gpu, ...] = ()
+        self._slowed: set[str] = set()
+        command = job.cleanup_command if job.gpus else ()
+        self._cleanup = Cleanup(command, Path(job.repo_root), job.run, say)
+        self._gate = Gate(
+            read=read,
+            take=lambda gpu: gpu_lock.take(gpu, job.run),
+            sleep=wait,
+            clock=clock,
+            waiting=self._waiting,
+            cancelled=cancelled,
+            allow_mig=job.allow_mig,
+        )
+
+    def acquire(self) -> Blocked | None:
+        """Clean up, then pick (GPU-03); why nothing may be launched, None when the GPUs are granted."""
+        self.phase("cleanup")
+        if failed := self._cleanup(self.cancelled):
+            return Blocked(
+                code=Code.CLEANUP_FAILED,
+                rule="GPU-09",
+                reason=failed,
+                next="run the script by hand, mend it or the host profile's cleanup_command, then call resume_run",
+            )
+        self.grant = self._gate.wait(self.job.gpus)
+        self._note(self.grant.gpus)
+        if not self.grant.refused:
+            return None
+        return Blocked(
+            code=Code.GPU_NOT_CLEAR,
+            rule="GPU-02",
+            reason=self.grant.refused,
+            next="free the GPUs (tune-mcp ends no process that is not its own), then call resume_run",
+            hopeless=self.grant.hopeless,
+        )
+
+    @property
+    def lock_handles(self) -> tuple[int, ...]:
+        """Open locks that pytest keeps too."""
+        return tuple(lock.handle for lock in self.grant.locks)
+
+    @contextmanager
+    def watched(self) -> Generator[None]:
+        """Look at the GPUs now and then while the body runs."""
+        over = threading.Event()
+
+        def look() -> None:
+            while not over.wait(SAMPLE_EVERY_S):
+                self._ours()
+
+        looking = threading.Thread(target=look, daemon=True)
+        if self.grant.gpus:
+            looking.start()
+        try:
+            yield
+        finally:
+            over.set()
+            if self.grant.gpus:
+                looking.join()  # a look has a deadline; one that is under way would be taken for a left-over process
+
+    def facts(self) -> dict[str, object]:
+        """What the result says of the GPUs, with a last look: their condition is noted, nothing is judged by it."""
+        self.at_end = self._ours()
+        return {
+            "gpu_uuids": tuple(gpu.uuid for gpu in self.grant.gpus),
+            "gpus_at_start": self.grant.gpus,
+            "gpus_at_end": self.at_end,
+            "slowed_by": tuple(sorted(self._slowed)),
+        }
+
+    def leave(self) -> None:
+        """After every run, and so before every retry (GPU-05): clean up, wait until ours are clear, tell how it was."""
+        if not self.grant.gpus:
+            return
+        self.phase("clearing GPUs")
+        begin = self.clock()
+        cleanup = self._cleanup(lambda: False)
+        while (busy := self._not_clear()) and self.clock() < begin + CLEAR_LIMIT_S:
+            self.sleep(LOOK_EVERY_S)
+        after = AfterRun(cleanup=cleanup, not_clear=busy, waited_s=round(self.clock() - begin, 1))
+        write_atomic(self.job.folder / AFTER_FILE, dump_json(after.model_dump(mode="json")))
+        self.grant.release()
+
+    def _not_clear(self) -> str:
+        seen = {gpu.uuid: gpu for gpu in self._ours()}
+        blind = [f"GPU {gpu.index}: unknown" for gpu in self.grant.gpus if gpu.uuid not in seen]
+        return "; ".join([*blind, *(describe(gpu) for gpu in seen.values() if not gpu.free)])
+
+    def _ours(self) -> tuple[Gpu, ...]:
+        if not self.grant.gpus:
+            return ()
+        uuids = {gpu.uuid for gpu in self.grant.gpus}
+        found = tuple(gpu for gpu in self.read().gpus if gpu.uuid in uuids)
+        self._note(found)
+        return found
+
+    def _note(self, gpus: tuple[Gpu, ...]) -> None:
+        for gpu in gpus:
+            self._slowed |= {f"GPU {gpu.index}: {reason}" for reason in gpu.condition.slowed_by or ()}
+
+    def _waiting(self, why: str) -> None:
+        self.say(f"waiting for GPUs: {why}")
+        self.phase(f"waiting_for_gpu: {why}")
+
+
+def read_after(job: Job) -> AfterRun | None:
+    """How the attempt left its GPUs; None when it used none or was ended before it could tell."""
+    try:
+        return AfterRun.model_validate_json((job.folder / AFTER_FILE).read_bytes())
+    except (OSError, ValidationError):
+        return None
