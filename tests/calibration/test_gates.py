@@ -170,7 +170,7 @@ def test_a_threshold_file_that_changed_refuses_plan_and_apply(project: Project, 
     assert tree(project) == before
 
 
-@pytest.mark.rule("APL-01", "RPT-05", "POL-09", "APL-14", "APL-26", "CTX-07")
+@pytest.mark.rule("APL-01", "RPT-05", "POL-09", "APL-14", "APL-26", "CTX-07", "RPT-04")
 def test_apply_needs_a_report_that_was_shown_and_is_as_new_as_the_artifacts(project: Project, run: RunDir) -> None:
     def code(plan_id: str, mode: str = "full") -> str:
         with pytest.raises(Refusal) as caught:
@@ -193,12 +193,46 @@ def test_apply_needs_a_report_that_was_shown_and_is_as_new_as_the_artifacts(proj
     text = run.report_md.read_text()
     run.report_md.write_text(text + "\n{{CONTEXT:samples}}\n")
     assert code(plan_id) == "UNRESOLVED_CONTEXT"
+    run.report_md.write_text("# A short summary of the report\n")
+    assert code(plan_id) == "STALE_REPORT"
     run.report_md.unlink()
     assert code(plan_id) == "NOT_REPORTED"
     reporting.report(project, run.run_id)
     run.report_json.unlink()
     assert code(plan_id) == "NOT_REPORTED"
     assert tree(project) == before
+
+
+@pytest.mark.rule("RPT-03", "RPT-10")
+def test_a_report_exists_exactly_when_the_gates_pass(project: Project, run: RunDir) -> None:
+    files = (run.report_md, run.report_json, run.report_html)
+    path = run.observation("toy_speed", 2)
+    whole = path.read_bytes()
+    toy.rewrite_observation(run, "toy_speed", 2, lambda o: o.update(status="failed"))
+    with pytest.raises(Refusal, match=r"^NOT_STRICT"):
+        reporting.report(project, run.run_id)
+    assert not any(file.exists() for file in files)
+
+    path.write_bytes(whole)
+    reporting.report(project, run.run_id)
+    assert all(file.is_file() for file in files)
+
+
+@pytest.mark.rule("PRF-03", "PRF-04")
+def test_an_optimisation_that_config_names_and_no_log_shows_is_told_with_the_report(
+    project: Project, run: RunDir
+) -> None:
+    path = project.repo_root / ".tune/models/toy/config.yaml"
+    optimisations = {"graph": {"evidence": "cuda graph: True"}, "cache": {"evidence": "cache hit"}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "optimisations": optimisations}))
+    for repeat in (1, 2):
+        run.log("test_toy_ci", repeat).write_text("cache hit\n")
+
+    notes = reporting.report(project, run.run_id).notes
+
+    told = [note for note in notes if note.startswith("toy_speed: ")]
+    assert len(told) == 1 and "graph configured but in no log" in told[0] and "cache" not in told[0].split(":")[1]
+    assert any("one clean CI run of the whole suite fails" in note for note in notes)
 
 
 @pytest.mark.rule("APL-01", "POL-09")

@@ -72,6 +72,11 @@ timeout_s:
   test_tts_ci.py: 1800
 cache_wipes:
   - .cache/other
+optimisations:
+  cuda_graph:
+    files: ["kernels/**/graph*.py"]
+    evidence: "cuda graph: True"
+    tests: [test_tts_ci.py]
 """
 
 
@@ -104,6 +109,9 @@ def test_every_key_of_the_contract_is_read(tmp_path: Path) -> None:
     assert source.expected("similarity") == ("SIM_SAMPLES",)
     assert source.expected("wer") == ("STREAM_SAMPLES", 7)
     assert model.timeout_s == {"test_tts_ci.py": 1800}
+    graph = model.optimisations["cuda_graph"]
+    assert (graph.files, graph.evidence) == (("kernels/**/graph*.py",), "cuda graph: True")
+    assert graph.tests == ("test_tts_ci.py",)
 
 
 @pytest.mark.rule("MOD-08")
@@ -123,6 +131,24 @@ def test_the_flashinfer_cache_is_wiped_even_when_config_names_other_caches(tmp_p
 def test_a_key_left_blank_means_its_default(tmp_path: Path) -> None:
     model = load(tmp_path, SMALL + "hf_datasets:\nextra_env:\ngpus_per_test:\nhf_model_id:\n")
     assert (model.hf_datasets, model.extra_env, model.hf_model_id) == ((), {}, None)
+
+
+@pytest.mark.rule("PRF-02")
+@pytest.mark.parametrize(
+    ("block", "key"),
+    [
+        ("{}", "optimisations.graph"),
+        ("{tests: [test_a_ci.py]}", "optimisations.graph"),
+        ("{evidence: 'graph: ('}", "optimisations.graph.evidence"),
+        ("{files: [/etc/**]}", "optimisations.graph.files.0"),
+        ("{files: [../other/**]}", "optimisations.graph.files.0"),
+        ("{evidence: x, tests: [tests/test_a_ci.py]}", "optimisations.graph.tests.0"),
+        ("{evidence: x, pattern: y}", "optimisations.graph.pattern"),
+    ],
+)
+def test_an_optimisation_that_cannot_be_looked_for_is_refused(tmp_path: Path, block: str, key: str) -> None:
+    found = refused(tmp_path, f"{SMALL}optimisations: {{graph: {block}}}\n")
+    assert (str(found.code), found.details["key"]) == ("INVALID_CONFIG", key)
 
 
 @pytest.mark.rule("XPY-01")

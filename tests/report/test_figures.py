@@ -60,3 +60,10 @@ def test_a_shortened_number_admits_that_it_is_one() -> None:
     assert brief(0.9178391234567) == "≈0.917839"
     assert percent(None) == "n/a"
     assert change_percent(0, 3) is None
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0.1234, "12.3 %"), (0.0004, "0.04 %"), (0.0, "0.0 %"), (0.001, "0.1 %"), (None, "n/a")]
+)
+def test_a_small_share_is_never_shown_as_nothing(share: float | None, text: str) -> None:
+    assert percent(share) == text

@@ -82,3 +82,14 @@ def test_a_value_that_is_no_share_of_the_samples_has_no_quantum() -> None:
     assert quantum((0.5, 0.5), 24, is_share=False) is None
     assert quantum((5.7, 5.8), 24, is_share=False) is None
     assert quantum((0.5, 0.75), None, is_share=True) is None
+
+
+def test_a_measured_time_that_never_changes_is_suspicious_and_a_steady_count_is_not() -> None:
+    (flag,) = flags((1.25, 1.25, 1.25), "max", is_time=True)
+    assert (flag.kind, "does the test read an old result?" in flag.text) == ("stuck", True)
+    (steady,) = flags((7, 7, 7), "max", is_time=True)
+    assert (steady.kind, steady.text) == (
+        "identical",
+        "identical in all 3 repeats: deterministic, more repeats add nothing",
+    )
+    assert [flag.kind for flag in flags((0.0625,) * 5, "max")] == ["identical"]

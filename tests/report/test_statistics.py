@@ -87,6 +87,17 @@ def test_a_limit_tighter_than_observed_counts_the_repeats_beyond_it() -> None:
     assert fail_chance((1.0, 2.0, 3.0, 4.0, 5.0), "max", 2.5).estimate >= 3 / 5
 
 
+def test_a_limit_that_every_repeat_broke_is_still_no_certainty() -> None:
+    chance = fail_chance((7.72, 15.01, 7.69, 15.12, 7.75), "max", 2.475).estimate
+    assert 5 / 6 <= chance < 1
+
+
+def test_two_halves_of_the_repeats_show_what_two_calibrations_would_differ_by() -> None:
+    assert spread((1.0, 9.0, 2.0, 9.5, 3.0)).halves == pytest.approx(9.25 - 2.0)
+    assert spread((2.0, 2.0, 2.0, 2.0)).halves == 0
+    assert spread((1.0, 2.0, 3.0)).halves is None
+
+
 def test_relative_figures_have_no_value_where_they_have_no_meaning() -> None:
     described = spread((0, 0, 0))
     assert (described.spread_relative, described.cv) == (None, None)

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import subprocess
+import sys
 from datetime import timedelta
 
 import pytest
@@ -9,7 +13,7 @@ from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import parse_json
 from tune_mcp.report.collect import report_digest
 from tune_mcp.report.facts import AppliedRow
-from tune_mcp.report.write import paths, read_report, read_report_digest, record_applied
+from tune_mcp.report.write import paths, read_report, read_report_digest, record_applied, untouched
 
 ROW = AppliedRow(stage="tts_wer", metric="TTS_WER_MAX_CORPUS", old=0.0122, new=0.0131, worst_op="max")
 
@@ -30,12 +34,39 @@ def test_the_same_calibration_renders_to_the_same_bytes(case) -> None:
 
 
 def test_only_the_time_of_the_report_differs_later(case) -> None:
-    before = case.markdown().splitlines()
+    def lines() -> list[str]:
+        case.report()
+        files = (case.run.report_md, case.run.report_html, case.run.report_json)
+        return "\n".join(path.read_text() for path in files).splitlines()
+
+    before = lines()
     case.now += timedelta(hours=1)
-    after = case.markdown().splitlines()
-    assert [new for old, new in zip(before, after, strict=True) if old != new] == [
-        "- Report generated: 2026-04-23T09:00:00Z"
-    ]
+    differing = [(old, new) for old, new in zip(before, lines(), strict=True) if old != new]
+
+    assert len(differing) == 3
+    assert all(old.replace("T08:00:00Z", "T09:00:00Z") == new for old, new in differing)
+
+
+def test_another_process_renders_the_same_bytes_whatever_its_hash_seed(case) -> None:
+    case.report()
+    facts = case.run.report_json
+    program = (
+        "import sys, hashlib, pathlib; from tune_mcp.report import html, markdown; "
+        "from tune_mcp.report.facts import ReportFacts; "
+        "facts = ReportFacts.model_validate_json(pathlib.Path(sys.argv[1]).read_text()); "
+        "print(hashlib.sha256((markdown.render(facts) + html.render(facts)).encode()).hexdigest())"
+    )
+    written = (case.run.report_md.read_text() + case.run.report_html.read_text()).encode()
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(facts)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        assert done.stdout.strip() == hashlib.sha256(written).hexdigest()
 
 
 @pytest.mark.rule("RPT-10", "RPT-02")
@@ -66,6 +97,22 @@ def test_a_report_with_a_missing_file_counts_as_none(case, name: str) -> None:
     case.report()
     (case.run.path / name).unlink()
     assert read_report_digest(case.run) is None
+
+
+@pytest.mark.rule("RPT-04")
+@pytest.mark.parametrize("name", ["report.md", "report.html", "report.json"])
+def test_a_report_that_was_rewritten_by_hand_is_seen(case, name: str) -> None:
+    case.report()
+    assert untouched(case.run)
+    path = case.run.path / name
+    text = path.read_text()
+    for other in ("# A short summary\n", text.replace("0.0131", "0.0132"), text[:-2]):
+        path.write_text(other)
+        assert not untouched(case.run)
+    path.write_text(text)
+    assert untouched(case.run)
+    path.unlink()
+    assert not untouched(case.run)
 
 
 def test_a_damaged_report_json_counts_as_none(case) -> None:
@@ -99,6 +146,12 @@ def test_recording_changes_without_a_report_is_refused(case) -> None:
     assert refusal.value.code is Code.NOT_REPORTED
 
 
+def test_an_applied_report_says_at_the_top_that_the_files_have_changed(case) -> None:
+    case.report()
+    record_applied(case.run, (ROW,))
+    assert "> **Applied:** 1 threshold has been written; see Applied changes" in case.run.report_md.read_text()
+
+
 def test_facts_tell_what_the_apply_plan_says(case) -> None:
     facts, rows = case.report(), {row.key: row for row in case.applied.rows}
     for stage, metric in facts.metrics():
@@ -127,7 +180,9 @@ def test_slack_limits_and_misses_follow_from_the_test_files(case) -> None:
 
 
 def test_a_single_repeat_is_reported_without_a_false_spread(workshop) -> None:
-    facts = workshop.make(repeats=1).report()
+    case = workshop.make(repeats=1)
+    facts = case.report()
+    assert "> **One repeat:** it shows no spread at all: a smoke run, no calibration." in case.run.report_md.read_text()
     assert facts.coverage_p95 == pytest.approx(0.05)
     assert all(metric.spread.cv is None for _, metric in facts.metrics())
 
@@ -153,5 +208,32 @@ def test_a_last_calibration_on_another_machine_is_said_not_to_be_comparable(work
     machine = {"gpus": [{"name": "NVIDIA H100"}], "gpu_summary": "1× NVIDIA H100"}
     workshop.make(stamp="20260401T050000Z", precheck=machine).report()
     case = workshop.make()
-    assert "**Not measured under the same conditions:** GPUs: 1× NVIDIA H100 then" in case.markdown()
+    assert "> **Not measured under the last calibration's conditions:** GPUs: 1× NVIDIA H100 then" in case.markdown()
     assert case.report().previous.comparable is False
+
+
+def test_what_precheck_could_not_vouch_for_stands_in_the_provenance(workshop) -> None:
+    checks = [
+        {"id": "gpu", "status": "ok", "detail": "idle"},
+        {"id": "image", "status": "unknown", "detail": "no digest"},
+    ]
+    text = workshop.make(precheck={"checks": checks}).markdown()
+    assert "- Precheck, unknown: image — no digest" in text.split("## Provenance")[1]
+    assert "idle" not in text.split("## Provenance")[1]
+
+
+@pytest.mark.parametrize("kind", ["alert", "unwatched", "retry", "halted"])
+def test_what_happened_on_the_way_is_listed(case, kind: str) -> None:
+    from tune_mcp.session import events
+
+    events.append(case.run, kind, case.now, "the log did not grow for 600 s")
+    assert f"{kind}: the log did not grow for 600 s" in case.markdown()
+    assert "the log did not grow for 600 s" in case.html()
+
+
+def test_tests_that_failed_in_the_same_repeat_point_at_the_machine(workshop, launch) -> None:
+    failed = (launch(1, "infra_error", "server died"), launch(2, "kept"))
+    both = {("test_tts_ci", 3): failed, ("test_asr_ci", 3): failed, ("test_asr_ci", 4): failed}
+    text = workshop.make(history=both).markdown()
+    assert "In repeat 3 2 tests failed together (test_asr_ci, test_tts_ci): look at the machine." in text
+    assert "In repeat 4" not in text

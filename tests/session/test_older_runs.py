@@ -103,6 +103,28 @@ def test_an_older_run_can_be_reported_planned_and_read_again(project: Project) -
     assert watching.strict_audit(project, RUN_ID).ready
 
 
+@pytest.mark.rule("MET-06", "MET-08", "RPT-04")
+def test_the_report_of_an_older_run_has_the_worst_of_n_rows_that_a_hand_computes(project: Project) -> None:
+    run = older_run(project)
+    for repeat, accuracy, throughput, latency in ((1, 0.7, 11.6, 1.2346), (2, 0.696549, 11.5588, 0.5)):
+        toy.rewrite_observation(run, "toy_accuracy", repeat, lambda o, v=accuracy: o["metrics"].update(accuracy=v))
+        speed = {"throughput_qps": throughput, "latency_mean_s": latency}
+        toy.rewrite_observation(run, "toy_speed", repeat, lambda o, v=speed: o["metrics"].update(v))
+
+    reporting.report(project, RUN_ID)
+
+    rows = [line for line in run.report_md.read_text().splitlines() if f"| `{toy.TEST_FILE}`: `" in line]
+    place = f"`{toy.TEST_FILE}`: `"
+    assert rows == [
+        f"| accuracy | {place}TOY_ACC_MIN` | min | 0.696549 | 0.696549 | 0.5 | tightens (+39.3%) "
+        "| auto: accuracy follows the worst of N |",
+        f"| throughput_qps | {place}_TOY_P95[2]['throughput_qps']` | min | 11.5588 | 11.5588 | 1 | tightens (+1055.9%) "
+        "| auto: speed tightens |",
+        f"| latency_mean_s | {place}_TOY_P95[2]['latency_mean_s']` | max | 1.2346 | 1.235 | 9 | tightens (-86.3%) "
+        "| auto: speed tightens |",
+    ]
+
+
 @pytest.mark.rule("STR-24", "STR-02")
 @pytest.mark.parametrize(
     ("change", "line"),

@@ -26,7 +26,7 @@ from tune_mcp.observe.worst import Direction, Number
 from tune_mcp.report.collect import report_digest
 from tune_mcp.report.facts import AppliedRow
 from tune_mcp.report.figures import direction_text
-from tune_mcp.report.write import read_report, read_report_digest, record_applied
+from tune_mcp.report.write import read_report, read_report_digest, record_applied, untouched
 from tune_mcp.run_dir import RunDir, apply_lock
 from tune_mcp.session import events
 from tune_mcp.supervise.loop import utc_now
@@ -132,6 +132,13 @@ def proposal_for(project: Project, run_id: str, plan_id: str) -> tuple[Evidence,
             "CTX-07",
             "report.md still has an unresolved context line",
             f"call report with run_id={run_id} again",
+        )
+    if not untouched(found.run):
+        raise Refusal(
+            Code.STALE_REPORT,
+            "RPT-04",
+            "report.md or report.html is not what the report tool wrote",
+            f"call report with run_id={run_id} again (it writes them anew), show it, then apply_plan",
         )
     if proposal.plan_id != plan_id:
         raise Refusal(

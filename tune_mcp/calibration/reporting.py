@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Literal
 
 from tune_mcp.apply import plan as plans
@@ -12,16 +13,21 @@ from tune_mcp.calibration import evidence
 from tune_mcp.calibration.evidence import Evidence
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.reply import Reply
+from tune_mcp.config.loader import ConfigPlaces
+from tune_mcp.config.model import Optimisation
 from tune_mcp.config.stages import Frozen
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.observe.worst import Direction, Number
+from tune_mcp.report import since, wording
 from tune_mcp.report.figures import direction_text
 from tune_mcp.report.write import write_report
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
+from tune_mcp.session.plan import Plan
 from tune_mcp.supervise.loop import utc_now
 
 _ROWS_SHOWN = 60
+_NOTES_SHOWN = 5
 _DIFF_ROOM = 3500
 
 
@@ -60,12 +66,19 @@ def report(project: Project, run_id: str) -> ReportReply:
     found = evidence.gated(project, run_id)
     recover(project, found.run)
     proposal = plans.build(project.repo_root, found.plan, found.audit)
-    write_report(found.run, project.repo_root, found.plan, found.audit, proposal, utc_now())
+    optimisations = _optimisations(project, found.plan)
+    facts = write_report(found.run, project.repo_root, found.plan, found.audit, proposal, utc_now(), optimisations)
     paths = (found.run.report_md, found.run.report_json, found.run.report_html)
     events.append(found.run, "reported", utc_now(), f"report written to {paths[0]}")
     counts = {wanted: sum(row.direction is wanted for row in proposal.rows) for wanted in Direction}
     changed = evidence.changed_files(project.repo_root, found.run, found.plan)
-    notes = [f"{name} {what}" for name, what in changed.items()]
+    notes = [f"{name} {what}" for name, what in changed.items()][:_NOTES_SHOWN]
+    notes += [wording.suite_text(facts)]
+    notes += [
+        f"{stage.key}: {since.gain_text(stage, facts)} (PRF-03, PRF-04)"
+        for stage in facts.stages
+        if facts.unproven(stage)
+    ][:_NOTES_SHOWN]
     return ReportReply(
         run_id=run_id,
         calibration_git_sha=found.plan.calibration_git_sha,
@@ -82,6 +95,12 @@ def report(project: Project, run_id: str) -> ReportReply:
         notes=tuple(notes + (["calibrated on a dirty tree"] if found.plan.dirty else [])),
         next=f"tell the user the report's path and the loosening metrics, then call apply_plan with run_id={run_id}",
     )
+
+
+def _optimisations(project: Project, plan: Plan) -> Mapping[str, Optimisation]:
+    """What the model's config names now, read where the run read it. Raises INVALID_CONFIG or UNKNOWN_MODEL."""
+    config = Path(plan.config_dir) if plan.config_dir else project.options.config
+    return ConfigPlaces.resolve(project.repo_root, config).model(plan.model).optimisations
 
 
 def _movement(row: Row) -> str:

@@ -6,7 +6,14 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import (
+    AfterValidator,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from tune_mcp.config.fields import ConfigModel, ConstantName, Gpus, JsonSource, Name, Regex, RelativePath
@@ -125,6 +132,25 @@ class FileSource(ResultSource):
     threshold_file: RelativePath | None = None
 
 
+class Optimisation(ConfigModel):
+    """A speed-up that a model relies on: the files that carry it, and what a log shows when it ran (PRF-02, PRF-03).
+
+    ``files`` are globs below the repository root (``**`` for any depth). ``evidence`` is searched in the pytest logs of
+    ``tests``, line by line; without ``tests`` in those of every test file.
+    """
+
+    files: tuple[RelativePath, ...] = ()
+    evidence: Regex | None = None
+    tests: tuple[FileName, ...] = ()
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Optimisation:
+        if not self.files and self.evidence is None:
+            what = "an optimisation needs files, evidence, or both: with neither there is nothing to look for"
+            raise PydanticCustomError("tune_optimisation", what, {"rule": "PRF-02"})
+        return self
+
+
 class ModelConfig(ConfigModel):
     """One model. Keys of the per-test mappings are names of test files, without folders.
 
@@ -152,6 +178,7 @@ class ModelConfig(ConfigModel):
     metric_sources: dict[FileName, FileSource]
     timeout_s: dict[FileName, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     cache_wipes: tuple[RelativePath, ...] = ()
+    optimisations: dict[Name, Optimisation] = Field(default_factory=dict)
 
     def venv_pythons(self, repo_root: Path) -> tuple[Path, ...]:
         """The interpreters to try, best first."""
@@ -174,4 +201,5 @@ class ModelConfig(ConfigModel):
         """Every test file name that some key mentions, in a fixed order."""
         maps = (self.metric_sources, self.hf_model_ids_by_test, self.gpus_per_test, self.extra_env)
         names = [name for mapping in (*maps, self.pytest_extra_args, self.timeout_s) for name in mapping]
+        names += [name for one in self.optimisations.values() for name in one.tests]
         return tuple(dict.fromkeys(names))

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
 from tune_mcp import __version__
-from tune_mcp.apply.plan import ApplyPlan, Row
-from tune_mcp.config.stages import Stage
+from tune_mcp.apply.plan import ApplyPlan
 from tune_mcp.errors import Json
 from tune_mcp.files import digest, inside, sha256_file
 from tune_mcp.observe.audit import Audit, AuditedStage
-from tune_mcp.observe.worst import Number
-from tune_mcp.report import history, shape, statistics
+from tune_mcp.report import history, statistics
 from tune_mcp.report.context import ContextReader, hardware, read_object
-from tune_mcp.report.facts import (
-    CellFacts,
-    ChanceFacts,
-    FlagFacts,
-    MetricFacts,
-    ReportFacts,
-    SlackFacts,
-    SpreadFacts,
-    StageFacts,
-    SuiteFacts,
-)
-from tune_mcp.report.figures import change_percent, direction_text
-from tune_mcp.report.slack import Slack, SlackReader
+from tune_mcp.report.facts import CellFacts, CheckFacts, ReportFacts, StageFacts, SuiteFacts
+from tune_mcp.report.metric import MetricReader
+from tune_mcp.report.slack import SlackReader
+from tune_mcp.report.threshold_history import HistoryReader
 from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session.plan import Plan
 
@@ -48,9 +36,9 @@ def collect(run: RunDir, repo_root: Path, plan: Plan, audited: Audit, applied: A
     """All facts of one report. ``audited`` has passed both gates; ``applied`` is the plan over the present files."""
     machine = hardware(run)
     context = ContextReader(repo_root, machine.phrase, plan.repeats)
-    slack = SlackReader(repo_root)
-    rows = {row.key: row for row in applied.rows}
-    stages = [_stage(stage, context, plan, rows, slack) for stage in audited.stages]
+    past = HistoryReader(repo_root, plan.calibration_git_sha)
+    metrics = MetricReader(SlackReader(repo_root), past, {row.key: row for row in applied.rows})
+    stages = [_stage(stage, context, plan, metrics) for stage in audited.stages]
     stages, suite = _suite(stages)
     precheck, environment = read_object(run.precheck), read_object(run.environment)
     return ReportFacts(
@@ -86,16 +74,11 @@ def collect(run: RunDir, repo_root: Path, plan: Plan, audited: Audit, applied: A
         attempts=history.attempts(audited),
         superseded=history.superseded(run, audited),
         incidents=history.incidents(run),
+        checks=_checks(precheck.get("checks")),
     )
 
 
-def _stage(
-    audited: AuditedStage,
-    context: ContextReader,
-    plan: Plan,
-    rows: dict[tuple[str, str], Row],
-    slack: SlackReader,
-) -> StageFacts:
+def _stage(audited: AuditedStage, context: ContextReader, plan: Plan, reader: MetricReader) -> StageFacts:
     stage = audited.stage
     policy = plan.groups.get(stage.group)
     contents = [cell.stored.content if cell.stored else None for cell in audited.cells]
@@ -117,67 +100,13 @@ def _stage(
         samples=tuple("—" if c is None or c.total is None else f"{c.ok}/{c.total}" for c in counts),
         durations_s=tuple(found.duration_s if found else None for found in contents),
         docs=stage.is_docs,
-        metrics=tuple(
-            _metric(stage, rows[(stage.key, key)], samples, slack) for key in stage.metrics if (stage.key, key) in rows
-        ),
+        metrics=tuple(reader.read(stage, samples)),
     )
 
 
 def _group_label(group: str) -> str:
     """``mos`` is an abbreviation, ``speed`` a word."""
     return group.upper() if len(group) <= 4 else group.replace("_", " ").capitalize()
-
-
-def _metric(stage: Stage, row: Row, samples: int | None, reader: SlackReader) -> MetricFacts:
-    worst, display = row.worst, stage.metrics[row.worst.metric_key].display
-    values, current, proposed = worst.per_run_raw, row.current_raw, row.write_value
-    files = (stage.threshold_path, stage.test)
-    slack = reader.find(files, row.symbol, row.subkey, row.worst_op, stage.threshold_path)
-    described = statistics.spread(values)
-    limit = slack.limit(proposed) if slack else None
-    present = slack.limit(current) if slack and current is not None else None
-    step = shape.quantum(values, samples, is_share=stage.group == "accuracy")
-    moved = None if current is None else abs(proposed - current)
-    return MetricFacts(
-        key=worst.metric_key,
-        label=display.label,
-        scale=display.scale,
-        digits=display.digits,
-        worst_op=row.worst_op,
-        place=row.place,
-        file=row.file,
-        line=row.literal.line if row.literal else None,
-        values=values,
-        worst_raw=worst.worst_raw,
-        worst_shown=worst.worst_rounded,
-        worst_repeats=tuple(repeat for repeat, value in enumerate(values, 1) if value == worst.worst_raw),
-        current_raw=current,
-        write_value=proposed,
-        direction=row.direction,
-        direction_text=direction_text(row.worst_op, current, proposed),
-        change_percent=None if current is None else change_percent(current, proposed),
-        decision=row.decision,
-        reason=row.reason,
-        slack=None if slack is None else _slack(slack),
-        limit_present=present,
-        limit_proposed=limit,
-        present_misses=None if present is None else _misses(values, row.worst_op == "min", present),
-        spread=SpreadFacts.model_validate(asdict(described)),
-        chance=ChanceFacts.model_validate(asdict(statistics.fail_chance(values, row.worst_op, limit))),
-        moves_with=None,
-        quantum=step,
-        one_sample=bool(step and moved and moved <= step * (1 + 1e-9)),
-        within_noise=bool(moved and described.spread and moved <= described.spread),
-        flags=tuple(FlagFacts(kind=flag.kind, text=flag.text) for flag in shape.flags(values, row.worst_op)),
-    )
-
-
-def _slack(slack: Slack) -> SlackFacts:
-    return SlackFacts(factor=slack.factor, offset=slack.offset, how=slack.how)
-
-
-def _misses(values: tuple[Number, ...], lower_bound: bool, limit: float) -> int:
-    return sum(value < limit if lower_bound else value > limit for value in values)
 
 
 def _suite(stages: list[StageFacts]) -> tuple[list[StageFacts], SuiteFacts]:
@@ -190,6 +119,7 @@ def _suite(stages: list[StageFacts]) -> tuple[list[StageFacts], SuiteFacts]:
         for index in group[1:]:
             leader[(pairs[index][0].key, pairs[index][1].key)] = f"{head_stage.key}/{head.key}"
     chances = [metric.chance.estimate for _, metric in pairs]
+    known = [metric.chance_present.estimate for _, metric in pairs if metric.chance_present]
     named = [
         stage.model_copy(
             update={
@@ -208,6 +138,16 @@ def _suite(stages: list[StageFacts]) -> tuple[list[StageFacts], SuiteFacts]:
         grouped=statistics.any_fails([max(chances[index] for index in group) for group in groups]),
         unknown_slack=sum(metric.chance.basis == "slack unknown" for _, metric in pairs),
         no_spread=sum(metric.chance.basis == "no spread seen" for _, metric in pairs),
+        present=statistics.any_fails(known) if known else None,
+    )
+
+
+def _checks(found: Json) -> tuple[CheckFacts, ...]:
+    checks = (one for one in found if isinstance(one, dict)) if isinstance(found, list) else ()
+    return tuple(
+        CheckFacts(id=str(one.get("id")), status=str(one.get("status")), detail=str(one.get("detail") or ""))
+        for one in checks
+        if one.get("status") != "ok"
     )
 
 

@@ -11,6 +11,7 @@ from tune_mcp.config.stages import Frozen, WorstOp
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report.shape import FlagKind
 from tune_mcp.report.statistics import Basis
+from tune_mcp.session.plan import Sha
 
 SCHEMA_VERSION = 1
 Number = int | float
@@ -42,7 +43,10 @@ class FlagFacts(Frozen):
 
 
 class SpreadFacts(Frozen):
-    """Raw units; ``spread_relative`` (of the median) and ``cv`` (of the mean) are fractions."""
+    """Raw units; ``spread_relative`` (of the median) and ``cv`` (of the mean) are fractions.
+
+    ``halves`` is the difference between the medians of the odd and of the even repeats (A/A), None below N = 4.
+    """
 
     n: int
     median: float
@@ -53,6 +57,7 @@ class SpreadFacts(Frozen):
     mean: float
     sd: float | None
     cv: float | None
+    halves: float | None = None
 
 
 class SlackFacts(Frozen):
@@ -71,6 +76,14 @@ class ChanceFacts(Frozen):
     basis: Basis
 
 
+class PastFacts(Frozen):
+    """What stood in the threshold file from that commit on (day: ``YYYY-mm-dd``)."""
+
+    value: Number
+    sha: str
+    day: str
+
+
 class MetricFacts(Frozen):
     """One metric of one stage: all repeats, what stands in the file, what is proposed, and what that would do.
 
@@ -78,7 +91,9 @@ class MetricFacts(Frozen):
     the references times the slack, None when unknown. ``present_misses`` counts repeats that fail the present limit.
     ``quantum`` is the step of one sample. ``worst_repeats`` are the repeats (from 1) that hold the worst value.
     ``within_noise``: the proposed change is no larger than the spread of the repeats. ``moves_with`` names the metric
-    of the same test that this one rises and falls with.
+    of the same test that this one rises and falls with. ``chance`` is that of the proposed value, ``chance_present``
+    that of the present one, None when its limit is unknown. ``past`` are earlier values from git, the oldest first,
+    and ``loosened_in_a_row`` how many changes in a row loosen, the proposed one included.
     """
 
     key: str
@@ -111,6 +126,9 @@ class MetricFacts(Frozen):
     one_sample: bool
     within_noise: bool
     flags: tuple[FlagFacts, ...]
+    chance_present: ChanceFacts | None = None
+    past: tuple[PastFacts, ...] = ()
+    loosened_in_a_row: int = 0
 
 
 class StageFacts(Frozen):
@@ -174,7 +192,8 @@ class SuiteFacts(Frozen):
     """Chance that at least one of the proposed thresholds fails one clean CI run of the whole suite.
 
     ``independent`` takes every metric as its own gate, ``grouped`` counts metrics that move together once.
-    ``unknown_slack`` and ``no_spread`` say how many metrics entered with 1/(N+1) and with 0.
+    ``unknown_slack`` and ``no_spread`` say how many metrics entered with 1/(N+1) and with 0. ``present`` is the same as
+    ``independent`` for the thresholds as they stand, over the metrics whose limit is known; None when none is.
     """
 
     gates: int
@@ -183,6 +202,33 @@ class SuiteFacts(Frozen):
     grouped: float
     unknown_slack: int
     no_spread: int
+    present: float | None = None
+
+
+class CommitFacts(Frozen):
+    """One commit of the range since the last calibration."""
+
+    sha: str
+    day: str
+    subject: str
+
+
+class FileFacts(Frozen):
+    """One file that changed in that range, and the optimisations whose globs it falls under (PRF-02)."""
+
+    path: str
+    added: int | None
+    removed: int | None
+    optimisations: tuple[str, ...] = ()
+
+
+class RangeFacts(Frozen):
+    """Commits and files since the last calibration: how many, and the first of them, sensitive files on top."""
+
+    commits_total: int
+    commits: tuple[CommitFacts, ...]
+    files_total: int
+    files: tuple[FileFacts, ...]
 
 
 class PreviousFacts(Frozen):
@@ -195,6 +241,33 @@ class PreviousFacts(Frozen):
     comparable: bool
     differences: tuple[str, ...]
     worst: dict[str, Number]
+    range: RangeFacts | None = None
+
+
+class SeenFacts(Frozen):
+    """Where one test's logs show an optimisation: repeats, the first ``log:line``, and repeats not read to the end."""
+
+    test: str
+    repeats: tuple[int, ...]
+    place: str
+    unread: tuple[int, ...] = ()
+
+
+class OptimisationFacts(Frozen):
+    """One optimisation that config names: its globs, its evidence (a regular expression), and what the logs show."""
+
+    name: str
+    files: tuple[str, ...]
+    evidence: str | None
+    tests: tuple[SeenFacts, ...]
+
+
+class CheckFacts(Frozen):
+    """One check of precheck.json that was not plainly ok, and let the run start all the same."""
+
+    id: str
+    status: str
+    detail: str
 
 
 class ReportFacts(Frozen):
@@ -206,7 +279,7 @@ class ReportFacts(Frozen):
     model: str
     label: str
     repeats: int
-    calibration_git_sha: str
+    calibration_git_sha: Sha
     git_branch: str
     dirty: bool
     dirty_note: str
@@ -235,6 +308,8 @@ class ReportFacts(Frozen):
     incidents: tuple[EventFacts, ...]
     applied: tuple[AppliedRow, ...] = ()
     previous: PreviousFacts | None = None
+    optimisations: tuple[OptimisationFacts, ...] = ()
+    checks: tuple[CheckFacts, ...] = ()
 
     def metrics(self) -> list[tuple[StageFacts, MetricFacts]]:
         """All metrics, in stage order."""
@@ -255,3 +330,21 @@ class ReportFacts(Frozen):
     def count(self, wanted: Direction) -> int:
         """How many metrics would move that way."""
         return sum(metric.direction is wanted for _, metric in self.metrics())
+
+    def unproven(self, stage: StageFacts) -> list[str]:
+        """Optimisations that no log of the stage's test shows, although config says how they would look (PRF-03)."""
+        return [
+            one.name
+            for one in self.optimisations
+            if one.evidence and any(seen.test == stage.test_key and not seen.repeats for seen in one.tests)
+        ]
+
+    def expected(self, stage: StageFacts) -> list[OptimisationFacts]:
+        """Optimisations of the stage's test whose files changed since the last calibration (PRF-02)."""
+        changed = self.previous.range.files if self.previous and self.previous.range else ()
+        named = {name for file in changed for name in file.optimisations}
+        return [
+            one
+            for one in self.optimisations
+            if one.name in named and any(seen.test == stage.test_key for seen in one.tests)
+        ]

@@ -47,8 +47,11 @@ def direction_text(worst: WorstOp, old: Number | None, new: Number) -> str:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """A fraction as ``12.3 %``; ``n/a`` for None."""
-    return "n/a" if share is None else f"{share * 100:.{digits}f} %"
+    """A fraction as ``12.3 %``; one too small for that as ``0.04 %``, never as a false zero; ``n/a`` for None."""
+    if share is None:
+        return "n/a"
+    value = share * 100
+    return f"{value:.{digits}f} %" if not value or abs(value) >= 10**-digits else f"{value:.1g} %"
 
 
 def chance_text(chance: float) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tune_mcp.observe.worst import Direction
-from tune_mcp.report import wording
+from tune_mcp.report import since, wording
 from tune_mcp.report.facts import ReportFacts
 from tune_mcp.report.figures import brief, chance_text, direction_text, percent, plain, shown_text
 from tune_mcp.report.strip import strip
@@ -37,6 +37,8 @@ def render(facts: ReportFacts) -> str:
         "symbol": _SYMBOL,
         "strip": strip,
         "wording": wording,
+        "since": since,
+        "speed": [stage for stage in facts.stages if stage.group == "speed"],
     }
     texts: dict[str, Callable[..., str]] = {
         "brief": brief,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from tune_mcp.observe.worst import Direction
-from tune_mcp.report import wording
+from tune_mcp.report import since, wording
 from tune_mcp.report.facts import AppliedRow, MetricFacts, ReportFacts, StageFacts
 from tune_mcp.report.figures import chance_text, direction_text, percent, plain, shown_text
 
@@ -24,6 +24,7 @@ def render(facts: ReportFacts) -> str:
         *(_stage(stage) for stage in facts.stages),
         _certainty(facts),
         _previous(facts),
+        _optimisations(facts),
         _attempts(facts),
         _provenance(facts),
     ]
@@ -92,28 +93,26 @@ def _head(facts: ReportFacts) -> list[str]:
         f"Strict worst of {facts.repeats}: {len(facts.stages)} stages, {thresholds} thresholds, "
         f"run `{facts.run_id}`, {facts.gpu_summary}.",
     ]
-    if facts.dirty:
-        lines += ["", f"> **Dirty tree:** {_said(facts.dirty_note)}."]
-    if facts.changed_files:
-        lines += ["", f"> **Changed since the run was planned:** {wording.changed_text(facts)}."]
+    for headline, sentence in wording.notes(facts):
+        lines += ["", f"> **{headline}:** {_said(sentence)}"]
     return lines
 
 
 def _summary(facts: ReportFacts) -> list[str]:
     lines = ["## Conclusions", ""]
     for label, metrics in facts.by_group():
-        lines.append(f"- **{label}** — {' '.join(wording.conclusion(metrics, facts.previous))}")
+        lines.append(f"- **{label}** — {' '.join(wording.conclusion(metrics, facts))}")
     rows = facts.loudest_first()
     loosening = [pair for pair in rows if pair[1].direction is Direction.LOOSENS]
     others = [pair for pair in rows if pair[1].direction is not Direction.LOOSENS]
     lines += ["", f"### ⚠ Loosens CI ({len(loosening)})" if loosening else "### Loosens CI (0)", ""]
-    lines += _moves(loosening) if loosening else ["Nothing would loosen."]
+    lines += _moves(facts, loosening) if loosening else ["Nothing would loosen."]
     if others:
-        lines += ["", f"### Tightens, stays, or is unknown ({len(others)})", "", *_moves(others)]
+        lines += ["", f"### Tightens, stays, or is unknown ({len(others)})", "", *_moves(facts, others)]
     return lines
 
 
-def _moves(rows: wording.Pairs) -> Iterator[str]:
+def _moves(facts: ReportFacts, rows: wording.Pairs) -> Iterator[str]:
     yield from _table(
         ("Stage", "Threshold", "Present", "Worst of N", "Proposed", "Effect on CI", "Remark"),
         (
@@ -124,7 +123,7 @@ def _moves(rows: wording.Pairs) -> Iterator[str]:
                 plain(metric.worst_raw),
                 plain(metric.write_value),
                 _effect(metric),
-                _said("; ".join(wording.remarks(metric))),
+                _said("; ".join(wording.remarks(stage, metric, facts))),
             )
             for stage, metric in rows
         ),
@@ -163,6 +162,9 @@ def _stage(stage: StageFacts) -> list[str]:
         if metric.quantum
     ]
     notes += [f"- {one.label} rises and falls with {one.moves_with}." for one in stage.metrics if one.moves_with]
+    notes += [
+        f"- {one.label} in the file before: {wording.past_text(one)}." for one in stage.metrics if len(one.past) > 1
+    ]
     return [*lines, *([""] if notes else []), *notes]
 
 
@@ -188,7 +190,7 @@ def _worst_rows(stage: StageFacts) -> Iterator[str]:
 
 def _statistics(stage: StageFacts) -> Iterator[str]:
     yield from _table(
-        ("Statistics", "Median", "Min", "Max", "Spread", "CV", "Slack in the file", "One clean run fails"),
+        ("Statistics", "Median", "Min", "Max", "Spread", "CV", "Slack in the file", "Clean run fails", "as it stands"),
         (
             (
                 metric.key,
@@ -200,10 +202,11 @@ def _statistics(stage: StageFacts) -> Iterator[str]:
                 percent(metric.spread.cv),
                 wording.slack_text(metric.slack),
                 wording.chance_label(metric),
+                "?" if metric.chance_present is None else chance_text(metric.chance_present.estimate),
             )
             for metric in stage.metrics
         ),
-        right=range(1, 8),
+        right=range(1, 9),
     )
 
 
@@ -213,6 +216,7 @@ def _certainty(facts: ReportFacts) -> list[str]:
         "",
         f"- {wording.coverage_text(facts)}",
         f"- {wording.suite_text(facts)}",
+        f"- {wording.noise_text(facts)}",
         "- Spread is (max - min) / median. A flag is a remark: no value was dropped or changed because of one.",
     ]
     risky = sorted(
@@ -240,23 +244,54 @@ def _certainty(facts: ReportFacts) -> list[str]:
 def _previous(facts: ReportFacts) -> list[str]:
     before = facts.previous
     if before is None:
-        return []
+        return ["## Against the last calibration", "", "There is no earlier report of this model in this repository."]
     lines = [
         "## Against the last calibration",
         "",
         f"Run `{before.run_id}`, commit `{before.calibration_git_sha}`, {before.repeats} repeats; "
-        f"{wording.previous_text(before, facts)}.",
+        f"{since.previous_text(before, facts)}. {since.range_text(before)}",
     ]
-    if before.differences:
-        lines += ["", f"> **Not measured under the same conditions:** {_said('; '.join(before.differences))}."]
     rows = [
-        (f"`{stage.key}`", metric.key, plain(old), plain(metric.worst_raw), wording.moved_text(metric, old))
+        (f"`{stage.key}`", metric.key, plain(old), plain(metric.worst_raw), since.moved_text(metric, old))
         for stage, metric in facts.metrics()
         if (old := before.worst.get(f"{stage.key}/{metric.key}")) is not None
     ]
     if rows:
         lines += ["", *_table(("Stage", "Metric", "Worst then", "Worst now", "Change"), rows, right=(2, 3))]
+    if before.range and before.range.files:
+        lines += ["", "Files:", "", *(f"- {_said(since.file_text(file))}" for file in before.range.files)]
+        lines += _more(before.range.files_total - len(before.range.files))
+    if before.range and before.range.commits:
+        lines += ["", "Commits, the newest first:", ""]
+        lines += [f"- `{one.sha[:12]}` {one.day} {_said(one.subject)}" for one in before.range.commits]
+        lines += _more(before.range.commits_total - len(before.range.commits))
     return lines
+
+
+def _more(left: int) -> list[str]:
+    return [f"- … and {left} more"] if left else []
+
+
+def _optimisations(facts: ReportFacts) -> list[str]:
+    speed = [stage for stage in facts.stages if stage.group == "speed"]
+    if not facts.optimisations:
+        return []
+    lines = ["## Optimisations", "", "What config names, and what the logs of the counted repeats show.", ""]
+    lines += _table(
+        ("Optimisation", "Evidence looked for", "Test", "Seen in", "First"),
+        (
+            (
+                one.name,
+                f"`{_said(one.evidence)}`" if one.evidence else "none in config: it cannot be proven from a log",
+                f"`{seen.test}`",
+                since.seen_text(seen, facts.repeats) if one.evidence else "—",
+                f"`{seen.place}`" if seen.place else "—",
+            )
+            for one in facts.optimisations
+            for seen in one.tests
+        ),
+    )
+    return [*lines, "", *(f"- `{stage.key}`: {since.gain_text(stage, facts)}." for stage in speed)]
 
 
 def _attempts(facts: ReportFacts) -> list[str]:
@@ -290,6 +325,7 @@ def _provenance(facts: ReportFacts) -> list[str]:
         f"- GPU: {facts.gpu_summary}",
         f"- Host profile: {facts.host or 'none'}",
         f"- Environment: {facts.environment_note}",
+        *(f"- Precheck, {one.status}: {one.id} — {_said(one.detail)}" for one in facts.checks),
         f"- tune-mcp: {facts.tune_version} measured, {facts.report_version} reported",
         f"- Run directory: `{facts.run_dir}`",
         f"- Report generated: {facts.generated_at}",

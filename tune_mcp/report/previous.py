@@ -1,19 +1,24 @@
-"""The last calibration of the same model, for comparison (PRF-01)."""
+"""The last calibration of the same model, and what changed since: conditions, commits, files (PRF-01, PRF-02)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from tune_mcp.config.model import Optimisation
 from tune_mcp.files import parse_json
-from tune_mcp.report.facts import PreviousFacts, ReportFacts
+from tune_mcp.report.facts import CommitFacts, FileFacts, PreviousFacts, RangeFacts, ReportFacts
 from tune_mcp.run_dir import list_runs
+from tune_mcp.session import commit_range
 
 _MOST_NAMED = 8
+_MOST_COMMITS = 20
+_MOST_FILES = 40
 
 
-def find(repo_root: Path, facts: ReportFacts) -> PreviousFacts | None:
+def find(repo_root: Path, facts: ReportFacts, optimisations: Mapping[str, Optimisation]) -> PreviousFacts | None:
     """The newest earlier run of the model whose report can be read; None when there is none."""
     for run in list_runs(repo_root):
         if run.run_id >= facts.run_id or not run.report_json.is_file():
@@ -23,8 +28,36 @@ def find(repo_root: Path, facts: ReportFacts) -> PreviousFacts | None:
         except (OSError, ValueError, ValidationError):
             continue
         if earlier.model == facts.model:
-            return _compare(earlier, facts)
+            found = _range(repo_root, earlier.calibration_git_sha, facts.calibration_git_sha, optimisations)
+            return _compare(earlier, facts).model_copy(update={"range": found})
     return None
+
+
+def _range(repo_root: Path, then: str, now: str, optimisations: Mapping[str, Optimisation]) -> RangeFacts | None:
+    found = commit_range.between(repo_root, then, now)
+    if found is None:
+        return None
+    carried: dict[str, list[str]] = {}
+    for name, one in optimisations.items():
+        for file in commit_range.changed(repo_root, then, now, one.files) if one.files else ():
+            carried.setdefault(file.path, []).append(name)
+    files = sorted(found.files, key=lambda file: file.path not in carried)
+    return RangeFacts(
+        commits_total=len(found.commits),
+        commits=tuple(
+            CommitFacts(sha=one.sha, day=one.day, subject=one.subject) for one in found.commits[:_MOST_COMMITS]
+        ),
+        files_total=len(files),
+        files=tuple(
+            FileFacts(
+                path=file.path,
+                added=file.added,
+                removed=file.removed,
+                optimisations=tuple(carried.get(file.path, ())),
+            )
+            for file in files[:_MOST_FILES]
+        ),
+    )
 
 
 def _compare(earlier: ReportFacts, facts: ReportFacts) -> PreviousFacts:

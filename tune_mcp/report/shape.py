@@ -17,7 +17,7 @@ from typing import Literal
 from tune_mcp.config.stages import WorstOp
 
 Number = int | float
-FlagKind = Literal["cold", "trend", "bistable", "apart", "identical"]
+FlagKind = Literal["cold", "trend", "bistable", "apart", "identical", "stuck"]
 
 ROBUST_Z = 3.5
 CLUSTER_Z = 5.0
@@ -38,11 +38,14 @@ class Flag:
     text: str
 
 
-def flags(values: Sequence[Number], worst: WorstOp) -> tuple[Flag, ...]:
-    """Every remark on ``values`` (raw, in repeat order), the most telling first."""
+def flags(values: Sequence[Number], worst: WorstOp, *, is_time: bool = False) -> tuple[Flag, ...]:
+    """Every remark on ``values`` (raw, in repeat order), the most telling first; ``is_time``: speed was measured."""
     found: list[Flag] = []
     if len(values) > 1 and len(set(values)) == 1:
-        return (Flag("identical", f"identical in all {len(values)} repeats"),)
+        text = f"identical in all {len(values)} repeats"
+        if is_time and not float(values[0]).is_integer():
+            return (Flag("stuck", f"{text}: a measured time never is; does the test read an old result?"),)
+        return (Flag("identical", f"{text}: deterministic, more repeats add nothing"),)
     cold = is_cold(values, worst)
     if cold:
         found.append(Flag("cold", "repeat 1 stands apart on the bad side: a cold start sets the worst value"))

@@ -17,6 +17,7 @@ from tune_mcp.config.stages import WorstOp
 Number = int | float
 Basis = Literal["student-t", "distribution-free", "slack unknown", "no spread seen"]
 _TOGETHER = 0.95
+_LEAST_FOR_HALVES = 4
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Spread:
     """Location and scatter of N raw values.
 
     ``spread`` is max - min; ``spread_relative`` is that over the absolute median and ``cv`` the sample standard
-    deviation over the absolute mean, both fractions, None where the denominator is 0 or N is 1.
+    deviation over the absolute mean, both fractions, None where the denominator is 0 or N is 1. ``halves`` is what two
+    calibrations of the same thing would differ by: the medians of the odd and of the even repeats, None below N = 4.
     """
 
     n: int
@@ -36,6 +38,7 @@ class Spread:
     mean: float
     sd: float | None
     cv: float | None
+    halves: float | None
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,9 @@ def spread(values: Sequence[Number]) -> Spread:
         mean=mean,
         sd=sd,
         cv=None if sd is None or not mean else sd / abs(mean),
+        halves=abs(float(median(values[::2])) - float(median(values[1::2])))
+        if len(values) >= _LEAST_FOR_HALVES
+        else None,
     )
 
 
@@ -106,7 +112,8 @@ def fail_chance(values: Sequence[Number], worst: WorstOp, limit: float | None) -
     ``limit`` None: the slack is unknown, and 1/(N+1) is what zero slack would cost. A limit at the worst value seen:
     1/(N+1) exactly, whatever the distribution. A looser one: Student's predictive t, which knows that N is small,
     never above 1/(N+1). Values without any spread: 0, and only the bound says what cannot be excluded. A limit
-    tighter than the worst value seen: the share of repeats beyond it or the t figure, whichever is larger.
+    tighter than the worst value seen: the share of repeats beyond it (N/(N+1) for all) or the t figure, whichever is
+    larger.
     """
     n = len(values)
     bound = 1 / (n + 1)
@@ -121,7 +128,8 @@ def fail_chance(values: Sequence[Number], worst: WorstOp, limit: float | None) -
         return FailChance(bound, bound, "distribution-free")
     scale = stdev(losses) * math.sqrt(1 + 1 / n)
     tail = student_tail((sign * limit - math.fsum(losses) / n) / scale, n - 1)
-    return FailChance(max(tail, beyond / n) if beyond else min(tail, bound), bound, "student-t")
+    estimate = max(tail, min(beyond / n, 1 - bound)) if beyond else min(tail, bound)
+    return FailChance(estimate, bound, "student-t")
 
 
 def any_fails(chances: Sequence[float]) -> float:

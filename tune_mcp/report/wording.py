@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
-from tune_mcp.observe.worst import Direction, direction
-from tune_mcp.report.facts import MetricFacts, PreviousFacts, ReportFacts, SlackFacts, StageFacts
-from tune_mcp.report.figures import chance_text, direction_text, percent, plain
+from tune_mcp.observe.worst import Direction
+from tune_mcp.report import since
+from tune_mcp.report.facts import MetricFacts, ReportFacts, SlackFacts, StageFacts
+from tune_mcp.report.figures import chance_text, percent, plain
+from tune_mcp.report.statistics import repeats_for
 
 Pairs = Sequence[tuple[StageFacts, MetricFacts]]
 _SAID = {
@@ -17,14 +20,15 @@ _SAID = {
 }
 
 
-def conclusion(metrics: Pairs, previous: PreviousFacts | None) -> list[str]:
+def conclusion(metrics: Pairs, facts: ReportFacts) -> list[str]:
     """What one metric group says, in a few sentences."""
+    previous = facts.previous
     if len(metrics) == 1:
         stage, metric = metrics[0]
-        told = "; ".join(remarks(metric))
+        told = "; ".join(remarks(stage, metric, facts))
         said = [f"{metric.label} of {stage.key}: {metric.direction_text}{f' ({told})' if told else ''}."]
         old = previous.worst.get(f"{stage.key}/{metric.key}") if previous else None
-        return said if old is None else [*said, f"Against the last calibration: {moved_text(metric, old)}."]
+        return said if old is None else [*said, f"Against the last calibration: {since.moved_text(metric, old)}."]
     counts = [
         f"{number} {words[number != 1]}"
         for way, words in _SAID.items()
@@ -44,33 +48,25 @@ def conclusion(metrics: Pairs, previous: PreviousFacts | None) -> list[str]:
     split = sum(any(flag.kind == "bistable" for flag in metric.flags) for _, metric in metrics)
     if split:
         said.append(f"{split} {'has' if split == 1 else 'have'} two modes: calibrating to either is a decision.")
+    unproven = {
+        name: stage.test_key for stage, _ in metrics if stage.group == "speed" for name in facts.unproven(stage)
+    }
+    if unproven:
+        told = ", ".join(f"{name} ({test})" for name, test in unproven.items())
+        said.append(f"Configured, but in no log: {told}.")
     if previous is not None:
-        said.append(_since(metrics, previous))
+        said.append(since.group_text(metrics, previous))
     return said
 
 
-def _since(metrics: Pairs, previous: PreviousFacts) -> str:
-    counts = {"better": 0, "worse": 0, "within the spread": 0}
-    for stage, metric in metrics:
-        old = previous.worst.get(f"{stage.key}/{metric.key}")
-        if old is not None:
-            counts[since_text(metric, old)] += 1
-    told = ", ".join(f"{number} {name}" for name, number in counts.items() if number) or "nothing comparable"
-    return f"Against the last calibration: {told}."
-
-
-def since_text(metric: MetricFacts, old: int | float) -> str:
-    """``better``, ``worse`` or ``within the spread``: the worst of N against the last calibration's."""
-    if abs(metric.worst_raw - old) <= metric.spread.spread:
-        return "within the spread"
-    return "better" if direction(metric.worst_op, old, metric.worst_raw) is Direction.TIGHTENS else "worse"
-
-
-def remarks(metric: MetricFacts) -> list[str]:
+def remarks(stage: StageFacts, metric: MetricFacts, facts: ReportFacts) -> list[str]:
     """What a reviewer should know before writing the value, the most telling first."""
     found = [metric.reason] if metric.direction is Direction.UNKNOWN else []
+    if metric.direction is Direction.LOOSENS and stage.group == "speed" and (unproven := facts.unproven(stage)):
+        found.append(f"{', '.join(unproven)} never shows in a log of this test: look into that first")
     if metric.present_misses:
-        found.append(f"{metric.present_misses} of {len(metric.values)} repeats fail CI's present limit")
+        verb = "fails" if metric.present_misses == 1 else "fail"
+        found.append(f"{metric.present_misses} of {len(metric.values)} repeats {verb} CI's present limit")
     if metric.one_sample:
         found.append("moves by one sample")
     elif metric.within_noise:
@@ -78,6 +74,9 @@ def remarks(metric: MetricFacts) -> list[str]:
     exact = metric.slack is not None and metric.slack.factor == 1 and metric.slack.offset == 0
     if exact and metric.direction is Direction.TIGHTENS and metric.spread.spread:
         found.append("no slack in the file: a tighter value makes CI flaky")
+    if metric.loosened_in_a_row > 1:
+        values = ", ".join(plain(one.value) for one in metric.past[-3:])
+        found.append(f"would be the change number {metric.loosened_in_a_row} in a row that loosens (before: {values})")
     return found + [flag.text for flag in metric.flags if flag.kind not in ("identical", "trend")]
 
 
@@ -115,6 +114,23 @@ def chance_label(metric: MetricFacts) -> str:
     return f"{chance_text(metric.chance.estimate)}{note}"
 
 
+def notes(facts: ReportFacts) -> list[tuple[str, str]]:
+    """What a reader must know before any number: (headline, sentence), the gravest first."""
+    found: list[tuple[str, str]] = []
+    if facts.dirty:
+        found.append(("Dirty tree", f"{facts.dirty_note}."))
+    if facts.repeats == 1:
+        found.append(("One repeat", "it shows no spread at all: a smoke run, no calibration."))
+    if facts.changed_files:
+        found.append(("Changed since the run was planned", f"{changed_text(facts)}."))
+    if facts.applied:
+        told = "thresholds have been written" if len(facts.applied) > 1 else "threshold has been written"
+        found.append(("Applied", f"{len(facts.applied)} {told}; see Applied changes for the values before."))
+    if facts.previous and facts.previous.differences:
+        found.append(("Not measured under the last calibration's conditions", "; ".join(facts.previous.differences)))
+    return found
+
+
 def changed_text(facts: ReportFacts) -> str:
     """Which measured files are no longer as planned, and that an apply is one reason."""
     told = ", ".join(facts.changed_files)
@@ -126,7 +142,7 @@ def coverage_text(facts: ReportFacts) -> str:
     return (
         f"The worst of {facts.repeats} covers the true 95th percentile with a probability of "
         f"{percent(facts.coverage_p95)}, so it is not a P95, whatever a constant is called. "
-        f"{facts.repeats_for_p95} repeats would cover it with 95 %."
+        f"{repeats_for(0.5)} repeats would cover it with 50 %, {facts.repeats_for_p95} with 95 %."
     )
 
 
@@ -144,25 +160,45 @@ def suite_text(facts: ReportFacts) -> str:
     else:
         text += f"a probability of about {chance_text(suite.independent)} ({suite.gates} gates)."
     if suite.unknown_slack:
-        text += f" {suite.unknown_slack} of them enter with 1/(N+1) because the slack in the file could not be read."
+        verb = "enters" if suite.unknown_slack == 1 else "enter"
+        text += f" {suite.unknown_slack} of them {verb} with 1/(N+1) because the slack in the file could not be read."
     if suite.no_spread:
-        text += f" {suite.no_spread} enter with 0 because all repeats were identical."
+        verb = "enters" if suite.no_spread == 1 else "enter"
+        text += f" {suite.no_spread} {verb} with 0 because all repeats were identical."
+    if suite.present is not None:
+        text += f" With the thresholds as they stand in the files it is {chance_text(suite.present)}."
     return text
 
 
-def previous_text(previous: PreviousFacts, facts: ReportFacts) -> str:
-    """Which calibration this one is compared with, and how to see what changed in between."""
-    same = previous.calibration_git_sha == facts.calibration_git_sha
-    span = f"{previous.calibration_git_sha[:12]}..{facts.calibration_git_sha[:12]}"
-    return "the commit is the same" if same else f"commits in between: git log --oneline {span}"
+def noise_text(facts: ReportFacts) -> str:
+    """How far two halves of the same repeats lie apart: the floor under which no change means anything (A/A)."""
+    shares = [
+        (metric.spread.halves / abs(metric.spread.median), stage, metric)
+        for stage, metric in facts.metrics()
+        if metric.spread.halves is not None and metric.spread.median
+    ]
+    if not shares:
+        return "With fewer than 4 repeats, or without thresholds, no noise floor can be told."
+    most, stage, metric = max(shares, key=lambda one: one[0])
+    middle = percent(median(share for share, _, _ in shares))
+    return (
+        f"Noise floor (A/A): the medians of the odd and of the even repeats differ by {middle} in the middle metric "
+        f"and by {percent(most)} at most ({metric.label} of {stage.key}). A change as small as that means nothing."
+    )
 
 
-def moved_text(metric: MetricFacts, old: int | float) -> str:
-    """The worst value against the last calibration's: better or worse by how much, or within the spread."""
-    if old == metric.worst_raw:
-        return "the same"
-    change = direction_text(metric.worst_op, old, metric.worst_raw).partition("(")[2].rstrip(")")
-    return f"{since_text(metric, old)} ({change})"
+def past_text(metric: MetricFacts) -> str:
+    """``0.7 (2026-03-01), 0.68 (2026-04-02)``: what stood in the file before, the oldest first."""
+    return ", ".join(f"{plain(one.value)} ({one.day})" for one in metric.past)
+
+
+def together_failed(facts: ReportFacts) -> list[tuple[int, list[str]]]:
+    """Repeats in which several tests were tried again: (repeat, tests). The host is a likelier cause than a test."""
+    failed: dict[int, set[str]] = {}
+    for one in facts.attempts:
+        if one.superseded:
+            failed.setdefault(one.repeat, set()).add(one.test)
+    return [(repeat, sorted(tests)) for repeat, tests in sorted(failed.items()) if len(tests) > 1]
 
 
 def attempts_text(facts: ReportFacts) -> str:
@@ -177,4 +213,6 @@ def attempts_text(facts: ReportFacts) -> str:
         told += (
             f" Besides these, {purged} {'repeat was' if purged == 1 else 'repeats were'} taken out and measured anew."
         )
+    for repeat, tests in together_failed(facts):
+        told += f" In repeat {repeat} {len(tests)} tests failed together ({', '.join(tests)}): look at the machine."
     return told

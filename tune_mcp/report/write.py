@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -10,12 +10,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tune_mcp.apply.plan import ApplyPlan
+from tune_mcp.config.model import Optimisation
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import parse_json, write_atomic, write_json
 from tune_mcp.observe.audit import Audit
 from tune_mcp.report import html, markdown, previous
 from tune_mcp.report.collect import collect
 from tune_mcp.report.facts import AppliedRow, ReportFacts
+from tune_mcp.report.optimisations import look
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session.plan import Plan
 
@@ -35,16 +37,25 @@ def paths(run: RunDir) -> ReportPaths:
 
 
 def write_report(
-    run: RunDir, repo_root: Path, plan: Plan, audited: Audit, applied: ApplyPlan, now: datetime
+    run: RunDir,
+    repo_root: Path,
+    plan: Plan,
+    audited: Audit,
+    applied: ApplyPlan,
+    now: datetime,
+    optimisations: Mapping[str, Optimisation] | None = None,
 ) -> ReportFacts:
     """Write the three files, each whole; returns what they say. The caller has checked both gates (RPT-10).
 
+    ``optimisations`` are what the model's config names now: they add remarks and change no number.
     A report of the same artifacts that already records applied changes keeps them (RPT-04).
     """
     if not audited.ready:
         raise ValueError(f"{plan.run_id} has not passed both gates; no report is written (RPT-10)")
     facts = collect(run, repo_root, plan, audited, applied, now)
-    facts = facts.model_copy(update={"previous": previous.find(repo_root, facts)})
+    named = optimisations or {}
+    since = previous.find(repo_root, facts, named)
+    facts = facts.model_copy(update={"previous": since, "optimisations": look(run, audited, named)})
     earlier = read_report(run)
     if earlier and earlier.artifacts_digest == facts.artifacts_digest:
         facts = facts.model_copy(update={"applied": earlier.applied})
@@ -82,6 +93,18 @@ def read_report_digest(run: RunDir) -> str | None:
     if facts is None or not run.report_md.is_file() or not run.report_html.is_file():
         return None
     return facts.artifacts_digest
+
+
+def untouched(run: RunDir) -> bool:
+    """Whether report.md and report.html are what report.json renders to: a summary by hand is no report (RPT-04)."""
+    facts = read_report(run)
+    if facts is None:
+        return False
+    try:
+        stand = run.report_md.read_text(), run.report_html.read_text()
+    except (OSError, ValueError):
+        return False
+    return stand == (markdown.render(facts), html.render(facts))
 
 
 def _write(run: RunDir, facts: ReportFacts) -> None:

@@ -42,7 +42,8 @@ class GitState:
         return sha256_bytes(self.diff) if self.diff else None
 
 
-def _git(repo: Path, *words: str) -> bytes:
+def git(repo: Path, *words: str) -> bytes:
+    """What a reading git command prints; the caller's own git variables do not reach it. Raises NO_HEAD."""
     kept = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
     env = {**kept, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     try:
@@ -76,22 +77,22 @@ def _git(repo: Path, *words: str) -> bytes:
 def top_level(folder: Path) -> Path | None:
     """The git work tree that holds ``folder``, or None."""
     try:
-        return Path(_git(folder, "rev-parse", "--show-toplevel").decode().strip())
+        return Path(git(folder, "rev-parse", "--show-toplevel").decode().strip())
     except Refusal:
         return None
 
 
 def head(repo: Path) -> str:
     """The full sha of HEAD. Raises NO_HEAD."""
-    return _git(repo, "rev-parse", "--verify", "HEAD^{commit}").decode().strip()
+    return git(repo, "rev-parse", "--verify", "HEAD^{commit}").decode().strip()
 
 
 def read(repo: Path) -> GitState:
     """Everything about the tree that a run records. Raises NO_HEAD."""
     sha = head(repo)
-    branch = _git(repo, "rev-parse", "--abbrev-ref", "HEAD").decode().strip()
-    diff = _git(repo, "diff", "--no-ext-diff", "--no-textconv", "--no-color", "--binary", "HEAD")
-    names = _git(repo, "ls-files", "--others", "--exclude-standard", "-z").decode("utf-8", "surrogateescape")
+    branch = git(repo, "rev-parse", "--abbrev-ref", "HEAD").decode().strip()
+    diff = git(repo, "diff", "--no-ext-diff", "--no-textconv", "--no-color", "--binary", "HEAD")
+    names = git(repo, "ls-files", "--others", "--exclude-standard", "-z").decode("utf-8", "surrogateescape")
     untracked = {_printable(name): _digest(repo / name) for name in names.split("\0") if name}
     return GitState(sha, branch, diff, untracked)
 

@@ -1,0 +1,120 @@
+"""Sentences about the last calibration: what changed since, better or worse, and what became of an expected gain.
+
+Accuracy, WER and speed are told apart, per stage (RPT-07, PRF-01 to PRF-05).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tune_mcp.observe.worst import Direction, direction
+from tune_mcp.report.facts import (
+    FileFacts,
+    MetricFacts,
+    OptimisationFacts,
+    PreviousFacts,
+    ReportFacts,
+    SeenFacts,
+    StageFacts,
+)
+from tune_mcp.report.figures import direction_text
+
+_LOOK_AT = "check the config and its way through server args, runners, schedulers and stage factories before applying"
+_OTHER_WORK = "other work (preprocessing, long prefill, audio synthesis, ASR, video decoding)"
+
+
+def previous_text(previous: PreviousFacts, facts: ReportFacts) -> str:
+    """Which calibration this one is compared with, and how to see what changed in between."""
+    same = previous.calibration_git_sha == facts.calibration_git_sha
+    span = f"{previous.calibration_git_sha[:12]}..{facts.calibration_git_sha[:12]}"
+    return "the commit is the same" if same else f"commits in between: git log --oneline {span}"
+
+
+def range_text(previous: PreviousFacts) -> str:
+    """How much changed since the last calibration, and what of it is performance-sensitive by config (PRF-02)."""
+    if previous.range is None:
+        return "What changed since then cannot be told: this repository does not have both commits."
+    commits, files = previous.range.commits_total, previous.range.files_total
+    if not commits and not files:
+        return "Nothing was committed in between."
+    sensitive = sum(bool(file.optimisations) for file in previous.range.files)
+    told = f"{_counted(commits, 'commit')} in between, {_counted(files, 'file')} changed"
+    return f"{told}; {sensitive or 'none'} of them under the globs of an optimisation in config."
+
+
+def file_text(file: FileFacts) -> str:
+    """``a.py (+10 −3): cuda_graph``."""
+    lines = "binary" if file.added is None or file.removed is None else f"+{file.added} −{file.removed}"
+    return f"{file.path} ({lines}){': ' + ', '.join(file.optimisations) if file.optimisations else ''}"
+
+
+def moved_text(metric: MetricFacts, old: int | float) -> str:
+    """The worst value against the last calibration's: better or worse by how much, or within the spread."""
+    if old == metric.worst_raw:
+        return "the same"
+    change = direction_text(metric.worst_op, old, metric.worst_raw).partition("(")[2].rstrip(")")
+    return f"{since_text(metric, old)} ({change})"
+
+
+def since_text(metric: MetricFacts, old: int | float) -> str:
+    """``better``, ``worse`` or ``within the spread``: the worst of N against the last calibration's."""
+    if abs(metric.worst_raw - old) <= metric.spread.spread:
+        return "within the spread"
+    return "better" if direction(metric.worst_op, old, metric.worst_raw) is Direction.TIGHTENS else "worse"
+
+
+def group_text(metrics: Sequence[tuple[StageFacts, MetricFacts]], previous: PreviousFacts) -> str:
+    """How many of a group's worst values moved which way."""
+    counts = {"better": 0, "worse": 0, "within the spread": 0}
+    for stage, metric in metrics:
+        old = previous.worst.get(f"{stage.key}/{metric.key}")
+        if old is not None:
+            counts[since_text(metric, old)] += 1
+    told = ", ".join(f"{number} {name}" for name, number in counts.items() if number) or "nothing comparable"
+    return f"Against the last calibration: {told}."
+
+
+def gain_text(stage: StageFacts, facts: ReportFacts) -> str:
+    """What became of the gain that a speed stage should show since the last calibration (RPT-07, PRF-04, PRF-05)."""
+    unproven = facts.unproven(stage)
+    shown = [one for one in facts.expected(stage) if one.name not in unproven]
+    better, worse = _moves_since(stage, facts.previous)
+    way = f"{better} of {len(stage.metrics)} better, {worse} worse" if facts.previous else "nothing to compare with"
+    if unproven:
+        return f"{way}; {', '.join(unproven)} configured but in no log: {_LOOK_AT}"
+    if not shown:
+        return f"{way}; no optimisation of this test changed" if facts.previous else way
+    names = ", ".join(_named(one, stage, facts.repeats) for one in shown)
+    if better > worse:
+        return f"{way}: as expected of {names}"
+    return f"{way}: no gain although {names} changed; dominated by {_OTHER_WORK}, or not reached: a person has to say"
+
+
+def _named(one: OptimisationFacts, stage: StageFacts, repeats: int) -> str:
+    """The optimisation's name, and what is missing from its proof."""
+    if one.evidence is None:
+        return f"{one.name} (not proven to have run)"
+    seen = sum(len(seen.repeats) for seen in one.tests if seen.test == stage.test_key)
+    return one.name if seen == repeats else f"{one.name} (seen in {seen} of {repeats} repeats only)"
+
+
+def _moves_since(stage: StageFacts, previous: PreviousFacts | None) -> tuple[int, int]:
+    said = [
+        since_text(metric, old)
+        for metric in stage.metrics
+        if previous and (old := previous.worst.get(f"{stage.key}/{metric.key}")) is not None
+    ]
+    return said.count("better"), said.count("worse")
+
+
+def seen_text(seen: SeenFacts, repeats: int) -> str:
+    """In how many repeats' logs of one test an optimisation shows, and where first."""
+    without = [str(repeat) for repeat in range(1, repeats + 1) if repeat not in seen.repeats]
+    told = f"{len(seen.repeats)} of {repeats} repeats" if seen.repeats else "never"
+    told += f", not in {', '.join(without)}" if seen.repeats and without else ""
+    unread = f"; repeat {', '.join(map(str, seen.unread))}: log gone or too long to read whole" if seen.unread else ""
+    return f"{told}{unread}"
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
