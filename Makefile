@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 REPEATS ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench lock clean
+.PHONY: help demo test test-browser lint bench lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.run: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -23,11 +23,14 @@ $(VENV)/.dev: $(VENV)/.run requirements-dev.lock
 demo: $(VENV)/.run ## calibrate a real speech workload on this CPU, through the MCP server
 	$(BIN)/tune-mcp demo --repeats $(REPEATS)
 
-test: $(VENV)/.dev ## all tests, with coverage
+test: $(VENV)/.dev ## all tests that need no browser, with coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest --ignore=tests/browser
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+test-browser: $(VENV)/.dev ## open the report in a headless Chromium (Debian: apt-get install chromium)
+	$(BIN)/python -m pytest tests/browser
 
 lint: $(VENV)/.dev ## formatting, style, types, and which room may import which
 	$(BIN)/ruff format --check .
