@@ -34,10 +34,18 @@ LOUD = f"""end = time.monotonic() + {LOUD_S}
     while time.monotonic() < end:
         print("x" * 99_999)
         time.sleep(0.1)"""
-CRASH = (
-    "(STATE / 'crashed').write_text(str(time.time())); print('torch.OutOfMemoryError: CUDA out of memory. Tried to "
-    "allocate 2 GiB'); time.sleep(600)"
-)
+SERVER = """
+import sys, time
+from pathlib import Path
+time.sleep(2)
+Path(sys.argv[1]).write_text(str(time.time()))
+print("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", flush=True)
+sys.exit(1)
+"""
+"""A server that says why it dies, while the test waits for its answer."""
+CRASH = f"""import subprocess, sys
+    subprocess.Popen([sys.executable, "-c", {SERVER!r}, str(STATE / "crashed")])
+    time.sleep(600)"""
 
 
 def figures() -> Iterator[Figure]:

@@ -167,6 +167,35 @@ def test_a_cancelled_job_that_an_engine_brings_back_is_refused(
     assert "✓" not in watching.strict_audit(project, run.run_id).text()
 
 
+@pytest.mark.rule("RES-04", "MET-01")
+def test_what_an_engine_still_holds_of_a_dead_supervisor_never_runs_beside_the_resumed_one(
+    project: Project, engine: Callable[[int], SpoolExecutor], tmp_path: Path
+) -> None:
+    late = tmp_path / "late"
+    late.mkdir()
+
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    with toy.supervised_by(SpoolExecutor(late), Waits(die)), pytest.raises(KeyboardInterrupt):
+        toy.start(project, 1)
+    (order,) = late.iterdir()
+    executor = engine(1)
+    (run,) = (project.run(entry.run_id) for entry in watching.list_runs(project).runs)
+    assert watching.status(project, run.run_id).state == "lost"
+
+    def wake_up() -> None:
+        if order.exists():
+            order.rename(executor.spool / order.name)
+
+    with toy.supervised_by(executor, Waits(wake_up)):
+        running.resume_run(project, run.run_id)
+
+    assert watching.strict_audit(project, run.run_id).ready, toy.told(run)
+    toy.wait_for(lambda: len(executor.codes()) == 2, what="the end of both jobs")
+    assert (executor.codes(), len(toy.launches(project, 1))) == (["75", "0"], 1)
+
+
 # ---- the local one ----------------------------------------------------------------------------------------------
 
 

@@ -149,6 +149,14 @@ def cancel(job: Job) -> None:
     write_atomic(job.folder / TOMBSTONE_FILE, b"")
 
 
+def cancel_earlier(job: Job) -> None:
+    """Attempts at the same repeat that were never sealed: an engine may still hold one of a supervisor that died."""
+    for number in range(1, job.attempt):
+        earlier = job.model_copy(update={"attempt": number})
+        if earlier.folder.is_dir() and not is_sealed(earlier):
+            cancel(earlier)
+
+
 def is_cancelled(job: Job) -> bool:
     """Whether the attempt has a tombstone."""
     return (job.folder / TOMBSTONE_FILE).exists()

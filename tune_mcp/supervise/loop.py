@@ -22,7 +22,7 @@ from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import Current, Halt, Owner, RunState, SupervisorRecord
 from tune_mcp.supervise.executor import Executor
 from tune_mcp.supervise.gpu_use import read_after
-from tune_mcp.supervise.job import PHASE_FILE, AttemptResult, Job, cancel
+from tune_mcp.supervise.job import PHASE_FILE, AttemptResult, Job, cancel, cancel_earlier
 from tune_mcp.supervise.purge import purge
 from tune_mcp.supervise.retry import MAX_PASSES, MAX_TRIES, Again, Keep, Stop, Verdict
 from tune_mcp.supervise.retry import judge as judge_attempt
@@ -225,6 +225,7 @@ class Supervisor:
             f"START {job.test_key} run {job.repeat}/{self.plan.repeats} attempt {job.attempt} — log {log}",
             test=job.test_key, repeat=job.repeat, attempt=job.attempt,
         )  # fmt: skip
+        cancel_earlier(job)
         key, since, phase = self.executor.submit(job), self.clock.now(), ""
         while self.executor.poll([key])[key] == "running":
             asked = self.stop_asked()
@@ -353,10 +354,11 @@ class Supervisor:
         self._event(kind, text)
 
     def _set(self, state: RunState, reason: str = "", current: Current | None = None, halt: Halt | None = None) -> None:
+        before = self._record.state
         self._record = self._record.model_copy(
             update={"state": state, "reason": reason, "current": current, "halt": halt}
         )
-        self._write_record(durable=True)
+        self._write_record(durable=state is not before)
 
     def _beat(self) -> None:
         if self.clock.monotonic() >= self._beat_due:
