@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 REPEATS ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser lint bench lock clean
+.PHONY: help demo test test-browser lint bench lock clean docs
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ lint: $(VENV)/.dev ## formatting, style, types, and which room may import which
 
 bench: $(VENV)/.dev ## figures, each as a ratio measured side by side
 	$(BIN)/python benchmarks/run.py
+
+docs: $(VENV)/.dev ## write the reference pages that are made from code
+	$(BIN)/python docs/reference/generate.py
 
 lock: ## write both lock files anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements.lock

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from tune_mcp.calibration.project import Options, Project
     from tune_mcp.calibration.reply import Reply
 
+MODEL, RUN = "name of the model, as catalog lists it", "id of the run, as status lists it"
 DONE, NOT_READY, REFUSED, BUG = 0, 1, 2, 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run one verb, translate what it gives into text and an exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     try:
         code: int = arguments.verb(arguments)
         sys.stdout.flush()
@@ -46,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Every verb with its arguments."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--repo", type=Path, help="the repository (default: TUNE_REPO_ROOT, the host profile, git)")
     common.add_argument("--host", help="host profile (default: TUNE_HOST, the hostname)")
@@ -70,49 +72,53 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--allow-host", action="append", default=[], metavar="HOST:PORT", help="with --http: a name of us")
     demo = verb("demo", _demo, "calibrate a real speech workload on this CPU, from start to end")
     demo.add_argument("--folder", type=Path, help="where (default: a new folder below the temporary one)")
-    demo.add_argument("--repeats", type=int, default=5)
+    demo.add_argument("--repeats", type=int, default=5, help="observations per stage, 5 by default")
     one = verb("catalog", _catalog, "hosts, models, and a model's stages")
-    one.add_argument("model", nargs="?")
+    one.add_argument("model", nargs="?", help=MODEL)
     one = verb("discover", _discover, "read tests and config into stages.yaml")
-    one.add_argument("model")
+    one.add_argument("model", help=MODEL)
     one.add_argument("--dry-run", action="store_true", help="show, do not write")
     one = verb("precheck", _precheck, "is this machine ready?")
     _selection(one)
     one = verb("run", _run, "start a run and watch it; Ctrl-C stops watching, not the run")
     _selection(one)
-    one.add_argument("--repeats", type=int, default=5)
-    one.add_argument("--label")
+    one.add_argument("--repeats", type=int, default=5, help="observations per stage, 5 by default")
+    one.add_argument("--label", help="a word for the run directory's name")
     one.add_argument("--detach", action="store_true", help="start it and return")
     one = verb("resume", _resume, "go on with an interrupted run")
-    one.add_argument("run_id")
-    one.add_argument("--purge", action="append", default=[], metavar="STAGE:REPEAT:REASON")
+    one.add_argument("run_id", help=RUN)
+    one.add_argument(
+        "--purge", action="append", default=[], metavar="STAGE:REPEAT:REASON", help="measure a repeat again"
+    )
     one = verb("stop", _stop, "stop a run and keep what is complete")
-    one.add_argument("run_id")
-    one.add_argument("--reason", required=True)
+    one.add_argument("run_id", help=RUN)
+    one.add_argument("--reason", required=True, help="why; kept with the run")
     one = verb("status", _status, "how far a run is; without a run, the list of runs")
-    one.add_argument("run_id", nargs="?")
-    one.add_argument("--wait", type=float, default=0, metavar="S")
+    one.add_argument("run_id", nargs="?", help=RUN)
+    one.add_argument("--wait", type=float, default=0, metavar="S", help="up to 50 seconds for a change")
     one = verb("audit", _audit, "the strict audit")
-    one.add_argument("run_id")
+    one.add_argument("run_id", help=RUN)
     one = verb("tail", _tail, "follow the active pytest log; switches by itself")
-    one.add_argument("run_id")
+    one.add_argument("run_id", help=RUN)
     one.add_argument("--once", action="store_true", help="print the last lines and end")
-    one.add_argument("--lines", type=int, default=30)
+    one.add_argument("--lines", type=int, default=30, help="how many to begin with")
     one = verb("watch", _watch, "milestones, the strict matrix, progress and time left")
-    one.add_argument("run_id")
+    one.add_argument("run_id", help=RUN)
     one.add_argument("--page", action="store_true", help="also keep dashboard.html in the run directory, for a browser")
     one = verb("report", _report, "write report.md, report.json, report.html")
-    one.add_argument("run_id")
+    one.add_argument("run_id", help=RUN)
     one = verb("plan", _plan, "what would be written into the test files")
-    one.add_argument("run_id")
+    one.add_argument("run_id", help=RUN)
     one = verb("apply", _apply, "write the thresholds, asking for each that loosens")
-    one.add_argument("run_id")
-    one.add_argument("--mode", choices=["report", "smart", "full"])
+    one.add_argument("run_id", help=RUN)
+    one.add_argument("--mode", choices=["report", "smart", "full"], help="how much to write")
     one.add_argument("--plan-id", help="refuse unless this is still the plan")
-    one.add_argument("--decide", action="append", default=[], metavar="STAGE/METRIC=keep|apply|NUMBER")
+    one.add_argument(
+        "--decide", action="append", default=[], metavar="STAGE/METRIC=keep|apply|NUMBER", help="answer it now"
+    )
     one.add_argument("--undo", metavar="PLAN_ID", help="put the files before that apply back")
     one = verb("doctor", _doctor, "what a run of each model would need here")
-    one.add_argument("model", nargs="?")
+    one.add_argument("model", nargs="?", help=MODEL)
     one = verb("install", _install, "put the server into a client's configuration; shows the difference")
     one.add_argument("client", help="claude-code, claude-desktop, cursor, vscode, codex, gemini, zed")
     one.add_argument("--undo", action="store_true", help="take it out again")
@@ -121,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _selection(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model")
+    parser.add_argument("model", help=MODEL)
     parser.add_argument("--stages", default="ALL", help="keys, bases, @groups or ALL, with commas")
 
 

@@ -1,0 +1,133 @@
+"""The documentation: every command on every page runs, every link leads somewhere, what is generated is current."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import toy
+import yaml
+
+from tune_mcp.calibration import reporting
+from tune_mcp.calibration.project import Project
+from tune_mcp.cli.main import parser
+from tune_mcp.errors import Code
+from tune_mcp.server.prompts import read_prompt
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("docs/**/*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "SKILL.md"])
+ELSEWHERE = {"make demo": "the demo is run by CI", "make test": "this is it", "make bench": "figures, never in a test"}
+"""Commands that are not run here, and why."""
+
+
+def blocks(page: Path, kind: str) -> Iterator[str]:
+    yield from re.findall(rf"^```{kind}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> list[str]:
+    """The lines of a page that promise to work as they stand."""
+    return [line[2:] for block in blocks(page, "console") for line in block.splitlines() if line.startswith("$ ")]
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> tuple[Project, str]:
+    """A toy repository with a finished run."""
+    project = toy.make_toy(tmp_path / "repo")
+    run_id = toy.finished_run(project).run_id
+    reporting.report(project, run_id)
+    return project, run_id
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.stem)
+def test_every_command_of_the_page_runs(page: Path, finished: tuple[Project, str], tmp_path: Path) -> None:
+    original, run_id = finished
+    repo = original.repo_root
+    plan_id = reporting.apply_plan(original, run_id).plan_id
+    home = tmp_path / "home"
+    home.mkdir()
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    tune = bin_folder / "tune-mcp"
+    tune.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m tune_mcp "$@"\n')
+    tune.chmod(0o755)
+    env = {**os.environ, "HOME": str(home), "PATH": f"{bin_folder}:{os.environ['PATH']}"}
+    for command in commands(page):
+        if command in ELSEWHERE:
+            continue
+        line = command.replace("MODEL", "toy").replace("RUN", run_id).replace("PLAN", plan_id)
+        done = subprocess.run(
+            line, shell=True, cwd=repo, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{page.name}: {command}\n{done.stdout}\n{done.stderr}"
+
+
+def test_what_is_not_run_here_stands_on_a_page() -> None:
+    shown = {command for page in PAGES for command in commands(page)}
+
+    assert set(ELSEWHERE) - shown <= {"make test", "make bench"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_line_of_the_page_is_understood(page: Path) -> None:
+    lines = [line for block in blocks(page, "(?:console)?") for line in block.splitlines()]
+    wrong: list[str] = []
+    for line in lines:
+        words = line.removeprefix("$ ").split("  ")[0]
+        if not words.startswith("tune-mcp ") or "VERB" in words:
+            continue
+        try:
+            parser().parse_args(shlex.split(words)[1:])
+        except SystemExit:
+            wrong.append(words)
+
+    assert wrong == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_link_of_the_page_leads_to_a_file(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_every_page_can_be_reached_from_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    names = [page.relative_to(ROOT / "docs") for page in PAGES if page.is_relative_to(ROOT / "docs")]
+
+    assert [str(name) for name in names if name.name not in index and name != Path("README.md")] == []
+
+
+def test_the_generated_pages_are_those_that_the_code_makes() -> None:
+    """``python docs/reference/generate.py`` writes them anew."""
+    place = ROOT / "docs" / "reference" / "generate.py"
+    spec = importlib.util.spec_from_file_location("generate", place)
+    assert spec and spec.loader
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+
+    made = generate.pages()
+
+    assert {name: (place.parent / name).read_text() for name in made} == made
+
+
+def test_every_code_is_explained() -> None:
+    page = (ROOT / "docs" / "reference" / "refusals.md").read_text()
+
+    assert re.findall(r"^\| ([A-Z_]+) \|", page, re.MULTILINE) == [str(code) for code in Code]
+
+
+def test_the_skill_is_short_and_its_prompts_exist() -> None:
+    skill = (ROOT / "SKILL.md").read_text()
+
+    assert len(skill.splitlines()) <= 150
+    assert yaml.safe_load(skill.split("---")[1])["name"]
+    for name in re.findall(r"prompt `(\w+)`", skill):
+        assert read_prompt(ROOT / "prompts" / f"{name}.md").title
