@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -23,6 +31,23 @@ def hub(tmp_path: Path) -> Path:
     return tmp_path / "hf" / "hub"
 
 
+@pytest.fixture(autouse=True)
+def hf_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that has the library's command line, which nothing here may run."""
+    program = tmp_path / "bin" / "hf"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+
+
+def listed(repo: Path, sizes: Mapping[str, int]) -> None:
+    """The listing of the commit that huggingface_hub keeps beside what it downloaded."""
+    files = {name: {"size": size, "blob_id": "0" * 40} for name, size in sizes.items()}
+    (repo / "trees").mkdir()
+    (repo / "trees" / f"{COMMIT}.json").write_text(json.dumps({"format_version": 1, "files": files}))
+
+
 def asking(root: Path, models: tuple[str, ...] = (MODEL,), datasets: tuple[str, ...] = ()) -> Subject:
     env = {"HF_HOME": str(root / "hf"), "HF_ENDPOINT": MIRROR}
     return subject(root, Needs(env=env, model_ids=models, datasets=datasets), [stage()])
@@ -37,11 +62,11 @@ def test_each_missing_repository_is_one_gap_with_its_own_command(tmp_path: Path,
     assert found == {
         f"hf.model:{MODEL}": (
             "missing",
-            f"HF_ENDPOINT={MIRROR} huggingface-cli download {MODEL} --cache-dir {hub}",
+            f"HF_ENDPOINT={MIRROR} hf download {MODEL} --cache-dir {hub}",
         ),
         f"hf.dataset:{DATA}": (
             "missing",
-            f"HF_ENDPOINT={MIRROR} huggingface-cli download {DATA} --repo-type dataset --cache-dir {hub}",
+            f"HF_ENDPOINT={MIRROR} hf download {DATA} --repo-type dataset --cache-dir {hub}",
         ),
     }
 
@@ -119,11 +144,85 @@ def test_the_branch_decides_which_snapshot_counts(hub: Path) -> None:
     repo = cached(hub, MODEL, {"config.json": "{}"}, commit="b" * 40)
     assert gaps_of(hub, "model", MODEL) == ["no weight file"]
 
+    (repo / "refs" / "main").write_text("c" * 40)
+    assert gaps_of(hub, "model", MODEL) == ["no snapshot of main"]
+
     (repo / "refs" / "main").unlink()
+    assert gaps_of(hub, "model", MODEL) == ["no snapshot of main"], "a test loads main; some snapshot is not it"
+
+
+@pytest.mark.rule("PRE-03")
+def test_the_listing_that_the_library_kept_names_what_is_missing_and_what_was_cut(hub: Path) -> None:
+    repo = cached(hub, MODEL, {"model.safetensors": "weights", "config.json": "{}"})
+    listed(repo, {"model.safetensors": 7, "config.json": 2})
     assert gaps_of(hub, "model", MODEL) == []
 
-    (repo / "refs" / "main").write_text("c" * 40)
-    assert gaps_of(hub, "model", MODEL) == ["no snapshot"]
+    (repo / "snapshots" / COMMIT / "config.json").unlink()
+    (repo / "blobs" / f"{0:040x}").write_text("wei")
+
+    assert gaps_of(hub, "model", MODEL) == [
+        "not downloaded: config.json",
+        "not as long as announced: model.safetensors",
+    ]
+
+
+def test_the_cache_is_read_without_a_network_and_without_a_trace(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*_: object) -> None:
+        raise AssertionError("a look at the cache went to the network")
+
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    cached(hub, MODEL, WHOLE)
+    before = sorted((path, path.lstat().st_mtime_ns) for path in hub.rglob("*"))
+
+    assert gaps_of(hub, "model", MODEL) == []
+    assert gaps_of(hub, "dataset", "org/not-there") == [f"not in {hub}"]
+    assert sorted((path, path.lstat().st_mtime_ns) for path in hub.rglob("*")) == before
+
+
+def test_a_name_that_no_repository_can_have_is_a_mistake_of_the_config(tmp_path: Path, hub: Path) -> None:
+    hub.mkdir(parents=True)
+    (hub / "models--a--b--c").mkdir()
+
+    found = gaps(assets.checks(asking(tmp_path, ("a/b/c",))))
+
+    assert found == {"hf.model:a/b/c": ("mismatch", "correct 'a/b/c' in models/toy/config.yaml")}
+
+
+@pytest.mark.rule("ENV-29")
+def test_a_repository_that_somebody_is_downloading_is_busy_and_its_process_is_named(tmp_path: Path, hub: Path) -> None:
+    repo = cached(hub, MODEL, {"model.safetensors": "w"})
+    (repo / "blobs" / "abcdef0123456789.incomplete").write_text("half")
+    lock = hub / ".locks" / repo.name / "abcdef0123456789.lock"
+    lock.parent.mkdir(parents=True)
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        found = gaps(assets.checks(asking(tmp_path)))
+        assert found == {f"hf.model:{MODEL}": ("busy", f"tail --pid={os.getpid()} -f /dev/null")}
+
+    assert gaps(assets.checks(asking(tmp_path)))[f"hf.model:{MODEL}"][0] == "missing"
+
+
+@pytest.mark.rule("PRE-05", "ENV-04")
+@pytest.mark.parametrize("kind", ["model", "dataset"])
+def test_the_command_is_one_that_the_installed_library_understands(tmp_path: Path, kind: RepoKind) -> None:
+    words = shlex.split(assets.download(asking(tmp_path), kind, MODEL))
+    settings = [word for word in words if "=" in word]
+    program, verb, repo, *flags = words[len(settings) :]
+    hf = Path(sys.executable).with_name(program)
+    told = subprocess.run([hf, verb, "--help"], capture_output=True, text=True, check=True, timeout=60).stdout
+
+    assert settings == [f"HF_ENDPOINT={MIRROR}"]
+    assert (program, verb, repo) == ("hf", "download", MODEL)
+    assert [flag for flag in flags if flag.startswith("--") and flag not in told] == []
+
+
+def test_without_a_command_line_on_the_path_the_one_beside_us_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert assets.download(asking(tmp_path), "model", MODEL).split()[1] == str(Path(sys.executable).with_name("hf"))
 
 
 def test_an_index_of_something_else_names_no_shards(hub: Path) -> None:
@@ -246,9 +345,7 @@ def test_without_hf_home_the_library_s_own_default_counts(tmp_path: Path) -> Non
 def test_no_endpoint_is_made_up(tmp_path: Path) -> None:
     needs = Needs(env={"HF_HOME": "/f"}, model_ids=(MODEL,))
 
-    assert assets.download(subject(tmp_path, needs), "model", MODEL) == (
-        f"huggingface-cli download {MODEL} --cache-dir /f/hub"
-    )
+    assert assets.download(subject(tmp_path, needs), "model", MODEL) == (f"hf download {MODEL} --cache-dir /f/hub")
 
 
 def test_a_model_that_names_nothing_has_no_such_check(tmp_path: Path) -> None:

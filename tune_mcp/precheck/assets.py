@@ -5,11 +5,16 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tune_mcp.precheck.hub_cache import RepoKind, gaps
+from tune_mcp.precheck.hub_cache import RepoKind, folder_name, gaps
+from tune_mcp.precheck.hub_locks import holders
 from tune_mcp.precheck.subject import Check, Subject
+
+_DOWNLOAD_SETTINGS = ("HF_HUB_DISABLE_XET", "HF_ENDPOINT")
 
 
 def checks(subject: Subject) -> Iterator[Check]:
@@ -46,26 +51,42 @@ def _asset(subject: Subject, kind: RepoKind, repo_id: str) -> Check:
     name = f"hf.{kind}:{repo_id}"
     try:
         found = gaps(hub, kind, repo_id)
+        writers = holders(hub, folder_name(kind, repo_id)) if found else ()
     except OSError as error:
         return Check(
             id=name, status="unknown", detail=f"cannot be read: {error}", fix=f"ls -la {shlex.quote(str(hub))}"
         )
+    except ValueError as error:
+        edit = f"correct {repo_id!r} in models/{subject.model}/config.yaml"
+        return Check(id=name, status="mismatch", detail=f"no name of a repository: {error}", fix=edit)
     if not found:
         return Check(id=name, status="ok", detail=f"in {hub}")
-    return Check(id=name, status="missing", detail="; ".join(found), fix=download(subject, kind, repo_id))
+    detail = "; ".join(found)
+    if writers:
+        # A second download would only wait for the first; whose process that is, is not ours to judge (ENV-29).
+        pids = ", ".join(str(pid) if pid else "outside this container" for pid in writers)
+        fix = f"tail --pid={writers[-1]} -f /dev/null" if writers[-1] else download(subject, kind, repo_id)
+        return Check(id=name, status="busy", detail=f"{detail}; being written now by process {pids}", fix=fix)
+    return Check(id=name, status="missing", detail=detail, fix=download(subject, kind, repo_id))
 
 
 def download(subject: Subject, kind: RepoKind, repo_id: str) -> str:
     """The one command that fetches this one repository into the cache that the tests read (PRE-05, ENV-12)."""
-    endpoint = subject.needs.env.get("HF_ENDPOINT")
+    env = subject.needs.env
     return " ".join(
         [
-            *([f"HF_ENDPOINT={shlex.quote(endpoint)}"] if endpoint else []),
-            f"huggingface-cli download {shlex.quote(repo_id)}",
+            *(f"{name}={shlex.quote(env[name])}" for name in _DOWNLOAD_SETTINGS if name in env),
+            f"{shlex.quote(_hf())} download {shlex.quote(repo_id)}",
             *(["--repo-type dataset"] if kind == "dataset" else []),
             f"--cache-dir {shlex.quote(str(subject.needs.hub()))}",
         ]
     )
+
+
+def _hf() -> str:
+    """The library's command line: on the PATH, else the one that was installed with tune-mcp."""
+    ours = Path(sys.executable).with_name("hf")
+    return "hf" if shutil.which("hf") or not ours.is_file() else str(ours)
 
 
 def needed_datasets(

@@ -1,8 +1,9 @@
-"""One repository of a Hugging Face cache, read by the documented folder layout: what is missing in it, in words.
+"""One repository of a Hugging Face cache: what is missing in it, in words; looked up through huggingface_hub itself.
 
-``<hub>/{models,datasets}--<org>--<name>/`` holds ``refs/<branch>`` (a commit), ``snapshots/<commit>/`` (links) and
-``blobs/`` (the bytes; ``<etag>.incomplete`` while they arrive). Only the repositories that are asked for are looked
-at: a whole-cache scan takes minutes on a network file system.
+The library finds the snapshot and, where it kept the repository's listing, tells what that lacks; nothing is ever
+asked of the network. On top stand our own looks at the bytes: links that lead nowhere, empty or cut files, shards that
+an index announces. Only the repositories that are asked for are looked at: a whole-cache scan takes minutes on a
+network file system.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, Protocol, cast
 
 RepoKind = Literal["model", "dataset"]
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
@@ -19,35 +21,53 @@ _SHARD = re.compile(r"(?P<head>.*-)(?P<number>\d{5})-of-(?P<total>\d{5})(?P<tail
 _NAMED_AT_ONCE = 3
 
 
-def folder(hub: Path, kind: RepoKind, repo_id: str) -> Path:
-    """Where the cache keeps a repository."""
-    return hub / f"{kind}s--{repo_id.replace('/', '--')}"
+class _FindSnapshot(Protocol):
+    """``snapshot_download`` as it is used here; its own annotations are not complete."""
+
+    def __call__(self, repo_id: str, *, repo_type: str, cache_dir: Path, local_files_only: bool) -> str: ...
+
+
+def folder_name(kind: RepoKind, repo_id: str) -> str:
+    """The name under which the cache keeps a repository, and its locks."""
+    from huggingface_hub.file_download import repo_folder_name
+
+    return repo_folder_name(repo_id=repo_id, repo_type=kind)
 
 
 def gaps(hub: Path, kind: RepoKind, repo_id: str) -> list[str]:
-    """What is missing of a repository; empty when one whole snapshot is there. Raises ``OSError``."""
-    repo = folder(hub, kind, repo_id)
+    """What is missing of a repository; empty when the whole snapshot of ``main`` is there.
+
+    Raises ``OSError`` for a cache that cannot be read, ``ValueError`` for a name that no repository can have.
+    """
+    # Imported here: the library takes a sixth of a second, which only a model with weights has to pay.
+    from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
+
+    find: _FindSnapshot = import_module("huggingface_hub").snapshot_download
+    repo = hub / folder_name(kind, repo_id)
     if not repo.is_dir():
         return [f"not in {hub}"]
-    snapshots = _snapshots(repo)
-    if not snapshots:
-        return ["no snapshot", *_unfinished(repo)]
-    found = [[*_in_snapshot(path, kind), *_unfinished(repo)] for path in snapshots]
-    return min(found, key=len)
-
-
-def _snapshots(repo: Path) -> list[Path]:
-    """The snapshot of ``main``, which is what a test loads; every snapshot where no branch is recorded."""
     try:
-        commit = (repo / "refs" / "main").read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        root = repo / "snapshots"
-        return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    path = repo / "snapshots" / commit
-    return [path] if commit and path.is_dir() else []
+        snapshot = find(repo_id, repo_type=kind, cache_dir=hub, local_files_only=True)
+    except IncompleteSnapshotError as error:
+        snapshot = error.snapshot_path
+    except LocalEntryNotFoundError:
+        return ["no snapshot of main", *_unfinished(repo)]
+    return [*_in_snapshot(Path(snapshot), kind, _listed(hub, kind, repo_id)), *_unfinished(repo)]
 
 
-def _in_snapshot(snapshot: Path, kind: RepoKind) -> Iterator[str]:
+def _listed(hub: Path, kind: RepoKind, repo_id: str) -> dict[str, int]:
+    """File -> bytes by the listing that the library kept of this commit; empty where an older one downloaded it."""
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    try:
+        files = get_cached_repo_tree(repo_id, repo_type=kind, cache_dir=hub)
+    except CachedRepoTreeNotFoundError:
+        return {}
+    return {file.path: file.size for file in files}
+
+
+def _in_snapshot(snapshot: Path, kind: RepoKind, listed: dict[str, int]) -> Iterator[str]:
     present: dict[str, int] = {}
     broken: list[str] = []
     for path in sorted(snapshot.rglob("*")):
@@ -57,8 +77,11 @@ def _in_snapshot(snapshot: Path, kind: RepoKind) -> Iterator[str]:
             broken.append(name)
         elif target.is_file() and not name.endswith(".incomplete"):
             present[name] = target.stat().st_size
+    broken += sorted(listed.keys() - present.keys() - set(broken))
     if broken:
         yield f"not downloaded: {_some(broken)}"
+    if cut := [name for name, size in present.items() if size != listed.get(name, size)]:
+        yield f"not as long as announced: {_some(cut)}"
     if kind == "dataset":
         if not present:
             yield "no file in its snapshot"
