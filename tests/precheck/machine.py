@@ -10,6 +10,7 @@ from tune_mcp.config.host import HostProfile
 from tune_mcp.config.stages import Stage
 from tune_mcp.gpus import GpuReading, Presence
 from tune_mcp.precheck import Check, Needs, Probes, Subject
+from tune_mcp.precheck.imports import Imports
 from tune_mcp.precheck.venv import VenvFacts
 
 MIRROR = "https://hf-mirror.com"
@@ -59,7 +60,7 @@ def profile(root: Path, physical: Mapping[str, str], bootstrap: Mapping[str, obj
 def probes(packages: Mapping[str, str] | None = None) -> Probes:
     """A machine without GPUs whose interpreter answers at once."""
     facts = VenvFacts("", {"python": "3.11.9", "pytest": "9.0.0"}, (), "0" * 64, dict(packages or {}))
-    return Probes(lambda: GpuReading(Presence.NONE), lambda _: facts)
+    return Probes(lambda: GpuReading(Presence.NONE), lambda _: facts, lambda *_: Imports())
 
 
 def cached(hub: Path, repo_id: str, files: Mapping[str, str], kind: str = "model", commit: str = COMMIT) -> Path:

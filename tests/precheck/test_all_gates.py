@@ -83,7 +83,7 @@ def test_slow_probes_that_hang_are_unknown(tmp_path: Path, never: threading.Even
     asked = subject(tmp_path, python=python)
     needing = Subject(**{**vars(asked), "gpus_per_test": {"test_toy_ci": 1}})
 
-    found = precheck(needing, Probes(gpus, venv), NOW, deadline=Deadline(0.0), gates=())
+    found = precheck(needing, Probes(gpus, venv, probes().try_imports), NOW, deadline=Deadline(0.0), gates=())
 
     assert gaps(found.checks)["gpu.free"] == ("unknown", "nvidia-smi")
     assert gaps(found.checks)["venv.python"] == ("unknown", f"{python} --version")
@@ -101,7 +101,7 @@ def test_the_two_slow_probes_run_side_by_side(tmp_path: Path) -> None:
         both.wait()
         return probes().read_venv(asked)
 
-    assert precheck(subject(tmp_path, python=tmp_path), Probes(gpus, venv), NOW, gates=()).ok
+    assert precheck(subject(tmp_path, python=tmp_path), Probes(gpus, venv, probes().try_imports), NOW, gates=()).ok
 
 
 def test_a_bug_in_a_gate_keeps_its_traceback(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tune_mcp.config.model import ModelConfig
 from tune_mcp.precheck import Needs, Subject, assets
 from tune_mcp.precheck.hub_cache import RepoKind
 from tune_mcp.precheck.hub_cache import gaps as gaps_of
+from tune_mcp.session.plan import LaunchSettings
 
 MODEL = "org/voice"
 DATA = "org/speech"
@@ -353,7 +354,7 @@ def test_a_model_that_names_nothing_has_no_such_check(tmp_path: Path) -> None:
 
 
 def test_data_sets_that_nobody_could_look_at_are_a_warning(tmp_path: Path) -> None:
-    needs = Needs.without_config({}, [stage()], "the config is gone")
+    needs = Needs.of_plan(LaunchSettings(), [stage()], "the config is gone")
 
     (check,) = assets.checks(subject(tmp_path, needs))
 

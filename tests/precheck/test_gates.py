@@ -15,6 +15,7 @@ from tune_mcp.calibration.project import Project
 from tune_mcp.gpus import Gpu, GpuReading, Presence
 from tune_mcp.precheck import Probes, disk, gpu, precheck
 from tune_mcp.precheck.catalogue import stale_files, unknown_metrics
+from tune_mcp.precheck.imports import Imports
 from tune_mcp.precheck.subject import Check, Subject
 from tune_mcp.precheck.venv import VenvFacts, checks, read_venv
 from tune_mcp.supervise import host_lock
@@ -38,7 +39,9 @@ def by_id(found: list[Check] | tuple[Check, ...]) -> dict[str, Check]:
 
 
 def asked(subject: Subject, reading: GpuReading = NONE, facts: VenvFacts = GOOD) -> dict[str, Check]:
-    return by_id(precheck(subject, Probes(lambda: reading, lambda _: facts), "2026-04-23T05:00:00Z").checks)
+    return by_id(
+        precheck(subject, Probes(lambda: reading, lambda _: facts, lambda *_: Imports()), "2026-04-23T05:00:00Z").checks
+    )
 
 
 def machine(*used: int, mig: bool = False) -> GpuReading:
@@ -61,7 +64,11 @@ def test_all_gaps_are_told_at_once_each_with_its_fix_and_what_blocks_first(proje
     test.write_text(test.read_text() + "\n")
     needy = replace(subject, gpus_per_test={toy.TEST_KEY: 2}, venv_python=None)
 
-    answer = precheck(needy, Probes(lambda: machine(0, 9000), lambda _: VenvFacts(problem="no interpreter")), "now")
+    answer = precheck(
+        needy,
+        Probes(lambda: machine(0, 9000), lambda _: VenvFacts(problem="no interpreter"), lambda *_: Imports()),
+        "now",
+    )
 
     found = by_id(answer.checks)
     assert (found["stages.fresh"].status, found["gpu.free"].status, found["venv.python"].status) == (

@@ -92,7 +92,8 @@ def test_pins_that_cannot_be_compared_are_unknown(tmp_path: Path) -> None:
     assert gaps([check(tmp_path, {}, "did not answer within 20 s")]) == {
         "venv.pins": ("unknown", f"{python} --version")
     }
-    assert gaps([check(tmp_path, {}, python=None)]) == {"venv.pins": ("unknown", f"python3 -m venv {tmp_path}/venv")}
+    made = f"cd {tmp_path} && uv venv {tmp_path}/venv && uv pip install --python {python} -e ."
+    assert gaps([check(tmp_path, {}, python=None)]) == {"venv.pins": ("unknown", made)}
 
     path.write_text("[project\n")
 

@@ -22,7 +22,7 @@ SHELL = {
 
 
 def built(settings: dict[str, str] | None = None, gpus: tuple[int, ...] = ()) -> LaunchEnvironment:
-    return build(SHELL, settings or {}, Path("/venv/bin/python"), Path("/guard"), Path("/repo"), gpus)
+    return build(SHELL, settings or {}, Path("/venv/bin/python"), (Path("/guard"), Path("/repo")), gpus)
 
 
 @pytest.mark.rule("XPY-01", "GPU-17")
@@ -67,10 +67,48 @@ def test_the_granted_gpus_are_the_visible_ones(gpus: tuple[int, ...], value: str
     assert (variables["CUDA_VISIBLE_DEVICES"], variables["CUDA_DEVICE_ORDER"]) == (value, "PCI_BUS_ID")
 
 
-def test_a_proxy_never_stands_between_a_test_and_its_own_server() -> None:
-    found = built({"no_proxy": "example.org,localhost"}).variables
-    assert found["no_proxy"] == "example.org,localhost,127.0.0.1,::1"
-    assert found["NO_PROXY"] == "localhost,127.0.0.1,::1"
+@pytest.mark.rule("ENV-27")
+@pytest.mark.parametrize(
+    ("set_", "merged"),
+    [
+        ({}, "localhost,127.0.0.1,::1"),
+        ({"no_proxy": "example.org, localhost"}, "example.org,localhost,127.0.0.1,::1"),
+        ({"NO_PROXY": "a.org", "no_proxy": "b.org,a.org"}, "a.org,b.org,localhost,127.0.0.1,::1"),
+        ({"NO_PROXY": "*"}, "*"),
+    ],
+)
+def test_a_proxy_never_stands_between_a_test_and_its_own_server(set_: dict[str, str], merged: str) -> None:
+    found = built(set_).variables
+    assert (found["NO_PROXY"], found["no_proxy"]) == (merged, merged), "programs differ in which of the two they read"
+
+
+@pytest.mark.rule("ENV-11", "ENV-27")
+def test_a_proxy_of_the_shell_reaches_the_test_unchanged() -> None:
+    proxies = {name: f"http://proxy:1/{name}" for name in ("http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy")}
+
+    found = build(SHELL | proxies, {}, Path("/venv/bin/python"), (), ())
+
+    assert {name: found.variables[name] for name in proxies} == proxies
+
+
+@pytest.mark.rule("ENV-28")
+def test_nothing_wraps_the_sockets_of_pytest() -> None:
+    found = build({"LD_PRELOAD": "/usr/lib/libproxychains4.so"}, {}, Path("/venv/bin/python"), (), ())
+
+    assert "LD_PRELOAD" not in found.variables
+    assert found.dropped == ("LD_PRELOAD",)
+    assert pytest_argv(job(), BASE)[0] == "/venv/bin/python"
+
+
+@pytest.mark.rule("ENV-10", "ENV-23")
+def test_the_caches_of_the_slice_win_over_what_a_shell_exports() -> None:
+    ours = {"TORCHINDUCTOR_CACHE_DIR": "/slice/.torchinductor", "HOME": "/github/home", "OMNI_CI_HOME": "/slice"}
+    shell = SHELL | {"TORCHINDUCTOR_CACHE_DIR": "/.torchinductor", "OMNI_CI_HOME": "/stale", "XDG_CACHE_HOME": "/stale"}
+
+    found = build(shell, ours, Path("/venv/bin/python"), (), ())
+
+    assert {name: found.variables[name] for name in ours} == ours
+    assert "XDG_CACHE_HOME" not in found.variables and "XDG_CACHE_HOME" in found.dropped
 
 
 def job(extra: tuple[str, ...] = (), plugins: tuple[str, ...] = ()) -> Job:

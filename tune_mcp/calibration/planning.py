@@ -94,6 +94,8 @@ def new_plan(
             cache_wipes=config.wiped_caches(),
             allow_mig=project.host.allow_mig if project.host else False,
             cleanup_command=project.host.cleanup_command if project.host else (),
+            venv_imports=config.venv_imports,
+            ci_machine=config.ci_machine,
         ),
     )
 

@@ -10,12 +10,13 @@ from tune_mcp.calibration.reply import Reply
 from tune_mcp.discover.aliases import expand
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.gpus import read_gpus
-from tune_mcp.precheck import Check, Precheck, Probes
+from tune_mcp.precheck import Check, Precheck, Probes, Subject
 from tune_mcp.precheck import precheck as look
+from tune_mcp.precheck.imports import Imports
 from tune_mcp.precheck.venv import read_venv
 from tune_mcp.run_dir import iso
 from tune_mcp.session import state
-from tune_mcp.supervise import host_lock
+from tune_mcp.supervise import environment, host_lock
 from tune_mcp.supervise.loop import utc_now
 
 
@@ -45,8 +46,10 @@ def precheck(project: Project, model: str, stages: Sequence[str] = ("ALL",)) -> 
     table = project.places.stages(model)
     keys = expand(stages, table)
     subject = project.subject(config, select(table, keys))
-    answer = look(subject, Probes(read_gpus, read_venv), iso(utc_now()))
-    checks = (*_host(project), *answer.checks, _lock(project))
+    lock = _lock(project)
+    load = environment.as_launched(project.env) if lock.status == "ok" else _undisturbed
+    answer = look(subject, Probes(read_gpus, read_venv, load), iso(utc_now()))
+    checks = (*_host(project), lock, *answer.checks)
     found = answer.model_copy(update={"checks": checks})
     return PrecheckReply(
         model=model,
@@ -59,6 +62,11 @@ def precheck(project: Project, model: str, stages: Sequence[str] = ("ALL",)) -> 
         if found.ok
         else f"mend {found.blocking()[0].id}, then call precheck again",
     )
+
+
+def _undisturbed(subject: Subject, seconds: float) -> Imports:
+    """Loading torch takes half a minute of CPU, which a measurement that goes on here would feel."""
+    return Imports(untried="another run is measuring on this machine")
 
 
 def _blocking_first(found: Precheck) -> tuple[Check, ...]:

@@ -75,4 +75,5 @@ JsonSource = Annotated[str, AfterValidator(_source)]
 """``dotted.path`` in the block's ``json_file``, or ``file::dotted.path``."""
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 ConstantName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$")]
 Gpus = Annotated[int, Field(ge=0, le=64)]

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import (
     AfterValidator,
     Field,
+    StringConstraints,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
@@ -16,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from tune_mcp.config.fields import ConfigModel, ConstantName, Gpus, JsonSource, Name, Regex, RelativePath
+from tune_mcp.config.fields import ConfigModel, ConstantName, Gpus, JsonSource, ModuleName, Name, Regex, RelativePath
 from tune_mcp.config.metrics import SampleSource
 
 _SELECTING = (
@@ -24,6 +25,7 @@ _SELECTING = (
     "deselect co collect-only collectonly basetemp numprocesses reruns"
 )
 _SELECTING_LETTERS = frozenset("xkmn")
+_CREDENTIALS = re.compile(r"://[^/@\s]*:[^/@\s]*@")
 _LETTERS_WITH_VALUE = frozenset("kmnpcorW")
 
 
@@ -43,10 +45,16 @@ def _complete(argument: str) -> str:
     return argument
 
 
-def _no_addopts(env: dict[str, str]) -> dict[str, str]:
+def _fit_for_a_file(env: dict[str, str]) -> dict[str, str]:
+    """Refuse what cuts a test file short, and what must not stand in a file that people share."""
     if "PYTEST_ADDOPTS" in env:
         what = "PYTEST_ADDOPTS is not allowed: tune-mcp alone writes pytest's command line"
         raise PydanticCustomError("tune_pytest_env", what, {"rule": "XPY-01"})
+    for name, value in env.items():
+        if _CREDENTIALS.search(value):
+            # The value itself is not repeated: this sentence ends in logs.
+            what = "{name} holds a user and a password: export it in the shell that starts tune-mcp"
+            raise PydanticCustomError("tune_secret", what, {"name": name, "rule": "ENV-26"})
     return env
 
 
@@ -58,7 +66,7 @@ def _file_name(name: str) -> str:
 
 
 FileName = Annotated[str, AfterValidator(_file_name)]
-Env = Annotated[dict[str, str], AfterValidator(_no_addopts)]
+Env = Annotated[dict[str, str], AfterValidator(_fit_for_a_file)]
 _Samples = Annotated[int, Field(gt=0)] | ConstantName
 
 
@@ -151,11 +159,22 @@ class Optimisation(ConfigModel):
         return self
 
 
+class CiMachine(ConfigModel):
+    """The machine whose numbers the thresholds are, CI's: GPUs by their NVML name, torch by its CUDA (SCP-01).
+
+    ``gpu`` is a pattern for the whole name; ``cuda`` opens the version, so 13 is every 13.x.
+    """
+
+    gpu: Regex | None = None
+    cuda: Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)*$")] | None = None
+
+
 class ModelConfig(ConfigModel):
     """One model. Keys of the per-test mappings are names of test files, without folders.
 
     ``default_venv_python`` and ``test_globs`` are relative to the repository root where they are not absolute;
     ``timeout_s`` limits one pytest in seconds; ``cache_wipes`` are folders below OMNI_CI_HOME emptied before each.
+    ``venv_imports`` are modules that precheck loads; without the key it is the repository's own package.
     """
 
     name: Name
@@ -179,6 +198,8 @@ class ModelConfig(ConfigModel):
     timeout_s: dict[FileName, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     cache_wipes: tuple[RelativePath, ...] = ()
     optimisations: dict[Name, Optimisation] = Field(default_factory=dict)
+    venv_imports: tuple[ModuleName, ...] | None = None
+    ci_machine: CiMachine = CiMachine()
 
     def venv_pythons(self, repo_root: Path) -> tuple[Path, ...]:
         """The interpreters to try, best first."""

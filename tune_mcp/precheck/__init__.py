@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,13 +10,16 @@ from typing import Literal
 from pydantic import Field
 
 from tune_mcp.config.stages import Frozen
+from tune_mcp.errors import Refusal
 from tune_mcp.gpus import GpuReading, Presence
 from tune_mcp.precheck import (
     assets,
     catalogue,
+    comparable,
     disk,
     gpu,
     host_paths,
+    imports,
     layout,
     pins,
     ptrace,
@@ -24,18 +28,22 @@ from tune_mcp.precheck import (
     venv,
 )
 from tune_mcp.precheck.bounded import Asked, Deadline
+from tune_mcp.precheck.imports import Imports, ModuleFact
 from tune_mcp.precheck.needs import Needs
 from tune_mcp.precheck.pins import Pins, read_pins
 from tune_mcp.precheck.subject import Check, Subject
 from tune_mcp.precheck.venv import VenvFacts
+from tune_mcp.session import provenance
 
 __all__ = ["Check", "Needs", "Precheck", "Probes", "Subject", "precheck"]
 
 BLOCKING: frozenset[Literal["ok", "missing", "mismatch", "busy", "warn", "unknown"]] = frozenset(
     {"missing", "mismatch", "busy", "unknown"}
 )
-DEADLINE_S = 30.0
-"""For all gates together; longer than either slow probe allows itself."""
+DEADLINE_S = 40.0
+"""For all gates together, so that a tool's answer stays within its 50 s."""
+PATIENT_DEADLINE_S = 600.0
+"""The same for a run's first phase, which nobody waits for: a first load of torch from a cold disk takes minutes."""
 
 Gate = Callable[[Subject], Iterable[Check]]
 GATES: tuple[tuple[str, Gate], ...] = (
@@ -61,13 +69,18 @@ class GpuFact(Frozen):
 
 
 class Precheck(Frozen):
-    """``precheck.json``: every check, the versions that were found, and the GPUs (GPU-21).
+    """``precheck.json``: every check, the versions that were found, the GPUs, and where that was (GPU-21, ENV-20).
 
-    ``gpu_count`` is None when nobody knows.
+    ``modules`` are those that were really loaded; ``env`` is what a launch sets. ``gpu_count`` is None when nobody
+    knows.
     """
 
     schema_version: int = 1
     checked_at: str
+    hostname: str = ""
+    commit: str | None = None
+    env: dict[str, str] = Field(default_factory=dict)
+    modules: dict[str, ModuleFact] = Field(default_factory=dict)
     checks: tuple[Check, ...]
     versions: dict[str, str]
     pins: dict[str, str] = Field(default_factory=dict)
@@ -93,6 +106,8 @@ class Probes:
 
     read_gpus: Callable[[], GpuReading]
     read_venv: Callable[[Subject], VenvFacts]
+    try_imports: Callable[[Subject, float], Imports]
+    """Given the seconds that it may take."""
 
 
 def precheck(
@@ -103,10 +118,12 @@ def precheck(
     deadline: Deadline | None = None,
     gates: Sequence[tuple[str, Gate]] = GATES,
 ) -> Precheck:
-    """Run every gate at once, the two slow probes among them; what gives no answer in time is unknown, never ok."""
+    """Run every gate at once, the slow probes among them; what gives no answer in time is unknown, never ok."""
     deadline = deadline or Deadline(DEADLINE_S)
     gpu_probe = Asked(probes.read_gpus)
     venv_probe = Asked(lambda: probes.read_venv(subject))
+    import_probe = Asked(lambda: probes.try_imports(subject, 0.9 * deadline.seconds))
+    commit = Asked(lambda: _commit(subject))
     pinned = Asked(lambda: read_pins(subject))
     asked = [(name, _asked(gate, subject)) for name, gate in gates]
     checks = [check for name, answer in asked for check in _checks(name, answer, deadline)]
@@ -115,10 +132,17 @@ def precheck(
     checks += [*venv.checks(subject, facts), *pins.checks(subject, wanted, facts)]
     reading = _reading(gpu_probe, deadline)
     checks += gpu.checks(subject, reading)
+    loaded, late = _imports(import_probe, deadline)
+    checks += imports.checks(subject, loaded, late)
+    checks += comparable.checks(subject, reading, loaded)
     return Precheck(
         checked_at=checked_at,
+        hostname=platform.node(),
+        commit=_said(commit, deadline),
+        env=dict(subject.needs.env),
+        modules=dict(loaded.loaded),
         checks=_ordered(checks),
-        versions=facts.versions,
+        versions={**facts.versions, **loaded.versions()},
         pins=wanted.exact,
         pytest_plugins=facts.pytest_plugins,
         gpus=tuple(
@@ -150,6 +174,29 @@ def _facts(asked: Asked[VenvFacts], deadline: Deadline) -> VenvFacts:
         return asked.answer(deadline.left())
     except TimeoutError:
         return VenvFacts(problem=_late(deadline))
+
+
+def _imports(asked: Asked[Imports], deadline: Deadline) -> tuple[Imports, str]:
+    try:
+        return asked.answer(deadline.left()), ""
+    except TimeoutError:
+        return Imports(), _late(deadline)
+    except OSError as error:
+        return Imports(), f"pyproject.toml cannot be read: {error}"
+
+
+def _commit(subject: Subject) -> str | None:
+    try:
+        return provenance.head(subject.repo_root)
+    except Refusal:
+        return None
+
+
+def _said(asked: Asked[str | None], deadline: Deadline) -> str | None:
+    try:
+        return asked.answer(deadline.left())
+    except TimeoutError:
+        return None  # repo.head has said so
 
 
 def _pins(asked: Asked[Pins], deadline: Deadline) -> Pins:

@@ -7,16 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from tune_mcp.config.host import BootstrapStep, HostProfile
-from tune_mcp.config.model import ModelConfig
+from tune_mcp.config.model import CiMachine, ModelConfig
 from tune_mcp.config.stages import Stage
+from tune_mcp.session.plan import LaunchSettings
 
 
 @dataclass(frozen=True)
 class Needs:
     """``env`` is what every launch gets: the model's ``auto_env`` with the host's folders on top (HST-04, ENV-10).
 
-    ``model_ids`` are those of the selected stages; ``datasets`` and ``test_globs`` the model's. ``unread`` says why
-    the data sets are not known; empty when they are.
+    ``model_ids`` are those of the selected stages; ``datasets`` and ``test_globs`` the model's. ``imports`` are the
+    modules to load, None for the repository's own package. ``unread`` says why the data sets are not known.
     """
 
     env: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -25,6 +26,8 @@ class Needs:
     test_globs: tuple[str, ...] = ()
     profile: HostProfile | None = None
     unread: str = ""
+    imports: tuple[str, ...] | None = None
+    ci_machine: CiMachine = field(default_factory=CiMachine)
 
     @classmethod
     def of(cls, model: ModelConfig, host: HostProfile | None, stages: Iterable[Stage]) -> Needs:
@@ -40,12 +43,20 @@ class Needs:
             datasets=_unique(model.hf_datasets),
             test_globs=model.test_globs,
             profile=host,
+            imports=model.venv_imports,
+            ci_machine=model.ci_machine,
         )
 
     @classmethod
-    def without_config(cls, env: Mapping[str, str], stages: Iterable[Stage], unread: str) -> Needs:
+    def of_plan(cls, settings: LaunchSettings, stages: Iterable[Stage], unread: str) -> Needs:
         """From a plan alone, whose stages name their weights but whose model nobody can read any more."""
-        return cls(env=env, model_ids=_unique(name for stage in stages for name in stage.hf_model_ids), unread=unread)
+        return cls(
+            env=settings.env,
+            model_ids=_unique(name for stage in stages for name in stage.hf_model_ids),
+            unread=unread,
+            imports=settings.venv_imports,
+            ci_machine=settings.ci_machine,
+        )
 
     def bootstrap(self) -> BootstrapStep | None:
         """The host's command that fills the speaker-similarity folder."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from tune_mcp.precheck.subject import Check, Subject
-from tune_mcp.precheck.venv import VenvFacts, canonical
+from tune_mcp.precheck.venv import VenvFacts, canonical, make, sync
 
 _EXACT = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*\(?\s*===?\s*([^\s,;()]+)\s*\)?\s*(;.*)?")
 
@@ -90,7 +90,7 @@ def checks(subject: Subject, pins: Pins, facts: VenvFacts) -> Iterator[Check]:
             id="venv.pins",
             status="unknown",
             detail=f"{len(pins.exact)} pinned version(s) not compared: {facts.problem or 'no interpreter'}",
-            fix=f"{subject.venv_python} --version" if subject.venv_python else _make(subject),
+            fix=f"{subject.venv_python} --version" if subject.venv_python else make(subject),
         )
         return
     drifted = [
@@ -103,16 +103,5 @@ def checks(subject: Subject, pins: Pins, facts: VenvFacts) -> Iterator[Check]:
         id="venv.pins",
         status="mismatch" if drifted else "ok",
         detail=(", ".join(drifted) if drifted else f"{len(pins.exact)} pinned version(s) are installed") + rest,
-        fix=_sync(subject) if drifted else "",
+        fix=sync(subject) if drifted else "",
     )
-
-
-def _sync(subject: Subject) -> str:
-    python = subject.venv_python
-    activate = shlex.quote(str(python.parent / "activate")) if python else ""
-    return f"cd {shlex.quote(str(subject.repo_root))} && source {activate} && uv pip install -e ."
-
-
-def _make(subject: Subject) -> str:
-    first = subject.venv_candidates[0] if subject.venv_candidates else ".venv/bin/python"
-    return f"python3 -m venv {first.removesuffix('/bin/python')}"

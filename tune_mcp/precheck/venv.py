@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -74,13 +75,7 @@ def checks(subject: Subject, facts: VenvFacts) -> Iterator[Check]:
     """``venv.python`` and ``venv.pytest``."""
     if subject.venv_python is None:
         looked = ", ".join(subject.venv_candidates) or "nothing is configured"
-        first = subject.venv_candidates[0] if subject.venv_candidates else ".venv/bin/python"
-        yield Check(
-            id="venv.python",
-            status="missing",
-            detail=f"none of these exists: {looked}",
-            fix=f"python3 -m venv {first.removesuffix('/bin/python')}",
-        )
+        yield Check(id="venv.python", status="missing", detail=f"none of these exists: {looked}", fix=make(subject))
         return
     where = f"{subject.venv_python} (from {subject.venv_source})"
     if facts.problem:
@@ -98,3 +93,20 @@ def checks(subject: Subject, facts: VenvFacts) -> Iterator[Check]:
         yield Check(id="venv.pytest", status="missing", detail="the interpreter has no pytest", fix=fix)
     else:
         yield Check(id="venv.pytest", status="ok", detail=f"pytest {facts.versions['pytest']}")
+
+
+def make(subject: Subject) -> str:
+    """Make the interpreter that is not there, beside whatever is: a slice is never wiped for it (ENV-06, ENV-09)."""
+    first = subject.venv_candidates[0] if subject.venv_candidates else ".venv/bin/python"
+    folder, python = shlex.quote(first.removesuffix("/bin/python")), shlex.quote(first)
+    if not (subject.repo_root / "pyproject.toml").is_file():
+        return f"python3 -m venv {folder}"
+    root = shlex.quote(str(subject.repo_root))
+    return f"cd {root} && uv venv {folder} && uv pip install --python {python} -e ."
+
+
+def sync(subject: Subject) -> str:
+    """Bring the interpreter's packages to what the checkout asks for, without a rebuild (ENV-03)."""
+    python = subject.venv_python
+    activate = shlex.quote(str(python.parent / "activate")) if python else ""
+    return f"cd {shlex.quote(str(subject.repo_root))} && source {activate} && uv pip install -e ."

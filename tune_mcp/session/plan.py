@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints, ValidationError
 
 from tune_mcp.config.metrics import GroupPolicy
+from tune_mcp.config.model import CiMachine
 from tune_mcp.config.stages import Frozen, Stage, StageTable
 from tune_mcp.errors import Code, Json, Refusal
 from tune_mcp.files import digest, dump_json, parse_json, sha256_bytes
@@ -34,6 +35,8 @@ class LaunchSettings(Frozen):
     cache_wipes: tuple[str, ...] = ()
     allow_mig: bool = False
     cleanup_command: tuple[str, ...] = ()
+    venv_imports: tuple[str, ...] | None = None
+    ci_machine: CiMachine = CiMachine()
 
 
 class Plan(Frozen):

@@ -17,13 +17,15 @@ from tune_mcp.config.stages import Stage
 from tune_mcp.errors import Refusal
 from tune_mcp.files import FileLock, dump_json, write_atomic
 from tune_mcp.gpus import GpuReading, Presence, read_gpus
-from tune_mcp.precheck import Needs, Precheck, Probes, Subject, fingerprint, precheck
+from tune_mcp.precheck import PATIENT_DEADLINE_S, Needs, Precheck, Probes, Subject, fingerprint, precheck
+from tune_mcp.precheck.bounded import Deadline
 from tune_mcp.precheck.venv import VenvFacts, read_venv
 from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session import gpus_seen
 from tune_mcp.session import plan as plans
 from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import owner
+from tune_mcp.supervise import environment
 from tune_mcp.supervise.executor.local import LocalExecutor
 from tune_mcp.supervise.host_lock import lock_path
 from tune_mcp.supervise.loop import Supervisor, stop_request, utc_now
@@ -76,7 +78,8 @@ def prechecked(run: RunDir, plan: Plan) -> Precheck:
         allow_mig=plan.settings.allow_mig,
         needs=_needs(plan, stages),
     )
-    answer = precheck(subject, Probes(gpus, venv), iso(utc_now()))
+    probes = Probes(gpus, venv, environment.as_launched(os.environ))
+    answer = precheck(subject, probes, iso(utc_now()), deadline=Deadline(PATIENT_DEADLINE_S))
     reading = readings[0] if readings else GpuReading(Presence.UNKNOWN, reason="no answer in time")
     found = fingerprint.take(reading, venvs[0] if venvs else VenvFacts(problem="no answer in time"), plan.settings.env)
     write_atomic(run.environment, dump_json(found.model_dump(mode="json")))
@@ -90,10 +93,10 @@ def _needs(plan: Plan, stages: tuple[Stage, ...]) -> Needs:
         host = places.host(plan.host) if plan.host else None
         needs = Needs.of(places.model(plan.model), host, stages)
     except Refusal as refusal:
-        return Needs.without_config(plan.settings.env, stages, refusal.message)
+        return Needs.of_plan(plan.settings, stages, refusal.message)
     if needs.env != plan.settings.env:
         # The config was changed since: another model or host of the same name would ask for the wrong things.
-        return Needs.without_config(plan.settings.env, stages, f"the plan has another config of {plan.model}")
+        return Needs.of_plan(plan.settings, stages, f"the plan has another config of {plan.model}")
     return needs
 
 

@@ -6,9 +6,12 @@ TORCHINDUCTOR_CACHE_DIR are dropped and recorded as dropped (rules GPU-17, MOD-0
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from tune_mcp.precheck import Subject
+from tune_mcp.precheck.imports import Imports, try_imports
 
 ALLOWED = frozenset(
     {
@@ -21,6 +24,7 @@ ALLOWED = frozenset(
 ALLOWED_PREFIXES = ("LC_",)
 SCRUBBED_PREFIXES = ("CUDA_MPS_",)
 """Taken from nobody, not even from the model's settings: a GPU that is measured is shared with no other process."""
+_NO_PROXY = ("NO_PROXY", "no_proxy")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -36,22 +40,46 @@ def build(
     caller: Mapping[str, str],
     settings: Mapping[str, str],
     venv_python: Path,
-    guard_folder: Path,
-    repo_root: Path,
-    gpu_indices: tuple[int, ...],
+    import_paths: tuple[Path, ...],
+    gpu_indices: tuple[int, ...] | None,
 ) -> LaunchEnvironment:
-    """Put the child's environment together; a later source wins, and what is ours wins over all."""
+    """Put the child's environment together; a later source wins, and what is ours wins over all.
+
+    ``import_paths`` become PYTHONPATH. ``gpu_indices`` are the GPUs that the child sees; None hides none.
+    """
     kept = {name: value for name, value in caller.items() if name in ALLOWED or name.startswith(ALLOWED_PREFIXES)}
     scrubbed = {name for name in settings if name.startswith(SCRUBBED_PREFIXES)}
     variables = {**kept, **{name: value for name, value in settings.items() if name not in scrubbed}}
     variables["PATH"] = f"{venv_python.parent}:{variables.get('PATH', '/usr/local/bin:/usr/bin:/bin')}"
     variables["VIRTUAL_ENV"] = str(venv_python.parent.parent)
-    variables["PYTHONPATH"] = ":".join([str(guard_folder), str(repo_root)])
+    variables["PYTHONPATH"] = ":".join(str(path) for path in import_paths)
     variables["PYTHONUNBUFFERED"] = "1"
     variables["SPT_NOENV"] = "1"
     variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-    variables["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in gpu_indices)
-    for name in ("NO_PROXY", "no_proxy"):
-        present = [part for part in variables.get(name, "").split(",") if part]
-        variables[name] = ",".join([*present, *(host for host in LOOPBACK if host not in present)])
+    variables.pop("CUDA_VISIBLE_DEVICES", None)
+    if gpu_indices is not None:
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in gpu_indices)
+    variables |= dict.fromkeys(_NO_PROXY, _past_the_proxy(variables))
     return LaunchEnvironment(variables, tuple(sorted({*caller} - {*kept} | scrubbed)))
+
+
+def as_launched(caller: Mapping[str, str]) -> Callable[[Subject, float], Imports]:
+    """The probe that loads modules under the environment of a launch: what a stale shell exports counts for neither.
+
+    It hides no GPU, because modules look for one while they load; loading alone takes no memory on it.
+    """
+
+    def look(subject: Subject, seconds: float) -> Imports:
+        if subject.venv_python is None:
+            return Imports()
+        launch = build(caller, subject.needs.env, subject.venv_python, (subject.repo_root,), None)
+        return try_imports(subject, launch.variables, seconds)
+
+    return look
+
+
+def _past_the_proxy(variables: Mapping[str, str]) -> str:
+    """Both spellings of NO_PROXY as one list with the loopback names: programs differ in which of the two they read."""
+    parts = [part.strip() for name in _NO_PROXY for part in variables.get(name, "").split(",") if part.strip()]
+    # A lone star is everything already; with anything beside it, some programs take it for a name.
+    return "*" if "*" in parts else ",".join(dict.fromkeys([*parts, *LOOPBACK]))

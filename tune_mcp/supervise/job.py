@@ -85,6 +85,7 @@ class AttemptResult(Frozen):
     file changed before or during the launch. Times are UTC, ``duration_s`` is pytest alone (no waiting, no drain).
     The granted GPUs are described as they were just before and just after pytest; ``slowed_by`` are the reasons for
     which their clocks were seen held down. Both are notes, nothing is judged by them.
+    ``dropped_env`` are the names of the caller's variables that pytest did not get; never their values.
     """
 
     schema_version: int = 1
@@ -106,6 +107,7 @@ class AttemptResult(Frozen):
     slowed_by: tuple[str, ...] = ()
     log_sha256: str | None = None
     evidence_sha256: dict[str, str] = Field(default_factory=dict)
+    dropped_env: tuple[str, ...] = ()
 
 
 JOB_FILE = "job.json"

@@ -158,8 +158,7 @@ class Runner:
             os.environ,
             job.env,
             Path(job.venv_python),
-            guard_folder,
-            Path(job.repo_root),
+            (guard_folder, Path(job.repo_root)),
             tuple(gpu.index for gpu in self.gpus.grant.gpus),
         )
         variables = {**launch.variables, "TUNE_GUARD_RECORD": str(self.record)}

@@ -1,0 +1,177 @@
+"""The modules that a test needs really import, in the interpreter and the environment of a launch (ENV-18, ENV-20).
+
+A version in the metadata proves nothing: a wheel for another CUDA, a missing system library or a half-made install
+only shows when the module is loaded. So one child loads them, one after the other, against a deadline.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+from tune_mcp.config.stages import Frozen
+from tune_mcp.precheck.subject import Check, Subject
+from tune_mcp.precheck.venv import canonical, make, sync
+
+_PROGRAM = """
+import importlib, json, os, sys
+out = os.fdopen(os.dup(1), "w", buffering=1)
+os.dup2(2, 1)
+for name in sys.argv[1:]:
+    print(json.dumps({"begin": name}), file=out)
+    try:
+        module = importlib.import_module(name)
+    except BaseException as error:
+        print(json.dumps({"failed": name, "error": f"{type(error).__name__}: {error}"[:400]}), file=out)
+        continue
+    cuda = getattr(getattr(module, "version", None), "cuda", None)
+    said = {"version": getattr(module, "__version__", None), "file": getattr(module, "__file__", None), "cuda": cuda}
+    known = {key: str(value) for key, value in said.items() if value is not None}
+    print(json.dumps({"done": name, **known}), file=out)
+out.flush()
+os._exit(0)
+"""
+
+
+class ModuleFact(Frozen):
+    """A module that was loaded: its version, its file, and for torch the CUDA that it was built for."""
+
+    version: str | None = None
+    file: str | None = None
+    cuda: str | None = None
+
+
+@dataclass(frozen=True)
+class Imports:
+    """What became of each module. ``stuck`` was being loaded at the deadline; ``untried`` says why there is nothing."""
+
+    loaded: Mapping[str, ModuleFact] = field(default_factory=dict[str, ModuleFact])
+    failed: Mapping[str, str] = field(default_factory=dict[str, str])
+    stuck: str = ""
+    untried: str = ""
+
+    def versions(self) -> dict[str, str]:
+        """``torch.__version__`` and ``torch.version.cuda`` of every module that has them."""
+        own = {f"{name}.__version__": fact.version for name, fact in self.loaded.items()}
+        cuda = {f"{name}.version.cuda": fact.cuda for name, fact in self.loaded.items()}
+        return {name: value for name, value in {**own, **cuda}.items() if value}
+
+
+def wanted(subject: Subject) -> tuple[str, ...]:
+    """What config asks for; without a word there, the repository's own package. Raises ``OSError``."""
+    if subject.needs.imports is not None:
+        return subject.needs.imports
+    try:
+        document = tomllib.loads((subject.repo_root / "pyproject.toml").read_text(encoding="utf-8"))
+    except (FileNotFoundError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+        return ()
+    project: object = document.get("project")
+    name: object = cast("dict[str, object]", project).get("name") if isinstance(project, dict) else None
+    package = canonical(name).replace("-", "_") if isinstance(name, str) else ""
+    return (package,) if package and (subject.repo_root / package / "__init__.py").is_file() else ()
+
+
+def try_imports(subject: Subject, env: Mapping[str, str], deadline_s: float) -> Imports:
+    """Load every module in a process group of its own, which does not outlive the deadline; leaves no bytecode."""
+    names = wanted(subject)
+    if not names or subject.venv_python is None:
+        return Imports()
+    try:
+        child = subprocess.Popen(
+            [str(subject.venv_python), "-B", "-c", _PROGRAM, *names],
+            cwd=subject.repo_root,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as error:
+        return Imports(untried=f"the interpreter does not start: {error}")
+    late = False
+    try:
+        said, _ = child.communicate(timeout=deadline_s)
+    except subprocess.TimeoutExpired as error:
+        late, said = True, error.output or b""
+        # Never reaped by us: a child that hangs in the kernel does not even hear SIGKILL.
+        os.killpg(child.pid, signal.SIGKILL)
+    return _read(names, said, late, child.returncode)
+
+
+def _read(names: tuple[str, ...], said: bytes, late: bool, rc: int | None) -> Imports:
+    """Every name has a verdict; one that the child never came to is not tried, and nobody is told that all is well."""
+    loaded: dict[str, ModuleFact] = {}
+    failed: dict[str, str] = {}
+    under_way = ""
+    for line in said.splitlines():
+        entry = _entry(line)
+        if "begin" in entry:
+            under_way = entry["begin"]
+        elif "failed" in entry:
+            failed[entry["failed"]], under_way = entry["error"], ""
+        elif "done" in entry:
+            loaded[entry["done"]], under_way = _fact(entry), ""
+    rest = [name for name in names if name not in loaded and name not in failed]
+    if late and rest:
+        return Imports(loaded, failed, stuck=under_way or rest[0])
+    if under_way:
+        failed[under_way] = f"the interpreter died while loading it ({_death(rc)}); what comes after it was not tried"
+    elif rest:
+        return Imports(loaded, failed, untried=f"the interpreter ended before {rest[0]} ({_death(rc)})")
+    return Imports(loaded, failed)
+
+
+def _entry(line: bytes) -> dict[str, str]:
+    try:
+        value: object = json.loads(line)
+    except ValueError:
+        return {}
+    entry = cast("dict[str, object]", value) if isinstance(value, dict) else {}
+    return {key: text for key, text in entry.items() if isinstance(text, str)}
+
+
+def _fact(entry: Mapping[str, str]) -> ModuleFact:
+    return ModuleFact(version=entry.get("version"), file=entry.get("file"), cuda=entry.get("cuda"))
+
+
+def _death(rc: int | None) -> str:
+    return signal.Signals(-rc).name if rc is not None and rc < 0 else f"exit code {rc}"
+
+
+def checks(subject: Subject, imports: Imports, late: str) -> Iterator[Check]:
+    """``venv.imports``: one gap for all modules, because one sync of the checkout mends them (ENV-03)."""
+    if subject.venv_python is None:
+        return
+    if imports.failed:
+        detail = "; ".join(f"{name}: {error}" for name, error in imports.failed.items())
+        yield Check(id="venv.imports", status="missing", detail=detail, fix=sync(subject))
+    elif imports.untried or late:
+        why = imports.untried or late
+        yield Check(id="venv.imports", status="unknown", detail=f"not tried: {why}", fix=_by_hand(subject, ()))
+    elif imports.stuck:
+        detail = f"{imports.stuck} was still loading at the deadline; a first load from a cold disk takes minutes"
+        yield Check(id="venv.imports", status="unknown", detail=detail, fix=_by_hand(subject, (imports.stuck,)))
+    else:
+        detail = ", ".join(_shown(name, fact) for name, fact in imports.loaded.items())
+        yield Check(id="venv.imports", status="ok", detail=detail or "the model names no module to load")
+
+
+def _shown(name: str, fact: ModuleFact) -> str:
+    cuda = f" (CUDA {fact.cuda})" if fact.cuda else ""
+    return f"{name} {fact.version}{cuda}" if fact.version else f"{name}{cuda}"
+
+
+def _by_hand(subject: Subject, names: tuple[str, ...]) -> str:
+    """Loading it once by hand fills the disk's cache, and shows what it waits for."""
+    if subject.venv_python is None:
+        return make(subject)
+    statement = f"import {', '.join(names)}" if names else "import sys"
+    root, python = shlex.quote(str(subject.repo_root)), shlex.quote(str(subject.venv_python))
+    return f"cd {root} && {python} -X importtime -c {shlex.quote(statement)}"
