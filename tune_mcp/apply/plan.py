@@ -197,6 +197,9 @@ def _forbidden(symbol: str, stage: Stage, plan: Plan) -> str:
     bare = symbol.lstrip("_")
     if any(re.fullmatch(pattern, name) for pattern in plan.protected for name in (symbol, bare)):
         return f"{Code.PROTECTED_CONSTANT}: {symbol} fixes the sample scope or the load; it is never written (SMP-09)"
+    if stage.test_key in plan.report_only:
+        preset = stage.calibration_preset
+        return f"{Code.PROTECTED_CONSTANT}: gate_thresholds of preset {preset} is false; it is report only (TTS-09)"
     pattern = plan.preset_filters.get(stage.test_key)
     if pattern and not re.search(pattern, bare):
         return f"{Code.PRESET_MISMATCH}: {symbol} does not belong to preset {stage.calibration_preset} (TTS-07)"

@@ -7,11 +7,12 @@ from datetime import datetime
 from tune_mcp import __version__
 from tune_mcp.calibration.project import Interpreter, Project, gpus_per_test, select
 from tune_mcp.config.metrics import MetricRules
-from tune_mcp.config.model import ModelConfig
+from tune_mcp.config.model import ModelConfig, Preset
 from tune_mcp.config.stages import Stage, StageTable
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import sha256_file
 from tune_mcp.precheck.catalogue import stale_files, unknown_metrics
+from tune_mcp.precheck.needs import launch_settings
 from tune_mcp.run_dir import iso
 from tune_mcp.session.plan import LaunchSettings, Plan, stages_digest
 from tune_mcp.session.provenance import GitState
@@ -61,7 +62,6 @@ def new_plan(
 ) -> Plan:
     """Everything that the run fixes at its start."""
     rules = project.places.metric_rules(config.name)
-    host_env = project.host.env() if project.host else {}
     return Plan(
         tune_version=__version__,
         run_id=run_id,
@@ -85,9 +85,10 @@ def new_plan(
         catalogue={stage.key: stage for stage in stages},
         groups={stage.group: rules.policy(stage.group) for stage in stages},
         protected=_protected(rules),
-        preset_filters=_preset_filters(config, stages),
+        preset_filters={test: preset.constant_filter for test, preset in _presets(config, stages).items()},
+        report_only=tuple(test for test, preset in _presets(config, stages).items() if not preset.gate_thresholds),
         settings=LaunchSettings(
-            env={**config.auto_env, **host_env},
+            env=launch_settings(config, project.host),
             pytest_extra_args=dict(config.pytest_extra_args),
             gpus_per_test=gpus_per_test(config, stages),
             timeout_s=dict(config.timeout_s),
@@ -105,13 +106,28 @@ def _protected(rules: MetricRules) -> tuple[str, ...]:
     return tuple(pattern.pattern for group in groups for pattern in group)
 
 
-def _preset_filters(config: ModelConfig, stages: tuple[Stage, ...]) -> dict[str, str]:
-    filters: dict[str, str] = {}
+def _presets(config: ModelConfig, stages: tuple[Stage, ...]) -> dict[str, Preset]:
+    """Test key -> its preset, for the stages that have one."""
+    found: dict[str, Preset] = {}
     for stage in stages:
         source = config.metric_sources.get(stage.test.rpartition("/")[2])
         if source and stage.calibration_preset in source.calibration_presets:
-            filters[stage.test_key] = source.calibration_presets[stage.calibration_preset].constant_filter
-    return filters
+            found[stage.test_key] = source.calibration_presets[stage.calibration_preset]
+    return found
+
+
+def wider_models(project: Project, config: ModelConfig) -> tuple[str, ...]:
+    """Models that calibrate every test file of this one and more: a change to those files is theirs (MOD-09)."""
+    mine = set(config.metric_sources)
+    found: list[str] = []
+    for name in project.places.model_names():
+        try:
+            theirs = set(project.places.model(name).metric_sources)
+        except Refusal:
+            continue  # catalog tells what is wrong with it
+        if mine and mine < theirs:
+            found.append(name)
+    return tuple(found)
 
 
 def amended(project: Project, plan: Plan, strict_tests: frozenset[str]) -> Plan:

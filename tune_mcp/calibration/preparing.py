@@ -9,8 +9,8 @@ from tune_mcp.calibration.project import Project, select
 from tune_mcp.calibration.reply import Reply
 from tune_mcp.discover.aliases import expand
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.gpus import read_gpus
-from tune_mcp.precheck import Check, Precheck, Probes, Subject
+from tune_mcp.gpus import GpuReading, read_gpus
+from tune_mcp.precheck import Check, Precheck, Probes, Subject, comparable
 from tune_mcp.precheck import precheck as look
 from tune_mcp.precheck.imports import Imports
 from tune_mcp.precheck.venv import read_venv
@@ -95,6 +95,19 @@ def _lock(project: Project) -> Check:
         detail=f"{holder.run_id} of {holder.repo_root} is measuring here",
         fix=f"tune-mcp status {holder.run_id} --repo {holder.repo_root}",
     )
+
+
+def comparable_or_refuse(subject: Subject, reading: GpuReading) -> None:
+    """Raises HOST_NOT_COMPARABLE for GPUs of another model; CUDA shows only in the run's own precheck (SCP-01)."""
+    for check in comparable.gpu_model(subject, reading):
+        if check.status == "mismatch":
+            raise Refusal(
+                Code.HOST_NOT_COMPARABLE,
+                ("SCP-01", "SCP-02"),
+                f"numbers from this machine are not comparable: {check.detail}",
+                check.fix,
+                {"expected": subject.needs.ci_machine.gpu, "found": [gpu.name for gpu in reading.gpus]},
+            )
 
 
 def busy(project: Project, holder: host_lock.Holder) -> Refusal:

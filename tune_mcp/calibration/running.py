@@ -9,7 +9,7 @@ from datetime import datetime
 
 from tune_mcp import run_dir
 from tune_mcp.calibration import planning
-from tune_mcp.calibration.preparing import busy, precheck
+from tune_mcp.calibration.preparing import busy, comparable_or_refuse, precheck
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.purging import PurgeItem, asked_for
 from tune_mcp.calibration.recovering import recover, suspects
@@ -17,6 +17,7 @@ from tune_mcp.calibration.reply import Reply
 from tune_mcp.discover.aliases import expand
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import FileLock, dump_json, sha256_bytes, write_atomic, write_json
+from tune_mcp.gpus import read_gpus
 from tune_mcp.observe.audit import Cell, audit
 from tune_mcp.precheck import BLOCKING
 from tune_mcp.run_dir import RunDir
@@ -48,6 +49,7 @@ class RunReply(Reply):
     state: str
     watch_command: str
     tail_command: str
+    notes: tuple[str, ...] = ()
 
     def lines(self) -> Iterable[str]:
         """The plan line first: a client shows it as it is (ASK-10)."""
@@ -55,6 +57,7 @@ class RunReply(Reply):
         if self.dirty:
             yield "the tree is dirty: workspace.diff and the untracked files' digests are recorded with the run"
         yield f"state: {self.state}"
+        yield from self.notes
         yield f"Tab A, the pytest log, switching by itself: {self.tail_command}"
         yield f"Tab B, milestones and progress: {self.watch_command}"
 
@@ -69,7 +72,7 @@ def start_run(
     """A fresh run on the present HEAD (contract, tool 4); returns while its precheck runs.
 
     Raises UNKNOWN_MODEL, UNKNOWN_STAGE, INVALID_ARGUMENT, NO_HEAD, STAGES_STALE, NEEDS_CONFIG, PRECHECK_FAILED,
-    HALT_UNRESOLVED, RUN_ACTIVE, HOST_BUSY. A refusal leaves nothing behind.
+    HOST_NOT_COMPARABLE, HALT_UNRESOLVED, RUN_ACTIVE, HOST_BUSY. A refusal leaves nothing behind.
     """
     if type(repeats) is not int or not 1 <= repeats <= MAX_REPEATS:
         raise Refusal(
@@ -87,9 +90,10 @@ def start_run(
     python = project.interpreter(config)
     if python.path is None:
         raise _not_this_machine(project, model, keys)
+    comparable_or_refuse(project.subject(config, chosen), read_gpus())
     _no_open_halt(project, model, git.head)
     name = label or _label(model, keys, len(table), repeats)
-    return _launch(
+    started = _launch(
         project,
         lambda run, now: _write_new(
             run,
@@ -101,6 +105,9 @@ def start_run(
         ),
         lambda now: run_dir.create(project.repo_root, name, now),
     )
+    wider = planning.wider_models(project, config)
+    notes = [f"model {wide} also has these test files: a change to it is calibrated with that model" for wide in wider]
+    return started.model_copy(update={"notes": tuple(notes)})
 
 
 def _not_this_machine(project: Project, model: str, keys: tuple[str, ...]) -> Refusal:

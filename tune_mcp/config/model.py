@@ -120,12 +120,17 @@ class Variant(ResultSource):
 
 
 class Preset(ConfigModel):
-    """One of several pytest runs of the same file, with its own environment and its own constants (rule DSC-12)."""
+    """One of several pytest runs of the same file, with its own environment and its own constants (rule DSC-12).
+
+    ``gate_thresholds: false`` says that the test does not assert this preset's thresholds: it is measured and
+    reported, never written (TTS-09).
+    """
 
     constant_filter: Regex
     extra_env: Env = Field(default_factory=dict)
     gpus: Gpus | None = None
     hf_model_ids: tuple[str, ...] = ()
+    gate_thresholds: bool = True
 
     def claims(self, symbol: str) -> bool:
         """Whether a constant belongs to this preset and to no other."""
@@ -175,6 +180,7 @@ class ModelConfig(ConfigModel):
     ``default_venv_python`` and ``test_globs`` are relative to the repository root where they are not absolute;
     ``timeout_s`` limits one pytest in seconds; ``cache_wipes`` are folders below OMNI_CI_HOME emptied before each.
     ``venv_imports`` are modules that precheck loads; without the key it is the repository's own package.
+    ``ci_env_file`` is the script that CI sources before every test, which ``auto_env`` is compared with.
     """
 
     name: Name
@@ -200,6 +206,7 @@ class ModelConfig(ConfigModel):
     optimisations: dict[Name, Optimisation] = Field(default_factory=dict)
     venv_imports: tuple[ModuleName, ...] | None = None
     ci_machine: CiMachine = CiMachine()
+    ci_env_file: RelativePath | None = None
 
     def venv_pythons(self, repo_root: Path) -> tuple[Path, ...]:
         """The interpreters to try, best first."""

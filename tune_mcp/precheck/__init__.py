@@ -15,6 +15,7 @@ from tune_mcp.gpus import GpuReading, Presence
 from tune_mcp.precheck import (
     assets,
     catalogue,
+    ci_env,
     comparable,
     disk,
     gpu,
@@ -52,6 +53,7 @@ GATES: tuple[tuple[str, Gate], ...] = (
     ("stages.fresh", catalogue.checks),
     ("disk.space", disk.checks),
     ("env.layout", layout.checks),
+    ("env.ci", ci_env.checks),
     ("hf.assets", assets.checks),
     ("speaker_sim.assets", speaker_sim.checks),
     ("host.ptrace", ptrace.checks),

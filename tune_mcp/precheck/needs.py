@@ -28,6 +28,7 @@ class Needs:
     unread: str = ""
     imports: tuple[str, ...] | None = None
     ci_machine: CiMachine = field(default_factory=CiMachine)
+    ci_env_file: str | None = None
 
     @classmethod
     def of(cls, model: ModelConfig, host: HostProfile | None, stages: Iterable[Stage]) -> Needs:
@@ -45,6 +46,7 @@ class Needs:
             profile=host,
             imports=model.venv_imports,
             ci_machine=model.ci_machine,
+            ci_env_file=model.ci_env_file,
         )
 
     @classmethod
@@ -79,7 +81,8 @@ class Needs:
 
 def launch_settings(model: ModelConfig, host: HostProfile | None) -> dict[str, str]:
     """The variables that the model and the host add to every launch."""
-    return {**model.auto_env, **(host.env() if host else {})}
+    slice_root = {"OMNI_CI_HOME": model.omni_ci_home} if model.omni_ci_home else {}
+    return {**slice_root, **model.auto_env, **(host.env() if host else {})}
 
 
 def _unique(names: Iterable[str]) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ class Plan(Frozen):
     ``catalogue`` has exactly the selected stages, in order. ``file_sha256`` maps every test and threshold file
     (relative to the repository root) to its digest. ``untracked`` maps untracked files to digests.
     ``protected`` are name patterns that are never written; ``preset_filters`` maps a test key to the pattern that
-    its preset's symbols match.
+    its preset's symbols match; ``report_only`` are test keys whose thresholds no test asserts.
     ``legacy`` marks a run of the older script: readable, never continued.
     """
 
@@ -73,6 +73,7 @@ class Plan(Frozen):
     groups: dict[str, GroupPolicy]
     protected: tuple[str, ...] = ()
     preset_filters: dict[str, str] = Field(default_factory=dict)
+    report_only: tuple[str, ...] = ()
     settings: LaunchSettings
     legacy: bool = Field(default=False, exclude=True)
 

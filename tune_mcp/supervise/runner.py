@@ -67,6 +67,7 @@ class Runner:
         self.started = datetime.now(UTC)
         read = gpus_seen.Recording(job.run, read_gpus, lambda: datetime.now(UTC))
         self.gpus = GpuUse(job, read, self.say, self.phase, orders.wait, self.cancelled)
+        self.dropped: tuple[str, ...] = ()
 
     def say(self, text: str) -> None:
         """One line on stderr, which the executor keeps in the attempt's folder."""
@@ -103,6 +104,7 @@ class Runner:
             leftovers=leftovers,
             moved=self._moved(),
             **self.gpus.facts(),
+            dropped_env=self.dropped,
             **self._evidence(),
         )
 
@@ -135,9 +137,11 @@ class Runner:
     def _wiped(self) -> Blocked | None:
         """Make the caches cold; why that failed, None when it did not (WDG-09: a launch requires it)."""
         slice_root = self.job.env.get("OMNI_CI_HOME")
-        if not slice_root or not self.job.cache_wipes:
+        if not self.job.cache_wipes:
             return None
         try:
+            if not slice_root:
+                raise ValueError("OMNI_CI_HOME, the root of cache_wipes, is not set")
             emptied = caches.wipe(Path(slice_root), self.job.cache_wipes)
         except (OSError, ValueError) as error:
             return Blocked(
@@ -164,7 +168,7 @@ class Runner:
         variables = {**launch.variables, "TUNE_GUARD_RECORD": str(self.record)}
         argv = pytest_argv(job, self.basetemp)
         self.say(f"launch: {shlex.join(argv)}")
-        self.say(f"left behind from the caller's environment: {', '.join(launch.dropped) or 'nothing'}")
+        self.dropped = launch.dropped
         self.phase("pytest")
         default_signals_for_child()
         begin = time.monotonic()
