@@ -259,9 +259,31 @@ def test_a_constant_that_fits_two_filters_is_refused(tts: Project, change: tuple
     assert caught.value.rules == (rule,)
 
 
+@pytest.mark.rule("DSC-11", "DSC-12")
+@pytest.mark.parametrize(
+    ("change", "owner"),
+    [(("^MOSS_VC_", "^MOSSY_VC_"), "calibration_presets.moss"), (("_VC_STREAM_", "_VC_STREAMED_"), "variants.stream")],
+)
+def test_a_filter_that_fits_nothing_is_refused(tts: Project, change: tuple[str, str], owner: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        tts.discover(TTS_CONFIG.replace(*change))
+    assert caught.value.code is Code.INVALID_CONFIG
+    assert caught.value.details["key"] == f"metric_sources.test_tts_ci.py.{owner}.constant_filter"
+
+
+@pytest.mark.rule("TTS-05", "TTS-09")
+def test_a_preset_that_gates_on_nothing_yet_may_have_no_thresholds(tts: Project) -> None:
+    scaffold = TTS_CONFIG.replace("constant_filter: ^MOSS_VC_", "gate_thresholds: false, constant_filter: ^NEW_VC_")
+    assert scaffold != TTS_CONFIG
+
+    found = tts.discover(scaffold)
+
+    assert {stage.is_docs for key, stage in found.stages.items() if "_moss_" in key} == {True}
+
+
 @pytest.mark.rule("DSC-12")
 def test_a_threshold_of_no_preset_is_told_and_taken_by_none(tts: Project) -> None:
-    tts.write("tests/tts_ci_config.py", PRESET.format("HIGGS") + PRESET.format("OTHER"))
+    tts.write("tests/tts_ci_config.py", "".join(map(PRESET.format, ("HIGGS", "MOSS", "OTHER"))))
     found = tts.discover(TTS_CONFIG)
     assert not any("OTHER" in m.source for stage in found.stages.values() for m in stage.metrics.values())
     assert any("OTHER_VC_WER_MAX_CORPUS fits no preset" in problem for problem in found.problems)

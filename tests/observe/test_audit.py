@@ -94,6 +94,19 @@ def test_every_kind_of_observation_has_its_glyph_and_reason(
     assert why in reason
 
 
+@pytest.mark.rule("SMP-07")
+@pytest.mark.parametrize(
+    ("samples", "ok", "cell"), [(2000, 2000, "strict"), (2000, 1999, "partial"), (20, 19, "partial")]
+)
+def test_one_sample_short_of_full_coverage_is_partial(plan: Plan, samples: int, ok: int, cell: str) -> None:
+    stage = plan.catalogue["toy_speed"].model_copy(update={"expected_samples": samples})
+
+    found, reason = classify(stage, stored(stage, total=samples, ok=ok))
+
+    assert found is {"strict": Cell.STRICT, "partial": Cell.PARTIAL}[cell]
+    assert ok == samples or f"{ok}/{samples} samples" in reason
+
+
 @pytest.mark.rule("SMP-01")
 def test_without_expected_samples_any_whole_scope_counts_but_never_zero(plan: Plan) -> None:
     stage = plan.catalogue["toy_speed"].model_copy(update={"expected_samples": None})

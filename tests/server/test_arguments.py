@@ -32,6 +32,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("start_run", {"model": "toy", "repeats": 101}, "INVALID_ARGUMENT"),
     ("start_run", {"model": "toy", "repeats": 2.5}, "INVALID_ARGUMENT"),
     ("start_run", {"model": "toy", "repeats": None}, "INVALID_ARGUMENT"),
+    ("start_run", {"model": "toy", "skip_precheck": True}, "INVALID_ARGUMENT"),
     ("start_run", {"model": "toy", "label": "../../etc"}, "INVALID_ARGUMENT"),
     ("start_run", {"model": "toy", "label": "x" * 61}, "INVALID_ARGUMENT"),
     ("start_run", {"model": "toy", "stages": ["toy_speed", "nope"]}, "UNKNOWN_STAGE"),
@@ -71,7 +72,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.rule("SCP-04", "POL-02", "SES-06", "STG-01", "RTY-07", "SES-02")
+@pytest.mark.rule("PRE-07", "SCP-04", "POL-02", "SES-06", "STG-01", "RTY-07", "SES-02")
 async def test_bad_input_is_refused_with_its_code_and_leaves_nothing_behind(connect: Any, repo: Path, era: str) -> None:
     before = toy.git(repo, "status", "--porcelain", "--ignored")
     async with connect(repo, era) as session:

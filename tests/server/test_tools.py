@@ -35,6 +35,13 @@ async def test_the_twelve_tools_come_in_the_contracts_order_over_every_transport
     assert [tool["name"] for tool in await tools_of(connect, repo, era, transport)] == ORDER
 
 
+@pytest.mark.rule("HST-08", "ENV-01", "ENV-17")
+async def test_no_tool_starts_a_container_or_mends_an_environment(connect: Any, repo: Path) -> None:
+    words = {word for tool in await tools_of(connect, repo) for word in tool["name"].split("_")}
+
+    assert words & {"docker", "container", "host", "env", "fix", "install", "download", "rebuild", "venv"} == set()
+
+
 async def test_both_eras_see_the_same_tools(connect: Any, repo: Path) -> None:
     assert await tools_of(connect, repo, "auto") == await tools_of(connect, repo, "legacy")
 

@@ -201,7 +201,10 @@ def discover(project: Project, model: str, write: bool = True) -> DiscoverReply:
     config = project.places.model(model)
     rules = project.places.metric_rules(model)
     previous = _previous(project, model)
-    found = read_tests(config, rules, project.repo_root, previous, datetime.now(UTC).replace(microsecond=0))
+    try:
+        found = read_tests(config, rules, project.repo_root, previous, datetime.now(UTC).replace(microsecond=0))
+    except Refusal as refusal:
+        raise project.places.located(model, refusal) from refusal
     path = project.places.stages_path_for_writing(model, project.repo_root)
     data = dump_stages(found.stages)
     written = write and not (path.exists() and path.read_bytes() == data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Sequence
 
 from tune_mcp.calibration import recovering
@@ -76,7 +77,9 @@ def _blocking_first(found: Precheck) -> tuple[Check, ...]:
 
 def _host(project: Project) -> tuple[Check, ...]:
     if project.host is None:
-        return (Check(id="host.profile", status="ok", detail="none: a plain machine, the model's defaults count"),)
+        names = ", ".join(project.places.host_names())
+        detail = f"none is for {socket.gethostname()} (there are: {names}); the model's defaults count"
+        return (Check(id="host.profile", status="ok", detail=detail),)
     return (Check(id="host.profile", status="ok", detail=f"{project.host.name} ({project.host_source})"),)
 
 

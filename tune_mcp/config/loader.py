@@ -16,7 +16,7 @@ from tune_mcp.config.metrics import MetricRules, load_metric_rules
 from tune_mcp.config.model import ModelConfig
 from tune_mcp.config.stages import StageTable
 from tune_mcp.config.stages_yaml import load_stages
-from tune_mcp.config.yaml_source import read_yaml
+from tune_mcp.config.yaml_source import dotted, read_yaml
 from tune_mcp.errors import Code, Refusal
 
 REPO_PLACE = ".tune"
@@ -134,6 +134,17 @@ class ConfigPlaces:
                 {"hostname": hostname, "hosts": [*names]},
             )
         return (fitting[0], f"hostname {hostname}") if fitting else None
+
+    def located(self, name: str, refusal: Refusal) -> Refusal:
+        """A refusal of a key that only shows against the tests, with the file and the line of that key (MOD-02)."""
+        key = refusal.details.get("key")
+        if refusal.code is not Code.INVALID_CONFIG or "file" in refusal.details or not isinstance(key, str):
+            return refusal
+        path = self.config_path(name)
+        line = next((line for steps, line in read_yaml(path).lines.items() if dotted(steps) == key), 1)
+        details = {**refusal.details, "file": str(path), "line": line}
+        message = f"{path}:{line}: {key}: {refusal.message}"
+        return Refusal(refusal.code, refusal.rules, message, refusal.next, details)
 
     def _first(self, relative: str, places: int) -> Path | None:
         paths = (place / relative for place in self.places[:places])

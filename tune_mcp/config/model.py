@@ -45,17 +45,19 @@ def _complete(argument: str) -> str:
     return argument
 
 
-def _fit_for_a_file(env: dict[str, str]) -> dict[str, str]:
-    """Refuse what cuts a test file short, and what must not stand in a file that people share."""
+def _no_addopts(env: dict[str, str]) -> dict[str, str]:
     if "PYTEST_ADDOPTS" in env:
         what = "PYTEST_ADDOPTS is not allowed: tune-mcp alone writes pytest's command line"
         raise PydanticCustomError("tune_pytest_env", what, {"rule": "XPY-01"})
-    for name, value in env.items():
-        if _CREDENTIALS.search(value):
-            # The value itself is not repeated: this sentence ends in logs.
-            what = "{name} holds a user and a password: export it in the shell that starts tune-mcp"
-            raise PydanticCustomError("tune_secret", what, {"name": name, "rule": "ENV-26"})
     return env
+
+
+def _no_secret(value: str) -> str:
+    if _CREDENTIALS.search(value):
+        # The value itself is not repeated: this sentence ends in logs.
+        what = "it holds a user and a password; export it in the shell that starts tune-mcp"
+        raise PydanticCustomError("tune_secret", what, {"rule": "ENV-26"})
+    return value
 
 
 def _file_name(name: str) -> str:
@@ -66,7 +68,7 @@ def _file_name(name: str) -> str:
 
 
 FileName = Annotated[str, AfterValidator(_file_name)]
-Env = Annotated[dict[str, str], AfterValidator(_fit_for_a_file)]
+Env = Annotated[dict[str, Annotated[str, AfterValidator(_no_secret)]], AfterValidator(_no_addopts)]
 _Samples = Annotated[int, Field(gt=0)] | ConstantName
 
 

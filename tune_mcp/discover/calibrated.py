@@ -85,8 +85,8 @@ class CalibratedFiles:
     def _module(self, path: str, key: str) -> ModuleConstants:
         module = self.modules.read(path)
         if module is None:
-            what = f"{key}: there is no file {path} inside {self.modules.repo_root}"
-            raise Refusal(Code.INVALID_CONFIG, "DSC-13", what, "correct config.yaml", {"key": key, "file": path})
+            what = f"there is no file {path} inside {self.modules.repo_root}"
+            raise Refusal(Code.INVALID_CONFIG, "DSC-13", what, "correct config.yaml", {"key": key, "missing": path})
         return module
 
     def _check_keys(self, test: str, config: FileSource) -> None:

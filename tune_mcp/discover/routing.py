@@ -43,7 +43,11 @@ class Routing:
 
 
 def route(test: str, config: FileSource, module: ModuleConstants, rules: MetricRules) -> Routing:
-    """Sort the constants of ``module`` into trees. Raises INVALID_CONFIG when two presets or variants claim one."""
+    """Sort the constants of ``module`` into trees.
+
+    Raises INVALID_CONFIG when two presets or variants claim one constant, and when one of them could claim none.
+    """
+    _some_for_each(test, config, module)
     found = Routing()
     variants: list[str | None] = [None, *config.variants]
     presets: list[str | None] = [*config.calibration_presets] or [None]
@@ -68,12 +72,24 @@ def _sibling_has_claims(tree: Tree, trees: dict[tuple[str | None, str | None], T
     return any(other.claims for (variant, _), other in trees.items() if variant == tree.variant)
 
 
+def _some_for_each(test: str, config: FileSource, module: ModuleConstants) -> None:
+    """A filter that fits nothing is a slip of the pen: its stages would be missing without a word."""
+    names = [name for name in module.constants if name == name.upper()]
+    gating = {name: preset for name, preset in config.calibration_presets.items() if preset.gate_thresholds}
+    for kind, rule, filters in (("variants", "DSC-11", config.variants), ("calibration_presets", "DSC-12", gating)):
+        for owner, one in filters.items():
+            if not any(one.claims(name) for name in names):
+                key = f"metric_sources.{test}.{kind}.{owner}.constant_filter"
+                what = f"{one.constant_filter} fits no constant of {module.path}"
+                raise Refusal(Code.INVALID_CONFIG, rule, what, "correct the filter in config.yaml", {"key": key})
+
+
 def _one(test: str, key: str, rule: str, claim: Claim, names: list[str]) -> str | None:
     if len(names) > 1:
         raise Refusal(
             Code.INVALID_CONFIG,
             rule,
-            f"metric_sources.{test}.{key}: {claim.symbol} fits {' and '.join(names)}",
+            f"{claim.symbol} fits {' and '.join(names)}",
             "make the constant_filters exclude each other",
             {"test": test, "key": f"metric_sources.{test}.{key}", "symbol": claim.symbol, "fits": [*names]},
         )
