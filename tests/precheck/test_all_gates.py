@@ -19,6 +19,7 @@ from tune_mcp.precheck.venv import VenvFacts
 from tune_mcp.session import plan as plans
 from tune_mcp.session.plan import Plan
 from tune_mcp.supervise import __main__ as supervisor
+from tune_mcp.supervise import host_lock
 
 NOW = "2026-06-01T00:00:00Z"
 
@@ -179,6 +180,7 @@ def test_a_run_on_a_machine_with_gaps_lists_them_all_and_starts_no_pytest(tmp_pa
     for gap in ("hf.model:org/m missing", "hf.dataset:org/d missing", "env.layout:XDG_CACHE_HOME mismatch"):
         assert gap in run.run_log.read_text()
     assert toy.launches(project, 1) == ()
+    toy.wait_for(lambda: host_lock.current() is None, what="the host to be free again")
     assert set(gaps(Precheck.model_validate_json(run.precheck.read_bytes()).checks)) == set(
         gaps(preparing.precheck(project, "toy").checks)
     )
