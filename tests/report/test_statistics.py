@@ -87,6 +87,16 @@ def test_a_limit_tighter_than_observed_counts_the_repeats_beyond_it() -> None:
     assert fail_chance((1.0, 2.0, 3.0, 4.0, 5.0), "max", 2.5).estimate >= 3 / 5
 
 
+def test_throughput_and_the_latency_that_is_its_inverse_have_the_same_chance() -> None:
+    latency = (0.617, 0.408, 0.869)
+    qps = tuple(2 / value for value in latency)
+    one = fail_chance(latency, "max", max(latency) * 4, by_ratio=True)
+    other = fail_chance(qps, "min", min(qps) / 4, by_ratio=True)
+    assert one.estimate == pytest.approx(other.estimate)
+    assert one.basis == other.basis == "student-t of logarithms"
+    assert fail_chance((0.0, 0.1, 0.2), "max", 0.3, by_ratio=True).basis == "student-t"
+
+
 def test_a_limit_that_every_repeat_broke_is_still_no_certainty() -> None:
     chance = fail_chance((7.72, 15.01, 7.69, 15.12, 7.75), "max", 2.475).estimate
     assert 5 / 6 <= chance < 1

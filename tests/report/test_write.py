@@ -149,7 +149,20 @@ def test_recording_changes_without_a_report_is_refused(case) -> None:
 def test_an_applied_report_says_at_the_top_that_the_files_have_changed(case) -> None:
     case.report()
     record_applied(case.run, (ROW,))
-    assert "> **Applied:** 1 threshold has been written; see Applied changes" in case.run.report_md.read_text()
+    assert "> **Applied:** 1 threshold has been written; the tables show the files" in case.run.report_md.read_text()
+
+
+@pytest.mark.rule("RPT-04")
+def test_a_report_made_again_after_an_apply_still_shows_what_loosened_and_from_what(case) -> None:
+    case.report()
+    record_applied(case.run, (ROW,))
+    path = case.repo / "tests/test_tts_ci.py"
+    path.write_text(path.read_text().replace("TTS_WER_MAX_CORPUS = 0.0122", "TTS_WER_MAX_CORPUS = 0.0131"))
+    wer = next(metric for _, metric in case.report().metrics() if metric.key == "corpus_wer")
+    assert (wer.current_raw, wer.direction_text) == (0.0122, "loosens (+7.4%)")
+    record_applied(case.run, ())
+    wer = next(metric for _, metric in case.report().metrics() if metric.key == "corpus_wer")
+    assert (wer.current_raw, wer.direction_text) == (0.0131, "equal")
 
 
 def test_facts_tell_what_the_apply_plan_says(case) -> None:

@@ -65,8 +65,8 @@ class MetricReader:
             limit_proposed=limit,
             present_misses=None if present is None else _misses(values, row.worst_op == "min", present),
             spread=SpreadFacts.model_validate(asdict(described)),
-            chance=_chance(values, row, limit),
-            chance_present=None if present is None else _chance(values, row, present),
+            chance=_chance(values, row, limit, slack),
+            chance_present=None if present is None else _chance(values, row, present, slack),
             past=past,
             loosened_in_a_row=loosened_in_a_row(row, past),
             moves_with=None,
@@ -80,8 +80,9 @@ class MetricReader:
         )
 
 
-def _chance(values: tuple[Number, ...], row: Row, limit: float | None) -> ChanceFacts:
-    return ChanceFacts.model_validate(asdict(statistics.fail_chance(values, row.worst_op, limit)))
+def _chance(values: tuple[Number, ...], row: Row, limit: float | None, slack: Slack | None) -> ChanceFacts:
+    by_ratio = slack is not None and slack.offset == 0
+    return ChanceFacts.model_validate(asdict(statistics.fail_chance(values, row.worst_op, limit, by_ratio=by_ratio)))
 
 
 def _slack(slack: Slack) -> SlackFacts:

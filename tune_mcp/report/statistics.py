@@ -15,7 +15,7 @@ from typing import Literal
 from tune_mcp.config.stages import WorstOp
 
 Number = int | float
-Basis = Literal["student-t", "distribution-free", "slack unknown", "no spread seen"]
+Basis = Literal["student-t", "student-t of logarithms", "distribution-free", "slack unknown", "no spread seen"]
 _TOGETHER = 0.95
 _LEAST_FOR_HALVES = 4
 
@@ -106,14 +106,15 @@ def student_tail(t: float, df: int) -> float:
     return tail if t >= 0 else 1 - tail
 
 
-def fail_chance(values: Sequence[Number], worst: WorstOp, limit: float | None) -> FailChance:
+def fail_chance(values: Sequence[Number], worst: WorstOp, limit: float | None, *, by_ratio: bool = False) -> FailChance:
     """Chance that the next clean run is worse than ``limit``, the effective limit with the file's slack on it.
 
     ``limit`` None: the slack is unknown, and 1/(N+1) is what zero slack would cost. A limit at the worst value seen:
     1/(N+1) exactly, whatever the distribution. A looser one: Student's predictive t, which knows that N is small,
     never above 1/(N+1). Values without any spread: 0, and only the bound says what cannot be excluded. A limit
     tighter than the worst value seen: the share of repeats beyond it (N/(N+1) for all) or the t figure, whichever is
-    larger.
+    larger. ``by_ratio``: the slack is a factor, so positive values are compared by their logarithms; throughput and
+    the latency that is its inverse then have the same chance.
     """
     n = len(values)
     bound = 1 / (n + 1)
@@ -126,10 +127,17 @@ def fail_chance(values: Sequence[Number], worst: WorstOp, limit: float | None) -
         return FailChance(bound, bound, "slack unknown")
     if n == 1 or sign * limit == max(losses):
         return FailChance(bound, bound, "distribution-free")
-    scale = stdev(losses) * math.sqrt(1 + 1 / n)
-    tail = student_tail((sign * limit - math.fsum(losses) / n) / scale, n - 1)
+    logarithms = by_ratio and min(*values, limit) > 0
+    scale = math.log if logarithms else float
+    tail = _tail([sign * scale(value) for value in values], sign * scale(limit))
     estimate = max(tail, min(beyond / n, 1 - bound)) if beyond else min(tail, bound)
-    return FailChance(estimate, bound, "student-t")
+    return FailChance(estimate, bound, "student-t of logarithms" if logarithms else "student-t")
+
+
+def _tail(losses: Sequence[float], limit: float) -> float:
+    """Chance that one more normal value exceeds ``limit``, from values that are not all the same."""
+    n = len(losses)
+    return student_tail((limit - math.fsum(losses) / n) / (stdev(losses) * math.sqrt(1 + 1 / n)), n - 1)
 
 
 def any_fails(chances: Sequence[float]) -> float:

@@ -98,10 +98,11 @@ def slack_text(slack: SlackFacts | None) -> str:
 def basis_text(metric: MetricFacts) -> str:
     """Where the chance of failing comes from, in words."""
     chance = metric.chance
-    if chance.basis == "student-t" and any(flag.kind == "bistable" for flag in metric.flags):
+    if chance.basis.startswith("student-t") and any(flag.kind == "bistable" for flag in metric.flags):
         return "Student's t with the file's slack; it assumes one mode and two are seen"
     return {
         "student-t": "Student's t over the repeats, with the file's slack",
+        "student-t of logarithms": "Student's t over the repeats' logarithms, with the file's slack",
         "distribution-free": "no room beyond the worst: 1/(N+1) for any distribution",
         "slack unknown": "slack unknown: 1/(N+1), as if there were none",
         "no spread seen": f"no spread seen; up to {chance_text(chance.bound)} cannot be excluded",
@@ -125,7 +126,7 @@ def notes(facts: ReportFacts) -> list[tuple[str, str]]:
         found.append(("Changed since the run was planned", f"{changed_text(facts)}."))
     if facts.applied:
         told = "thresholds have been written" if len(facts.applied) > 1 else "threshold has been written"
-        found.append(("Applied", f"{len(facts.applied)} {told}; see Applied changes for the values before."))
+        found.append(("Applied", f"{len(facts.applied)} {told}; the tables show the files as they stood before."))
     if facts.previous and facts.previous.differences:
         found.append(("Not measured under the last calibration's conditions", "; ".join(facts.previous.differences)))
     return found

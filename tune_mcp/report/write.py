@@ -48,7 +48,7 @@ def write_report(
     """Write the three files, each whole; returns what they say. The caller has checked both gates (RPT-10).
 
     ``optimisations`` are what the model's config names now: they add remarks and change no number.
-    A report of the same artifacts that already records applied changes keeps them (RPT-04).
+    A report of the same artifacts that already records applied changes keeps them, and its tables (RPT-04).
     """
     if not audited.ready:
         raise ValueError(f"{plan.run_id} has not passed both gates; no report is written (RPT-10)")
@@ -58,7 +58,9 @@ def write_report(
     facts = facts.model_copy(update={"previous": since, "optimisations": look(run, audited, named)})
     earlier = read_report(run)
     if earlier and earlier.artifacts_digest == facts.artifacts_digest:
-        facts = facts.model_copy(update={"applied": earlier.applied})
+        # What stood in the files before is what a reviewer must see; the files themselves hold the new values now.
+        before = {"stages": earlier.stages, "suite": earlier.suite} if earlier.applied else {}
+        facts = facts.model_copy(update={"applied": earlier.applied, **before})
     _write(run, facts)
     return facts
 
