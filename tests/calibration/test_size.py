@@ -84,6 +84,8 @@ def test_every_reply_about_a_large_run_is_short_and_ends_with_the_next_step(larg
         assert text.endswith(f"Next: {reply.next}"), type(reply)
     assert len(plan.rows) == STAGES
     assert f"{STAGES} metrics in {STAGES} stages: 36 would loosen, 36 tighten" in report.text()
+    assert all("loosens (-89.6%)" in line for line in report.loosening[:FILES]), "the largest change first"
+    assert "LOOSENS … and 16 more, by less" in report.text()
 
 
 def test_the_strict_audit_of_a_large_run_is_whole_and_still_short(large: tuple[Project, str]) -> None:

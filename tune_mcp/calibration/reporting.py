@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -19,7 +20,7 @@ from tune_mcp.config.stages import Frozen
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.observe.worst import Direction, Number
 from tune_mcp.report import since, wording
-from tune_mcp.report.figures import direction_text
+from tune_mcp.report.figures import change_percent, direction_text
 from tune_mcp.report.write import write_report
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
@@ -28,6 +29,7 @@ from tune_mcp.supervise.loop import utc_now
 
 _ROWS_SHOWN = 60
 _NOTES_SHOWN = 5
+_LOOSENING_SHOWN = 20
 _DIFF_ROOM = 3500
 
 
@@ -58,6 +60,8 @@ class ReportReply(Reply):
             f"{self.equal} stay, {self.unknown} unknown"
         )
         yield from (f"LOOSENS {line}" for line in self.loosening)
+        if self.loosens > len(self.loosening):
+            yield f"LOOSENS … and {self.loosens - len(self.loosening)} more, by less"
         yield from (f"note: {note}" for note in self.notes)
 
 
@@ -74,11 +78,8 @@ def report(project: Project, run_id: str) -> ReportReply:
     changed = evidence.changed_files(project.repo_root, found.run, found.plan)
     notes = [f"{name} {what}" for name, what in changed.items()][:_NOTES_SHOWN]
     notes += [wording.suite_text(facts)]
-    notes += [
-        f"{stage.key}: {since.gain_text(stage, facts)} (PRF-03, PRF-04)"
-        for stage in facts.stages
-        if facts.unproven(stage)
-    ][:_NOTES_SHOWN]
+    unproven = filter(None, map(since.unproven_text, facts.optimisations))
+    notes += [f"{text} (PRF-03, PRF-04)" for text in unproven][:_NOTES_SHOWN]
     return ReportReply(
         run_id=run_id,
         calibration_git_sha=found.plan.calibration_git_sha,
@@ -91,7 +92,7 @@ def report(project: Project, run_id: str) -> ReportReply:
         loosens=counts[Direction.LOOSENS],
         equal=counts[Direction.EQUAL],
         unknown=counts[Direction.UNKNOWN],
-        loosening=tuple(_movement(row) for row in proposal.rows if row.direction is Direction.LOOSENS)[:20],
+        loosening=tuple(_movement(row) for row in _loudest(proposal))[:_LOOSENING_SHOWN],
         notes=tuple(notes + (["calibrated on a dirty tree"] if found.plan.dirty else [])),
         next=f"tell the user the report's path and the loosening metrics, then call apply_plan with run_id={run_id}",
     )
@@ -101,6 +102,12 @@ def _optimisations(project: Project, plan: Plan) -> Mapping[str, Optimisation]:
     """What the model's config names now, read where the run read it. Raises INVALID_CONFIG or UNKNOWN_MODEL."""
     config = Path(plan.config_dir) if plan.config_dir else project.options.config
     return ConfigPlaces.resolve(project.repo_root, config).model(plan.model).optimisations
+
+
+def _loudest(proposal: ApplyPlan) -> list[Row]:
+    """The rows that loosen, the largest change first; one from zero has no percentage and stands on top."""
+    rows = [row for row in proposal.rows if row.direction is Direction.LOOSENS and row.current_raw is not None]
+    return sorted(rows, key=lambda row: -abs(change_percent(row.current_raw or 0, row.write_value) or math.inf))
 
 
 def _movement(row: Row) -> str:

@@ -90,6 +90,15 @@ def gain_text(stage: StageFacts, facts: ReportFacts) -> str:
     return f"{way}: no gain although {names} changed; dominated by {_OTHER_WORK}, or not reached: a person has to say"
 
 
+def unproven_text(one: OptimisationFacts) -> str:
+    """That no log of some tests shows an optimisation; empty where every test's logs do (PRF-03, PRF-04)."""
+    without = [seen.test for seen in one.tests if not seen.repeats] if one.evidence else []
+    if not without:
+        return ""
+    more = f" and {len(without) - 3} more" if len(without) > 3 else ""
+    return f"{one.name} is configured but in no log of {', '.join(without[:3])}{more}: {_LOOK_AT}"
+
+
 def _named(one: OptimisationFacts, stage: StageFacts, repeats: int) -> str:
     """The optimisation's name, and what is missing from its proof."""
     if one.evidence is None:
