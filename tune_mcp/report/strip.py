@@ -87,9 +87,10 @@ def strip(metric: MetricFacts) -> Strip:
     for row, marks in _rows(metric):
         inside = [(value, kind, name) for value, kind, name in marks if low <= value <= high]
         lines += [Line(x(value), kind, f"{name} {text(value)}") for value, kind, name in inside]
-        labels += _edge_notes([mark for mark in marks if mark[0] < low], row, 0.0, text)
-        labels += _edge_notes([mark for mark in marks if mark[0] > high], row, 100.0, text)
-        labels += _labels([(x(value), kind, name) for value, kind, name in inside], row, labels)
+        placed = _labels([(x(value), kind, name) for value, kind, name in inside], row)
+        placed += _edge_notes([mark for mark in marks if mark[0] < low], row, 0.0, text, placed)
+        placed += _edge_notes([mark for mark in marks if mark[0] > high], row, 100.0, text, placed)
+        labels += placed
     return Strip(
         height=base + _BOTTOM + 16,
         base=base,
@@ -127,17 +128,26 @@ def _domain(metric: MetricFacts) -> tuple[float, float]:
     return min([low, *others]) - pad, max([high, *others]) + pad
 
 
-def _edge_notes(marks: list[_Mark], row: str, edge: float, text: Callable[[float], str]) -> list[Label]:
+def _edge_notes(
+    marks: list[_Mark], row: str, edge: float, text: Callable[[float], str], taken: list[Label]
+) -> list[Label]:
+    """A note at the edge for the lines beyond it, moved inwards past a word that stands there."""
     if not marks:
         return []
     told = ", ".join(f"{name} {text(value)}" for value, _, name in sorted(marks, reverse=edge == 0.0))
-    arrow = f"◂ {told}" if edge == 0.0 else f"{told} ▸"
-    return [Label(edge, row, "start" if edge == 0.0 else "end", marks[0][1], arrow)]
+    anchor, told = ("start", f"◂ {told}") if edge == 0.0 else ("end", f"{told} ▸")
+    spans = [_span(label.x, label.anchor, label.text) for label in taken]
+    x = edge
+    for left, right in sorted(spans, reverse=edge != 0.0):
+        note = _span(x, anchor, told)
+        if note[0] <= right and note[1] >= left:
+            x = right if edge == 0.0 else left
+    return [Label(round(x, 2), row, anchor, marks[0][1], told)]
 
 
-def _labels(marks: list[tuple[float, str, str]], row: str, taken: list[Label]) -> list[Label]:
+def _labels(marks: list[tuple[float, str, str]], row: str) -> list[Label]:
     """Words at their lines, leaving out one that would run into another: its line and number stay."""
-    spans = [_span(label.x, label.anchor, label.text) for label in taken if label.row == row]
+    spans: list[tuple[float, float]] = []
     placed: list[Label] = []
     for place, kind, name in marks:
         for anchor in ("middle", "start", "end"):
