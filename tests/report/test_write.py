@@ -235,7 +235,7 @@ def test_what_precheck_could_not_vouch_for_stands_in_the_provenance(workshop) ->
     assert "idle" not in text.split("## Provenance")[1]
 
 
-@pytest.mark.parametrize("kind", ["alert", "unwatched", "retry", "halted"])
+@pytest.mark.parametrize("kind", ["alert", "unwatched", "recovered", "retry", "halted"])
 def test_what_happened_on_the_way_is_listed(case, kind: str) -> None:
     from tune_mcp.session import events
 
