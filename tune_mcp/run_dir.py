@@ -35,6 +35,11 @@ class RunDir:
         return self.path / "plan.json"
 
     @property
+    def next_plan(self) -> Path:
+        """The plan that replaces plan.json once the ledger names it."""
+        return self.path / "plan.next.json"
+
+    @property
     def precheck(self) -> Path:
         return self.path / "precheck.json"
 

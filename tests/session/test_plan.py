@@ -103,7 +103,7 @@ def test_a_plan_is_written_once(finished: tuple[Project, RunDir]) -> None:
     plan, before = project.plan(run), run.plan.read_bytes()
 
     with pytest.raises(Refusal, match=r"PLAN_EXISTS \[SES-04\]"):
-        plans.write(run, plan, write_atomic)
+        plans.write(run, plan, write_atomic, lambda _: pytest.fail("nothing is recorded"))
 
     assert run.plan.read_bytes() == before
 

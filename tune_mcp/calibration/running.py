@@ -16,7 +16,7 @@ from tune_mcp.calibration.recovering import recover, suspects
 from tune_mcp.calibration.reply import Reply
 from tune_mcp.discover.aliases import expand
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import FileLock, dump_json, sha256_bytes, write_atomic, write_json
+from tune_mcp.files import FileLock, write_atomic, write_json
 from tune_mcp.gpus import read_gpus
 from tune_mcp.observe.audit import Cell, audit
 from tune_mcp.precheck import BLOCKING
@@ -152,8 +152,9 @@ def _halt_text(run: RunDir) -> str:
 def _write_new(run: RunDir, plan: Plan, diff: bytes, now: datetime) -> Plan:
     if diff:
         write_atomic(run.workspace_diff, diff)
-    sha = plans.write(run, plan, write_atomic)
-    events.append(run, "planned", now, _plan_line(run, plan), sha256=sha)
+    plans.write(
+        run, plan, write_atomic, lambda sha: events.append(run, "planned", now, _plan_line(run, plan), sha256=sha)
+    )
     return plan
 
 
@@ -269,10 +270,8 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = ()) -
             keys = [stage.key for stage in plan.tests()[test]]
             take_out(run, test, keys, repeat, who="resume_run", reason=reason, now=moment)
         if new != plan:
-            data = dump_json(new.model_dump(mode="json"))
             text = "catalogue or files mended after a halt"
-            events.append(run, "planned", moment, text, sha256=sha256_bytes(data))
-            write_atomic(run.plan, data)
+            plans.amend(run, new, write_atomic, lambda sha: events.append(run, "planned", moment, text, sha256=sha))
         events.append(run, "resumed", moment, f"{_plan_line(run, new)} (resumed)")
         return new
 

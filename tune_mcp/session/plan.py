@@ -16,7 +16,7 @@ from tune_mcp.config.metrics import GroupPolicy
 from tune_mcp.config.model import CiMachine
 from tune_mcp.config.stages import Frozen, Stage, StageTable
 from tune_mcp.errors import Code, Json, Refusal
-from tune_mcp.files import digest, dump_json, parse_json, sha256_bytes
+from tune_mcp.files import digest, dump_json, parse_json, sha256_bytes, sync_folder
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 
@@ -94,15 +94,29 @@ def stages_digest(table: StageTable) -> str:
     return digest({key: stage.model_dump(exclude={"last_discovered_at"}, mode="json") for key, stage in table.items()})
 
 
-def write(run: RunDir, plan: Plan, write_file: Callable[[Path, bytes], None]) -> str:
-    """Write plan.json once; returns its digest for the ledger. Raises PLAN_EXISTS (rule SES-04)."""
+def write(run: RunDir, plan: Plan, write_file: Callable[[Path, bytes], None], record: Callable[[str], None]) -> None:
+    """Write plan.json once, after ``record`` put its digest on the ledger: with the file the run exists (SES-04).
+
+    Raises PLAN_EXISTS.
+    """
     if run.plan.exists():
         raise Refusal(
             Code.PLAN_EXISTS, "SES-04", f"{run.plan} exists already", "call start_run, which makes a new directory"
         )
     data = dump_json(plan.model_dump(mode="json"))
+    record(sha256_bytes(data))
     write_file(run.plan, data)
-    return sha256_bytes(data)
+
+
+def amend(run: RunDir, plan: Plan, write_file: Callable[[Path, bytes], None], record: Callable[[str], None]) -> None:
+    """Replace plan.json. The new one lies ready before the ledger names it, so that a crash loses neither."""
+    if _pending(run, events.ledger(run)) is not None:
+        run.next_plan.replace(run.plan)
+    data = dump_json(plan.model_dump(mode="json"))
+    write_file(run.next_plan, data)
+    record(sha256_bytes(data))
+    run.next_plan.replace(run.plan)
+    sync_folder(run.path)
 
 
 def load(run: RunDir, older_catalogue: Callable[[str], OlderCatalogue], ledger: events.Ledger | None = None) -> Plan:
@@ -112,7 +126,7 @@ def load(run: RunDir, older_catalogue: Callable[[str], OlderCatalogue], ledger: 
     that has just read the ledger hands it in.
     """
     ledger = ledger or events.ledger(run)
-    data = run.plan.read_bytes()
+    data = _pending(run, ledger) or run.plan.read_bytes()
     try:
         value = parse_json(data)
         if not isinstance(value, dict):
@@ -126,6 +140,14 @@ def load(run: RunDir, older_catalogue: Callable[[str], OlderCatalogue], ledger: 
     if recorded != sha256_bytes(data):
         raise _tampered(run, "is not the file that start_run wrote" if recorded else "has no entry in events.jsonl")
     return plan
+
+
+def _pending(run: RunDir, ledger: events.Ledger) -> bytes | None:
+    """The new plan of an amendment whose last step a crash prevented: the ledger names it, plan.json is the old one."""
+    if ledger.plan_sha256 is None or not run.next_plan.is_file():
+        return None
+    data = run.next_plan.read_bytes()
+    return data if ledger.plan_sha256 == sha256_bytes(data) else None
 
 
 def _ours(run: RunDir, ledger: events.Ledger) -> bool:

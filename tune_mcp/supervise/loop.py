@@ -149,9 +149,13 @@ class Supervisor:
 
     def _clear(self, test: str, stages: tuple[Stage, ...], repeat: int, number: int) -> None:
         """Take a repeat that is on disk but not strict out of the way, whole (GAP-05, RES-04)."""
-        if all(isinstance(load(self.run_dir, stage.key, repeat), Missing) for stage in stages):
-            return
         recorded = events.ledger(self.run_dir).observations
+        absent = [stage for stage in stages if isinstance(load(self.run_dir, stage.key, repeat), Missing)]
+        for stage in absent:
+            if (stage.key, repeat) in recorded:  # a crash came between the ledger's line and the file
+                self._event("withdrawn", f"{stage.key} run {repeat}: never written", stage=stage.key, repeat=repeat)
+        if len(absent) == len(stages):
+            return
         reasons = sorted({cell.reason for cell in self._cells(stages, repeat, recorded) if cell.reason})
         reason = f"not strict before pass {number}: {'; '.join(reasons)}"
         keys = [stage.key for stage in stages]
