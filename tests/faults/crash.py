@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-STEPS = ("write", "pwrite", "fsync", "fchmod", "ftruncate", "replace", "rename", "mkdir", "unlink", "rmdir", "open")
+CHANGES = ("write", "pwrite", "fchmod", "ftruncate", "replace", "rename", "mkdir", "unlink", "rmdir")
+STEPS = (*CHANGES, "open", "fsync")
+"""With those that change nothing by themselves: a crash there looks as one at the next change."""
 _CRASHED = 77
 _BROKEN = 78
 
 
-def crash_at(step: int, call: Callable[[], object]) -> bool:
+def crash_at(step: int, call: Callable[[], object], steps: Sequence[str] = STEPS) -> bool:
     """Fork, make the call, end the process at its ``step``-th step (from 1); False when the call had fewer."""
     pid = os.fork()
     if pid == 0:
-        _arm(step)
+        _arm(step, steps)
         try:
             call()
         except BaseException:
@@ -28,7 +30,7 @@ def crash_at(step: int, call: Callable[[], object]) -> bool:
     return code == _CRASHED
 
 
-def _arm(step: int) -> None:
+def _arm(step: int, steps: Sequence[str]) -> None:
     """From now on, count every step of ``os`` that changes a file, and end at the one wanted."""
     left = step
 
@@ -55,5 +57,5 @@ def _arm(step: int) -> None:
         elif name == "fchmod":  # what was written to the temporary file had not all reached it
             truncate(words[0], os.fstat(words[0]).st_size // 2)
 
-    for name in STEPS:
+    for name in steps:
         setattr(os, name, counted(name, getattr(os, name)))
