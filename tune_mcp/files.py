@@ -159,7 +159,7 @@ class FileLock:
 
         A callable ``holder`` gets what the last one wrote.
         """
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        handle = _open_lock(path)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -186,6 +186,18 @@ class FileLock:
     def release(self) -> None:
         """Give this process's share back; a child that inherited the lock keeps it."""
         os.close(self.handle)
+
+
+def _open_lock(path: Path) -> int:
+    """Open the file, or make it for all users: in a shared folder another user's lock can be taken, not replaced."""
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError:
+        handle = os.open(path, flags | os.O_CREAT, 0o666)
+    if os.fstat(handle).st_uid == os.getuid():
+        os.fchmod(handle, 0o666)
+    return handle
 
 
 def is_locked(path: Path) -> bool:

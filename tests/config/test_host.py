@@ -69,6 +69,8 @@ def test_an_older_profile_loads_and_gives_its_environment(tmp_path: Path) -> Non
         (("physical:\n", "physical:\n  volumes: [/a:/b]\n"), "physical.volumes"),
         (("hf_hub: /cache/hf", "hf_hub: cache/hf"), "physical.hf_hub"),
         (("poll_interval_max_s: 120", "poll_interval_max_s: 600"), "agent_policy.poll_interval_max_s"),
+        (("name: lab\n", "name: lab\ncleanup_command: rm -rf x\n"), "cleanup_command"),
+        (("name: lab\n", "name: lab\nallow_mig: perhaps\n"), "allow_mig"),
     ],
 )
 def test_a_profile_that_lacks_or_adds_something_names_the_key(
@@ -77,3 +79,23 @@ def test_a_profile_that_lacks_or_adds_something_names_the_key(
     with pytest.raises(Refusal) as caught:
         load(tmp_path, OLDER.replace(*change))
     assert caught.value.details["key"] == key
+
+
+@pytest.mark.rule("GPU-08")
+def test_the_plain_form_of_the_projects_cleanup_is_refused(tmp_path: Path) -> None:
+    """It leaves orphans with 70 GiB and more on the GPUs behind."""
+    script = "cleanup_command: [bash, .github/scripts/delete_gpu_process.sh"
+
+    whole = load(tmp_path, f"{OLDER}{script}, --kill-orphans]\n")
+    with pytest.raises(Refusal, match="--kill-orphans") as caught:
+        load(tmp_path, f"{OLDER}{script}]\n")
+
+    assert whole.cleanup_command[-1] == "--kill-orphans"
+    assert caught.value.details["key"] == "cleanup_command"
+
+
+def test_a_profile_cleans_nothing_up_and_takes_no_split_gpu_unless_it_says_so(tmp_path: Path) -> None:
+    host = load(tmp_path, OLDER)
+
+    assert (host.cleanup_command, host.allow_mig) == ((), False)
+    assert load(tmp_path, OLDER + "allow_mig: true\n").allow_mig

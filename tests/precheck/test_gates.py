@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import toy
+from pydantic import ValidationError
 
 from tune_mcp.calibration import preparing
 from tune_mcp.calibration.project import Project
-from tune_mcp.gpus import Gpu, GpuReading, Presence
-from tune_mcp.precheck import Probes, disk, gpu, precheck
+from tune_mcp.gpus import Gpu, GpuProcess, GpuReading, Presence
+from tune_mcp.precheck import Precheck, Probes, disk, gpu, precheck
 from tune_mcp.precheck.catalogue import stale_files, unknown_metrics
 from tune_mcp.precheck.imports import Imports
 from tune_mcp.precheck.subject import Check, Subject
@@ -102,6 +103,34 @@ def test_gpus(subject: Subject, reading: GpuReading, needed: int, status: str) -
 
     assert check.status == status
     assert bool(check.fix) == (status != "ok")
+
+
+@pytest.mark.rule("GPU-13")
+def test_busy_gpus_are_told_with_their_pids_and_split_ones_with_their_key(subject: Subject) -> None:
+    one = replace(subject, gpus_per_test={"a": 1})
+    busy = machine(9000).gpus[0]
+    busy = replace(busy, processes=(GpuProcess(2**22 + 7, 8900),))
+
+    (told,) = gpu.checks(one, GpuReading(Presence.PRESENT, (busy,)))
+    (split,) = gpu.checks(one, machine(0, mig=True))
+    (allowed,) = gpu.checks(replace(one, allow_mig=True), machine(0, mig=True))
+
+    assert (told.status, f"pid {2**22 + 7}" in told.detail, "(8900 MiB)" in told.detail) == ("busy", True, True)
+    assert ("1 split ones (MIG)" in split.detail, "allow_mig: true" in split.fix, allowed.status) == (True, True, "ok")
+
+
+@pytest.mark.rule("GPU-21")
+@pytest.mark.parametrize("lacking", ["gpus", "gpu_count", "gpu_summary"])
+def test_precheck_json_is_not_whole_without_its_gpus(subject: Subject, lacking: str) -> None:
+    answer = precheck(subject, Probes(lambda: machine(0, 0), lambda _: GOOD), "2026-04-23T05:00:00Z")
+    facts = answer.model_dump(mode="json")
+    assert Precheck.model_validate(facts) == answer
+    assert (answer.gpu_count, [one.uuid for one in answer.gpus]) == (2, ["GPU-0", "GPU-1"])
+
+    del facts[lacking]
+
+    with pytest.raises(ValidationError, match=lacking):
+        Precheck.model_validate(facts)
 
 
 @pytest.mark.rule("SCP-02")

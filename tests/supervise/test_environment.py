@@ -67,6 +67,14 @@ def test_the_granted_gpus_are_the_visible_ones(gpus: tuple[int, ...], value: str
     assert (variables["CUDA_VISIBLE_DEVICES"], variables["CUDA_DEVICE_ORDER"]) == (value, "PCI_BUS_ID")
 
 
+@pytest.mark.rule("GPU-14")
+def test_a_measured_gpu_is_shared_with_nobody_whoever_asks_for_it() -> None:
+    found = built({"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "50", "OMP_NUM_THREADS": "1"}, gpus=(0,))
+
+    assert [name for name in found.variables if name.startswith("CUDA_MPS")] == []
+    assert {"CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"} <= set(found.dropped), "and that is told"
+
+
 @pytest.mark.rule("ENV-27")
 @pytest.mark.parametrize(
     ("set_", "merged"),

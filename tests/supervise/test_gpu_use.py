@@ -321,6 +321,17 @@ def test_a_gpu_that_was_left_dirty_never_turns_a_finished_measurement_red(projec
     assert told.endswith("the cleanup script ended with exit code 1; GPU 0: 17000/97871 MiB")
 
 
+def test_clocks_that_were_held_down_are_a_note_in_the_observation_and_change_nothing_else(project: Project) -> None:
+    hot = ("GPU 0: hardware thermal slowdown",)
+
+    run = toy.finished_run(project, 1, lambda job: toy.measured(job).model_copy(update={"slowed_by": hot}))
+
+    assert watching.strict_audit(project, run.run_id).ready
+    assert json.loads(run.observation("toy_speed", 1).read_text())["history"][0]["slowed_by"] == list(hot)
+    (told,) = [event.text for event in events.read(run.events) if event.kind == "observed"]
+    assert told.endswith("clocks held down: GPU 0: hardware thermal slowdown")
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return toy.make_toy(tmp_path / "repo")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
 import pytest
 
+from tune_mcp.files import FileLock
 from tune_mcp.supervise import host_lock
 from tune_mcp.supervise.host_lock import Holder
 
@@ -49,3 +51,22 @@ def test_a_lock_that_cannot_be_asked_is_unknown_and_never_free(tmp_path: Path, m
 
     with pytest.raises(OSError):
         host_lock.current()
+
+
+def test_a_lock_can_be_taken_by_every_user_and_never_through_a_link(tmp_path: Path) -> None:
+    """Another user's umask must not make a machine-wide lock theirs alone, nor a link make us write elsewhere."""
+    target = tmp_path / "precious"
+    target.write_text("mine")
+    (host_lock.lock_folder() / "link.lock").symlink_to(target)
+    old = os.umask(0o077)
+    try:
+        lock = host_lock.take(MINE)
+    finally:
+        os.umask(old)
+    assert not isinstance(lock, Holder)
+
+    assert stat.S_IMODE(host_lock.lock_path().stat().st_mode) == 0o666
+    lock.release()
+    with pytest.raises(OSError):
+        FileLock.take(host_lock.lock_folder() / "link.lock", {})
+    assert target.read_text() == "mine"

@@ -24,7 +24,10 @@ class Counts(Frozen):
 
 
 class Attempt(Frozen):
-    """One launch of pytest for this repeat: how it ended and what became of it."""
+    """One launch of pytest for this repeat: how it ended and what became of it.
+
+    ``slowed_by`` are the reasons for which a GPU's clocks were seen held down meanwhile: a note, never a judgement.
+    """
 
     attempt: int
     verdict: str
@@ -35,6 +38,7 @@ class Attempt(Frozen):
     duration_s: float
     log: str
     log_sha256: str | None = None
+    slowed_by: tuple[str, ...] = ()
 
 
 class Observation(Frozen):

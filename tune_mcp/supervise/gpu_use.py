@@ -84,7 +84,8 @@ class GpuUse:
 
     def acquire(self) -> Blocked | None:
         """Clean up, then pick (GPU-03); why nothing may be launched, None when the GPUs are granted."""
-        self.phase("cleanup")
+        if self._cleanup.command:
+            self.phase("cleanup")
         if failed := self._cleanup(self.cancelled):
             return Blocked(
                 code=Code.CLEANUP_FAILED,

@@ -300,6 +300,7 @@ class Supervisor:
             duration_s=result.duration_s if result else 0.0,
             log=str(self.run_dir.log(job.test_key, job.repeat).relative_to(self.run_dir.path)),
             log_sha256=result.log_sha256 if result else None,
+            slowed_by=result.slowed_by if result else (),
         )
 
     def _store(
@@ -342,9 +343,10 @@ class Supervisor:
 
     def _observed(self, job: Job, result: AttemptResult | None, text: str) -> None:
         seconds = result.duration_s if result else 0.0
+        slowed = f"; clocks held down: {', '.join(result.slowed_by)}" if result and result.slowed_by else ""
         self._event(
             "observed",
-            f"{job.test_key} run {job.repeat}/{self.plan.repeats} {text} ({seconds:.1f} s)",
+            f"{job.test_key} run {job.repeat}/{self.plan.repeats} {text} ({seconds:.1f} s){slowed}",
             test=job.test_key, repeat=job.repeat, duration_s=seconds,
         )  # fmt: skip
 
