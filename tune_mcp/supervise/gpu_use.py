@@ -68,7 +68,7 @@ class GpuUse:
         self.sleep = sleep
         self.clock = clock
         self.grant = Grant()
-        self.at_end: tuple[Gpu, ...] = ()
+        self._at_end: tuple[Gpu, ...] = ()
         self._slowed: set[str] = set()
         command = job.cleanup_command if job.gpus else ()
         self._cleanup = Cleanup(command, Path(job.repo_root), job.run, say)
@@ -112,7 +112,7 @@ class GpuUse:
 
     @contextmanager
     def watched(self) -> Generator[None]:
-        """Look at the GPUs now and then while the body runs."""
+        """Look at the GPUs now and then while the body runs, and once when it has ended."""
         over = threading.Event()
 
         def look() -> None:
@@ -128,14 +128,14 @@ class GpuUse:
             over.set()
             if self.grant.gpus:
                 looking.join()  # a look has a deadline; one that is under way would be taken for a left-over process
+            self._at_end = self._ours()
 
     def facts(self) -> dict[str, object]:
-        """What the result says of the GPUs, with a last look: their condition is noted, nothing is judged by it."""
-        self.at_end = self._ours()
+        """What the result says of the GPUs: their condition is noted, nothing is judged by it."""
         return {
             "gpu_uuids": tuple(gpu.uuid for gpu in self.grant.gpus),
             "gpus_at_start": self.grant.gpus,
-            "gpus_at_end": self.at_end,
+            "gpus_at_end": self._at_end,
             "slowed_by": tuple(sorted(self._slowed)),
         }
 

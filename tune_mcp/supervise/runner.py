@@ -184,13 +184,13 @@ class Runner:
                 pass_fds=self.gpus.lock_handles,
             )
         tree = TreeRecorder(job.folder, main.pid, descendants)
+        ladder = StopLadder(self.say)
         with self.gpus.watched():
             stopped_by = self._wait(main, begin + job.timeout_s, tree)
-        ladder = StopLadder(self.say)
-        if stopped_by:
-            self.phase("stopping")
-            ladder.interrupt(main)
-        duration = time.monotonic() - begin
+            if stopped_by:
+                self.phase("stopping")
+                ladder.interrupt(main)
+            duration = time.monotonic() - begin
         self.phase("draining")
         leftovers = ladder.drain(main)
         return main.wait(), stopped_by, duration, leftovers
