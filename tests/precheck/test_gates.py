@@ -122,7 +122,9 @@ def test_busy_gpus_are_told_with_their_pids_and_split_ones_with_their_key(subjec
 @pytest.mark.rule("GPU-21")
 @pytest.mark.parametrize("lacking", ["gpus", "gpu_count", "gpu_summary"])
 def test_precheck_json_is_not_whole_without_its_gpus(subject: Subject, lacking: str) -> None:
-    answer = precheck(subject, Probes(lambda: machine(0, 0), lambda _: GOOD), "2026-04-23T05:00:00Z")
+    answer = precheck(
+        subject, Probes(lambda: machine(0, 0), lambda _: GOOD, lambda *_: Imports()), "2026-04-23T05:00:00Z"
+    )
     facts = answer.model_dump(mode="json")
     assert Precheck.model_validate(facts) == answer
     assert (answer.gpu_count, [one.uuid for one in answer.gpus]) == (2, ["GPU-0", "GPU-1"])
