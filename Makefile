@@ -29,7 +29,7 @@ test: $(VENV)/.dev ## all tests that need no browser, with coverage
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-test-browser: $(VENV)/.dev ## open the report in a headless Chromium (Debian: apt-get install chromium)
+test-browser: $(VENV)/.dev ## open report and dashboard in a headless Chromium (Debian: apt-get install chromium)
 	$(BIN)/python -m pytest tests/browser
 
 lint: $(VENV)/.dev ## formatting, style, types, and which room may import which
