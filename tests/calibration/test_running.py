@@ -258,3 +258,17 @@ def test_the_interpreter_comes_from_option_environment_or_the_model(project: Pro
     assert found(missing, exists) == (None, "--venv-python"), "what was named is never replaced by something else"
     assert found(None, exists) == (exists, "TUNE_VENV_PYTHON")
     assert found(None, None)[1] == "default_venv_python"
+
+
+@pytest.mark.rule("GPU-14", "STR-18")
+def test_a_start_waits_for_a_supervisor_that_has_written_its_end_and_is_about_to_go(project: Project) -> None:
+    run = toy.finished_run(project, 1)
+    holder = host_lock.Holder(run.run_id, str(run.path), str(project.repo_root))
+    lock = host_lock.take(holder)
+    assert isinstance(lock, FileLock)
+    host_lock.describe(lock, holder)
+    waits: list[float] = []
+
+    preparing.take_host(project, lambda seconds: waits.append(seconds) or lock.release()).release()
+
+    assert len(waits) == 1

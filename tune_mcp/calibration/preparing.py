@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from tune_mcp.calibration import recovering
 from tune_mcp.calibration.project import Project, select
 from tune_mcp.calibration.reply import Reply
 from tune_mcp.discover.aliases import expand
 from tune_mcp.errors import Code, Refusal
+from tune_mcp.files import FileLock
 from tune_mcp.gpus import GpuReading, read_gpus
 from tune_mcp.precheck import Check, Precheck, Probes, Subject, comparable
 from tune_mcp.precheck import precheck as look
 from tune_mcp.precheck.imports import Imports
 from tune_mcp.precheck.venv import read_venv
-from tune_mcp.run_dir import iso
+from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session import state
 from tune_mcp.supervise import environment, host_lock
 from tune_mcp.supervise.loop import utc_now
+
+_LEAVING_S = 5.0
+_LOOK_EVERY_S = 0.02
 
 
 class PrecheckReply(Reply):
@@ -113,7 +119,25 @@ def comparable_or_refuse(subject: Subject, reading: GpuReading) -> None:
             )
 
 
-def busy(project: Project, holder: host_lock.Holder) -> Refusal:
+def take_host(project: Project, sleep: Callable[[float], None] = time.sleep) -> FileLock:
+    """The host lock. Raises RUN_ACTIVE or HOST_BUSY; a supervisor that has written its end is waited for a moment."""
+    end = time.monotonic() + _LEAVING_S
+    while isinstance(host := host_lock.take(host_lock.Holder("?", "?", str(project.repo_root))), host_lock.Holder):
+        if not _is_leaving(host) or time.monotonic() >= end:
+            raise _busy(project, host)
+        sleep(_LOOK_EVERY_S)
+    return host
+
+
+def _is_leaving(holder: host_lock.Holder) -> bool:
+    """Whether its run came to rest by itself; what a dead supervisor left behind may last."""
+    if holder.run_dir == "?":
+        return False
+    now = state.conclude(RunDir(Path(holder.run_dir))).state
+    return now.at_rest and now is not state.RunState.LOST
+
+
+def _busy(project: Project, holder: host_lock.Holder) -> Refusal:
     """The refusal for a second run: RUN_ACTIVE in this repository, HOST_BUSY from another (GPU-14, STR-18)."""
     ours = holder.repo_root == str(project.repo_root)
     doing = ""

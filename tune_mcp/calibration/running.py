@@ -9,7 +9,7 @@ from datetime import datetime
 
 from tune_mcp import run_dir
 from tune_mcp.calibration import planning
-from tune_mcp.calibration.preparing import busy, comparable_or_refuse, precheck
+from tune_mcp.calibration.preparing import comparable_or_refuse, precheck, take_host
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.purging import PurgeItem, asked_for
 from tune_mcp.calibration.recovering import recover, suspects
@@ -169,9 +169,7 @@ def _launch(
     project: Project, prepare: Callable[[RunDir, datetime], Plan], make: Callable[[datetime], RunDir]
 ) -> RunReply:
     """Take the host, end what a dead run left on it, make or reopen the directory, hand both locks to a supervisor."""
-    host = host_lock.take(host_lock.Holder("?", "?", str(project.repo_root)))
-    if isinstance(host, host_lock.Holder):
-        raise busy(project, host)
+    host = take_host(project)
     try:
         recover(suspects(project))
         now = utc_now()

@@ -98,9 +98,8 @@ class Supervisor:
             self._end(RunState.STOPPED, "stopped", str(stopped))
             return 1
         except Halted as halted:
-            self.executor.close()
-            self._set(RunState.HALTED, reason=halted.halt.message, halt=halted.halt)
-            self._event("halted", f"{halted.halt.message} — {halted.halt.next}", code=halted.halt.code)
+            halt = halted.halt
+            self._end(RunState.HALTED, "halted", halt.message, f" — {halt.next}", halt)
             return 1
         except Exhausted as exhausted:
             self._end(RunState.EXHAUSTED, "exhausted", str(exhausted))
@@ -353,11 +352,11 @@ class Supervisor:
     def _event(self, kind: str, text: str, **facts: str | int | float) -> None:
         events.append(self.run_dir, kind, self.clock.now(), text, **facts)
 
-    def _end(self, state: RunState, kind: str, text: str) -> None:
-        """Whoever reads the end state may start the next run at once: nothing of ours is left by then."""
+    def _end(self, state: RunState, kind: str, text: str, more: str = "", halt: Halt | None = None) -> None:
+        """The state comes last: whoever reads it finds the event, nothing of ours alive, and may start the next run."""
         self.executor.close()
-        self._set(state, reason=text)
-        self._event(kind, text)
+        self._event(kind, text + more, **({"code": halt.code} if halt else {}))
+        self._set(state, reason=text, halt=halt)
 
     def _set(self, state: RunState, reason: str = "", current: Current | None = None, halt: Halt | None = None) -> None:
         before = self._record.state
