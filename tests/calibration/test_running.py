@@ -272,3 +272,16 @@ def test_a_start_waits_for_a_supervisor_that_has_written_its_end_and_is_about_to
     preparing.take_host(project, lambda seconds: waits.append(seconds) or lock.release()).release()
 
     assert len(waits) == 1
+
+
+@pytest.mark.rule("GPU-14")
+def test_a_refusal_waits_until_the_holder_has_named_itself(project: Project) -> None:
+    lock = FileLock.take(host_lock.lock_path(), {})
+    assert lock is not None
+
+    def name_itself(_: float) -> None:
+        host_lock.describe(lock, host_lock.Holder("?", "?", str(project.repo_root)))
+
+    with pytest.raises(Refusal, match="RUN_ACTIVE"):
+        preparing.take_host(project, name_itself)
+    lock.release()

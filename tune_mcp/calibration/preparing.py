@@ -120,10 +120,13 @@ def comparable_or_refuse(subject: Subject, reading: GpuReading) -> None:
 
 
 def take_host(project: Project, sleep: Callable[[float], None] = time.sleep) -> FileLock:
-    """The host lock. Raises RUN_ACTIVE or HOST_BUSY; a supervisor that has written its end is waited for a moment."""
+    """The host lock. Raises RUN_ACTIVE or HOST_BUSY.
+
+    A holder that has not named itself yet, or has written its end already, is given a moment.
+    """
     end = time.monotonic() + _LEAVING_S
     while isinstance(host := host_lock.take(host_lock.Holder("?", "?", str(project.repo_root))), host_lock.Holder):
-        if not _is_leaving(host) or time.monotonic() >= end:
+        if not (host.repo_root == "?" or _is_leaving(host)) or time.monotonic() >= end:
             raise _busy(project, host)
         sleep(_LOOK_EVERY_S)
     return host
