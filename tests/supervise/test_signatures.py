@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tune_mcp.supervise.signatures import fatal_in
+from tune_mcp.config.signatures import rules
+from tune_mcp.supervise.signatures import failure_in
 
 
 @pytest.mark.rule("WDG-01", "XPY-05")
@@ -24,7 +25,7 @@ def test_a_known_crash_is_named_with_its_line(tmp_path: Path, line: str, name: s
     log = tmp_path / "run1.log"
     log.write_text(f"collected 2 items\n{line}\nteardown\n")
 
-    assert fatal_in(log) == f"{name}: {line}"
+    assert failure_in(log, rules()) == f"{name}: {line}"
 
 
 @pytest.mark.parametrize(
@@ -43,13 +44,13 @@ def test_a_known_crash_is_named_with_its_line(tmp_path: Path, line: str, name: s
 def test_chatter_and_failed_assertions_are_no_crash(tmp_path: Path, line: str) -> None:
     log = tmp_path / "run1.log"
     log.write_text(f"{line}\n")
-    assert fatal_in(log) == ""
+    assert failure_in(log, rules()) == ""
 
 
 def test_a_missing_binary_or_huge_log_has_an_answer(tmp_path: Path) -> None:
     log = tmp_path / "run1.log"
-    assert fatal_in(log) == ""
+    assert failure_in(log, rules()) == ""
     log.write_bytes(b"\xff\xfe" * 300_000 + b"\nCUDA out of memory\n")
-    assert fatal_in(log).startswith("CUDA out of memory")
+    assert failure_in(log, rules()).startswith("CUDA out of memory")
     log.write_bytes(b"CUDA out of memory\n" + b"fine\n" * 100_000)
-    assert fatal_in(log) == "", "only the end of a log tells how it ended"
+    assert failure_in(log, rules()) == "", "only the end of a log tells how it ended"

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from tune_mcp import __version__
 from tune_mcp.calibration.project import Interpreter, Project, gpus_per_test, select
+from tune_mcp.config.host import AgentPolicy
 from tune_mcp.config.metrics import MetricRules
 from tune_mcp.config.model import ModelConfig, Preset
 from tune_mcp.config.stages import Stage, StageTable
@@ -97,6 +98,8 @@ def new_plan(
             cleanup_command=project.host.cleanup_command if project.host else (),
             venv_imports=config.venv_imports,
             ci_machine=config.ci_machine,
+            signatures=project.places.signatures(config.name),
+            poll_interval_max_s=(project.host.agent_policy if project.host else AgentPolicy()).poll_interval_max_s,
         ),
     )
 

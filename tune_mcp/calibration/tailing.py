@@ -13,13 +13,15 @@ from tune_mcp.errors import Code, Refusal
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import state
 from tune_mcp.session.plan import Plan
+from tune_mcp.supervise.log_lines import redacted
 
 MAX_LINES = 500
 _PAGE_BYTES = 256 * 1024
 _TEXT_ROOM = 7000
 _LINE_ROOM = 1000
 _CURSOR = re.compile(r"(?P<test>[^:]+):(?P<repeat>\d+):(?P<inode>\d+):(?P<offset>\d+)")
-_SECRET = re.compile(r"(hf_[A-Za-z0-9]{8})[A-Za-z0-9]+|((?:TOKEN|SECRET|PASSWORD|API_KEY)\S*[=:]\s*)\S+", re.IGNORECASE)
+STATUS_TAIL_LINES = 30
+_STATUS_TAIL_ROOM = 1200
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,25 @@ def active_log(run: RunDir) -> LogName | None:
         return None
     name = LogName(now.record.current.test, now.record.current.repeat)
     return name if name.path(run).exists() else None
+
+
+def active_tail(run: RunDir) -> tuple[str, ...]:
+    """The end of the active log for a poll: at most 30 lines and 1,200 characters (POL-04); empty without one."""
+    name = active_log(run)
+    if name is None:
+        return ()
+    try:
+        lines = _page(run, name, None, STATUS_TAIL_LINES, None).log_lines
+    except FileNotFoundError:  # a repeat that begins anew takes its log away
+        return ()
+    shown: list[str] = []
+    room = _STATUS_TAIL_ROOM
+    for line in reversed(lines):
+        room -= min(len(line), 200) + 1
+        if room < 0:
+            break
+        shown.append(line[:200])
+    return tuple(reversed(shown))
 
 
 def newest_log(run: RunDir) -> LogName | None:
@@ -220,5 +241,5 @@ def _pick(
 def _shown(row: bytes) -> str:
     text = row.decode(errors="replace").rstrip("\r\n").rpartition("\r")[2]
     text = "".join(character if character.isprintable() or character == "\t" else "·" for character in text)
-    text = _SECRET.sub(lambda match: f"{match[1] or match[2]}[redacted]", text)
+    text = redacted(text)
     return text if len(text) <= _LINE_ROOM else f"{text[:_LINE_ROOM]} [TRUNCATED {len(text) - _LINE_ROOM}]"

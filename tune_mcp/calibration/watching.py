@@ -9,6 +9,7 @@ from tune_mcp import run_dir
 from tune_mcp.calibration import evidence, recovering
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.reply import Reply
+from tune_mcp.calibration.tailing import active_tail
 from tune_mcp.config.stages import Frozen
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.gpus import MEMORY_LIMIT_MIB, Gpu, GpuReading, Presence, memory_text
@@ -25,6 +26,7 @@ _STALE_HEARTBEAT_S = 30.0
 _LOOK_EVERY_S = 0.25
 _MISSING_SHOWN = 50
 _STAGES_SHOWN = 40
+_ALERTS_SHOWN = 6
 
 
 class CurrentWork(Frozen):
@@ -96,6 +98,8 @@ class StatusReply(Reply):
     gpus_seen_at: str | None
     gpu_mem_limit_mib: int
     pytest_active: bool
+    processes: dict[str, int]
+    pytest_tail: tuple[str, ...]
     heartbeat_age_s: float | None
     alerts: tuple[str, ...]
     poll_within_s: int
@@ -123,8 +127,11 @@ class StatusReply(Reply):
         for gpu in self.gpus:
             memory = memory_text(gpu.memory_used_mib, gpu.memory_total_mib)
             yield f"  GPU {gpu.index} {memory} {'free' if gpu.free else 'busy'} (seen {self.gpus_seen_at})"
+        if self.processes:
+            yield f"  processes: {', '.join(f'{count} {role}' for role, count in self.processes.items())}"
         yield from (f"ALERT: {alert}" for alert in self.alerts)
         yield from (f"· {milestone}" for milestone in self.milestones)
+        yield from (f"| {line}" for line in self.pytest_tail)
 
 
 def span(eta: Sequence[int]) -> str:
@@ -273,9 +280,11 @@ def _status(run: RunDir, plan: Plan, *, timed_out: bool) -> StatusReply:
         gpus_seen_at=seen.seen_at if seen else None,
         gpu_mem_limit_mib=MEMORY_LIMIT_MIB,
         pytest_active=current is not None and current.phase == "pytest",
+        processes=record.processes if record and now.active else {},
+        pytest_tail=active_tail(run) if current is not None and current.phase == "pytest" else (),
         heartbeat_age_s=age,
         alerts=tuple(_alerts(run, now, age, plan, seen.reading if seen else None)),
-        poll_within_s=_poll_within(now, left),
+        poll_within_s=_poll_within(now, left, plan.settings.poll_interval_max_s),
         milestones=tuple(f"{event.t} {event.text}" for event in log if event.kind in events.MILESTONES)[-3:],
         next=_next(run, now, audited),
     )
@@ -290,6 +299,8 @@ def _alerts(run: RunDir, now: Conclusion, age: float | None, plan: Plan, gpus: G
         yield "the supervisor's lock cannot be read, so nobody knows whether it lives"
     if now.active and age is not None and age > _STALE_HEARTBEAT_S:
         yield f"no heartbeat for {age:.0f} s"
+    if record := now.record if now.active else None:
+        yield from (alert.line() for alert in record.alerts[:_ALERTS_SHOWN])
     if plan.dirty:
         yield "calibrated on a dirty tree: see workspace.diff and plan.json"
     if gpus and gpus.presence is Presence.UNKNOWN:
@@ -316,18 +327,19 @@ def _eta(audited: Audit, log: list[events.Event]) -> tuple[int, int] | None:
     return round(low), round(high)
 
 
-def _poll_within(now: Conclusion, left: tuple[int, int] | None) -> int:
-    if not now.active:
-        return MAX_POLL_S
-    return MAX_POLL_S if left is None else min(MAX_POLL_S, max(30, left[0] // 4))
+def _poll_within(now: Conclusion, left: tuple[int, int] | None, ceiling: int) -> int:
+    """Longer waits while much is left, never above 120 s nor the host's own ceiling (POL-01, POL-10)."""
+    wanted = MAX_POLL_S if left is None or not now.active else max(30, left[0] // 4)
+    return min(wanted, ceiling, MAX_POLL_S)
 
 
 def _next(run: RunDir, now: Conclusion, audited: Audit) -> str:
     name = run.run_id
     if now.active:
+        ceiling = min(MAX_POLL_S, audited.plan.settings.poll_interval_max_s)
         return (
-            f"slow is normal; poll status with run_id={name} and wait_s=45 (at most {MAX_POLL_S} s apart); "
-            "start nothing else and edit no file meanwhile"
+            f"slow is normal; poll status with run_id={name} and wait_s={min(45, ceiling)} (at most {ceiling} s apart)"
+            "; start nothing else and edit no file meanwhile"
         )
     if audited.ready:
         return f"call strict_audit and report with run_id={name}"

@@ -14,6 +14,7 @@ from pathlib import Path
 from tune_mcp.config.host import HostProfile
 from tune_mcp.config.metrics import MetricRules, load_metric_rules
 from tune_mcp.config.model import ModelConfig
+from tune_mcp.config.signatures import OwnSignatures, read_own
 from tune_mcp.config.stages import StageTable
 from tune_mcp.config.stages_yaml import load_stages
 from tune_mcp.config.yaml_source import dotted, read_yaml
@@ -32,7 +33,7 @@ def shipped_place() -> Path:
 
 @dataclass(frozen=True)
 class ConfigPlaces:
-    """Folders with ``models/<name>/{config,stages,metrics}.yaml`` and ``hosts/<name>.yaml``, best first."""
+    """Folders with ``models/<name>/{config,stages,metrics,signatures}.yaml`` and ``hosts/<name>.yaml``, best first."""
 
     places: tuple[Path, ...]
     config_dir: Path | None = None
@@ -78,6 +79,11 @@ class ConfigPlaces:
         """The metric rules for a model: the shipped ones, and its own on top. Raises INVALID_CONFIG."""
         self._model_place(name)
         return load_metric_rules(self._first(f"models/{name}/metrics.yaml", len(self.places)))
+
+    def signatures(self, name: str) -> OwnSignatures:
+        """What a model adds to the watchdog's signatures and limits. Raises INVALID_CONFIG."""
+        self._model_place(name)
+        return read_own(self._first(f"models/{name}/signatures.yaml", len(self.places)))
 
     def stages(self, name: str) -> StageTable:
         """The model's stages in their order. Raises STAGES_STALE when nobody has discovered them, INVALID_CONFIG."""

@@ -14,6 +14,7 @@ from pydantic import Field, StringConstraints, ValidationError
 
 from tune_mcp.config.metrics import GroupPolicy
 from tune_mcp.config.model import CiMachine
+from tune_mcp.config.signatures import OwnSignatures
 from tune_mcp.config.stages import Frozen, Stage, StageTable
 from tune_mcp.errors import Code, Json, Refusal
 from tune_mcp.files import digest, dump_json, parse_json, sha256_bytes, sync_folder
@@ -26,7 +27,10 @@ Sha = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}([0-9a-f]{24})?$")
 
 
 class LaunchSettings(Frozen):
-    """What the model and the host add to every launch, and per test file; fixed with the plan."""
+    """What the model and the host add to every launch, and per test file; fixed with the plan.
+
+    ``poll_interval_max_s`` is the host's own ceiling for looks at a run (POL-10).
+    """
 
     env: dict[str, str] = Field(default_factory=dict)
     pytest_extra_args: dict[str, tuple[str, ...]] = Field(default_factory=dict)
@@ -37,6 +41,8 @@ class LaunchSettings(Frozen):
     cleanup_command: tuple[str, ...] = ()
     venv_imports: tuple[str, ...] | None = None
     ci_machine: CiMachine = CiMachine()
+    signatures: OwnSignatures = OwnSignatures()
+    poll_interval_max_s: int = Field(default=120, ge=1, le=120)
 
 
 class Plan(Frozen):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from tune_mcp.config.stages import Frozen
 from tune_mcp.files import is_locked, parse_json
@@ -78,8 +78,30 @@ class Halt(Frozen):
     repeat: int | None = None
 
 
+class Alert(Frozen):
+    """Trouble that was seen while pytest ran: ``name`` is its identity within an attempt, times are UTC.
+
+    ``over`` says how it ended; empty while it is open.
+    """
+
+    name: str
+    cause: str
+    remedy: str
+    evidence: tuple[str, ...] = ()
+    since: str
+    over: str = ""
+
+    def line(self) -> str:
+        """Cause and remedy in one line."""
+        seen = f" [{self.evidence[0][:120]}]" if self.evidence else ""
+        return f"{self.name}: {self.cause}{seen}. To do: {self.remedy}"
+
+
 class SupervisorRecord(Frozen):
-    """``supervisor.json``, written by the supervisor alone."""
+    """``supervisor.json``, written by the supervisor alone.
+
+    ``alerts`` are the open ones of the current attempt; ``processes`` counts its living processes by role.
+    """
 
     schema_version: int = 1
     state: RunState
@@ -88,6 +110,8 @@ class SupervisorRecord(Frozen):
     heartbeat_at: float
     current: Current | None = None
     halt: Halt | None = None
+    alerts: tuple[Alert, ...] = ()
+    processes: dict[str, int] = Field(default_factory=dict)
     gpu_mem_limit_mib: int = 2048
 
 

@@ -94,6 +94,11 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
         _write("tmp_path", id=item.nodeid, path=str(path))
 
 
+def pytest_keyboard_interrupt(excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+    """Somebody's Ctrl-C, or ``pytest.exit``: the exit code alone does not tell them from a broken collection."""
+    _write("interrupted", by=excinfo.typename)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """The last line; without it the session did not end by itself."""

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 from tune_mcp.config.stages import Frozen
 from tune_mcp.errors import Json
 from tune_mcp.files import parse_json
+
+Phase = Literal["start", "work", "teardown"]
+"""Before any fixture is up; between a test's set-up and the end of its call; after it."""
 
 
 class GuardSummary(Frozen):
@@ -17,6 +21,7 @@ class GuardSummary(Frozen):
     finished: bool = False
     exitstatus: int | None = None
     stop_reason: str = ""
+    interrupted: str = ""
     worker: bool = False
     collect_only: bool = False
     collected: tuple[str, ...] = ()
@@ -56,15 +61,7 @@ class GuardSummary(Frozen):
 
 def read(path: Path) -> GuardSummary:
     """Sum up a record; a missing or torn file gives what it has."""
-    lines: list[dict[str, Json]] = []
-    if path.exists():
-        for raw in path.read_bytes().splitlines():
-            try:
-                value = parse_json(raw)
-            except ValueError:
-                continue
-            if isinstance(value, dict):
-                lines.append(value)
+    lines = _lines(path)
     starts = [line for line in lines if line.get("event") == "start"]
     finishes = [line for line in lines if line.get("event") == "finish"]
     collections = [line for line in lines if line.get("event") == "collected"]
@@ -87,6 +84,7 @@ def read(path: Path) -> GuardSummary:
         finished=bool(finishes),
         exitstatus=status if isinstance(status, int) else None,
         stop_reason=str(last.get("shouldstop") or last.get("shouldfail") or ""),
+        interrupted=next((str(line.get("by")) for line in lines if line.get("event") == "interrupted"), ""),
         worker=any(bool(line.get("worker")) for line in starts),
         collect_only=any(bool(line.get("collect_only")) for line in starts),
         collected=_names(collections, "ids"),
@@ -101,6 +99,39 @@ def read(path: Path) -> GuardSummary:
         skipped=tuple(name for name, seen in outcome.items() if "skipped" in seen),
         failed=tuple(name for name, seen in outcome.items() if "failed" in seen),
     )
+
+
+def phase(path: Path) -> Phase:
+    """Where pytest is now; a server that ends in ``teardown`` was stopped by the test itself."""
+    lines = [line for line in _lines(path) if line.get("event") in ("collected", "report", "finish")]
+    last = lines[-1] if lines else {}
+    match (last.get("event"), last.get("when"), last.get("outcome")):
+        case ("report", "call", _):
+            return "teardown"
+        case ("report", "setup", outcome) if outcome != "passed":
+            return "teardown"
+        case ("finish", _, _):
+            return "teardown"
+        case ("report", "teardown", _):
+            ended = sum(line.get("when") == "teardown" for line in lines)
+            return "work" if ended < len(_names(lines, "ids")) else "teardown"
+        case ("report", _, _):
+            return "work"
+        case _:
+            return "start"
+
+
+def _lines(path: Path) -> list[dict[str, Json]]:
+    found: list[dict[str, Json]] = []
+    if path.exists():
+        for raw in path.read_bytes().splitlines():
+            try:
+                value = parse_json(raw)
+            except ValueError:
+                continue
+            if isinstance(value, dict):
+                found.append(value)
+    return found
 
 
 def _names(lines: list[dict[str, Json]], key: str) -> tuple[str, ...]:

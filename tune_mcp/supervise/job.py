@@ -6,10 +6,12 @@ from pathlib import Path
 
 from pydantic import Field
 
+from tune_mcp.config.signatures import OwnSignatures
 from tune_mcp.config.stages import Frozen, Stage
 from tune_mcp.files import dump_json, parse_json, write_atomic
 from tune_mcp.gpus import Gpu
 from tune_mcp.run_dir import RunDir
+from tune_mcp.session.state import Alert
 from tune_mcp.supervise.guard_record import GuardSummary
 
 
@@ -18,8 +20,9 @@ class Job(Frozen):
 
     ``test`` is the file relative to ``repo_root``; ``gpus`` how many to grant; ``timeout_s`` the wall-clock limit of
     pytest; ``file_sha256`` what the tree must still be; ``plugins`` the pytest plugins that the venv has;
-    ``cache_wipes`` the folders below OMNI_CI_HOME that it must find empty; ``allow_mig`` whether a split GPU will do;
-    ``cleanup_command`` the project's own script that frees GPUs, where the host profile names one.
+    ``cache_wipes`` the folders below OMNI_CI_HOME that it must find empty; ``signatures`` what the model adds to the
+    watchdog's; ``allow_mig`` whether a split GPU will do; ``cleanup_command`` the project's own script that frees GPUs,
+    where the host profile names one.
     """
 
     schema_version: int = 1
@@ -37,6 +40,7 @@ class Job(Frozen):
     pytest_extra_args: tuple[str, ...] = ()
     plugins: tuple[str, ...] = ()
     cache_wipes: tuple[str, ...] = ()
+    signatures: OwnSignatures = OwnSignatures()
     gpus: int = 0
     allow_mig: bool = False
     cleanup_command: tuple[str, ...] = ()
@@ -81,8 +85,10 @@ class AttemptResult(Frozen):
     """The sealed end of an attempt.
 
     ``pytest_rc`` is negative for a signal, None when pytest was never started. ``stopped_by`` says who ended it:
-    ``""`` itself, ``cancel``, ``timeout``. ``blocked`` is why it was not started. ``moved`` says that the commit or a
-    file changed before or during the launch. Times are UTC, ``duration_s`` is pytest alone (no waiting, no drain).
+    ``""`` itself, ``cancel``, ``timeout``, ``watchdog`` (for the signature ``stopped_for``, explained by
+    ``stop_reason``). ``signals`` are those that we sent to pytest: another one came from outside. ``blocked`` is why it
+    was not started. ``moved`` says that the commit or a file changed before or during the launch. Times are UTC,
+    ``duration_s`` is pytest alone (no waiting, no drain).
     The granted GPUs are described as they were just before and just after pytest; ``slowed_by`` are the reasons for
     which their clocks were seen held down. Both are notes, nothing is judged by them.
     ``dropped_env`` are the names of the caller's variables that pytest did not get; never their values.
@@ -95,11 +101,15 @@ class AttemptResult(Frozen):
     duration_s: float = 0.0
     pytest_rc: int | None = None
     stopped_by: str = ""
+    stopped_for: str = ""
+    stop_reason: str = ""
+    signals: tuple[str, ...] = ()
     blocked: Blocked | None = None
     moved: str = ""
     guard: GuardSummary = GuardSummary()
     stages: dict[str, StageResult] = Field(default_factory=dict)
     signature: str = ""
+    alerts: tuple[Alert, ...] = ()
     leftovers: tuple[str, ...] = ()
     gpu_uuids: tuple[str, ...] = ()
     gpus_at_start: tuple[Gpu, ...] = ()

@@ -20,6 +20,7 @@ from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import Current, Halt, Owner, RunState, SupervisorRecord
+from tune_mcp.supervise.alerts import WATCH_FILE, AlertNews
 from tune_mcp.supervise.executor import Executor
 from tune_mcp.supervise.gpu_use import read_after
 from tune_mcp.supervise.job import PHASE_FILE, AttemptResult, Job, cancel, cancel_earlier
@@ -215,6 +216,7 @@ class Supervisor:
             cache_wipes=settings.cache_wipes,
             allow_mig=settings.allow_mig,
             cleanup_command=settings.cleanup_command,
+            signatures=settings.signatures,
             gpus=settings.gpus_per_test.get(test, 0),
             timeout_s=settings.timeout_s.get(file, DEFAULT_TIMEOUT_S),
         )
@@ -230,6 +232,7 @@ class Supervisor:
         )  # fmt: skip
         cancel_earlier(job)
         key, since, phase = self.executor.submit(job), self.clock.now(), ""
+        news = AlertNews(job.folder / WATCH_FILE)
         while self.executor.poll([key])[key] == "running":
             asked = self.stop_asked()
             if asked is not None:
@@ -237,13 +240,29 @@ class Supervisor:
             found = self._phase(job) or phase
             if found != phase:
                 phase, since = found, self.clock.now()
+            self._watch(job, news)
             self._show(job, phase, since)
             self.clock.sleep(_LOOK_EVERY_S)
+        self._watch(job, news)
+        self._record = self._record.model_copy(update={"alerts": (), "processes": {}})
         result = self.executor.collect(job)
         after = read_after(job)
         if after and after.trouble:
             self._event("gpus_not_clear", f"after {job.test_key} run {job.repeat}: {after.trouble}")
         return result
+
+    def _watch(self, job: Job, news: AlertNews) -> None:
+        """Take over what the attempt's watchdog saw: news as milestones, open alerts into the record."""
+        for alert in news.read():
+            kind, text = ("alert_over", f"{alert.name}: {alert.over}") if alert.over else ("alert", alert.line())
+            self._event(
+                kind, f"{job.test_key} run {job.repeat} attempt {job.attempt}: {text}",
+                test=job.test_key, repeat=job.repeat, attempt=job.attempt, alert=alert.name,
+            )  # fmt: skip
+        seen = {"alerts": news.open, "processes": news.sighting.processes}
+        if seen != {"alerts": self._record.alerts, "processes": self._record.processes}:
+            self._record = self._record.model_copy(update=seen)
+            self._write_record(durable=False)
 
     def _phase(self, job: Job) -> str:
         try:

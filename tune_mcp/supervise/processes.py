@@ -69,18 +69,21 @@ class Grace:
 class StopLadder:
     """SIGINT to pytest, wait, SIGTERM to the tree, wait, SIGKILL to the tree until nothing is left.
 
-    ``log`` gets one sentence for each step. ``tick_s`` is how often the wait looks. ``alive`` says what is ours.
+    ``log`` gets one sentence for each step. ``tick_s`` is how often the wait looks. ``alive`` says what is ours, ``sent``
+    which signals the main process got from us.
     """
 
     log: Callable[[str], None]
     grace: Grace = field(default_factory=Grace)
     tick_s: float = 0.1
     alive: Callable[[], list[psutil.Process]] = descendants
+    sent: list[str] = field(default_factory=list[str])
 
     def interrupt(self, main: subprocess.Popen[bytes]) -> None:
         """Ask pytest to end by itself, so that fixtures are torn down."""
         if main.poll() is None:
             self.log(f"SIGINT to pytest {main.pid}, then up to {self.grace.interrupt_s:g} s for its teardown")
+            self.sent.append(signal.SIGINT.name)
             main.send_signal(signal.SIGINT)
             self._until(lambda: main.poll() is not None, self.grace.interrupt_s)
 
@@ -115,6 +118,8 @@ class StopLadder:
                 try:
                     identity = (process.pid, process.create_time())
                     if identity not in sent:
+                        if main is not None and process.pid == main.pid:
+                            self.sent.append(sign.name)
                         process.send_signal(sign)
                         sent.add(identity)
                 except psutil.Error:

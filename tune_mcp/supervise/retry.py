@@ -6,6 +6,7 @@ the extracted numbers together do. A failed threshold assertion is a valid obser
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from tune_mcp.errors import Code
 from tune_mcp.session.state import Halt
 from tune_mcp.supervise.job import AttemptResult, Blocked
 
+_OWN_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP})
 MAX_TRIES = 4
 """Attempts per repeat and pass, the first included (RTY-03, read strictly: see docs/explanation/decisions.md)."""
 MAX_PASSES = 10
@@ -90,15 +92,30 @@ def _infrastructure(result: AttemptResult) -> str:
     rc = result.pytest_rc
     if result.stopped_by == "timeout":
         return "stopped at its wall-clock limit"
+    if result.stopped_by == "watchdog":
+        return result.stop_reason
     if rc is not None and rc < 0:
-        return f"pytest was ended by signal {-rc}" + _because(result.signature)
+        return _signalled(-rc) + _because(result.signature)
     if rc is not None and rc >= 128:
-        return f"pytest was ended by signal {rc - 128} (exit code {rc})" + _because(result.signature)
+        return f"{_signalled(rc - 128)} (exit code {rc})" + _because(result.signature)
+    if result.guard.interrupted == "KeyboardInterrupt":
+        return _signalled(signal.SIGINT) + _because(result.signature)
     if result.signature:
         return f"known crash in the log: {result.signature}"
     if result.guard.started and not result.guard.finished and rc not in (2, 3, 4, 5):
         return "pytest broke off without ending its session"
     return ""
+
+
+def _signalled(number: int) -> str:
+    """A signal that was not ours: a crash of its own, or somebody outside (note A34)."""
+    try:
+        name = f"{number} ({signal.Signals(number).name})"
+    except ValueError:
+        name = str(number)
+    if number in _OWN_CRASHES:
+        return f"pytest crashed: it was ended by signal {name}"
+    return f"killed from outside: pytest was ended by signal {name}, which tune-mcp did not send"
 
 
 def _because(signature: str) -> str:

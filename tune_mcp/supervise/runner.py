@@ -26,6 +26,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tune_mcp.config.signatures import rules as watch_rules
 from tune_mcp.errors import Code
 from tune_mcp.files import sha256_file, write_atomic
 from tune_mcp.gpus import read_gpus
@@ -33,6 +34,7 @@ from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.run_dir import iso
 from tune_mcp.session import gpus_seen, provenance
 from tune_mcp.supervise import caches, environment, guard_record, signatures
+from tune_mcp.supervise.alerts import WATCH_FILE, AlertBook
 from tune_mcp.supervise.gpu_use import GpuUse
 from tune_mcp.supervise.invocation import pytest_argv
 from tune_mcp.supervise.job import (
@@ -46,13 +48,17 @@ from tune_mcp.supervise.job import (
     is_cancelled,
     is_sealed,
     read_job,
+    read_result,
     seal,
 )
 from tune_mcp.supervise.processes import StopLadder, become_subreaper, default_signals, descendants
+from tune_mcp.supervise.slow_start import Launch
 from tune_mcp.supervise.tree_record import TreeRecorder
 from tune_mcp.supervise.waiting import Orders
+from tune_mcp.supervise.watchdog import Watchdog
 
 _LOOK_EVERY_S = 0.25
+_LOOK_CLOSELY_S = 0.1
 
 
 class Runner:
@@ -93,15 +99,12 @@ class Runner:
             return None
         if blocked := blocked or self._wiped():
             return self._result(blocked=blocked)
-        rc, stopped_by, duration, leftovers = self._pytest()
-        if stopped_by == "cancel":
+        ended = self._pytest()
+        if ended["stopped_by"] == "cancel":
             return None
         self.phase("extracting")
         return self._result(
-            pytest_rc=rc,
-            stopped_by=stopped_by,
-            duration_s=round(duration, 3),
-            leftovers=leftovers,
+            **ended,
             moved=self._moved(),
             **self.gpus.facts(),
             dropped_env=self.dropped,
@@ -153,7 +156,7 @@ class Runner:
         self.say(f"wiped below {slice_root}: {', '.join(emptied) or 'nothing, it was cold'}")
         return None
 
-    def _pytest(self) -> tuple[int, str, float, tuple[str, ...]]:
+    def _pytest(self) -> dict[str, object]:
         job = self.job
         guard_folder = job.folder / "guard"
         guard_folder.mkdir(exist_ok=True)
@@ -183,30 +186,59 @@ class Runner:
                 start_new_session=True,
                 pass_fds=self.gpus.lock_handles,
             )
-        tree = TreeRecorder(job.folder, main.pid, descendants)
+        watchdog, tree = self._watchdog(variables), TreeRecorder(job.folder, main.pid, descendants)
         ladder = StopLadder(self.say)
         with self.gpus.watched():
-            stopped_by = self._wait(main, begin + job.timeout_s, tree)
+            stopped_by, reason = self._wait(main, begin + job.timeout_s, tree, watchdog)
             if stopped_by:
                 self.phase("stopping")
                 ladder.interrupt(main)
             duration = time.monotonic() - begin
         self.phase("draining")
         leftovers = ladder.drain(main)
-        return main.wait(), stopped_by, duration, leftovers
+        return {
+            "pytest_rc": main.wait(),
+            "stopped_by": stopped_by,
+            "stopped_for": watchdog.stopped_by,
+            "stop_reason": reason,
+            "signals": tuple(ladder.sent),
+            "alerts": tuple(watchdog.book.alerts.values()),
+            "duration_s": round(duration, 3),
+            "leftovers": leftovers,
+        }
 
-    def _wait(self, main: subprocess.Popen[bytes], end: float, tree: TreeRecorder) -> str:
-        """Until pytest ends or has to be stopped; its end and an order wake at once, the rest is looked at."""
+    def _watchdog(self, variables: dict[str, str]) -> Watchdog:
+        job = self.job
+        earlier = read_result(job.model_copy(update={"attempt": job.attempt - 1}))
+        return Watchdog(
+            watch_rules(job.signatures),
+            self.log,
+            self.record,
+            Launch(variables, Path(job.venv_python), time.time()),
+            AlertBook(job.folder / WATCH_FILE, lambda: datetime.now(UTC)),
+            doubted=frozenset({earlier.stopped_for}) if earlier and earlier.stopped_for else frozenset(),
+        )
+
+    def _wait(
+        self, main: subprocess.Popen[bytes], end: float, tree: TreeRecorder, watchdog: Watchdog
+    ) -> tuple[str, str]:
+        """Until pytest ends or has to be stopped: by whom, and why in words.
+
+        Its end and an order wake at once, the rest is looked at.
+        """
         while True:
             tree.look()
             if main.poll() is not None:
-                return ""
+                return "", ""
             if self.cancelled():
-                return "cancel"
+                return "cancel", ""
             if time.monotonic() >= end:
                 self.say(f"pytest reached its limit of {self.job.timeout_s:g} s")
-                return "timeout"
-            self.orders.look(_LOOK_EVERY_S)
+                return "timeout", ""
+            if reason := watchdog.look():
+                self.say(reason)
+                return "watchdog", reason
+            self.orders.look(_LOOK_CLOSELY_S if watchdog.alarmed else _LOOK_EVERY_S)
 
     def _evidence(self) -> dict[str, object]:
         files = ResultFiles(self.basetemp)
@@ -226,7 +258,7 @@ class Runner:
         return {
             "guard": guard_record.read(self.record),
             "stages": stages,
-            "signature": signatures.fatal_in(self.log),
+            "signature": signatures.failure_in(self.log, watch_rules(self.job.signatures)),
             "log_sha256": sha256_file(self.log),
             "evidence_sha256": {
                 name: sha256_file(self.basetemp / name) for name in sorted(used) if (self.basetemp / name).is_file()

@@ -1,0 +1,94 @@
+"""What the watchdog tells: the runner writes ``watch.json`` in the attempt's folder, the supervisor reads the news.
+
+Files alone lie between the two, so a runner on another machine is watched in the same way. A write that fails (a full
+disk) is made up for by the next one: nothing is lost meanwhile, because the whole book is written each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from tune_mcp.config.stages import Frozen
+from tune_mcp.files import dump_json, parse_json, write_atomic
+from tune_mcp.run_dir import iso
+from tune_mcp.session.state import Alert
+
+WATCH_FILE = "watch.json"
+
+
+class Sighting(Frozen):
+    """``watch.json``: every alert of the attempt in the order of time, and its living processes by role."""
+
+    schema_version: int = 1
+    alerts: tuple[Alert, ...] = ()
+    processes: dict[str, int] = Field(default_factory=dict)
+
+
+@dataclass
+class AlertBook:
+    """The runner's side: raise, amend and end alerts; ``write`` keeps the file up to date."""
+
+    path: Path
+    now: Callable[[], datetime]
+    alerts: dict[str, Alert] = field(default_factory=dict[str, Alert])
+    processes: dict[str, int] = field(default_factory=dict[str, int])
+    _written: Sighting = field(default_factory=Sighting)
+
+    def open(self, name: str) -> bool:
+        """Whether this alert stands now."""
+        return name in self.alerts and not self.alerts[name].over
+
+    def tell(self, name: str, cause: str, remedy: str, evidence: tuple[str, ...] = ()) -> None:
+        """Raise the alert, or leave it as it is when it stands already."""
+        if not self.open(name):
+            self.alerts[name] = Alert(name=name, cause=cause, remedy=remedy, evidence=evidence, since=iso(self.now()))
+
+    def end(self, name: str, how: str) -> None:
+        """The trouble is over."""
+        if self.open(name):
+            self.alerts[name] = self.alerts[name].model_copy(update={"over": how})
+
+    def write(self) -> None:
+        """Write the file when it would differ; a full disk delays it, it does not end the attempt."""
+        sighting = Sighting(alerts=tuple(self.alerts.values()), processes=self.processes)
+        if sighting == self._written:
+            return
+        try:
+            write_atomic(self.path, dump_json(sighting.model_dump(mode="json")), durable=False)
+        except OSError:
+            return  # tried again at the next look, because the file still differs
+        self._written = sighting
+
+
+@dataclass
+class AlertNews:
+    """The supervisor's side, for one attempt: what is new in its ``watch.json``."""
+
+    path: Path
+    sighting: Sighting = field(default_factory=Sighting)
+    _changed_ns: int = 0
+    _told: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
+
+    def read(self) -> tuple[Alert, ...]:
+        """Alerts that were raised or ended since the last call; the file is only opened when it changed."""
+        try:
+            changed = self.path.stat().st_mtime_ns
+            if changed == self._changed_ns:
+                return ()
+            self.sighting = Sighting.model_validate(parse_json(self.path.read_bytes()))
+        except (OSError, ValueError, ValidationError):
+            return ()  # not there yet, or in the middle of its way from another machine: the next look finds it
+        self._changed_ns = changed
+        news = tuple(one for one in self.sighting.alerts if self._told.get((one.name, one.since)) != one.over)
+        self._told |= {(one.name, one.since): one.over for one in news}
+        return news
+
+    @property
+    def open(self) -> tuple[Alert, ...]:
+        """Those that stand now."""
+        return tuple(one for one in self.sighting.alerts if not one.over)

@@ -1,0 +1,161 @@
+"""Read a log while it grows, and find the lines that fit: only what was appended, in bounded memory.
+
+The stream of bytes is cut into pieces by position alone: at line ends (``\\n`` and ``\\r``), and a line longer than
+``PIECE`` into pieces that overlap. So what is found does not depend on how the bytes arrived, and a line of any
+length or of garbage costs a few kilobytes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from tune_mcp.config.signatures import LinePattern
+
+PIECE = 4096
+OVERLAP = 512
+_STRIDE = PIECE - OVERLAP
+_END = re.compile(rb"[\r\n]")
+_SECRET = re.compile(r"(hf_[A-Za-z0-9]{8})[A-Za-z0-9]+|((?:TOKEN|SECRET|PASSWORD|API_KEY)\S*[=:]\s*)\S+", re.IGNORECASE)
+_CUT = "\0"
+"""Stands where a long line was cut, so that ``^`` and ``$`` do not take the cut for an end of the line."""
+
+Pattern = TypeVar("Pattern", bound=LinePattern)
+
+
+def redacted(line: str) -> str:
+    """A log line as it may be shown: no token, password or key in it."""
+    return _SECRET.sub(lambda match: f"{match[1] or match[2]}[redacted]", line)
+
+
+@dataclass(frozen=True)
+class Found(Generic[Pattern]):
+    """A piece that fits: where it begins in the stream, its text, and the first pattern that it fits."""
+
+    offset: int
+    line: str
+    pattern: Pattern
+
+
+class LineFinder(Generic[Pattern]):
+    """Feed bytes in order; get the pieces that fit one of the patterns, each with the first pattern it fits."""
+
+    def __init__(self, patterns: Iterable[Pattern]) -> None:
+        self._patterns: list[Pattern] = list(patterns)
+        self._words: tuple[bytes, ...] = ()
+        self._rest = b""
+        self._rest_at = 0
+        self._continued = False
+        self._index()
+
+    def _index(self) -> None:
+        self._words = tuple(dict.fromkeys(word.encode() for one in self._patterns for word in one.words))
+
+    def forget(self, pattern: Pattern) -> None:
+        """Look for this one no more."""
+        self._patterns = [one for one in self._patterns if one is not pattern]
+        self._index()
+
+    def skip(self, offset: int) -> None:
+        """Go on at ``offset`` of the stream: what lies before it is given up."""
+        self._rest, self._rest_at, self._continued = b"", offset, True
+
+    def feed(self, data: bytes) -> list[Found[Pattern]]:
+        """The pieces that these bytes complete, in order."""
+        text = self._rest + data
+        cut = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1
+        found = list(self._whole(text[:cut]))
+        if cut:
+            self._rest_at += cut
+            self._continued = False
+        while len(text) - cut > PIECE:
+            found += self._piece(text[cut : cut + PIECE], self._rest_at, more=True, continued=self._continued)
+            cut += _STRIDE
+            self._rest_at += _STRIDE
+            self._continued = True
+        self._rest = text[cut:]
+        return found
+
+    def unfinished(self) -> list[Found[Pattern]]:
+        """What the last, unfinished line looks like now; it is not used up."""
+        return self._piece(self._rest, self._rest_at, more=False, continued=self._continued)
+
+    def _whole(self, text: bytes) -> Iterator[Found[Pattern]]:
+        """Lines that are complete: only those that hold a word are cut out at all."""
+        begins: set[int] = set()
+        for word in self._words:
+            at = text.find(word)
+            while at >= 0:
+                begins.add(max(text.rfind(b"\n", 0, at), text.rfind(b"\r", 0, at)) + 1)
+                end = _END.search(text, at)
+                at = text.find(word, end.start() if end else len(text))
+        for begin in sorted(begins):
+            found = _END.search(text, begin)
+            end = found.start() if found else len(text)
+            continued = self._continued and begin == 0
+            while end - begin > PIECE:
+                piece = text[begin : begin + PIECE]
+                yield from self._piece(piece, self._rest_at + begin, more=True, continued=continued)
+                begin, continued = begin + _STRIDE, True
+            yield from self._piece(text[begin:end], self._rest_at + begin, more=False, continued=continued)
+
+    def _piece(self, piece: bytes, offset: int, *, more: bool, continued: bool) -> list[Found[Pattern]]:
+        if not any(word in piece for word in self._words):
+            return []
+        text = piece.decode(errors="replace")
+        framed = f"{_CUT if continued else ''}{text}{_CUT if more else ''}"
+        return [Found(offset, text, one) for one in self._patterns if one.fits(framed)][:1]
+
+
+class GrowingLog:
+    """What was appended to a file since the last look, a bounded part at a time."""
+
+    BLOCK = 256 * 1024
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.position = 0
+        self.size = 0
+
+    def look(self) -> bool:
+        """Whether the file grew since the last look; a file that is not there has not."""
+        try:
+            size = self.path.stat().st_size
+        except OSError:
+            return False
+        grew = size != self.size
+        if size < self.position:
+            self.position = 0
+        self.size = size
+        return grew
+
+    def read(self) -> bytes:
+        """The next block, empty at the end. Raises ``OSError``."""
+        if self.position >= self.size:
+            return b""
+        handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = os.pread(handle, self.BLOCK, self.position)
+        finally:
+            os.close(handle)
+        self.position += len(data)
+        return data
+
+
+def last_line(log: Path, patterns: Sequence[Pattern], tail: int = 256 * 1024) -> Found[Pattern] | None:
+    """The last fitting line in the end of a log: only the end tells how it ended."""
+    reader, finder, last = GrowingLog(log), LineFinder(patterns), None
+    reader.look()
+    reader.position = max(0, reader.size - tail)
+    if reader.position:
+        finder.skip(reader.position)
+    while data := reader.read():
+        for found in finder.feed(data):
+            last = found
+    for found in finder.unfinished():
+        last = found
+    return last
