@@ -21,7 +21,7 @@ main = subprocess.Popen([sys.executable, "-c", sys.argv[1]], start_new_session=T
 pids = [int(main.stdout.readline()) for _ in range(int(sys.argv[2]))]
 ladder.interrupt(main)
 named = ladder.drain(main)
-print(json.dumps({"pids": pids, "said": said, "named": named, "rc": main.wait(5), "left": len(descendants())}))
+print(json.dumps({"pids": pids, "said": said, "named": named, "rc": main.wait(5), "sent": ladder.sent, "left": len(descendants())}))
 """
 SLEEP = "print(os.getpid(), flush=True); time.sleep(600)"
 DEAF = f"import os, signal, time; [signal.signal(s, signal.SIG_IGN) for s in (2, 15)]; {SLEEP}"
@@ -41,6 +41,7 @@ def test_a_process_that_hears_the_interrupt_is_not_killed() -> None:
 
     assert (found["rc"], found["named"], found["left"]) == (2, [], 0)
     assert len(found["said"]) == 1 and found["said"][0].startswith("SIGINT to pytest")
+    assert found["sent"] == ["SIGINT"]
 
 
 @pytest.mark.rule("GPU-20", "GPU-16")
@@ -53,6 +54,7 @@ def test_a_tree_that_is_deaf_to_everything_is_killed_and_named() -> None:
 
     assert (found["rc"], found["left"], len(found["named"])) == (-9, 0, 3)
     assert [text.split()[0] for text in found["said"]] == ["SIGINT", "SIGTERM", "SIGKILL"]
+    assert found["sent"] == ["SIGINT", "SIGTERM", "SIGKILL"], "what the main process got, so that it is known as ours"
     assert not any(psutil.pid_exists(pid) for pid in found["pids"])
 
 

@@ -67,13 +67,15 @@ class LineFinder(Generic[Pattern]):
     def feed(self, data: bytes) -> list[Found[Pattern]]:
         """The pieces that these bytes complete, in order."""
         text = self._rest + data
+        words = tuple(word for word in self._words if word in text)
         cut = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1
-        found = list(self._whole(text[:cut]))
+        found = list(self._whole(text[:cut], words)) if words else []
         if cut:
             self._rest_at += cut
             self._continued = False
         while len(text) - cut > PIECE:
-            found += self._piece(text[cut : cut + PIECE], self._rest_at, more=True, continued=self._continued)
+            piece = text[cut : cut + PIECE]
+            found += self._piece(piece, words, self._rest_at, more=True, continued=self._continued)
             cut += _STRIDE
             self._rest_at += _STRIDE
             self._continued = True
@@ -82,12 +84,12 @@ class LineFinder(Generic[Pattern]):
 
     def unfinished(self) -> list[Found[Pattern]]:
         """What the last, unfinished line looks like now; it is not used up."""
-        return self._piece(self._rest, self._rest_at, more=False, continued=self._continued)
+        return self._piece(self._rest, self._words, self._rest_at, more=False, continued=self._continued)
 
-    def _whole(self, text: bytes) -> Iterator[Found[Pattern]]:
+    def _whole(self, text: bytes, words: tuple[bytes, ...]) -> Iterator[Found[Pattern]]:
         """Lines that are complete: only those that hold a word are cut out at all."""
         begins: set[int] = set()
-        for word in self._words:
+        for word in words:
             at = text.find(word)
             while at >= 0:
                 begins.add(max(text.rfind(b"\n", 0, at), text.rfind(b"\r", 0, at)) + 1)
@@ -99,12 +101,14 @@ class LineFinder(Generic[Pattern]):
             continued = self._continued and begin == 0
             while end - begin > PIECE:
                 piece = text[begin : begin + PIECE]
-                yield from self._piece(piece, self._rest_at + begin, more=True, continued=continued)
+                yield from self._piece(piece, words, self._rest_at + begin, more=True, continued=continued)
                 begin, continued = begin + _STRIDE, True
-            yield from self._piece(text[begin:end], self._rest_at + begin, more=False, continued=continued)
+            yield from self._piece(text[begin:end], words, self._rest_at + begin, more=False, continued=continued)
 
-    def _piece(self, piece: bytes, offset: int, *, more: bool, continued: bool) -> list[Found[Pattern]]:
-        if not any(word in piece for word in self._words):
+    def _piece(
+        self, piece: bytes, words: tuple[bytes, ...], offset: int, *, more: bool, continued: bool
+    ) -> list[Found[Pattern]]:
+        if not any(word in piece for word in words):
             return []
         text = piece.decode(errors="replace")
         framed = f"{_CUT if continued else ''}{text}{_CUT if more else ''}"

@@ -194,6 +194,7 @@ class Runner:
                 self.phase("stopping")
                 ladder.interrupt(main)
             duration = time.monotonic() - begin
+        watchdog.ended()
         self.phase("draining")
         leftovers = ladder.drain(main)
         return {

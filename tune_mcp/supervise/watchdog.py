@@ -124,6 +124,13 @@ class Watchdog:
         self.book.write()
         return reason
 
+    def ended(self) -> None:
+        """pytest is gone: what its last moments left in the log, and whether it ever came up."""
+        at = self.senses.monotonic()
+        self._read(at)
+        self._look_at_start(at)
+        self.book.write()
+
     def _tree(self, at: float) -> Tree:
         tree = self.senses.tree()
         self._cost = self.senses.monotonic() - at

@@ -1,0 +1,162 @@
+"""The watchdog at work: real pytests that crash, hang, are killed, or only look as if they did."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import toy
+
+from tune_mcp.calibration import watching
+from tune_mcp.calibration.project import Project
+from tune_mcp.cli.watch import picture
+from tune_mcp.observe.observation import Attempt, Stored, load
+from tune_mcp.report import history
+from tune_mcp.run_dir import RunDir
+from tune_mcp.session import events
+from tune_mcp.supervise import loop
+from tune_mcp.supervise.job import JOB_FILE, AttemptResult, read_job, read_result
+
+ONCE = "flag = STATE / 'once'; first = not flag.exists(); flag.touch()"
+"""In a toy's test: ``first`` is true in the first launch alone."""
+OOM = "print('torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB')"
+
+
+def watched(tmp_path: Path, *code: str, **signatures: object) -> Project:
+    """A toy whose second test runs ``code`` first, with a ``signatures.yaml`` of its own."""
+    body = "".join(f"    {line}\n" for line in code)
+    source = toy.toy_source().replace("def test_speed(results):\n", f"def test_speed(results):\n{body}")
+    files = {".tune/models/toy/signatures.yaml": json.dumps(signatures)}
+    return toy.make_toy(tmp_path / "repo", test_source=source, files=files)
+
+
+def results(run: RunDir) -> list[AttemptResult]:
+    jobs = sorted(run.path.glob(f"_pytest/test_toy_ci/attempts/*/{JOB_FILE}"))
+    found = [read_result(read_job(job)) for job in jobs]
+    assert None not in found, toy.told(run)
+    return [one for one in found if one is not None]
+
+
+def attempts(run: RunDir) -> tuple[Attempt, ...]:
+    stored = load(run, "toy_speed", 1)
+    assert isinstance(stored, Stored) and stored.content is not None, toy.told(run)
+    return stored.content.history
+
+
+def told(run: RunDir, kind: str) -> list[str]:
+    return [event.text for event in events.read(run.events) if event.kind == kind]
+
+
+@pytest.fixture
+def one_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "MAX_TRIES", 1)
+    monkeypatch.setattr(loop, "MAX_PASSES", 1)
+
+
+@pytest.mark.rule("WDG-01", "RTY-03", "POL-12")
+def test_a_crash_is_stopped_by_an_interrupt_told_and_the_repeat_tried_again(tmp_path: Path) -> None:
+    project = watched(tmp_path, ONCE, f"first and ({OOM}, time.sleep(600))")
+
+    run = toy.finished_run(project, 1, toy.real_pytest)
+
+    crashed, whole = results(run)
+    assert (crashed.stopped_by, crashed.stopped_for, crashed.signals) == ("watchdog", "CUDA out of memory", ("SIGINT",))
+    assert (whole.stopped_by, whole.signals, whole.pytest_rc) == ("", (), 0)
+    assert [(one.verdict, "stopped by the watchdog" in one.reason) for one in attempts(run)] == [
+        ("retried", True),
+        ("kept", False),
+    ]
+    (alert,) = told(run, "alert")
+    assert alert.startswith("test_toy_ci run 1 attempt 1: CUDA out of memory: ") and "To do: look for another" in alert
+    assert "stopped by the watchdog: CUDA out of memory" in told(run, "retry")[0]
+    assert watching.strict_audit(project, run.run_id).ready
+    assert [one.kind for one in history.incidents(run)] == ["alert", "retry"]
+
+
+@pytest.mark.rule("WDG-01")
+def test_a_worker_that_dies_is_seen_although_pytest_goes_on_polling(tmp_path: Path) -> None:
+    worker = (
+        "import os, signal, sys, time; time.sleep(3); "
+        "print('Fatal Python error: Segmentation fault', flush=True); os.kill(os.getpid(), signal.SIGSEGV)"
+    )
+    project = watched(
+        tmp_path,
+        ONCE,
+        "import subprocess, sys",
+        f"worker = subprocess.Popen([sys.executable, '-c', {worker!r}]) if first else None",
+        "end = time.monotonic() + 60",
+        "while first and time.monotonic() < end: worker.poll(), print('waiting', flush=True), time.sleep(0.01)",
+    )
+
+    run = toy.finished_run(project, 1, toy.real_pytest)
+
+    assert "process ended" in results(run)[0].stop_reason
+    assert watching.strict_audit(project, run.run_id).ready
+
+
+@pytest.mark.rule("WDG-01", "XPY-05", "RTY-04")
+def test_a_healthy_pytest_lives_whatever_its_log_says_and_a_failed_threshold_is_kept(tmp_path: Path) -> None:
+    lines = [
+        "Connection refused", "Address already in use", "AssertionError: server worker router health",
+        "CUDA out of memory", "TimeoutExpired", "E   torch.OutOfMemoryError: CUDA out of memory",
+    ]  # fmt: skip
+    wait = "end = time.monotonic() + 1.5"
+    project = watched(tmp_path, *(f"print({line!r})" for line in lines), wait, "while time.monotonic() < end: pass")
+    toy.steer(project, 1, speed={"throughput_qps": 0.1})
+
+    run = toy.finished_run(project, 1, toy.real_pytest)
+
+    (only,) = results(run)
+    assert (only.pytest_rc, only.stopped_by) == (1, "")
+    assert [(one.verdict, one.reason[:19]) for one in attempts(run)] == [("kept", "threshold_assertion")]
+    assert len(toy.launches(project, 1)) == 1
+
+
+@pytest.mark.rule("WDG-01", "XPY-05")
+def test_a_pytest_that_stands_still_is_told_then_stopped_then_tried_again(tmp_path: Path) -> None:
+    project = watched(
+        tmp_path, ONCE, "first and time.sleep(600)", no_progress={"alert_after_s": 0.5, "stop_after_s": 1.0}
+    )
+
+    run = toy.finished_run(project, 1, toy.real_pytest)
+
+    first, second = results(run)
+    assert (first.stopped_for, second.stopped_by) == ("no progress", "")
+    assert told(run, "alert")[0].startswith("test_toy_ci run 1 attempt 1: no progress: no log line")
+    assert watching.strict_audit(project, run.run_id).ready
+
+
+@pytest.mark.rule("WDG-02", "WDG-11", "STR-15")
+def test_an_open_alert_is_shown_by_status_and_watch_and_its_end_is_told(tmp_path: Path) -> None:
+    project = watched(tmp_path, startup={"after_s": 0.2})
+    run = toy.start_and_hold(project, 1)
+
+    toy.wait_for(lambda: watching.status(project, run.run_id).alerts, what="the alert")
+    now = watching.status(project, run.run_id)
+    toy.let_go(project, 1)
+    toy.wait_until_rest(project, run.run_id)
+
+    (alert,) = now.alerts
+    assert alert.startswith("slow start: ") and "1. set OMNI_CI_HOME to the CI slice" in alert
+    assert now.processes == {"pytest": 1}
+    assert "ALERT: slow start" in now.text() and "processes: 1 pytest" in now.text()
+    assert "slow start" in str([part.plain for part in picture(now).renderable.renderables if hasattr(part, "plain")])
+    assert watching.status(project, run.run_id).alerts == ()
+    assert "up after" in told(run, "alert_over")[0]
+    (record,) = run.path.glob("_pytest/*/attempts/*/watch.json")
+    assert [one["name"] for one in json.loads(record.read_text())["alerts"]] == ["slow start"]
+
+
+@pytest.mark.rule("XPY-05")
+@pytest.mark.usefixtures("one_try")
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_that_we_did_not_send_is_told_as_one_from_outside(tmp_path: Path, name: str) -> None:
+    project = watched(tmp_path, f"import signal; os.kill(os.getpid(), signal.{name}); time.sleep(600)")
+
+    run = toy.finished_run(project, 1, toy.real_pytest)
+
+    (only,) = results(run)
+    assert (only.stopped_by, only.signals) == ("", ())
+    reason = watching.status(project, run.run_id).missing[0].reason
+    assert "killed from outside" in reason and f"({name}), which tune-mcp did not send" in reason
