@@ -85,6 +85,25 @@ async def test_the_output_schemas_require_nothing_so_that_a_refusal_fits_them_to
         assert {"code", "rules", "message", "next", "details"} <= set(schema["properties"])
 
 
+def names_in(value: Any) -> set[str]:
+    """Every property name of a schema, however deep."""
+    if isinstance(value, list):
+        return {name for item in value for name in names_in(item)}
+    if not isinstance(value, dict):
+        return set()
+    own = set(value["properties"]) if isinstance(value.get("properties"), dict) else set()
+    return own | {name for item in value.values() for name in names_in(item)}
+
+
+@pytest.mark.rule("STR-23")
+async def test_no_tool_takes_a_word_that_would_pass_a_gate(connect: Any, repo: Path) -> None:
+    forbidden = ("force", "override", "skip", "strict", "ready", "ignore", "bypass", "trust")
+    names = {name for tool in await tools_of(connect, repo) for name in names_in(tool["inputSchema"])}
+
+    assert {"run_id", "repeats", "decisions"} <= names
+    assert [name for name in sorted(names) if any(word in name for word in forbidden)] == []
+
+
 async def test_the_tools_are_those_of_the_committed_snapshot(connect: Any, repo: Path) -> None:
     """A drift of names, texts or schemas fails; ``TUNE_UPDATE_SNAPSHOTS=1`` writes the file anew."""
     found = json.dumps(await tools_of(connect, repo), indent=1, sort_keys=True, ensure_ascii=False) + "\n"

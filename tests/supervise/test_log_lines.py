@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tracemalloc
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def found(parts: list[bytes]) -> list[Found[LinePattern]]:
 def test_any_split_of_a_log_finds_the_same_lines(text: bytes, cuts: list[int]) -> None:
     places = sorted({min(cut, len(text)) for cut in cuts} | {0, len(text)})
 
-    assert found([text[a:b] for a, b in zip(places, places[1:], strict=False)]) == found([text])
+    assert found([text[a:b] for a, b in itertools.pairwise(places)]) == found([text])
 
 
 @settings(max_examples=100, deadline=None)

@@ -21,7 +21,8 @@ main = subprocess.Popen([sys.executable, "-c", sys.argv[1]], start_new_session=T
 pids = [int(main.stdout.readline()) for _ in range(int(sys.argv[2]))]
 ladder.interrupt(main)
 named = ladder.drain(main)
-print(json.dumps({"pids": pids, "said": said, "named": named, "rc": main.wait(5), "sent": ladder.sent, "left": len(descendants())}))
+facts = {"pids": pids, "said": said, "named": named, "sent": ladder.sent}
+print(json.dumps({**facts, "rc": main.wait(5), "left": len(descendants())}))
 """
 SLEEP = "print(os.getpid(), flush=True); time.sleep(600)"
 DEAF = f"import os, signal, time; [signal.signal(s, signal.SIG_IGN) for s in (2, 15)]; {SLEEP}"

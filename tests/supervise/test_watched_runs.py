@@ -150,7 +150,7 @@ def test_an_open_alert_is_shown_by_status_and_watch_and_its_end_is_told(tmp_path
 
 @pytest.mark.rule("XPY-05")
 @pytest.mark.usefixtures("one_try")
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGHUP", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGHUP"])
 def test_a_signal_that_we_did_not_send_is_told_as_one_from_outside(tmp_path: Path, name: str) -> None:
     project = watched(tmp_path, f"import signal; os.kill(os.getpid(), signal.{name}); time.sleep(600)")
 
@@ -160,3 +160,15 @@ def test_a_signal_that_we_did_not_send_is_told_as_one_from_outside(tmp_path: Pat
     assert (only.stopped_by, only.signals) == ("", ())
     reason = watching.status(project, run.run_id).missing[0].reason
     assert "killed from outside" in reason and f"({name}), which tune-mcp did not send" in reason
+
+
+@pytest.mark.rule("XPY-05")
+def test_an_interrupt_that_we_did_not_send_halts_and_says_so(tmp_path: Path) -> None:
+    """pytest survives it and ends its session, so it may as well be the test file's own doing."""
+    project = watched(tmp_path, "import signal; os.kill(os.getpid(), signal.SIGINT); time.sleep(600)")
+
+    run = toy.finished_run(project, 1, toy.real_pytest)
+
+    now = watching.status(project, run.run_id)
+    assert now.state == "halted" and "interrupted from outside or by the test itself, not by tune-mcp" in now.reason
+    assert "✓" not in watching.strict_audit(project, run.run_id).text()

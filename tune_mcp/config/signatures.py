@@ -114,7 +114,7 @@ class WatchRules(ConfigModel):
         return next((role for role in self.roles if re.search(role.pattern, command)), None)
 
 
-FATAL_STILL_S = 0.5
+FATAL_STILL_S = 0.4
 SUSPICIOUS_STILL_S = 120.0
 
 
@@ -138,8 +138,11 @@ def _check(source: YamlSource, found: OwnSignatures) -> None:
                 source.note((group, index, "name"), f"there is another signature named {entry.name!r}", "WDG-01")
             seen.add(entry.name)
     limits = found.no_progress
-    if limits.alert_after_s and limits.stop_after_s and limits.stop_after_s <= limits.alert_after_s:
-        source.note(("no_progress", "stop_after_s"), "must be longer than alert_after_s", "WDG-01")
+    if source.path != SHIPPED_SIGNATURES:
+        limits = _over(limits, _read(SHIPPED_SIGNATURES, 0).no_progress)
+    if (limits.stop_after_s or 0) <= (limits.alert_after_s or 0):
+        what = f"must be longer than alert_after_s, {limits.alert_after_s:g} s"
+        source.note(("no_progress", "stop_after_s"), what, "WDG-01")
 
 
 def read_own(path: Path | None) -> OwnSignatures:

@@ -56,6 +56,8 @@ class GuardSummary(Frozen):
         return "" if self.finished else "pytest did not end by itself"
 
     def _because(self) -> str:
+        if self.interrupted == "KeyboardInterrupt":
+            return " (interrupted from outside or by the test itself, not by tune-mcp)"
         return f" ({self.stop_reason})" if self.stop_reason else ""
 
 

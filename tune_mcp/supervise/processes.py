@@ -69,8 +69,8 @@ class Grace:
 class StopLadder:
     """SIGINT to pytest, wait, SIGTERM to the tree, wait, SIGKILL to the tree until nothing is left.
 
-    ``log`` gets one sentence for each step. ``tick_s`` is how often the wait looks. ``alive`` says what is ours, ``sent``
-    which signals the main process got from us.
+    ``log`` gets one sentence for each step. ``tick_s`` is how often the wait looks. ``alive`` says what is ours,
+    ``sent`` which signals the main process got from us.
     """
 
     log: Callable[[str], None]

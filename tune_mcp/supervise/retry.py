@@ -98,8 +98,6 @@ def _infrastructure(result: AttemptResult) -> str:
         return _signalled(-rc) + _because(result.signature)
     if rc is not None and rc >= 128:
         return f"{_signalled(rc - 128)} (exit code {rc})" + _because(result.signature)
-    if result.guard.interrupted == "KeyboardInterrupt":
-        return _signalled(signal.SIGINT) + _because(result.signature)
     if result.signature:
         return f"known crash in the log: {result.signature}"
     if result.guard.started and not result.guard.finished and rc not in (2, 3, 4, 5):

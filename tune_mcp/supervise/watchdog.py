@@ -124,6 +124,11 @@ class Watchdog:
         self.book.write()
         return reason
 
+    @property
+    def alarmed(self) -> bool:
+        """A fatal line waits to be confirmed: look again soon."""
+        return self._pending is not None
+
     def ended(self) -> None:
         """pytest is gone: what its last moments left in the log, and whether it ever came up."""
         at = self.senses.monotonic()
