@@ -18,8 +18,10 @@ from tune_mcp.errors import Refusal
 from tune_mcp.files import FileLock
 from tune_mcp.gpus import Gpu, GpuReading, Presence
 from tune_mcp.run_dir import RunDir
+from tune_mcp.session import gpus_seen
 from tune_mcp.session.state import Alert
 from tune_mcp.supervise import loop
+from tune_mcp.supervise.loop import utc_now
 
 WORK = {"test": "test_toy_ci", "repeat": 2, "attempt": 1, "phase": "pytest", "since": "2026-04-23T05:00:00Z"}
 ALERT = Alert(name="disk full", cause="a file system is full", remedy="free space", since="2026-04-23T05:00:00Z")
@@ -38,16 +40,15 @@ def at_work(run: RunDir, **facts: object) -> Iterator[None]:
         lock.release()
 
 
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = Gpu(0, "GPU-0", "H20", 1024, 97871, 37, ())
-    monkeypatch.setattr(watching, "read_gpus", lambda: GpuReading(Presence.PRESENT, (one,)))
+def saw(run: RunDir, *gpus: Gpu) -> None:
+    """The run's last look at the GPUs."""
+    gpus_seen.Recording(run, lambda: GpuReading(Presence.PRESENT, gpus), utc_now)()
 
 
-@pytest.mark.usefixtures("gpu")
 @pytest.mark.rule("POL-03", "POL-04", "STR-15")
 def test_one_poll_holds_status_audit_gpus_and_the_end_of_the_active_log(project: Project, run: RunDir) -> None:
     run.log("test_toy_ci", 2).write_text("".join(f"line {number}\n" for number in range(100)))
+    saw(run, Gpu(0, "GPU-0", "H20", 1024, 97871, 37, ()))
     with at_work(run):
         now = watching.status(project, run.run_id)
         audit = watching.strict_audit(project, run.run_id)
