@@ -13,7 +13,7 @@ from tune_mcp.calibration.reply import Reply
 from tune_mcp.discover.aliases import expand
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import FileLock
-from tune_mcp.gpus import GpuReading, read_gpus
+from tune_mcp.gpus import GpuReader, read_gpus
 from tune_mcp.precheck import Check, Precheck, Probes, Subject, comparable
 from tune_mcp.precheck import precheck as look
 from tune_mcp.precheck.imports import Imports
@@ -106,8 +106,14 @@ def _lock(project: Project) -> Check:
     )
 
 
-def comparable_or_refuse(subject: Subject, reading: GpuReading) -> None:
-    """Raises HOST_NOT_COMPARABLE for GPUs of another model; CUDA shows only in the run's own precheck (SCP-01)."""
+def comparable_or_refuse(subject: Subject, read: GpuReader) -> None:
+    """Raises HOST_NOT_COMPARABLE for GPUs of another model; CUDA shows only in the run's own precheck (SCP-01).
+
+    NVML is asked only where the model says which GPUs its CI has.
+    """
+    if not subject.needs.ci_machine.gpu:
+        return
+    reading = read()
     for check in comparable.gpu_model(subject, reading):
         if check.status == "mismatch":
             raise Refusal(

@@ -90,7 +90,7 @@ def start_run(
     python = project.interpreter(config)
     if python.path is None:
         raise _not_this_machine(project, model, keys)
-    comparable_or_refuse(project.subject(config, chosen), read_gpus())
+    comparable_or_refuse(project.subject(config, chosen), read_gpus)
     _no_open_halt(project, model, git.head)
     name = label or _label(model, keys, len(table), repeats)
     started = _launch(

@@ -110,6 +110,10 @@ class GpuReading:
                 raise ValueError(f"two GPUs have the same {name}")
         return self
 
+    def usable(self, *, allow_mig: bool) -> tuple[Gpu, ...]:
+        """The GPUs that a launch may be granted at all: whole ones, and split ones where the host profile says so."""
+        return tuple(gpu for gpu in self.gpus if allow_mig or not gpu.mig)
+
     def summary(self) -> str:
         """``2× NVIDIA H20``, or why there is nothing to count."""
         match self.presence:

@@ -27,7 +27,8 @@ def gpu_model(subject: Subject, reading: GpuReading) -> Iterator[Check]:
         return
     if reading.presence is not Presence.PRESENT:
         return
-    others = sorted({gpu.name for gpu in reading.gpus if not gpu.mig and not re.fullmatch(expected, gpu.name)})
+    names = {gpu.name for gpu in reading.usable(allow_mig=subject.allow_mig)}
+    others = sorted(name for name in names if not re.fullmatch(expected, name))
     yield Check(
         id="host.gpu_model",
         status="mismatch" if others else "ok",

@@ -18,10 +18,10 @@ def checks(subject: Subject, reading: GpuReading) -> Iterator[Check]:
     if reading.presence is Presence.UNKNOWN:
         yield Check(id="gpu.free", status="unknown", detail=reading.reason, fix="nvidia-smi")
         return
-    usable = [gpu for gpu in reading.gpus if subject.allow_mig or not gpu.mig]
+    usable = reading.usable(allow_mig=subject.allow_mig)
     free = [gpu for gpu in usable if gpu.free]
     if len(usable) < needed:
-        split = sum(gpu.mig for gpu in reading.gpus) if not subject.allow_mig else 0
+        split = len(reading.gpus) - len(usable)
         yield Check(
             id="gpu.free",
             status="missing",

@@ -110,17 +110,17 @@ class Gate:
             return first
         self.sleep(HOLD_S)
         reading = self.read()
-        still = {(gpu.index, gpu.uuid): gpu for gpu in self._usable(reading) if gpu.free}
+        still = {(gpu.index, gpu.uuid): gpu for gpu in reading.usable(allow_mig=self.allow_mig) if gpu.free}
         again = tuple(still[key] for gpu in first.gpus if (key := (gpu.index, gpu.uuid)) in still)
         if len(again) == needed:
             return Grant(again, first.locks)
         first.release()
-        return Shortage(needed, reading, self._usable(reading), unsteady=True)
+        return Shortage(needed, reading, reading.usable(allow_mig=self.allow_mig), unsteady=True)
 
     def _choose(self, needed: int) -> Grant | Shortage:
         """Free GPUs in the order of their index, each locked; all that are needed or none."""
         reading = self.read()
-        usable = self._usable(reading)
+        usable = reading.usable(allow_mig=self.allow_mig)
         gpus: list[Gpu] = []
         locks: list[FileLock] = []
         taken: dict[str, str] = {}
@@ -137,6 +137,3 @@ class Gate:
             return grant
         grant.release()
         return Shortage(needed, reading, usable, taken)
-
-    def _usable(self, reading: GpuReading) -> tuple[Gpu, ...]:
-        return tuple(gpu for gpu in reading.gpus if self.allow_mig or not gpu.mig)
