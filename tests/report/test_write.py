@@ -221,7 +221,7 @@ def test_a_last_calibration_on_another_machine_is_said_not_to_be_comparable(work
     machine = {"gpus": [{"name": "NVIDIA H100"}], "gpu_summary": "1× NVIDIA H100"}
     workshop.make(stamp="20260401T050000Z", precheck=machine).report()
     case = workshop.make()
-    assert "> **Not measured under the last calibration's conditions:** GPUs: 1× NVIDIA H100 then" in case.markdown()
+    assert "> **Conditions of the last calibration:** GPUs: 1× NVIDIA H100 then." in case.markdown()
     assert case.report().previous.comparable is False
 
 

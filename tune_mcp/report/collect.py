@@ -101,6 +101,7 @@ def _stage(audited: AuditedStage, context: ContextReader, plan: Plan, reader: Me
         durations_s=tuple(found.duration_s if found else None for found in contents),
         docs=stage.is_docs,
         metrics=tuple(reader.read(stage, samples)),
+        artifacts=tuple(cell.stored.sha256 if cell.stored else "" for cell in audited.cells),
     )
 
 

@@ -132,7 +132,10 @@ class MetricFacts(Frozen):
 
 
 class StageFacts(Frozen):
-    """One stage: its context line, its matrix row, sample counts and pytest seconds per repeat, and its metrics."""
+    """One stage: its context line, its matrix row, sample counts and pytest seconds per repeat, and its metrics.
+
+    ``artifacts`` are the sha256 digests of run{k}.json: the very bytes that each row was read from.
+    """
 
     key: str
     title: str
@@ -149,6 +152,7 @@ class StageFacts(Frozen):
     durations_s: tuple[float | None, ...]
     docs: bool
     metrics: tuple[MetricFacts, ...]
+    artifacts: tuple[str, ...] = ()
 
 
 class AttemptFacts(Frozen):

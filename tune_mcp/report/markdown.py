@@ -145,14 +145,15 @@ def _stage(stage: StageFacts) -> list[str]:
             *(shown_text(metric.values[k], metric.scale, metric.digits) for metric in stage.metrics),
             stage.samples[k],
             "—" if (seconds := stage.durations_s[k]) is None else f"{seconds:.1f}",
+            f"`{stage.artifacts[k][:12]}`" if stage.artifacts else "—",
         ]
         for k in repeats
     ]
-    head = ["Repeat", *(metric.label for metric in stage.metrics), "Samples", "pytest (s)"]
+    head = ["Repeat", *(metric.label for metric in stage.metrics), "Samples", "pytest (s)", "run{k}.json"]
     if stage.docs:
         return [*lines, *_table(head, rows), "", "A docs stage: run and counted, it has no thresholds."]
     worst = (f"**{shown_text(one.worst_raw, one.scale, one.digits)}**" for one in stage.metrics)
-    rows.append([f"**worst of {len(stage.cells)}**", *worst, "", ""])
+    rows.append([f"**worst of {len(stage.cells)}**", *worst, "", "", ""])
     lines += _table(head, rows, right=range(1, len(head)))
     lines += ["", *_worst_rows(stage), "", *_statistics(stage)]
     notes = [f"- {metric.label}: {flag.text}." for metric in stage.metrics for flag in metric.flags]

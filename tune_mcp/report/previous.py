@@ -9,7 +9,9 @@ from pydantic import ValidationError
 
 from tune_mcp.config.model import Optimisation
 from tune_mcp.files import parse_json
+from tune_mcp.report import published
 from tune_mcp.report.facts import CommitFacts, FileFacts, PreviousFacts, RangeFacts, ReportFacts
+from tune_mcp.report.published import Published
 from tune_mcp.run_dir import list_runs
 from tune_mcp.session import commit_range
 
@@ -19,7 +21,19 @@ _MOST_FILES = 40
 
 
 def find(repo_root: Path, facts: ReportFacts, optimisations: Mapping[str, Optimisation]) -> PreviousFacts | None:
-    """The newest earlier run of the model whose report can be read; None when there is none."""
+    """The newest earlier run of the model whose report can be read, or that is published; None when there is none."""
+    found = _run(repo_root, facts)
+    for one in published.read_all(repo_root):
+        newer = found is None or one.run_id > found.run_id
+        if one.model == facts.model and one.run_id < facts.run_id and newer:
+            found = _of_published(one, facts)
+    if found is None:
+        return None
+    span = _range(repo_root, found.calibration_git_sha, facts.calibration_git_sha, optimisations)
+    return found.model_copy(update={"range": span})
+
+
+def _run(repo_root: Path, facts: ReportFacts) -> PreviousFacts | None:
     for run in list_runs(repo_root):
         if run.run_id >= facts.run_id or not run.report_json.is_file():
             continue
@@ -28,8 +42,7 @@ def find(repo_root: Path, facts: ReportFacts, optimisations: Mapping[str, Optimi
         except (OSError, ValueError, ValidationError):
             continue
         if earlier.model == facts.model:
-            found = _range(repo_root, earlier.calibration_git_sha, facts.calibration_git_sha, optimisations)
-            return _compare(earlier, facts).model_copy(update={"range": found})
+            return _of_run(earlier, facts)
     return None
 
 
@@ -60,11 +73,10 @@ def _range(repo_root: Path, then: str, now: str, optimisations: Mapping[str, Opt
     )
 
 
-def _compare(earlier: ReportFacts, facts: ReportFacts) -> PreviousFacts:
+def _of_run(earlier: ReportFacts, facts: ReportFacts) -> PreviousFacts:
     then, now = earlier.environment, facts.environment
-    differences = [f"GPUs: {earlier.gpu_summary} then"] if earlier.gpu_summary != facts.gpu_summary else []
     changed = [key for key in sorted(set(then) | set(now)) if then.get(key) != now.get(key)]
-    differences += [f"{key}: {then.get(key, 'none')} then, {now.get(key, 'none')} now" for key in changed[:_MOST_NAMED]]
+    differences = [f"{key}: {then.get(key, 'none')} then, {now.get(key, 'none')} now" for key in changed[:_MOST_NAMED]]
     if len(changed) > _MOST_NAMED:
         differences.append(f"and {len(changed) - _MOST_NAMED} more")
     return PreviousFacts(
@@ -72,7 +84,24 @@ def _compare(earlier: ReportFacts, facts: ReportFacts) -> PreviousFacts:
         calibration_git_sha=earlier.calibration_git_sha,
         generated_at=earlier.generated_at,
         repeats=earlier.repeats,
-        comparable=not differences,
-        differences=tuple(differences),
+        comparable=earlier.gpu_summary == facts.gpu_summary and not differences,
+        differences=(*_other_gpus(earlier.gpu_summary, facts), *differences),
         worst={f"{stage.key}/{metric.key}": metric.worst_raw for stage, metric in earlier.metrics()},
     )
+
+
+def _of_published(earlier: Published, facts: ReportFacts) -> PreviousFacts:
+    unknown = "the environment of a published report is not on record"
+    return PreviousFacts(
+        run_id=earlier.run_id,
+        calibration_git_sha=earlier.calibration_git_sha,
+        generated_at=earlier.generated_at,
+        repeats=earlier.repeats,
+        comparable=False,
+        differences=(*_other_gpus(earlier.gpu_summary, facts), unknown),
+        worst=earlier.worst,
+    )
+
+
+def _other_gpus(then: str, facts: ReportFacts) -> tuple[str, ...]:
+    return () if then == facts.gpu_summary else (f"GPUs: {then} then",)

@@ -122,13 +122,15 @@ def notes(facts: ReportFacts) -> list[tuple[str, str]]:
         found.append(("Dirty tree", f"{facts.dirty_note}."))
     if facts.repeats == 1:
         found.append(("One repeat", "it shows no spread at all: a smoke run, no calibration."))
+    if "different environments" in facts.environment_note:
+        found.append(("Environment", f"{facts.environment_note}: their values are not comparable."))
     if facts.changed_files:
         found.append(("Changed since the run was planned", f"{changed_text(facts)}."))
     if facts.applied:
         told = "thresholds have been written" if len(facts.applied) > 1 else "threshold has been written"
         found.append(("Applied", f"{len(facts.applied)} {told}; the tables show the files as they stood before."))
     if facts.previous and facts.previous.differences:
-        found.append(("Not measured under the last calibration's conditions", "; ".join(facts.previous.differences)))
+        found.append(("Conditions of the last calibration", f"{'; '.join(facts.previous.differences)}."))
     return found
 
 
