@@ -193,8 +193,8 @@ class Workshop:
             groups=GROUPS,
             settings=LaunchSettings(),
         )
-        sha256 = plan.write(run, made, write_atomic)
-        events.append(run, "planned", START, f"{len(stages)} stages × {repeats}", sha256=sha256)
+        text = f"{len(stages)} stages × {repeats}"
+        plan.write(run, made, write_atomic, lambda sha256: events.append(run, "planned", START, text, sha256=sha256))
         found = {"gpus": GPUS, "gpu_summary": "2× NVIDIA H20", "versions": {"python": "3.11.4", "torch": "2.9.1+cu130"}}
         write_json(run.precheck, {"schema_version": 1, **(found if precheck is None else precheck)})
         machine = {"schema_version": 1, "hostname": "h20-07", "cpu_model": "AMD EPYC 9654", "gpu_driver": "580.82.07"}
