@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 REPEATS ?= 5
+# The inspector wants a newer node than Debian has, so node comes along.
+NPM_TOOLS := node@22.23.3 @modelcontextprotocol/inspector@2.12.0 @modelcontextprotocol/conformance@0.2.0-alpha.12
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser lint bench lock clean docs
+.PHONY: help demo test test-browser test-clients lint bench lock clean docs
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,14 +25,21 @@ $(VENV)/.dev: $(VENV)/.run requirements-dev.lock
 demo: $(VENV)/.run ## calibrate a real speech workload on this CPU, through the MCP server
 	$(BIN)/tune-mcp demo --repeats $(REPEATS)
 
-test: $(VENV)/.dev ## all tests that need no browser, with coverage
+test: $(VENV)/.dev ## all tests that need neither a browser nor node, with coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --ignore=tests/browser
+	$(BIN)/coverage run -m pytest --ignore=tests/browser --ignore=tests/clients
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
 test-browser: $(VENV)/.dev ## open report and dashboard in a headless Chromium (Debian: apt-get install chromium)
 	$(BIN)/python -m pytest tests/browser
+
+test-clients: $(VENV)/.dev .npm/.ready ## the official inspector and conformance suite (Debian: apt-get install npm)
+	$(BIN)/python -m pytest tests/clients
+
+.npm/.ready: Makefile
+	npm install --prefix .npm --no-save --no-package-lock --no-audit --no-fund --silent $(NPM_TOOLS)
+	@touch $@
 
 lint: $(VENV)/.dev ## formatting, style, types, and which room may import which
 	$(BIN)/ruff format --check .
