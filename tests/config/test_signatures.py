@@ -52,7 +52,6 @@ def test_no_remedy_is_a_threshold() -> None:
         ("huggingface_hub.errors.LocalEntryNotFoundError: Cannot find", "HF_HOME", "HOME must be /github/home"),
         ("Downloading shards:   0%|          | 0/15", "fetched again", "/github/home/.cache/huggingface"),
         ("worker-1 torch.OutOfMemoryError: CUDA out of memory", "being torn down", "tried again"),
-        ("OSError: [Errno 1] pidfd_getfd: Operation not permitted", "SYS_PTRACE", "expandable_segments"),
     ],
 )
 def test_a_known_mistake_is_told_with_its_cause_and_its_remedy(line: str, cause: str, remedy: str) -> None:

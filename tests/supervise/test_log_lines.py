@@ -15,11 +15,14 @@ from tune_mcp.supervise.log_lines import OVERLAP, PIECE, Found, GrowingLog, Line
 
 DIED = LinePattern(words=("worker died",), pattern=r"^worker died$")
 OOM = LinePattern(words=("out of memory",))
-PATTERNS = (DIED, OOM)
+KERNEL = LinePattern(words=("gen_sm90_module",))
+PATTERNS = (DIED, OOM, KERNEL)
 
 texts = st.lists(
     st.one_of(
-        st.sampled_from([b"worker died", b"out of memory", b"\n", b"\r", b"\r\n", b"worker ", b"died", b"\xff\xfe"]),
+        st.sampled_from(
+            [b"worker died", b"out of memory", b"\n", b"\r", b"\r\n", b"gen_sm90_module", b"gen_sm", b"90", b"died"]
+        ),
         st.integers(0, 2 * PIECE).map(lambda size: b"x" * size),
     ),
     max_size=12,
@@ -55,6 +58,11 @@ def test_an_anchor_means_the_line_and_not_the_place_where_a_long_line_was_cut() 
     stride = PIECE - OVERLAP
     assert found([b"x" * stride + b"worker died" + b"x" * PIECE]) == []
     assert found([b"x" * (PIECE - len(b"worker died")) + b"worker died" + b"x" * PIECE]) == []
+
+
+def test_lines_that_differ_in_their_numbers_only_are_told_apart_where_it_matters() -> None:
+    (one,) = found([b"gen_sm80_module\ngen_sm90_module\ngen_sm100_module\n"])
+    assert (one.line, one.pattern) == ("gen_sm90_module", KERNEL)
 
 
 def test_a_line_without_an_end_is_seen_and_seen_again_when_it_has_one() -> None:
