@@ -28,6 +28,7 @@ from tune_mcp.session import events, gpus_seen
 from tune_mcp.supervise import gpu_use, host_lock
 from tune_mcp.supervise.gpu_use import GpuUse
 from tune_mcp.supervise.job import JOB_FILE, PHASE_FILE, RESULT_FILE, AttemptResult, Job, read_result
+from tune_mcp.supervise.loop import utc_now
 
 SCRIPT = ".github/scripts/free_gpus.sh"
 SEES = "    print('sees', os.environ['CUDA_VISIBLE_DEVICES'], os.environ['CUDA_DEVICE_ORDER'])\n"
@@ -345,3 +346,13 @@ def test_a_damaged_record_of_the_gpus_is_no_record(project: Project, data: bytes
     now = watching.status(project, run.run_id)
 
     assert (gpus_seen.last(run), now.gpus, now.gpus_known, now.gpus_seen_at) == (None, (), False, None)
+
+
+def test_a_record_of_the_gpus_that_cannot_be_written_costs_no_look(project: Project) -> None:
+    run = toy.finished_run(project, 1)
+    run.gpus.unlink(missing_ok=True)
+    run.gpus.mkdir()
+
+    look = gpus_seen.Recording(run, lambda: reading(9000), utc_now)
+
+    assert look() == reading(9000)

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 from tune_mcp import run_dir
 from tune_mcp.calibration import evidence, recovering
+from tune_mcp.calibration.gpus_shown import GpuEntry, entries
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.reply import Reply
 from tune_mcp.calibration.tailing import active_tail
 from tune_mcp.config.stages import Frozen
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.gpus import MEMORY_LIMIT_MIB, Gpu, GpuReading, Presence, memory_text
+from tune_mcp.gpus import MEMORY_LIMIT_MIB, GpuReading, Presence
 from tune_mcp.observe.audit import Audit, Cell
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events, gpus_seen, state
@@ -46,32 +47,6 @@ class Gap(Frozen):
     repeat: int
     cell: str
     reason: str
-
-
-class GpuEntry(Frozen):
-    """One GPU as the run last saw it: memory in MiB, utilisation in percent, whether it was free for a launch.
-
-    None where NVML did not tell.
-    """
-
-    index: int
-    name: str
-    memory_used_mib: int | None
-    memory_total_mib: int | None
-    utilization: int | None
-    free: bool
-
-    @classmethod
-    def of(cls, gpu: Gpu) -> GpuEntry:
-        """The entry of a reading."""
-        return cls(
-            index=gpu.index,
-            name=gpu.name,
-            memory_used_mib=gpu.memory_used_mib,
-            memory_total_mib=gpu.memory_total_mib,
-            utilization=gpu.utilization,
-            free=gpu.free,
-        )
 
 
 class StatusReply(Reply):
@@ -125,8 +100,7 @@ class StatusReply(Reply):
         for gap in [gap for gap in self.missing if gap.cell != Cell.NOT_RUN.value][:8]:
             yield f"  {gap.stage_key} run {gap.repeat} {gap.cell} {gap.reason}"
         for gpu in self.gpus:
-            memory = memory_text(gpu.memory_used_mib, gpu.memory_total_mib)
-            yield f"  GPU {gpu.index} {memory} {'free' if gpu.free else 'busy'} (seen {self.gpus_seen_at})"
+            yield f"  {gpu.line()} (seen {self.gpus_seen_at})"
         if self.processes:
             yield f"  processes: {', '.join(f'{count} {role}' for role, count in self.processes.items())}"
         yield from (f"ALERT: {alert}" for alert in self.alerts)
@@ -275,7 +249,7 @@ def _status(run: RunDir, plan: Plan, *, timed_out: bool) -> StatusReply:
         current=CurrentWork(**current.model_dump()) if current else None,
         reason=record.reason if record else "",
         eta_s=left,
-        gpus=tuple(GpuEntry.of(gpu) for gpu in seen.reading.gpus) if seen else (),
+        gpus=entries(seen),
         gpus_known=seen is not None and seen.reading.presence is not Presence.UNKNOWN,
         gpus_seen_at=seen.seen_at if seen else None,
         gpu_mem_limit_mib=MEMORY_LIMIT_MIB,

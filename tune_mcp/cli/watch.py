@@ -18,7 +18,6 @@ from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.tailing import tail_pytest
 from tune_mcp.calibration.watching import StatusReply, span, status
 from tune_mcp.files import is_locked, write_atomic
-from tune_mcp.gpus import memory_text
 from tune_mcp.run_dir import RunDir
 from tune_mcp.server.dashboard import page_of
 from tune_mcp.session import events
@@ -116,8 +115,7 @@ def picture(now: StatusReply) -> Panel:
         )
     for gpu in now.gpus:
         busy = "? %" if gpu.utilization is None else f"{gpu.utilization} %"
-        memory = memory_text(gpu.memory_used_mib, gpu.memory_total_mib)
-        parts.append(Text(f"GPU {gpu.index} {memory} {busy} (seen {now.gpus_seen_at})"))
+        parts.append(Text(f"GPU {gpu.index} {gpu.memory} {busy} (seen {now.gpus_seen_at})"))
     if now.reason:
         parts.append(Text(now.reason, "bold red" if now.state in ("halted", "failed") else ""))
     parts += [Text(f"ALERT {alert}", "bold yellow") for alert in now.alerts]

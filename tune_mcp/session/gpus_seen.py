@@ -6,6 +6,7 @@ NVML can take seconds or hang, and a look of its own for each poll would load th
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -37,7 +38,8 @@ class Recording:
         """One look."""
         reading = self.read()
         seen = GpusSeen(seen_at=iso(self.now()), reading=reading)
-        write_atomic(self.run.gpus, dump_json(seen.model_dump(mode="json")), durable=False)
+        with suppress(OSError):  # a view for readers: a full disk costs the view, never the measurement
+            write_atomic(self.run.gpus, dump_json(seen.model_dump(mode="json")), durable=False)
         return reading
 
 
