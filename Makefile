@@ -47,7 +47,7 @@ lint: $(VENV)/.dev ## formatting, style, types, and which room may import which
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.dev ## figures, each as a ratio measured side by side
+bench: $(VENV)/.dev ## figures, each as a ratio measured side by side (4 minutes)
 	$(BIN)/python benchmarks/run.py
 
 docs: $(VENV)/.dev ## write the reference pages that are made from code

@@ -103,7 +103,9 @@ def large_run(root: Path, stages: int, repeats: int) -> RunDir:
         venv_python=sys.executable, venv_source="bench", stages_sha256="0" * 64, file_sha256={}, catalogue=table,
         groups={"accuracy": GroupPolicy()}, settings=plans.LaunchSettings(),
     )  # fmt: skip
-    lines = [{"t": run_dir.iso(now), "kind": "planned", "sha256": plans.write(run, plan, write_atomic)}]
+    stamp = run_dir.iso(now)
+    lines: list[dict[str, str | int]] = []
+    plans.write(run, plan, write_atomic, lambda sha: lines.append({"t": stamp, "kind": "planned", "sha256": sha}))
     for key in table:
         run.observation(key, 1).parent.mkdir()
         for repeat in range(1, repeats + 1):

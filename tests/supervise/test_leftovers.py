@@ -255,6 +255,23 @@ def test_a_tree_is_written_when_it_changes_and_looked_at_less_and_less(run: RunD
     assert (_tree(path).runner, _tree(path).pytest) == (state.owner(os.getpid()), state.owner(child.pid))
 
 
+def test_the_tree_is_looked_at_less_often_where_a_look_is_dear(run: RunDir) -> None:
+    now, looks = 0.0, 0
+
+    def living() -> list[psutil.Process]:
+        nonlocal now, looks
+        now += 0.02
+        looks += 1
+        return []
+
+    recorder = TreeRecorder(run.path, os.getpid(), living, lambda: now)
+    while now < 100:
+        recorder.look()
+        now += 0.1
+
+    assert looks * 0.02 < 100 * 0.0025
+
+
 @pytest.mark.parametrize("data", [b"", b"[]", b"{", b'{"pid_namespace": 1}'])
 def test_a_record_that_cannot_be_read_proves_nothing(run: RunDir, data: bytes) -> None:
     folder = run.attempt(toy.TEST_KEY, 1, 1)

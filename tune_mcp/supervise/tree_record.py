@@ -20,6 +20,8 @@ from tune_mcp.session.state import Owner, owner
 
 TREE_FILE = "tree.json"
 _SLOWEST_S = 2.0
+_SHARE = 0.002
+"""Of a core, at most: the cores are being measured."""
 
 
 class Tree(Frozen):
@@ -38,7 +40,8 @@ def pid_namespace() -> str:
 
 
 class TreeRecorder:
-    """Writes the tree when it has changed. It looks often in the beginning, later every two seconds.
+    """Writes the tree when it has changed. It looks often in the beginning, later every two seconds, and less often
+    on a machine with so many processes that looking at them costs something.
 
     ``living`` gives the processes below the runner. Not durable on purpose: after a power cut none of them lives.
     """
@@ -60,7 +63,8 @@ class TreeRecorder:
 
     def look(self) -> None:
         """Look again if it is time, and write down what is new."""
-        if self._clock() < self._due:
+        begin = self._clock()
+        if begin < self._due:
             return
         members = tuple(found for process in self._living() if (found := _identity(process.pid)))
         if members != self._members:
@@ -68,7 +72,8 @@ class TreeRecorder:
             tree = Tree(pid_namespace=pid_namespace(), runner=runner, pytest=self._pytest, members=members)
             write_json(self._path, tree.model_dump(mode="json"), durable=False)
             self._members = members
-        self._due = self._clock() + self._pause
+        end = self._clock()
+        self._due = end + max(self._pause, (end - begin) / _SHARE)
         self._pause = min(_SLOWEST_S, self._pause * 2)
 
 
