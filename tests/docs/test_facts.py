@@ -1,0 +1,157 @@
+"""Facts and forms of the original document: where they live now, and that they are true of the product."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy
+import yaml
+
+from tune_mcp import __version__
+from tune_mcp.calibration import reporting, running
+from tune_mcp.calibration.project import Project
+from tune_mcp.cli.main import parser
+from tune_mcp.config.loader import ConfigPlaces, shipped_place
+from tune_mcp.discover.aliases import expand
+from tune_mcp.errors import Refusal
+from tune_mcp.server.prompts import read_prompt
+from tune_mcp.session import events
+
+ROOT = Path(__file__).parents[2]
+FACTS = (ROOT / "docs" / "reference" / "sglang-omni-ci.md").read_text()
+PLACES = ConfigPlaces.resolve(None, None)
+
+
+@pytest.mark.rule("CIP-01", "CIP-02", "CIP-03", "CIP-04", "DOC-05")
+@pytest.mark.parametrize("rule", ["CIP-01", "CIP-02", "CIP-03", "CIP-04", "DOC-05"])
+def test_a_fact_without_an_enforcement_stands_in_the_reference(rule: str) -> None:
+    assert re.search(rf"^\| .{{60,}} \| {rule} \|$", FACTS, re.MULTILINE)
+
+
+@pytest.mark.rule("CIP-01")
+def test_no_two_launches_of_a_run_overlap(tmp_path: Path) -> None:
+    project = toy.make_toy(tmp_path / "repo")
+    run = toy.start(project, repeats=2)
+    assert toy.wait_until_rest(project, run.run_id).state == "finished"
+
+    order = [event.kind for event in events.read(run.events) if event.kind in ("launched", "observed")]
+
+    assert order == ["launched", "observed"] * 2
+
+
+@pytest.mark.rule("CIP-04")
+def test_the_stage_with_a_router_of_two_workers_says_that_it_needs_two_gpus() -> None:
+    assert PLACES.model("qwen3-asr-v1").gpus_per_test == {"test_qwen3_asr_ci.py": 2}
+
+
+@pytest.mark.rule("INV-03", "INV-04")
+@pytest.mark.parametrize(
+    ("model", "stages", "count"),
+    [
+        ("qwen3-omni-v1", "ALL", 26), ("qwen3-omni-v1", "videoamme_talker_tp2", 3),
+        ("tts", "ALL", 14), ("tts", "tts", 12), ("tts", "tts_moss", 6), ("tts", "qwen3_asr", 2),
+    ],
+)  # fmt: skip
+def test_the_usual_selections_mean_what_they_meant(model: str, stages: str, count: int) -> None:
+    assert len(expand([stages], PLACES.stages(model))) == count
+    assert f"`--stages {stages}`" in FACTS or f"`{stages}`" in FACTS
+
+
+@pytest.mark.rule("INV-01")
+def test_the_bare_prompt_asks_for_what_is_missing_and_takes_five_repeats() -> None:
+    bare = read_prompt(ROOT / "prompts" / "calibrate.md").render({})
+    full = read_prompt(ROOT / "prompts" / "calibrate.md").render({"model": "m", "stages": "s", "repeats": "3"})
+
+    assert "- repeats: 5, unless the user says otherwise" in bare
+    assert bare.count("ask once") == 2
+    assert "- model: m\n- stages: s\n- repeats: 3\n" in full
+
+
+@pytest.mark.rule("RES-09")
+def test_the_resume_prompt_names_the_run_and_an_unknown_one_is_refused(tmp_path: Path) -> None:
+    text = read_prompt(ROOT / "prompts" / "resume.md").render({"run_id": "20260423T050000Z_x"})
+
+    assert "20260423T050000Z_x" in text and "`resume_run`" in text
+    with pytest.raises(Refusal, match="UNKNOWN_RUN"):
+        running.resume_run(toy.make_toy(tmp_path / "repo"), "20260423T050000Z_x")
+
+
+@pytest.mark.rule("DOC-01")
+def test_everything_the_skill_needs_is_shipped_with_the_package() -> None:
+    shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    place = shipped_place()
+
+    assert {"models", "hosts", "prompts"} <= set(shipped["force-include"])
+    assert (place / "hosts" / "sglang-h20-ci.yaml").is_file()
+    for model in ("qwen3-omni-v1", "qwen3-asr-v1", "tts"):
+        assert (place / "models" / model / "config.yaml").is_file()
+        assert (place / "models" / model / "stages.yaml").is_file()
+
+
+SUCCESSORS = {
+    "run": "run", "report": "report", "status": "status", "strict-audit": "audit", "apply-plan": "plan",
+    "precheck": "precheck", "discover": "discover", "models-list": "catalog", "stages-list": "catalog",
+    "hosts-list": "catalog",
+}  # fmt: skip
+"""Subcommands of the older script, and the verb that does the same now."""
+
+
+@pytest.mark.rule("DOC-02")
+@pytest.mark.parametrize("older", sorted(SUCCESSORS))
+def test_every_subcommand_of_the_older_script_has_a_verb(older: str) -> None:
+    words: dict[str, list[str]] = {"run": ["m"], "discover": ["m"], "precheck": ["m"]}
+    named = words.get(SUCCESSORS[older], ["r"] if SUCCESSORS[older] != "catalog" else [])
+
+    assert callable(parser().parse_args([SUCCESSORS[older], *named]).verb)
+
+
+@pytest.mark.rule("DOC-03")
+def test_the_readme_says_how_to_install_it_into_a_client_and_the_skill_has_a_name() -> None:
+    assert "tune-mcp install CLIENT" in (ROOT / "README.md").read_text()
+    assert yaml.safe_load((ROOT / "SKILL.md").read_text().split("---")[1])["name"] == "tune-ci-thresholds"
+
+
+@pytest.fixture
+def reported(tmp_path: Path) -> tuple[Project, Any]:
+    project = toy.make_toy(tmp_path / "repo")
+    run = toy.finished_run(project)
+    reporting.report(project, run.run_id)
+    return project, run
+
+
+@pytest.mark.rule("DOC-04")
+def test_the_version_that_measured_stands_in_the_reports_provenance(reported: tuple[Project, Any]) -> None:
+    assert f"tune-mcp: {__version__} measured" in reported[1].report_md.read_text()
+
+
+@pytest.mark.rule("STP-02")
+def test_gates_are_looked_at_once_a_run_has_ended_and_never_before(tmp_path: Path) -> None:
+    project = toy.make_toy(tmp_path / "repo")
+    run = toy.start_and_hold(project)
+    try:
+        with pytest.raises(Refusal, match="RUN_ACTIVE"):
+            reporting.report(project, run.run_id)
+    finally:
+        toy.let_go(project, 1)
+    assert toy.wait_until_rest(project, run.run_id).state == "finished"
+    assert reporting.report(project, run.run_id).run_id == run.run_id
+
+
+NEVER = {
+    "advance without strict": "STR-01", "use ok/total as readiness": "STR-09", "wait blindly": "POL-01",
+    "run on after a halt": "HLT-01", "count partial repeats": "STR-05", "download unasked": "ENV-03",
+    "rebuild a working environment": "ENV-05", "check out a branch": "VCS-09", "apply slack or leave patches": "SCP-07",
+    "commit unasked": "VCS-02", "edit outside apply": "APL-01", "round accuracy": "APL-09", "ask in mid-run": "ASK-11",
+}  # fmt: skip
+"""What must never be done, and the rule whose test tries to do it."""
+
+
+@pytest.mark.rule("STP-03")
+def test_everything_that_must_never_be_done_has_a_rule_that_is_tried() -> None:
+    placed = yaml.safe_load((ROOT / "tests" / "rules" / "manifest.yaml").read_text())
+
+    assert sorted(rule for rule in NEVER.values() if rule not in placed) == []
