@@ -15,7 +15,7 @@ import toy
 from mcp_types import ElicitResult
 
 from tune_mcp.apply import transaction
-from tune_mcp.calibration import applying, undoing
+from tune_mcp.calibration import deciding, undoing
 from tune_mcp.calibration.project import Project
 
 pytestmark = pytest.mark.anyio
@@ -376,7 +376,7 @@ async def test_a_bug_behind_a_question_is_told_as_a_bug(
 
     async with connect(project.repo_root, era, answer=Person("full")) as session:
         plan_id = await planned(session, run_id)
-        monkeypatch.setattr(applying, "summary", broken)
+        monkeypatch.setattr(deciding, "summary", broken)
         found = await session.refused("apply", run_id=run_id, plan_id=plan_id, mode="full")
 
     assert found["code"] == "INTERNAL"

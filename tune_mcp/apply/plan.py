@@ -6,12 +6,15 @@ Table, direction and edit all come from this one object, so they cannot disagree
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from difflib import unified_diff
 from pathlib import Path
 from typing import Literal
 
 from tune_mcp.apply.literals import Edit, rewrite
+from tune_mcp.apply.readers import Readers
 from tune_mcp.config.metrics import GroupPolicy
 from tune_mcp.config.stages import Stage, WorstOp
 from tune_mcp.discover.constants import ModuleConstants, NumberLiteral, parse_module, split_source
@@ -30,7 +33,8 @@ class Row:
     """One metric of the plan; the fields are the contract's (section 2, tool 11).
 
     ``decision`` is what mode smart does: write (auto), leave (skip), or ask a person (ask). ``reason`` says why.
-    ``literal`` is where the present value stands, None when it cannot be located beyond doubt.
+    ``literal`` is where the present value stands, None when it cannot be located beyond doubt; ``code`` is then the
+    refusal of whoever asks for an edit.
     """
 
     worst: Worst
@@ -43,6 +47,7 @@ class Row:
     direction: Direction
     decision: Decision
     reason: str
+    code: Code | None = None
 
     @property
     def stage(self) -> Stage:
@@ -118,65 +123,111 @@ class ApplyPlan:
         for file, before in self.contents.items():
             edits = [row.edit() for row in chosen if row.file == file and row.literal and writable(row)]
             after = rewrite(before, file, edits) if edits else before
-            parts += unified_diff(
-                before.decode(errors="replace").splitlines(keepends=True),
-                after.decode(errors="replace").splitlines(keepends=True),
-                f"a/{file}",
-                f"b/{file}",
-                n=1,
-            )
+            parts += _diff(file, before.decode(), after.decode())
         return "".join(parts)
 
 
+def _diff(file: str, before: str, after: str) -> Iterator[str]:
+    """Unified diff in the form that ``git apply`` takes: lines end at a line feed only, a missing last one is told."""
+    old, new = ([line for line in re.split(r"(?<=\n)", text) if line] for text in (before, after))
+    for line in unified_diff(old, new, f"a/{file}", f"b/{file}", n=1):
+        yield line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
+
+
 def writable(row: Row) -> bool:
-    """Whether any mode may write the row: its literal is known, and it would change."""
-    return row.direction in (Direction.TIGHTENS, Direction.LOOSENS)
+    """Whether a mode writes the row without a person's word on it: its literal is known, and it would change."""
+    return row.decision != "skip"
 
 
-def build(repo_root: Path, plan: Plan, audited: Audit) -> ApplyPlan:
-    """Compute the plan of a run whose gates passed; ``audited`` must be strict-ready (the caller checked)."""
-    contents: dict[str, bytes] = {}
-    modules: dict[str, ModuleConstants] = {}
+def build(
+    repo_root: Path,
+    plan: Plan,
+    audited: Audit,
+    catalogue: Mapping[str, Stage] | None = None,
+    instead: Mapping[str, bytes] | None = None,
+) -> ApplyPlan:
+    """Compute the plan of a run whose gates passed; ``audited`` must be strict-ready (the caller checked).
 
-    def module(name: str) -> ModuleConstants:
-        if name not in modules:
-            contents[name] = inside(repo_root, name).read_bytes()
-            modules[name] = parse_module(contents[name], name)
-        return modules[name]
-
+    ``catalogue`` are all stages of the model (default: the run's), for thresholds that others read too. ``instead``
+    maps files to bytes that stand for those on disk: what a file held before it was changed.
+    """
+    files = _Files(repo_root, instead or {})
+    readers = Readers(repo_root, plan.table(), catalogue or {})
     rows: list[Row] = []
     threshold_files: set[str] = set()
     for stage in audited.stages:
         if stage.stage.is_docs:
             continue
-        threshold_files.add(stage.stage.threshold_path)
-        concurrency = _concurrency(module(stage.stage.test), module(stage.stage.threshold_path))
+        thresholds = files.module(stage.stage.threshold_path)
+        threshold_files.add(thresholds.path)
+        concurrency = _Concurrency(files.module(stage.stage.test), thresholds)
         policy = plan.groups[stage.stage.group]
-        rows += [
-            _row(worst, module(stage.stage.threshold_path), concurrency, policy, plan)
-            for worst in worst_of_n(stage, policy)
-        ]
-    threshold_contents = {name: contents[name] for name in contents if name in threshold_files}
-    return ApplyPlan(_plan_id(plan, audited, modules), tuple(rows), threshold_contents)
+        rows += [_row(worst, thresholds, concurrency, policy, plan) for worst in worst_of_n(stage, policy)]
+    rows = [_alone(row, readers) for row in _unshared(rows)]
+    contents = {name: files.contents[name] for name in files.contents if name in threshold_files}
+    return ApplyPlan(_plan_id(plan, audited, files.modules, rows), tuple(rows), contents)
 
 
-def _concurrency(*places: ModuleConstants) -> int | None:
-    for place in places:
-        value = place.number(CONCURRENCY_SYMBOL)
-        if isinstance(value, int):
-            return value
-    return None
+@dataclass
+class _Files:
+    """The files that a plan is made of, each read and parsed once."""
+
+    repo_root: Path
+    instead: Mapping[str, bytes]
+    contents: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    modules: dict[str, ModuleConstants] = field(default_factory=dict[str, ModuleConstants])
+
+    def module(self, name: str) -> ModuleConstants:
+        if name not in self.modules:
+            path = inside(self.repo_root, name)
+            self.contents[name] = self.instead[name] if name in self.instead else path.read_bytes()
+            self.modules[name] = parse_module(self.contents[name], name)
+        return self.modules[name]
 
 
-def _row(worst: Worst, module: ModuleConstants, concurrency: int | None, policy: GroupPolicy, plan: Plan) -> Row:
+@dataclass(frozen=True)
+class _Concurrency:
+    """At which concurrency a stage's nested thresholds are read: what the symbol says, checked against the code."""
+
+    test: ModuleConstants
+    thresholds: ModuleConstants
+
+    def value(self) -> int | None:
+        """The number of the symbol ``CONCURRENCY``, in the test file before the threshold file."""
+        values = (place.number(CONCURRENCY_SYMBOL) for place in (self.test, self.thresholds))
+        return next((value for value in values if isinstance(value, int)), None)
+
+    def read_at(self, symbol: str) -> set[int]:
+        """Every index at which either file reads ``symbol[index]``, as far as it is a number there."""
+        found: set[int] = set()
+        for place in (self.test, self.thresholds):
+            for index in place.indexed.get(symbol, ()):
+                value = place.number(index) if isinstance(index, str) else index
+                found |= {value} if isinstance(value, int) else set()
+        return found
+
+
+def _row(
+    worst: Worst,
+    module: ModuleConstants,
+    concurrency: _Concurrency,
+    policy: GroupPolicy,
+    plan: Plan,
+) -> Row:
     symbol, subkey = split_source(worst.source)
+    wanted = concurrency.value() if subkey else None
     literal: NumberLiteral | None = None
     trouble = _forbidden(symbol, worst.stage, plan)
-    if not trouble:
+    if trouble is None:
         try:
-            literal = module.find(worst.source, concurrency if subkey else None)
+            literal = module.find(worst.source, wanted)
         except Refusal as refusal:
-            trouble = refusal.message
+            trouble = refusal.code, refusal.message
+    read_at = concurrency.read_at(symbol) if literal and subkey else set[int]()
+    if literal and read_at and literal.concurrency not in read_at:
+        at = ", ".join(map(str, sorted(read_at)))
+        why = f"the code reads {symbol}[{at}], not {symbol}[{literal.concurrency}] (APL-16)"
+        literal, trouble = None, (Code.THRESHOLD_UNKNOWN, why)
     found = direction(worst.worst_op, literal.value if literal else None, worst.write_value)
     decision, reason = _smart(found, policy, worst.stage.group)
     return Row(
@@ -185,25 +236,62 @@ def _row(worst: Worst, module: ModuleConstants, concurrency: int | None, policy:
         source_kind="nested" if subkey else "bare",
         symbol=symbol,
         subkey=subkey,
-        concurrency=literal.concurrency if literal else (concurrency if subkey else None),
+        concurrency=literal.concurrency if literal else wanted,
         literal=literal,
         direction=found,
         decision=decision,
-        reason=trouble or reason,
+        reason=trouble[1] if trouble else reason,
+        code=trouble[0] if trouble else None,
     )
 
 
-def _forbidden(symbol: str, stage: Stage, plan: Plan) -> str:
+def _unshared(rows: list[Row]) -> Iterator[Row]:
+    """Two metrics that claim one literal are a conflict: neither value is right for both, so neither is written."""
+    claims = Counter((row.file, row.literal.start) for row in rows if row.literal)
+    for row in rows:
+        if row.literal and claims[(row.file, row.literal.start)] > 1:
+            others = ", ".join(
+                "/".join(one.key)
+                for one in rows
+                if one is not row and one.literal == row.literal and one.file == row.file
+            )
+            why = f"{row.place} is the threshold of {others} too; let one metric alone feed it, then run discover"
+            yield replace(
+                row,
+                literal=None,
+                direction=Direction.UNKNOWN,
+                decision="skip",
+                reason=why,
+                code=Code.THRESHOLD_UNKNOWN,
+            )
+        else:
+            yield row
+
+
+def _alone(row: Row, readers: Readers) -> Row:
+    """A threshold that an unmeasured test reads too is not tightened unless a person says so."""
+    if row.direction is not Direction.TIGHTENS:
+        return row
+    other = readers.unmeasured(row.file, row.worst.source)
+    if other is None:
+        return row
+    return replace(row, decision="skip", reason=f"{other} reads it too and was not measured in this run")
+
+
+def _forbidden(symbol: str, stage: Stage, plan: Plan) -> tuple[Code, str] | None:
     bare = symbol.lstrip("_")
     if any(re.fullmatch(pattern, name) for pattern in plan.protected for name in (symbol, bare)):
-        return f"{Code.PROTECTED_CONSTANT}: {symbol} fixes the sample scope or the load; it is never written (SMP-09)"
+        code = Code.PROTECTED_CONSTANT
+        return code, f"{code}: {symbol} fixes the sample scope or the load; it is never written (SMP-09)"
     if stage.test_key in plan.report_only:
         preset = stage.calibration_preset
-        return f"{Code.PROTECTED_CONSTANT}: gate_thresholds of preset {preset} is false; it is report only (TTS-09)"
+        code = Code.PROTECTED_CONSTANT
+        return code, f"{code}: gate_thresholds of preset {preset} is false; it is report only (TTS-09)"
     pattern = plan.preset_filters.get(stage.test_key)
     if pattern and not re.search(pattern, bare):
-        return f"{Code.PRESET_MISMATCH}: {symbol} does not belong to preset {stage.calibration_preset} (TTS-07)"
-    return ""
+        code = Code.PRESET_MISMATCH
+        return code, f"{code}: {symbol} does not belong to preset {stage.calibration_preset} (TTS-07)"
+    return None
 
 
 def _smart(found: Direction, policy: GroupPolicy, group: str) -> tuple[Decision, str]:
@@ -219,11 +307,13 @@ def _smart(found: Direction, policy: GroupPolicy, group: str) -> tuple[Decision,
     return "ask", f"{group} loosens: a person decides" if found is Direction.LOOSENS else "a person decides"
 
 
-def _plan_id(plan: Plan, audited: Audit, modules: dict[str, ModuleConstants]) -> str:
+def _plan_id(plan: Plan, audited: Audit, modules: Mapping[str, ModuleConstants], rows: list[Row]) -> str:
     artifacts = {
         f"{stage.stage.key}/run{repeat}": cell.stored.sha256 if cell.stored else None
         for stage in audited.stages
         for repeat, cell in enumerate(stage.cells, 1)
     }
     files = {name: module.sha256 for name, module in modules.items()}
-    return digest([plan.run_id, plan.calibration_git_sha, plan.stages_sha256, artifacts, files])[:16]
+    # What others read can change a decision without changing one of these files.
+    decided = [[*row.key, row.decision, row.reason] for row in rows]
+    return digest([plan.run_id, plan.calibration_git_sha, plan.stages_sha256, artifacts, files, decided])[:16]

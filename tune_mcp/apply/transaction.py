@@ -71,15 +71,7 @@ def commit(
     place = _Place(folder, repo_root.resolve(), now, replace)
     folder.mkdir(parents=True, exist_ok=True)
     with place.locked():
-        last = place.read()
-        if last is not None and last.state != "rolled_back":
-            raise Refusal(
-                Code.STALE_PLAN,
-                "APL-24",
-                f"the plan {folder.name} is {last.state} already",
-                "call apply_plan again" if last.state == "committed" else "recover it first",
-                {"plan_id": folder.name, "state": last.state},
-            )
+        last = _demand_new(folder.name, place.read())
         place.sweep(last)
         files = [place.check(change) for change in changes]
         if len({file.path for file in files}) != len(files):
@@ -157,10 +149,32 @@ def undo(folder: Path, repo_root: Path, now: Callable[[], datetime], replace: Re
                 place.write(journal)
                 journal = place.roll_back(journal, journal.files)
     if journal is None:
-        raise Refusal(
-            Code.INVALID_ARGUMENT, "APL-24", f"{folder} holds no applied plan", "name a plan that was applied"
-        )
+        raise never_applied(folder)
     return journal
+
+
+def never_applied(folder: Path) -> Refusal:
+    """INVALID_ARGUMENT for a plan that holds no transaction."""
+    return Refusal(Code.INVALID_ARGUMENT, "APL-24", f"{folder} holds no applied plan", "name a plan that was applied")
+
+
+def demand_new(folder: Path) -> None:
+    """Raises STALE_PLAN when the plan of ``folder`` is applied already, or waits for ``recover``."""
+    _demand_new(folder.name, read_journal(folder))
+
+
+def _demand_new(plan_id: str, last: Journal | None) -> Journal | None:
+    if last is not None and last.state != "rolled_back":
+        raise Refusal(
+            Code.STALE_PLAN,
+            "APL-24",
+            f"the plan {plan_id} is {last.state} already",
+            f"call apply_plan again; if the files were put back by hand, call apply with --undo {plan_id} first"
+            if last.state == "committed"
+            else "recover it first",
+            {"plan_id": plan_id, "state": last.state},
+        )
+    return last
 
 
 def read_journal(folder: Path) -> Journal | None:

@@ -1,53 +1,37 @@
-"""``apply``: write what a person agreed to, all files or none; and ``undo``."""
+"""``apply``: write what a person agreed to, all files or none (contract, tool 12)."""
 
 from __future__ import annotations
 
-import contextlib
-import math
-import os
-import re
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 
-from tune_mcp.apply import plan as plans
 from tune_mcp.apply import transaction
 from tune_mcp.apply.literals import rewrite
 from tune_mcp.apply.plan import ApplyPlan, Row
-from tune_mcp.calibration.answered import MODES, Decision, Mode
+from tune_mcp.calibration import publishing, settling
+from tune_mcp.calibration.answered import Decision, Mode
+from tune_mcp.calibration.deciding import checked_decisions, checked_mode, chosen_values, open_questions, terminal
 from tune_mcp.calibration.evidence import Evidence
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.reply import Reply
-from tune_mcp.calibration.reporting import propose, recover
-from tune_mcp.config.stages import Frozen
-from tune_mcp.config.stages_yaml import dump_stages
-from tune_mcp.errors import Code, Json, Refusal
-from tune_mcp.files import FileLock, sha256_bytes, write_atomic, write_json
+from tune_mcp.calibration.reporting import propose
+from tune_mcp.calibration.settling import Applied, Kept, Record
+from tune_mcp.errors import Code, Refusal
+from tune_mcp.files import sha256_bytes
 from tune_mcp.observe.worst import Direction, Number
 from tune_mcp.report.collect import report_digest
-from tune_mcp.report.facts import AppliedRow
 from tune_mcp.report.figures import direction_text
-from tune_mcp.report.write import read_report, read_report_digest, record_applied, untouched
-from tune_mcp.run_dir import RunDir, apply_lock
+from tune_mcp.report.write import read_report_digest, untouched
+from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session import events
 from tune_mcp.supervise.loop import utc_now
 
-APPLIED_BEFORE = "applied_before.json"
-
-
-class Applied(Frozen):
-    """One literal that was written."""
-
-    file: str
-    symbol: str
-    stage_key: str
-    metric_key: str
-    old: Number
-    new: Number
-    direction: str
-
 
 class ApplyReply(Reply):
-    """What was written, each as ``file:symbol = value`` (APL-23), what was kept, and how to take it back."""
+    """What was written, each as ``file:symbol = value`` (APL-23), what was kept, and how to take it back.
+
+    ``pull_request`` is a file with the text of a pull request, ``commit_files`` what would belong into its commit;
+    nothing is committed here (VCS-01).
+    """
 
     run_id: str
     plan_id: str
@@ -56,6 +40,8 @@ class ApplyReply(Reply):
     kept: tuple[str, ...]
     warnings: tuple[str, ...]
     undo_command: str | None
+    pull_request: str | None = None
+    commit_files: tuple[str, ...] = ()
 
     def lines(self) -> Iterable[str]:
         """The list of changes."""
@@ -65,47 +51,8 @@ class ApplyReply(Reply):
         yield from (f"WARNING: {warning}" for warning in self.warnings)
         if self.undo_command:
             yield f"undo: {self.undo_command}"
-
-
-def open_questions(proposal: ApplyPlan, mode: Mode, decided: Mapping[tuple[str, str], Decision]) -> tuple[Row, ...]:
-    """The rows that a person still has to decide: in mode smart every loosening one without a decision (APL-05)."""
-    if mode != "smart":
-        return ()
-    return tuple(row for row in proposal.rows if row.decision == "ask" and row.key not in decided)
-
-
-def summary(proposal: ApplyPlan, mode: Mode) -> str:
-    """What agreeing would do, in one sentence for the question."""
-    loosens = sum(row.direction is Direction.LOOSENS for row in proposal.rows)
-    tightens = sum(row.direction is Direction.TIGHTENS for row in proposal.rows)
-    asks = len(open_questions(proposal, mode, {}))
-    more = f", {asks} of them asked about one by one" if asks else ""
-    return f"{tightens} value(s) tighten CI, {loosens} loosen it{more}."
-
-
-def question(row: Row, plan_id: str) -> str:
-    """The question for one loosening metric (APL-12); the plan id in it makes a changed plan ask again."""
-    runs = ", ".join(repr(value) for value in row.worst.per_run_raw)
-    change = direction_text(row.worst_op, row.current_raw, row.write_value)
-    return (
-        f"{row.stage.key}: {row.place} in {row.file} {change}.\nobserved per run: {runs}\n"
-        f"present value: {row.current_raw!r}, worst of N: {row.write_value!r}\n"
-        f"keep the present value, apply the worst of N, or give a custom value? (plan {plan_id})"
-    )
-
-
-def checked_mode(mode: str) -> Mode:
-    """One of the three modes. Raises INVALID_ARGUMENT."""
-    for known in MODES:
-        if mode == known:
-            return known
-    raise Refusal(
-        Code.INVALID_ARGUMENT,
-        "APL-04",
-        f"there is no mode {mode!r}",
-        "choose report, smart or full",
-        {"argument": "mode"},
-    )
+        if self.pull_request:
+            yield f"nothing is committed; text for a pull request, should the user want one: {self.pull_request}"
 
 
 def proposal_for(project: Project, run_id: str, plan_id: str) -> tuple[Evidence, ApplyPlan]:
@@ -157,14 +104,14 @@ def apply(
     """Write the thresholds: all files or none (contract, tool 12). ``by`` records who decided.
 
     Raises the gates' refusals, NOT_REPORTED, STALE_REPORT, UNRESOLVED_CONTEXT, STALE_PLAN, DECISION_MISSING,
-    DECISION_INVALID, THRESHOLD_UNKNOWN, THRESHOLD_CHANGED, INVALID_ARGUMENT.
+    DECISION_INVALID, THRESHOLD_UNKNOWN, THRESHOLD_CHANGED, RUN_ACTIVE, INVALID_ARGUMENT.
     """
     chosen = checked_mode(mode)
-    recover(project, project.run(run_id))
+    settling.settle(project)
     found, proposal = proposal_for(project, run_id, plan_id)
     decided = checked_decisions(proposal, decisions)
     if chosen == "report":
-        return _nothing(run_id, plan_id, "mode report: no file was touched")
+        return _nothing(proposal, run_id, "report", "mode report: no file was touched")
     missing = open_questions(proposal, chosen, decided)
     if missing:
         raise Refusal(
@@ -178,55 +125,9 @@ def apply(
     return _write(project, found, proposal, chosen, decided, by)
 
 
-def terminal(project: Project, run_id: str) -> str:
-    """How a person at a terminal does the same."""
-    return f"tune-mcp apply {run_id} --repo {project.repo_root}"
-
-
-def checked_decisions(proposal: ApplyPlan, decisions: Sequence[Decision]) -> dict[tuple[str, str], Decision]:
-    """Each decision checked against the plan. Raises DECISION_INVALID or THRESHOLD_UNKNOWN."""
-    found: dict[tuple[str, str], Decision] = {}
-    for decision in decisions:
-        row = proposal.row(decision.stage_key, decision.metric_key)
-        if row.key in found:
-            raise _bad(row, "is decided twice")
-        if row.direction is Direction.UNKNOWN and decision.choice != "keep":
-            raise Refusal(Code.THRESHOLD_UNKNOWN, "APL-17", f"{row.place}: {row.reason}", "leave it, or mend the file")
-        if decision.choice == "custom":
-            _custom(row, decision)
-        elif decision.value is not None:
-            raise _bad(row, f"has a value, but the choice is {decision.choice}")
-        found[row.key] = decision
-    return found
-
-
-def _bad(row: Row, what: str) -> Refusal:
-    facts: dict[str, Json] = {"stage_key": row.stage.key, "metric_key": row.worst.metric_key}
-    return Refusal(
-        Code.DECISION_INVALID, ("APL-13", "APL-11"), f"{'/'.join(row.key)} {what}", "give that decision again", facts
-    )
-
-
-_NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?")
-
-
-def _custom(row: Row, decision: Decision) -> tuple[Number, str]:
-    """The value of a custom decision and the text that is written verbatim; never tighter than observed."""
-    text = repr(decision.value) if isinstance(decision.value, int | float) else (decision.value or "").strip()
-    if not _NUMBER.fullmatch(text):
-        raise _bad(row, f"needs a finite number as custom value, not {decision.value!r}")
-    try:
-        whole = text.lstrip("+-").replace("_", "").isdecimal()
-        value: Number = int(text) if whole else float(text)
-        finite = math.isfinite(value)
-    except (ValueError, OverflowError):
-        value, finite = 0, False
-    if not finite:
-        raise _bad(row, "needs a finite number as custom value")
-    worst = row.worst.worst_raw
-    if value > worst if row.worst_op == "min" else value < worst:
-        raise _bad(row, f"custom value {text} is tighter than the observed worst {worst!r}; CI would fail at once")
-    return value, text
+def declined(run: RunDir, plan_id: str, by: str) -> None:
+    """A person who agrees to nothing has decided too; the run remembers it."""
+    events.append(run, "declined", utc_now(), f"nobody agreed to write plan {plan_id}: {by}", plan_id=plan_id)
 
 
 def _write(
@@ -237,96 +138,49 @@ def _write(
     decided: Mapping[tuple[str, str], Decision],
     by: str,
 ) -> ApplyReply:
-    values = _values(proposal, mode, decided)
+    values = chosen_values(proposal, mode, decided)
     written = [row for row in proposal.rows if row.key in values and values[row.key][0] != row.current_raw]
-    if not written:
-        return _nothing(found.run.run_id, proposal.plan_id, "nothing to write", mode, proposal)
-    before = {file: content for file, content in proposal.contents.items() if any(row.file == file for row in written)}
-    after = {
-        file: rewrite(content, file, [row.edit(*values[row.key]) for row in written if row.file == file])
-        for file, content in before.items()
-    }
-    now = utc_now()
+    applied = tuple(_applied(row, values[row.key][0]) for row in written)
     folder = found.run.apply_folder(proposal.plan_id)
-    folder.mkdir(parents=True, exist_ok=True)
-    decisions = [decision.model_dump(mode="json") for decision in decided.values()]
-    record = {"schema_version": 1, "mode": mode, "decided_by": by, "decisions": decisions}
-    write_json(folder / "decision.json", record)
-    changes = [
-        transaction.FileChange(project.repo_root / file, sha256_bytes(content), after[file])
-        for file, content in before.items()
-    ]
-    with one_applier(project):
-        transaction.commit(folder, project.repo_root, changes, utc_now)
-    applied = [_applied(row, values[row.key][0]) for row in written]
-    events.append(
-        found.run, "applied", now, f"{len(applied)} value(s) written in mode {mode} (plan {proposal.plan_id})"
+    record = Record(
+        order=1 + max((earlier.order for earlier in settling.in_effect(found.run)), default=0),
+        mode=mode,
+        decided_by=by,
+        decided_at=iso(utc_now()),
+        decisions=tuple(decided.values()),
+        applied=applied,
+        kept=tuple(_kept(row, decided) for row in proposal.rows if row not in written),
     )
-    _record(found.run, folder, written, applied)
-    moved = {sha256_bytes(before[file]): sha256_bytes(after[file]) for file in before}
-    refreshed = refresh_hashes(project, found.plan.model, moved)
+    if not written:
+        settling.write_record(folder, record)
+        return _nothing(proposal, found.run.run_id, mode, "nothing to write")
+    changes = [
+        transaction.FileChange(
+            path=project.repo_root / file,
+            before_sha256=sha256_bytes(content),
+            content=rewrite(content, file, [row.edit(*values[row.key]) for row in written if row.file == file]),
+        )
+        for file, content in proposal.contents.items()
+        if any(row.file == file for row in written)
+    ]
+    with settling.changing(project, found.run, folder) as unsettled:
+        transaction.demand_new(folder)
+        settling.write_record(folder, record)
+        transaction.commit(folder, project.repo_root, changes, utc_now)
+    said = f"{len(applied)} value(s) written in mode {mode} (plan {proposal.plan_id})"
+    events.append(found.run, "applied", utc_now(), said, plan_id=proposal.plan_id)
     return ApplyReply(
         run_id=found.run.run_id,
         plan_id=proposal.plan_id,
         mode=mode,
-        applied=tuple(applied),
-        kept=_kept(proposal, {row.key for row in written}),
-        warnings=(*_unknown(proposal), *refreshed),
+        applied=applied,
+        kept=_names(proposal, applied),
+        warnings=(*_unwritten(proposal, decided), *unsettled),
         undo_command=f"tune-mcp apply {found.run.run_id} --undo {proposal.plan_id} --repo {project.repo_root}",
-        next="list every change to the user; commit or push only if the user asks for it",
+        pull_request=str(publishing.write_pull_request(project, found.run, folder)),
+        commit_files=publishing.commit_files(project, found.run),
+        next="list every change to the user; commit or push only if the user asks for it (prompt publish)",
     )
-
-
-def _values(
-    proposal: ApplyPlan, mode: Mode, decided: Mapping[tuple[str, str], Decision]
-) -> dict[tuple[str, str], tuple[Number, str | None]]:
-    """What each row becomes: the number, and the verbatim text of a person's own one."""
-    values: dict[tuple[str, str], tuple[Number, str | None]] = {}
-    for row in proposal.rows:
-        decision = decided.get(row.key)
-        if not row.literal or (decision and decision.choice == "keep"):
-            continue
-        if decision and decision.choice == "custom":
-            values[row.key] = _custom(row, decision)
-        elif plans.writable(row) and (mode == "full" or row.decision == "auto" or decision):
-            values[row.key] = (row.write_value, None)
-    return values
-
-
-@contextlib.contextmanager
-def one_applier(project: Project) -> Generator[None]:
-    """One apply of a repository at a time, whichever run it is of."""
-    path = apply_lock(project.repo_root)
-    lock = FileLock.take(path, {"pid": os.getpid()})
-    if lock is None:
-        raise Refusal(
-            Code.RUN_ACTIVE, "APL-24", "another process applies thresholds in this repository", "call apply again"
-        )
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _record(run: RunDir, folder: Path, written: Sequence[Row], applied: Sequence[Applied]) -> None:
-    """The report's applied changes: those of an earlier apply stay, a value written again keeps its first old one.
-
-    The rows before are kept beside the journal, for undo.
-    """
-    earlier = read_report(run)
-    before = earlier.applied if earlier else ()
-    write_json(folder / APPLIED_BEFORE, [row.model_dump(mode="json") for row in before])
-    rows = {(row.stage, row.metric): row for row in before}
-    for row, one in zip(written, applied, strict=True):
-        first = rows.get((row.stage.key, row.place))
-        rows[(row.stage.key, row.place)] = AppliedRow(
-            stage=row.stage.key,
-            metric=row.place,
-            old=first.old if first else one.old,
-            new=one.new,
-            worst_op=row.worst_op,
-        )
-    record_applied(run, list(rows.values()))
 
 
 def _applied(row: Row, value: Number) -> Applied:
@@ -338,53 +192,48 @@ def _applied(row: Row, value: Number) -> Applied:
         symbol=row.place,
         stage_key=row.stage.key,
         metric_key=row.worst.metric_key,
+        worst_op=row.worst_op,
         old=old,
         new=value,
         direction=direction_text(row.worst_op, old, value),
     )
 
 
-def _kept(proposal: ApplyPlan, written: set[tuple[str, str]]) -> tuple[str, ...]:
-    return tuple("/".join(row.key) for row in proposal.rows if row.key not in written)
-
-
-def _unknown(proposal: ApplyPlan) -> tuple[str, ...]:
-    unknown = (row for row in proposal.rows if row.direction is Direction.UNKNOWN)
-    return tuple(f"{'/'.join(row.key)} was not edited: {row.reason} (APL-17)" for row in unknown)
-
-
-def _nothing(
-    run_id: str, plan_id: str, why: str, mode: Mode = "report", proposal: ApplyPlan | None = None
-) -> ApplyReply:
-    return ApplyReply(
-        run_id=run_id,
-        plan_id=plan_id,
-        mode=mode,
-        applied=(),
-        kept=_kept(proposal, set()) if proposal else (),
-        warnings=_unknown(proposal) if proposal else (),
-        undo_command=None,
-        next=f"nothing ({why}); the report stays",
+def _kept(row: Row, decided: Mapping[tuple[str, str], Decision]) -> Kept:
+    decision = decided.get(row.key)
+    return Kept(
+        stage_key=row.stage.key,
+        metric_key=row.worst.metric_key,
+        symbol=row.place,
+        current=row.current_raw,
+        proposed=row.write_value,
+        direction=direction_text(row.worst_op, row.current_raw, row.write_value),
+        why="a person decided so" if decision and decision.choice == "keep" else row.reason,
     )
 
 
-def refresh_hashes(project: Project, model: str, moved: Mapping[str, str]) -> tuple[str, ...]:
-    """Tell stages.yaml the new digests of rewritten files (old digest -> new), where it knew them (DSC-02)."""
-    path = project.places.stages_path_for_writing(model, project.repo_root)
-    try:
-        table = project.places.stages(model)
-    except Refusal as refusal:
-        return (f"stages.yaml was not refreshed: {refusal.message}",)
-    fresh = {
-        key: stage.model_copy(
-            update={
-                "test_file_sha256": moved.get(stage.test_file_sha256, stage.test_file_sha256),
-                "threshold_file_sha256": moved.get(stage.threshold_file_sha256 or "", stage.threshold_file_sha256),
-            }
-        )
-        for key, stage in table.items()
-    }
-    if fresh != table:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, dump_stages(fresh))
-    return ()
+def _names(proposal: ApplyPlan, applied: Sequence[Applied]) -> tuple[str, ...]:
+    written = {(one.stage_key, one.metric_key) for one in applied}
+    return tuple("/".join(row.key) for row in proposal.rows if row.key not in written)
+
+
+def _unwritten(proposal: ApplyPlan, decided: Mapping[tuple[str, str], Decision]) -> tuple[str, ...]:
+    """What no mode writes, except what is equal already: never passed over in silence (APL-17)."""
+    return tuple(
+        f"{'/'.join(row.key)} was not edited: {row.reason} (APL-17)"
+        for row in proposal.rows
+        if row.decision == "skip" and row.direction is not Direction.EQUAL and row.key not in decided
+    )
+
+
+def _nothing(proposal: ApplyPlan, run_id: str, mode: Mode, why: str) -> ApplyReply:
+    return ApplyReply(
+        run_id=run_id,
+        plan_id=proposal.plan_id,
+        mode=mode,
+        applied=(),
+        kept=_names(proposal, ()),
+        warnings=_unwritten(proposal, {}),
+        undo_command=None,
+        next=f"nothing ({why}); the report stays",
+    )

@@ -103,10 +103,13 @@ def _listed(gaps: list[Gap]) -> list[Json]:
 def changed_files(repo_root: Path, run: RunDir, plan: Plan) -> dict[str, str]:
     """Test and threshold files that are neither as planned nor as our own apply left them: path -> what is wrong."""
     expected = {name: {sha} for name, sha in plan.file_sha256.items()}
-    for journal in committed(run):
-        for file in journal.files:
-            if file.path in expected and file.before_sha256 in expected[file.path]:
-                expected[file.path].add(file.after_sha256)
+    written = [file for journal in committed(run) for file in journal.files]
+    for name, shas in expected.items():
+        # A journal names the file itself, a plan perhaps a link to it.
+        own = (repo_root / name).resolve()
+        for file in written:
+            if (repo_root / file.path).resolve() == own and file.before_sha256 in shas:
+                shas.add(file.after_sha256)
     found: dict[str, str] = {}
     for name, shas in expected.items():
         path = repo_root / name

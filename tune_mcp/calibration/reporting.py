@@ -8,21 +8,19 @@ from pathlib import Path
 from typing import Literal
 
 from tune_mcp.apply import plan as plans
-from tune_mcp.apply import transaction
 from tune_mcp.apply.plan import ApplyPlan, Row
-from tune_mcp.calibration import evidence
+from tune_mcp.calibration import evidence, settling
 from tune_mcp.calibration.evidence import Evidence
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.reply import Reply
 from tune_mcp.config.loader import ConfigPlaces
 from tune_mcp.config.model import Optimisation
-from tune_mcp.config.stages import Frozen
+from tune_mcp.config.stages import Frozen, StageTable
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.observe.worst import Direction, Number
 from tune_mcp.report import since, wording
 from tune_mcp.report.figures import change_percent, direction_text
 from tune_mcp.report.write import write_report
-from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
 from tune_mcp.supervise.loop import utc_now
@@ -66,10 +64,15 @@ class ReportReply(Reply):
 
 
 def report(project: Project, run_id: str) -> ReportReply:
-    """Write report.md, report.json and report.html once every gate passes (contract, tool 10)."""
+    """Write report.md, report.json and report.html once every gate passes (contract, tool 10).
+
+    The thresholds are compared with what stood in the files before this run changed any: a report that is made anew
+    after an apply still says what tightened and what loosened, and lists what was written besides.
+    """
     found = evidence.gated(project, run_id)
-    recover(project, found.run)
-    proposal = plans.build(project.repo_root, found.plan, found.audit)
+    settling.settle(project)
+    before = settling.before_applies(project, found.run, found.plan)
+    proposal = plans.build(project.repo_root, found.plan, found.audit, catalogue(project, found), before)
     optimisations = _optimisations(project, found.plan)
     facts = write_report(found.run, project.repo_root, found.plan, found.audit, proposal, utc_now(), optimisations)
     paths = (found.run.report_md, found.run.report_json, found.run.report_html)
@@ -80,6 +83,8 @@ def report(project: Project, run_id: str) -> ReportReply:
     notes += [wording.suite_text(facts)]
     unproven = filter(None, map(since.unproven_text, facts.optimisations))
     notes += [f"{text} (PRF-03, PRF-04)" for text in unproven][:_NOTES_SHOWN]
+    if facts.applied:
+        notes.append(f"{len(facts.applied)} of these values are written already: see Applied changes")
     return ReportReply(
         run_id=run_id,
         calibration_git_sha=found.plan.calibration_git_sha,
@@ -206,11 +211,11 @@ def apply_plan(project: Project, run_id: str) -> ApplyPlanReply:
 def propose(project: Project, run_id: str) -> tuple[Evidence, ApplyPlan]:
     """The gated evidence and the plan over it. Raises the gates' refusals and THRESHOLD_CHANGED."""
     found = evidence.gated(project, run_id)
-    if any(journal.state == "prepared" for journal in evidence.journals(found.run)):
+    for run in settling.interrupted(project):
         raise Refusal(
             Code.THRESHOLD_CHANGED,
             "APL-24",
-            "an earlier apply of this run was cut off in the middle",
+            f"an apply of {run.run_id} is at work or was cut off in the middle: files may be old and new",
             f"call report with run_id={run_id}: it finishes that apply or rolls it back",
         )
     changed = evidence.changed_files(project.repo_root, found.run, found.plan)
@@ -223,11 +228,11 @@ def propose(project: Project, run_id: str) -> tuple[Evidence, ApplyPlan]:
             "put the file back, or start a new run on the tree as it is",
             {"files": {**changed}},
         )
-    return found, plans.build(project.repo_root, found.plan, found.audit)
+    return found, plans.build(project.repo_root, found.plan, found.audit, catalogue(project, found))
 
 
-def recover(project: Project, run: RunDir) -> None:
-    """Finish or roll back what a crash left in the middle of an apply."""
-    if run.applies.is_dir():
-        for folder in sorted(run.applies.iterdir()):
-            transaction.recover(folder, project.repo_root, utc_now)
+def catalogue(project: Project, found: Evidence) -> StageTable:
+    """All stages of the model as they are now; a model that is configured no longer has those of the run."""
+    if found.plan.model not in project.places.model_names():
+        return found.plan.catalogue
+    return project.places.stages(found.plan.model)

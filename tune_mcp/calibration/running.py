@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
 from tune_mcp import run_dir
-from tune_mcp.calibration import planning
+from tune_mcp.calibration import planning, settling
 from tune_mcp.calibration.preparing import comparable_or_refuse, precheck, take_host
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.purging import PurgeItem, asked_for
@@ -82,6 +82,7 @@ def start_run(
             f"call start_run with repeats={DEFAULT_REPEATS}, or leave it out",
             {"argument": "repeats"},
         )
+    settling.settle(project)
     config = project.places.model(model)
     table = project.places.stages(model)
     keys = expand(stages, table)
@@ -179,7 +180,8 @@ def _launch(
         if lock is None:
             raise _active(run)
         try:
-            plan = _prepared(run, prepare, now)
+            with settling.applying_alone(project):
+                plan = _prepared(run, prepare, now)
             run.stop_request.unlink(missing_ok=True)
             _record(run, RunState.PRECHECKING, now)
             try:
@@ -256,6 +258,7 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = ()) -
             "start a new run on HEAD with start_run, or check out the calibrated commit",
             {"calibration_git_sha": plan.calibration_git_sha, "head": head},
         )
+    settling.settle(project)
     audited = audit(run, plan)
     items = asked_for(plan, audited, purge)
     strict = frozenset(

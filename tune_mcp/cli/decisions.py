@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from tune_mcp.calibration import applying, reporting
+from tune_mcp.apply.plan import ApplyPlan
+from tune_mcp.calibration import answered, applying, deciding, reporting, settling
 from tune_mcp.calibration.answered import MODES, Decision, Mode
 from tune_mcp.calibration.applying import ApplyReply
 from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Code, Refusal
+from tune_mcp.run_dir import RunDir
 
 
 def decision(word: str) -> Decision:
@@ -36,42 +38,60 @@ def apply_at_terminal(
     project: Project, run_id: str, mode: str | None, plan_id: str | None, words: Sequence[str]
 ) -> ApplyReply:
     """Show the plan, ask for the mode and for every open metric, write. Without a terminal nothing is asked."""
+    settling.settle(project)
     shown = reporting.apply_plan(project, run_id)
-    if plan_id is not None and plan_id != shown.plan_id:
-        applying.proposal_for(project, run_id, plan_id)
+    _, proposal = applying.proposal_for(project, run_id, plan_id or shown.plan_id)
     decisions = [decision(word) for word in words]
-    _, proposal = applying.proposal_for(project, run_id, shown.plan_id)
-    person = at_terminal()
-    if mode is None:
-        if not person:
+    deciding.checked_decisions(proposal, decisions)
+    if not at_terminal():
+        if mode is None:
             raise Refusal(
                 Code.DECISION_MISSING,
                 "APL-04",
                 "no mode was chosen, and there is no terminal to ask at",
                 f"tune-mcp apply {run_id} --mode report|smart|full [--decide STAGE/METRIC=keep|apply|NUMBER]",
             )
-        print(shown.text())
-        mode = _ask("mode", MODES, "report")
-    chosen: Mode = applying.checked_mode(mode)
-    if person:
-        named = {(one.stage_key, one.metric_key): one for one in decisions}
-        for row in applying.open_questions(proposal, chosen, named):
-            print(applying.question(row, shown.plan_id))
-            answer = _ask("keep, apply or a number", (), "keep")
-            decisions.append(decision(f"{row.stage.key}/{row.worst.metric_key}={answer}"))
-    return applying.apply(
-        project, run_id, shown.plan_id, chosen, decisions, "a person, at a terminal" if person else "command line"
-    )
+        return applying.apply(project, run_id, proposal.plan_id, mode, decisions, "command line")
+    run = project.run(run_id)
+    try:
+        if mode is None:
+            print(shown.text())
+            mode = _ask("mode", MODES, "report")
+        chosen = deciding.checked_mode(mode)
+        decided = _asked(run, proposal, chosen, decisions)
+    except EOFError:
+        applying.declined(run, proposal.plan_id, "the input at the terminal ended")
+        raise Refusal(
+            Code.DECLINED, ("SCP-06", "APL-04"), "nobody answered; nothing was written", "apply again when decided"
+        ) from None
+    return applying.apply(project, run_id, proposal.plan_id, chosen, decided, "a person, at a terminal")
+
+
+def _asked(run: RunDir, proposal: ApplyPlan, mode: Mode, given: Sequence[Decision]) -> list[Decision]:
+    """The decisions given, those answered before, and an answer to every open question; each is kept as it comes."""
+    named = {(one.stage_key, one.metric_key): one for one in given}
+    for row in deciding.open_questions(proposal, mode, named):
+        kept = answered.load(run, proposal.plan_id).get(row.key)
+        if kept is not None:
+            print(f"{'/'.join(row.key)}: {kept.value if kept.choice == 'custom' else kept.choice}, answered before")
+            named[row.key] = kept
+            continue
+        print(deciding.question(row, proposal.plan_id))
+        while row.key not in named:
+            answer = decision(f"{'/'.join(row.key)}={_ask('keep, apply or a number', (), 'keep')}")
+            try:
+                deciding.checked_decisions(proposal, [answer])
+            except Refusal as refusal:
+                print(refusal.message)
+                continue
+            answered.store(run, proposal.plan_id, answer)
+            named[row.key] = answer
+    return list(named.values())
 
 
 def _ask(what: str, allowed: Sequence[str], default: str) -> str:
     while True:
-        try:
-            answer = input(f"{what} [{default}]: ").strip() or default
-        except EOFError:
-            raise Refusal(
-                Code.DECLINED, ("SCP-06", "APL-04"), "nobody answered; nothing was written", "apply again when decided"
-            ) from None
+        answer = input(f"{what} [{default}]: ").strip() or default
         if not allowed or answer in allowed:
             return answer
         print(f"one of: {', '.join(allowed)}")

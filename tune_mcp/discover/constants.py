@@ -77,7 +77,8 @@ class Constant:
 @dataclass(frozen=True)
 class ModuleConstants:
     """The constants of one file. ``imports`` are the dotted modules imported anywhere in it (``from a.b import c``
-    gives ``a.b`` and ``a.b.c``); ``elsewhere`` says how a name that no assignment binds is bound.
+    gives ``a.b`` and ``a.b.c``); ``elsewhere`` says how a name that no assignment binds is bound. ``indexed`` maps a
+    name to every whole number and every name by which it is subscripted anywhere in the file.
     """
 
     path: str
@@ -85,6 +86,7 @@ class ModuleConstants:
     constants: dict[str, Constant]
     imports: frozenset[str]
     elsewhere: dict[str, str] = field(default_factory=lambda: dict[str, str]())
+    indexed: dict[str, frozenset[int | str]] = field(default_factory=lambda: dict[str, frozenset[int | str]]())
 
     def number(self, name: str) -> int | float | None:
         """Value of a plain NUMBER constant, also through one alias ``A = B``; None for anything else."""
@@ -201,7 +203,18 @@ def parse_module(data: bytes, path: str) -> ModuleConstants:
     numbers = ModuleConstants(path, "", found, frozenset())
     filled = {name: reader.nested(found[name], value, numbers) for name, value in nested}
     constants = {name: filled.get(name, constant) for name, constant in found.items()}
-    return ModuleConstants(path, sha256_bytes(data), constants, frozenset(_imports(source.tree)), elsewhere)
+    imports = frozenset(_imports(source.tree))
+    return ModuleConstants(path, sha256_bytes(data), constants, imports, elsewhere, _indexed(source.tree))
+
+
+def _indexed(tree: ast.Module) -> dict[str, frozenset[int | str]]:
+    found: dict[str, set[int | str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
+            index = node.slice.id if isinstance(node.slice, ast.Name) else number_of(node.slice)
+            if isinstance(index, int | str):
+                found.setdefault(node.value.id, set()).add(index)
+    return {name: frozenset(indexes) for name, indexes in found.items()}
 
 
 def _imports(tree: ast.Module) -> Iterator[str]:

@@ -16,7 +16,7 @@ from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import BaseModel, Field
 
 from tune_mcp.apply.plan import ApplyPlan, Row
-from tune_mcp.calibration import answered, applying
+from tune_mcp.calibration import answered, applying, deciding
 from tune_mcp.calibration.answered import MODES, Decision, Mode
 from tune_mcp.calibration.applying import ApplyReply
 from tune_mcp.calibration.project import Options, Project
@@ -81,7 +81,7 @@ def _ask_mode(run_id: str, plan_id: str, mode: str, decisions: list[Decision], c
     brought = "; ".join(f"{one.stage_key}/{one.metric_key} = {_said(one)}" for one in decisions)
     return Elicit(
         f"Plan {plan_id} of {run_id}: write thresholds into the test files? Proposed mode: {mode}. "
-        f"{applying.summary(proposal, cast('Mode', mode))}"
+        f"{deciding.summary(proposal, cast('Mode', mode))}"
         + (f" Decisions that came with the call: {brought}." if brought else ""),
         Agreement,
     )
@@ -109,7 +109,7 @@ def _slot(number: int, before: Callable[..., Any] | None) -> Callable[..., Any]:
         run = project.run(run_id)
         if not number and answered.load_mode(run, plan_id) != "smart":
             answered.store_mode(run, plan_id, "smart")
-        rows = applying.open_questions(proposal, "smart", {})
+        rows = deciding.open_questions(proposal, "smart", {})
         if number and isinstance(previous, AcceptedElicitation) and number - 1 < len(rows):
             choice = cast("object", previous.data)
             if isinstance(choice, Choice):
@@ -118,7 +118,7 @@ def _slot(number: int, before: Callable[..., Any] | None) -> Callable[..., Any]:
             return _OVER
         if rows[number].key in answered.load(run, plan_id):
             return None
-        return Elicit(applying.question(rows[number], plan_id), Choice)
+        return Elicit(deciding.question(rows[number], plan_id), Choice)
 
     annotations: dict[str, Any] = {
         "run_id": str,
@@ -203,16 +203,17 @@ def _agreed(
     Raises DECLINED when the person said no or did not answer, DECISION_INVALID for an answer that cannot stand: it
     is forgotten, so that the next call asks for it again.
     """
-    chosen = applying.checked_mode(mode)
+    chosen = deciding.checked_mode(mode)
     if chosen == "report" or not asked:
         return chosen, decisions, "arguments"
     _, proposal = applying.proposal_for(project, run_id, plan_id)
     if not isinstance(how, AcceptedElicitation):
+        applying.declined(project.run(run_id), plan_id, "declined through the client, or it could not ask")
         raise Refusal(
             Code.DECLINED,
             ("SCP-06", "APL-04"),
             "nobody agreed to write thresholds (declined, or the client could not ask); nothing was written",
-            f"leave it, or let the user run: {applying.terminal(project, run_id)}",
+            f"leave it, or let the user run: {deciding.terminal(project, run_id)}",
             {"plan_id": plan_id},
         )
     agreed = cast("Agreement", how.data).mode
@@ -221,7 +222,7 @@ def _agreed(
     stored = answered.load(run, plan_id)
     for one in stored.values():
         try:
-            applying.checked_decisions(proposal, [one])
+            deciding.checked_decisions(proposal, [one])
         except Refusal:
             answered.forget(run, plan_id, one)
             raise

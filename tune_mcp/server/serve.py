@@ -11,6 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from tune_mcp.calibration.project import Options
+from tune_mcp.errors import Refusal
 from tune_mcp.server.http import HttpOptions, serve_http
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ async def _serve(mcp: MCPServer[Any]) -> None:
     from mcp.server.lowlevel import NotificationOptions
     from mcp.server.stdio import stdio_server
 
+    from tune_mcp.server.context import server_context
+
     server = mcp._lowlevel_server  # pyright: ignore[reportPrivateUsage]  # no public way to say listChanged (SDK 2.3)
 
     async def on_signal(scope: anyio.CancelScope) -> None:
@@ -66,7 +69,23 @@ async def _serve(mcp: MCPServer[Any]) -> None:
 
     async with anyio.create_task_group() as group:
         group.start_soon(on_signal, group.cancel_scope)
+        group.start_soon(server_context.workers.run, settle_at_start)
         async with stdio_server() as (reader, writer):
             options = NotificationOptions(tools_changed=True, resources_changed=True, prompts_changed=True)
             await server.run(reader, writer, server.create_initialization_options(options))
         group.cancel_scope.cancel()
+
+
+def settle_at_start() -> None:
+    """Finish or roll back an apply that a crash cut off; what cannot be settled is told by the verb that meets it."""
+    from tune_mcp.calibration import settling
+    from tune_mcp.server.context import server_context
+
+    try:
+        told = settling.settle(server_context.project())
+    except Refusal as refusal:
+        told = [refusal.text()]
+    except OSError as error:
+        told = [str(error)]
+    for line in told:
+        logging.getLogger(__name__).warning(line)

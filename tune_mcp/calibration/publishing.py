@@ -1,0 +1,151 @@
+"""What a person needs to publish an apply: the text of a pull request and the list of files. Nothing is committed here.
+
+Committing and pushing are the person's, who may ask an agent for it (prompt ``publish``); this module only prepares
+(rules VCS-01 to VCS-08).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from tune_mcp.calibration import settling
+from tune_mcp.calibration.project import Project
+from tune_mcp.calibration.settling import Record
+from tune_mcp.errors import Code, Refusal
+from tune_mcp.files import write_atomic
+from tune_mcp.observe.worst import Direction
+from tune_mcp.report.facts import ReportFacts
+from tune_mcp.report.figures import plain
+from tune_mcp.report.write import read_report
+from tune_mcp.run_dir import RUNS_FOLDER, RunDir
+
+REPORTS = PurePosixPath("docs/calibration")
+"""Where a report is published, one file a run (VCS-03)."""
+PULL_REQUEST = "pull_request.md"
+_SECTIONS = (
+    "Summary",
+    "Calibration run directory",
+    "Optimised paths (CUDA Graph) evidence",
+    "Worst-of-N highlights",
+    "Threshold-apply policy",
+    "Tests and pre-commit",
+)
+_HIGHLIGHTS = 20
+
+
+def published_report(run: RunDir) -> PurePosixPath:
+    """The stable place of a run's whole report.md, relative to the repository (VCS-03)."""
+    return REPORTS / f"{run.run_id}.md"
+
+
+def commit_files(project: Project, run: RunDir) -> tuple[str, ...]:
+    """Everything that may be in the commit: edited files, the catalogue, the published report (VCS-04)."""
+    edited = {one.file for record in settling.in_effect(run) for one in record.applied}
+    catalogue = project.places.stages_path_for_writing(project.plan(run).model, project.repo_root)
+    ours = [catalogue] if catalogue.is_file() and catalogue.resolve().is_relative_to(project.repo_root) else []
+    names = [path.resolve().relative_to(project.repo_root).as_posix() for path in ours]
+    return (*sorted(edited), *names, str(published_report(run)))
+
+
+def write_pull_request(project: Project, run: RunDir, folder: Path) -> Path:
+    """Write the text next to the decision. Raises NOT_REPORTED, and UNRESOLVED_CONTEXT for an unfinished report."""
+    path = folder / PULL_REQUEST
+    write_atomic(path, pull_request(project, run).encode())
+    return path
+
+
+def pull_request(project: Project, run: RunDir) -> str:
+    """The six sections of VCS-07, from the report and the decisions of every apply of the run that is in effect."""
+    facts = read_report(run)
+    if facts is None or not run.report_md.is_file():
+        raise Refusal(Code.NOT_REPORTED, ("VCS-07", "VCS-03"), f"{run.run_id} has no report", "call report first")
+    if "{{CONTEXT:" in run.report_md.read_text():
+        raise Refusal(
+            Code.UNRESOLVED_CONTEXT, ("VCS-03", "CTX-07"), "report.md has an open context line", "call report again"
+        )
+    records = settling.in_effect(run)
+    bodies = (
+        _summary(facts, records),
+        _run_directory(project, run),
+        _evidence(facts),
+        _highlights(facts),
+        _policy(records),
+        _verification(project, run),
+    )
+    parts = [f"## {title}\n\n" + "\n".join(body) for title, body in zip(_SECTIONS, bodies, strict=True)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _summary(facts: ReportFacts, records: Sequence[Record]) -> Iterator[str]:
+    yield (
+        f"Thresholds of {facts.model} set to the strict worst of {facts.repeats} repeats, measured on commit "
+        f"`{facts.calibration_git_sha}` ({facts.gpu_summary}{', dirty tree' if facts.dirty else ''})."
+    )
+    yield ""
+    yield from _table(("Stage", "Threshold", "Old", "New", "Effect on CI"), _changes(records))
+
+
+def _changes(records: Sequence[Record]) -> Iterator[Sequence[str]]:
+    for record in records:
+        for one in record.applied:
+            yield one.stage_key, f"`{one.file}`: `{one.symbol}`", plain(one.old), plain(one.new), one.direction
+
+
+def _run_directory(project: Project, run: RunDir) -> Iterator[str]:
+    yield f"`{RUNS_FOLDER}/{run.run_id}` (stays on the machine that measured; never committed)."
+    yield f"The whole report of the run: `{published_report(run)}`."
+
+
+def _evidence(facts: ReportFacts) -> Iterator[str]:
+    yield f"- Machine: {facts.gpu_summary}; environment {facts.environment_note}."
+    yield "- No evidence pattern is configured for this model, so the logs were not searched for one."
+
+
+def _highlights(facts: ReportFacts) -> Iterator[str]:
+    moving = [pair for pair in facts.loudest_first() if pair[1].direction is not Direction.EQUAL]
+    yield from _table(
+        ("Stage", "Threshold", "Per run", "Worst of N", "Before", "Proposed", "Effect on CI"),
+        (
+            (
+                stage.key,
+                f"`{metric.place}`",
+                ", ".join(plain(value) for value in metric.values),
+                plain(metric.worst_raw),
+                "?" if metric.current_raw is None else plain(metric.current_raw),
+                plain(metric.write_value),
+                metric.direction_text,
+            )
+            for stage, metric in moving[:_HIGHLIGHTS]
+        ),
+    )
+    if len(moving) > _HIGHLIGHTS:
+        yield f"\n… and {len(moving) - _HIGHLIGHTS} more in the report."
+
+
+def _policy(records: Sequence[Record]) -> Iterator[str]:
+    yield "Only reference literals were written; the slack stays in the tests. Unknown thresholds were not edited."
+    for record in records:
+        yield (
+            f"- Mode {record.mode}, decided by {record.decided_by} at {record.decided_at}: "
+            f"{len(record.applied)} written, {len(record.kept)} left."
+        )
+        for one in record.kept:
+            if one.direction != Direction.EQUAL:
+                yield f"  - left `{one.symbol}` ({one.stage_key}), {one.direction}: {one.why}"
+
+
+def _verification(project: Project, run: RunDir) -> Iterator[str]:
+    yield (
+        "Every edited file was parsed before and after: the trees are equal but for the values above. "
+        f"Undo: `tune-mcp apply {run.run_id} --undo PLAN_ID`."
+    )
+    yield "- [ ] the repository's pre-commit hooks passed, none was bypassed"
+    yield "- [ ] the edited tests passed"
+
+
+def _table(head: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    for row in rows:
+        yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
