@@ -60,7 +60,7 @@ def commit(
     repo_root: Path,
     changes: Sequence[FileChange],
     now: Callable[[], datetime],
-    replace: Replace = os.replace,
+    replace: Replace = Path.replace,
 ) -> Journal:
     """Write all ``changes`` or none, with the journal in ``folder`` (``<run>/apply/<plan_id>/``).
 
@@ -110,7 +110,7 @@ def commit(
 
 
 def recover(
-    folder: Path, repo_root: Path, now: Callable[[], datetime], replace: Replace = os.replace
+    folder: Path, repo_root: Path, now: Callable[[], datetime], replace: Replace = Path.replace
 ) -> Journal | None:
     """Finish or roll back what a crash left in ``folder``; None when nothing was begun. May be called any time.
 
@@ -130,7 +130,7 @@ def recover(
         return place.roll_back(journal, journal.files)
 
 
-def undo(folder: Path, repo_root: Path, now: Callable[[], datetime], replace: Replace = os.replace) -> Journal:
+def undo(folder: Path, repo_root: Path, now: Callable[[], datetime], replace: Replace = Path.replace) -> Journal:
     """Put the files before back, all or none; a second call changes nothing.
 
     Raises ``Refusal`` THRESHOLD_CHANGED (APL-24), and touches nothing, when a file is neither its old nor its new
@@ -179,7 +179,7 @@ def _demand_new(plan_id: str, last: Journal | None) -> Journal | None:
 
 def read_journal(folder: Path) -> Journal | None:
     """The journal in ``folder``, None when nothing was begun there. Raises PLAN_TAMPERED for one that is not ours."""
-    return _Place(folder, folder, _never, os.replace).read()
+    return _Place(folder, folder, _never, Path.replace).read()
 
 
 def _never() -> datetime:
