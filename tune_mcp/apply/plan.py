@@ -144,14 +144,12 @@ def build(
     plan: Plan,
     audited: Audit,
     catalogue: Mapping[str, Stage] | None = None,
-    instead: Mapping[str, bytes] | None = None,
 ) -> ApplyPlan:
     """Compute the plan of a run whose gates passed; ``audited`` must be strict-ready (the caller checked).
 
-    ``catalogue`` are all stages of the model (default: the run's), for thresholds that others read too. ``instead``
-    maps files to bytes that stand for those on disk: what a file held before it was changed.
+    ``catalogue`` are all stages of the model (default: the run's), for thresholds that others read too.
     """
-    files = _Files(repo_root, instead or {})
+    files = _Files(repo_root)
     readers = Readers(repo_root, plan.table(), catalogue or {})
     rows: list[Row] = []
     threshold_files: set[str] = set()
@@ -173,14 +171,12 @@ class _Files:
     """The files that a plan is made of, each read and parsed once."""
 
     repo_root: Path
-    instead: Mapping[str, bytes]
     contents: dict[str, bytes] = field(default_factory=dict[str, bytes])
     modules: dict[str, ModuleConstants] = field(default_factory=dict[str, ModuleConstants])
 
     def module(self, name: str) -> ModuleConstants:
         if name not in self.modules:
-            path = inside(self.repo_root, name)
-            self.contents[name] = self.instead[name] if name in self.instead else path.read_bytes()
+            self.contents[name] = inside(self.repo_root, name).read_bytes()
             self.modules[name] = parse_module(self.contents[name], name)
         return self.modules[name]
 

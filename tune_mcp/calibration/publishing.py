@@ -99,7 +99,13 @@ def _run_directory(project: Project, run: RunDir) -> Iterator[str]:
 
 def _evidence(facts: ReportFacts) -> Iterator[str]:
     yield f"- Machine: {facts.gpu_summary}; environment {facts.environment_note}."
-    yield "- No evidence pattern is configured for this model, so the logs were not searched for one."
+    for one in facts.optimisations:
+        for seen in one.tests:
+            where = f"first at `{seen.place}`" if seen.repeats else "**in no log of the repeats that count**"
+            repeats = f"{len(seen.repeats)} of {facts.repeats} repeats, " if seen.repeats else ""
+            yield f"- {one.name} in `{seen.test}`: {repeats}{where}{'' if one.evidence else ' (no pattern configured)'}."
+    if not facts.optimisations:
+        yield "- None: the model's config names no optimisation, so no log was searched for one."
 
 
 def _highlights(facts: ReportFacts) -> Iterator[str]:

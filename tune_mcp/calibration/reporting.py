@@ -64,15 +64,10 @@ class ReportReply(Reply):
 
 
 def report(project: Project, run_id: str) -> ReportReply:
-    """Write report.md, report.json and report.html once every gate passes (contract, tool 10).
-
-    The thresholds are compared with what stood in the files before this run changed any: a report that is made anew
-    after an apply still says what tightened and what loosened, and lists what was written besides.
-    """
+    """Write report.md, report.json and report.html once every gate passes (contract, tool 10)."""
     found = evidence.gated(project, run_id)
     settling.settle(project)
-    before = settling.before_applies(project, found.run, found.plan)
-    proposal = plans.build(project.repo_root, found.plan, found.audit, catalogue(project, found), before)
+    proposal = plans.build(project.repo_root, found.plan, found.audit, catalogue(project, found))
     optimisations = _optimisations(project, found.plan)
     facts = write_report(found.run, project.repo_root, found.plan, found.audit, proposal, utc_now(), optimisations)
     paths = (found.run.report_md, found.run.report_json, found.run.report_html)
@@ -83,6 +78,7 @@ def report(project: Project, run_id: str) -> ReportReply:
     notes += [wording.suite_text(facts)]
     unproven = filter(None, map(since.unproven_text, facts.optimisations))
     notes += [f"{text} (PRF-03, PRF-04)" for text in unproven][:_NOTES_SHOWN]
+    facts = settling.refresh_report(found.run) or facts
     if facts.applied:
         notes.append(f"{len(facts.applied)} of these values are written already: see Applied changes")
     return ReportReply(

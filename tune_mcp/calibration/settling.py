@@ -13,6 +13,7 @@ import contextlib
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -24,12 +25,14 @@ from tune_mcp.calibration.project import Project
 from tune_mcp.config.stages import Frozen, WorstOp
 from tune_mcp.config.stages_yaml import dump_stages
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import FileLock, inside, parse_json, sha256_bytes, sha256_file, write_atomic, write_json
+from tune_mcp.files import FileLock, inside, parse_json, sha256_file, write_atomic, write_json
 from tune_mcp.observe.worst import Number
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events, state
-from tune_mcp.session.plan import Plan
 from tune_mcp.supervise.loop import utc_now
+
+if TYPE_CHECKING:
+    from tune_mcp.report.facts import ReportFacts
 
 _RECORD, _UNSETTLED = "decision.json", "unsettled"
 
@@ -83,11 +86,8 @@ def write_record(folder: Path, record: Record) -> None:
 
 def in_effect(run: RunDir) -> list[Record]:
     """Every apply of the run that was carried out and not taken back, in order. Raises PLAN_TAMPERED."""
-    return sorted((_record(folder) for folder, _ in _committed(run)), key=lambda record: record.order)
-
-
-def _committed(run: RunDir) -> list[tuple[Path, Journal]]:
-    return [(folder, journal) for folder, journal in _journals(run) if journal.state == "committed"]
+    found = [_record(folder) for folder, journal in _journals(run) if journal.state == "committed"]
+    return sorted(found, key=lambda record: record.order)
 
 
 def _journals(run: RunDir) -> Iterator[tuple[Path, Journal]]:
@@ -101,25 +101,12 @@ def _record(folder: Path) -> Record:
     try:
         return Record.model_validate(parse_json((folder / _RECORD).read_bytes()))
     except (OSError, ValueError, ValidationError) as error:
-        raise _tampered(folder / _RECORD, str(error)) from error
-
-
-def _tampered(path: Path, why: str) -> Refusal:
-    what = f"{path} is not what an apply of ours wrote: {why}"
-    return Refusal(Code.PLAN_TAMPERED, "APL-24", what, "put the file back as it was")
-
-
-def before_applies(project: Project, run: RunDir, plan: Plan) -> dict[str, bytes]:
-    """The run's test and threshold files that its applies changed, as they were before the first of them."""
-    first: dict[Path, bytes] = {}
-    for folder, journal in sorted(_committed(run), key=lambda pair: _record(pair[0]).order):
-        for file in journal.files:
-            content = (folder / file.backup).read_bytes()
-            if sha256_bytes(content) != file.before_sha256:
-                raise _tampered(folder / file.backup, "it is not what the journal kept")
-            first.setdefault((project.repo_root / file.path).resolve(), content)
-    found = {name: first.get((project.repo_root / name).resolve()) for name in plan.file_sha256}
-    return {name: content for name, content in found.items() if content is not None}
+        raise Refusal(
+            Code.PLAN_TAMPERED,
+            "APL-24",
+            f"{folder / _RECORD} is not what an apply of ours wrote: {error}",
+            "put the file back as it was",
+        ) from error
 
 
 def interrupted(project: Project) -> list[RunDir]:
@@ -203,13 +190,16 @@ def _settle(project: Project, run: RunDir, folder: Path) -> str:
         events.append(run, "settled", utc_now(), said)
     if journal is not None:
         said = "; ".join(filter(None, (said, _refresh_catalogue(project, run, journal))))
-        _refresh_report(run)
+        refresh_report(run)
     (folder / _UNSETTLED).unlink(missing_ok=True)
     return said
 
 
-def _refresh_report(run: RunDir) -> None:
-    """The report's applied changes: a value that was written twice has its first old value and its last new one."""
+def refresh_report(run: RunDir) -> ReportFacts | None:
+    """The report's applied changes: a value that was written twice has its first old value and its last new one.
+
+    Returns the report as it is then, None where there is none.
+    """
     # Here, since start_run settles too and has no use for the templates.
     from tune_mcp.report.facts import AppliedRow
     from tune_mcp.report.write import read_report, record_applied
@@ -224,8 +214,7 @@ def _refresh_report(run: RunDir) -> None:
                 stage=one.stage_key, metric=one.symbol, old=old, new=one.new, worst_op=one.worst_op
             )
     changed = tuple(row for row in rows.values() if row.old != row.new)
-    if report is not None and report.applied != changed:
-        record_applied(run, changed)
+    return record_applied(run, changed) if report is not None and report.applied != changed else report
 
 
 def _refresh_catalogue(project: Project, run: RunDir, journal: Journal) -> str:
