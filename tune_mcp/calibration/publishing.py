@@ -15,7 +15,7 @@ from tune_mcp.calibration.settling import Record
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import write_atomic
 from tune_mcp.observe.worst import Direction
-from tune_mcp.report.facts import ReportFacts
+from tune_mcp.report.facts import OptimisationFacts, ReportFacts, SeenFacts
 from tune_mcp.report.figures import plain
 from tune_mcp.report.write import read_report
 from tune_mcp.run_dir import RUNS_FOLDER, RunDir
@@ -101,11 +101,17 @@ def _evidence(facts: ReportFacts) -> Iterator[str]:
     yield f"- Machine: {facts.gpu_summary}; environment {facts.environment_note}."
     for one in facts.optimisations:
         for seen in one.tests:
-            where = f"first at `{seen.place}`" if seen.repeats else "**in no log of the repeats that count**"
-            repeats = f"{len(seen.repeats)} of {facts.repeats} repeats, " if seen.repeats else ""
-            yield f"- {one.name} in `{seen.test}`: {repeats}{where}{'' if one.evidence else ' (no pattern configured)'}."
+            yield f"- {one.name} in `{seen.test}`: {_seen(one, seen, facts.repeats)}."
     if not facts.optimisations:
         yield "- None: the model's config names no optimisation, so no log was searched for one."
+
+
+def _seen(one: OptimisationFacts, seen: SeenFacts, repeats: int) -> str:
+    if one.evidence is None:
+        return "config names no pattern for it"
+    if not seen.repeats:
+        return "**in no log of the repeats that count**"
+    return f"in {len(seen.repeats)} of {repeats} repeats, first at `{seen.place}`"
 
 
 def _highlights(facts: ReportFacts) -> Iterator[str]:
