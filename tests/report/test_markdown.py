@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tune_mcp.report.facts import AppliedRow
-from tune_mcp.report.markdown import with_applied_changes
+from tune_mcp.report.markdown import render, with_applied_changes
 
 ROWS = (
     AppliedRow(stage="tts_speed", metric="_TTS_P95[8]['throughput_qps']", old=10.0, new=10.21, worst_op="min"),
@@ -137,3 +137,10 @@ def test_a_file_changed_since_the_plan_is_named(case) -> None:
     path = case.repo / "tests/test_asr_ci.py"
     path.write_text(path.read_text() + "\n# touched\n")
     assert "> **Changed since the run was planned:** tests/test_asr_ci.py." in case.markdown()
+
+
+def test_repeats_of_two_environments_are_said_at_the_top(case) -> None:
+    facts = case.report().model_copy(update={"environment_note": "2 different environments among the repeats"})
+    top = render(facts).split("## Conclusions")[0]
+    assert "> **Environment:** 2 different environments among the repeats: their values are not comparable." in top
+    assert "> **Environment:**" not in case.markdown()

@@ -64,12 +64,24 @@ def test_repeats_without_the_line_are_named(case) -> None:
 
 def test_a_log_that_is_gone_or_too_long_is_not_taken_for_one_without_the_line(case, monkeypatch) -> None:
     monkeypatch.setattr(optimisations, "LOG_BYTES", 100)
-    logs(case, "test_tts_ci", {1: SHOWN, 2: "x" * 200 + "\n" + SHOWN, 3: SHOWN, 4: SHOWN})
+    logs(case, "test_tts_ci", {1: SHOWN, 2: "x" * 200 + "\n" + SHOWN, 3: SHOWN, 4: "é" * 60})
 
     (seen,) = look(case, graph=GRAPH)["graph"].tests
 
-    assert (seen.repeats, seen.unread) == ((1, 3, 4), (2, 5))
-    assert "repeat 2, 5: log gone or too long" in since.seen_text(seen, 5)
+    assert (seen.repeats, seen.unread) == ((1, 3), (2, 4, 5))
+    assert "repeat 2, 4, 5: log gone or too long" in since.seen_text(seen, 5)
+
+
+@pytest.mark.rule("PRF-03")
+def test_a_run_without_any_log_proves_nothing_and_says_so(case) -> None:
+    facts = report(case, everywhere=Optimisation(evidence="x"))
+
+    assert [(seen.test, seen.repeats) for seen in facts.optimisations[0].tests] == [
+        ("test_tts_ci", ()),
+        ("test_asr_ci", ()),
+    ]
+    text = case.run.report_md.read_text()
+    assert "Configured, but in no log: everywhere (test_tts_ci, test_asr_ci)." in text
 
 
 def test_without_named_tests_every_test_is_looked_at_and_others_are_not(case) -> None:

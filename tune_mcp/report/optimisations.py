@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 from tune_mcp.config.model import Optimisation
 from tune_mcp.files import inside
@@ -30,13 +29,13 @@ def look(run: RunDir, audited: Audit, optimisations: Mapping[str, Optimisation])
     for test, repeats in logs.items():
         wanted = {name: pattern for name, pattern in patterns.items() if _concerns(optimisations[name], audited, test)}
         for repeat, log in repeats.items() if wanted else ():
-            text = _text(run, log)
-            if text is None or len(text) >= LOG_BYTES:
+            text, whole = _text(run, log)
+            if not whole:
                 unread.setdefault(test, set()).add(repeat)
             for name, pattern in wanted.items():
-                found = pattern.search(text or "")
+                found = pattern.search(text)
                 if found:
-                    line = (text or "").count("\n", 0, found.start()) + 1
+                    line = text.count("\n", 0, found.start()) + 1
                     hits[name].setdefault(test, {})[repeat] = f"{log}:{line}"
     return tuple(
         OptimisationFacts(
@@ -68,19 +67,20 @@ def _concerns(one: Optimisation, audited: Audit, test: str) -> bool:
 
 
 def _logs(audited: Audit) -> dict[str, dict[int, str]]:
-    """Test key -> repeat -> its pytest log, below the run directory."""
+    """Test key -> repeat -> its pytest log, below the run directory; empty where none is on record."""
     found: dict[str, dict[int, str]] = {}
     for stage in audited.stages:
         for repeat, cell in enumerate(stage.cells, 1):
-            if cell.stored and cell.stored.content.pytest_log:
-                found.setdefault(stage.stage.test_key, {})[repeat] = cell.stored.content.pytest_log
+            log = cell.stored.content.pytest_log if cell.stored else None
+            found.setdefault(stage.stage.test_key, {})[repeat] = log or ""
     return found
 
 
-def _text(run: RunDir, log: str) -> str | None:
+def _text(run: RunDir, log: str) -> tuple[str, bool]:
+    """The log up to the limit, and whether that is all of it."""
     try:
-        path: Path = inside(run.path, log)
-        with path.open("rb") as stream:
-            return stream.read(LOG_BYTES).decode(errors="replace")
+        with inside(run.path, log).open("rb") as stream:
+            data = stream.read(LOG_BYTES + 1)
     except (OSError, ValueError):
-        return None
+        return "", False
+    return data[:LOG_BYTES].decode(errors="replace"), len(data) <= LOG_BYTES

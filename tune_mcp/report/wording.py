@@ -28,6 +28,7 @@ def conclusion(metrics: Pairs, facts: ReportFacts) -> list[str]:
         told = "; ".join(remarks(stage, metric, facts))
         said = [f"{metric.label} of {stage.key}: {metric.direction_text}{f' ({told})' if told else ''}."]
         old = previous.worst.get(f"{stage.key}/{metric.key}") if previous else None
+        said += _unproven(metrics, facts)
         return said if old is None else [*said, f"Against the last calibration: {since.moved_text(metric, old)}."]
     counts = [
         f"{number} {words[number != 1]}"
@@ -48,15 +49,21 @@ def conclusion(metrics: Pairs, facts: ReportFacts) -> list[str]:
     split = sum(any(flag.kind == "bistable" for flag in metric.flags) for _, metric in metrics)
     if split:
         said.append(f"{split} {'has' if split == 1 else 'have'} two modes: calibrating to either is a decision.")
-    unproven = {
-        name: stage.test_key for stage, _ in metrics if stage.group == "speed" for name in facts.unproven(stage)
-    }
-    if unproven:
-        told = ", ".join(f"{name} ({test})" for name, test in unproven.items())
-        said.append(f"Configured, but in no log: {told}.")
+    said += _unproven(metrics, facts)
     if previous is not None:
         said.append(since.group_text(metrics, previous))
     return said
+
+
+def _unproven(metrics: Pairs, facts: ReportFacts) -> list[str]:
+    tests = dict.fromkeys(stage.test_key for stage, _ in metrics if stage.group == "speed")
+    found = {
+        one.name: ", ".join(seen.test for seen in one.tests if seen.test in tests and not seen.repeats)
+        for one in facts.optimisations
+        if one.evidence
+    }
+    told = ", ".join(f"{name} ({where})" for name, where in found.items() if where)
+    return [f"Configured, but in no log: {told}."] if told else []
 
 
 def remarks(stage: StageFacts, metric: MetricFacts, facts: ReportFacts) -> list[str]:
