@@ -133,6 +133,7 @@ hf_datasets:
 omni_ci_home: "/ci/slice"
 default_venv_python:
   - "/ci/slice/bin/python"
+expected_wer_normalizer: "english"
 auto_env:
   HOME: "/ci"
   OMNI_CI_HOME: "/ci/slice"

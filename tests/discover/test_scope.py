@@ -38,6 +38,40 @@ def test_concurrency_and_token_limits_are_no_sample_counts(tmp_path: Path) -> No
 
 
 @pytest.mark.rule("SMP-02")
+@pytest.mark.parametrize("name", ["CONCURRENCY", "MAX_NEW_TOKENS"])
+@pytest.mark.parametrize("before", [(), ("NO_SAMPLES",)])
+def test_not_even_config_can_make_a_sample_count_of_them(tmp_path: Path, name: str, before: tuple[str, ...]) -> None:
+    code = "CONCURRENCY = 16\nMAX_NEW_TOKENS = 32\nNO_SAMPLES = None\n"
+    found = scope(tmp_path, code, configured=(*before, name))
+    assert found.expected_samples is None
+    assert f"expected_samples names {name}, which says something about" in found.problems[0]
+
+
+@pytest.mark.rule("SMP-02")
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        ("run(max_samples=50)", 50),
+        ("run(max_samples=50); check(num_samples=50)", 50),
+        ("run(max_samples=None)", None),
+        ("run(max_samples=CONCURRENCY)", None),
+        ("run(max_tokens=50, concurrency=8, batch=4)", None),
+        ("run(max_samples=0)", None),
+        ("run(max_samples=True)", None),
+        ("run(max_samples=5 * 10)", None),
+        ("run(max_samples=50); run(max_samples=60)", None),
+    ],
+)
+def test_a_call_s_sample_keyword_counts_where_no_constant_says_it(
+    tmp_path: Path, call: str, expected: int | None
+) -> None:
+    found = scope(tmp_path, f"CONCURRENCY = 16\ndef test_x():\n    {call}\n")
+    assert found.expected_samples == expected
+    assert bool(found.problems) == ("60" in call)
+    assert scope(tmp_path, f"MAX_SAMPLES = 7\ndef test_x():\n    {call}\n").expected_samples == 7
+
+
+@pytest.mark.rule("SMP-02")
 def test_several_candidates_are_a_question_and_never_a_guess(tmp_path: Path) -> None:
     code = "DEV_SAMPLES = 10\nTEST_SAMPLES = 20\n"
     found = scope(tmp_path, code)

@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from tune_mcp.config.fields import ConfigModel, ConstantName, Gpus, JsonSource, ModuleName, Name, Regex, RelativePath
 from tune_mcp.config.metrics import SampleSource
+from tune_mcp.config.yaml_source import Yaml
 
 _SELECTING = (
     "exitfirst maxfail lf last-failed ff failed-first nf new-first sw stepwise sw-skip stepwise-skip "
@@ -67,6 +68,8 @@ def _file_name(name: str) -> str:
     return name
 
 
+IGNORED_KEYS = frozenset({"expected_wer_normalizer"})
+"""Keys of older models that the older script itself had stopped to read."""
 FileName = Annotated[str, AfterValidator(_file_name)]
 Env = Annotated[dict[str, Annotated[str, AfterValidator(_no_secret)]], AfterValidator(_no_addopts)]
 _Samples = Annotated[int, Field(gt=0)] | ConstantName
@@ -209,6 +212,11 @@ class ModelConfig(ConfigModel):
     venv_imports: tuple[ModuleName, ...] | None = None
     ci_machine: CiMachine = CiMachine()
     ci_env_file: RelativePath | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older_keys(cls, value: Yaml) -> Yaml:
+        return {k: v for k, v in value.items() if k not in IGNORED_KEYS} if isinstance(value, dict) else value
 
     def venv_pythons(self, repo_root: Path) -> tuple[Path, ...]:
         """The interpreters to try, best first."""

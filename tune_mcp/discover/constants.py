@@ -78,7 +78,8 @@ class Constant:
 class ModuleConstants:
     """The constants of one file. ``imports`` are the dotted modules imported anywhere in it (``from a.b import c``
     gives ``a.b`` and ``a.b.c``); ``elsewhere`` says how a name that no assignment binds is bound. ``indexed`` maps a
-    name to every whole number and every name by which it is subscripted anywhere in the file.
+    name to every whole number and every name by which it is subscripted anywhere in the file. ``keywords`` are the
+    keyword arguments of calls anywhere in it that are whole numbers.
     """
 
     path: str
@@ -87,6 +88,7 @@ class ModuleConstants:
     imports: frozenset[str]
     elsewhere: dict[str, str] = field(default_factory=lambda: dict[str, str]())
     indexed: dict[str, frozenset[int | str]] = field(default_factory=lambda: dict[str, frozenset[int | str]]())
+    keywords: frozenset[tuple[str, int]] = frozenset()
 
     def number(self, name: str) -> int | float | None:
         """Value of a plain NUMBER constant, also through one alias ``A = B``; None for anything else."""
@@ -203,8 +205,9 @@ def parse_module(data: bytes, path: str) -> ModuleConstants:
     numbers = ModuleConstants(path, "", found, frozenset())
     filled = {name: reader.nested(found[name], value, numbers) for name, value in nested}
     constants = {name: filled.get(name, constant) for name, constant in found.items()}
-    imports = frozenset(_imports(source.tree))
-    return ModuleConstants(path, sha256_bytes(data), constants, imports, elsewhere, _indexed(source.tree))
+    imports, keywords = frozenset(_imports(source.tree)), frozenset(_keywords(source.tree))
+    indexed = _indexed(source.tree)
+    return ModuleConstants(path, sha256_bytes(data), constants, imports, elsewhere, indexed, keywords)
 
 
 def _indexed(tree: ast.Module) -> dict[str, frozenset[int | str]]:
@@ -215,6 +218,12 @@ def _indexed(tree: ast.Module) -> dict[str, frozenset[int | str]]:
             if isinstance(index, int | str):
                 found.setdefault(node.value.id, set()).add(index)
     return {name: frozenset(indexes) for name, indexes in found.items()}
+
+
+def _keywords(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg and isinstance(value := number_of(node.value), int):
+            yield node.arg, value
 
 
 def _imports(tree: ast.Module) -> Iterator[str]:

@@ -95,6 +95,10 @@ class ScopeReader:
             if isinstance(entry, int):
                 return entry, (), ()
             value = self._number(entry)
+            role = self.rules.role(entry)
+            if role in ("tokens", "concurrency"):
+                what = f"expected_samples names {entry}, which says something about {role} [SMP-02]"
+                return None, (), (f"{self.module.path}: {what}",)
             if isinstance(value, int) and value > 0:
                 return value, (entry,), ()
             constant = self.module.constants.get(entry)
@@ -119,7 +123,19 @@ class ScopeReader:
             value = self._number(numbers[0]) if numbers else None
             if isinstance(value, int) and value > 0:
                 return value, (numbers[0],), ()
-        return None, (), ()
+        return self._from_calls()
+
+    def _from_calls(self) -> tuple[int | None, tuple[str, ...], tuple[str, ...]]:
+        """``run(max_samples=50)``, in a file without one constant that could say it."""
+        if any(self._number(name) is not None for name in self._named("samples")):
+            return None, (), ()
+        calls = self.module.keywords
+        found = sorted({number for name, number in calls if self.rules.role(name.upper()) == "samples" and number > 0})
+        if len(found) > 1:
+            numbers = ", ".join(map(str, found))
+            what = f"{self.module.path}: its calls ask for {numbers} samples; say which in expected_samples [SMP-02]"
+            return None, (), (what,)
+        return (found[0] if found else None), (), ()
 
     def _named(self, role: str) -> list[str]:
         return [name for name in self.module.constants if name == name.upper() and self.rules.role(name) == role]
