@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nvml
 import pytest
 import toy
 
@@ -25,7 +26,8 @@ default_venv_python: ["{sys.executable}"]
 test_globs: ["tests/test_model/test_*_ci.py"]
 stage_base_strip_prefix: "test_"
 stage_base_strip_suffix: "_ci"
-gpus_per_test: {{test_tts_ci.py: 0, test_talker_tp2_ci.py: 0, test_docs_ci.py: 0}}
+gpus_per_test: {{test_tts_ci.py: 0, test_talker_tp2_ci.py: 2, test_docs_ci.py: 0}}
+ci_machine: {{gpu: NVIDIA H20}}
 omni_ci_home: "@HERE@/elsewhere"
 cache_wipes: [".cache/flashinfer"]
 ci_env_file: ".github/scripts/ci_env.sh"
@@ -160,12 +162,14 @@ FILES = {
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Path:
-    """The machine: a cache of weights, and a slice in which an earlier job left its kernels."""
+def here(tmp_path: Path) -> Iterator[Path]:
+    """The machine: two idle H20, a cache of weights, and a slice in which an earlier job left its kernels."""
     (tmp_path / "hf").mkdir()
     (tmp_path / "slice/.cache/flashinfer").mkdir(parents=True)
     (tmp_path / "slice/.cache/flashinfer/stale.so").write_text("of another job")
-    return tmp_path
+    with nvml.recorded(tmp_path / "nvml.json") as machine:
+        machine.machine({}, {})
+        yield tmp_path
 
 
 @pytest.fixture
@@ -259,7 +263,7 @@ def test_both_presets_are_measured_and_written_apart(
     prechecked = json.loads(run.precheck.read_text())
     assert (prechecked["commit"], prechecked["hostname"]) == (reply.commit, socket.gethostname())
     assert prechecked["modules"]["sglang_omni"]["version"] == "0.1.0"
-    assert prechecked["env"]["HF_HOME"] == f"{here}/hf" and prechecked["gpu_summary"]
+    assert (prechecked["env"]["HF_HOME"], prechecked["gpu_summary"]) == (f"{here}/hf", "2× NVIDIA H20")
     files = [path for path in run.path.rglob("*") if path.is_file()]
     assert [path for path in files if path.suffix in (".patch", ".diff")] == []
     assert [path for path in files if b"u:p@" in path.read_bytes()] == []
@@ -285,10 +289,12 @@ def asserted_launch(project: Project, here: Path, run_path: Path) -> None:
         assert env["TORCHINDUCTOR_CACHE_DIR"] == f"{here}/slice/.torchinductor"
         assert env["PATH"].split(":")[0] == str(Path(sys.executable).parent)
         assert env["PYTHONPATH"].split(":")[-1] == str(project.repo_root)
-        assert (env["CUDA_VISIBLE_DEVICES"], "LD_PRELOAD" in env) == ("", False)
+        assert (env["CUDA_VISIBLE_DEVICES"], "LD_PRELOAD" in env) == ("0,1", False)
         assert {"127.0.0.1", "localhost", "::1"} <= set(env["NO_PROXY"].split(","))
     (sealed,) = run_path.glob("_pytest/test_talker_tp2_ci/**/run1_a1/result.json")
-    dropped = json.loads(sealed.read_text())["dropped_env"]
+    result = json.loads(sealed.read_text())
+    assert result["gpu_uuids"] == ["GPU-0", "GPU-1"]
+    dropped = result["dropped_env"]
     assert set(STALE) - set(dropped) == {"HTTPS_PROXY"}, "names in the run's own record, never values"
 
 
