@@ -179,3 +179,14 @@ def test_a_mended_config_is_still_checked_as_the_plan_says(tmp_path: Path) -> No
     found = supervisor.prechecked(run, plan)
 
     assert "venv.imports" in {check.id for check in found.blocking()}
+
+
+@pytest.mark.rule("WDG-09")
+def test_caches_that_cannot_be_made_cold_launch_nothing(tmp_path: Path) -> None:
+    project = toy.make_toy(tmp_path / "repo", config={**toy.CONFIG, "cache_wipes": [".cache/flashinfer"]})
+
+    run = toy.start(project, repeats=1)
+
+    assert toy.wait_until_rest(project, run.run_id).state != "finished"
+    assert "OMNI_CI_HOME, the root of cache_wipes, is not set" in toy.told(run)
+    assert toy.launches(project, 1) == ()

@@ -64,7 +64,5 @@ def test_a_tree_without_the_script_says_so_and_a_model_without_the_key_does_not_
 
 
 def test_what_only_a_shell_can_work_out_is_left_to_it() -> None:
-    values, free = read(SCRIPT, {})
-
-    assert "WHO" not in values and "Y" not in values
-    assert free == {"SLICE", "CUDA_VISIBLE_DEVICES"}
+    assert read(SCRIPT, {}) == {**AGREED, "CUDA_VISIBLE_DEVICES": "0,1"}
+    assert read(SCRIPT, {"SLICE": "/mine"})["CACHE"] == "/mine/.cache"

@@ -10,7 +10,6 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 
-from tune_mcp.files import inside
 from tune_mcp.precheck.subject import Check, Subject
 
 OURS = frozenset({"CUDA_VISIBLE_DEVICES"})
@@ -24,21 +23,17 @@ def checks(subject: Subject) -> Iterator[Check]:
     name = subject.needs.ci_env_file
     if name is None:
         return
-    path = inside(subject.repo_root, name)
+    path = subject.repo_root / name
     if not path.is_file():
         edit = f"correct ci_env_file in models/{subject.model}/config.yaml"
         yield Check(id="env.ci", status="missing", detail=f"there is no {name} in this tree", fix=edit)
         return
     env = subject.needs.env
     agreed = OURS.union(subject.needs.profile.env() if subject.needs.profile else ())
-    expected, free = read(path.read_text(encoding="utf-8", errors="replace"), env)
+    expected = read(path.read_text(encoding="utf-8", errors="replace"), env)
     asked = {key: value for key, value in expected.items() if key not in agreed}
     gaps = [f"{key} is not set, CI has {value}" for key, value in asked.items() if key not in env]
-    gaps += [
-        f"{key}={env[key]}, CI has {value}"
-        for key, value in asked.items()
-        if key in env and key not in free and env[key] != value
-    ]
+    gaps += [f"{key}={env[key]}, CI has {value}" for key, value in asked.items() if key in env and env[key] != value]
     yield Check(
         id="env.ci",
         status="mismatch" if gaps else "ok",
@@ -49,18 +44,15 @@ def checks(subject: Subject) -> Iterator[Check]:
     )
 
 
-def read(script: str, env: Mapping[str, str]) -> tuple[dict[str, str], set[str]]:
-    """What the script sets when it is sourced under ``env``, and the names that it leaves to the caller's value."""
+def read(script: str, env: Mapping[str, str]) -> dict[str, str]:
+    """What the script sets when it is sourced under ``env``: ``${X:-default}`` is what ``env`` has, where it has it."""
     found: dict[str, str] = {}
-    free: set[str] = set()
     for line in script.splitlines():
         match = _LINE.fullmatch(line)
         value = _value(match[2], {**env, **found}) if match else None
         if match and value is not None:
             found[match[1]] = value
-            if re.match(rf"[\"']?\$\{{{match[1]}:-", match[2]):
-                free.add(match[1])
-    return found, free
+    return found
 
 
 def _value(text: str, known: Mapping[str, str]) -> str | None:
