@@ -65,7 +65,7 @@ def test_no_gap_is_ever_mended_and_no_command_that_is_told_rebuilds_anything(tmp
 @pytest.mark.rule("ENV-05", "PRE-10")
 def test_what_was_green_is_looked_at_again_when_a_run_starts(tmp_path: Path) -> None:
     config = {**toy.CONFIG, "venv_imports": ["fragile"]}
-    project = toy.make_toy(tmp_path / "repo", config=config, files={"fragile.py": ""})
+    project = toy.make_toy(tmp_path / "repo", config=config, files={"fragile.py": "__version__ = '1.5'"})
     assert preparing.precheck(project, "toy").ok
 
     (project.repo_root / "fragile.py").write_text("import not_there")
@@ -121,6 +121,7 @@ def test_a_run_on_another_cuda_ends_in_its_first_phase(tmp_path: Path) -> None:
 
     assert toy.wait_until_rest(project, run.run_id).state == "failed"
     assert "host.cuda mismatch: torch is built for CUDA 12.8" in run.run_log.read_text()
+    assert json.loads(run.environment.read_text())["versions"]["torch.version.cuda"] == "12.8"
 
 
 @pytest.mark.rule("MOD-09")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 import pytest
+import toy
 from precheck.machine import gaps, subject
 
 from tune_mcp.precheck import Needs, Subject
@@ -72,7 +74,7 @@ def test_a_module_that_does_not_load_is_a_gap_that_a_sync_mends(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("import os; os.kill(os.getpid(), 11)", "SIGSEGV"), ("import os; os._exit(3)", "exit code 3"), ("exit(2)", "2")],
+    [("import os; os.kill(os.getpid(), 11)", "signal 11"), ("import os; os._exit(3)", "exit code 3"), ("exit(2)", "2")],
 )
 def test_a_crash_is_a_gap_that_names_the_module(tmp_path: Path, text: str, said: str) -> None:
     one = asked(tmp_path, {"fine": "", "crashes": text, "later": ""})
@@ -95,6 +97,22 @@ def test_a_module_that_hangs_is_unknown_and_its_process_is_gone(tmp_path: Path) 
     }
     psutil.wait_procs([psutil.Process(int((tmp_path / "pid").read_text()))], timeout=10)
     assert not alive(int((tmp_path / "pid").read_text()))
+
+
+def test_the_child_does_not_outlive_whoever_looks(tmp_path: Path) -> None:
+    asked(tmp_path, {"hangs": HANGS})
+    program = (
+        "import os, sys; from pathlib import Path; sys.path.append(sys.argv[1]); from precheck.machine import subject; "
+        "from tune_mcp.precheck import Needs; from tune_mcp.precheck.imports import try_imports; "
+        "one = subject(Path(sys.argv[2]), Needs(imports=('hangs',)), python=Path(sys.executable)); "
+        "try_imports(one, os.environ, 60)"
+    )
+    words = [sys.executable, "-c", program, str(Path(toy.__file__).parent), str(tmp_path)]
+    with subprocess.Popen(words, cwd=Path(toy.__file__).parents[1]) as looker:
+        toy.wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), what="the load to hang")
+        looker.kill()
+
+    toy.wait_for(lambda: not alive(int((tmp_path / "pid").read_text())), what="the end of the child")
 
 
 def alive(pid: int) -> bool:

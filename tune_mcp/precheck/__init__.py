@@ -43,7 +43,7 @@ BLOCKING: frozenset[Literal["ok", "missing", "mismatch", "busy", "warn", "unknow
 )
 DEADLINE_S = 40.0
 """For all gates together, so that a tool's answer stays within its 50 s."""
-PATIENT_DEADLINE_S = 600.0
+PATIENT_DEADLINE_S = 300.0
 """The same for a run's first phase, which nobody waits for: a first load of torch from a cold disk takes minutes."""
 
 Gate = Callable[[Subject], Iterable[Check]]

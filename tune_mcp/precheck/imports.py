@@ -14,16 +14,18 @@ import subprocess
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
 from tune_mcp.config.stages import Frozen
 from tune_mcp.precheck.subject import Check, Subject
-from tune_mcp.precheck.venv import canonical, make, sync
+from tune_mcp.precheck.venv import canonical, sync
 
 _PROGRAM = """
-import importlib, json, os, sys
+import importlib, json, os, sys, threading
 out = os.fdopen(os.dup(1), "w", buffering=1)
 os.dup2(2, 1)
+threading.Thread(target=lambda: os.read(0, 1) or os._exit(1), daemon=True).start()
 for name in sys.argv[1:]:
     print(json.dumps({"begin": name}), file=out)
     try:
@@ -83,26 +85,34 @@ def try_imports(subject: Subject, env: Mapping[str, str], deadline_s: float) -> 
     names = wanted(subject)
     if not names or subject.venv_python is None:
         return Imports()
+    # The child ends when its standard input does: nobody is left behind loading torch when we are killed.
+    stdin, lifeline = os.pipe()
     try:
         child = subprocess.Popen(
             [str(subject.venv_python), "-B", "-c", _PROGRAM, *names],
             cwd=subject.repo_root,
             env=dict(env),
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        return _heard(child, names, deadline_s)
     except OSError as error:
         return Imports(untried=f"the interpreter does not start: {error}")
-    late = False
+    finally:
+        os.close(stdin)
+        os.close(lifeline)
+
+
+def _heard(child: subprocess.Popen[bytes], names: tuple[str, ...], deadline_s: float) -> Imports:
     try:
         said, _ = child.communicate(timeout=deadline_s)
     except subprocess.TimeoutExpired as error:
-        late, said = True, error.output or b""
         # Never reaped by us: a child that hangs in the kernel does not even hear SIGKILL.
         os.killpg(child.pid, signal.SIGKILL)
-    return _read(names, said, late, child.returncode)
+        return _read(names, error.output or b"", late=True, rc=None)
+    return _read(names, said, late=False, rc=child.returncode)
 
 
 def _read(names: tuple[str, ...], said: bytes, late: bool, rc: int | None) -> Imports:
@@ -142,22 +152,23 @@ def _fact(entry: Mapping[str, str]) -> ModuleFact:
 
 
 def _death(rc: int | None) -> str:
-    return signal.Signals(-rc).name if rc is not None and rc < 0 else f"exit code {rc}"
+    return f"signal {-rc}" if rc is not None and rc < 0 else f"exit code {rc}"
 
 
 def checks(subject: Subject, imports: Imports, late: str) -> Iterator[Check]:
     """``venv.imports``: one gap for all modules, because one sync of the checkout mends them (ENV-03)."""
-    if subject.venv_python is None:
+    python = subject.venv_python
+    if python is None:
         return
     if imports.failed:
         detail = "; ".join(f"{name}: {error}" for name, error in imports.failed.items())
         yield Check(id="venv.imports", status="missing", detail=detail, fix=sync(subject))
     elif imports.untried or late:
         why = imports.untried or late
-        yield Check(id="venv.imports", status="unknown", detail=f"not tried: {why}", fix=_by_hand(subject, ()))
+        yield Check(id="venv.imports", status="unknown", detail=f"not tried: {why}", fix=f"{python} --version")
     elif imports.stuck:
         detail = f"{imports.stuck} was still loading at the deadline; a first load from a cold disk takes minutes"
-        yield Check(id="venv.imports", status="unknown", detail=detail, fix=_by_hand(subject, (imports.stuck,)))
+        yield Check(id="venv.imports", status="unknown", detail=detail, fix=_by_hand(subject, python, imports.stuck))
     else:
         detail = ", ".join(_shown(name, fact) for name, fact in imports.loaded.items())
         yield Check(id="venv.imports", status="ok", detail=detail or "the model names no module to load")
@@ -168,10 +179,7 @@ def _shown(name: str, fact: ModuleFact) -> str:
     return f"{name} {fact.version}{cuda}" if fact.version else f"{name}{cuda}"
 
 
-def _by_hand(subject: Subject, names: tuple[str, ...]) -> str:
+def _by_hand(subject: Subject, python: Path, name: str) -> str:
     """Loading it once by hand fills the disk's cache, and shows what it waits for."""
-    if subject.venv_python is None:
-        return make(subject)
-    statement = f"import {', '.join(names)}" if names else "import sys"
-    root, python = shlex.quote(str(subject.repo_root)), shlex.quote(str(subject.venv_python))
-    return f"cd {root} && {python} -X importtime -c {shlex.quote(statement)}"
+    root = shlex.quote(str(subject.repo_root))
+    return f"cd {root} && {shlex.quote(str(python))} -X importtime -c {shlex.quote(f'import {name}')}"

@@ -82,6 +82,7 @@ def prechecked(run: RunDir, plan: Plan) -> Precheck:
     answer = precheck(subject, probes, iso(utc_now()), deadline=Deadline(PATIENT_DEADLINE_S))
     reading = readings[0] if readings else GpuReading(Presence.UNKNOWN, reason="no answer in time")
     found = fingerprint.take(reading, venvs[0] if venvs else VenvFacts(problem="no answer in time"), plan.settings.env)
+    found = found.model_copy(update={"versions": answer.versions})
     write_atomic(run.environment, dump_json(found.model_dump(mode="json")))
     return answer
 
