@@ -30,7 +30,8 @@ def test_a_clean_tree_is_its_commit(repo: Path) -> None:
 
     assert state.head == toy.git(repo, "rev-parse", "HEAD") == provenance.head(repo)
     assert len(state.head) == 40
-    assert (state.branch, state.dirty, state.diff_sha256, state.untracked) == ("main", False, None, {})
+    assert (state.branch, state.dirty, state.changed, state.untracked) == ("main", False, {}, {})
+    assert provenance.diff(repo) == b""
 
 
 def test_a_detached_head_has_no_branch(repo: Path) -> None:
@@ -46,8 +47,9 @@ def test_a_changed_file_makes_the_tree_dirty_and_the_diff_is_kept(repo: Path, st
 
     state = provenance.read(repo)
 
-    assert state.dirty and state.diff_sha256
-    assert b"-one" in state.diff and b"+two" in state.diff
+    assert state.dirty and set(state.changed) == {"a.txt"}
+    diff = provenance.diff(repo)
+    assert b"-one" in diff and b"+two" in diff
 
 
 def test_an_untracked_file_makes_the_tree_dirty_and_an_ignored_one_does_not(repo: Path) -> None:
@@ -61,7 +63,7 @@ def test_an_untracked_file_makes_the_tree_dirty_and_an_ignored_one_does_not(repo
     (repo / "new dir" / "ü\n.txt").write_text("two")
     second = provenance.read(repo)
 
-    assert first.dirty and first.diff_sha256 is None
+    assert first.dirty and not first.changed
     assert set(first.untracked) == {"new dir/ü\n.txt"} and first.untracked != second.untracked
 
 
@@ -133,7 +135,7 @@ def test_a_text_conversion_of_the_users_never_hides_a_change(repo: Path) -> None
     (repo / ".git" / "info" / "attributes").write_text("*.txt diff=blind\n")
     (repo / "a.txt").write_text("two\n")
 
-    diff = provenance.read(repo).diff
+    diff = provenance.diff(repo)
 
     assert b"+two" in diff and b"\x1b" not in diff
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tune_mcp.config.stages import Stage
+from tune_mcp.session.drift import Baseline
 from tune_mcp.supervise.environment import LaunchEnvironment, build
 from tune_mcp.supervise.invocation import pytest_argv
 from tune_mcp.supervise.job import Job
@@ -123,11 +124,12 @@ def job(extra: tuple[str, ...] = (), plugins: tuple[str, ...] = ()) -> Job:
     stage = Stage(key="toy_speed", test="tests/test_toy_ci.py", group="speed", test_file_sha256="0" * 64, metrics={})
     return Job(
         run_dir="/repo/.tune-runs/20260423T050000Z_toy", repo_root="/repo", test=stage.test, test_key="test_toy_ci",
-        repeat=2, attempt=1, stages=(stage,), git_sha="0" * 40, file_sha256={}, venv_python="/venv/bin/python", env={},
+        repeat=2, attempt=1, stages=(stage,), tree=TREE, venv_python="/venv/bin/python", env={},
         pytest_extra_args=extra, plugins=plugins, timeout_s=60,
     )  # fmt: skip
 
 
+TREE = Baseline(git_sha="0" * 40, changed={}, untracked={}, file_sha256={}, config_sha256={})
 BASE = Path("/repo/.tune-runs/20260423T050000Z_toy/_pytest/test_toy_ci/basetemp_run2")
 
 

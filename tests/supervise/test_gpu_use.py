@@ -25,6 +25,7 @@ from tune_mcp.calibration.project import Project
 from tune_mcp.files import is_locked
 from tune_mcp.gpus import Condition, Gpu, GpuReading, Presence
 from tune_mcp.session import events, gpus_seen
+from tune_mcp.session.drift import Baseline
 from tune_mcp.supervise import gpu_use, host_lock
 from tune_mcp.supervise.gpu_use import GpuUse
 from tune_mcp.supervise.job import JOB_FILE, PHASE_FILE, RESULT_FILE, AttemptResult, Job, read_result
@@ -237,8 +238,8 @@ class Attempt:
         self.last = readings[0]
         job = Job(
             run_dir=str(folder / ".tune-runs" / "20260423T050000Z_toy"), repo_root=str(folder),
-            test="tests/test_toy.py", test_key="test_toy", repeat=1, attempt=1, stages=(), git_sha="0" * 40,
-            file_sha256={}, venv_python="python", env={}, gpus=1, timeout_s=1,
+            test="tests/test_toy.py", test_key="test_toy", repeat=1, attempt=1, stages=(),
+            tree=Baseline(git_sha="0" * 40, changed={}, untracked={}, file_sha256={}, config_sha256={}), venv_python="python", env={}, gpus=1, timeout_s=1,
         )  # fmt: skip
         job.folder.mkdir(parents=True)
         self.job = job

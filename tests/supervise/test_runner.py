@@ -18,7 +18,7 @@ from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import state
 from tune_mcp.supervise import loop
-from tune_mcp.supervise.job import JOB_FILE, RESULT_FILE, AttemptResult, Job, read_job, read_result
+from tune_mcp.supervise.job import JOB_FILE, RESULT_FILE, AttemptResult, Job, read_result
 
 HEAD = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-q", "--allow-empty", "-m", "moved"]
 
@@ -29,10 +29,8 @@ def during(code: str) -> str:
 
 
 def only_result(run: RunDir) -> AttemptResult:
-    (job,) = run.path.glob(f"_pytest/test_toy_ci/attempts/*/{JOB_FILE}")
-    found = read_result(read_job(job))
-    assert found is not None, toy.told(run)
-    return found
+    (result,) = run.path.rglob(f"run*_a*/{RESULT_FILE}")
+    return AttemptResult.model_validate_json(result.read_bytes())
 
 
 @pytest.mark.rule("SES-11", "SES-03", "SES-09")

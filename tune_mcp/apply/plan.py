@@ -158,7 +158,7 @@ def build(
             continue
         thresholds = files.module(stage.stage.threshold_path)
         threshold_files.add(thresholds.path)
-        concurrency = _Concurrency(files.module(stage.stage.test), thresholds)
+        concurrency = Concurrency(files.module(stage.stage.test), thresholds)
         policy = plan.groups[stage.stage.group]
         rows += [_row(worst, thresholds, concurrency, policy, plan) for worst in worst_of_n(stage, policy)]
     rows = [_alone(row, readers) for row in _unshared(rows)]
@@ -182,7 +182,7 @@ class _Files:
 
 
 @dataclass(frozen=True)
-class _Concurrency:
+class Concurrency:
     """At which concurrency a stage's nested thresholds are read: what the symbol says, checked against the code."""
 
     test: ModuleConstants
@@ -206,24 +206,12 @@ class _Concurrency:
 def _row(
     worst: Worst,
     module: ModuleConstants,
-    concurrency: _Concurrency,
+    concurrency: Concurrency,
     policy: GroupPolicy,
     plan: Plan,
 ) -> Row:
     symbol, subkey = split_source(worst.source)
-    wanted = concurrency.value() if subkey else None
-    literal: NumberLiteral | None = None
-    trouble = _forbidden(symbol, worst.stage, plan)
-    if trouble is None:
-        try:
-            literal = module.find(worst.source, wanted)
-        except Refusal as refusal:
-            trouble = refusal.code, refusal.message
-    read_at = concurrency.read_at(symbol) if literal and subkey else set[int]()
-    if literal and read_at and literal.concurrency not in read_at:
-        at = ", ".join(map(str, sorted(read_at)))
-        why = f"the code reads {symbol}[{at}], not {symbol}[{literal.concurrency}] (APL-16)"
-        literal, trouble = None, (Code.THRESHOLD_UNKNOWN, why)
+    literal, trouble = locate(worst.source, worst.stage, module, concurrency, plan)
     found = direction(worst.worst_op, literal.value if literal else None, worst.write_value)
     decision, reason = _smart(found, policy, worst.stage.group)
     return Row(
@@ -232,13 +220,36 @@ def _row(
         source_kind="nested" if subkey else "bare",
         symbol=symbol,
         subkey=subkey,
-        concurrency=literal.concurrency if literal else wanted,
+        concurrency=literal.concurrency if literal else (concurrency.value() if subkey else None),
         literal=literal,
         direction=found,
         decision=decision,
         reason=trouble[1] if trouble else reason,
         code=trouble[0] if trouble else None,
     )
+
+
+Trouble = tuple[Code, str]
+"""Why a literal may not be written: the code of the refusal and one sentence."""
+
+
+def locate(
+    source: str, stage: Stage, module: ModuleConstants, concurrency: Concurrency, plan: Plan
+) -> tuple[NumberLiteral | None, Trouble | None]:
+    """The literal that is the threshold ``source`` of ``stage``, or why there is none that the plan may write."""
+    symbol, subkey = split_source(source)
+    if trouble := _forbidden(symbol, stage, plan):
+        return None, trouble
+    try:
+        literal = module.find(source, concurrency.value() if subkey else None)
+    except Refusal as refusal:
+        return None, (refusal.code, refusal.message)
+    read_at = concurrency.read_at(symbol) if subkey else set[int]()
+    if read_at and literal.concurrency not in read_at:
+        at = ", ".join(map(str, sorted(read_at)))
+        why = f"the code reads {symbol}[{at}], not {symbol}[{literal.concurrency}] (APL-16)"
+        return None, (Code.THRESHOLD_UNKNOWN, why)
+    return literal, None
 
 
 def _unshared(rows: list[Row]) -> Iterator[Row]:
@@ -274,7 +285,7 @@ def _alone(row: Row, readers: Readers) -> Row:
     return replace(row, decision="skip", reason=f"{other} reads it too and was not measured in this run")
 
 
-def _forbidden(symbol: str, stage: Stage, plan: Plan) -> tuple[Code, str] | None:
+def _forbidden(symbol: str, stage: Stage, plan: Plan) -> Trouble | None:
     bare = symbol.lstrip("_")
     if any(re.fullmatch(pattern, name) for pattern in plan.protected for name in (symbol, bare)):
         code = Code.PROTECTED_CONSTANT

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tune_mcp.apply import transaction
+from tune_mcp.calibration import equivalence
 from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Code, Json, Refusal
 from tune_mcp.files import sha256_file
@@ -61,13 +62,11 @@ def gated(project: Project, run_id: str) -> Evidence:
             {"run_id": run_id, "gaps": _listed(missing)},
         )
     if not audited.git.ok:
-        raise Refusal(
-            Code.GIT_PROVENANCE,
-            ("SES-12", "SES-09"),
-            f"GIT PROVENANCE: FAIL — {audited.git.reason}",
-            "start a new run; artifacts of two commits are never combined",
-            {"run_id": run_id, "calibration_git_sha": plan.calibration_git_sha},
-        )
+        raise _no_provenance(plan, audited.git.reason)
+    try:
+        equivalence.still_holds(project.repo_root, plan)
+    except equivalence.NotEquivalent as why:
+        raise _no_provenance(plan, str(why)) from why
     if foreign:
         raise Refusal(
             Code.FOREIGN_ARTIFACT,
@@ -77,15 +76,26 @@ def gated(project: Project, run_id: str) -> Evidence:
             {"run_id": run_id, "gaps": _listed(foreign)},
         )
     head = provenance.head(project.repo_root)
-    if head != plan.calibration_git_sha:
+    if head not in plan.commits:
         raise Refusal(
             Code.COMMIT_MOVED,
             ("SES-08", "SES-06"),
             f"{run_id} calibrated {plan.calibration_git_sha}, but HEAD is {head}",
-            "check out the calibrated commit, or start a new run on HEAD",
+            f"check out the calibrated commit, start a new run on HEAD, or call resume_run {run_id}: it accepts HEAD "
+            "if that is proven to measure the same",
             {"run_id": run_id, "calibration_git_sha": plan.calibration_git_sha, "head": head},
         )
     return evidence
+
+
+def _no_provenance(plan: Plan, reason: str) -> Refusal:
+    return Refusal(
+        Code.GIT_PROVENANCE,
+        ("SES-12", "SES-09"),
+        f"GIT PROVENANCE: FAIL — {reason}",
+        "start a new run; artifacts of two commits are never combined",
+        {"run_id": plan.run_id, "calibration_git_sha": plan.calibration_git_sha},
+    )
 
 
 def _gap(gaps: list[Gap]) -> str:

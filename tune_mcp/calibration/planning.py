@@ -15,7 +15,8 @@ from tune_mcp.files import sha256_file
 from tune_mcp.precheck.catalogue import stale_files, unknown_metrics
 from tune_mcp.precheck.needs import launch_settings
 from tune_mcp.run_dir import iso
-from tune_mcp.session.plan import LaunchSettings, Plan, stages_digest
+from tune_mcp.session.drift import config_digest
+from tune_mcp.session.plan import Equivalence, LaunchSettings, Plan, stages_digest
 from tune_mcp.session.provenance import GitState
 
 
@@ -28,7 +29,7 @@ def checked_stages(project: Project, model: str, keys: tuple[str, ...], table: S
             Code.STAGES_STALE,
             ("DSC-02", "SMP-08"),
             f"stages.yaml of {model} is older than {', '.join(stale)}",
-            f"call discover with model={model}, then start_run again",
+            f"call discover with model={model}, then call again",
             {"files": list(stale)},
         )
     unknown = unknown_metrics(stages)
@@ -49,6 +50,11 @@ def file_hashes(project: Project, stages: tuple[Stage, ...]) -> dict[str, str]:
     return {name: sha256_file(project.repo_root / name) for name in sorted(names)}
 
 
+def config_hashes(project: Project, model: str) -> dict[str, str]:
+    """Digests of the catalogue's files: a run halts when they change under it (SES-11)."""
+    return {str(path): config_digest(path) for path in project.places.model_files(model)}
+
+
 def new_plan(
     project: Project,
     config: ModelConfig,
@@ -58,6 +64,7 @@ def new_plan(
     repeats: int,
     label: str,
     git: GitState,
+    diff_sha256: str | None,
     python: Interpreter,
     now: datetime,
 ) -> Plan:
@@ -73,7 +80,8 @@ def new_plan(
         calibration_git_sha=git.head,
         git_branch=git.branch,
         dirty=git.dirty,
-        diff_sha256=git.diff_sha256,
+        diff_sha256=diff_sha256,
+        changed=git.changed,
         untracked=git.untracked,
         calibration_started_at=iso(now),
         repo_root=str(project.repo_root),
@@ -83,6 +91,7 @@ def new_plan(
         config_dir=str(project.options.config.resolve()) if project.options.config else None,
         stages_sha256=stages_digest({stage.key: stage for stage in stages}),
         file_sha256=file_hashes(project, stages),
+        config_sha256=config_hashes(project, config.name),
         catalogue={stage.key: stage for stage in stages},
         groups={stage.group: rules.policy(stage.group) for stage in stages},
         protected=_protected(rules),
@@ -133,10 +142,18 @@ def wider_models(project: Project, config: ModelConfig) -> tuple[str, ...]:
     return tuple(found)
 
 
-def amended(project: Project, plan: Plan, strict_tests: frozenset[str]) -> Plan:
-    """The plan with the catalogue and files of the present tree, for a halted run whose cause was mended (HLT-02).
+_HASHES = {"last_discovered_at", "test_file_sha256", "threshold_file_sha256"}
+"""What a stage may say otherwise without being another stage: the files' digests are compared on their own."""
 
-    Only tests without one strict repeat may differ: what was measured under another definition is never mixed in.
+
+def amended(
+    project: Project, plan: Plan, strict_tests: frozenset[str], git: GitState, proven: Equivalence | None
+) -> Plan:
+    """The plan with the catalogue, files and commit of the present tree.
+
+    A halted run's cause may have been mended (HLT-02). ``proven`` says that HEAD measures the same as the calibrated
+    commit; None: it is that commit. A test that has a strict repeat keeps its definition: its files may differ by what
+    was proven and by nothing else, so nothing that was measured under another definition is mixed in.
     Raises STAGES_CHANGED otherwise, and what ``checked_stages`` raises.
     """
     table = project.places.stages(plan.model)
@@ -144,25 +161,36 @@ def amended(project: Project, plan: Plan, strict_tests: frozenset[str]) -> Plan:
     if gone:
         raise _changed(f"stages.yaml no longer has {', '.join(gone)}")
     stages = checked_stages(project, plan.model, plan.stages, table)
+    equivalents = plan.equivalents if proven is None else _with(plan.equivalents, proven)
+    dirty = {*plan.changed, *plan.untracked, *git.changed, *git.untracked}
+    same_measurement = {name for one in equivalents for name in one.files} - dirty
     hashes = file_hashes(project, stages)
-    undated = {"last_discovered_at"}
+    other = {name for name, sha in hashes.items() if sha != plan.file_sha256.get(name)} - same_measurement
     catalogue: dict[str, Stage] = {}
     for new in stages:
         old = plan.catalogue[new.key]
-        same = new.model_dump(exclude=undated) == old.model_dump(exclude=undated)
-        files = (new.test, new.threshold_path)
-        if (not same or any(hashes[name] != plan.file_sha256.get(name) for name in files)) and (
-            old.test_key in strict_tests
-        ):
+        redefined = new.model_dump(exclude=_HASHES) != old.model_dump(exclude=_HASHES)
+        if (redefined or not other.isdisjoint((new.test, new.threshold_path))) and old.test_key in strict_tests:
             raise _changed(f"{new.key} is defined otherwise now, and {old.test_key} has strict repeats already")
-        catalogue[new.key] = old if same else new
+        undated = {"last_discovered_at"}
+        catalogue[new.key] = old if new.model_dump(exclude=undated) == old.model_dump(exclude=undated) else new
+    measured = {name: what for name, what in git.changed.items() if name in hashes}
     return plan.model_copy(
         update={
             "catalogue": catalogue,
             "stages_sha256": stages_digest(catalogue),
             "file_sha256": hashes,
+            "config_sha256": config_hashes(project, plan.model),
+            "changed": {name: what for name, what in plan.changed.items() if name not in hashes} | measured,
+            "equivalents": equivalents,
+            "resumed_git_sha": proven.git_sha if proven else None,
         }
     )
+
+
+def _with(known: tuple[Equivalence, ...], proven: Equivalence) -> tuple[Equivalence, ...]:
+    """The verdict on a commit is kept once, as it was first recorded."""
+    return known if any(one.git_sha == proven.git_sha for one in known) else (*known, proven)
 
 
 def _changed(what: str) -> Refusal:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
 from tune_mcp import run_dir
-from tune_mcp.calibration import planning, settling
+from tune_mcp.calibration import equivalence, planning, settling
 from tune_mcp.calibration.preparing import comparable_or_refuse, precheck, take_host
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.purging import PurgeItem, asked_for
@@ -21,9 +21,9 @@ from tune_mcp.gpus import read_gpus
 from tune_mcp.observe.audit import Cell, audit
 from tune_mcp.precheck import BLOCKING
 from tune_mcp.run_dir import RunDir
-from tune_mcp.session import events, provenance, state
+from tune_mcp.session import drift, events, provenance, state
 from tune_mcp.session import plan as plans
-from tune_mcp.session.plan import Plan
+from tune_mcp.session.plan import Equivalence, Plan
 from tune_mcp.session.state import RunState, SupervisorRecord
 from tune_mcp.supervise import host_lock, launch
 from tune_mcp.supervise.loop import utc_now
@@ -50,10 +50,13 @@ class RunReply(Reply):
     watch_command: str
     tail_command: str
     notes: tuple[str, ...] = ()
+    equivalence: str | None = None
 
     def lines(self) -> Iterable[str]:
         """The plan line first: a client shows it as it is (ASK-10)."""
         yield self.plan_line
+        if self.equivalence:
+            yield f"verdict: {self.equivalence}"
         if self.dirty:
             yield "the tree is dirty: workspace.diff and the untracked files' digests are recorded with the run"
         yield f"state: {self.state}"
@@ -88,6 +91,7 @@ def start_run(
     keys = expand(stages, table)
     chosen = planning.checked_stages(project, model, keys, table)
     git = provenance.read(project.repo_root)
+    diff = provenance.diff(project.repo_root) if git.changed else b""
     python = project.interpreter(config)
     if python.path is None:
         raise _not_this_machine(project, model, keys)
@@ -99,9 +103,18 @@ def start_run(
         lambda run, now: _write_new(
             run,
             planning.new_plan(
-                project, config, chosen, run_id=run.run_id, repeats=repeats, label=name, git=git, python=python, now=now
+                project,
+                config,
+                chosen,
+                run_id=run.run_id,
+                repeats=repeats,
+                label=name,
+                git=git,
+                diff_sha256=sha256_bytes(diff) if diff else None,
+                python=python,
+                now=now,
             ),
-            git.diff,
+            diff,
             now,
         ),
         lambda now: run_dir.create(project.repo_root, name, now),
@@ -237,7 +250,7 @@ def _active(run: RunDir) -> Refusal:
 
 
 def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = ()) -> RunReply:
-    """Go on with the same run on the same commit (contract, tool 5).
+    """Go on with the same run on the same commit, or on one that is proven to measure the same (contract, tool 5).
 
     Raises UNKNOWN_RUN, PLAN_TAMPERED, COMMIT_MOVED, RUN_ACTIVE, HOST_BUSY, STAGES_CHANGED, REPEAT_IS_STRICT,
     REPEAT_ACTIVE, UNKNOWN_STAGE, INVALID_ARGUMENT, FOREIGN_ARTIFACT (a run of the older script). Refuses before it
@@ -249,34 +262,48 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = ()) -
     now = state.conclude(run)
     if now.active:
         raise _busy_repeat(run, now, purge) or _active(run)
-    head = provenance.head(project.repo_root)
-    if head != plan.calibration_git_sha:
-        raise Refusal(
-            Code.COMMIT_MOVED,
-            ("RES-02", "SES-18"),
-            f"{run_id} calibrates {plan.calibration_git_sha}, but HEAD is {head}",
-            "start a new run on HEAD with start_run, or check out the calibrated commit",
-            {"calibration_git_sha": plan.calibration_git_sha, "head": head},
-        )
     settling.settle(project)
+    git = provenance.read(project.repo_root)
+    proven = _same_measurement(project, plan, git)
     audited = audit(run, plan)
     items = asked_for(plan, audited, purge)
     strict = frozenset(
         stage.stage.test_key for stage in audited.stages for cell in stage.cells if cell.cell is Cell.STRICT
     )
-    new = planning.amended(project, plan, strict)
+    new = planning.amended(project, plan, strict, git, proven)
 
     def prepare(run: RunDir, moment: datetime) -> Plan:
         for (test, repeat), reason in items.items():
             keys = [stage.key for stage in plan.tests()[test]]
             take_out(run, test, keys, repeat, who="resume_run", reason=reason, now=moment)
         if new != plan:
-            text = "catalogue or files mended after a halt"
+            text = "catalogue, files or commit taken from the present tree"
             plans.amend(run, new, write_atomic, lambda sha: events.append(run, "planned", moment, text, sha256=sha))
+        if proven:
+            events.append(run, "equivalent", moment, proven.sentence(), git_sha=proven.git_sha)
         events.append(run, "resumed", moment, f"{_plan_line(run, new)} (resumed)")
         return new
 
-    return _launch(project, prepare, lambda _: run)
+    reply = _launch(project, prepare, lambda _: run)
+    return reply.model_copy(update={"equivalence": proven.sentence()}) if proven else reply
+
+
+def _same_measurement(project: Project, plan: Plan, git: provenance.GitState) -> Equivalence | None:
+    """None on the calibrated commit, the proof on another one. Raises COMMIT_MOVED (RES-02)."""
+    if git.head != plan.calibration_git_sha:
+        try:
+            return equivalence.prove(project.repo_root, plan, git, utc_now())
+        except equivalence.NotEquivalent as why:
+            raise equivalence.refusal(plan, git.head, why) from why
+    if moved := drift.dirt_moved(git, plan.launch_tree):
+        raise Refusal(
+            Code.COMMIT_MOVED,
+            ("SES-11", "RES-02"),
+            f"the tree is not the one that {plan.run_id} measures: {'; '.join(moved[:4])}",
+            "put these files back, or stop_run this run and start a new one",
+            {"moved": list(moved[:50])},
+        )
+    return None
 
 
 def _ours(plan: Plan) -> None:

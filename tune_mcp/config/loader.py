@@ -99,6 +99,16 @@ class ConfigPlaces:
             )
         return load_stages(path)
 
+    def model_files(self, name: str) -> tuple[Path, ...]:
+        """The files that say what a run of ``name`` measures: config, metric rules and stages, as far as they exist."""
+        place = self._model_place(name) + 1
+        found = (
+            self._first(f"models/{name}/config.yaml", place),
+            self._first(f"models/{name}/metrics.yaml", len(self.places)),
+            self._first(f"models/{name}/stages.yaml", place),
+        )
+        return tuple(path.resolve() for path in found if path)
+
     def stages_path_for_writing(self, name: str, repo_root: Path) -> Path:
         """Where ``discover`` writes: next to config.yaml when that is yours, else below the repository."""
         place = self.places[self._model_place(name)]

@@ -70,7 +70,7 @@ class AuditedStage:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Whether every artifact was recorded on the plan's commit; the reason when not."""
+    """Whether every artifact was recorded on the plan's commit or one proven equivalent; the reason when not."""
 
     ok: bool
     reason: str = ""
@@ -232,7 +232,7 @@ def _provenance(plan: Plan, stages: tuple[AuditedStage, ...]) -> Provenance:
             sha = cell.stored.content.git_sha
             if not sha:
                 without.append(f"{stage.stage.key}/run{repeat}")
-            elif sha != plan.calibration_git_sha:
+            elif sha not in plan.commits:
                 others.append(f"{stage.stage.key}/run{repeat} ({sha[:12]})")
     if others:
         return Provenance(False, f"{len(others)} artifact(s) of another commit: {', '.join(others[:3])}")

@@ -18,7 +18,7 @@ def checks(subject: Subject) -> Iterator[Check]:
         return
     yield Check(id="repo.head", status="ok", detail=f"{state.head} on {state.branch} in {subject.repo_root}")
     if state.dirty:
-        changed = "tracked files changed" if state.diff else "no tracked file changed"
+        changed = f"{len(state.changed)} tracked file(s) changed"
         yield Check(
             id="repo.tree",
             status="warn",

@@ -20,6 +20,7 @@ from tune_mcp.errors import Code, Json, Refusal
 from tune_mcp.files import digest, dump_json, parse_json, sha256_bytes, sync_folder
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
+from tune_mcp.session.drift import Baseline
 
 SCHEMA_VERSION = 1
 OlderCatalogue = tuple[StageTable, dict[str, GroupPolicy]]
@@ -45,11 +46,47 @@ class LaunchSettings(Frozen):
     poll_interval_max_s: int = Field(default=120, ge=1, le=120)
 
 
+class ChangedLiteral(Frozen):
+    """A threshold literal that two commits write differently, as its file spells it."""
+
+    file: str
+    source: str
+    old: str
+    new: str
+
+
+class Equivalence(Frozen):
+    """The verdict that a commit measures the same as the calibrated one, and what it rests on (RES-02).
+
+    The trees differ in ``literals`` of ``files``, which the plan tracks, in our ``config_files``, and in nothing else.
+    """
+
+    git_sha: Sha
+    calibration_git_sha: Sha
+    proved_at: str
+    files: tuple[str, ...]
+    literals: tuple[ChangedLiteral, ...]
+    config_files: tuple[str, ...]
+
+    def sentence(self) -> str:
+        """The verdict for people."""
+        told = ", ".join(f"{one.file}:{one.source} {one.old} -> {one.new}" for one in self.literals[:6])
+        more = f" and {len(self.literals) - 6} more" if len(self.literals) > 6 else ""
+        return (
+            f"{self.git_sha} is measurement-equivalent to {self.calibration_git_sha}: "
+            f"{len(self.literals)} threshold literal(s) of this plan differ{f' ({told}{more})' if told else ''}, "
+            f"{len(self.config_files)} file(s) of our own config, nothing else"
+        )
+
+
 class Plan(Frozen):
     """One run: model, stages, repeats, the commit, the interpreter, the host, and the hashes of what it measures.
 
     ``catalogue`` has exactly the selected stages, in order. ``file_sha256`` maps every test and threshold file
-    (relative to the repository root) to its digest. ``untracked`` maps untracked files to digests.
+    (relative to the repository root) to its digest, ``config_sha256`` the files of the catalogue (absolute).
+    ``changed`` maps tracked files that are not the commit's, ``untracked`` those that git does not know, to digests.
+    ``equivalents`` are commits that resume_run proved to measure the same; ``resumed_git_sha`` is the one that it went
+    on from last, None for the calibrated commit itself.
     ``protected`` are name patterns that are never written; ``preset_filters`` maps a test key to the pattern that
     its preset's symbols match; ``report_only`` are test keys whose thresholds no test asserts.
     ``legacy`` marks a run of the older script: readable, never continued.
@@ -66,7 +103,10 @@ class Plan(Frozen):
     git_branch: str
     dirty: bool = False
     diff_sha256: str | None = None
+    changed: dict[str, str] = Field(default_factory=dict)
     untracked: dict[str, str] = Field(default_factory=dict)
+    equivalents: tuple[Equivalence, ...] = ()
+    resumed_git_sha: Sha | None = None
     calibration_started_at: str
     repo_root: str
     venv_python: str
@@ -75,6 +115,7 @@ class Plan(Frozen):
     config_dir: str | None = None
     stages_sha256: str
     file_sha256: dict[str, str]
+    config_sha256: dict[str, str] = Field(default_factory=dict)
     catalogue: dict[str, Stage]
     groups: dict[str, GroupPolicy]
     protected: tuple[str, ...] = ()
@@ -82,6 +123,22 @@ class Plan(Frozen):
     report_only: tuple[str, ...] = ()
     settings: LaunchSettings
     legacy: bool = Field(default=False, exclude=True)
+
+    @property
+    def commits(self) -> frozenset[str]:
+        """The commits whose artifacts count: the calibrated one and those proven equivalent, no other."""
+        return frozenset({self.calibration_git_sha, *(one.git_sha for one in self.equivalents)})
+
+    @property
+    def launch_tree(self) -> Baseline:
+        """What every launch must find."""
+        return Baseline(
+            git_sha=self.resumed_git_sha or self.calibration_git_sha,
+            changed=self.changed,
+            untracked=self.untracked,
+            file_sha256=self.file_sha256,
+            config_sha256=self.config_sha256,
+        )
 
     def table(self) -> StageTable:
         """The selected stages in plan order."""

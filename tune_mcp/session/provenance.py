@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
+import stat
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import sha256_bytes, sha256_file
+from tune_mcp.files import digest, sha256_file
 
 _GIT_DEADLINE_S = 30
 _HASHED_UP_TO_BYTES = 16 * 1024 * 1024
+_QUESTIONS = (
+    ("status", "--porcelain=v2", "--branch", "-z", "--untracked-files=all", "--no-renames", "--ignore-submodules=none"),
+    ("log", "-g", "-1", "--date=raw", "--format=%H %gd %gs", "HEAD"),
+    ("ls-files", "-z"),
+)
+_PLAINLY = ("-c", "core.fsmonitor=false", "-c", "log.showSignature=false", "--no-replace-objects")
+_SHA = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _ELSEWHERE = frozenset(
     {
         "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX",
@@ -22,36 +32,41 @@ _ELSEWHERE = frozenset(
 """Variables of a caller inside a git hook that would make git answer for another repository."""
 
 
+Stamp = tuple[int, int, int, int]
+"""Inode, mode, size and modification time (ns) of a file: it changes when somebody writes the file."""
+
+
 @dataclass(frozen=True)
 class GitState:
-    """HEAD (40 hex digits), branch (``HEAD`` when detached), the tracked diff, and untracked files with digests."""
+    """The work tree as git sees it: HEAD (40 hex digits), branch (``HEAD`` when detached), and what differs from HEAD.
+
+    ``changed`` maps tracked files that are not those of HEAD, ``untracked`` files that git does not know (ignored ones
+    apart), both to digests; a submodule's digest covers its own commit and files. ``position`` is the newest entry of
+    HEAD's reflog; ``stamps`` are those of every tracked file: they tell a tree that was changed and put back.
+    """
 
     head: str
     branch: str
-    diff: bytes
+    changed: dict[str, str]
     untracked: dict[str, str]
+    position: str
+    stamps: dict[str, Stamp | None]
 
     @property
     def dirty(self) -> bool:
         """Whether the tree holds anything that the commit does not (ignored files apart)."""
-        return bool(self.diff or self.untracked)
-
-    @property
-    def diff_sha256(self) -> str | None:
-        """Digest of the tracked diff, None when there is none."""
-        return sha256_bytes(self.diff) if self.diff else None
+        return bool(self.changed or self.untracked)
 
 
 def git(repo: Path, *words: str) -> bytes:
-    """What a reading git command prints; the caller's own git variables do not reach it. Raises NO_HEAD."""
+    """What a reading git command prints: without locks, monitors or the caller's own git variables. Raises NO_HEAD."""
     kept = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
-    env = {**kept, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     try:
         done = subprocess.run(
-            ["git", "-C", str(repo), *words],
+            ["git", "-C", str(repo), *_PLAINLY, *words],
             capture_output=True,
             stdin=subprocess.DEVNULL,
-            env=env,
+            env={**kept, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"},
             timeout=_GIT_DEADLINE_S,
             check=False,
         )
@@ -64,14 +79,18 @@ def git(repo: Path, *words: str) -> bytes:
         ) from error
     if done.returncode != 0:
         reason = done.stderr.decode(errors="replace").strip().splitlines()
-        raise Refusal(
-            Code.NO_HEAD,
-            "SES-03",
-            f"{repo} has no commit to calibrate ({reason[-1] if reason else 'git failed'})",
-            "use a git repository with at least one commit",
-            {"repo": str(repo), "git": " ".join(words)},
-        )
+        raise _no_commit(repo, reason[-1] if reason else "git failed")
     return done.stdout
+
+
+def _no_commit(repo: Path, reason: str) -> Refusal:
+    return Refusal(
+        Code.NO_HEAD,
+        "SES-03",
+        f"{repo} has no commit to calibrate ({reason})",
+        "use a git repository with at least one commit",
+        {"repo": str(repo)},
+    )
 
 
 def top_level(folder: Path) -> Path | None:
@@ -88,29 +107,105 @@ def head(repo: Path) -> str:
 
 
 def read(repo: Path) -> GitState:
-    """Everything about the tree that a run records. Raises NO_HEAD."""
-    sha = head(repo)
-    branch = git(repo, "rev-parse", "--abbrev-ref", "HEAD").decode().strip()
-    diff = git(repo, "diff", "--no-ext-diff", "--no-textconv", "--no-color", "--binary", "HEAD")
-    names = git(repo, "ls-files", "--others", "--exclude-standard", "-z").decode("utf-8", "surrogateescape")
-    untracked = {_printable(name): _digest(repo / name) for name in names.split("\0") if name}
-    return GitState(sha, branch, diff, untracked)
+    """Everything about the tree that a run records and a launch compares. Raises NO_HEAD.
+
+    The questions run side by side: a launch waits for the slowest one only.
+    """
+    with ThreadPoolExecutor(len(_QUESTIONS)) as pool:
+        asked = [pool.submit(git, repo, *words) for words in _QUESTIONS]
+        status, position, tracked = (one.result() for one in asked)
+    head, branch = "", ""
+    changed: dict[str, str] = {}
+    untracked: dict[str, str] = {}
+    for entry in _entries(status):
+        kind, _, rest = entry.partition(" ")
+        if entry.startswith("# branch.oid "):
+            head = rest.partition(" ")[2]
+        elif entry.startswith("# branch.head "):
+            branch = rest.partition(" ")[2]
+        elif kind == "#":
+            continue
+        elif kind == "?":
+            untracked[_printable(rest)] = _digest(repo / rest)
+        else:
+            # "1 XY sub mH mI mW hH hI path", or "u" with three stages; what is staged changes no file.
+            fields = rest.split(" ", 7 if kind == "1" else 9)
+            mode = fields[4 if kind == "1" else 5]
+            changed[_printable(fields[-1])] = f"{mode} {_digest(repo / fields[-1])}"
+    if not _SHA.fullmatch(head):
+        raise _no_commit(repo, head or "git status names none")
+    stamps = {_printable(name): _stamp(repo / name) for name in _entries(tracked)}
+    branch = "HEAD" if branch == "(detached)" else branch
+    return GitState(head, branch, changed, untracked, position.decode(errors="replace").strip(), stamps)
+
+
+ABSENT = "000000"
+"""The mode of a side on which a file does not exist."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One path on which two commits differ: git's modes and the blobs' names on both sides."""
+
+    path: str
+    old_mode: str
+    new_mode: str
+    old_blob: str
+    new_blob: str
+
+
+def changes(repo: Path, old: str, new: str) -> tuple[Change, ...]:
+    """Every path on which the trees of two commits differ; a rename is two of them. Raises NO_HEAD."""
+    words = ("diff-tree", "-r", "-z", "--raw", "--no-abbrev", "--no-renames", "--ignore-submodules=none")
+    answer = _entries(git(repo, *words, old, new))
+    pairs = zip(answer[::2], answer[1::2], strict=True)
+    return tuple(Change(_printable(path), *facts.lstrip(":").split(" ")[:4]) for facts, path in pairs)
+
+
+def blob(repo: Path, name: str) -> bytes:
+    """The bytes of a blob, by its name or as ``<commit>:<path>``. Raises NO_HEAD."""
+    return git(repo, "cat-file", "blob", name)
+
+
+def diff(repo: Path) -> bytes:
+    """The tracked changes against HEAD, as a patch that can be applied. Raises NO_HEAD."""
+    return git(repo, "diff", "--no-ext-diff", "--no-textconv", "--no-color", "--binary", "HEAD")
+
+
+def _entries(answer: bytes) -> list[str]:
+    return [name for name in os.fsdecode(answer).split("\0") if name]
 
 
 def _printable(name: str) -> str:
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _stamp(path: Path) -> Stamp | None:
+    """None for a file that is gone, and for a submodule's folder, whose time changes with every file in it."""
+    try:
+        facts = path.lstat()
+    except OSError:
+        return None
+    return None if stat.S_ISDIR(facts.st_mode) else (facts.st_ino, facts.st_mode, facts.st_size, facts.st_mtime_ns)
 
 
 def _digest(path: Path) -> str:
-    """A digest, or for a link, a folder and a very large file a description that changes when the file does."""
-    if path.is_symlink():
-        return f"link:{path.readlink()}"
+    """A digest, or for a link, another repository and a very large file what changes when its content does."""
     try:
-        facts = path.stat()
-        if not path.is_file():
+        facts = path.lstat()
+        if stat.S_ISLNK(facts.st_mode):
+            return f"link:{path.readlink()}"
+        if stat.S_ISDIR(facts.st_mode):
+            inner = read(path)
+            return f"repository:{inner.head}:{digest([inner.changed, inner.untracked])}"
+        if not stat.S_ISREG(facts.st_mode):
             return "not-a-file"
         return (
             sha256_file(path) if facts.st_size <= _HASHED_UP_TO_BYTES else f"size:{facts.st_size}:{facts.st_mtime_ns}"
         )
+    except FileNotFoundError:
+        return "gone"
     except OSError as error:
         return f"unreadable:{error.errno}"
+    except Refusal:
+        return "repository:no commit"

@@ -11,6 +11,7 @@ from tune_mcp.config.stages import Frozen, Stage
 from tune_mcp.files import dump_json, parse_json, write_atomic
 from tune_mcp.gpus import Gpu
 from tune_mcp.run_dir import RunDir
+from tune_mcp.session.drift import Baseline
 from tune_mcp.session.state import Alert
 from tune_mcp.supervise.guard_record import GuardSummary
 
@@ -19,7 +20,7 @@ class Job(Frozen):
     """One attempt at one observation: everything a runner needs, wherever it finds itself.
 
     ``test`` is the file relative to ``repo_root``; ``gpus`` how many to grant; ``timeout_s`` the wall-clock limit of
-    pytest; ``file_sha256`` what the tree must still be; ``plugins`` the pytest plugins that the venv has;
+    pytest; ``tree`` what it must still be; ``plugins`` the pytest plugins that the venv has;
     ``cache_wipes`` the folders below OMNI_CI_HOME that it must find empty; ``signatures`` what the model adds to the
     watchdog's; ``allow_mig`` whether a split GPU will do; ``cleanup_command`` the project's own script that frees GPUs,
     where the host profile names one.
@@ -33,8 +34,7 @@ class Job(Frozen):
     repeat: int
     attempt: int
     stages: tuple[Stage, ...]
-    git_sha: str
-    file_sha256: dict[str, str]
+    tree: Baseline
     venv_python: str
     env: dict[str, str]
     pytest_extra_args: tuple[str, ...] = ()
@@ -87,8 +87,8 @@ class AttemptResult(Frozen):
     ``pytest_rc`` is negative for a signal, None when pytest was never started. ``stopped_by`` says who ended it:
     ``""`` itself, ``cancel``, ``timeout``, ``watchdog`` (for the signature ``stopped_for``, explained by
     ``stop_reason``). ``signals`` are those that we sent to pytest: another one came from outside. ``blocked`` is why it
-    was not started. ``moved`` says that the commit or a file changed before or during the launch. Times are UTC,
-    ``duration_s`` is pytest alone (no waiting, no drain).
+    was not started. ``moved`` says what of the tree was another one before, during or after the launch; ``appeared`` are new
+    files that look like a test's output. Times are UTC, ``duration_s`` is pytest alone (no waiting, no drain).
     The granted GPUs are described as they were just before and just after pytest; ``slowed_by`` are the reasons for
     which their clocks were seen held down. Both are notes, nothing is judged by them.
     ``dropped_env`` are the names of the caller's variables that pytest did not get; never their values.
@@ -106,6 +106,7 @@ class AttemptResult(Frozen):
     signals: tuple[str, ...] = ()
     blocked: Blocked | None = None
     moved: str = ""
+    appeared: tuple[str, ...] = ()
     guard: GuardSummary = GuardSummary()
     stages: dict[str, StageResult] = Field(default_factory=dict)
     signature: str = ""

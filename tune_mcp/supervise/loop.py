@@ -79,6 +79,7 @@ class Supervisor:
     _record: SupervisorRecord = field(init=False)
     _plugins: tuple[str, ...] = ()
     _beat_due: float = 0.0
+    _appeared: set[str] = field(default_factory=set[str])
 
     def __post_init__(self) -> None:
         self._record = SupervisorRecord(
@@ -158,6 +159,9 @@ class Supervisor:
             return
         reasons = sorted({cell.reason for cell in self._cells(stages, repeat, recorded) if cell.reason})
         reason = f"not strict before pass {number}: {'; '.join(reasons)}"
+        self._purge(test, stages, repeat, reason)
+
+    def _purge(self, test: str, stages: tuple[Stage, ...], repeat: int, reason: str) -> None:
         keys = [stage.key for stage in stages]
         purge(self.run_dir, test, keys, repeat, who="supervisor", reason=reason, now=self.clock.now())
 
@@ -178,8 +182,11 @@ class Supervisor:
                     self._store(job, result, "ok", reason, history)
                     self._observed(job, result, "PASS" if not reason else f"PASS, {reason}")
                     return
-                case Stop(halt):
-                    self._store(job, result, "failed", halt.message, history)
+                case Stop(halt, quarantined):
+                    if quarantined:
+                        self._purge(test, stages, repeat, f"{halt.code}: {halt.message}")
+                    else:
+                        self._store(job, result, "failed", halt.message, history)
                     raise Halted(halt.model_copy(update={"test": test, "repeat": repeat}))
                 case Again(reason, charged):
                     tries += charged
@@ -207,8 +214,7 @@ class Supervisor:
             repeat=repeat,
             attempt=max(made, default=0) + 1,
             stages=stages,
-            git_sha=self.plan.calibration_git_sha,
-            file_sha256=self.plan.file_sha256,
+            tree=self.plan.launch_tree,
             venv_python=self.plan.venv_python,
             env={**settings.env, **stages[0].extra_env},
             pytest_extra_args=settings.pytest_extra_args.get(file, ()),
@@ -249,6 +255,7 @@ class Supervisor:
         after = read_after(job)
         if after and after.trouble:
             self._event("gpus_not_clear", f"after {job.test_key} run {job.repeat}: {after.trouble}")
+        self._tell_appeared(result)
         return result
 
     def _watch(self, job: Job, news: AlertNews) -> None:
@@ -263,6 +270,14 @@ class Supervisor:
         if seen != {"alerts": self._record.alerts, "processes": self._record.processes}:
             self._record = self._record.model_copy(update=seen)
             self._write_record(durable=False)
+
+    def _tell_appeared(self, result: AttemptResult | None) -> None:
+        """Files that the tests leave in the tree are no reason to stop, but nobody should have to find them."""
+        new = {*result.appeared} - self._appeared if result else set[str]()
+        if new:
+            self._appeared |= new
+            names = ", ".join(sorted(new)[:6])
+            self._event("appeared", f"{len(new)} new file(s) in the tree, taken for the tests' output: {names}")
 
     def _phase(self, job: Job) -> str:
         try:
@@ -335,7 +350,7 @@ class Supervisor:
                     "sample_counts": Counts(total=found.total, ok=found.ok) if found else Counts(),
                     "duration_s": result.duration_s if result else 0.0,
                     "attempts": len(history),
-                    "git_sha": job.git_sha,
+                    "git_sha": job.tree.git_sha,
                     "recorded_at": iso(self.clock.now()),
                     "pytest_rc": result.pytest_rc if result else None,
                     "pytest_log": str(self.run_dir.log(job.test_key, job.repeat).relative_to(self.run_dir.path)),

@@ -40,9 +40,13 @@ class Again:
 
 @dataclass(frozen=True)
 class Stop:
-    """Nothing else starts until a person has mended the cause and calls resume_run."""
+    """Nothing else starts until a person has mended the cause and calls resume_run.
+
+    ``quarantined``: what was measured is not what the plan says, so nothing of it stays in the live set.
+    """
 
     halt: Halt
+    quarantined: bool = False
 
 
 Verdict = Keep | Again | Stop
@@ -53,7 +57,8 @@ def judge(result: AttemptResult | None, stages: Mapping[str, Stage], earlier: tu
     if result is None:
         return Again("the runner ended without a result")
     if result.moved:
-        return _stop(Code.COMMIT_MOVED, "SES-11", result.moved, "start a new run on the commit you want to calibrate")
+        step = "put the tree back and call resume_run, or stop_run and start a new run on the tree as it is"
+        return Stop(Halt(code=Code.COMMIT_MOVED, rule="SES-11", message=result.moved, next=step), quarantined=True)
     if result.blocked:
         return _blocked(result.blocked, earlier)
     trouble = [f"{key}: the runner gave no result for this stage" for key in stages if key not in result.stages]

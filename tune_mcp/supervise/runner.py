@@ -32,7 +32,7 @@ from tune_mcp.files import sha256_file, write_atomic
 from tune_mcp.gpus import read_gpus
 from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.run_dir import iso
-from tune_mcp.session import gpus_seen, provenance
+from tune_mcp.session import drift, gpus_seen, provenance
 from tune_mcp.supervise import caches, environment, guard_record, signatures
 from tune_mcp.supervise.alerts import WATCH_FILE, AlertBook
 from tune_mcp.supervise.gpu_use import GpuUse
@@ -92,7 +92,8 @@ class Runner:
         """The whole attempt; None when it was cancelled before there was anything to seal."""
         self.phase("preflight")
         self._make_room()
-        if moved := self._moved():
+        planned = provenance.read(Path(self.job.repo_root))
+        if moved := self._moved(planned):
             return self._result(moved=moved)
         blocked = self.gpus.acquire()
         if self.cancelled():
@@ -105,7 +106,7 @@ class Runner:
         self.phase("extracting")
         return self._result(
             **ended,
-            moved=self._moved(),
+            **self._tree_after(planned),
             **self.gpus.facts(),
             dropped_env=self.dropped,
             **self._evidence(),
@@ -125,17 +126,17 @@ class Runner:
                 earlier.mkdir(parents=True, exist_ok=True)
                 path.rename(earlier / path.name)
 
-    def _moved(self) -> str:
-        """Whether the commit or a file that the plan hashed is another one than when the run was planned."""
-        root = Path(self.job.repo_root)
-        head = provenance.head(root)
-        if head != self.job.git_sha:
-            return f"HEAD is {head}, the run calibrates {self.job.git_sha}"
-        for name, expected in self.job.file_sha256.items():
-            path = root / name
-            if not path.is_file() or sha256_file(path) != expected:
-                return f"{name} is not the file that was planned"
-        return ""
+    def _moved(self, now: provenance.GitState) -> str:
+        """What of the tree is not as planned; empty when all is."""
+        return _listed(drift.moved(Path(self.job.repo_root), now, self.job.tree))
+
+    def _tree_after(self, before: provenance.GitState) -> dict[str, object]:
+        """The same look when pytest is done, and whether the tree was another one in between (SES-11)."""
+        now = provenance.read(Path(self.job.repo_root))
+        return {
+            "moved": self._moved(now) or _listed(drift.touched(before, now, self.job.tree)),
+            "appeared": drift.appeared(now, self.job.tree),
+        }
 
     def _wiped(self) -> Blocked | None:
         """Make the caches cold; why that failed, None when it did not (WDG-09: a launch requires it)."""
@@ -265,6 +266,10 @@ class Runner:
                 name: sha256_file(self.basetemp / name) for name in sorted(used) if (self.basetemp / name).is_file()
             },
         }
+
+
+def _listed(found: tuple[str, ...]) -> str:
+    return "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
 
 
 def default_signals_for_child() -> None:

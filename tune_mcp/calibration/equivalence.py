@@ -1,0 +1,148 @@
+"""Whether another commit measures the same as the calibrated one, proven from both trees (RES-02; note A1.3).
+
+Equivalent means: the trees differ in nothing but threshold literals that this very plan tracks, and in our own
+configuration, of which the plan holds a snapshot. Everything else refuses, whatever it looks like.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from pathlib import Path
+
+from tune_mcp.apply.plan import Concurrency, locate
+from tune_mcp.config.loader import REPO_PLACE
+from tune_mcp.discover.blanked import same_but_for
+from tune_mcp.discover.constants import ModuleConstants, NumberLiteral, parse_module, split_source
+from tune_mcp.errors import Code, Refusal
+from tune_mcp.run_dir import iso
+from tune_mcp.session import drift, provenance
+from tune_mcp.session.plan import ChangedLiteral, Equivalence, Plan
+from tune_mcp.session.provenance import Change, GitState
+
+_OUR_CONFIG = re.compile(rf"{re.escape(REPO_PLACE)}/(models|hosts)/.+\.ya?ml")
+_PLAIN = frozenset({"100644", "100755"})
+_Leaves = dict[tuple[str, int | None], NumberLiteral]
+
+
+class NotEquivalent(Exception):
+    """What else differs, one sentence each."""
+
+    def __init__(self, *reasons: str) -> None:
+        super().__init__("; ".join(reasons[:4]) + (f"; and {len(reasons) - 4} more" if len(reasons) > 4 else ""))
+
+
+def prove(repo_root: Path, plan: Plan, now: GitState, moment: datetime) -> Equivalence:
+    """The verdict on ``now``'s commit. Raises ``NotEquivalent``, also for a tree with other dirt than the plan's."""
+    found = compare(repo_root, plan, now.head, moment)
+    dirty = [name for name in found.files if {name} & {*plan.changed, *plan.untracked, *now.changed, *now.untracked}]
+    if dirty:
+        raise NotEquivalent(*(f"{name} has changes that are in no commit" for name in dirty))
+    if moved := drift.dirt_moved(now, plan.launch_tree):
+        raise NotEquivalent(*moved)
+    return found
+
+
+def still_holds(repo_root: Path, plan: Plan) -> None:
+    """Prove every recorded verdict again. Raises ``NotEquivalent``: a commit is gone, or says something else now."""
+    for one in plan.equivalents:
+        again = compare(repo_root, plan, one.git_sha, datetime.fromisoformat(one.proved_at))
+        if again != one:
+            raise NotEquivalent(f"{one.git_sha} is not what was proven on {one.proved_at}")
+
+
+def compare(repo_root: Path, plan: Plan, git_sha: str, moment: datetime) -> Equivalence:
+    """The verdict on the two commits alone. Raises ``NotEquivalent``."""
+    base = plan.calibration_git_sha
+    try:
+        changes = provenance.changes(repo_root, base, git_sha)
+    except Refusal as refusal:
+        raise NotEquivalent(f"{base} and {git_sha} cannot be compared: {refusal.message}") from refusal
+    if not changes:
+        raise NotEquivalent("the two trees are the same, so checking out the calibrated commit costs nothing")
+    config = tuple(change.path for change in changes if _is_our_config(change))
+    rest = [change for change in changes if change.path not in config]
+    others = [f"{change.path} differs" for change in rest if not _may_differ(change, plan)]
+    if others:
+        raise NotEquivalent(*others)
+    literals = [literal for change in rest for literal in _literals(repo_root, plan, git_sha, change)]
+    return Equivalence(
+        git_sha=git_sha,
+        calibration_git_sha=base,
+        proved_at=iso(moment),
+        files=tuple(change.path for change in rest),
+        literals=tuple(literals),
+        config_files=config,
+    )
+
+
+def _is_our_config(change: Change) -> bool:
+    modes = {change.old_mode, change.new_mode} - {provenance.ABSENT}
+    return bool(_OUR_CONFIG.fullmatch(change.path)) and modes <= _PLAIN
+
+
+def _may_differ(change: Change, plan: Plan) -> bool:
+    """Whether it is a measured Python file, there before and after, and of the same mode."""
+    return (
+        change.path in plan.file_sha256
+        and change.path.endswith(".py")
+        and change.old_mode == change.new_mode
+        and change.new_mode in _PLAIN
+    )
+
+
+def _literals(repo_root: Path, plan: Plan, git_sha: str, change: Change) -> list[ChangedLiteral]:
+    """The tracked literals that the file spells otherwise. Raises ``NotEquivalent`` for any other change in it."""
+    try:
+        old, new = (provenance.blob(repo_root, name) for name in (change.old_blob, change.new_blob))
+        before = _tracked(repo_root, plan, plan.calibration_git_sha, change.path, old)
+        after = _tracked(repo_root, plan, git_sha, change.path, new)
+        common = before.keys() & after.keys()
+        leaves = ([found[key] for key in common] for found in (before, after))
+        same = same_but_for(old, new, change.path, *leaves)
+    except (Refusal, ValueError, RecursionError) as error:
+        raise NotEquivalent(f"{change.path} cannot be compared: {error}") from error
+    if not same:
+        raise NotEquivalent(f"{change.path} differs in more than threshold literals of this plan")
+    return [
+        ChangedLiteral(file=change.path, source=_place(key), old=before[key].token, new=after[key].token)
+        for key in sorted(common, key=str)
+        if before[key].token != after[key].token
+    ]
+
+
+def _place(key: tuple[str, int | None]) -> str:
+    source, level = key
+    symbol, subkey = split_source(source)
+    return source if subkey is None else f"{symbol}[{level}]['{subkey}']"
+
+
+def _tracked(repo_root: Path, plan: Plan, git_sha: str, path: str, data: bytes) -> _Leaves:
+    """(source, concurrency) -> the literal of every metric of the plan that this file holds, but for protected ones."""
+    module = parse_module(data, path)
+    found: _Leaves = {}
+    for stage in plan.table().values():
+        if stage.threshold_path != path:
+            continue
+        concurrency = Concurrency(module if stage.test == path else _module(repo_root, git_sha, stage.test), module)
+        for metric in stage.metrics.values():
+            literal, _ = locate(metric.source, stage, module, concurrency, plan)
+            if literal:  # otherwise it is no literal that apply could write, and is compared like any other code
+                found[(metric.source, literal.concurrency)] = literal
+    return found
+
+
+def _module(repo_root: Path, git_sha: str, path: str) -> ModuleConstants:
+    return parse_module(provenance.blob(repo_root, f"{git_sha}:{path}"), path)
+
+
+def refusal(plan: Plan, head: str, why: NotEquivalent) -> Refusal:
+    """COMMIT_MOVED with what differs."""
+    return Refusal(
+        Code.COMMIT_MOVED,
+        ("RES-02", "SES-18"),
+        f"{plan.run_id} calibrates {plan.calibration_git_sha}, but HEAD is {head}, and it is not proven to measure the "
+        f"same: {why}",
+        "check out the calibrated commit, or start a new run on HEAD with start_run",
+        {"calibration_git_sha": plan.calibration_git_sha, "head": head, "why": str(why)},
+    )
