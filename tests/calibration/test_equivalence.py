@@ -248,7 +248,13 @@ def test_any_other_path_is_refused_by_name(
 
 @pytest.mark.rule("RES-02")
 def test_a_submodule_that_points_elsewhere_is_refused(project: Project, run: RunDir) -> None:
-    toy.git(project.repo_root, "update-index", "--add", "--cacheinfo", f"160000,{head},vendor")
+    toy.git(
+        project.repo_root,
+        "update-index",
+        "--add",
+        "--cacheinfo",
+        f"160000,{toy.git(project.repo_root, 'rev-parse', 'HEAD')},vendor",
+    )
     (project.repo_root / "vendor").mkdir()
     toy.git(project.repo_root, "commit", "-q", "-m", "a submodule")
 

@@ -41,6 +41,9 @@ def machine(tmp_path: Path) -> Iterator[Recorded]:
         yield found
 
 
+TREE = Baseline(git_sha="0" * 40, changed={}, untracked={}, file_sha256={}, config_sha256={})
+
+
 def project_with(folder: Path, gpus: int = 1, script: str | None = None) -> Project:
     """The toy on a host of its own; ``script`` is the body of the cleanup script that the profile names."""
     config = toy.CONFIG | {"gpus_per_test": {"test_toy_ci.py": gpus}}
@@ -239,7 +242,7 @@ class Attempt:
         job = Job(
             run_dir=str(folder / ".tune-runs" / "20260423T050000Z_toy"), repo_root=str(folder),
             test="tests/test_toy.py", test_key="test_toy", repeat=1, attempt=1, stages=(),
-            tree=Baseline(git_sha="0" * 40, changed={}, untracked={}, file_sha256={}, config_sha256={}), venv_python="python", env={}, gpus=1, timeout_s=1,
+            tree=TREE, venv_python="python", env={}, gpus=1, timeout_s=1,
         )  # fmt: skip
         job.folder.mkdir(parents=True)
         self.job = job
