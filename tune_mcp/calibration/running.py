@@ -16,7 +16,7 @@ from tune_mcp.calibration.recovering import recover, suspects
 from tune_mcp.calibration.reply import Reply
 from tune_mcp.discover.aliases import expand
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import FileLock, write_atomic, write_json
+from tune_mcp.files import FileLock, sha256_bytes, write_atomic, write_json
 from tune_mcp.gpus import read_gpus
 from tune_mcp.observe.audit import Cell, audit
 from tune_mcp.precheck import BLOCKING

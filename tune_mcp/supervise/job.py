@@ -87,8 +87,8 @@ class AttemptResult(Frozen):
     ``pytest_rc`` is negative for a signal, None when pytest was never started. ``stopped_by`` says who ended it:
     ``""`` itself, ``cancel``, ``timeout``, ``watchdog`` (for the signature ``stopped_for``, explained by
     ``stop_reason``). ``signals`` are those that we sent to pytest: another one came from outside. ``blocked`` is why it
-    was not started. ``moved`` says what of the tree was another one before, during or after the launch; ``appeared`` are new
-    files that look like a test's output. Times are UTC, ``duration_s`` is pytest alone (no waiting, no drain).
+    was not started. ``moved`` says what of the tree was another one before, during or after the launch; ``appeared``
+    are new files that look like a test's output. Times are UTC, ``duration_s`` is pytest alone (no waiting, no drain).
     The granted GPUs are described as they were just before and just after pytest; ``slowed_by`` are the reasons for
     which their clocks were seen held down. Both are notes, nothing is judged by them.
     ``dropped_env`` are the names of the caller's variables that pytest did not get; never their values.
