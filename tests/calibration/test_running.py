@@ -226,6 +226,9 @@ def test_status_returns_at_once_when_nothing_can_change_and_waits_only_for_an_ac
     gone: list[bool] = []
     now = watching.status(project, run.run_id, 50, sleep=lambda _: gone.append(True), cancelled=lambda: bool(gone))
     assert now.timed_out
+    said = now.text().splitlines()
+    assert said[0].startswith("STRICT 2/2 stages · 4/4 cells ✓ · unchanged · running")
+    assert [line[:5] for line in said[1:]] == ["Next:"]
     lock.release()
     assert watching.status(project, run.run_id).state == "lost"
 

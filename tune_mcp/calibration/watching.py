@@ -81,16 +81,15 @@ class StatusReply(Reply):
     milestones: tuple[str, ...]
 
     def lines(self) -> Iterable[str]:
-        """Strict counts first (STR-15), then the work, then what deserves attention."""
+        """Strict counts first (STR-15), then the work, then what deserves attention; one line when nothing changed."""
         strict = self.total - self.missing_total
-        yield f"STRICT {self.strict_ready} stages · {strict}/{self.total} cells ✓ · {self.run_id}"
-        line = f"state: {self.state}" + (f" — {self.reason}" if self.reason else "")
-        if self.current:
-            now = self.current
-            line += f" · {now.test} run {now.repeat} attempt {now.attempt}: {now.phase} since {now.since}"
-        if self.eta_s:
-            line += f" · about {span(self.eta_s)} left"
-        yield line
+        counts = f"STRICT {self.strict_ready} stages · {strict}/{self.total} cells ✓"
+        if self.timed_out:
+            alerts = f" · {len(self.alerts)} alert(s) as before" if self.alerts else ""
+            yield f"{counts} · unchanged · {self._work()}{alerts}"
+            return
+        yield f"{counts} · {self.run_id}"
+        yield f"state: {self._work()}"
         if self.git_provenance != "ok":
             yield f"GIT PROVENANCE: {self.git_provenance}"
         shown = self.stages[:_STAGES_SHOWN]
@@ -106,6 +105,15 @@ class StatusReply(Reply):
         yield from (f"ALERT: {alert}" for alert in self.alerts)
         yield from (f"· {milestone}" for milestone in self.milestones)
         yield from (f"| {line}" for line in self.pytest_tail)
+
+    def _work(self) -> str:
+        parts = [self.state + (f" — {self.reason}" if self.reason else "")]
+        if self.current:
+            now = self.current
+            parts.append(f"{now.test} run {now.repeat} attempt {now.attempt}: {now.phase} since {now.since}")
+        if self.eta_s:
+            parts.append(f"about {span(self.eta_s)} left")
+        return " · ".join(parts)
 
 
 def span(eta: Sequence[int]) -> str:
