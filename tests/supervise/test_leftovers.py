@@ -21,6 +21,7 @@ from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events, state
 from tune_mcp.supervise import host_lock, leftovers, tree_record
 from tune_mcp.supervise.processes import Grace
+from tune_mcp.supervise.process_tree import Identity, Member
 from tune_mcp.supervise.tree_record import Tree, TreeRecorder
 
 
@@ -236,19 +237,22 @@ def test_whoever_recovers_never_ends_itself_or_what_it_runs_in(run: RunDir, chil
 
 def test_a_tree_is_written_when_it_changes_and_looked_at_less_and_less(run: RunDir, child: psutil.Process) -> None:
     now, looks = 0.0, 0
-    below: list[psutil.Process] = []
+    below: dict[Identity, Member] = {}
 
-    def living() -> list[psutil.Process]:
+    def table() -> dict[Identity, Member]:
         nonlocal looks
         looks += 1
         return below
 
-    recorder = TreeRecorder(run.path, child.pid, living, lambda: now)
+    recorder = TreeRecorder(run.path, child.pid, table, lambda: now)
     path = run.path / tree_record.TREE_FILE
     for tick in range(600):
         now = tick * 0.1
         if tick == 400:
-            below = [child]
+            below = {
+                (child.pid, state.owner(child.pid).start_ticks): Member(child.pid, "S", 0),
+                (1, 0): Member(1, "Z", 0),
+            }
         recorder.look()
         assert ([member.pid for member in _tree(path).members] == [child.pid]) is (tick > 420) or 400 <= tick <= 420
     assert looks < 40, "about every two seconds"
@@ -258,13 +262,13 @@ def test_a_tree_is_written_when_it_changes_and_looked_at_less_and_less(run: RunD
 def test_the_tree_is_looked_at_less_often_where_a_look_is_dear(run: RunDir) -> None:
     now, looks = 0.0, 0
 
-    def living() -> list[psutil.Process]:
+    def table() -> dict[Identity, Member]:
         nonlocal now, looks
         now += 0.02
         looks += 1
-        return []
+        return {}
 
-    recorder = TreeRecorder(run.path, os.getpid(), living, lambda: now)
+    recorder = TreeRecorder(run.path, os.getpid(), table, lambda: now)
     while now < 100:
         recorder.look()
         now += 0.1

@@ -51,7 +51,7 @@ from tune_mcp.supervise.job import (
     read_result,
     seal,
 )
-from tune_mcp.supervise.processes import StopLadder, become_subreaper, default_signals, descendants
+from tune_mcp.supervise.processes import StopLadder, become_subreaper, default_signals
 from tune_mcp.supervise.slow_start import Launch
 from tune_mcp.supervise.tree_record import TreeRecorder
 from tune_mcp.supervise.waiting import Orders
@@ -187,7 +187,7 @@ class Runner:
                 start_new_session=True,
                 pass_fds=self.gpus.lock_handles,
             )
-        watchdog, tree = self._watchdog(variables), TreeRecorder(job.folder, main.pid, descendants)
+        watchdog, tree = self._watchdog(variables), TreeRecorder(job.folder, main.pid)
         ladder = StopLadder(self.say)
         with self.gpus.watched():
             stopped_by, reason = self._wait(main, begin + job.timeout_s, tree, watchdog)

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 from pydantic import ValidationError
 
 from tune_mcp.config.stages import Frozen
 from tune_mcp.files import parse_json, write_json
-from tune_mcp.session.state import Owner, owner
+from tune_mcp.session.state import Owner, boot_id, owner
+from tune_mcp.supervise import process_tree
 
 TREE_FILE = "tree.json"
 _SLOWEST_S = 2.0
@@ -43,18 +43,19 @@ class TreeRecorder:
     """Writes the tree when it has changed. It looks often in the beginning, later every two seconds, and less often
     on a machine with so many processes that looking at them costs something.
 
-    ``living`` gives the processes below the runner. Not durable on purpose: after a power cut none of them lives.
+    ``read`` gives the processes below the runner. Not durable on purpose: after a power cut none of them lives.
     """
 
     def __init__(
         self,
         folder: Path,
         pytest_pid: int,
-        living: Callable[[], list[psutil.Process]],
+        read: Callable[[], process_tree.Tree] = process_tree.read_tree,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path = folder / TREE_FILE
-        self._living = living
+        self._read = read
+        self._boot_id = boot_id()
         self._clock = clock
         self._pytest = owner(pytest_pid)
         self._members: tuple[Owner, ...] | None = None
@@ -66,7 +67,8 @@ class TreeRecorder:
         begin = self._clock()
         if begin < self._due:
             return
-        members = tuple(found for process in self._living() if (found := _identity(process.pid)))
+        living = (identity for identity, member in self._read().items() if member.alive)
+        members = tuple(Owner(boot_id=self._boot_id, pid=pid, start_ticks=ticks) for pid, ticks in sorted(living))
         if members != self._members:
             runner = owner(os.getpid())
             tree = Tree(pid_namespace=pid_namespace(), runner=runner, pytest=self._pytest, members=members)
@@ -75,13 +77,6 @@ class TreeRecorder:
         end = self._clock()
         self._due = end + max(self._pause, (end - begin) / _SHARE)
         self._pause = min(_SLOWEST_S, self._pause * 2)
-
-
-def _identity(pid: int) -> Owner | None:
-    try:
-        return owner(pid)
-    except ProcessLookupError:
-        return None
 
 
 def read(path: Path) -> Tree | None:
