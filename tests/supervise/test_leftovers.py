@@ -20,8 +20,8 @@ from tune_mcp.files import is_locked, write_json
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events, state
 from tune_mcp.supervise import host_lock, leftovers, tree_record
-from tune_mcp.supervise.processes import Grace
 from tune_mcp.supervise.process_tree import Identity, Member
+from tune_mcp.supervise.processes import Grace
 from tune_mcp.supervise.tree_record import Tree, TreeRecorder
 
 
