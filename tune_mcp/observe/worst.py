@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 from enum import StrEnum
 
 from tune_mcp.config.metrics import GroupPolicy
@@ -11,6 +11,8 @@ from tune_mcp.config.stages import Display, Stage, WorstOp
 from tune_mcp.observe.audit import AuditedStage, Cell
 
 Number = int | float
+_EXACT = 700
+"""Digits of decimal arithmetic: every float, however large or small, and its decimals (the default holds 28)."""
 
 
 class Direction(StrEnum):
@@ -77,7 +79,8 @@ def worst_of_n(audited: AuditedStage, policy: GroupPolicy) -> list[Worst]:
 
 def shown(raw: Number, display: Display) -> float:
     """The number for people: scaled first, then rounded to the display digits (never written to a file)."""
-    return float(round(Decimal(repr(raw)) * Decimal(repr(display.scale)), display.digits))
+    with localcontext(prec=_EXACT):
+        return float(round(Decimal(repr(raw)) * Decimal(repr(display.scale)), display.digits))
 
 
 def write_value(raw: Number, worst: WorstOp, display: Display, policy: GroupPolicy) -> Number:
@@ -87,6 +90,11 @@ def write_value(raw: Number, worst: WorstOp, display: Display, policy: GroupPoli
     ``display``: rounded to the display digits unless that would be tighter than observed, then the raw value.
     ``ceil_int``: a count, rounded to the loose side. ``raw``: as observed.
     """
+    with localcontext(prec=_EXACT):
+        return _rounded(raw, worst, display, policy)
+
+
+def _rounded(raw: Number, worst: WorstOp, display: Display, policy: GroupPolicy) -> Number:
     exact = Decimal(repr(raw))
     loose = ROUND_FLOOR if worst == "min" else ROUND_CEILING
     match policy.rounding:
