@@ -17,6 +17,7 @@ from mcp_types import ElicitResult
 from tune_mcp.apply import transaction
 from tune_mcp.calibration import deciding, undoing
 from tune_mcp.calibration.project import Project
+from tune_mcp.files import FileLock
 
 pytestmark = pytest.mark.anyio
 LIMIT_S = 20
@@ -58,7 +59,7 @@ def source(project: Project) -> str:
     return (project.repo_root / toy.TEST_FILE).read_text()
 
 
-@pytest.mark.rule("APL-05", "APL-12", "SCP-06")
+@pytest.mark.rule("APL-03", "APL-05", "APL-12", "SCP-06")
 async def test_smart_asks_for_the_mode_once_and_for_each_loosening_metric_once(
     connect: Any, loosened: tuple[Project, str], era: str
 ) -> None:
@@ -408,6 +409,7 @@ async def test_a_tree_that_moves_while_the_person_thinks_is_never_written(
     assert "TOY_ACC_MIN = 0.5 " in source(project)
 
 
+@pytest.mark.rule("APL-02", "APL-03", "ASK-11")
 async def test_nobody_is_asked_about_a_plan_that_apply_would_refuse(
     connect: Any, loosened: tuple[Project, str], era: str
 ) -> None:
@@ -418,6 +420,16 @@ async def test_nobody_is_asked_about_a_plan_that_apply_would_refuse(
         assert (await session.refused("apply", run_id=run_id, plan_id=plan_id, mode="full"))["code"] == "NOT_REPORTED"
         await session.call("report", run_id=run_id)
         assert (await session.refused("apply", run_id=run_id, plan_id="0" * 16, mode="full"))["code"] == "STALE_PLAN"
+        run = project.run(run_id)
+        lock = FileLock.take(run.supervisor_lock, {})
+        assert lock is not None
+        finished = run.supervisor.read_text()
+        run.supervisor.write_text('{"state": "running", "heartbeat_at": 0}')
+        assert (await session.refused("apply", run_id=run_id, plan_id=plan_id, mode="smart"))["code"] == "RUN_ACTIVE"
+        run.supervisor.write_text(finished)
+        lock.release()
+        toy.rewrite_observation(run, "toy_speed", 1, lambda content: content["metrics"].update(rtf_mean=None))
+        assert (await session.refused("apply", run_id=run_id, plan_id=plan_id, mode="smart"))["code"] == "NOT_STRICT"
 
     assert person.asked == []
 
