@@ -23,7 +23,7 @@ from unittest import mock
 
 from tune_mcp.calibration import catalogue, running, watching
 from tune_mcp.calibration.project import Options, Project
-from tune_mcp.files import FileLock, dump_json, sha256_file, write_atomic
+from tune_mcp.files import FileLock, sha256_file
 from tune_mcp.gpus import GpuReading, Presence
 from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.precheck import Check, Precheck, fingerprint
@@ -31,7 +31,7 @@ from tune_mcp.precheck.venv import VenvFacts
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import plan as plans
 from tune_mcp.session.state import owner
-from tune_mcp.supervise import guard_record
+from tune_mcp.supervise import comparing, guard_record
 from tune_mcp.supervise.executor import Executor, JobState
 from tune_mcp.supervise.job import JOB_FILE, AttemptResult, Job, StageResult, read_result, seal, write_job
 from tune_mcp.supervise.loop import Clock, Supervisor, stop_request, utc_now
@@ -382,8 +382,8 @@ class _Clock:
 def ready(run: RunDir, plan: plans.Plan) -> Precheck:
     """A machine that is always ready, with its environment.json."""
     reading, facts = GpuReading(Presence.NONE), VenvFacts(versions={"python": "3.11.9", "pytest": "9.0.0"})
-    found = fingerprint.take(reading, facts, plan.settings.env)
-    write_atomic(run.environment, dump_json(found.model_dump(mode="json")))
+    found = fingerprint.take(reading, facts, plan.settings.env, Path(plan.venv_python))
+    comparing.settle(run, plan, found.model_copy(update={"gpus": _recorded_gpus()}), utc_now())
     return Precheck(
         checked_at="2026-04-23T05:00:00Z",
         checks=(Check(id="repo.head", status="ok", detail="toy"),),
@@ -393,6 +393,16 @@ def ready(run: RunDir, plan: plans.Plan) -> Precheck:
         gpu_count=0,
         gpu_driver=None,
         gpu_summary=reading.summary(),
+    )
+
+
+def _recorded_gpus() -> tuple[fingerprint.GpuIdentity, ...]:
+    """The GPUs of a recorded NVML where a test has one, without asking it."""
+    path = Path(os.environ.get("RECORDED_NVML", os.devnull))
+    gpus = json.loads(path.read_text())["gpus"] if path.is_file() else []
+    return tuple(
+        fingerprint.GpuIdentity(name=gpu["name"], uuid=gpu["uuid"], memory_total_mib=gpu["total"] // 2**20)
+        for gpu in gpus
     )
 
 

@@ -81,6 +81,11 @@ class RunDir:
         return self.path / "stop.json"
 
     @property
+    def watched(self) -> Path:
+        """Empty; its time is that of the last poll."""
+        return self.path / "watched"
+
+    @property
     def workspace_diff(self) -> Path:
         return self.path / "workspace.diff"
 

@@ -127,9 +127,9 @@ def test_a_docs_stage_counts_by_its_status_alone(plan: Plan) -> None:
 def test_the_four_glyphs(plan: Plan) -> None:
     stage = plan.catalogue["toy_speed"]
     kinds = [
-        judge(stage, 1, Missing(), plan, {}),
-        judge(stage, 1, Broken("not JSON"), plan, {}),
-        judge(stage, 1, stored(stage, ok=3), plan, {}),
+        judge(stage, 1, Missing(), plan, events.Ledger(None, {})),
+        judge(stage, 1, Broken("not JSON"), plan, events.Ledger(None, {})),
+        judge(stage, 1, stored(stage, ok=3), plan, events.Ledger(None, {})),
         judge(stage, 1, stored(stage), plan, None),
     ]
 
@@ -171,7 +171,7 @@ def test_the_text_of_a_run_with_every_kind_of_gap(project: Project, run: RunDir)
 @pytest.mark.rule("STR-13")
 def test_a_stage_without_expected_samples_says_nothing_of_them(plan: Plan) -> None:
     stage = plan.catalogue["toy_speed"].model_copy(update={"expected_samples": None})
-    cells = tuple(judge(stage, k, Missing(), plan, {}) for k in (1, 2))
+    cells = tuple(judge(stage, k, Missing(), plan, events.Ledger(None, {})) for k in (1, 2))
 
     assert AuditedStage(stage, cells).line() == "toy_speed: —— (0/2 strict)"
 

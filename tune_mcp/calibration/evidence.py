@@ -75,6 +75,15 @@ def gated(project: Project, run_id: str) -> Evidence:
             f"resume_run {run_id} measures that repeat again, or start a new run",
             {"run_id": run_id, "gaps": _listed(foreign)},
         )
+    elsewhere = [gap for gap in gaps if gap[2].fault is Fault.ENVIRONMENT]
+    if elsewhere:
+        raise Refusal(
+            Code.HOST_NOT_COMPARABLE,
+            ("SCP-02", "SCP-01"),
+            _gap(elsewhere),
+            f"resume_run {run_id} on the machine of environment.json measures that repeat again, or start a new run",
+            {"run_id": run_id, "gaps": _listed(elsewhere)},
+        )
     head = provenance.head(project.repo_root)
     if head not in plan.commits:
         raise Refusal(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from tune_mcp import run_dir
 from tune_mcp.calibration import evidence, recovering
@@ -209,12 +211,36 @@ def status(
     run = project.run(run_id)
     plan = project.plan(run)
     end = time.monotonic() + wait_s
-    first = _pulse(run, plan)
+    first, seen = _pulse(run, plan), _stamps(run)
     changed = first[0].at_rest
+    if not changed:
+        _polled(run)
     while not changed and time.monotonic() < end and not cancelled():
         sleep(min(_LOOK_EVERY_S, max(0.0, end - time.monotonic())))
-        changed = _pulse(run, plan) != first
+        if (now := _stamps(run)) != seen:
+            seen, changed = now, _pulse(run, plan) != first
+    if not first[0].at_rest:
+        _polled(run)
     return _status(run, plan, timed_out=wait_s > 0 and not changed)
+
+
+def _polled(run: RunDir) -> None:
+    """Leave a trace for the supervisor (POL-01). A reader that may not write reads all the same."""
+    with contextlib.suppress(OSError):
+        run.watched.touch()
+
+
+def _stamps(run: RunDir) -> tuple[object, ...]:
+    """What cannot stay the same when something changed: a wait costs a lock's test and two looks at a folder entry."""
+    return (state.liveness(run), *(_stamp(path) for path in (run.supervisor, run.events)))
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 def _pulse(run: RunDir, plan: Plan) -> tuple[RunState, object, int]:

@@ -32,6 +32,7 @@ class Fault(StrEnum):
     NONE = ""
     CONTENT = "content"
     FOREIGN = "foreign"
+    ENVIRONMENT = "environment"
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def audit(run: RunDir, plan: Plan, ledger: Ledger | None = None) -> Audit:
         return _judged(run, plan, None)
     ledger = ledger or events.ledger(run)
     while True:
-        audited = _judged(run, plan, ledger.observations)
+        audited = _judged(run, plan, ledger)
         if all(cell.fault is not Fault.FOREIGN for stage in audited.stages for cell in stage.cells):
             return audited
         before, ledger = ledger, events.ledger(run)
@@ -148,7 +149,7 @@ def audit(run: RunDir, plan: Plan, ledger: Ledger | None = None) -> Audit:
             return audited
 
 
-def _judged(run: RunDir, plan: Plan, recorded: dict[tuple[str, int], str] | None) -> Audit:
+def _judged(run: RunDir, plan: Plan, recorded: Ledger | None) -> Audit:
     stages = tuple(
         AuditedStage(
             stage,
@@ -167,7 +168,7 @@ def judge(
     repeat: int,
     found: Stored | Missing | Broken,
     plan: Plan,
-    recorded: dict[tuple[str, int], str] | None,
+    recorded: Ledger | None,
 ) -> AuditedCell:
     """Classify one observation: content first, then whether it is ours and untouched."""
     match found:
@@ -182,6 +183,8 @@ def judge(
     foreign = _foreign(stage, repeat, found, plan, recorded)
     if foreign:
         return AuditedCell(Cell.FAILED, foreign, Fault.FOREIGN, found)
+    if recorded and recorded.environment_sha256 not in (None, found.content.environment_sha256):
+        return AuditedCell(Cell.FAILED, "was measured on another machine than the run's", Fault.ENVIRONMENT, found)
     return AuditedCell(Cell.STRICT, "", Fault.NONE, found)
 
 
@@ -209,12 +212,12 @@ def classify(stage: Stage, found: Stored) -> tuple[Cell, str]:
     return Cell.STRICT, ""
 
 
-def _foreign(stage: Stage, repeat: int, found: Stored, plan: Plan, recorded: dict[tuple[str, int], str] | None) -> str:
+def _foreign(stage: Stage, repeat: int, found: Stored, plan: Plan, recorded: Ledger | None) -> str:
     if recorded is None:
         return ""
     if found.content.run_id != plan.run_id:
         return f"belongs to run {found.content.run_id}"
-    expected = recorded.get((stage.key, repeat))
+    expected = recorded.observations.get((stage.key, repeat))
     if expected is None:
         return "was never recorded by this run's supervisor"
     return "" if expected == found.sha256 else "was changed after it was recorded"

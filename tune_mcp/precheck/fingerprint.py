@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from pydantic import Field
+
 from tune_mcp.config.stages import Frozen
+from tune_mcp.files import digest
 from tune_mcp.gpus import GpuReading
 from tune_mcp.precheck.venv import VenvFacts
 
+_COMPARED = (
+    "kernel", "cpu_model", "cpu_count", "cpu_set", "gpu_driver", "image_digest", "python", "venv_freeze_sha256",
+    "launch_env", "inherited_env",
+)  # fmt: skip
+_CHOOSING = ("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "OPENBLAS_CORETYPE")
+"""Variables of the caller's shell that a launch passes on and that choose which libraries are loaded."""
+_PACKAGES = "lib*/python3*/*-packages"
+_METADATA = (".dist-info", ".egg-info", ".egg-link", ".pth")
 _IMAGE_FILES = ("/etc/image-digest", "/.image-digest")
 
 
@@ -22,7 +34,9 @@ class GpuIdentity(Frozen):
 
 
 class Environment(Frozen):
-    """The measured machine. ``launch_env`` are the variables that the plan sets; nothing secret is among them."""
+    """The measured machine. ``launch_env`` are the variables that the plan sets, ``inherited_env`` those of the shell
+    that choose libraries; nothing secret is among them. ``venv_stamp`` changes when a package is installed.
+    """
 
     schema_version: int = 1
     hostname: str
@@ -38,9 +52,11 @@ class Environment(Frozen):
     venv_freeze_sha256: str | None
     versions: dict[str, str]
     launch_env: dict[str, str]
+    inherited_env: dict[str, str] = Field(default_factory=dict)
+    venv_stamp: str | None = None
 
 
-def take(reading: GpuReading, venv: VenvFacts, launch_env: dict[str, str]) -> Environment:
+def take(reading: GpuReading, venv: VenvFacts, launch_env: dict[str, str], python: Path) -> Environment:
     """Read the machine now."""
     cpus = tuple(sorted(os.sched_getaffinity(0)))
     return Environment(
@@ -59,7 +75,103 @@ def take(reading: GpuReading, venv: VenvFacts, launch_env: dict[str, str]) -> En
         venv_freeze_sha256=venv.freeze_sha256,
         versions=venv.versions,
         launch_env=launch_env,
+        inherited_env=_inherited(),
+        venv_stamp=venv_stamp(python),
     )
+
+
+def again(planned: Environment, python: Path, ask: Callable[[], VenvFacts]) -> Environment:
+    """The machine now, as far as it can have changed since ``planned``, without NVML.
+
+    ``ask`` starts the interpreter; it is called only when a package folder changed.
+    """
+    stamp = venv_stamp(python)
+    venv = None if stamp == planned.venv_stamp else ask()
+    return planned.model_copy(
+        update={
+            "hostname": platform.node(),
+            "kernel": platform.release(),
+            "cpu_model": _cpu_model(),
+            "cpu_count": os.cpu_count(),
+            "cpu_set": tuple(sorted(os.sched_getaffinity(0))),
+            "gpu_driver": _loaded_driver() or planned.gpu_driver,
+            "image_digest": _image_digest(),
+            "python": venv.versions.get("python") if venv else planned.python,
+            "venv_freeze_sha256": venv.freeze_sha256 if venv else planned.venv_freeze_sha256,
+            "inherited_env": _inherited(),
+            "venv_stamp": stamp,
+        }
+    )
+
+
+def differences(planned: Environment, now: Environment) -> tuple[str, ...]:
+    """Why numbers of the two are not comparable, one sentence each; empty when they are.
+
+    A container's name, the amount of memory and versions beside the packages' are not compared; a driver that could not
+    be read is not another driver. ``now`` may have fewer GPUs, never another one.
+    """
+    found = [
+        f"{name} is {_said(now, name)}, was {_said(planned, name)}"
+        for name in _COMPARED
+        if _differs(planned, now, name)
+    ]
+    known = {(gpu.uuid, gpu.name, gpu.memory_total_mib) for gpu in planned.gpus}
+    others = [gpu for gpu in now.gpus if (gpu.uuid, gpu.name, gpu.memory_total_mib) not in known]
+    return (*found, *(f"GPU {gpu.name} {gpu.uuid} is none of the run's" for gpu in others))
+
+
+def _differs(planned: Environment, now: Environment, name: str) -> bool:
+    before, after = getattr(planned, name), getattr(now, name)
+    return before != after and not (name == "gpu_driver" and None in (before, after))
+
+
+def _said(environment: Environment, name: str) -> str:
+    text = str(getattr(environment, name))
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def venv_stamp(python: Path) -> str | None:
+    """Digest over names and times of the installed packages' metadata: a few milliseconds, no interpreter started.
+
+    None when no package folder is found.
+    """
+    folders = sorted(
+        {folder.resolve() for root in _roots(python) for folder in root.glob(_PACKAGES) if folder.is_dir()}
+    )
+    entries = [
+        (entry.path, entry.stat().st_mtime_ns)
+        for folder in folders
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
+        if entry.name.endswith(_METADATA)
+    ]
+    return digest([list(entry) for entry in entries]) if folders else None
+
+
+def _roots(python: Path) -> Iterator[Path]:
+    """Prefixes whose packages the interpreter may import: the venv's, and the system's where it shows through."""
+    yield python.parent.parent
+    settings = python.parent.parent / "pyvenv.cfg"
+    lines = dict(_setting(line) for line in settings.read_text().splitlines()) if settings.is_file() else {}
+    if not lines or lines.get("include-system-site-packages") == "true":
+        yield Path(lines["home"]).parent if "home" in lines else Path("/usr")
+        yield Path("/usr/local")
+
+
+def _setting(line: str) -> tuple[str, str]:
+    name, _, value = line.partition("=")
+    return name.strip().lower(), value.strip()
+
+
+def _inherited() -> dict[str, str]:
+    return {name: os.environ[name] for name in _CHOOSING if name in os.environ}
+
+
+def _loaded_driver() -> str | None:
+    """The version of the NVIDIA kernel module, as NVML tells it too, without asking NVML."""
+    try:
+        return Path("/sys/module/nvidia/version").read_text().strip()
+    except OSError:
+        return None
 
 
 def _cpu_model() -> str:

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
 from tune_mcp.files import digest
@@ -45,13 +46,16 @@ def canonical(name: str) -> str:
 
 
 def read_venv(subject: Subject) -> VenvFacts:
+    """What the interpreter of the subject says of itself."""
+    return packages_of(subject.venv_python) if subject.venv_python else VenvFacts(problem="no interpreter")
+
+
+def packages_of(python: Path) -> VenvFacts:
     """Ask the interpreter for its packages, without importing any of them."""
-    if subject.venv_python is None:
-        return VenvFacts(problem="no interpreter")
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
     try:
         done = subprocess.run(
-            [str(subject.venv_python), "-I", "-c", _QUESTION],
+            [str(python), "-I", "-c", _QUESTION],
             capture_output=True,
             stdin=subprocess.DEVNULL,
             env=env,

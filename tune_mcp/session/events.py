@@ -68,10 +68,11 @@ def read(path: Path) -> Iterator[Event]:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The digests on record: plan.json, and (stage key, repeat) -> run{k}.json."""
+    """The digests on record: plan.json, environment.json, and (stage key, repeat) -> run{k}.json."""
 
     plan_sha256: str | None
     observations: dict[tuple[str, int], str]
+    environment_sha256: str | None = None
 
 
 def ledger(run: RunDir) -> Ledger:
@@ -82,13 +83,16 @@ def ledger(run: RunDir) -> Ledger:
 def recorded(log: Iterable[Event]) -> Ledger:
     """The digests in these events; a purge takes its entries back, a later line wins."""
     plan: str | None = None
+    environment: str | None = None
     found: dict[tuple[str, int], str] = {}
     for event in log:
         stage, repeat, sha = event.facts.get("stage"), event.facts.get("repeat"), event.facts.get("sha256")
         if event.kind == "planned" and isinstance(sha, str):
             plan = sha
+        elif event.kind == "environment" and isinstance(sha, str):
+            environment = sha
         elif event.kind == "recorded" and isinstance(stage, str) and isinstance(repeat, int) and isinstance(sha, str):
             found[(stage, repeat)] = sha
         elif event.kind == "withdrawn" and isinstance(stage, str) and isinstance(repeat, int):
             found.pop((stage, repeat), None)
-    return Ledger(plan, found)
+    return Ledger(plan, found, environment)

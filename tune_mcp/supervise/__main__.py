@@ -15,7 +15,7 @@ from pathlib import Path
 from tune_mcp.config.loader import ConfigPlaces
 from tune_mcp.config.stages import Stage
 from tune_mcp.errors import Refusal
-from tune_mcp.files import FileLock, dump_json, write_atomic
+from tune_mcp.files import FileLock
 from tune_mcp.gpus import GpuReading, Presence, read_gpus
 from tune_mcp.precheck import PATIENT_DEADLINE_S, Needs, Precheck, Probes, Subject, fingerprint, precheck
 from tune_mcp.precheck.bounded import Deadline
@@ -25,7 +25,7 @@ from tune_mcp.session import gpus_seen
 from tune_mcp.session import plan as plans
 from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import owner
-from tune_mcp.supervise import environment
+from tune_mcp.supervise import comparing, environment
 from tune_mcp.supervise.executor.local import LocalExecutor
 from tune_mcp.supervise.host_lock import lock_path
 from tune_mcp.supervise.loop import Supervisor, stop_request, utc_now
@@ -53,7 +53,10 @@ class SystemClock:
 
 
 def prechecked(run: RunDir, plan: Plan) -> Precheck:
-    """The run's first phase: the same gates as the tool, on the plan's own facts; leaves environment.json too."""
+    """The run's first phase: the same gates as the tool, on the plan's own facts; leaves environment.json too.
+
+    Raises HOST_NOT_COMPARABLE when the run has strict repeats from another machine.
+    """
     readings: list[GpuReading] = []
     venvs: list[VenvFacts] = []
 
@@ -81,9 +84,14 @@ def prechecked(run: RunDir, plan: Plan) -> Precheck:
     probes = Probes(gpus, venv, environment.as_launched(os.environ))
     answer = precheck(subject, probes, iso(utc_now()), deadline=Deadline(PATIENT_DEADLINE_S))
     reading = readings[0] if readings else GpuReading(Presence.UNKNOWN, reason="no answer in time")
-    found = fingerprint.take(reading, venvs[0] if venvs else VenvFacts(problem="no answer in time"), plan.settings.env)
+    found = fingerprint.take(
+        reading,
+        venvs[0] if venvs else VenvFacts(problem="no answer in time"),
+        plan.settings.env,
+        Path(plan.venv_python),
+    )
     found = found.model_copy(update={"versions": answer.versions})
-    write_atomic(run.environment, dump_json(found.model_dump(mode="json")))
+    comparing.settle(run, plan, found, utc_now())
     return answer
 
 

@@ -10,6 +10,7 @@ from tune_mcp.config.signatures import OwnSignatures
 from tune_mcp.config.stages import Frozen, Stage
 from tune_mcp.files import dump_json, parse_json, write_atomic
 from tune_mcp.gpus import Gpu
+from tune_mcp.precheck.fingerprint import Environment
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session.drift import Baseline
 from tune_mcp.session.state import Alert
@@ -89,6 +90,7 @@ class AttemptResult(Frozen):
     ``stop_reason``). ``signals`` are those that we sent to pytest: another one came from outside. ``blocked`` is why it
     was not started. ``moved`` says what of the tree was another one before, during or after the launch; ``appeared``
     are new files that look like a test's output. Times are UTC, ``duration_s`` is pytest alone (no waiting, no drain).
+    ``environment`` is the machine as this attempt found it, ``incomparable`` how it differs from the run's.
     The granted GPUs are described as they were just before and just after pytest; ``slowed_by`` are the reasons for
     which their clocks were seen held down. Both are notes, nothing is judged by them.
     ``dropped_env`` are the names of the caller's variables that pytest did not get; never their values.
@@ -107,6 +109,8 @@ class AttemptResult(Frozen):
     blocked: Blocked | None = None
     moved: str = ""
     appeared: tuple[str, ...] = ()
+    incomparable: str = ""
+    environment: Environment | None = None
     guard: GuardSummary = GuardSummary()
     stages: dict[str, StageResult] = Field(default_factory=dict)
     signature: str = ""

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from tune_mcp.config.stages import Stage
-from tune_mcp.errors import Code
+from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import dump_json, parse_json, sha256_bytes, write_atomic
 from tune_mcp.observe.audit import AuditedCell, Cell, judge
 from tune_mcp.observe.observation import Attempt, Counts, Missing, Observation, load
@@ -27,6 +27,7 @@ from tune_mcp.supervise.job import PHASE_FILE, AttemptResult, Job, cancel, cance
 from tune_mcp.supervise.purge import purge
 from tune_mcp.supervise.retry import MAX_PASSES, MAX_TRIES, Again, Keep, Stop, Verdict
 from tune_mcp.supervise.retry import judge as judge_attempt
+from tune_mcp.supervise.unwatched import LIMIT_S, Watchers
 
 HEARTBEAT_S = 2.0
 DEFAULT_TIMEOUT_S = 4 * 3600.0
@@ -80,8 +81,10 @@ class Supervisor:
     _plugins: tuple[str, ...] = ()
     _beat_due: float = 0.0
     _appeared: set[str] = field(default_factory=set[str])
+    _watchers: Watchers = field(init=False)
 
     def __post_init__(self) -> None:
+        self._watchers = Watchers(self.run_dir.watched, self.clock.now().timestamp())
         self._record = SupervisorRecord(
             state=RunState.PRECHECKING, owner=self.owner, heartbeat_at=self.clock.now().timestamp()
         )
@@ -113,7 +116,11 @@ class Supervisor:
         return 0
 
     def _prechecked(self) -> bool:
-        answer = self.precheck()
+        try:
+            answer = self.precheck()
+        except Refusal as refusal:
+            halt = Halt(code=refusal.code, rule=refusal.rules[0], message=refusal.message, next=refusal.next)
+            raise Halted(halt) from refusal
         self._plugins = answer.pytest_plugins
         write_atomic(self.run_dir.precheck, dump_json(answer.model_dump(mode="json")))
         blocking = answer.blocking()
@@ -138,22 +145,22 @@ class Supervisor:
 
     def _open(self, stages: tuple[Stage, ...]) -> list[int]:
         """The repeats that do not count: those with a stage, among all that their pytest fed, not strict (STR-16)."""
-        recorded = events.ledger(self.run_dir).observations
+        recorded = events.ledger(self.run_dir)
         return [
             repeat
             for repeat in range(1, self.plan.repeats + 1)
             if any(cell.cell is not Cell.STRICT for cell in self._cells(stages, repeat, recorded))
         ]
 
-    def _cells(self, stages: tuple[Stage, ...], repeat: int, recorded: dict[tuple[str, int], str]) -> list[AuditedCell]:
+    def _cells(self, stages: tuple[Stage, ...], repeat: int, recorded: events.Ledger) -> list[AuditedCell]:
         return [judge(s, repeat, load(self.run_dir, s.key, repeat), self.plan, recorded) for s in stages]
 
     def _clear(self, test: str, stages: tuple[Stage, ...], repeat: int, number: int) -> None:
         """Take a repeat that is on disk but not strict out of the way, whole (GAP-05, RES-04)."""
-        recorded = events.ledger(self.run_dir).observations
+        recorded = events.ledger(self.run_dir)
         absent = [stage for stage in stages if isinstance(load(self.run_dir, stage.key, repeat), Missing)]
         for stage in absent:
-            if (stage.key, repeat) in recorded:  # a crash came between the ledger's line and the file
+            if (stage.key, repeat) in recorded.observations:  # a crash came between the ledger's line and the file
                 self._event("withdrawn", f"{stage.key} run {repeat}: never written", stage=stage.key, repeat=repeat)
         if len(absent) == len(stages):
             return
@@ -247,6 +254,7 @@ class Supervisor:
             if found != phase:
                 phase, since = found, self.clock.now()
             self._watch(job, news)
+            self._tell_gap()
             self._show(job, phase, since)
             self.clock.sleep(_LOOK_EVERY_S)
         self._watch(job, news)
@@ -270,6 +278,17 @@ class Supervisor:
         if seen != {"alerts": self._record.alerts, "processes": self._record.processes}:
             self._record = self._record.model_copy(update=seen)
             self._write_record(durable=False)
+
+    def _tell_gap(self) -> None:
+        """That nobody polled for longer than allowed belongs into the run's record (POL-01)."""
+        gap = self._watchers.look(self.clock.now().timestamp())
+        if gap is None:
+            return
+        since = iso(datetime.fromtimestamp(gap.since, UTC))
+        if gap.seconds is None:
+            self._event("unwatched", f"nobody polled since {since}, more than {LIMIT_S:g} s", since=since)
+        else:
+            self._event("watched", f"polled again after {gap.seconds:.0f} s", since=since, seconds=round(gap.seconds))
 
     def _tell_appeared(self, result: AttemptResult | None) -> None:
         """Files that the tests leave in the tree are no reason to stop, but nobody should have to find them."""

@@ -59,6 +59,10 @@ def judge(result: AttemptResult | None, stages: Mapping[str, Stage], earlier: tu
     if result.moved:
         step = "put the tree back and call resume_run, or stop_run and start a new run on the tree as it is"
         return Stop(Halt(code=Code.COMMIT_MOVED, rule="SES-11", message=result.moved, next=step), quarantined=True)
+    if result.incomparable:
+        step = "go on where the run was measured, or put the machine back as it was, then call resume_run"
+        message = f"this attempt is not comparable with the run's other ones: {result.incomparable}"
+        return Stop(Halt(code=Code.HOST_NOT_COMPARABLE, rule="SCP-02", message=message, next=step), quarantined=True)
     if result.blocked:
         return _blocked(result.blocked, earlier)
     trouble = [f"{key}: the runner gave no result for this stage" for key in stages if key not in result.stages]

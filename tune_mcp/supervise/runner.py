@@ -33,7 +33,7 @@ from tune_mcp.gpus import read_gpus
 from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.run_dir import iso
 from tune_mcp.session import drift, gpus_seen, provenance
-from tune_mcp.supervise import caches, environment, guard_record, signatures
+from tune_mcp.supervise import caches, comparing, environment, guard_record, signatures
 from tune_mcp.supervise.alerts import WATCH_FILE, AlertBook
 from tune_mcp.supervise.gpu_use import GpuUse
 from tune_mcp.supervise.invocation import pytest_argv
@@ -95,6 +95,9 @@ class Runner:
         planned = provenance.read(Path(self.job.repo_root))
         if moved := self._moved(planned):
             return self._result(moved=moved)
+        python = Path(self.job.venv_python)
+        if incomparable := comparing.look(self.job.run, python)[1]:
+            return self._result(incomparable=incomparable)
         blocked = self.gpus.acquire()
         if self.cancelled():
             return None
@@ -107,6 +110,7 @@ class Runner:
         return self._result(
             **ended,
             **self._tree_after(planned),
+            **self._machine_after(python),
             **self.gpus.facts(),
             dropped_env=self.dropped,
             **self._evidence(),
@@ -137,6 +141,11 @@ class Runner:
             "moved": self._moved(now) or _listed(drift.touched(before, now, self.job.tree)),
             "appeared": drift.appeared(now, self.job.tree),
         }
+
+    def _machine_after(self, python: Path) -> dict[str, object]:
+        """The machine when pytest is done, with the GPUs that it was granted (SCP-02)."""
+        found, incomparable = comparing.look(self.job.run, python, tuple(gpu.uuid for gpu in self.gpus.grant.gpus))
+        return {"environment": found, "incomparable": incomparable}
 
     def _wiped(self) -> Blocked | None:
         """Make the caches cold; why that failed, None when it did not (WDG-09: a launch requires it)."""

@@ -1,0 +1,71 @@
+"""Is this still the machine that the run measures on (SCP-01, SCP-02; note A1.1)?
+
+``environment.json`` is fixed with the run's first strict repeat, its digest stands in the ledger. Every attempt is
+compared with it before and after its pytest; the whole list of packages is read again only when their folders changed.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tune_mcp.errors import Code, Refusal
+from tune_mcp.files import dump_json, parse_json, sha256_bytes, write_atomic
+from tune_mcp.observe.audit import Cell, audit
+from tune_mcp.precheck import fingerprint
+from tune_mcp.precheck.fingerprint import Environment
+from tune_mcp.precheck.venv import packages_of
+from tune_mcp.run_dir import RunDir
+from tune_mcp.session import events
+from tune_mcp.session.plan import Plan
+
+_NEXT = "go on where the run was measured, or stop_run it and start a new run here"
+
+
+def settle(run: RunDir, plan: Plan, found: Environment, now: datetime) -> None:
+    """Record the machine, or compare it with the one on record once something strict was measured there.
+
+    Raises HOST_NOT_COMPARABLE.
+    """
+    ledger = events.ledger(run)
+    if audit(run, plan, ledger).counts[Cell.STRICT]:
+        kept = read(run)
+        if kept is None or ledger.environment_sha256 not in (None, sha256_bytes(run.environment.read_bytes())):
+            raise _refusal("environment.json is gone, or is not what the supervisor wrote")
+        if other := fingerprint.differences(kept, found):
+            raise _refusal("; ".join(other))
+        return
+    data = dump_json(found.model_dump(mode="json"))
+    events.append(run, "environment", now, "the machine is on record", sha256=sha256_bytes(data))
+    write_atomic(run.environment, data)
+
+
+def read(run: RunDir) -> Environment | None:
+    """The machine on record; None when there is none or it cannot be read."""
+    try:
+        return Environment.model_validate(parse_json(run.environment.read_bytes()))
+    except (OSError, ValueError, ValidationError):
+        return None
+
+
+def look(run: RunDir, python: Path, gpu_uuids: tuple[str, ...] = ()) -> tuple[Environment | None, str]:
+    """The machine now, with the GPUs of this attempt, and how it differs from the one on record ("": it does not)."""
+    kept = read(run)
+    if kept is None:
+        return None, "environment.json cannot be read"
+    strange = sorted(set(gpu_uuids) - {gpu.uuid for gpu in kept.gpus})
+    now = fingerprint.again(kept, python, lambda: packages_of(python))
+    now = now.model_copy(update={"gpus": tuple(gpu for gpu in kept.gpus if gpu.uuid in gpu_uuids)})
+    found = [f"GPU {uuid} is none of the run's" for uuid in strange]
+    return now, "; ".join([*found, *fingerprint.differences(kept, now)])
+
+
+def _refusal(what: str) -> Refusal:
+    return Refusal(
+        Code.HOST_NOT_COMPARABLE,
+        ("SCP-02", "SCP-01"),
+        f"numbers from here are not comparable with those of this run: {what}",
+        _NEXT,
+    )
