@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -288,3 +289,16 @@ def test_a_refusal_waits_until_the_holder_has_named_itself(project: Project) -> 
     with pytest.raises(Refusal, match="RUN_ACTIVE"):
         preparing.take_host(project, name_itself)
     lock.release()
+
+
+@pytest.mark.rule("RES-03", "SES-13")
+def test_a_resume_takes_model_stages_and_repeats_from_the_plan_and_has_no_argument_for_them(project: Project) -> None:
+    with toy.supervised_here(second_fails):
+        run = project.run(running.start_run(project, "toy", ["@speed"], 3).run_id)
+
+    with toy.supervised_here() as executor:
+        reply = running.resume_run(project, run.run_id)
+
+    assert (reply.model, reply.stages, reply.repeats) == ("toy", ("toy_speed",), 3)
+    assert {stage.key for job in executor.jobs for stage in job.stages} == {"toy_speed"}
+    assert list(inspect.signature(running.resume_run).parameters) == ["project", "run_id", "purge"]

@@ -16,7 +16,7 @@ VENV = VenvFacts(versions={"python": "3.11.9"}, freeze_sha256="a" * 64)
 
 
 def gpu(uuid: str, name: str = "NVIDIA H20") -> Gpu:
-    return Gpu(index=0, uuid=uuid, name=name, memory_used_mib=0, memory_total_mib=97871, utilization=0)
+    return Gpu(index=int(uuid[-1]), uuid=uuid, name=name, memory_used_mib=0, memory_total_mib=97871, utilization=0)
 
 
 @pytest.fixture

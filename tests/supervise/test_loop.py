@@ -115,7 +115,7 @@ def test_a_crash_is_tried_again_and_every_log_and_verdict_is_kept(project: Proje
     assert watching.strict_audit(project, run.run_id).ready
 
 
-@pytest.mark.rule("RTY-03", "RTY-01", "RES-08", "RTY-06", "STR-01")
+@pytest.mark.rule("RTY-03", "RTY-01", "RES-08", "RTY-06", "STR-01", "GAP-06")
 def test_four_tries_a_pass_then_the_next_pass_then_exhausted(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "MAX_PASSES", 2)
 
@@ -164,7 +164,7 @@ def test_a_failed_threshold_is_kept_and_never_tried_again(project: Project) -> N
     assert rows["latency_mean_s"] == 99.0, "the worst counts, whoever likes it"
 
 
-@pytest.mark.rule("SMP-11", "GAP-03", "GAP-07", "RES-05")
+@pytest.mark.rule("SMP-11", "GAP-03", "GAP-07", "RES-05", "RTY-02")
 def test_missing_samples_are_measured_again_whole(project: Project) -> None:
     run = toy.finished_run(project, 1, script(partial(3)))
 

@@ -13,7 +13,7 @@ from tune_mcp.calibration.deciding import checked_decisions, checked_mode, chose
 from tune_mcp.calibration.evidence import Evidence
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.reply import Reply
-from tune_mcp.calibration.reporting import propose
+from tune_mcp.calibration.reporting import DIRTY, propose
 from tune_mcp.calibration.settling import Applied, Kept, Record
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import sha256_bytes
@@ -175,7 +175,7 @@ def _write(
         mode=mode,
         applied=applied,
         kept=_names(proposal, applied),
-        warnings=(*_unwritten(proposal, decided), *unsettled),
+        warnings=(*([DIRTY] if found.plan.dirty else []), *_unwritten(proposal, decided), *unsettled),
         undo_command=f"tune-mcp apply {found.run.run_id} --undo {proposal.plan_id} --repo {project.repo_root}",
         pull_request=str(publishing.write_pull_request(project, found.run, folder)),
         commit_files=publishing.commit_files(project, found.run),

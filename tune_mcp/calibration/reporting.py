@@ -31,6 +31,9 @@ _LOOSENING_SHOWN = 20
 _DIFF_ROOM = 3500
 
 
+DIRTY = "calibrated on a dirty tree: see workspace.diff and plan.json"
+
+
 class ReportReply(Reply):
     """Where the report stands, and what it says in a few lines."""
 
@@ -94,7 +97,7 @@ def report(project: Project, run_id: str) -> ReportReply:
         equal=counts[Direction.EQUAL],
         unknown=counts[Direction.UNKNOWN],
         loosening=tuple(_movement(row) for row in _loudest(proposal))[:_LOOSENING_SHOWN],
-        notes=tuple(notes + (["calibrated on a dirty tree"] if found.plan.dirty else [])),
+        notes=tuple(notes + ([DIRTY] if found.plan.dirty else [])),
         next=f"tell the user the report's path and the loosening metrics, then call apply_plan with run_id={run_id}",
     )
 
@@ -174,10 +177,13 @@ class ApplyPlanReply(Reply):
     plan_id: str
     rows: tuple[PlanRow, ...]
     diff: str
+    dirty: bool
 
     def lines(self) -> Iterable[str]:
         """One line a metric, loosening ones first, then the diff as far as there is room."""
         yield f"plan_id: {self.plan_id} ({len(self.rows)} metrics)"
+        if self.dirty:
+            yield DIRTY
         order = {"loosens": 0, "unknown": 1, "tightens": 2, "equal": 3}
         for row in sorted(self.rows, key=lambda row: order[row.direction])[:_ROWS_SHOWN]:
             yield (
@@ -192,7 +198,7 @@ class ApplyPlanReply(Reply):
 
 def apply_plan(project: Project, run_id: str) -> ApplyPlanReply:
     """The plan over the files as they stand now; read only (contract, tool 11). Raises the gates' refusals."""
-    _, proposal = propose(project, run_id)
+    found, proposal = propose(project, run_id)
     rows = tuple(PlanRow.of(row) for row in proposal.rows)
     changes = any(plans.writable(row) for row in proposal.rows)
     asks = sum(row.decision == "ask" for row in rows)
@@ -201,7 +207,9 @@ def apply_plan(project: Project, run_id: str) -> ApplyPlanReply:
         advice += f"; mode smart leaves {asks} loosening metric(s) to the user" if asks else ""
     else:
         advice = "nothing: every threshold holds the worst of N already, or cannot be located"
-    return ApplyPlanReply(run_id=run_id, plan_id=proposal.plan_id, rows=rows, diff=proposal.diff(), next=advice)
+    return ApplyPlanReply(
+        run_id=run_id, plan_id=proposal.plan_id, rows=rows, diff=proposal.diff(), dirty=found.plan.dirty, next=advice
+    )
 
 
 def propose(project: Project, run_id: str) -> tuple[Evidence, ApplyPlan]:

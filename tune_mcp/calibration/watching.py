@@ -373,6 +373,8 @@ class AuditReply(Reply):
 
     run_id: str
     calibration_git_sha: str
+    equivalent_commits: tuple[str, ...]
+    dirty: bool
     git_provenance: str
     ready: bool
     strict_ready: str
@@ -396,6 +398,8 @@ def strict_audit(project: Project, run_id: str) -> AuditReply:
     return AuditReply(
         run_id=run_id,
         calibration_git_sha=found.plan.calibration_git_sha,
+        equivalent_commits=tuple(one.git_sha for one in found.plan.equivalents),
+        dirty=found.plan.dirty,
         git_provenance="ok" if audited.git.ok else f"FAIL — {audited.git.reason}",
         ready=audited.ready,
         strict_ready=f"{audited.ready_stages}/{len(audited.stages)}",
