@@ -76,8 +76,9 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
             Field(description="Repeats to measure again; strict ones are refused. The files are kept aside."),
         ] = [],  # noqa: B006 - the SDK reads the default, nobody changes it
     ) -> Annotated[CallToolResult, RunAnswer]:
-        """Go on with an interrupted, halted, exhausted, stopped or lost run, on the same commit. Complete repeats
-        are kept, the rest is measured. After a halt, mend its cause first. On another commit: start_run."""
+        """Go on with an interrupted, halted, exhausted, stopped or lost run, on the same commit or on one that
+        differs only in thresholds of this run (proven, and said in the reply). Complete repeats are kept, the rest is
+        measured. After a halt, mend its cause first. On any other commit: start_run."""
         return await answer(lambda: running.resume_run(server.project(), run_id, purge))
 
     @tool(mcp, "Stop a run", STOP)
