@@ -293,8 +293,13 @@ def test_answers_survive_a_disk_that_fails_and_go_with_an_undo(repo: Repo, new: 
 def test_a_plan_whose_files_were_put_back_by_hand_is_undone_first(repo: Repo, new: dict[str, bytes]) -> None:
     repo.apply()
     toy.git(repo.root, "checkout", "-q", "--", "tests", ".tune")
-    with pytest.raises(Refusal, match=r"^STALE_PLAN .*--undo"):
-        repo.apply()
+    keep = [
+        Decision(stage_key=row.stage_key, metric_key=row.metric_key, choice="keep")
+        for row in reporting.apply_plan(repo.project, repo.run.run_id).rows
+    ]
+    for decisions in ((), keep):
+        with pytest.raises(Refusal, match=r"^STALE_PLAN .*--undo"):
+            applying.apply(repo.project, repo.run.run_id, repo.plan_id, "full", decisions)
 
     repo.undo()
     repo.apply()

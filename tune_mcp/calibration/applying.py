@@ -152,6 +152,7 @@ def _write(
         kept=tuple(_kept(row, decided) for row in proposal.rows if row not in written),
     )
     if not written:
+        transaction.demand_new(folder)
         settling.write_record(folder, record)
         return _nothing(proposal, found.run.run_id, mode, "nothing to write")
     changes = [
