@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tune_mcp import run_dir
 from tune_mcp.calibration import evidence, recovering
-from tune_mcp.calibration.gpus_shown import GpuEntry, entries
+from tune_mcp.calibration.gpus_shown import entries
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.reply import Reply
+from tune_mcp.calibration.standing import CurrentWork, Gap, StatusReply
 from tune_mcp.calibration.tailing import active_tail
 from tune_mcp.config.stages import Frozen
 from tune_mcp.errors import Code, Refusal
@@ -28,100 +29,7 @@ MAX_POLL_S = 120
 _STALE_HEARTBEAT_S = 30.0
 _LOOK_EVERY_S = 0.25
 _MISSING_SHOWN = 50
-_STAGES_SHOWN = 40
 _ALERTS_SHOWN = 6
-
-
-class CurrentWork(Frozen):
-    """What the supervisor does now; ``since`` is UTC."""
-
-    test: str
-    repeat: int
-    attempt: int
-    phase: str
-    since: str
-
-
-class Gap(Frozen):
-    """A cell that is not strict, and why."""
-
-    stage_key: str
-    repeat: int
-    cell: str
-    reason: str
-
-
-class StatusReply(Reply):
-    """One run. ``ok``/``total`` and ``complete`` count cells with extracted metrics: scheduling, never readiness."""
-
-    run_id: str
-    state: str
-    terminal: bool
-    timed_out: bool
-    strict_ready: str
-    strict_complete: bool
-    git_provenance: str
-    complete: bool
-    ok: int
-    total: int
-    missing: tuple[Gap, ...]
-    missing_total: int
-    stages: tuple[str, ...]
-    current: CurrentWork | None
-    reason: str
-    eta_s: tuple[int, int] | None
-    gpus: tuple[GpuEntry, ...]
-    gpus_known: bool
-    gpus_seen_at: str | None
-    gpu_mem_limit_mib: int
-    pytest_active: bool
-    processes: dict[str, int]
-    pytest_tail: tuple[str, ...]
-    heartbeat_age_s: float | None
-    alerts: tuple[str, ...]
-    poll_within_s: int
-    milestones: tuple[str, ...]
-
-    def lines(self) -> Iterable[str]:
-        """Strict counts first (STR-15), then the work, then what deserves attention; one line when nothing changed."""
-        strict = self.total - self.missing_total
-        counts = f"STRICT {self.strict_ready} stages · {strict}/{self.total} cells ✓"
-        if self.timed_out:
-            alerts = f" · {len(self.alerts)} alert(s) as before" if self.alerts else ""
-            yield f"{counts} · unchanged · {self._work()}{alerts}"
-            return
-        yield f"{counts} · {self.run_id}"
-        yield f"state: {self._work()}"
-        if self.git_provenance != "ok":
-            yield f"GIT PROVENANCE: {self.git_provenance}"
-        shown = self.stages[:_STAGES_SHOWN]
-        yield from (f"  {stage}" for stage in shown)
-        if len(self.stages) > len(shown):
-            yield f"  … and {len(self.stages) - len(shown)} more stages"
-        for gap in [gap for gap in self.missing if gap.cell != Cell.NOT_RUN.value][:8]:
-            yield f"  {gap.stage_key} run {gap.repeat} {gap.cell} {gap.reason}"
-        for gpu in self.gpus:
-            yield f"  {gpu.line()} (seen {self.gpus_seen_at})"
-        if self.processes:
-            yield f"  processes: {', '.join(f'{count} {role}' for role, count in self.processes.items())}"
-        yield from (f"ALERT: {alert}" for alert in self.alerts)
-        yield from (f"· {milestone}" for milestone in self.milestones)
-        yield from (f"| {line}" for line in self.pytest_tail)
-
-    def _work(self) -> str:
-        parts = [self.state + (f" — {self.reason}" if self.reason else "")]
-        if self.current:
-            now = self.current
-            parts.append(f"{now.test} run {now.repeat} attempt {now.attempt}: {now.phase} since {now.since}")
-        if self.eta_s:
-            parts.append(f"about {span(self.eta_s)} left")
-        return " · ".join(parts)
-
-
-def span(eta: Sequence[int]) -> str:
-    """``17 s``, ``40 s to 2 min``: a range of seconds for people."""
-    low, high = (f"{value / 60:.0f} min" if value >= 100 else f"{value} s" for value in eta)
-    return low if low == high else f"{low} to {high}"
 
 
 class RunEntry(Frozen):

@@ -12,25 +12,26 @@ from typing import Protocol
 
 from tune_mcp.config.stages import Stage
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import dump_json, parse_json, sha256_bytes, write_atomic
+from tune_mcp.files import dump_json, parse_json, write_atomic
 from tune_mcp.observe.audit import AuditedCell, Cell, judge
-from tune_mcp.observe.observation import Attempt, Counts, Missing, Observation, load
+from tune_mcp.observe.observation import Attempt, Missing, load
 from tune_mcp.precheck import Precheck
 from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import Current, Halt, Owner, RunState, SupervisorRecord
 from tune_mcp.supervise.alerts import WATCH_FILE, AlertNews
+from tune_mcp.supervise.due import next_job
 from tune_mcp.supervise.executor import Executor
 from tune_mcp.supervise.gpu_use import read_after
 from tune_mcp.supervise.job import PHASE_FILE, AttemptResult, Job, cancel, cancel_earlier
 from tune_mcp.supervise.purge import purge
+from tune_mcp.supervise.recording import attempt_made, record
 from tune_mcp.supervise.retry import MAX_PASSES, MAX_TRIES, Again, Keep, Stop, Verdict
 from tune_mcp.supervise.retry import judge as judge_attempt
 from tune_mcp.supervise.unwatched import LIMIT_S, Watchers
 
 HEARTBEAT_S = 2.0
-DEFAULT_TIMEOUT_S = 4 * 3600.0
 _LOOK_EVERY_S = 0.25
 
 
@@ -179,26 +180,26 @@ class Supervisor:
         history: tuple[Attempt, ...] = ()
         tries = 0
         while True:
-            job = self._job(test, stages, repeat)
+            job = next_job(self.plan, self.run_dir, self._plugins, test, stages, repeat)
             result = self._attempt(job)
             verdict = judge_attempt(result, by_key, verdicts)
             verdicts += (verdict,)
-            history += (self._history(job, result, verdict),)
+            history += (attempt_made(job, result, verdict, self.clock.now()),)
             match verdict:
                 case Keep(reason):
-                    self._store(job, result, "ok", reason, history)
+                    record(self.plan.run_id, job, result, "ok", reason, history, self.clock.now())
                     self._observed(job, result, "PASS" if not reason else f"PASS, {reason}")
                     return
                 case Stop(halt, quarantined):
                     if quarantined:
                         self._purge(test, stages, repeat, f"{halt.code}: {halt.message}")
                     else:
-                        self._store(job, result, "failed", halt.message, history)
+                        record(self.plan.run_id, job, result, "failed", halt.message, history, self.clock.now())
                     raise Halted(halt.model_copy(update={"test": test, "repeat": repeat}))
                 case Again(reason, charged):
                     tries += charged
                     if tries >= MAX_TRIES:
-                        self._store(job, result, "failed", reason, history)
+                        record(self.plan.run_id, job, result, "failed", reason, history, self.clock.now())
                         self._observed(job, result, f"FAIL, {reason}")
                         return
                     self._event(
@@ -207,32 +208,6 @@ class Supervisor:
                         test=test,
                         repeat=repeat,
                     )
-
-    def _job(self, test: str, stages: tuple[Stage, ...], repeat: int) -> Job:
-        settings, path = self.plan.settings, stages[0].test
-        file = path.rpartition("/")[2]
-        folder = self.run_dir.test_folder(test) / "attempts"
-        made = [int(p.name.rpartition("_a")[2]) for p in folder.glob(f"run{repeat}_a*")] if folder.is_dir() else []
-        return Job(
-            run_dir=str(self.run_dir.path),
-            repo_root=self.plan.repo_root,
-            test=path,
-            test_key=test,
-            repeat=repeat,
-            attempt=max(made, default=0) + 1,
-            stages=stages,
-            tree=self.plan.launch_tree,
-            venv_python=self.plan.venv_python,
-            env={**settings.env, **stages[0].extra_env},
-            pytest_extra_args=settings.pytest_extra_args.get(file, ()),
-            plugins=self._plugins,
-            cache_wipes=settings.cache_wipes,
-            allow_mig=settings.allow_mig,
-            cleanup_command=settings.cleanup_command,
-            signatures=settings.signatures,
-            gpus=settings.gpus_per_test.get(test, 0),
-            timeout_s=settings.timeout_s.get(file, DEFAULT_TIMEOUT_S),
-        )
 
     def _attempt(self, job: Job) -> AttemptResult | None:
         """Submit, wait, collect. A stop request cancels the runner and waits until nothing of it is left."""
@@ -332,66 +307,6 @@ class Supervisor:
         if asked is not None:
             self._event("stop_requested", asked)
             raise Stopped(asked)
-
-    def _history(self, job: Job, result: AttemptResult | None, verdict: Verdict) -> Attempt:
-        now = iso(self.clock.now())
-        match verdict:
-            case Keep(reason):
-                name = "kept"
-            case Again(reason):
-                name = "retried" if verdict.charged else "not started"
-            case Stop(halt):
-                name, reason = "halted", halt.message
-        return Attempt(
-            attempt=job.attempt,
-            verdict=name,
-            reason=reason,
-            pytest_rc=result.pytest_rc if result else None,
-            started_at=result.started_at if result else now,
-            ended_at=result.ended_at if result else now,
-            duration_s=result.duration_s if result else 0.0,
-            log=str(self.run_dir.log(job.test_key, job.repeat).relative_to(self.run_dir.path)),
-            log_sha256=result.log_sha256 if result else None,
-            slowed_by=result.slowed_by if result else (),
-        )
-
-    def _store(
-        self, job: Job, result: AttemptResult | None, status: str, reason: str, history: tuple[Attempt, ...]
-    ) -> None:
-        """Write run{k}.json of every fed stage, each with its digest in the ledger."""
-        for stage in job.stages:
-            found = result.stages.get(stage.key) if result else None
-            observation = Observation.model_validate(
-                {
-                    "status": status,
-                    "reason": reason,
-                    "metrics": found.metrics if found else dict.fromkeys(stage.metrics),
-                    "sample_counts": Counts(total=found.total, ok=found.ok) if found else Counts(),
-                    "duration_s": result.duration_s if result else 0.0,
-                    "attempts": len(history),
-                    "git_sha": job.tree.git_sha,
-                    "recorded_at": iso(self.clock.now()),
-                    "pytest_rc": result.pytest_rc if result else None,
-                    "pytest_log": str(self.run_dir.log(job.test_key, job.repeat).relative_to(self.run_dir.path)),
-                    "basetemp": str(self.run_dir.basetemp(job.test_key, job.repeat).relative_to(self.run_dir.path)),
-                    "run_id": self.plan.run_id,
-                    "environment_sha256": self._environment_sha256(),
-                    "evidence_sha256": result.evidence_sha256 if result else {},
-                    "history": history,
-                }
-            )
-            path = self.run_dir.observation(stage.key, job.repeat)
-            path.parent.mkdir(exist_ok=True)
-            data = dump_json(observation.model_dump(mode="json"))
-            events.append(
-                self.run_dir, "recorded", self.clock.now(), f"{stage.key} run {job.repeat}",
-                stage=stage.key, repeat=job.repeat, sha256=sha256_bytes(data),
-            )  # fmt: skip
-            write_atomic(path, data)
-
-    def _environment_sha256(self) -> str | None:
-        path = self.run_dir.environment
-        return sha256_bytes(path.read_bytes()) if path.exists() else None
 
     def _observed(self, job: Job, result: AttemptResult | None, text: str) -> None:
         seconds = result.duration_s if result else 0.0

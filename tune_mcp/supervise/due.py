@@ -1,0 +1,40 @@
+"""The next job of a repeat, made from the plan alone."""
+
+from __future__ import annotations
+
+from tune_mcp.config.stages import Stage
+from tune_mcp.run_dir import RunDir
+from tune_mcp.session.plan import Plan
+from tune_mcp.supervise.job import Job
+
+DEFAULT_TIMEOUT_S = 4 * 3600.0
+
+
+def next_job(
+    plan: Plan, run: RunDir, plugins: tuple[str, ...], test: str, stages: tuple[Stage, ...], repeat: int
+) -> Job:
+    """One more attempt at the repeat: its number is higher than that of every attempt there has been."""
+    settings, path = plan.settings, stages[0].test
+    file = path.rpartition("/")[2]
+    folder = run.test_folder(test) / "attempts"
+    made = [int(p.name.rpartition("_a")[2]) for p in folder.glob(f"run{repeat}_a*")] if folder.is_dir() else []
+    return Job(
+        run_dir=str(run.path),
+        repo_root=plan.repo_root,
+        test=path,
+        test_key=test,
+        repeat=repeat,
+        attempt=max(made, default=0) + 1,
+        stages=stages,
+        tree=plan.launch_tree,
+        venv_python=plan.venv_python,
+        env={**settings.env, **stages[0].extra_env},
+        pytest_extra_args=settings.pytest_extra_args.get(file, ()),
+        plugins=plugins,
+        cache_wipes=settings.cache_wipes,
+        allow_mig=settings.allow_mig,
+        cleanup_command=settings.cleanup_command,
+        signatures=settings.signatures,
+        gpus=settings.gpus_per_test.get(test, 0),
+        timeout_s=settings.timeout_s.get(file, DEFAULT_TIMEOUT_S),
+    )
