@@ -302,3 +302,16 @@ def test_a_resume_takes_model_stages_and_repeats_from_the_plan_and_has_no_argume
     assert (reply.model, reply.stages, reply.repeats) == ("toy", ("toy_speed",), 3)
     assert {stage.key for job in executor.jobs for stage in job.stages} == {"toy_speed"}
     assert list(inspect.signature(running.resume_run).parameters) == ["project", "run_id", "purge"]
+
+
+@pytest.mark.rule("GPU-14")
+def test_a_start_that_meets_one_whose_directory_has_no_plan_yet_is_refused_like_any_other(project: Project) -> None:
+    young = project.repo_root / ".tune-runs" / "20260423T050000Z_young"
+    young.mkdir(parents=True)
+    lock = host_lock.take(host_lock.Holder(young.name, str(young), str(project.repo_root)))
+    assert isinstance(lock, FileLock)
+
+    with pytest.raises(Refusal, match=rf"RUN_ACTIVE \[GPU-14\]: {young.name} of "):
+        preparing.take_host(project, lambda _: None)
+
+    lock.release()

@@ -150,8 +150,10 @@ def _busy(project: Project, holder: host_lock.Holder) -> Refusal:
     """The refusal for a second run: RUN_ACTIVE in this repository, HOST_BUSY from another (GPU-14, STR-18)."""
     ours = holder.repo_root == str(project.repo_root)
     doing = ""
-    if ours and holder.run_id != "?":
-        doing = f" ({state.conclude(project.run(holder.run_id)).state})"
+    if ours and holder.run_dir != "?":
+        # Its directory may be so new that it has no plan yet, and then nothing can be said of it but its name.
+        now = state.conclude(RunDir(Path(holder.run_dir)))
+        doing = f" ({now.state})" if now.record else ""
     return Refusal(
         Code.RUN_ACTIVE if ours else Code.HOST_BUSY,
         ("GPU-14", "STR-18"),
