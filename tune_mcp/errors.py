@@ -6,6 +6,8 @@ to do next. Anything else that escapes a tool is a bug and keeps its traceback (
 
 from __future__ import annotations
 
+import errno
+import os
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -53,6 +55,7 @@ class Code(StrEnum):
     INVALID_ARGUMENT = "INVALID_ARGUMENT"
     GPU_NOT_CLEAR = "GPU_NOT_CLEAR"
     CLEANUP_FAILED = "CLEANUP_FAILED"
+    NOT_WRITABLE = "NOT_WRITABLE"
     INTERNAL = "INTERNAL"
 
 
@@ -85,3 +88,26 @@ class Refusal(Exception):
             "next": self.next,
             "details": self.details,
         }
+
+
+_STORAGE = {
+    errno.ENOSPC: "free space there",
+    errno.EDQUOT: "free space there, or have the quota raised",
+    errno.EROFS: "mount it writable",
+    errno.EACCES: "give yourself the right to write there",
+    errno.EIO: "look after the disk",
+}
+
+
+def not_writable(error: Exception) -> Refusal | None:
+    """The refusal for a disk that is full, read-only or broken (note E102); None for any other error, a bug."""
+    if not isinstance(error, OSError) or error.errno not in _STORAGE:
+        return None
+    where = error.filename or "the run directory"
+    return Refusal(
+        Code.NOT_WRITABLE,
+        "SES-15",
+        f"{where} cannot be written: {os.strerror(error.errno)}",
+        f"{_STORAGE[error.errno]} and call again; what was complete before is kept",
+        {"path": str(where), "errno": error.errno},
+    )

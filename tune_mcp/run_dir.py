@@ -77,6 +77,11 @@ class RunDir:
         return self.path / "supervisor.marks"
 
     @property
+    def reserve(self) -> Path:
+        """Room for the last words on a full disk, while the supervisor lives."""
+        return self.path / "supervisor.reserve"
+
+    @property
     def stop_request(self) -> Path:
         return self.path / "stop.json"
 

@@ -201,7 +201,7 @@ def _page(run: RunDir, name: LogName, start: int | None, lines: int, pattern: re
     if whole < len(data) and (not running or whole == 0):
         whole = len(data)
     rows = data[:whole].splitlines(keepends=True)
-    if first and start is None and rows:
+    if first and start is None and len(rows) > 1:
         rows = rows[1:]
     picked, end = _pick(rows, first, whole, lines, pattern, forward=start is not None)
     return TailReply(

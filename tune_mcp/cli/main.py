@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tune_mcp import __version__
-from tune_mcp.errors import Refusal
+from tune_mcp.errors import Refusal, not_writable
 
 if TYPE_CHECKING:
     from tune_mcp.calibration.project import Options, Project
@@ -31,20 +31,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.verb(arguments)
         sys.stdout.flush()
     except Refusal as refusal:
-        if arguments.json:
-            print(json.dumps(refusal.data(), ensure_ascii=False))
-        print(refusal.text(), file=sys.stderr)
-        return REFUSED
+        return _refused(refusal, as_json=arguments.json)
     except BrokenPipeError:
         sys.stderr.close()
         return DONE
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return NOT_READY
-    except Exception:
+    except Exception as error:
+        if refusal := not_writable(error):
+            return _refused(refusal, as_json=arguments.json)
         traceback.print_exc()
         return BUG
     return code
+
+
+def _refused(refusal: Refusal, *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(refusal.data(), ensure_ascii=False))
+    print(refusal.text(), file=sys.stderr)
+    return REFUSED
 
 
 def parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from tune_mcp.config.stages import Stage
-from tune_mcp.errors import Code, Refusal
+from tune_mcp.errors import Code, Refusal, not_writable
 from tune_mcp.files import dump_json, parse_json, write_atomic
 from tune_mcp.observe.audit import AuditedCell, Cell, judge
 from tune_mcp.observe.observation import Attempt, Missing, load
@@ -27,6 +27,7 @@ from tune_mcp.supervise.gpu_use import read_after
 from tune_mcp.supervise.job import PHASE_FILE, AttemptResult, Job, cancel, cancel_earlier
 from tune_mcp.supervise.purge import purge
 from tune_mcp.supervise.recording import attempt_made, record
+from tune_mcp.supervise.reserve import room_kept
 from tune_mcp.supervise.retry import MAX_PASSES, MAX_TRIES, Again, Keep, Stop, Verdict
 from tune_mcp.supervise.retry import judge as judge_attempt
 from tune_mcp.supervise.unwatched import LIMIT_S, Watchers
@@ -93,13 +94,15 @@ class Supervisor:
     def run(self) -> int:
         """Precheck, then every test file until it is N of N strict, then the end state."""
         try:
-            self._set(RunState.PRECHECKING)
-            if not self._prechecked():
-                return 1
-            self._set(RunState.RUNNING)
-            self._event("started", f"{self.plan.model}: {len(self.plan.stages)} stages × {self.plan.repeats} repeats")
-            for test, stages in self.plan.tests().items():
-                self._complete(test, stages)
+            with room_kept(self.run_dir.reserve):
+                self._set(RunState.PRECHECKING)
+                if not self._prechecked():
+                    return 1
+                self._set(RunState.RUNNING)
+                size = f"{len(self.plan.stages)} stages × {self.plan.repeats} repeats"
+                self._event("started", f"{self.plan.model}: {size}")
+                for test, stages in self.plan.tests().items():
+                    self._complete(test, stages)
         except Stopped as stopped:
             self._end(RunState.STOPPED, "stopped", str(stopped))
             return 1
@@ -111,7 +114,9 @@ class Supervisor:
             self._end(RunState.EXHAUSTED, "exhausted", str(exhausted))
             return 1
         except Exception as error:
-            self._end(RunState.FAILED, "failed", f"a bug in the supervisor: {error!r}; see supervisor.log")
+            refusal = not_writable(error)
+            bug = f"a bug in the supervisor: {error!r}; see supervisor.log"
+            self._end(RunState.FAILED, "failed", refusal.text() if refusal else bug)
             raise
         self._end(RunState.FINISHED, "finished", "every stage × repeat is strict")
         return 0

@@ -82,14 +82,14 @@ class StopLadder:
     def interrupt(self, main: subprocess.Popen[bytes]) -> None:
         """Ask pytest to end by itself, so that fixtures are torn down."""
         if main.poll() is None:
-            self.log(f"SIGINT to pytest {main.pid}, then up to {self.grace.interrupt_s:g} s for its teardown")
+            self._say(f"SIGINT to pytest {main.pid}, then up to {self.grace.interrupt_s:g} s for its teardown")
             self.sent.append(signal.SIGINT.name)
             main.send_signal(signal.SIGINT)
             self._until(lambda: main.poll() is not None, self.grace.interrupt_s)
 
     def await_orphan(self, main: psutil.Process, *, interrupt: bool) -> None:
         """The same for a pytest that is no child of ours; without ``interrupt`` when somebody else has asked it."""
-        self.log(f"{'SIGINT to' if interrupt else 'waiting for'} {describe(main)}, up to {self.grace.interrupt_s:g} s")
+        self._say(f"{'SIGINT to' if interrupt else 'waiting for'} {describe(main)}, up to {self.grace.interrupt_s:g} s")
         if interrupt:
             with suppress(psutil.NoSuchProcess):
                 main.send_signal(signal.SIGINT)
@@ -102,12 +102,16 @@ class StopLadder:
         for sign, limit in ((signal.SIGTERM, self.grace.terminate_s), (signal.SIGKILL, self.grace.kill_s)):
             if not left:
                 break
-            self.log(f"{sign.name} to {len(left)} process(es) of this attempt: {', '.join(named[:3])}")
+            self._say(f"{sign.name} to {len(left)} process(es) of this attempt: {', '.join(named[:3])}")
             self._end(sign, limit, main)
             left = self.alive()
         if left:
-            self.log(f"{len(left)} process(es) outlive SIGKILL: {', '.join(describe(process) for process in left)}")
+            self._say(f"{len(left)} process(es) outlive SIGKILL: {', '.join(describe(process) for process in left)}")
         return named
+
+    def _say(self, text: str) -> None:
+        with suppress(OSError):  # a full disk keeps nobody from being ended
+            self.log(text)
 
     def _end(self, sign: signal.Signals, limit: float, main: subprocess.Popen[bytes] | None) -> None:
         sent: set[tuple[int, float]] = set()

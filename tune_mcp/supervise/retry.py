@@ -109,7 +109,8 @@ def _infrastructure(result: AttemptResult) -> str:
         return f"{_signalled(rc - 128)} (exit code {rc})" + _because(result.signature)
     if result.signature:
         return f"known crash in the log: {result.signature}"
-    if result.guard.started and not result.guard.finished and rc not in (2, 3, 4, 5):
+    if result.guard.collected and not result.guard.finished and rc not in (2, 3, 4, 5):
+        # With nothing collected the guard was silenced or the module ended Python: the next attempt would be the same.
         return "pytest broke off without ending its session"
     return ""
 
