@@ -52,6 +52,34 @@ def test_a_changed_file_makes_the_tree_dirty_and_the_diff_is_kept(repo: Path, st
     assert b"-one" in diff and b"+two" in diff
 
 
+@pytest.mark.rule("SES-01", "SES-11")
+@pytest.mark.parametrize("flag", ["--assume-unchanged", "--skip-worktree"])
+def test_a_change_that_git_was_told_not_to_look_at_makes_the_tree_dirty(repo: Path, flag: str) -> None:
+    toy.git(repo, "update-index", flag, "a.txt")
+    before = provenance.read(repo)
+    (repo / "a.txt").write_text("two\n")
+    assert toy.git(repo, "status", "--porcelain") == ""
+
+    state = provenance.read(repo)
+
+    assert state.dirty and set(state.changed) == {"a.txt"}
+    assert state.changed != before.changed
+
+
+@pytest.mark.rule("SES-01")
+def test_a_file_that_a_sparse_checkout_leaves_out_is_no_change(repo: Path) -> None:
+    (repo / "kept").mkdir()
+    (repo / "kept/b.txt").write_text("b\n")
+    (repo / "left").mkdir()
+    (repo / "left/c.txt").write_text("c\n")
+    toy.git(repo, "add", "-A")
+    toy.git(repo, "commit", "-q", "-m", "second")
+    toy.git(repo, "sparse-checkout", "set", "kept")
+    assert not (repo / "left/c.txt").exists()
+
+    assert not provenance.read(repo).dirty
+
+
 def test_an_untracked_file_makes_the_tree_dirty_and_an_ignored_one_does_not(repo: Path) -> None:
     (repo / "ignored").mkdir()
     (repo / "ignored" / "x").write_text("x")

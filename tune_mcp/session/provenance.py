@@ -18,7 +18,7 @@ _HASHED_UP_TO_BYTES = 16 * 1024 * 1024
 _QUESTIONS = (
     ("status", "--porcelain=v2", "--branch", "-z", "--untracked-files=all", "--no-renames", "--ignore-submodules=none"),
     ("log", "-g", "-1", "--date=raw", "--format=%H %gd %gs", "HEAD"),
-    ("ls-files", "-z"),
+    ("ls-files", "-v", "-z"),
 )
 _PLAINLY = ("-c", "core.fsmonitor=false", "-c", "log.showSignature=false", "--no-replace-objects")
 _SHA = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
@@ -40,9 +40,10 @@ Stamp = tuple[int, int, int, int]
 class GitState:
     """The work tree as git sees it: HEAD (40 hex digits), branch (``HEAD`` when detached), and what differs from HEAD.
 
-    ``changed`` maps tracked files that are not those of HEAD, ``untracked`` files that git does not know (ignored ones
-    apart), both to digests; a submodule's digest covers its own commit and files. ``position`` is the newest entry of
-    HEAD's reflog; ``stamps`` are those of every tracked file: they tell a tree that was changed and put back.
+    ``changed`` maps tracked files that are not those of HEAD, or that git was told not to look at; ``untracked`` files
+    that git does not know (ignored ones apart); both to digests, and a submodule's digest covers its own commit and
+    files. ``position`` is the newest entry of HEAD's reflog; ``stamps`` are those of every tracked file: they tell a
+    tree that was changed and put back.
     """
 
     head: str
@@ -134,7 +135,14 @@ def read(repo: Path) -> GitState:
             changed[_printable(fields[-1])] = f"{mode} {_digest(repo / fields[-1])}"
     if not _SHA.fullmatch(head):
         raise _no_commit(repo, head or "git status names none")
-    stamps = {_printable(name): _stamp(repo / name) for name in _entries(tracked)}
+    stamps: dict[str, Stamp | None] = {}
+    for entry in _entries(tracked):
+        tag, _, path = entry.partition(" ")
+        name = _printable(path)
+        stamps[name] = _stamp(repo / path)
+        if (tag.islower() or tag == "S") and stamps[name]:
+            # git was told not to look (assume-unchanged, skip-worktree): nobody can say that it is the commit's file.
+            changed[name] = f"hidden {_digest(repo / path)}"
     branch = "HEAD" if branch == "(detached)" else branch
     return GitState(head, branch, changed, untracked, position.decode(errors="replace").strip(), stamps)
 
