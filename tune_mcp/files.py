@@ -129,6 +129,13 @@ def digest(value: object) -> str:
     return sha256_bytes(dump_json(value))
 
 
+def read_plain(path: Path) -> bytes:
+    """The bytes of a file, or ``OSError``: a pipe or a folder in its place keeps nobody waiting (POL-11)."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a plain file")
+    return path.read_bytes()
+
+
 def inside(root: Path, relative: str) -> Path:
     """``root / relative``, or ``ValueError`` when it is absolute, climbs out, or leaves ``root`` through a link."""
     pure = PurePosixPath(relative)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,7 +34,7 @@ def tree(project: Project) -> dict[str, bytes]:
 
 def codes(project: Project, run: RunDir, plan_id: str = NO_PLAN) -> list[str]:
     """The refusals of report, apply_plan and apply, which leave every byte of the tree and of the evidence."""
-    before, evidence = tree(project), {path: path.read_bytes() for path in run.path.rglob("*.json")}
+    before, evidence = tree(project), {path: path.read_bytes() for path in run.path.rglob("*.json") if path.is_file()}
     found: list[str] = []
     for verb in (
         lambda: reporting.report(project, run.run_id),
@@ -42,7 +45,7 @@ def codes(project: Project, run: RunDir, plan_id: str = NO_PLAN) -> list[str]:
             verb()
         found.append(str(caught.value.code))
     assert tree(project) == before
-    assert {path: path.read_bytes() for path in run.path.rglob("*.json")} == evidence
+    assert {path: path.read_bytes() for path in run.path.rglob("*.json") if path.is_file()} == evidence
     return found
 
 
@@ -84,6 +87,51 @@ def test_a_file_that_is_no_observation_refuses_everything(project: Project, run:
     run.observation("toy_accuracy", 1).write_bytes(data)
 
     assert codes(project, run) == ["NOT_STRICT"] * 3
+
+
+@pytest.mark.rule("STR-01", "POL-11")
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_refuses_everything_and_keeps_nobody_waiting(
+    project: Project, run: RunDir, make: Callable[[Path], object]
+) -> None:
+    run.observation("toy_accuracy", 1).unlink()
+    make(run.observation("toy_accuracy", 1))
+    run.supervisor.unlink()
+    make(run.supervisor)
+
+    assert codes(project, run) == ["NOT_STRICT"] * 3
+
+
+@pytest.mark.rule("SES-06", "SES-10", "SES-16")
+@pytest.mark.parametrize("again", [shutil.copytree, shutil.move, lambda old, new: new.symlink_to(old)])
+def test_a_run_under_another_name_is_no_run(
+    project: Project, run: RunDir, again: Callable[[Path, Path], object]
+) -> None:
+    other = RunDir(run.path.with_name("20300101T000000Z_other"))
+    again(run.path, other.path)
+
+    assert codes(project, other) == ["PLAN_TAMPERED"] * 3
+    assert not any(other.path.rglob("report.md"))
+
+
+@pytest.mark.rule("STR-14", "STR-24")
+def test_a_run_is_not_made_an_older_one_by_taking_its_ledger_away(project: Project, run: RunDir) -> None:
+    plan = json.loads(run.plan.read_text())
+    kept = ("model", "repeats", "stages", "calibration_git_sha", "calibration_started_at", "git_branch", "venv_python")
+    run.plan.write_text(json.dumps({name: plan[name] for name in kept}))
+    run.events.unlink()
+    run.supervisor.unlink()
+
+    assert codes(project, run) == ["FOREIGN_ARTIFACT"] * 3
+
+
+@pytest.mark.rule("APL-24", "SCP-06")
+def test_a_test_file_that_became_a_link_out_of_the_repository_is_refused_by_name(project: Project, run: RunDir) -> None:
+    file, elsewhere = project.repo_root / toy.TEST_FILE, project.repo_root.parent / "elsewhere.py"
+    shutil.move(file, elsewhere)
+    file.symlink_to(elsewhere)
+
+    assert codes(project, run) == ["OUTSIDE_REPO"] * 3
 
 
 @pytest.mark.rule("SES-09", "SES-11", "SES-12")

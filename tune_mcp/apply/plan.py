@@ -176,7 +176,12 @@ class _Files:
 
     def module(self, name: str) -> ModuleConstants:
         if name not in self.modules:
-            self.contents[name] = inside(self.repo_root, name).read_bytes()
+            try:
+                self.contents[name] = inside(self.repo_root, name).read_bytes()
+            except ValueError as error:
+                raise Refusal(
+                    Code.OUTSIDE_REPO, "APL-24", str(error), "put the repository's files back as they were"
+                ) from error
             self.modules[name] = parse_module(self.contents[name], name)
         return self.modules[name]
 

@@ -214,7 +214,7 @@ def classify(stage: Stage, found: Stored) -> tuple[Cell, str]:
 
 def _foreign(stage: Stage, repeat: int, found: Stored, plan: Plan, recorded: Ledger | None) -> str:
     if recorded is None:
-        return ""
+        return "was recorded by a supervisor, the plan is the older script's" if found.content.run_id else ""
     if found.content.run_id != plan.run_id:
         return f"belongs to run {found.content.run_id}"
     expected = recorded.observations.get((stage.key, repeat))

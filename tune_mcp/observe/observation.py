@@ -9,7 +9,7 @@ from typing import Literal, cast
 from pydantic import Field, ValidationError, field_validator
 
 from tune_mcp.config.stages import Frozen
-from tune_mcp.files import parse_json, sha256_bytes
+from tune_mcp.files import parse_json, read_plain, sha256_bytes
 from tune_mcp.run_dir import RunDir
 
 SCHEMA_VERSION = 1
@@ -140,7 +140,7 @@ def load(run: RunDir, stage_key: str, repeat: int) -> Stored | Missing | Broken:
     """Read one run{k}.json. Never raises: a bad file is a cell with a reason."""
     path = run.observation(stage_key, repeat)
     try:
-        data = path.read_bytes()
+        data = read_plain(path)
     except FileNotFoundError:
         return Missing()
     except OSError as error:

@@ -48,7 +48,7 @@ def append(run: RunDir, kind: str, now: datetime, text: str, **facts: Json) -> N
 
 def read(path: Path) -> Iterator[Event]:
     """All events in order. A torn last line (a crash in mid-write) is passed over."""
-    if not path.exists():
+    if not path.is_file():
         return
     with path.open("rb") as stream:
         for line in stream:

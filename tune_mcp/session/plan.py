@@ -202,6 +202,8 @@ def load(run: RunDir, older_catalogue: Callable[[str], OlderCatalogue], ledger: 
     recorded = ledger.plan_sha256
     if recorded != sha256_bytes(data):
         raise _tampered(run, "is not the file that start_run wrote" if recorded else "has no entry in events.jsonl")
+    if plan.run_id != run.run_id:
+        raise _tampered(run, f"is the plan of {plan.run_id}: a run directory is neither copied nor renamed")
     return plan
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from tune_mcp.config.stages import Frozen
-from tune_mcp.files import is_locked, parse_json
+from tune_mcp.files import is_locked, parse_json, read_plain
 from tune_mcp.run_dir import RunDir
 
 
@@ -162,7 +162,7 @@ def liveness(run: RunDir) -> Liveness:
 def read_record(run: RunDir) -> SupervisorRecord | None:
     """The supervisor's last word; None when there is none or it cannot be read."""
     try:
-        return SupervisorRecord.model_validate(parse_json(run.supervisor.read_bytes()))
+        return SupervisorRecord.model_validate(parse_json(read_plain(run.supervisor)))
     except (OSError, ValueError, ValidationError):
         return None
 
