@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from tune_mcp.discover.aliases import expand
 from tune_mcp.errors import Code, Refusal
@@ -18,7 +18,7 @@ class PurgeItem(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     stage: str
-    repeat: int
+    repeat: int = Field(strict=True)
     reason: str
 
     @classmethod

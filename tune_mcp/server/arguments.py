@@ -30,10 +30,13 @@ def argument_check(server: Callable[[], MCPServer[Any]]) -> ServerMiddleware[Any
         schemas = {tool.name: tool.input_schema for tool in await server().list_tools()}
         schema = schemas.get(str(params.get("name")))
         if schema is not None and isinstance(given, dict):
-            known = list(cast("dict[str, object]", schema.get("properties", {})))
-            unknown = [name for name in cast("dict[str, object]", given) if name not in known]
-            if unknown:
-                return refused(_unknown(str(params.get("name")), unknown[0], known))
+            known = cast("dict[str, dict[str, Any]]", schema.get("properties", {}))
+            for name, value in cast("dict[str, object]", given).items():
+                if name not in known:
+                    return refused(_unknown(str(params.get("name")), name, list(known)))
+                # JSON's true would pass for the number 1.
+                if isinstance(value, bool) and "boolean" not in str(known[name]):
+                    return refused(_misfit(str(params.get("name")), name, "Input should not be true or false"))
         result = await call_next(ctx)
         text = _sdk_error(result)
         if masked := _SDK_MASKED.fullmatch(text):
@@ -79,10 +82,14 @@ def _from_sdk(text: str) -> Refusal | None:
         return None
     argument, _, reason = match["rest"].partition("\n")
     what = reason.split("[type=")[0].strip() or "does not fit"
+    return _misfit(match[1], argument, what)
+
+
+def _misfit(tool: str, argument: str, what: str) -> Refusal:
     return Refusal(
         Code.INVALID_ARGUMENT,
         "SCP-04",
-        f"{match[1]}: argument {argument} — {what}",
+        f"{tool}: argument {argument} — {what}",
         "look at the tool's input schema and call again",
-        {"tool": match[1], "argument": argument},
+        {"tool": tool, "argument": argument},
     )
