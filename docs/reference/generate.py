@@ -11,6 +11,7 @@ from typing import Any
 
 from mcp import Client
 
+from tune_mcp import rules
 from tune_mcp.cli.main import parser
 from tune_mcp.server.build import build
 
@@ -19,7 +20,7 @@ HERE = Path(__file__).parent
 
 def pages() -> dict[str, str]:
     """File name -> text."""
-    return {"tools.md": "".join(tools()), "cli.md": "".join(command_line())}
+    return {"tools.md": "".join(tools()), "cli.md": "".join(command_line()), "rules.md": register()}
 
 
 def tools() -> Iterator[str]:
@@ -57,6 +58,11 @@ def tools() -> Iterator[str]:
     for one in [*resources, *templates]:
         uri = getattr(one, "uri", None) or one.uri_template
         yield f"| `{uri}` | {one.mime_type} | {one.description or one.title} |\n"
+
+
+def register() -> str:
+    """The rules that tune-mcp keeps."""
+    return f"# Rules\n\nMade by `docs/reference/generate.py` from `tune_mcp/rules.yaml`.\n\n{rules.table()}"
 
 
 def json(value: object) -> str:

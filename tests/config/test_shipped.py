@@ -12,6 +12,7 @@ from tune_mcp.config.stages_yaml import load_stages
 from tune_mcp.discover.aliases import aliases, expand
 from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.precheck.needs import launch_settings
+from tune_mcp.precheck.ptrace import needs_it
 
 PLACES = ConfigPlaces.resolve(None, None)
 MODELS = ("qwen3-omni-v1", "qwen3-asr-v1", "tts")
@@ -171,3 +172,15 @@ def test_results_stand_where_the_tests_write_them() -> None:
 
     assert {"mmmu_results.json", "mmsu_results.json", "speed_results.json", "wer_results.json"} <= names
     assert "" not in names
+
+
+@pytest.mark.rule("FAIL-05", "MOD-07")
+def test_the_stage_over_two_gpus_has_its_allocator_and_asks_for_its_capability() -> None:
+    stages = PLACES.stages("qwen3-omni-v1").values()
+
+    found = {stage.test for stage in stages if needs_it(stage)}
+
+    assert found == {"tests/test_model/test_qwen3_omni_videoamme_talker_tp2_ci.py"}
+    assert {stage.extra_env.get("PYTORCH_ALLOC_CONF") for stage in stages if stage.test in found} == {
+        "expandable_segments:True"
+    }

@@ -74,7 +74,8 @@ async def test_every_resource_says_what_its_tool_says(connect: Any, calibrated: 
         assert json.loads((await content(session, "tune://runs"))[0]) == runs
         assert json.loads((await content(session, "tune://models/toy/stages"))[0]) == catalog
         assert json.loads((await content(session, "tune://hosts/box"))[0])["hostname"] == "no-such-machine"
-        assert "NOT_STRICT" in (await content(session, "tune://rules"))[0]
+        register = (await content(session, "tune://rules"))[0]
+        assert "- `NOT_STRICT`" in register and register.count("\n| ") == 376 + 1
 
 
 @pytest.mark.rule("SES-06")

@@ -10,9 +10,9 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp_types import Resource
 
-from tune_mcp import run_dir
+from tune_mcp import rules, run_dir
 from tune_mcp.calibration import catalogue, watching
-from tune_mcp.errors import Refusal
+from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import dump_json
 from tune_mcp.run_dir import RunDir
 from tune_mcp.server.context import ServerContext, server_context
@@ -123,10 +123,9 @@ def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
         with _told(ResourceNotFoundError):
             return dump_json(server.project().places.host(host).model_dump(mode="json")).decode()
 
-    @mcp.resource("tune://rules", title="Refusals and their rules", mime_type="text/markdown")
-    def rules() -> str:
-        """How the rules are kept: what the server enforces, and the codes that it refuses with."""
-        from tune_mcp.errors import Code
-
+    @mcp.resource("tune://rules", title="Rules and refusals", mime_type="text/markdown")
+    def register() -> str:
+        """Every rule in one line and how it is kept, and the codes that the server refuses with."""
         lines = "\n".join(f"- `{code}`" for code in Code)
-        return f"# Refusal codes\n\nEvery refusal names the rule behind it and the next step.\n\n{lines}\n"
+        refusals = f"# Refusal codes\n\nEvery refusal names the rule behind it and the next step.\n\n{lines}\n"
+        return f"# Rules\n\n{rules.table()}\n{refusals}"
