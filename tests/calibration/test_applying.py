@@ -298,3 +298,31 @@ def test_a_threshold_that_cannot_be_located_is_never_edited_nor_guessed(tmp_path
 
     assert source(project) == text.replace("MIN = 0.5 ", "MIN = 0.625 ")
     assert any("toy_speed/throughput_qps was not edited" in warning for warning in reply.warnings)
+
+
+@pytest.mark.rule("APL-24")
+def test_the_bytes_of_an_apply_that_was_undone_are_no_longer_ours(mixed: tuple[Project, RunDir, str]) -> None:
+    project, run, plan_id = mixed
+    applying.apply(project, run.run_id, plan_id, "full")
+    applied = source(project)
+    reporting.apply_plan(project, run.run_id)
+    undoing.undo(project, run.run_id, plan_id)
+
+    (project.repo_root / toy.TEST_FILE).write_text(applied)
+
+    with pytest.raises(Refusal, match=r"^THRESHOLD_CHANGED"):
+        reporting.apply_plan(project, run.run_id)
+
+
+@pytest.mark.rule("APL-19", "APL-23")
+def test_a_custom_value_that_stands_already_is_no_change(mixed: tuple[Project, RunDir, str]) -> None:
+    project, run, plan_id = mixed
+
+    decisions = [decide("custom", "0.5", "accuracy", "toy_accuracy")]
+    reply = applying.apply(project, run.run_id, plan_id, "full", decisions)
+
+    assert "TOY_ACC_MIN" not in " ".join(row.symbol for row in reply.applied)
+    assert (
+        len(reply.applied) == 2
+        and "TOY_ACC_MIN" not in run.report_md.read_text().split("## Provenance")[0].split("## Applied changes")[1]
+    )

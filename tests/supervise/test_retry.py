@@ -76,6 +76,11 @@ def test_a_whole_attempt_with_every_number_is_kept_whatever_its_exit_code_and_lo
         ({"pytest_rc": -11}, "signal 11"),
         ({"pytest_rc": 139}, "signal 11"),
         ({"pytest_rc": -1}, "signal 1"),
+        ({"pytest_rc": 129}, "signal 1"),
+        ({"pytest_rc": None, "signature": "Segmentation fault"}, "Segmentation fault"),
+        ({"pytest_rc": -11}, "pytest crashed"),
+        ({"pytest_rc": -15}, "killed from outside"),
+        ({"pytest_rc": 6, "guard": {"finished": False}}, "broke off"),
         ({"pytest_rc": 1, "signature": "CUDA out of memory: ..."}, "CUDA out of memory"),
         ({"pytest_rc": 2, "stopped_by": "timeout"}, "wall-clock limit"),
         ({"pytest_rc": 1, "guard": {"finished": False}}, "broke off"),
@@ -136,7 +141,7 @@ def test_a_commit_that_moved_halts_even_when_everything_else_is_well() -> None:
 
 
 @pytest.mark.rule("HLT-01", "GAP-08", "STR-17", "HLT-05", "XPY-04")
-@pytest.mark.parametrize("rc", [0, 1])
+@pytest.mark.parametrize("rc", [0, 1, 128])
 def test_numbers_missing_after_a_whole_pytest_halt_and_are_named(rc: int) -> None:
     found = verdict(ended(pytest_rc=rc, stages=speed(problems=LOST)))
 
@@ -159,6 +164,7 @@ def test_numbers_missing_after_a_whole_pytest_halt_and_are_named(rc: int) -> Non
         ({"executed": IDS[:1]}, 1, "did not run: t.py::test_b"),
         ({"executed": IDS[:1], "stop_reason": "stopping after 1 failures"}, 1, "(stopping after 1 failures)"),
         ({"collected": (), "executed": ()}, 5, "no test was collected"),
+        ({"collected": (), "executed": (), "finished": False}, 5, "no test was collected"),
     ],
 )
 @pytest.mark.parametrize("problems", [(), LOST], ids=["numbers there", "numbers missing"])

@@ -105,7 +105,7 @@ def _infrastructure(result: AttemptResult) -> str:
         return result.stop_reason
     if rc is not None and rc < 0:
         return _signalled(-rc) + _because(result.signature)
-    if rc is not None and rc >= 128:
+    if rc is not None and rc > 128:
         return f"{_signalled(rc - 128)} (exit code {rc})" + _because(result.signature)
     if result.signature:
         return f"known crash in the log: {result.signature}"
