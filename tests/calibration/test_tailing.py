@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import toy
 
+from tune_mcp.calibration import searching
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.tailing import TailReply, tail_pytest
 from tune_mcp.errors import Refusal
@@ -85,6 +86,17 @@ def test_grep_shows_only_what_fits_and_a_bad_one_is_refused(project: Project, ru
     assert page(project, run, grep="7$", lines=2).log_lines == ("line 87", "line 97")
     with pytest.raises(Refusal, match=r"^INVALID_ARGUMENT .*regular expression"):
         page(project, run, grep="(")
+
+
+@pytest.mark.rule("POL-11", "POL-07")
+def test_a_pattern_that_would_search_for_years_is_refused_and_holds_nobody(
+    project: Project, run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "DEADLINE_S", 0.5)
+    write(run, "a" * 60 + "!\n")
+
+    with pytest.raises(Refusal, match=r"^INVALID_ARGUMENT \[POL-07\]: grep takes longer than 0.5 s"):
+        page(project, run, grep="(a+)+$")
 
 
 @pytest.mark.rule("SUP-08", "SES-06")

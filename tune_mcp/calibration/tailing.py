@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.reply import Reply
+from tune_mcp.calibration.searching import matching
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import state
@@ -113,7 +114,7 @@ def tail_pytest(
     plan = project.plan(run)
     if isinstance(lines, bool) or not 1 <= lines <= MAX_LINES:
         raise _invalid("lines", f"must be from 1 to {MAX_LINES}, not {lines!r}")
-    pattern = _pattern(grep)
+    _check_pattern(grep)
     start: int | None = None
     if cursor is not None:
         name, start = _from_cursor(run, plan, cursor)
@@ -126,7 +127,7 @@ def tail_pytest(
             return _no_log(run)
         name = found
     try:
-        return _page(run, name, start, lines, pattern)
+        return _page(run, name, start, lines, grep)
     except FileNotFoundError:  # a repeat that begins anew or was purged takes its log away
         return _no_log(run, cursor)
 
@@ -142,13 +143,20 @@ def _invalid(argument: str, what: str) -> Refusal:
     return Refusal(Code.INVALID_ARGUMENT, "POL-07", f"{argument} {what}", f"call tail_pytest with another {argument}")
 
 
-def _pattern(grep: str | None) -> re.Pattern[str] | None:
-    if grep is None:
-        return None
+def _check_pattern(grep: str | None) -> None:
     try:
-        return re.compile(grep)
+        re.compile(grep or "")
     except re.error as error:
         raise _invalid("grep", f"is no regular expression: {error}") from error
+
+
+def _wanted(rows: list[bytes], grep: str | None) -> list[bool]:
+    if grep is None:
+        return [True] * len(rows)
+    try:
+        return matching(grep, [_shown(row) for row in rows])
+    except TimeoutError as error:
+        raise _invalid("grep", str(error)) from error
 
 
 def _named(run: RunDir, plan: Plan, test: str | None, repeat: int | None) -> LogName | None:
@@ -188,7 +196,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _page(run: RunDir, name: LogName, start: int | None, lines: int, pattern: re.Pattern[str] | None) -> TailReply:
+def _page(run: RunDir, name: LogName, start: int | None, lines: int, grep: str | None) -> TailReply:
     path = name.path(run)
     size = _size(path)
     first = max(0, size - _PAGE_BYTES) if start is None else min(start, size)
@@ -203,7 +211,7 @@ def _page(run: RunDir, name: LogName, start: int | None, lines: int, pattern: re
     rows = data[:whole].splitlines(keepends=True)
     if first and start is None and len(rows) > 1:
         rows = rows[1:]
-    picked, end = _pick(rows, first, whole, lines, pattern, forward=start is not None)
+    picked, end = _pick(rows, _wanted(rows, grep), first, whole, lines, forward=start is not None)
     return TailReply(
         run_id=run.run_id,
         test=name.test,
@@ -219,20 +227,20 @@ def _page(run: RunDir, name: LogName, start: int | None, lines: int, pattern: re
 
 
 def _pick(
-    rows: list[bytes], first: int, whole: int, lines: int, pattern: re.Pattern[str] | None, *, forward: bool
+    rows: list[bytes], wanted: list[bool], first: int, whole: int, lines: int, *, forward: bool
 ) -> tuple[tuple[str, ...], int]:
     """The rows that are shown and the offset behind the last one that was looked at."""
     chosen: list[str] = []
     room = _TEXT_ROOM
     end = first if forward else first + whole
-    for row in rows if forward else reversed(rows):
-        text = _shown(row)
-        wanted = pattern is None or pattern.search(text) is not None
-        if wanted and (len(chosen) == lines or room < len(text) + 1):
+    pairs = list(zip(rows, wanted, strict=True))
+    for row, is_wanted in pairs if forward else reversed(pairs):
+        text = _shown(row) if is_wanted else ""
+        if is_wanted and (len(chosen) == lines or room < len(text) + 1):
             break
         if forward:
             end += len(row)
-        if wanted:
+        if is_wanted:
             chosen.append(text)
             room -= len(text) + 1
     return tuple(chosen if forward else reversed(chosen)), end
