@@ -41,7 +41,7 @@ NEAREST = {
     "session/events.py": ["session"],
     "supervise/retry.py": ["supervise/test_retry.py"],
     "supervise/guard_record.py": ["supervise/test_guard.py"],
-    "supervise/gpu_gate.py": ["supervise/test_gpu_gate.py"],
+    "supervise/gpu/gate.py": ["supervise/test_gpu_gate.py"],
     "report/context.py": ["report/test_context.py"],
 }
 """Policy modules, and the tests that notice soonest."""

@@ -55,7 +55,7 @@ from tune_mcp.calibration import watching
 from tune_mcp.calibration.tailing import tail_pytest
 from tune_mcp.files import sha256_file
 from tune_mcp.config.signatures import rules
-from tune_mcp.supervise import signatures
+from tune_mcp.supervise.watch import signatures
 project, run_id, log = toy.open_project(Path(sys.argv[1])), sys.argv[2], Path(sys.argv[3])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 shown = [tail_pytest(project, run_id, lines=500), tail_pytest(project, run_id, grep="no such line")]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tune_mcp.supervise.alerts import AlertBook, AlertNews
+from tune_mcp.supervise.watch.alerts import AlertBook, AlertNews
 
 
 def book(path: Path) -> AlertBook:

@@ -13,8 +13,9 @@ import pytest
 from tune_mcp.files import FileLock, is_locked
 from tune_mcp.gpus import Gpu, GpuProcess, GpuReading, Presence
 from tune_mcp.run_dir import RunDir
-from tune_mcp.supervise import gpu_lock, host_lock
-from tune_mcp.supervise.gpu_gate import HOLD_S, LOOK_EVERY_S, WAIT_LIMIT_S, Gate, Grant
+from tune_mcp.supervise import host_lock
+from tune_mcp.supervise.gpu import lock as gpu_lock
+from tune_mcp.supervise.gpu.gate import HOLD_S, LOOK_EVERY_S, WAIT_LIMIT_S, Gate, Grant
 
 UNKNOWN = GpuReading(Presence.UNKNOWN, reason="NVML did not answer within 15 s")
 NONE = GpuReading(Presence.NONE)

@@ -26,8 +26,9 @@ from tune_mcp.files import is_locked
 from tune_mcp.gpus import Condition, Gpu, GpuReading, Presence
 from tune_mcp.session import events, gpus_seen
 from tune_mcp.session.drift import Baseline
-from tune_mcp.supervise import gpu_use, host_lock
-from tune_mcp.supervise.gpu_use import GpuUse
+from tune_mcp.supervise import host_lock
+from tune_mcp.supervise.gpu import use as gpu_use
+from tune_mcp.supervise.gpu.use import GpuUse
 from tune_mcp.supervise.job import JOB_FILE, PHASE_FILE, RESULT_FILE, AttemptResult, Job, read_result
 from tune_mcp.supervise.loop import utc_now
 

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tune_mcp.config.signatures import LinePattern
-from tune_mcp.supervise.log_lines import OVERLAP, PIECE, Found, GrowingLog, LineFinder, last_line, redacted
+from tune_mcp.supervise.watch.log_lines import OVERLAP, PIECE, Found, GrowingLog, LineFinder, last_line, redacted
 
 DIED = LinePattern(words=("worker died",), pattern=r"^worker died$")
 OOM = LinePattern(words=("out of memory",))

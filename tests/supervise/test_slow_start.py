@@ -9,7 +9,7 @@ import pytest
 
 from tune_mcp.config.signatures import rules
 from tune_mcp.supervise.caches import wipe
-from tune_mcp.supervise.slow_start import Launch, causes, remedy
+from tune_mcp.supervise.watch.slow_start import Launch, causes, remedy
 
 STARTUP = rules().startup
 BEGAN = 1_800_000_000.0

@@ -11,10 +11,10 @@ import pytest
 
 from tune_mcp.config.signatures import OwnSignatures, rules
 from tune_mcp.session.state import Alert
-from tune_mcp.supervise.alerts import AlertBook, AlertNews
 from tune_mcp.supervise.process_tree import Member
-from tune_mcp.supervise.slow_start import Launch
-from tune_mcp.supervise.watchdog import Senses, Watchdog
+from tune_mcp.supervise.watch.alerts import AlertBook, AlertNews
+from tune_mcp.supervise.watch.slow_start import Launch
+from tune_mcp.supervise.watch.watchdog import Senses, Watchdog
 
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
 SEGFAULT = "Fatal Python error: Segmentation fault"

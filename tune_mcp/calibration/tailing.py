@@ -14,7 +14,7 @@ from tune_mcp.errors import Code, Refusal
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import state
 from tune_mcp.session.plan import Plan
-from tune_mcp.supervise.log_lines import redacted
+from tune_mcp.supervise.watch.log_lines import redacted
 
 MAX_LINES = 500
 _PAGE_BYTES = 256 * 1024

@@ -20,10 +20,9 @@ from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import Current, Halt, Owner, RunState, SupervisorRecord
-from tune_mcp.supervise.alerts import WATCH_FILE, AlertNews
 from tune_mcp.supervise.due import next_job
 from tune_mcp.supervise.executor import Executor
-from tune_mcp.supervise.gpu_use import read_after
+from tune_mcp.supervise.gpu.use import read_after
 from tune_mcp.supervise.job import PHASE_FILE, AttemptResult, Job, cancel, cancel_earlier
 from tune_mcp.supervise.purge import purge
 from tune_mcp.supervise.recording import attempt_made, record
@@ -31,6 +30,7 @@ from tune_mcp.supervise.reserve import room_kept
 from tune_mcp.supervise.retry import MAX_PASSES, MAX_TRIES, Again, Keep, Stop, Verdict
 from tune_mcp.supervise.retry import judge as judge_attempt
 from tune_mcp.supervise.unwatched import LIMIT_S, Watchers
+from tune_mcp.supervise.watch.alerts import WATCH_FILE, AlertNews
 
 HEARTBEAT_S = 2.0
 _LOOK_EVERY_S = 0.25

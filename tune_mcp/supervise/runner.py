@@ -33,9 +33,8 @@ from tune_mcp.gpus import read_gpus
 from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.run_dir import iso
 from tune_mcp.session import drift, gpus_seen, provenance
-from tune_mcp.supervise import caches, comparing, environment, guard_record, signatures
-from tune_mcp.supervise.alerts import WATCH_FILE, AlertBook
-from tune_mcp.supervise.gpu_use import GpuUse
+from tune_mcp.supervise import caches, comparing, environment, guard_record
+from tune_mcp.supervise.gpu.use import GpuUse
 from tune_mcp.supervise.invocation import pytest_argv
 from tune_mcp.supervise.job import (
     ENDED,
@@ -52,10 +51,12 @@ from tune_mcp.supervise.job import (
     seal,
 )
 from tune_mcp.supervise.processes import StopLadder, become_subreaper, default_signals
-from tune_mcp.supervise.slow_start import Launch
 from tune_mcp.supervise.tree_record import TreeRecorder
 from tune_mcp.supervise.waiting import Orders
-from tune_mcp.supervise.watchdog import Watchdog
+from tune_mcp.supervise.watch import signatures
+from tune_mcp.supervise.watch.alerts import WATCH_FILE, AlertBook
+from tune_mcp.supervise.watch.slow_start import Launch
+from tune_mcp.supervise.watch.watchdog import Watchdog
 
 _LOOK_EVERY_S = 0.25
 _LOOK_CLOSELY_S = 0.1

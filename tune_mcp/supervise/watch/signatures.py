@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tune_mcp.config.signatures import WatchRules
-from tune_mcp.supervise.log_lines import last_line, redacted
+from tune_mcp.supervise.watch.log_lines import last_line, redacted
 
 
 def failure_in(log: Path, rules: WatchRules) -> str:

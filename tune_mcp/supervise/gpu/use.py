@@ -18,9 +18,9 @@ from tune_mcp.errors import Code
 from tune_mcp.files import dump_json, write_atomic
 from tune_mcp.gpus import Gpu, GpuReader
 from tune_mcp.gpus.holders import describe
-from tune_mcp.supervise import gpu_lock
-from tune_mcp.supervise.cleanup import Cleanup
-from tune_mcp.supervise.gpu_gate import LOOK_EVERY_S, Gate, Grant
+from tune_mcp.supervise.gpu import lock as gpu_lock
+from tune_mcp.supervise.gpu.cleanup import Cleanup
+from tune_mcp.supervise.gpu.gate import LOOK_EVERY_S, Gate, Grant
 from tune_mcp.supervise.job import Blocked, Job
 
 SAMPLE_EVERY_S = 60.0
