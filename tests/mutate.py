@@ -11,6 +11,7 @@ import argparse
 import ast
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -148,7 +149,7 @@ def noticed(mutant: Mutant, seconds: float, marked: bool) -> bool | None:
                 return None
             finally:
                 if ran.poll() is None:
-                    os.killpg(ran.pid, 15)
+                    os.killpg(ran.pid, signal.SIGTERM)
                     ran.wait()
         return False
     finally:
@@ -165,6 +166,7 @@ def main() -> int:
     arguments.add_argument("--seconds", type=float, default=60, help="of one call of pytest")
     arguments.add_argument("--nearest", action="store_true", help="leave out the tests that are only marked")
     given = arguments.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the module is put back
     modules = [name.removeprefix("tune_mcp/") for name in given.modules] or list(NEAREST)
     draw = random.Random(given.seed)
     drawn = []
