@@ -45,7 +45,7 @@ def saw(run: RunDir, *gpus: Gpu) -> None:
     gpus_seen.Recording(run, lambda: GpuReading(Presence.PRESENT, gpus), utc_now)()
 
 
-@pytest.mark.rule("POL-03", "POL-04", "STR-15")
+@pytest.mark.rule("POL-03", "POL-04", "STR-15", "STR-28")
 def test_one_poll_holds_status_audit_gpus_and_the_end_of_the_active_log(project: Project, run: RunDir) -> None:
     run.log("test_toy_ci", 2).write_text("".join(f"line {number}\n" for number in range(100)))
     saw(run, Gpu(0, "GPU-0", "H20", 1024, 97871, 37, ()))

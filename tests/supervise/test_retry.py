@@ -150,7 +150,7 @@ def test_numbers_missing_after_a_whole_pytest_halt_and_are_named(rc: int) -> Non
     assert all(word in found.halt.message for word in ("r.json::x", "file missing", "near: toy0/results.json"))
 
 
-@pytest.mark.rule("XPY-01", "XPY-06")
+@pytest.mark.rule("XPY-01", "XPY-06", "RTY-05")
 @pytest.mark.parametrize(
     ("guard", "rc", "why"),
     [
