@@ -1,4 +1,4 @@
-"""Harm the policy modules one line at a time and see whether a test notices: ``python tests/mutate.py``.
+"""Harm modules that keep enforced rules one line at a time and see if a test notices: ``python tests/mutate.py``.
 
 Each mutant is one changed condition, number, call or statement. It is tried against the tests nearest to its module,
 then against those marked with a rule that the module keeps. What no test notices is printed with its line; the seed
@@ -22,30 +22,20 @@ from itertools import islice
 
 from register import ROOT, marks
 
-from tune_mcp.rules import register
+from tune_mcp.rules import How, register
 
 NEAREST = {
-    "observe/audit.py": ["observe"],
-    "observe/worst.py": ["observe"],
-    "observe/extract.py": ["observe"],
-    "observe/observation.py": ["observe"],
-    "apply/plan.py": ["calibration/test_applying.py"],
-    "apply/literals.py": ["apply/test_literals.py"],
-    "calibration/evidence.py": ["calibration/test_gates.py"],
-    "calibration/applying.py": ["calibration/test_applying.py"],
-    "calibration/deciding.py": ["calibration/test_applying.py"],
-    "calibration/planning.py": ["calibration/test_preparing.py"],
-    "calibration/purging.py": ["calibration/test_running.py"],
-    "calibration/running.py": ["calibration/test_running.py"],
-    "session/plan.py": ["session"],
-    "session/state.py": ["session"],
-    "session/events.py": ["session"],
-    "supervise/retry.py": ["supervise/test_retry.py"],
-    "supervise/guard_record.py": ["supervise/test_guard.py"],
-    "supervise/gpu/gate.py": ["supervise/test_gpu_gate.py"],
-    "report/context.py": ["report/test_context.py"],
+    "apply/plan.py": "calibration/test_applying.py",
+    "calibration/deciding.py": "calibration/test_applying.py",
+    "calibration/evidence.py": "calibration/test_gates.py",
+    "calibration/planning.py": "calibration/test_preparing.py",
+    "calibration/purging.py": "calibration/test_running.py",
+    "calibration/watching.py": "calibration/test_polling.py",
+    "observe/observation.py": "observe/test_audit.py",
+    "session/state.py": "supervise/test_loop.py",
+    "supervise/guard_record.py": "supervise/test_guard.py",
 }
-"""Policy modules, and the tests that notice soonest."""
+"""Where the tests that notice soonest are not the mirror of the module."""
 FLIPPED = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,
@@ -122,9 +112,23 @@ def harms(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
             return
 
 
+def policy_modules() -> list[str]:
+    """The modules that keep an enforced rule, and those with a nearest test named here."""
+    places = {rule.where for rule in register().values() if rule.how is How.ENFORCED and rule.where.endswith(".py")}
+    return sorted({place.removeprefix("tune_mcp/") for place in places} | set(NEAREST))
+
+
+def nearest_to(module: str) -> str:
+    """The mirror of the module below tests/, else its room."""
+    room, _, name = module.rpartition("/")
+    mirror = "/".join(filter(None, ["tests", room, f"test_{name}"]))
+    named = f"tests/{NEAREST[module]}" if module in NEAREST else mirror
+    return named if (ROOT / named).is_file() else f"tests/{room}"
+
+
 def tests_of(module: str) -> Iterator[list[str]]:
     """The nearest tests of a module, then those marked with a rule that it keeps, one call of pytest each."""
-    nearest = [f"tests/{name}" for name in NEAREST[module]]
+    nearest = [nearest_to(module)]
     yield nearest
     kept = {rule for rule, found in register().items() if found.where == f"tune_mcp/{module}"}
     marked = {mark.test for mark in marks() if mark.rule in kept}
@@ -160,14 +164,14 @@ def main() -> int:
     """Draw, harm, test, tell. Exit code 1 when a mutant survived."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("modules", nargs="*", help="as tune_mcp/observe/audit.py, or with :LINE")
-    arguments.add_argument("--sample", type=int, default=12, help="mutants a module")
+    arguments.add_argument("--sample", type=int, default=4, help="mutants a module")
     arguments.add_argument("--seed", type=int, default=7)
     arguments.add_argument("--minutes", type=float, default=25, help="start no mutant after that")
     arguments.add_argument("--seconds", type=float, default=60, help="of one call of pytest")
     arguments.add_argument("--nearest", action="store_true", help="leave out the tests that are only marked")
     given = arguments.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the module is put back
-    modules = [name.removeprefix("tune_mcp/") for name in given.modules] or list(NEAREST)
+    modules = [name.removeprefix("tune_mcp/") for name in given.modules] or policy_modules()
     draw = random.Random(given.seed)
     drawn = []
     for place in modules:
@@ -188,7 +192,7 @@ def main() -> int:
         tally[verdict] += 1
         if verdict != "noticed":
             print(f"{verdict}: tune_mcp/{mutant.module}:{mutant.line}: {mutant.harm}", flush=True)
-    print(f"{dict(tally)}, {len(drawn) - tally.total()} not tried")
+    print(f"{dict(tally)}, {len(drawn) - tally.total()} not tried", flush=True)
     return 1 if tally["survived"] else 0
 
 
