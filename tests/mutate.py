@@ -135,7 +135,7 @@ def tests_of(module: str) -> Iterator[list[str]]:
     yield sorted(test for test in marked if not test.startswith((*nearest, *SLOW)))
 
 
-def noticed(mutant: Mutant, seconds: float, marked: bool) -> bool | None:
+def noticed(mutant: Mutant, seconds: float, *, marked: bool) -> bool | None:
     """Whether a call of pytest failed under the harm; None when one took too long to say."""
     path = ROOT / "tune_mcp" / mutant.module
     before = path.read_bytes()
@@ -181,13 +181,17 @@ def main() -> int:
         drawn += draw.sample(found, min(given.sample, len(found)))
     draw.shuffle(drawn)
     print(f"seed {given.seed}: {len(drawn)} mutants of {len(modules)} places", flush=True)
+    for module in sorted({mutant.module for mutant in drawn}):
+        unharmed = Mutant(module, 0, "nothing", (ROOT / "tune_mcp" / module).read_text())
+        if noticed(unharmed, 10 * given.seconds, marked=not given.nearest) is not False:
+            raise SystemExit(f"the tests of {module} fail, or never end, as it is")
     until = time.monotonic() + given.minutes * 60
     tally: Counter[str] = Counter()
     for mutant in drawn:
         if time.monotonic() > until:
             break
         verdict = {True: "noticed", False: "survived", None: "took too long"}[
-            noticed(mutant, given.seconds, not given.nearest)
+            noticed(mutant, given.seconds, marked=not given.nearest)
         ]
         tally[verdict] += 1
         if verdict != "noticed":
