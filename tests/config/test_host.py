@@ -68,7 +68,7 @@ def test_an_older_profile_loads_and_gives_its_environment(tmp_path: Path) -> Non
         (("name: lab\n", "name: lab\ndocker_run: docker run x\n"), "docker_run"),
         (("physical:\n", "physical:\n  volumes: [/a:/b]\n"), "physical.volumes"),
         (("hf_hub: /cache/hf", "hf_hub: cache/hf"), "physical.hf_hub"),
-        (("poll_interval_max_s: 120", "poll_interval_max_s: 600"), "agent_policy.poll_interval_max_s"),
+        (("poll_interval_max_s: 120", "poll_interval_max_s: 121"), "agent_policy.poll_interval_max_s"),
         (("name: lab\n", "name: lab\ncleanup_command: rm -rf x\n"), "cleanup_command"),
         (("name: lab\n", "name: lab\nallow_mig: perhaps\n"), "allow_mig"),
     ],
