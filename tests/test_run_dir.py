@@ -97,6 +97,8 @@ def test_runs_are_listed_newest_first_and_other_folders_are_not_runs(tmp_path: P
     run_dir.create(tmp_path, "no-plan", NOON)
     (tmp_path / ".tune-runs" / "notes").mkdir()
 
+    (new.path.parent / "a copy").mkdir()
+    (new.path.parent / "a copy" / "plan.json").write_text("{}")
     assert [run.run_id for run in run_dir.list_runs(tmp_path)] == [new.run_id, old.run_id]
 
 

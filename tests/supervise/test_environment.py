@@ -153,3 +153,12 @@ def test_the_command_line_runs_the_whole_file_once_and_never_stops_early(
 def test_the_cache_of_an_attempt_is_its_own() -> None:
     argv = pytest_argv(job(), BASE)
     assert any(word.startswith("cache_dir=") and "attempts/run2_a1" in word for word in argv)
+
+
+@pytest.mark.rule("GPU-17")
+def test_a_probe_that_hides_no_gpu_takes_no_ones_choice_of_them() -> None:
+    settings = {"CUDA_VISIBLE_DEVICES": "5"}
+
+    found = build(SHELL, settings, Path("/venv/bin/python"), (Path("/repo"),), None)
+
+    assert "CUDA_VISIBLE_DEVICES" not in found.variables
