@@ -119,11 +119,11 @@ def policy_modules() -> list[str]:
 
 
 def nearest_to(module: str) -> str:
-    """The mirror of the module below tests/, else its room."""
-    room, _, name = module.rpartition("/")
-    mirror = "/".join(filter(None, ["tests", room, f"test_{name}"]))
-    named = f"tests/{NEAREST[module]}" if module in NEAREST else mirror
-    return named if (ROOT / named).is_file() else f"tests/{room}"
+    """The mirror of the module below tests/ (a room within a room stands in the file's name), else its room."""
+    *rooms, name = module.split("/")
+    room, inner = "/".join(["tests", *rooms[:1]]), "_".join([*rooms[1:], name])
+    named = [f"tests/{NEAREST[module]}"] if module in NEAREST else [f"{room}/test_{inner}", f"{room}/test_{name}"]
+    return next((test for test in named if (ROOT / test).is_file()), room)
 
 
 def tests_of(module: str) -> Iterator[list[str]]:
