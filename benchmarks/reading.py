@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 from figure import Figure, best, show
 
 from tune_mcp import run_dir
-from tune_mcp.calibration import tailing, watching
+from tune_mcp.calibration import catalogue, tailing, watching
 from tune_mcp.calibration.project import Options, Project
 from tune_mcp.calibration.reply import TEXT_LIMIT
 from tune_mcp.config.metrics import GroupPolicy
@@ -37,6 +38,40 @@ def figures() -> Iterator[Figure]:
                 yield from polled(run)
     with tempfile.TemporaryDirectory() as folder:
         yield from huge_log(large_run(Path(folder), 1, 2))
+    with tempfile.TemporaryDirectory() as folder:
+        yield from discovered(Path(folder))
+
+
+def discovered(repo: Path) -> Iterator[Figure]:
+    """discover over a repository of the size of sglang-omni's: 14 test files with 40 numbers each."""
+    files = [repo / "tests" / f"test_stage{number:02}_ci.py" for number in range(14)]
+    levels = ", ".join(
+        f'{level}: {{"throughput_qps": {level}.5, "latency_mean_s": 0.25}}' for level in (1, 2, 4, 8, 16)
+    )
+    filler = "\n".join(f"def helper_{number}(x):\n    return [x + {number}, {{'a': x}}]" for number in range(60))
+    (repo / "tests").mkdir()
+    for file in files:
+        file.write_text(f"CONCURRENCY = 2\nMMLU_ACC_MIN = 0.5\n_SPEED_P95 = {{{levels}}}\n{filler}\n")
+    paths = {"accuracy": "a", "throughput_qps": "b", "latency_mean_s": "c"}
+    source = {"json_file": "x.json", "sample_counts": {"total": "t", "ok": "o"}, "paths": paths}
+    config = {
+        "name": "many",
+        "test_globs": ["tests/test_*_ci.py"],
+        "stage_base_strip_prefix": "test_",
+        "stage_base_strip_suffix": "_ci",
+        "metric_sources": {file.name: source for file in files},
+    }
+    place = repo / ".tune" / "models" / "many"
+    place.mkdir(parents=True)
+    (place / "config.yaml").write_text(json.dumps(config))
+    subprocess.run(["git", "init", "-q", str(repo)], check=True)
+    project = Project.resolve(Options(repo=repo))
+    stages = catalogue.discover(project, "many", write=False).stages
+    if len(stages) != 28:
+        raise RuntimeError(f"discover found {len(stages)} stages instead of 28")
+    ours = best(lambda: catalogue.discover(project, "many", write=False))
+    parsed = best(lambda: [ast.parse(file.read_bytes()) for file in files])
+    yield Figure("discover of 14 test files, 28 stages, CPU", ours, parsed, "s", "ast.parse of each", 12.0, 3)
 
 
 def large(run: RunDir, size: str) -> Iterator[Figure]:
@@ -52,8 +87,14 @@ def large(run: RunDir, size: str) -> Iterator[Figure]:
 def polled(run: RunDir) -> Iterator[Figure]:
     """What an hour of polling puts into an agent's context, beside the most that the same answers may be."""
     reply = watching.status(Project.resolve(Options(repo=run.repo_root)), run.run_id)
+    unchanged = reply.model_copy(update={"timed_out": True})
     room, whole = TEXT_LIMIT * POLLS_AN_HOUR / 1000, succeeded(reply).model_dump_json(by_alias=True)
-    for name, size, ceiling in (("text", len(reply.text()), 1.0), ("with structured content", len(whole), 2.0)):
+    sizes = (
+        ("text, a change each time", len(reply.text()), 1.0),
+        ("text, no change", len(unchanged.text()), 0.1),
+        ("with structured content", len(whole), 2.0),
+    )
+    for name, size, ceiling in sizes:
         name = f"an hour of status(wait_s=45), 70 × 15 cells, {name}"
         yield Figure(name, size * POLLS_AN_HOUR / 1000, room, "kB", f"{TEXT_LIMIT} characters each", ceiling, 0)
 

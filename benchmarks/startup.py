@@ -27,6 +27,9 @@ INITIALIZE = {
     "params": {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "bench", "version": "0"}},
 }
 
+READING_VERB_S = 0.2
+"""A person at a terminal should not wait for an interpreter that imports a protocol."""
+
 
 def figures(rounds: int = 5) -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as folder:
@@ -43,6 +46,10 @@ def figures(rounds: int = 5) -> Iterator[Figure]:
     pairs = [(child_cpu(verb), child_cpu(bare)) for _ in range(rounds)]
     cpu, least = min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)
     yield Figure("tune-mcp --version, CPU", cpu, least, "s", "import argparse", 3.0, digits=3)
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["git", "init", "-q", folder], check=True)
+        listed = min(child_cpu([sys.executable, "-m", "tune_mcp", "status", "--repo", folder]) for _ in range(rounds))
+    yield Figure("a verb that only reads files, CPU", listed, READING_VERB_S, "s", "the floor", 1.0)
 
 
 def served(argv: list[str], cwd: Path) -> float:

@@ -26,15 +26,17 @@ from tune_mcp.calibration.project import Options, Project
 from tune_mcp.files import FileLock, sha256_file
 from tune_mcp.gpus import GpuReading, Presence
 from tune_mcp.observe.extract import ResultFiles, extract
-from tune_mcp.precheck import Check, Precheck, fingerprint
+from tune_mcp.precheck import fingerprint
+from tune_mcp.precheck.gates import Precheck
+from tune_mcp.precheck.subject import Check
 from tune_mcp.precheck.venv import VenvFacts
-from tune_mcp.run_dir import RunDir
+from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import plan as plans
 from tune_mcp.session.state import owner
 from tune_mcp.supervise import comparing, guard_record
 from tune_mcp.supervise.executor import Executor, JobState
 from tune_mcp.supervise.job import JOB_FILE, AttemptResult, Job, StageResult, read_result, seal, write_job
-from tune_mcp.supervise.loop import Clock, Supervisor, stop_request, utc_now
+from tune_mcp.supervise.loop import Clock, Supervisor, stop_request
 
 MODEL = "toy"
 TEST_FILE = "tests/test_toy_ci.py"

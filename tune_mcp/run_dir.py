@@ -146,6 +146,11 @@ class RunDir:
         yield from self.path.glob("purged/*/*/tree.json")
 
 
+def utc_now() -> datetime:
+    """The wall clock."""
+    return datetime.now(UTC)
+
+
 def utc_stamp(moment: datetime) -> str:
     """``20260423T050000Z`` (rule SES-14)."""
     return moment.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")

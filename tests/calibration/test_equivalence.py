@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from tune_mcp.calibration import applying, catalogue, equivalence, reporting, running, watching
 from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Refusal
-from tune_mcp.run_dir import RunDir
+from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import events, provenance
-from tune_mcp.supervise.loop import utc_now
 
 LITERALS = {
     "bare": ("TOY_ACC_MIN = 0.5 ", "TOY_ACC_MIN = {} "),

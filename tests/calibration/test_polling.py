@@ -17,11 +17,10 @@ from tune_mcp.calibration.reply import TEXT_LIMIT
 from tune_mcp.errors import Refusal
 from tune_mcp.files import FileLock
 from tune_mcp.gpus import Gpu, GpuReading, Presence
-from tune_mcp.run_dir import RunDir
+from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import gpus_seen
 from tune_mcp.session.state import Alert
 from tune_mcp.supervise import loop
-from tune_mcp.supervise.loop import utc_now
 
 WORK = {"test": "test_toy_ci", "repeat": 2, "attempt": 1, "phase": "pytest", "since": "2026-04-23T05:00:00Z"}
 ALERT = Alert(name="disk full", cause="a file system is full", remedy="free space", since="2026-04-23T05:00:00Z")

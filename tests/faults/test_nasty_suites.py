@@ -13,7 +13,7 @@ import toy
 
 from tune_mcp.calibration import watching
 from tune_mcp.calibration.project import Project
-from tune_mcp.precheck import Precheck
+from tune_mcp.precheck.gates import Precheck
 from tune_mcp.precheck.venv import read_venv
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import plan as plans

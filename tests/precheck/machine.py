@@ -9,8 +9,10 @@ from pathlib import Path
 from tune_mcp.config.host import HostProfile
 from tune_mcp.config.stages import Stage
 from tune_mcp.gpus import GpuReading, Presence
-from tune_mcp.precheck import Check, Needs, Probes, Subject
+from tune_mcp.precheck.gates import Probes
 from tune_mcp.precheck.imports import Imports
+from tune_mcp.precheck.needs import Needs
+from tune_mcp.precheck.subject import Check, Subject
 from tune_mcp.precheck.venv import VenvFacts
 
 MIRROR = "https://hf-mirror.com"

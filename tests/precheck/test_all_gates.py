@@ -13,8 +13,10 @@ from precheck.machine import MIRROR, gaps, probes, stage, subject
 from tune_mcp.calibration import preparing
 from tune_mcp.config.model import ModelConfig
 from tune_mcp.gpus import GpuReading
-from tune_mcp.precheck import GATES, Check, Needs, Precheck, Probes, Subject, precheck
 from tune_mcp.precheck.bounded import Deadline
+from tune_mcp.precheck.gates import GATES, Precheck, Probes, precheck
+from tune_mcp.precheck.needs import Needs
+from tune_mcp.precheck.subject import Check, Subject
 from tune_mcp.precheck.venv import VenvFacts
 from tune_mcp.session import plan as plans
 from tune_mcp.session.plan import Plan
@@ -153,8 +155,11 @@ NEEDY = {
 
 
 def planned(root: Path, config: dict[str, object]) -> tuple[toy.Project, toy.RunDir, Plan]:
+    """A run before its first repeat: from the first strict one on, the machine must stay the same."""
     project = toy.make_toy(root, config=config)
     run = toy.finished_run(project)
+    for observation in run.path.glob("toy_*/run*.json"):
+        observation.unlink()
     return project, run, plans.load(run, supervisor._no_older_runs)
 
 

@@ -16,9 +16,11 @@ import pytest
 from precheck.machine import COMMIT, MIRROR, cached, gaps, index, profile, stage, subject
 
 from tune_mcp.config.model import ModelConfig
-from tune_mcp.precheck import Needs, Subject, assets
+from tune_mcp.precheck import assets
 from tune_mcp.precheck.hub_cache import RepoKind
 from tune_mcp.precheck.hub_cache import gaps as gaps_of
+from tune_mcp.precheck.needs import Needs
+from tune_mcp.precheck.subject import Subject
 from tune_mcp.session.plan import LaunchSettings
 
 MODEL = "org/voice"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from precheck.machine import gaps, profile, subject
 
-from tune_mcp.precheck import Needs
 from tune_mcp.precheck.ci_env import checks, read
+from tune_mcp.precheck.needs import Needs
 
 SCRIPT = """# Source me.
 set -a

@@ -10,9 +10,10 @@ from precheck.machine import gaps, subject
 
 from tune_mcp.config.model import CiMachine
 from tune_mcp.gpus import Gpu, GpuReading, Presence
-from tune_mcp.precheck import Needs, Subject
 from tune_mcp.precheck.comparable import checks
 from tune_mcp.precheck.imports import Imports, ModuleFact
+from tune_mcp.precheck.needs import Needs
+from tune_mcp.precheck.subject import Subject
 
 H20 = CiMachine(gpu="NVIDIA H20", cuda="13")
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from precheck.machine import gaps, profile, subject
 
-from tune_mcp.precheck import Needs, Subject, host_paths, layout
+from tune_mcp.precheck import host_paths, layout
+from tune_mcp.precheck.needs import Needs
+from tune_mcp.precheck.subject import Subject
 
 
 def asking(root: Path, **env: str) -> Subject:

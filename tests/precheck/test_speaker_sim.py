@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from precheck.machine import MIRROR, gaps, profile, stage, subject
 
-from tune_mcp.precheck import Needs, Subject, ptrace, speaker_sim
+from tune_mcp.precheck import ptrace, speaker_sim
+from tune_mcp.precheck.needs import Needs
+from tune_mcp.precheck.subject import Subject
 
 FLOOR = speaker_sim.MINIMUM_BYTES
 

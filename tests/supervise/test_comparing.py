@@ -27,7 +27,7 @@ def project(tmp_path: Path) -> Project:
 def rewrite(run: RunDir, **facts: object) -> None:
     """environment.json as another machine would have written it, with its digest in the ledger."""
     from tune_mcp.files import dump_json, sha256_bytes
-    from tune_mcp.supervise.loop import utc_now
+    from tune_mcp.run_dir import utc_now
 
     data = dump_json({**json.loads(run.environment.read_text()), **facts})
     events.append(run, "environment", utc_now(), "rewritten", sha256=sha256_bytes(data))
@@ -104,7 +104,7 @@ def test_a_resume_on_another_machine_halts_before_anything_is_launched(project: 
 def _own_again(run: RunDir) -> None:
     """Make every artifact look as if it had been measured on the machine that environment.json names."""
     from tune_mcp.files import dump_json, sha256_bytes, sha256_file
-    from tune_mcp.supervise.loop import utc_now
+    from tune_mcp.run_dir import utc_now
 
     for path in run.path.glob("toy_*/run*.json"):
         value = {**json.loads(path.read_text()), "environment_sha256": sha256_file(run.environment)}

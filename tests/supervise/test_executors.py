@@ -18,12 +18,12 @@ import toy
 from tune_mcp.calibration import running, watching
 from tune_mcp.calibration.project import Project
 from tune_mcp.files import dump_json, write_atomic
+from tune_mcp.run_dir import utc_now
 from tune_mcp.session import events
 from tune_mcp.supervise import loop
 from tune_mcp.supervise.executor import JobState
 from tune_mcp.supervise.executor.local import LocalExecutor
 from tune_mcp.supervise.job import JOB_FILE, AttemptResult, Job, cancel, read_result, write_job
-from tune_mcp.supervise.loop import utc_now
 from tune_mcp.supervise.waiting import Wakeup
 
 ENGINE = """

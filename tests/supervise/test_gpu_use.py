@@ -24,13 +24,13 @@ from tune_mcp.calibration import catalogue, preparing, running, watching
 from tune_mcp.calibration.project import Project
 from tune_mcp.files import is_locked
 from tune_mcp.gpus import Condition, Gpu, GpuReading, Presence
+from tune_mcp.run_dir import utc_now
 from tune_mcp.session import events, gpus_seen
 from tune_mcp.session.drift import Baseline
 from tune_mcp.supervise import host_lock
 from tune_mcp.supervise.gpu import use as gpu_use
 from tune_mcp.supervise.gpu.use import GpuUse
 from tune_mcp.supervise.job import JOB_FILE, PHASE_FILE, RESULT_FILE, AttemptResult, Job, read_result
-from tune_mcp.supervise.loop import utc_now
 
 SCRIPT = ".github/scripts/free_gpus.sh"
 SEES = "    print('sees', os.environ['CUDA_VISIBLE_DEVICES'], os.environ['CUDA_DEVICE_ORDER'])\n"

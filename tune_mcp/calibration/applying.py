@@ -21,9 +21,8 @@ from tune_mcp.observe.worst import Direction, Number
 from tune_mcp.report.collect import report_digest
 from tune_mcp.report.figures import direction_text
 from tune_mcp.report.write import read_report_digest, untouched
-from tune_mcp.run_dir import RunDir, iso
+from tune_mcp.run_dir import RunDir, iso, utc_now
 from tune_mcp.session import events
-from tune_mcp.supervise.loop import utc_now
 
 
 class ApplyReply(Reply):

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tune_mcp.apply import transaction
-from tune_mcp.calibration import equivalence
 from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Code, Json, Refusal
 from tune_mcp.files import sha256_file
@@ -63,6 +62,8 @@ def gated(project: Project, run_id: str) -> Evidence:
         )
     if not audited.git.ok:
         raise _no_provenance(plan, audited.git.reason)
+    from tune_mcp.calibration import equivalence  # reads syntax trees: nothing that a mere reader needs
+
     try:
         equivalence.still_holds(project.repo_root, plan)
     except equivalence.NotEquivalent as why:

@@ -14,14 +14,15 @@ from tune_mcp.discover.aliases import expand
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import FileLock
 from tune_mcp.gpus import GpuReader, read_gpus
-from tune_mcp.precheck import Check, Precheck, Probes, Subject, comparable
-from tune_mcp.precheck import precheck as look
+from tune_mcp.precheck import comparable
+from tune_mcp.precheck.gates import Precheck, Probes
+from tune_mcp.precheck.gates import precheck as look
 from tune_mcp.precheck.imports import Imports
+from tune_mcp.precheck.subject import Check, Subject
 from tune_mcp.precheck.venv import read_venv
-from tune_mcp.run_dir import RunDir, iso
+from tune_mcp.run_dir import RunDir, iso, utc_now
 from tune_mcp.session import state
 from tune_mcp.supervise import environment, host_lock
-from tune_mcp.supervise.loop import utc_now
 
 _LEAVING_S = 5.0
 _LOOK_EVERY_S = 0.02

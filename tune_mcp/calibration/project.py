@@ -14,7 +14,8 @@ from tune_mcp.config.loader import ConfigPlaces
 from tune_mcp.config.model import ModelConfig
 from tune_mcp.config.stages import Stage, StageTable
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.precheck import Needs, Subject
+from tune_mcp.precheck.needs import Needs
+from tune_mcp.precheck.subject import Subject
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import plan as plans
 from tune_mcp.session import provenance

@@ -8,10 +8,9 @@ from collections.abc import Iterable
 from tune_mcp import run_dir
 from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.run_dir import RunDir
+from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import events
 from tune_mcp.supervise import host_lock, leftovers
-from tune_mcp.supervise.loop import utc_now
 from tune_mcp.supervise.processes import describe
 
 _log = logging.getLogger(__name__)

@@ -21,9 +21,9 @@ from tune_mcp.observe.worst import Direction, Number
 from tune_mcp.report import since, wording
 from tune_mcp.report.figures import change_percent, direction_text
 from tune_mcp.report.write import write_report
+from tune_mcp.run_dir import utc_now
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
-from tune_mcp.supervise.loop import utc_now
 
 _ROWS_SHOWN = 60
 _NOTES_SHOWN = 5

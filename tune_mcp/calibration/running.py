@@ -19,14 +19,13 @@ from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import FileLock, sha256_bytes, write_atomic, write_json
 from tune_mcp.gpus import read_gpus
 from tune_mcp.observe.audit import Cell, audit
-from tune_mcp.precheck import BLOCKING
-from tune_mcp.run_dir import RunDir
+from tune_mcp.precheck.gates import BLOCKING
+from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import drift, events, provenance, state
 from tune_mcp.session import plan as plans
 from tune_mcp.session.plan import Equivalence, Plan
 from tune_mcp.session.state import RunState, SupervisorRecord
 from tune_mcp.supervise import host_lock, launch
-from tune_mcp.supervise.loop import utc_now
 from tune_mcp.supervise.purge import purge as take_out
 
 DEFAULT_REPEATS = 5

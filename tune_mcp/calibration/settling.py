@@ -27,9 +27,8 @@ from tune_mcp.config.stages_yaml import dump_stages
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import FileLock, inside, parse_json, sha256_file, write_atomic, write_json
 from tune_mcp.observe.worst import Number
-from tune_mcp.run_dir import RunDir
+from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import events, state
-from tune_mcp.supervise.loop import utc_now
 
 if TYPE_CHECKING:
     from tune_mcp.report.facts import ReportFacts

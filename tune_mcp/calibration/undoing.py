@@ -10,8 +10,8 @@ from tune_mcp.calibration import answered, settling
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.reply import Reply
 from tune_mcp.errors import Code, Refusal
+from tune_mcp.run_dir import utc_now
 from tune_mcp.session import events
-from tune_mcp.supervise.loop import utc_now
 
 
 class UndoReply(Reply):

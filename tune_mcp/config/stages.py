@@ -17,7 +17,8 @@ StageKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]
 class Frozen(BaseModel):
     """Data parsed at the edge: closed, immutable, and without a NaN or infinity in any number."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # Built at first use: a verb at a terminal uses a few of these, and should not wait for all.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class Location(Frozen):

@@ -17,10 +17,13 @@ from tune_mcp.config.stages import Stage
 from tune_mcp.errors import Refusal
 from tune_mcp.files import FileLock
 from tune_mcp.gpus import GpuReading, Presence, read_gpus
-from tune_mcp.precheck import PATIENT_DEADLINE_S, Needs, Precheck, Probes, Subject, fingerprint, precheck
+from tune_mcp.precheck import fingerprint
 from tune_mcp.precheck.bounded import Deadline
+from tune_mcp.precheck.gates import PATIENT_DEADLINE_S, Precheck, Probes, precheck
+from tune_mcp.precheck.needs import Needs
+from tune_mcp.precheck.subject import Subject
 from tune_mcp.precheck.venv import VenvFacts, read_venv
-from tune_mcp.run_dir import RunDir, iso
+from tune_mcp.run_dir import RunDir, iso, utc_now
 from tune_mcp.session import gpus_seen
 from tune_mcp.session import plan as plans
 from tune_mcp.session.plan import Plan
@@ -28,7 +31,7 @@ from tune_mcp.session.state import owner
 from tune_mcp.supervise import comparing, environment
 from tune_mcp.supervise.executor.local import LocalExecutor
 from tune_mcp.supervise.host_lock import lock_path
-from tune_mcp.supervise.loop import Supervisor, stop_request, utc_now
+from tune_mcp.supervise.loop import Supervisor, stop_request
 from tune_mcp.supervise.processes import StopLadder, become_subreaper, default_signals
 from tune_mcp.supervise.waiting import Wakeup
 

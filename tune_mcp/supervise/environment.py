@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tune_mcp.precheck import Subject
 from tune_mcp.precheck.imports import Imports, try_imports
+from tune_mcp.precheck.subject import Subject
 
 ALLOWED = frozenset(
     {

@@ -15,7 +15,7 @@ from tune_mcp.errors import Code, Refusal, not_writable
 from tune_mcp.files import dump_json, parse_json, write_atomic
 from tune_mcp.observe.audit import AuditedCell, Cell, judge
 from tune_mcp.observe.observation import Attempt, Missing, load
-from tune_mcp.precheck import Precheck
+from tune_mcp.precheck.gates import Precheck
 from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
@@ -358,8 +358,3 @@ def stop_request(run: RunDir) -> str | None:
         return "stop.json is there but cannot be read"
     reason = value.get("reason") if isinstance(value, Mapping) else None
     return reason if isinstance(reason, str) else "no reason given"
-
-
-def utc_now() -> datetime:
-    """The wall clock."""
-    return datetime.now(UTC)

@@ -1,0 +1,224 @@
+"""Is this machine ready to measure? One gate a file, all gaps at once, nothing changed and nothing killed (GPU-12)."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from tune_mcp.config.stages import Frozen
+from tune_mcp.errors import Refusal
+from tune_mcp.gpus import GpuReading, Presence
+from tune_mcp.precheck import (
+    assets,
+    catalogue,
+    ci_env,
+    comparable,
+    disk,
+    gpu,
+    host_paths,
+    imports,
+    layout,
+    pins,
+    ptrace,
+    repository,
+    speaker_sim,
+    venv,
+)
+from tune_mcp.precheck.bounded import Asked, Deadline
+from tune_mcp.precheck.imports import Imports, ModuleFact
+from tune_mcp.precheck.pins import Pins, read_pins
+from tune_mcp.precheck.subject import Check, Subject
+from tune_mcp.precheck.venv import VenvFacts
+from tune_mcp.session import provenance
+
+BLOCKING: frozenset[Literal["ok", "missing", "mismatch", "busy", "warn", "unknown"]] = frozenset(
+    {"missing", "mismatch", "busy", "unknown"}
+)
+DEADLINE_S = 40.0
+"""For all gates together, so that a tool's answer stays within its 50 s."""
+PATIENT_DEADLINE_S = 300.0
+"""The same for a run's first phase, which nobody waits for: a first load of torch from a cold disk takes minutes."""
+
+Gate = Callable[[Subject], Iterable[Check]]
+GATES: tuple[tuple[str, Gate], ...] = (
+    ("host.paths", host_paths.checks),
+    ("repo.head", repository.checks),
+    ("stages.fresh", catalogue.checks),
+    ("disk.space", disk.checks),
+    ("env.layout", layout.checks),
+    ("env.ci", ci_env.checks),
+    ("hf.assets", assets.checks),
+    ("speaker_sim.assets", speaker_sim.checks),
+    ("host.ptrace", ptrace.checks),
+)
+"""Gates that only read files, with the id under which one that gives no answer is told."""
+
+
+class GpuFact(Frozen):
+    """A GPU as the report names it."""
+
+    index: int
+    uuid: str
+    name: str
+    memory_total_mib: int | None
+
+
+class Precheck(Frozen):
+    """``precheck.json``: every check, the versions that were found, the GPUs, and where that was (GPU-21, ENV-20).
+
+    ``modules`` are those that were really loaded; ``env`` is what a launch sets. ``gpu_count`` is None when nobody
+    knows.
+    """
+
+    schema_version: int = 1
+    checked_at: str
+    hostname: str = ""
+    commit: str | None = None
+    env: dict[str, str] = Field(default_factory=dict)
+    modules: dict[str, ModuleFact] = Field(default_factory=dict)
+    checks: tuple[Check, ...]
+    versions: dict[str, str]
+    pins: dict[str, str] = Field(default_factory=dict)
+    pytest_plugins: tuple[str, ...]
+    gpus: tuple[GpuFact, ...]
+    gpu_count: int | None
+    gpu_driver: str | None
+    gpu_summary: str
+
+    @property
+    def ok(self) -> bool:
+        """Nothing blocks: every check is ok or a warning. What could not be known blocks."""
+        return not self.blocking()
+
+    def blocking(self) -> list[Check]:
+        """The checks that stand in the way."""
+        return [check for check in self.checks if check.status in BLOCKING]
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The slow looks at the machine, handed in so that a test can answer for it."""
+
+    read_gpus: Callable[[], GpuReading]
+    read_venv: Callable[[Subject], VenvFacts]
+    try_imports: Callable[[Subject, float], Imports]
+    """Given the seconds that it may take."""
+
+
+def precheck(
+    subject: Subject,
+    probes: Probes,
+    checked_at: str,
+    *,
+    deadline: Deadline | None = None,
+    gates: Sequence[tuple[str, Gate]] = GATES,
+) -> Precheck:
+    """Run every gate at once, the slow probes among them; what gives no answer in time is unknown, never ok."""
+    deadline = deadline or Deadline(DEADLINE_S)
+    gpu_probe = Asked(probes.read_gpus)
+    venv_probe = Asked(lambda: probes.read_venv(subject))
+    import_probe = Asked(lambda: probes.try_imports(subject, 0.9 * deadline.seconds))
+    commit = Asked(lambda: _commit(subject))
+    pinned = Asked(lambda: read_pins(subject))
+    asked = [(name, _asked(gate, subject)) for name, gate in gates]
+    checks = [check for name, answer in asked for check in _checks(name, answer, deadline)]
+    facts = _facts(venv_probe, deadline)
+    wanted = _pins(pinned, deadline)
+    checks += [*venv.checks(subject, facts), *pins.checks(subject, wanted, facts)]
+    reading = _reading(gpu_probe, deadline)
+    checks += gpu.checks(subject, reading)
+    loaded, late = _imports(import_probe, deadline)
+    checks += imports.checks(subject, loaded, late)
+    checks += comparable.checks(subject, reading, loaded)
+    return Precheck(
+        checked_at=checked_at,
+        hostname=platform.node(),
+        commit=_said(commit, deadline),
+        env=dict(subject.needs.env),
+        modules=dict(loaded.loaded),
+        checks=_ordered(checks),
+        versions={**facts.versions, **loaded.versions()},
+        pins=wanted.exact,
+        pytest_plugins=facts.pytest_plugins,
+        gpus=tuple(
+            GpuFact(index=one.index, uuid=one.uuid, name=one.name, memory_total_mib=one.memory_total_mib)
+            for one in reading.gpus
+        ),
+        gpu_count=None if reading.presence is Presence.UNKNOWN else len(reading.gpus),
+        gpu_driver=reading.driver,
+        gpu_summary=reading.summary(),
+    )
+
+
+def _asked(gate: Gate, subject: Subject) -> Asked[list[Check]]:
+    return Asked(lambda: list(gate(subject)))
+
+
+def _checks(name: str, asked: Asked[list[Check]], deadline: Deadline) -> list[Check]:
+    """The gate's checks; one that says unknown when its files do not answer or cannot be reached."""
+    try:
+        return asked.answer(deadline.left())
+    except TimeoutError:
+        return [Check(id=name, status="unknown", detail=_late(deadline), fix="timeout 10 df -h")]
+    except OSError as error:
+        return [Check(id=name, status="unknown", detail=f"cannot be read: {error}", fix="timeout 10 df -h")]
+
+
+def _facts(asked: Asked[VenvFacts], deadline: Deadline) -> VenvFacts:
+    try:
+        return asked.answer(deadline.left())
+    except TimeoutError:
+        return VenvFacts(problem=_late(deadline))
+
+
+def _imports(asked: Asked[Imports], deadline: Deadline) -> tuple[Imports, str]:
+    try:
+        return asked.answer(deadline.left()), ""
+    except TimeoutError:
+        return Imports(), _late(deadline)
+    except OSError as error:
+        return Imports(), f"pyproject.toml cannot be read: {error}"
+
+
+def _commit(subject: Subject) -> str | None:
+    try:
+        return provenance.head(subject.repo_root)
+    except Refusal:
+        return None
+
+
+def _said(asked: Asked[str | None], deadline: Deadline) -> str | None:
+    try:
+        return asked.answer(deadline.left())
+    except TimeoutError:
+        return None  # repo.head has said so
+
+
+def _pins(asked: Asked[Pins], deadline: Deadline) -> Pins:
+    try:
+        return asked.answer(deadline.left())
+    except TimeoutError:
+        return Pins(problem=f"pyproject.toml: {_late(deadline)}")
+    except OSError as error:
+        return Pins(problem=f"pyproject.toml cannot be read: {error}")
+
+
+def _reading(asked: Asked[GpuReading], deadline: Deadline) -> GpuReading:
+    try:
+        return asked.answer(deadline.left())
+    except TimeoutError:
+        return GpuReading(Presence.UNKNOWN, reason=_late(deadline))
+
+
+def _late(deadline: Deadline) -> str:
+    return f"did not answer within {deadline.seconds:g} s"
+
+
+def _ordered(checks: Sequence[Check]) -> tuple[Check, ...]:
+    """What blocks first, then warnings, then what is well; within each the order of the gates."""
+    rank = {"ok": 2, "warn": 1}
+    return tuple(sorted(checks, key=lambda check: rank.get(check.status, 0)))
