@@ -453,6 +453,14 @@ def supervised_by(
         yield
 
 
+def planned_run(project: Project) -> RunDir:
+    """A run before its first repeat: from the first strict one on, the machine must stay the same."""
+    run = finished_run(project)
+    for observation in run.path.glob(f"{MODEL}_*/run*.json"):
+        observation.unlink()
+    return run
+
+
 def finished_run(
     project: Project, repeats: int = 2, attempt: Callable[[Job], AttemptResult | None] = measured
 ) -> RunDir:

@@ -173,7 +173,7 @@ def test_a_preset_whose_thresholds_no_test_asserts_is_reported_and_never_written
 
 def test_a_mended_config_is_still_checked_as_the_plan_says(tmp_path: Path) -> None:
     project = toy.make_toy(tmp_path / "repo", config={**toy.CONFIG, "venv_imports": ["a_module_of_nobody"]})
-    run = toy.finished_run(project)
+    run = toy.planned_run(project)
     plan = project.plan(run)
     (project.repo_root / ".tune/models/toy/config.yaml").unlink()
 

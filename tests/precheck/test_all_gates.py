@@ -155,11 +155,8 @@ NEEDY = {
 
 
 def planned(root: Path, config: dict[str, object]) -> tuple[toy.Project, toy.RunDir, Plan]:
-    """A run before its first repeat: from the first strict one on, the machine must stay the same."""
     project = toy.make_toy(root, config=config)
-    run = toy.finished_run(project)
-    for observation in run.path.glob("toy_*/run*.json"):
-        observation.unlink()
+    run = toy.planned_run(project)
     return project, run, plans.load(run, supervisor._no_older_runs)
 
 
