@@ -31,8 +31,10 @@ HUGE = 2 * 2**30
 LIMIT_S = 30
 """Within this a hanging pytest is stopped by its own limit, should nobody see that it crashed."""
 LOUD = f"""end = time.monotonic() + {LOUD_S}
+    line = 'INFO:     127.0.0.1:%d - "POST /v1/audio/speech HTTP/1.1" 200 OK'
+    lines = "\\n".join(line % (40000 + n) for n in range(1540))
     while time.monotonic() < end:
-        print("x" * 99_999)
+        print(lines)
         time.sleep(0.1)"""
 SERVER = """
 import sys, time

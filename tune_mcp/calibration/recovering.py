@@ -10,8 +10,7 @@ from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import events
-from tune_mcp.supervise import host_lock, leftovers
-from tune_mcp.supervise.processes import describe
+from tune_mcp.supervise import host_lock
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +27,8 @@ def recover(runs: Iterable[RunDir]) -> None:
 
     Raises HOST_BUSY when a process outlives even SIGKILL: nothing is measured beside it.
     """
+    from tune_mcp.supervise import leftovers  # the process table: nothing that a mere reader waits for
+
     runs = list(runs)
     if not leftovers.living(runs):
         return
@@ -49,6 +50,9 @@ def recover(runs: Iterable[RunDir]) -> None:
 
 def told(runs: Iterable[RunDir]) -> str:
     """One sentence about what dead runs left alive, empty when there is nothing."""
+    from tune_mcp.supervise import leftovers
+    from tune_mcp.supervise.processes import describe
+
     living = leftovers.living(runs)
     if not living:
         return ""

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report import since, wording
 from tune_mcp.report.facts import ReportFacts
@@ -22,6 +20,8 @@ _SYMBOL = {Direction.LOOSENS: "▲", Direction.TIGHTENS: "▼", Direction.EQUAL:
 
 def render(facts: ReportFacts) -> str:
     """The page."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # a server starts without the templates
+
     environment = Environment(
         loader=PackageLoader("tune_mcp.report"),
         autoescape=True,

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from tune_mcp.files import FileLock
 from tune_mcp.run_dir import RunDir
-from tune_mcp.supervise import leftovers
 
 _LAUNCHER_DEADLINE_S = 20
 
@@ -26,6 +25,8 @@ def start(run_dir: Path, run_lock: FileLock, host_lock: FileLock) -> int:
     carries a new secret, by which it is known for ours should all that watches over it be killed.
     """
     handles = (run_lock.handle, host_lock.handle)
+    from tune_mcp.supervise import leftovers  # the process table: nothing that a mere reader waits for
+
     secret = leftovers.mark(RunDir(run_dir))
     done = subprocess.run(
         [sys.executable, "-P", "-m", "tune_mcp.supervise.launch", str(run_dir), *map(str, handles)],
