@@ -33,7 +33,7 @@ from tune_mcp.supervise.unwatched import LIMIT_S, Watchers
 from tune_mcp.supervise.watch.alerts import WATCH_FILE, AlertNews
 
 HEARTBEAT_S = 2.0
-_LOOK_EVERY_S = 0.25
+_LOOK_EVERY_S = 0.5
 
 
 class Clock(Protocol):
