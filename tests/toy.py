@@ -48,6 +48,9 @@ VALUES = ((0.75, 12.5, 0.125), (0.625, 10.25, 0.25), (0.875, 11.125, 0.1875))
 WORST = {"accuracy": 0.625, "throughput_qps": 10.25, "latency_mean_s": 0.25}
 """Worst of N for every N of two and more."""
 
+TIGHT = '"throughput_qps": 99.0, "latency_mean_s": 9.0'
+"""Speed thresholds of which one is too tight for every repeat."""
+
 SOURCE = '''"""A CI test in the shape of the real ones: results first, assertions after."""
 
 import json

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import toy
 
+from tune_mcp.calibration import reporting
 from tune_mcp.calibration.project import Project
 from tune_mcp.run_dir import RunDir
 
@@ -19,3 +20,13 @@ def project(tmp_path: Path) -> Project:
 @pytest.fixture
 def run(project: Project) -> RunDir:
     return toy.finished_run(project)
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> tuple[Project, RunDir, str]:
+    """Accuracy and latency tighten, throughput loosens (99.0 -> 10.25)."""
+    source = toy.toy_source().replace('"throughput_qps": 1.0, "latency_mean_s": 9.0', toy.TIGHT)
+    project = toy.make_toy(tmp_path / "repo", test_source=source)
+    run = toy.finished_run(project)
+    reporting.report(project, run.run_id)
+    return project, run, reporting.apply_plan(project, run.run_id).plan_id

@@ -15,18 +15,6 @@ from tune_mcp.config.stages_yaml import dump_stages
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir
 
-TIGHT = '"throughput_qps": 99.0, "latency_mean_s": 9.0'
-
-
-@pytest.fixture
-def mixed(tmp_path: Path) -> tuple[Project, RunDir, str]:
-    """Accuracy and latency tighten, throughput loosens (99.0 -> 10.25)."""
-    source = toy.toy_source().replace('"throughput_qps": 1.0, "latency_mean_s": 9.0', TIGHT)
-    project = toy.make_toy(tmp_path / "repo", test_source=source)
-    run = toy.finished_run(project)
-    reporting.report(project, run.run_id)
-    return project, run, reporting.apply_plan(project, run.run_id).plan_id
-
 
 def source(project: Project) -> str:
     return (project.repo_root / toy.TEST_FILE).read_text()
@@ -91,7 +79,7 @@ def test_a_decision_is_written_as_the_person_gave_it(
     applying.apply(project, run.run_id, plan_id, "smart", [decision])
 
     assert source(project) == before.replace("MIN = 0.5 ", "MIN = 0.625 ").replace(
-        TIGHT, f'"throughput_qps": {written}, "latency_mean_s": 0.25'
+        toy.TIGHT, f'"throughput_qps": {written}, "latency_mean_s": 0.25'
     )
 
 

@@ -19,18 +19,7 @@ from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 
 ROOT = Path(__file__).parents[2]
-TIGHT = '"throughput_qps": 99.0, "latency_mean_s": 9.0'
 KEEP = Decision(stage_key="toy_speed", metric_key="throughput_qps", choice="keep")
-
-
-@pytest.fixture
-def mixed(tmp_path: Path) -> tuple[Project, RunDir, str]:
-    """Accuracy and latency tighten, throughput loosens (99.0 -> 10.25)."""
-    source = toy.toy_source().replace('"throughput_qps": 1.0, "latency_mean_s": 9.0', TIGHT)
-    project = toy.make_toy(tmp_path / "repo", test_source=source)
-    run = toy.finished_run(project)
-    reporting.report(project, run.run_id)
-    return project, run, reporting.apply_plan(project, run.run_id).plan_id
 
 
 @pytest.fixture
@@ -145,7 +134,7 @@ def test_only_the_worst_values_are_written_and_no_patch_is_left(mixed: tuple[Pro
     assert (project.repo_root / toy.TEST_FILE).read_text() == before.replace(
         "TOY_ACC_MIN = 0.5 ", f"TOY_ACC_MIN = {toy.WORST['accuracy']} "
     ).replace(
-        TIGHT, f'"throughput_qps": {toy.WORST["throughput_qps"]}, "latency_mean_s": {toy.WORST["latency_mean_s"]}'
+        toy.TIGHT, f'"throughput_qps": {toy.WORST["throughput_qps"]}, "latency_mean_s": {toy.WORST["latency_mean_s"]}'
     )
     assert [path for path in project.repo_root.rglob("*") if path.suffix in (".patch", ".diff", ".rej", ".orig")] == []
 
