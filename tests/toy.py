@@ -23,12 +23,12 @@ from unittest import mock
 
 from tune_mcp.calibration import catalogue, running, watching
 from tune_mcp.calibration.project import Options, Project
+from tune_mcp.contract.precheck import Check
 from tune_mcp.files import FileLock, sha256_file
 from tune_mcp.gpus import GpuReading, Presence
 from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.precheck import fingerprint
 from tune_mcp.precheck.gates import Precheck
-from tune_mcp.precheck.subject import Check
 from tune_mcp.precheck.venv import VenvFacts
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import plan as plans

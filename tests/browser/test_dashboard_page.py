@@ -9,8 +9,8 @@ import pytest
 import toy
 from browser.devtools import Page
 
-from tune_mcp.calibration.standing import CurrentWork, StatusReply
 from tune_mcp.calibration.watching import status
+from tune_mcp.contract.status import CurrentWork, StatusReply
 from tune_mcp.server import dashboard
 
 HOST = Path(__file__).with_name("app_host.html")

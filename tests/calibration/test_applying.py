@@ -9,9 +9,9 @@ import pytest
 import toy
 
 from tune_mcp.calibration import applying, reporting, undoing
-from tune_mcp.calibration.answered import Decision
 from tune_mcp.calibration.project import Project
 from tune_mcp.config.stages_yaml import dump_stages
+from tune_mcp.contract.applying import Decision
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir
 

@@ -18,8 +18,8 @@ from faulty_disk import DIED, DONE, REFUSED, Fault, calls_of, run
 from tune_mcp.apply import transaction
 from tune_mcp.apply.transaction import read_journal
 from tune_mcp.calibration import answered, applying, reporting, running, settling, undoing
-from tune_mcp.calibration.answered import Decision
 from tune_mcp.calibration.project import Options, Project
+from tune_mcp.contract.applying import Decision
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import FileLock, sha256_file
 from tune_mcp.report.write import read_report

@@ -13,7 +13,7 @@ import toy
 
 from tune_mcp.calibration import applying, reporting, watching
 from tune_mcp.calibration.project import Options, Project
-from tune_mcp.calibration.reply import TEXT_LIMIT
+from tune_mcp.contract.reply import TEXT_LIMIT
 from tune_mcp.errors import Refusal
 from tune_mcp.files import FileLock
 from tune_mcp.gpus import Gpu, GpuReading, Presence

@@ -11,9 +11,8 @@ import pytest
 import toy
 
 from tune_mcp.calibration import applying, publishing, reporting, settling, undoing
-from tune_mcp.calibration.answered import Decision
-from tune_mcp.calibration.applying import ApplyReply
 from tune_mcp.calibration.project import Project
+from tune_mcp.contract.applying import ApplyReply, Decision
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events

@@ -12,7 +12,7 @@ import toy
 
 from tune_mcp.calibration import catalogue, preparing, running, watching
 from tune_mcp.calibration.project import Options, Project
-from tune_mcp.calibration.running import PurgeItem
+from tune_mcp.contract.running import PurgeItem
 from tune_mcp.errors import Refusal
 from tune_mcp.files import FileLock
 from tune_mcp.run_dir import RunDir

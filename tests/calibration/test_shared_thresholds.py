@@ -10,9 +10,9 @@ import pytest
 import toy
 
 from tune_mcp.calibration import applying, catalogue, reporting
-from tune_mcp.calibration.answered import Decision
 from tune_mcp.calibration.project import Project
-from tune_mcp.calibration.reporting import ApplyPlanReply
+from tune_mcp.contract.applying import Decision
+from tune_mcp.contract.reporting import ApplyPlanReply
 from tune_mcp.errors import Refusal
 
 LIMITS = "tests/limits.py"

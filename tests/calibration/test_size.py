@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tune_mcp.calibration import applying, catalogue, preparing, reporting, running, tailing, watching
 from tune_mcp.calibration.project import Project
-from tune_mcp.calibration.reply import TEXT_LIMIT, bounded
+from tune_mcp.contract.reply import TEXT_LIMIT, bounded
 from tune_mcp.errors import Refusal
 
 FILES, REPEATS = 18, 15

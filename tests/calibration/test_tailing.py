@@ -7,7 +7,8 @@ import toy
 
 from tune_mcp.calibration import searching
 from tune_mcp.calibration.project import Project
-from tune_mcp.calibration.tailing import TailReply, tail_pytest
+from tune_mcp.calibration.tailing import tail_pytest
+from tune_mcp.contract.tailing import TailReply
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir
 

@@ -23,8 +23,9 @@ import toy
 
 from tune_mcp.calibration import reporting, running
 from tune_mcp.calibration.project import Project
+from tune_mcp.contract.audit import Cell
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.observe.audit import Cell, audit
+from tune_mcp.observe.audit import audit
 from tune_mcp.run_dir import RunDir, list_runs
 from tune_mcp.session import events, state
 from tune_mcp.supervise import leftovers

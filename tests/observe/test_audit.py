@@ -15,9 +15,10 @@ from tune_mcp.calibration import reporting, watching
 from tune_mcp.calibration.project import Project
 from tune_mcp.config.metrics import GroupPolicy
 from tune_mcp.config.stages import Stage
+from tune_mcp.contract.audit import Cell
 from tune_mcp.errors import Refusal
 from tune_mcp.files import sha256_file
-from tune_mcp.observe.audit import Audit, AuditedStage, Cell, Fault, Provenance, audit, classify, judge
+from tune_mcp.observe.audit import Audit, AuditedStage, Fault, Provenance, audit, classify, judge
 from tune_mcp.observe.observation import Broken, Counts, Missing, Stored, _Found, load
 from tune_mcp.observe.worst import worst_of_n
 from tune_mcp.run_dir import RunDir

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from tune_mcp.config.host import HostProfile
 from tune_mcp.config.stages import Stage
+from tune_mcp.contract.precheck import Check
 from tune_mcp.gpus import GpuReading, Presence
 from tune_mcp.precheck.gates import Probes
 from tune_mcp.precheck.imports import Imports
 from tune_mcp.precheck.needs import Needs
-from tune_mcp.precheck.subject import Check, Subject
+from tune_mcp.precheck.subject import Subject
 from tune_mcp.precheck.venv import VenvFacts
 
 MIRROR = "https://hf-mirror.com"

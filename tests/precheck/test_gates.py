@@ -13,12 +13,13 @@ from pydantic import ValidationError
 
 from tune_mcp.calibration import preparing
 from tune_mcp.calibration.project import Project
+from tune_mcp.contract.precheck import Check
 from tune_mcp.gpus import Gpu, GpuProcess, GpuReading, Presence
 from tune_mcp.precheck import disk, gpu
 from tune_mcp.precheck.catalogue import stale_files, unknown_metrics
 from tune_mcp.precheck.gates import Precheck, Probes, precheck
 from tune_mcp.precheck.imports import Imports
-from tune_mcp.precheck.subject import Check, Subject
+from tune_mcp.precheck.subject import Subject
 from tune_mcp.precheck.venv import VenvFacts, checks, read_venv
 from tune_mcp.supervise import host_lock
 

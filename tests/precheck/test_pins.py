@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from precheck.machine import gaps, subject
 
+from tune_mcp.contract.precheck import Check
 from tune_mcp.precheck import pins
 from tune_mcp.precheck.pins import read_pins, same
-from tune_mcp.precheck.subject import Check
 from tune_mcp.precheck.venv import VenvFacts
 
 PYPROJECT = """

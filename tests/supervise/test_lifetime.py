@@ -15,7 +15,7 @@ import toy
 
 from tune_mcp.calibration import catalogue, reporting, running, watching
 from tune_mcp.calibration.project import Project
-from tune_mcp.calibration.running import PurgeItem
+from tune_mcp.contract.running import PurgeItem
 from tune_mcp.errors import Refusal
 from tune_mcp.files import is_locked
 from tune_mcp.run_dir import RunDir

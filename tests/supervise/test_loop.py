@@ -11,10 +11,10 @@ import toy
 
 from tune_mcp.calibration import catalogue, reporting, running, watching
 from tune_mcp.calibration.project import Project
-from tune_mcp.calibration.running import PurgeItem
+from tune_mcp.contract.precheck import Check
+from tune_mcp.contract.running import PurgeItem
 from tune_mcp.errors import Refusal
 from tune_mcp.precheck.gates import Precheck
-from tune_mcp.precheck.subject import Check
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events, state
 from tune_mcp.session.plan import Plan

@@ -16,12 +16,12 @@ from typing import Literal
 from tune_mcp.apply.literals import Edit, rewrite
 from tune_mcp.apply.readers import Readers
 from tune_mcp.config.metrics import GroupPolicy
-from tune_mcp.config.stages import Stage, WorstOp
+from tune_mcp.config.stages import Number, Stage, WorstOp
 from tune_mcp.discover.constants import ModuleConstants, NumberLiteral, parse_module, split_source
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import digest, inside
 from tune_mcp.observe.audit import Audit
-from tune_mcp.observe.worst import Direction, Number, Worst, direction, worst_of_n
+from tune_mcp.observe.worst import Direction, Worst, direction, worst_of_n
 from tune_mcp.session.plan import Plan
 
 Decision = Literal["auto", "skip", "ask"]

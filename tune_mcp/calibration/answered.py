@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, ValidationError
+from pydantic import Field, ValidationError
 
 from tune_mcp.config.stages import Frozen
+from tune_mcp.contract.applying import Decision, Mode
 from tune_mcp.files import parse_json, write_json
 from tune_mcp.run_dir import RunDir
-
-Mode = Literal["report", "smart", "full"]
-MODES: tuple[Mode, ...] = ("report", "smart", "full")
-
-
-class Decision(BaseModel):
-    """A person's word on one metric; ``value`` only with ``custom``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    stage_key: str
-    metric_key: str
-    choice: Literal["keep", "apply", "custom"]
-    value: str | StrictInt | StrictFloat | None = None
 
 
 class Answers(Frozen):

@@ -2,56 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from tune_mcp.apply import transaction
 from tune_mcp.apply.literals import rewrite
 from tune_mcp.apply.plan import ApplyPlan, Row
 from tune_mcp.calibration import publishing, settling
-from tune_mcp.calibration.answered import Decision, Mode
 from tune_mcp.calibration.deciding import checked_decisions, checked_mode, chosen_values, open_questions, terminal
 from tune_mcp.calibration.evidence import Evidence
 from tune_mcp.calibration.project import Project
-from tune_mcp.calibration.reply import Reply
-from tune_mcp.calibration.reporting import DIRTY, propose
-from tune_mcp.calibration.settling import Applied, Kept, Record
+from tune_mcp.calibration.reporting import propose
+from tune_mcp.calibration.settling import Kept, Record
+from tune_mcp.config.stages import Number
+from tune_mcp.contract.applying import Applied, ApplyReply, Decision, Mode
+from tune_mcp.contract.reporting import DIRTY
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import sha256_bytes
-from tune_mcp.observe.worst import Direction, Number
+from tune_mcp.observe.worst import Direction
 from tune_mcp.report.collect import report_digest
 from tune_mcp.report.figures import direction_text
 from tune_mcp.report.write import read_report_digest, untouched
 from tune_mcp.run_dir import RunDir, iso, utc_now
 from tune_mcp.session import events
-
-
-class ApplyReply(Reply):
-    """What was written, each as ``file:symbol = value`` (APL-23), what was kept, and how to take it back.
-
-    ``pull_request`` is a file with the text of a pull request, ``commit_files`` what would belong into its commit;
-    nothing is committed here (VCS-01).
-    """
-
-    run_id: str
-    plan_id: str
-    mode: Mode
-    applied: tuple[Applied, ...]
-    kept: tuple[str, ...]
-    warnings: tuple[str, ...]
-    undo_command: str | None
-    pull_request: str | None = None
-    commit_files: tuple[str, ...] = ()
-
-    def lines(self) -> Iterable[str]:
-        """The list of changes."""
-        yield f"applied {len(self.applied)} value(s) in mode {self.mode}; kept {len(self.kept)}"
-        for one in self.applied:
-            yield f"  {one.file}:{one.symbol} = {one.new!r} (was {one.old!r}, {one.direction})"
-        yield from (f"WARNING: {warning}" for warning in self.warnings)
-        if self.undo_command:
-            yield f"undo: {self.undo_command}"
-        if self.pull_request:
-            yield f"nothing is committed; text for a pull request, should the user want one: {self.pull_request}"
 
 
 def proposal_for(project: Project, run_id: str, plan_id: str) -> tuple[Evidence, ApplyPlan]:

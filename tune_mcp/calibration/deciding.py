@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 
 from tune_mcp.apply import plan as plans
 from tune_mcp.apply.plan import ApplyPlan, Row
-from tune_mcp.calibration.answered import MODES, Decision, Mode
 from tune_mcp.calibration.project import Project
+from tune_mcp.config.stages import Number
+from tune_mcp.contract.applying import MODES, Decision, Mode
 from tune_mcp.errors import Code, Json, Refusal
-from tune_mcp.observe.worst import Direction, Number
+from tune_mcp.observe.worst import Direction
 from tune_mcp.report.figures import direction_text
 
 

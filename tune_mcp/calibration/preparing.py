@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tune_mcp.calibration import recovering
 from tune_mcp.calibration.project import Project, select
-from tune_mcp.calibration.reply import Reply
+from tune_mcp.contract.precheck import Check, PrecheckReply
 from tune_mcp.discover.aliases import expand
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import FileLock
@@ -18,7 +18,7 @@ from tune_mcp.precheck import comparable
 from tune_mcp.precheck.gates import Precheck, Probes
 from tune_mcp.precheck.gates import precheck as look
 from tune_mcp.precheck.imports import Imports
-from tune_mcp.precheck.subject import Check, Subject
+from tune_mcp.precheck.subject import Subject
 from tune_mcp.precheck.venv import read_venv
 from tune_mcp.run_dir import RunDir, iso, utc_now
 from tune_mcp.session import state
@@ -26,26 +26,6 @@ from tune_mcp.supervise import environment, host_lock
 
 _LEAVING_S = 5.0
 _LOOK_EVERY_S = 0.02
-
-
-class PrecheckReply(Reply):
-    """Every check, what blocks first. ``ok`` is true when nothing blocks."""
-
-    model: str
-    stages: tuple[str, ...]
-    ok: bool
-    checks: tuple[Check, ...]
-    versions: dict[str, str]
-    gpu_summary: str
-
-    def lines(self) -> Iterable[str]:
-        """One line a check, with the command that mends it below."""
-        blocking = sum(check.status not in ("ok", "warn") for check in self.checks)
-        yield f"precheck {self.model}: {'ok' if self.ok else f'{blocking} gap(s)'} — {len(self.checks)} checks"
-        for check in self.checks:
-            yield f"  {check.status:<8} {check.id}: {check.detail}"
-            if check.fix and check.status != "ok":
-                yield f"           fix: {check.fix}"
 
 
 def precheck(project: Project, model: str, stages: Sequence[str] = ("ALL",)) -> PrecheckReply:

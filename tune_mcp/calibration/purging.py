@@ -4,36 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from tune_mcp.contract.audit import Cell
+from tune_mcp.contract.running import PurgeItem
 from tune_mcp.discover.aliases import expand
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.observe.audit import Audit, Cell
+from tune_mcp.observe.audit import Audit
 from tune_mcp.session.plan import Plan
-
-
-class PurgeItem(BaseModel):
-    """One pytest repeat to take out: any of its stages names it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    stage: str
-    repeat: int = Field(strict=True)
-    reason: str
-
-    @classmethod
-    def parse(cls, word: str) -> PurgeItem:
-        """``STAGE:REPEAT:REASON``, as the command line takes it. Raises INVALID_ARGUMENT."""
-        stage, _, rest = word.partition(":")
-        repeat, _, reason = rest.partition(":")
-        if not repeat.isdigit() or not reason:
-            raise Refusal(
-                Code.INVALID_ARGUMENT,
-                "GAP-11",
-                f"--purge {word!r} is not understood",
-                "write --purge STAGE:REPEAT:REASON",
-            )
-        return cls(stage=stage, repeat=int(repeat), reason=reason)
 
 
 def asked_for(plan: Plan, audited: Audit, items: Sequence[PurgeItem]) -> dict[tuple[str, int], str]:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 from tune_mcp.apply import plan as plans
 from tune_mcp.apply.plan import ApplyPlan, Row
 from tune_mcp.calibration import evidence, settling
 from tune_mcp.calibration.evidence import Evidence
 from tune_mcp.calibration.project import Project
-from tune_mcp.calibration.reply import Reply
 from tune_mcp.config.loader import ConfigPlaces
 from tune_mcp.config.model import Optimisation
-from tune_mcp.config.stages import Frozen, StageTable
+from tune_mcp.config.stages import StageTable
+from tune_mcp.contract.reporting import DIRTY, ApplyPlanReply, PlanRow, ReportReply
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.observe.worst import Direction, Number
+from tune_mcp.observe.worst import Direction
 from tune_mcp.report import since, wording
 from tune_mcp.report.figures import change_percent, direction_text
 from tune_mcp.report.write import write_report
@@ -25,45 +24,8 @@ from tune_mcp.run_dir import utc_now
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
 
-_ROWS_SHOWN = 60
 _NOTES_SHOWN = 5
 _LOOSENING_SHOWN = 20
-_DIFF_ROOM = 3500
-
-
-DIRTY = "calibrated on a dirty tree: see workspace.diff and plan.json"
-
-
-class ReportReply(Reply):
-    """Where the report stands, and what it says in a few lines."""
-
-    run_id: str
-    calibration_git_sha: str
-    report_md: str
-    report_json: str
-    report_html: str
-    stages: int
-    metrics: int
-    tightens: int
-    loosens: int
-    equal: int
-    unknown: int
-    loosening: tuple[str, ...]
-    notes: tuple[str, ...]
-
-    def lines(self) -> Iterable[str]:
-        """Commit and paths first, then what would loosen."""
-        yield f"Calibration commit: {self.calibration_git_sha}"
-        yield f"report: {self.report_md}"
-        yield f"        {self.report_html}"
-        yield (
-            f"{self.metrics} metrics in {self.stages} stages: {self.loosens} would loosen, {self.tightens} tighten, "
-            f"{self.equal} stay, {self.unknown} unknown"
-        )
-        yield from (f"LOOSENS {line}" for line in self.loosening)
-        if self.loosens > len(self.loosening):
-            yield f"LOOSENS … and {self.loosens - len(self.loosening)} more, by less"
-        yield from (f"note: {note}" for note in self.notes)
 
 
 def report(project: Project, run_id: str) -> ReportReply:
@@ -119,87 +81,10 @@ def _movement(row: Row) -> str:
     return f"{row.stage.key} {row.place}: {row.current_raw!r} -> {row.write_value!r}, {change}"
 
 
-class PlanRow(Frozen):
-    """One metric of the apply plan; the fields of the contract, section 2, tool 11."""
-
-    stage_key: str
-    metric_key: str
-    stage_group: str
-    calibration_preset: str | None
-    variant: str | None
-    file: str
-    source: str
-    source_kind: Literal["bare", "nested"]
-    symbol: str
-    subkey: str | None
-    concurrency: int | None
-    worst_op: Literal["min", "max"]
-    per_run_raw: tuple[Number, ...]
-    worst_raw: Number
-    worst_rounded: float
-    write_value: Number
-    current_raw: Number | None
-    direction: str
-    decision: Literal["auto", "skip", "ask"]
-    reason: str
-
-    @classmethod
-    def of(cls, row: Row) -> PlanRow:
-        """The row as a caller sees it."""
-        return cls(
-            stage_key=row.stage.key,
-            metric_key=row.worst.metric_key,
-            stage_group=row.stage.group,
-            calibration_preset=row.stage.calibration_preset,
-            variant=row.stage.variant,
-            file=row.file,
-            source=row.worst.source,
-            source_kind=row.source_kind,
-            symbol=row.symbol,
-            subkey=row.subkey,
-            concurrency=row.concurrency,
-            worst_op=row.worst_op,
-            per_run_raw=row.worst.per_run_raw,
-            worst_raw=row.worst.worst_raw,
-            worst_rounded=row.worst.worst_rounded,
-            write_value=row.write_value,
-            current_raw=row.current_raw,
-            direction=str(row.direction),
-            decision=row.decision,
-            reason=row.reason,
-        )
-
-
-class ApplyPlanReply(Reply):
-    """What each mode would write, and the diff of mode full. Nothing is written by asking."""
-
-    run_id: str
-    plan_id: str
-    rows: tuple[PlanRow, ...]
-    diff: str
-    dirty: bool
-
-    def lines(self) -> Iterable[str]:
-        """One line a metric, loosening ones first, then the diff as far as there is room."""
-        yield f"plan_id: {self.plan_id} ({len(self.rows)} metrics)"
-        if self.dirty:
-            yield DIRTY
-        order = {"loosens": 0, "unknown": 1, "tightens": 2, "equal": 3}
-        for row in sorted(self.rows, key=lambda row: order[row.direction])[:_ROWS_SHOWN]:
-            yield (
-                f"  {row.decision:<4} {row.stage_key}/{row.metric_key}: {row.current_raw!r} -> {row.write_value!r} "
-                f"{row.direction} [{row.file}:{row.symbol}] {row.reason}"
-            )
-        if len(self.rows) > _ROWS_SHOWN:
-            yield f"  … and {len(self.rows) - _ROWS_SHOWN} more"
-        if self.diff:
-            yield self.diff if len(self.diff) <= _DIFF_ROOM else self.diff[:_DIFF_ROOM] + "\n[… the diff goes on …]"
-
-
 def apply_plan(project: Project, run_id: str) -> ApplyPlanReply:
     """The plan over the files as they stand now; read only (contract, tool 11). Raises the gates' refusals."""
     found, proposal = propose(project, run_id)
-    rows = tuple(PlanRow.of(row) for row in proposal.rows)
+    rows = tuple(_row(row) for row in proposal.rows)
     changes = any(plans.writable(row) for row in proposal.rows)
     asks = sum(row.decision == "ask" for row in rows)
     if changes:
@@ -209,6 +94,32 @@ def apply_plan(project: Project, run_id: str) -> ApplyPlanReply:
         advice = "nothing: every threshold holds the worst of N already, or cannot be located"
     return ApplyPlanReply(
         run_id=run_id, plan_id=proposal.plan_id, rows=rows, diff=proposal.diff(), dirty=found.plan.dirty, next=advice
+    )
+
+
+def _row(row: Row) -> PlanRow:
+    """The row as a caller sees it."""
+    return PlanRow(
+        stage_key=row.stage.key,
+        metric_key=row.worst.metric_key,
+        stage_group=row.stage.group,
+        calibration_preset=row.stage.calibration_preset,
+        variant=row.stage.variant,
+        file=row.file,
+        source=row.worst.source,
+        source_kind=row.source_kind,
+        symbol=row.symbol,
+        subkey=row.subkey,
+        concurrency=row.concurrency,
+        worst_op=row.worst_op,
+        per_run_raw=row.worst.per_run_raw,
+        worst_raw=row.worst.worst_raw,
+        worst_rounded=row.worst.worst_rounded,
+        write_value=row.write_value,
+        current_raw=row.current_raw,
+        direction=str(row.direction),
+        decision=row.decision,
+        reason=row.reason,
     )
 
 

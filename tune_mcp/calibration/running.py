@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from tune_mcp import run_dir
 from tune_mcp.calibration import equivalence, planning, settling
 from tune_mcp.calibration.preparing import comparable_or_refuse, precheck, take_host
 from tune_mcp.calibration.project import Project
-from tune_mcp.calibration.purging import PurgeItem, asked_for
+from tune_mcp.calibration.purging import asked_for
 from tune_mcp.calibration.recovering import recover, suspects
-from tune_mcp.calibration.reply import Reply
+from tune_mcp.contract.audit import Cell
+from tune_mcp.contract.running import DEFAULT_REPEATS, MAX_REPEATS, PurgeItem, RunReply, StopReply
 from tune_mcp.discover.aliases import expand
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import FileLock, sha256_bytes, write_atomic, write_json
 from tune_mcp.gpus import read_gpus
-from tune_mcp.observe.audit import Cell, audit
+from tune_mcp.observe.audit import audit
 from tune_mcp.precheck.gates import BLOCKING
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import drift, events, provenance, state
@@ -28,40 +29,8 @@ from tune_mcp.session.state import RunState, SupervisorRecord
 from tune_mcp.supervise import host_lock, launch
 from tune_mcp.supervise.purge import purge as take_out
 
-DEFAULT_REPEATS = 5
-MAX_REPEATS = 100
 STOP_WAIT_S = 40.0
 _LOOK_EVERY_S = 0.2
-
-
-class RunReply(Reply):
-    """A run that was started or goes on; two commands for a person to watch it with."""
-
-    run_id: str
-    run_dir: str
-    commit: str
-    dirty: bool
-    model: str
-    stages: tuple[str, ...]
-    repeats: int
-    plan_line: str
-    state: str
-    watch_command: str
-    tail_command: str
-    notes: tuple[str, ...] = ()
-    equivalence: str | None = None
-
-    def lines(self) -> Iterable[str]:
-        """The plan line first: a client shows it as it is (ASK-10)."""
-        yield self.plan_line
-        if self.equivalence:
-            yield f"verdict: {self.equivalence}"
-        if self.dirty:
-            yield "the tree is dirty: workspace.diff and the untracked files' digests are recorded with the run"
-        yield f"state: {self.state}"
-        yield from self.notes
-        yield f"Tab A, the pytest log, switching by itself: {self.tail_command}"
-        yield f"Tab B, milestones and progress: {self.watch_command}"
 
 
 def start_run(
@@ -328,21 +297,6 @@ def _busy_repeat(run: RunDir, now: state.Conclusion, purge: Sequence[PurgeItem])
         f"stop_run {run.run_id} first, or wait",
         {"test": current.test, "repeat": current.repeat},
     )
-
-
-class StopReply(Reply):
-    """Where the run stands after the request, and what is kept."""
-
-    run_id: str
-    state: str
-    strict_ready: str
-    kept_cells: int
-    reason: str
-
-    def lines(self) -> Iterable[str]:
-        """One line."""
-        yield f"STRICT {self.strict_ready} stages · {self.run_id} is {self.state} ({self.reason})"
-        yield f"kept: {self.kept_cells} strict stage × repeat cells; no process of the run is left behind"
 
 
 def stop_run(project: Project, run_id: str, reason: str, sleep: Callable[[float], None] = time.sleep) -> StopReply:

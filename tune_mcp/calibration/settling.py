@@ -20,13 +20,12 @@ from pydantic import ValidationError
 from tune_mcp import run_dir
 from tune_mcp.apply import transaction
 from tune_mcp.apply.transaction import Journal
-from tune_mcp.calibration.answered import Decision, Mode
 from tune_mcp.calibration.project import Project
-from tune_mcp.config.stages import Frozen, WorstOp
+from tune_mcp.config.stages import Frozen, Number
 from tune_mcp.config.stages_yaml import dump_stages
+from tune_mcp.contract.applying import Applied, Decision, Mode
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import FileLock, inside, parse_json, sha256_file, write_atomic, write_json
-from tune_mcp.observe.worst import Number
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import events, state
 
@@ -34,19 +33,6 @@ if TYPE_CHECKING:
     from tune_mcp.report.facts import ReportFacts
 
 _RECORD, _UNSETTLED = "decision.json", "unsettled"
-
-
-class Applied(Frozen):
-    """One literal that was written; ``symbol`` has its concurrency resolved."""
-
-    file: str
-    symbol: str
-    stage_key: str
-    metric_key: str
-    worst_op: WorstOp
-    old: Number
-    new: Number
-    direction: str
 
 
 class Kept(Frozen):

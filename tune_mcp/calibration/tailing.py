@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tune_mcp.calibration.project import Project
-from tune_mcp.calibration.reply import Reply
 from tune_mcp.calibration.searching import matching
+from tune_mcp.contract.tailing import MAX_LINES, TailReply
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import state
 from tune_mcp.session.plan import Plan
 from tune_mcp.supervise.watch.log_lines import redacted
 
-MAX_LINES = 500
 _PAGE_BYTES = 256 * 1024
 _TEXT_ROOM = 7000
 _LINE_ROOM = 1000
@@ -35,30 +33,6 @@ class LogName:
     def path(self, run: RunDir) -> Path:
         """Where it is."""
         return run.log(self.test, self.repeat)
-
-
-class TailReply(Reply):
-    """A page of one log. ``cursor`` continues after it; ``active`` says whether that pytest still runs."""
-
-    run_id: str
-    test: str | None
-    repeat: int | None
-    path: str | None
-    active: bool
-    log_lines: tuple[str, ...]
-    left_bytes: int
-    cursor: str | None
-
-    def lines(self) -> Iterable[str]:
-        """The page, then one line that says where it is from and what is left."""
-        yield from self.log_lines
-        if self.path is None:
-            yield "[no pytest log yet]"
-            return
-        yield (
-            f"[{self.test} run {self.repeat}, {'running' if self.active else 'ended'}: {len(self.log_lines)} lines, "
-            f"{self.left_bytes} bytes after them; cursor={self.cursor}; {self.path}]"
-        )
 
 
 def active_log(run: RunDir) -> LogName | None:

@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 from tune_mcp.apply import transaction
 from tune_mcp.calibration import answered, settling
 from tune_mcp.calibration.project import Project
-from tune_mcp.calibration.reply import Reply
+from tune_mcp.contract.applying import UndoReply
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.run_dir import utc_now
 from tune_mcp.session import events
-
-
-class UndoReply(Reply):
-    """An apply that was taken back."""
-
-    run_id: str
-    plan_id: str
-    files: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
-
-    def lines(self) -> Iterable[str]:
-        """The files that are as before."""
-        yield f"plan {self.plan_id} of {self.run_id} is undone: {', '.join(self.files) or 'nothing had been written'}"
-        yield from (f"WARNING: {warning}" for warning in self.warnings)
 
 
 def undo(project: Project, run_id: str, plan_id: str) -> UndoReply:

@@ -11,50 +11,23 @@ from tune_mcp import run_dir
 from tune_mcp.calibration import evidence, recovering
 from tune_mcp.calibration.gpus_shown import entries
 from tune_mcp.calibration.project import Project
-from tune_mcp.calibration.reply import Reply
-from tune_mcp.calibration.standing import CurrentWork, Gap, StatusReply
 from tune_mcp.calibration.tailing import active_tail
-from tune_mcp.config.stages import Frozen
+from tune_mcp.contract.audit import AuditReply, Cell, StageAudit
+from tune_mcp.contract.status import MAX_WAIT_S, CurrentWork, Gap, RunEntry, RunsReply, StatusReply
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.gpus import MEMORY_LIMIT_MIB, GpuReading, Presence
-from tune_mcp.observe.audit import Audit, Cell
+from tune_mcp.observe.audit import Audit
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events, gpus_seen, state
 from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import Conclusion, Liveness, RunState
 
-MAX_WAIT_S = 50
 MAX_POLL_S = 120
 """No poll of an active run is further than this from the next (rules POL-01, POL-10)."""
 _STALE_HEARTBEAT_S = 30.0
 _LOOK_EVERY_S = 0.25
 _MISSING_SHOWN = 50
 _ALERTS_SHOWN = 6
-
-
-class RunEntry(Frozen):
-    """One line of the list of runs."""
-
-    run_id: str
-    model: str
-    state: str
-    strict_ready: str
-    commit: str
-    started_at: str
-    problem: str = ""
-
-
-class RunsReply(Reply):
-    """All runs of the repository, newest first."""
-
-    runs: tuple[RunEntry, ...]
-
-    def lines(self) -> Iterable[str]:
-        """One line a run."""
-        if not self.runs:
-            yield "no run in this repository yet"
-        for run in self.runs:
-            yield f"{run.run_id}: {run.problem or f'{run.state}, STRICT {run.strict_ready}, {run.commit[:12]}'}"
 
 
 def list_runs(project: Project, limit: int = 30) -> RunsReply:
@@ -264,39 +237,6 @@ def _next(run: RunDir, now: Conclusion, audited: Audit) -> str:
     if now.state is RunState.FAILED:
         return f"mend what the reason says, then resume_run {name}"
     return f"resume_run {name} fills the gaps; start_run would begin anew"
-
-
-class StageAudit(Frozen):
-    """One stage: its cells in repeat order and the reasons of those that are not strict."""
-
-    stage_key: str
-    cells: str
-    strict: int
-    expected_samples: int | None
-    reasons: dict[str, str]
-
-
-class AuditReply(Reply):
-    """The strict audit, typed; its text is exactly the contract's."""
-
-    run_id: str
-    calibration_git_sha: str
-    equivalent_commits: tuple[str, ...]
-    dirty: bool
-    git_provenance: str
-    ready: bool
-    strict_ready: str
-    repeats: int
-    stages: tuple[StageAudit, ...]
-    audit_text: str
-
-    def lines(self) -> Iterable[str]:
-        """The contract's lines and nothing else."""
-        return self.audit_text.splitlines()
-
-    def text(self) -> str:
-        """Exactly the contract's text: no next step in it, that one is in the structured answer."""
-        return self.audit_text
 
 
 def strict_audit(project: Project, run_id: str) -> AuditReply:

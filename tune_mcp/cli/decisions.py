@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 from tune_mcp.apply.plan import ApplyPlan
 from tune_mcp.calibration import answered, applying, deciding, reporting, settling
-from tune_mcp.calibration.answered import MODES, Decision, Mode
-from tune_mcp.calibration.applying import ApplyReply
 from tune_mcp.calibration.project import Project
+from tune_mcp.contract.applying import MODES, ApplyReply, Decision, Mode
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.run_dir import RunDir
 

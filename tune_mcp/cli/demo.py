@@ -24,8 +24,8 @@ from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult, TextCon
 from rich.console import Console
 from rich.table import Table
 
-from tune_mcp.calibration.standing import span
 from tune_mcp.config.loader import shipped_place
+from tune_mcp.contract.status import span
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import sha256_bytes
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from tune_mcp.calibration.preparing import precheck
 from tune_mcp.calibration.project import Project
-from tune_mcp.calibration.reply import Reply
+from tune_mcp.contract.reply import Reply
 from tune_mcp.errors import Refusal
 
 

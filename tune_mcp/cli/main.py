@@ -18,7 +18,7 @@ from tune_mcp.errors import Refusal, not_writable
 
 if TYPE_CHECKING:
     from tune_mcp.calibration.project import Options, Project
-    from tune_mcp.calibration.reply import Reply
+    from tune_mcp.contract.reply import Reply
 
 MODEL, RUN = "name of the model, as catalog lists it", "id of the run, as status lists it"
 DONE, NOT_READY, REFUSED, BUG = 0, 1, 2, 3
@@ -214,7 +214,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    from tune_mcp.calibration.running import PurgeItem, resume_run
+    from tune_mcp.calibration.running import resume_run
+    from tune_mcp.contract.running import PurgeItem
 
     purge = [PurgeItem.parse(word) for word in arguments.purge]
     _show(arguments, resume_run(_project(arguments), arguments.run_id, purge))

@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tune_mcp.calibration.project import Project
-from tune_mcp.calibration.standing import StatusReply, span
 from tune_mcp.calibration.tailing import tail_pytest
 from tune_mcp.calibration.watching import status
+from tune_mcp.contract.status import StatusReply, span
 from tune_mcp.files import is_locked, write_atomic
 from tune_mcp.run_dir import RunDir
 from tune_mcp.server.dashboard import page_of

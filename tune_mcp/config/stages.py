@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 WorstOp = Literal["min", "max"]
+Number = int | float
 DOCS_GROUP = "docs"
 """The group of a test file without thresholds (STG-09)."""
 

@@ -10,20 +10,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from tune_mcp.config.stages import Stage
+from tune_mcp.contract.audit import Cell
 from tune_mcp.observe.observation import Broken, Missing, Stored, load
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 from tune_mcp.session.events import Ledger
 from tune_mcp.session.plan import Plan
-
-
-class Cell(StrEnum):
-    """One stage in one repeat (contract: ✓ strict, △ partial, ✗ failed, — not run)."""
-
-    STRICT = "✓"
-    PARTIAL = "△"
-    FAILED = "✗"
-    NOT_RUN = "—"
 
 
 class Fault(StrEnum):

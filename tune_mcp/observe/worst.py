@@ -7,10 +7,10 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 from enum import StrEnum
 
 from tune_mcp.config.metrics import GroupPolicy
-from tune_mcp.config.stages import Display, Stage, WorstOp
-from tune_mcp.observe.audit import AuditedStage, Cell
+from tune_mcp.config.stages import Display, Number, Stage, WorstOp
+from tune_mcp.contract.audit import Cell
+from tune_mcp.observe.audit import AuditedStage
 
-Number = int | float
 _EXACT = 700
 """Digits of decimal arithmetic: every float, however large or small, and its decimals (the default holds 28)."""
 

@@ -10,9 +10,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tune_mcp.contract.precheck import Check
 from tune_mcp.precheck.hub_cache import RepoKind, folder_name, gaps
 from tune_mcp.precheck.hub_locks import holders
-from tune_mcp.precheck.subject import Check, Subject
+from tune_mcp.precheck.subject import Subject
 
 _DOWNLOAD_SETTINGS = ("HF_HUB_DISABLE_XET", "HF_ENDPOINT")
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tune_mcp.config.stages import Stage
+from tune_mcp.contract.precheck import Check
 from tune_mcp.files import sha256_file
-from tune_mcp.precheck.subject import Check, Subject
+from tune_mcp.precheck.subject import Subject
 
 
 def stale_files(repo_root: Path, stages: tuple[Stage, ...]) -> list[str]:

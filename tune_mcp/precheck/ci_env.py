@@ -10,7 +10,8 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 
-from tune_mcp.precheck.subject import Check, Subject
+from tune_mcp.contract.precheck import Check
+from tune_mcp.precheck.subject import Subject
 
 OURS = frozenset({"CUDA_VISIBLE_DEVICES"})
 """Decided anew for every launch (ENV-15)."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from tune_mcp.contract.precheck import Check
 from tune_mcp.gpus import GpuReading, Presence
 from tune_mcp.precheck.imports import Imports
-from tune_mcp.precheck.subject import Check, Subject
+from tune_mcp.precheck.subject import Subject
 
 
 def checks(subject: Subject, reading: GpuReading, imports: Imports) -> Iterator[Check]:

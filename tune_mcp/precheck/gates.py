@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from tune_mcp.config.stages import Frozen
+from tune_mcp.contract.precheck import Check
 from tune_mcp.errors import Refusal
 from tune_mcp.gpus import GpuReading, Presence
 from tune_mcp.precheck import (
@@ -31,7 +32,7 @@ from tune_mcp.precheck import (
 from tune_mcp.precheck.bounded import Asked, Deadline
 from tune_mcp.precheck.imports import Imports, ModuleFact
 from tune_mcp.precheck.pins import Pins, read_pins
-from tune_mcp.precheck.subject import Check, Subject
+from tune_mcp.precheck.subject import Subject
 from tune_mcp.precheck.venv import VenvFacts
 from tune_mcp.session import provenance
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tune_mcp.contract.precheck import Check
 from tune_mcp.gpus import MEMORY_LIMIT_MIB, GpuReading, Presence
 from tune_mcp.gpus.holders import describe
-from tune_mcp.precheck.subject import Check, Subject
+from tune_mcp.precheck.subject import Subject
 
 
 def checks(subject: Subject, reading: GpuReading) -> Iterator[Check]:

@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from tune_mcp.precheck.subject import Check, Subject
+from tune_mcp.contract.precheck import Check
+from tune_mcp.precheck.subject import Subject
 
 
 def checks(subject: Subject) -> Iterator[Check]:

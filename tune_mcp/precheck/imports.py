@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import cast
 
 from tune_mcp.config.stages import Frozen
-from tune_mcp.precheck.subject import Check, Subject
+from tune_mcp.contract.precheck import Check
+from tune_mcp.precheck.subject import Subject
 from tune_mcp.precheck.venv import canonical, sync
 
 _PROGRAM = """

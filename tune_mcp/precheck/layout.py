@@ -7,7 +7,8 @@ import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tune_mcp.precheck.subject import Check, Subject
+from tune_mcp.contract.precheck import Check
+from tune_mcp.precheck.subject import Subject
 
 SLICE = "OMNI_CI_HOME"
 BELOW_SLICE = ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR")

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import cast
 
-from tune_mcp.precheck.subject import Check, Subject
+from tune_mcp.contract.precheck import Check
+from tune_mcp.precheck.subject import Subject
 from tune_mcp.precheck.venv import VenvFacts, canonical, make, sync
 
 _EXACT = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*\(?\s*===?\s*([^\s,;()]+)\s*\)?\s*(;.*)?")

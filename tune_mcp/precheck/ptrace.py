@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from tune_mcp.config.stages import Stage
-from tune_mcp.precheck.subject import Check, Subject
+from tune_mcp.contract.precheck import Check
+from tune_mcp.precheck.subject import Subject
 
 STATUS = Path("/proc/self/status")
 CAP_SYS_PTRACE = 19

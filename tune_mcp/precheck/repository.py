@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tune_mcp.contract.precheck import Check
 from tune_mcp.errors import Refusal
-from tune_mcp.precheck.subject import Check, Subject
+from tune_mcp.precheck.subject import Subject
 from tune_mcp.session import provenance
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
-from tune_mcp.precheck.subject import Check, Subject
+from tune_mcp.contract.precheck import Check
+from tune_mcp.precheck.subject import Subject
 
 VARIABLE = "SEEDTTS_SIM_CACHE_DIR"
 MARKER = ".complete"

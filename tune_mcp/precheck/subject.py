@@ -4,21 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from tune_mcp.config.stages import Frozen, Stage
+from tune_mcp.config.stages import Stage
 from tune_mcp.precheck.needs import Needs
-
-Status = Literal["ok", "missing", "mismatch", "busy", "warn", "unknown"]
-
-
-class Check(Frozen):
-    """One gate's answer. ``fix`` is the exact command that mends this one gap, empty when there is nothing to do."""
-
-    id: str
-    status: Status
-    detail: str
-    fix: str = ""
 
 
 @dataclass(frozen=True)

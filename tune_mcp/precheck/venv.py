@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from tune_mcp.contract.precheck import Check
 from tune_mcp.files import digest
-from tune_mcp.precheck.subject import Check, Subject
+from tune_mcp.precheck.subject import Subject
 
 _DEADLINE_S = 20.0
 _REPORTED = ("pytest", "sglang", "sglang-omni", "torch", "transformers", "flashinfer-python", "onnxruntime", "numpy")

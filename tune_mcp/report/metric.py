@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 from tune_mcp.apply.plan import Row
-from tune_mcp.config.stages import Stage
-from tune_mcp.observe.worst import Number
+from tune_mcp.config.stages import Number, Stage
 from tune_mcp.report import shape, statistics
 from tune_mcp.report.facts import ChanceFacts, FlagFacts, MetricFacts, SlackFacts, SpreadFacts
 from tune_mcp.report.figures import change_percent, direction_text

@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from tune_mcp.config.stages import Number
 from tune_mcp.files import parse_json
-from tune_mcp.observe.worst import Number
 
 FOLDER = "docs/calibration"
 _HEAD = re.compile(

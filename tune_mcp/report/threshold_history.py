@@ -8,9 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from tune_mcp.apply.plan import Row
+from tune_mcp.config.stages import Number
 from tune_mcp.discover.constants import ModuleConstants, parse_module
 from tune_mcp.errors import Refusal
-from tune_mcp.observe.worst import Direction, Number, direction
+from tune_mcp.observe.worst import Direction, direction
 from tune_mcp.report.facts import PastFacts
 from tune_mcp.session import commit_range
 from tune_mcp.session.commit_range import Commit

@@ -11,7 +11,7 @@ import anyio
 from mcp_types import CallToolResult, TextContent
 from pydantic import BaseModel, ConfigDict, create_model
 
-from tune_mcp.calibration.reply import Reply, bounded
+from tune_mcp.contract.reply import Reply, bounded
 from tune_mcp.errors import Code, Json, Refusal, not_writable
 
 log = logging.getLogger(__name__)

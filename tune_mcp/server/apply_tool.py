@@ -17,9 +17,8 @@ from pydantic import BaseModel, Field
 
 from tune_mcp.apply.plan import ApplyPlan, Row
 from tune_mcp.calibration import answered, applying, deciding
-from tune_mcp.calibration.answered import MODES, Decision, Mode
-from tune_mcp.calibration.applying import ApplyReply
 from tune_mcp.calibration.project import Options, Project
+from tune_mcp.contract.applying import MODES, ApplyReply, Decision, Mode
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.server.answers import Answer, answer_model, internal, refused
 from tune_mcp.server.asking import can_ask

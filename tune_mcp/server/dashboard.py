@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from tune_mcp.calibration.standing import StatusReply
+from tune_mcp.contract.status import StatusReply
 from tune_mcp.files import dump_json
 
 URI = "ui://tune/dashboard.html"

@@ -11,7 +11,7 @@ from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
 from tune_mcp.calibration import catalogue, preparing, reporting, running, tailing, watching
-from tune_mcp.calibration.reporting import ApplyPlanReply, ReportReply
+from tune_mcp.contract.reporting import ApplyPlanReply, ReportReply
 from tune_mcp.server import dashboard
 from tune_mcp.server.answers import Answer, answer_model
 from tune_mcp.server.apply_tool import register_apply

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from tune_mcp.contract.audit import Cell
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import dump_json, parse_json, sha256_bytes, write_atomic
-from tune_mcp.observe.audit import Cell, audit
+from tune_mcp.observe.audit import audit
 from tune_mcp.precheck import fingerprint
 from tune_mcp.precheck.fingerprint import Environment
 from tune_mcp.precheck.venv import packages_of

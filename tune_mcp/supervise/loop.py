@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from tune_mcp.config.stages import Stage
+from tune_mcp.contract.audit import Cell
 from tune_mcp.errors import Code, Refusal, not_writable
 from tune_mcp.files import dump_json, parse_json, write_atomic
-from tune_mcp.observe.audit import AuditedCell, Cell, judge
+from tune_mcp.observe.audit import AuditedCell, judge
 from tune_mcp.observe.observation import Attempt, Missing, load
 from tune_mcp.precheck.gates import Precheck
 from tune_mcp.run_dir import RunDir, iso

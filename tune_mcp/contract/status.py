@@ -1,14 +1,14 @@
-"""The answer of ``status``: where a run stands, typed and in words."""
+"""What ``status`` answers: where a run stands, typed and in words; without a run, the list of all."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tune_mcp.calibration.gpus_shown import GpuEntry
-from tune_mcp.calibration.reply import Reply
 from tune_mcp.config.stages import Frozen
-from tune_mcp.observe.audit import Cell
+from tune_mcp.contract.audit import Cell
+from tune_mcp.contract.reply import Reply
 
+MAX_WAIT_S = 50
 _STAGES_SHOWN = 40
 
 
@@ -29,6 +29,31 @@ class Gap(Frozen):
     repeat: int
     cell: str
     reason: str
+
+
+class GpuEntry(Frozen):
+    """One GPU as the run last saw it: memory in MiB, utilisation in percent, whether it was free for a launch.
+
+    None where NVML did not tell.
+    """
+
+    index: int
+    name: str
+    memory_used_mib: int | None
+    memory_total_mib: int | None
+    utilization: int | None
+    free: bool
+
+    def line(self) -> str:
+        """``GPU 0 17000/97871 MiB busy``."""
+        return f"GPU {self.index} {self.memory} {'free' if self.free else 'busy'}"
+
+    @property
+    def memory(self) -> str:
+        """What it uses of what it has."""
+        from tune_mcp.gpus import memory_text
+
+        return memory_text(self.memory_used_mib, self.memory_total_mib)
 
 
 class StatusReply(Reply):
@@ -102,3 +127,28 @@ def span(eta: Sequence[int]) -> str:
     """``17 s``, ``40 s to 2 min``: a range of seconds for people."""
     low, high = (f"{value / 60:.0f} min" if value >= 100 else f"{value} s" for value in eta)
     return low if low == high else f"{low} to {high}"
+
+
+class RunEntry(Frozen):
+    """One line of the list of runs."""
+
+    run_id: str
+    model: str
+    state: str
+    strict_ready: str
+    commit: str
+    started_at: str
+    problem: str = ""
+
+
+class RunsReply(Reply):
+    """All runs of the repository, newest first."""
+
+    runs: tuple[RunEntry, ...]
+
+    def lines(self) -> Iterable[str]:
+        """One line a run."""
+        if not self.runs:
+            yield "no run in this repository yet"
+        for run in self.runs:
+            yield f"{run.run_id}: {run.problem or f'{run.state}, STRICT {run.strict_ready}, {run.commit[:12]}'}"

@@ -1,0 +1,81 @@
+"""What ``apply`` and its undo take and answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, StrictFloat, StrictInt
+
+from tune_mcp.config.stages import Frozen, Number, WorstOp
+from tune_mcp.contract.reply import Reply
+
+Mode = Literal["report", "smart", "full"]
+MODES: tuple[Mode, ...] = ("report", "smart", "full")
+
+
+class Decision(BaseModel):
+    """A person's word on one metric; ``value`` only with ``custom``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage_key: str
+    metric_key: str
+    choice: Literal["keep", "apply", "custom"]
+    value: str | StrictInt | StrictFloat | None = None
+
+
+class Applied(Frozen):
+    """One literal that was written; ``symbol`` has its concurrency resolved."""
+
+    file: str
+    symbol: str
+    stage_key: str
+    metric_key: str
+    worst_op: WorstOp
+    old: Number
+    new: Number
+    direction: str
+
+
+class ApplyReply(Reply):
+    """What was written, each as ``file:symbol = value`` (APL-23), what was kept, and how to take it back.
+
+    ``pull_request`` is a file with the text of a pull request, ``commit_files`` what would belong into its commit;
+    nothing is committed here (VCS-01).
+    """
+
+    run_id: str
+    plan_id: str
+    mode: Mode
+    applied: tuple[Applied, ...]
+    kept: tuple[str, ...]
+    warnings: tuple[str, ...]
+    undo_command: str | None
+    pull_request: str | None = None
+    commit_files: tuple[str, ...] = ()
+
+    def lines(self) -> Iterable[str]:
+        """The list of changes."""
+        yield f"applied {len(self.applied)} value(s) in mode {self.mode}; kept {len(self.kept)}"
+        for one in self.applied:
+            yield f"  {one.file}:{one.symbol} = {one.new!r} (was {one.old!r}, {one.direction})"
+        yield from (f"WARNING: {warning}" for warning in self.warnings)
+        if self.undo_command:
+            yield f"undo: {self.undo_command}"
+        if self.pull_request:
+            yield f"nothing is committed; text for a pull request, should the user want one: {self.pull_request}"
+
+
+class UndoReply(Reply):
+    """An apply that was taken back."""
+
+    run_id: str
+    plan_id: str
+    files: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+    def lines(self) -> Iterable[str]:
+        """The files that are as before."""
+        yield f"plan {self.plan_id} of {self.run_id} is undone: {', '.join(self.files) or 'nothing had been written'}"
+        yield from (f"WARNING: {warning}" for warning in self.warnings)

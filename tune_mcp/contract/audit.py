@@ -1,0 +1,51 @@
+"""What ``strict_audit`` answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+from tune_mcp.config.stages import Frozen
+from tune_mcp.contract.reply import Reply
+
+
+class Cell(StrEnum):
+    """One stage in one repeat (contract: ✓ strict, △ partial, ✗ failed, — not run)."""
+
+    STRICT = "✓"
+    PARTIAL = "△"
+    FAILED = "✗"
+    NOT_RUN = "—"
+
+
+class StageAudit(Frozen):
+    """One stage: its cells in repeat order and the reasons of those that are not strict."""
+
+    stage_key: str
+    cells: str
+    strict: int
+    expected_samples: int | None
+    reasons: dict[str, str]
+
+
+class AuditReply(Reply):
+    """The strict audit, typed; its text is exactly the contract's."""
+
+    run_id: str
+    calibration_git_sha: str
+    equivalent_commits: tuple[str, ...]
+    dirty: bool
+    git_provenance: str
+    ready: bool
+    strict_ready: str
+    repeats: int
+    stages: tuple[StageAudit, ...]
+    audit_text: str
+
+    def lines(self) -> Iterable[str]:
+        """The contract's lines and nothing else."""
+        return self.audit_text.splitlines()
+
+    def text(self) -> str:
+        """Exactly the contract's text: no next step in it, that one is in the structured answer."""
+        return self.audit_text

@@ -1,0 +1,40 @@
+"""What ``precheck`` answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from tune_mcp.config.stages import Frozen
+from tune_mcp.contract.reply import Reply
+
+Status = Literal["ok", "missing", "mismatch", "busy", "warn", "unknown"]
+
+
+class Check(Frozen):
+    """One gate's answer. ``fix`` is the exact command that mends this one gap, empty when there is nothing to do."""
+
+    id: str
+    status: Status
+    detail: str
+    fix: str = ""
+
+
+class PrecheckReply(Reply):
+    """Every check, what blocks first. ``ok`` is true when nothing blocks."""
+
+    model: str
+    stages: tuple[str, ...]
+    ok: bool
+    checks: tuple[Check, ...]
+    versions: dict[str, str]
+    gpu_summary: str
+
+    def lines(self) -> Iterable[str]:
+        """One line a check, with the command that mends it below."""
+        blocking = sum(check.status not in ("ok", "warn") for check in self.checks)
+        yield f"precheck {self.model}: {'ok' if self.ok else f'{blocking} gap(s)'} — {len(self.checks)} checks"
+        for check in self.checks:
+            yield f"  {check.status:<8} {check.id}: {check.detail}"
+            if check.fix and check.status != "ok":
+                yield f"           fix: {check.fix}"

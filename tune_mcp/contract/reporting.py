@@ -1,0 +1,96 @@
+"""What ``report`` and ``apply_plan`` answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from tune_mcp.config.stages import Frozen, Number
+from tune_mcp.contract.reply import Reply
+
+_ROWS_SHOWN = 60
+_DIFF_ROOM = 3500
+DIRTY = "calibrated on a dirty tree: see workspace.diff and plan.json"
+
+
+class ReportReply(Reply):
+    """Where the report stands, and what it says in a few lines."""
+
+    run_id: str
+    calibration_git_sha: str
+    report_md: str
+    report_json: str
+    report_html: str
+    stages: int
+    metrics: int
+    tightens: int
+    loosens: int
+    equal: int
+    unknown: int
+    loosening: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def lines(self) -> Iterable[str]:
+        """Commit and paths first, then what would loosen."""
+        yield f"Calibration commit: {self.calibration_git_sha}"
+        yield f"report: {self.report_md}"
+        yield f"        {self.report_html}"
+        yield (
+            f"{self.metrics} metrics in {self.stages} stages: {self.loosens} would loosen, {self.tightens} tighten, "
+            f"{self.equal} stay, {self.unknown} unknown"
+        )
+        yield from (f"LOOSENS {line}" for line in self.loosening)
+        if self.loosens > len(self.loosening):
+            yield f"LOOSENS … and {self.loosens - len(self.loosening)} more, by less"
+        yield from (f"note: {note}" for note in self.notes)
+
+
+class PlanRow(Frozen):
+    """One metric of the apply plan; the fields of the contract, section 2, tool 11."""
+
+    stage_key: str
+    metric_key: str
+    stage_group: str
+    calibration_preset: str | None
+    variant: str | None
+    file: str
+    source: str
+    source_kind: Literal["bare", "nested"]
+    symbol: str
+    subkey: str | None
+    concurrency: int | None
+    worst_op: Literal["min", "max"]
+    per_run_raw: tuple[Number, ...]
+    worst_raw: Number
+    worst_rounded: float
+    write_value: Number
+    current_raw: Number | None
+    direction: str
+    decision: Literal["auto", "skip", "ask"]
+    reason: str
+
+
+class ApplyPlanReply(Reply):
+    """What each mode would write, and the diff of mode full. Nothing is written by asking."""
+
+    run_id: str
+    plan_id: str
+    rows: tuple[PlanRow, ...]
+    diff: str
+    dirty: bool
+
+    def lines(self) -> Iterable[str]:
+        """One line a metric, loosening ones first, then the diff as far as there is room."""
+        yield f"plan_id: {self.plan_id} ({len(self.rows)} metrics)"
+        if self.dirty:
+            yield DIRTY
+        order = {"loosens": 0, "unknown": 1, "tightens": 2, "equal": 3}
+        for row in sorted(self.rows, key=lambda row: order[row.direction])[:_ROWS_SHOWN]:
+            yield (
+                f"  {row.decision:<4} {row.stage_key}/{row.metric_key}: {row.current_raw!r} -> {row.write_value!r} "
+                f"{row.direction} [{row.file}:{row.symbol}] {row.reason}"
+            )
+        if len(self.rows) > _ROWS_SHOWN:
+            yield f"  … and {len(self.rows) - _ROWS_SHOWN} more"
+        if self.diff:
+            yield self.diff if len(self.diff) <= _DIFF_ROOM else self.diff[:_DIFF_ROOM] + "\n[… the diff goes on …]"

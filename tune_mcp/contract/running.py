@@ -1,0 +1,82 @@
+"""What ``start_run``, ``resume_run`` and ``stop_run`` take and answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tune_mcp.contract.reply import Reply
+from tune_mcp.errors import Code, Refusal
+
+DEFAULT_REPEATS = 5
+MAX_REPEATS = 100
+
+
+class PurgeItem(BaseModel):
+    """One pytest repeat to take out: any of its stages names it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: str
+    repeat: int = Field(strict=True)
+    reason: str
+
+    @classmethod
+    def parse(cls, word: str) -> PurgeItem:
+        """``STAGE:REPEAT:REASON``, as the command line takes it. Raises INVALID_ARGUMENT."""
+        stage, _, rest = word.partition(":")
+        repeat, _, reason = rest.partition(":")
+        if not repeat.isdigit() or not reason:
+            raise Refusal(
+                Code.INVALID_ARGUMENT,
+                "GAP-11",
+                f"--purge {word!r} is not understood",
+                "write --purge STAGE:REPEAT:REASON",
+            )
+        return cls(stage=stage, repeat=int(repeat), reason=reason)
+
+
+class RunReply(Reply):
+    """A run that was started or goes on; two commands for a person to watch it with."""
+
+    run_id: str
+    run_dir: str
+    commit: str
+    dirty: bool
+    model: str
+    stages: tuple[str, ...]
+    repeats: int
+    plan_line: str
+    state: str
+    watch_command: str
+    tail_command: str
+    notes: tuple[str, ...] = ()
+    equivalence: str | None = None
+
+    def lines(self) -> Iterable[str]:
+        """The plan line first: a client shows it as it is (ASK-10)."""
+        yield self.plan_line
+        if self.equivalence:
+            yield f"verdict: {self.equivalence}"
+        if self.dirty:
+            yield "the tree is dirty: workspace.diff and the untracked files' digests are recorded with the run"
+        yield f"state: {self.state}"
+        yield from self.notes
+        yield f"Tab A, the pytest log, switching by itself: {self.tail_command}"
+        yield f"Tab B, milestones and progress: {self.watch_command}"
+
+
+class StopReply(Reply):
+    """Where the run stands after the request, and what is kept."""
+
+    run_id: str
+    state: str
+    strict_ready: str
+    kept_cells: int
+    reason: str
+
+    def lines(self) -> Iterable[str]:
+        """One line."""
+        yield f"STRICT {self.strict_ready} stages · {self.run_id} is {self.state} ({self.reason})"
+        yield f"kept: {self.kept_cells} strict stage × repeat cells; no process of the run is left behind"
