@@ -13,6 +13,7 @@ from tune_mcp.config.host import HostProfile
 from tune_mcp.config.loader import ConfigPlaces
 from tune_mcp.config.model import ModelConfig
 from tune_mcp.config.stages import Stage, StageTable
+from tune_mcp.contract.options import Options
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.precheck.needs import Needs
 from tune_mcp.precheck.subject import Subject
@@ -24,16 +25,6 @@ from tune_mcp.session.plan import Plan
 
 DEFAULT_GPUS = 1
 """GPUs of a test whose configuration does not say; a test on the CPU says 0."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a caller may choose: ``--repo --host --config --venv-python``; None means "find it"."""
-
-    repo: Path | None = None
-    host: str | None = None
-    config: Path | None = None
-    venv_python: str | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from mcp.server.connection import Connection
@@ -20,9 +20,10 @@ from mcp.server.subscriptions import InMemorySubscriptionBus, ResourcesListChang
 from mcp_types import EmptyResult, SubscribeRequestParams, UnsubscribeRequestParams
 
 from tune_mcp import run_dir
-from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Refusal
-from tune_mcp.session import state
+
+if TYPE_CHECKING:
+    from tune_mcp.calibration.project import Project
 
 LOOK_EVERY_S = 1.0
 _RUNS_WATCHED = 50
@@ -149,6 +150,8 @@ class Announcer:
 
 def behind(project: Project, runs: list[run_dir.RunDir]) -> Iterator[tuple[str, Stamp]]:
     """Every resource whose content can change, with the stamp of the files that it is made of."""
+    from tune_mcp.session import state
+
     everything: list[Path] = []
     for run in runs:
         base = f"tune://runs/{run.run_id}"

@@ -9,21 +9,23 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from mcp.server.mcpserver import AcceptedElicitation, Context, Elicit, ElicitationResult, MCPServer, Resolve
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import BaseModel, Field
 
-from tune_mcp.apply.plan import ApplyPlan, Row
-from tune_mcp.calibration import answered, applying, deciding
-from tune_mcp.calibration.project import Options, Project
 from tune_mcp.contract.applying import MODES, ApplyReply, Decision, Mode
+from tune_mcp.contract.options import Options
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.server.answers import Answer, answer_model, internal, refused
 from tune_mcp.server.asking import can_ask
 from tune_mcp.server.context import ServerContext, server_context
 from tune_mcp.server.registering import tool
+
+if TYPE_CHECKING:
+    from tune_mcp.apply.plan import ApplyPlan, Row
+    from tune_mcp.calibration.project import Project
 
 ApplyAnswer: type[Answer] = answer_model(ApplyReply)
 HINTS = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=False)
@@ -48,6 +50,8 @@ class Choice(BaseModel):
 
 def _open(run_id: str, plan_id: str) -> tuple[Project, ApplyPlan] | None:
     """The plan that is asked about; None when apply itself will refuse, so that nobody is asked in vain."""
+    from tune_mcp.calibration import applying
+
     try:
         project = server_context.project()
         found = project, applying.proposal_for(project, run_id, plan_id)[1]
@@ -70,6 +74,8 @@ def _again(run_id: str, plan_id: str) -> tuple[Project, ApplyPlan] | None:
 
 
 def _ask_mode(run_id: str, plan_id: str, mode: str, decisions: list[Decision], ctx: Context[Any, Any]) -> Any:
+    from tune_mcp.calibration import answered, deciding
+
     found = _open(run_id, plan_id) if mode in MODES and mode != "report" and can_ask(ctx) else None
     if found is None:
         return Agreement(mode="report")
@@ -104,6 +110,8 @@ def _slot(number: int, before: Callable[..., Any] | None) -> Callable[..., Any]:
         found = _again(run_id, plan_id) if can_ask(ctx) else None
         if found is None:
             return _OVER
+        from tune_mcp.calibration import answered, deciding
+
         project, proposal = found
         run = project.run(run_id)
         if not number and answered.load_mode(run, plan_id) != "smart":
@@ -181,6 +189,8 @@ def register_apply(mcp: MCPServer[Any], server: ServerContext) -> None:
         """Write the thresholds of a plan into the test files, all files or none. Only after the user has seen the
         report and chosen a mode: report (touch nothing), smart (quality metrics and tightening speed; every
         loosening speed metric needs a decision), full (all). The client asks the user where it can."""
+        from tune_mcp.calibration import applying
+
         try:
             chosen, given, by = await server.workers.run(
                 lambda: _agreed(server.project(), run_id, plan_id, mode, decisions, asked=can_ask(ctx), how=how)
@@ -202,6 +212,8 @@ def _agreed(
     Raises DECLINED when the person said no or did not answer, DECISION_INVALID for an answer that cannot stand: it
     is forgotten, so that the next call asks for it again.
     """
+    from tune_mcp.calibration import answered, applying, deciding
+
     chosen = deciding.checked_mode(mode)
     if chosen == "report" or not asked:
         return chosen, decisions, "arguments"

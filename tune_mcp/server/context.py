@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from tune_mcp.calibration.project import Options, Project
+from tune_mcp.contract.options import Options
 from tune_mcp.server.answers import Workers
+
+if TYPE_CHECKING:
+    from tune_mcp.calibration.project import Project
 
 
 @dataclass
@@ -17,6 +21,8 @@ class ServerContext:
 
     def project(self) -> Project:
         """The project as it is now."""
+        from tune_mcp.calibration.project import Project
+
         return Project.resolve(self.options)
 
 

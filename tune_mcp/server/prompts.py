@@ -16,7 +16,6 @@ from pydantic import ConfigDict
 from tune_mcp import run_dir
 from tune_mcp.config.loader import shipped_place
 from tune_mcp.config.stages import Frozen
-from tune_mcp.discover.aliases import aliases
 from tune_mcp.errors import Refusal
 from tune_mcp.server.context import ServerContext
 
@@ -101,6 +100,8 @@ def register_completions(mcp: MCPServer[Any], server: ServerContext) -> None:
 
 
 def _candidates(server: ServerContext, argument: str, model: str | None) -> list[str]:
+    from tune_mcp.discover.aliases import aliases
+
     project = server.project()
     match argument:
         case "model":

@@ -10,8 +10,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp_types import Resource
 
-from tune_mcp import rules, run_dir
-from tune_mcp.calibration import catalogue, watching
+from tune_mcp import run_dir
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import dump_json
 from tune_mcp.run_dir import RunDir
@@ -67,6 +66,8 @@ def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
     @mcp.resource("tune://runs", title="Runs", mime_type="application/json")
     def runs() -> str:
         """All runs, newest first (tool: status)."""
+        from tune_mcp.calibration import watching
+
         return dump_json(watching.list_runs(server.project()).model_dump(mode="json")).decode()
 
     @mcp.resource("tune://runs/{run_id}/report.md", title="Report (markdown)", mime_type="text/markdown")
@@ -82,6 +83,8 @@ def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
     @mcp.resource("tune://runs/{run_id}/audit", title="Strict audit", mime_type="text/plain")
     def audit(run_id: str) -> str:
         """The strict audit now (tool: strict_audit)."""
+        from tune_mcp.calibration import watching
+
         run(run_id)
         with _told(ResourceError):
             return watching.strict_audit(server.project(), run_id).text()
@@ -114,6 +117,8 @@ def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
     @mcp.resource("tune://models/{model}/stages", title="Stages of a model", mime_type="application/json")
     def stages(model: str) -> str:
         """The stage catalogue (tool: catalog)."""
+        from tune_mcp.calibration import catalogue
+
         with _told(ResourceNotFoundError):
             return dump_json(catalogue.catalog(server.project(), model).model_dump(mode="json")).decode()
 
@@ -126,6 +131,8 @@ def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
     @mcp.resource("tune://rules", title="Rules and refusals", mime_type="text/markdown")
     def register() -> str:
         """Every rule in one line and how it is kept, and the codes that the server refuses with."""
+        from tune_mcp import rules
+
         lines = "\n".join(f"- `{code}`" for code in Code)
         refusals = f"# Refusal codes\n\nEvery refusal names the rule behind it and the next step.\n\n{lines}\n"
         return f"# Rules\n\n{rules.table()}\n{refusals}"

@@ -10,7 +10,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-from tune_mcp.calibration.project import Options
+from tune_mcp.contract.options import Options
 from tune_mcp.errors import Refusal
 from tune_mcp.server.http import HttpOptions, serve_http
 

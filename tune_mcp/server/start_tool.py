@@ -9,16 +9,15 @@ from mcp.server.mcpserver import AcceptedElicitation, Context, Elicit, Elicitati
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import BaseModel, Field, create_model
 
-from tune_mcp.calibration import choosing, running
+from tune_mcp.contract.running import DEFAULT_REPEATS, MAX_REPEATS, RunReply
 from tune_mcp.errors import Refusal
 from tune_mcp.server.answers import Answer, answer_model
 from tune_mcp.server.asking import can_ask
 from tune_mcp.server.context import ServerContext, server_context
 from tune_mcp.server.registering import tool
-from tune_mcp.supervise import host_lock
 
 START = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False)
-RunAnswer: type[Answer] = answer_model(running.RunReply)
+RunAnswer: type[Answer] = answer_model(RunReply)
 EVERY_STAGE = "ALL"
 Stages = Annotated[
     list[str] | str,
@@ -44,7 +43,7 @@ def _form(names: list[str], stages: list[str] | str, repeats: int) -> type[BaseM
     fields: dict[str, Any] = {"model": (Literal[tuple(names)], Field(description="which model"))}
     if list(tokens(stages)) == [EVERY_STAGE]:
         fields["stages"] = (str, Field(default=EVERY_STAGE, description="ALL, or names with commas between them"))
-    if repeats == running.DEFAULT_REPEATS:
+    if repeats == DEFAULT_REPEATS:
         text = "observations per stage: 5 for thresholds, 1 is a smoke test"
         fields["repeats"] = (Literal["1", "2", "3", "5"], Field(default="5", description=text))
     return create_model("Selection", **fields)
@@ -54,6 +53,9 @@ def _ask(model: str | None, stages: list[str] | str, repeats: int, ctx: Context[
     """The one question, before anything runs; nobody is asked when the call will be refused anyway (ASK-11)."""
     if model is not None or not can_ask(ctx):
         return Selection()
+    from tune_mcp.calibration import choosing
+    from tune_mcp.supervise import host_lock
+
     try:
         project = server_context.project()
         names = project.places.model_names()
@@ -75,9 +77,9 @@ def register_start(mcp: MCPServer[Any], server: ServerContext) -> None:
             int,
             Field(
                 description="Observations per stage; 5 for thresholds, 1 is a smoke test.",
-                json_schema_extra={"minimum": 1, "maximum": running.MAX_REPEATS},
+                json_schema_extra={"minimum": 1, "maximum": MAX_REPEATS},
             ),
-        ] = running.DEFAULT_REPEATS,
+        ] = DEFAULT_REPEATS,
         label: Annotated[str | None, Field(description="Short word for the run directory's name.")] = None,
         chosen: Annotated[ElicitationResult[Any], Resolve(_ask)] = None,  # type: ignore[assignment]
     ) -> Annotated[CallToolResult, RunAnswer]:
@@ -85,10 +87,12 @@ def register_start(mcp: MCPServer[Any], server: ServerContext) -> None:
         supervisor does the work and outlives this server. Show the user the plan line and both commands, then poll
         status. For every new request of the user call this, never an old run. After an interruption: resume_run.
         Ask the user for model, stages and repeats before, once; without a model, clients that can will ask here."""
+        from tune_mcp.calibration import choosing, running
+
         answer = cast("BaseModel | None", chosen.data) if isinstance(chosen, AcceptedElicitation) else None
         picked = Selection.model_validate(answer.model_dump()) if answer else Selection()
 
-        def start() -> running.RunReply:
+        def start() -> RunReply:
             project = server.project()
             name = model or picked.model or choosing.only_model(project)
             if name is None:

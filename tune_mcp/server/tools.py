@@ -1,4 +1,4 @@
-"""The twelve tools, in the contract's order. Each is its verb, nothing more."""
+"""The twelve tools, in the contract's order. Each is its verb, nothing more, and imports it when it is called."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
-from tune_mcp.calibration import catalogue, preparing, reporting, running, tailing, watching
+from tune_mcp.contract.audit import AuditReply
+from tune_mcp.contract.catalogue import CatalogReply, DiscoverReply
+from tune_mcp.contract.precheck import PrecheckReply
 from tune_mcp.contract.reporting import ApplyPlanReply, ReportReply
+from tune_mcp.contract.running import PurgeItem, StopReply
+from tune_mcp.contract.status import MAX_WAIT_S, RunsReply, StatusReply
+from tune_mcp.contract.tailing import MAX_LINES, TailReply
 from tune_mcp.server import dashboard
 from tune_mcp.server.answers import Answer, answer_model
 from tune_mcp.server.apply_tool import register_apply
@@ -23,13 +28,13 @@ READ = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_h
 WRITE = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 STOP = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
 
-CatalogAnswer: type[Answer] = answer_model(catalogue.CatalogReply)
-DiscoverAnswer: type[Answer] = answer_model(catalogue.DiscoverReply)
-PrecheckAnswer: type[Answer] = answer_model(preparing.PrecheckReply)
-StopAnswer: type[Answer] = answer_model(running.StopReply)
-StatusAnswer: type[Answer] = answer_model(watching.StatusReply, watching.RunsReply)
-AuditAnswer: type[Answer] = answer_model(watching.AuditReply)
-TailAnswer: type[Answer] = answer_model(tailing.TailReply)
+CatalogAnswer: type[Answer] = answer_model(CatalogReply)
+DiscoverAnswer: type[Answer] = answer_model(DiscoverReply)
+PrecheckAnswer: type[Answer] = answer_model(PrecheckReply)
+StopAnswer: type[Answer] = answer_model(StopReply)
+StatusAnswer: type[Answer] = answer_model(StatusReply, RunsReply)
+AuditAnswer: type[Answer] = answer_model(AuditReply)
+TailAnswer: type[Answer] = answer_model(TailReply)
 ReportAnswer: type[Answer] = answer_model(ReportReply)
 PlanAnswer: type[Answer] = answer_model(ApplyPlanReply)
 
@@ -47,6 +52,8 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
     ) -> Annotated[CallToolResult, CatalogAnswer]:
         """Hosts and models that can be calibrated here. With model: its stages, metrics and the aliases that
         start_run accepts. Call this first. A stage marked STALE needs discover."""
+        from tune_mcp.calibration import catalogue
+
         return await answer(lambda: catalogue.catalog(server.project(), model))
 
     @tool(mcp, "Discover stages", WRITE)
@@ -57,6 +64,8 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         """Read the model's test files and config into stages.yaml. Call it when catalog says STALE, after a test
         constant or config.yaml changed, or for a new model. Lists what is added, removed, changed, and metrics that
         still need a JSON path (NEEDS_CONFIG)."""
+        from tune_mcp.calibration import catalogue
+
         return await answer(lambda: catalogue.discover(server.project(), model, write))
 
     @tool(mcp, "Precheck the machine", READ)
@@ -64,6 +73,8 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         """Is this machine ready? Read only: changes and kills nothing. All gaps at once, each with the exact command
         that mends it. Tell the user the gaps before mending any; mend only what is listed; never rebuild an
         environment that is ok. start_run repeats this check as its first phase."""
+        from tune_mcp.calibration import preparing
+
         return await answer(lambda: preparing.precheck(server.project(), model, tokens(stages)))
 
     register_start(mcp, server)
@@ -72,13 +83,15 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
     async def resume_run(
         run_id: RunId,
         purge: Annotated[
-            list[running.PurgeItem],
+            list[PurgeItem],
             Field(description="Repeats to measure again; strict ones are refused. The files are kept aside."),
         ] = [],  # noqa: B006 - the SDK reads the default, nobody changes it
     ) -> Annotated[CallToolResult, RunAnswer]:
         """Go on with an interrupted, halted, exhausted, stopped or lost run, on the same commit or on one that
         differs only in thresholds of this run (proven, and said in the reply). Complete repeats are kept, the rest is
         measured. After a halt, mend its cause first. On any other commit: start_run."""
+        from tune_mcp.calibration import running
+
         return await answer(lambda: running.resume_run(server.project(), run_id, purge))
 
     @tool(mcp, "Stop a run", STOP)
@@ -87,6 +100,8 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
     ) -> Annotated[CallToolResult, StopAnswer]:
         """Stop a run gracefully when the user wants it: pytest is interrupted, its servers are ended, what is
         complete stays and can be resumed. On a halted run: give it up, so that a fresh run may start."""
+        from tune_mcp.calibration import running
+
         return await answer(lambda: running.stop_run(server.project(), run_id, reason))
 
     @tool(mcp, "Status of a run", READ, page=dashboard.URI)
@@ -96,7 +111,7 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
             float,
             Field(
                 description="Wait up to this many seconds for a change.",
-                json_schema_extra={"minimum": 0, "maximum": watching.MAX_WAIT_S},
+                json_schema_extra={"minimum": 0, "maximum": MAX_WAIT_S},
             ),
         ] = 0,
         ctx: Context[Any, Any] = None,  # type: ignore[assignment]
@@ -104,14 +119,18 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         """How far a run is; the strict counts come first and are the only progress that counts. Poll with wait_s=45
         while the run is active, never more than poll_within_s apart. Slow is normal: a run takes minutes to hours.
         Stop polling when state is finished, stopped, failed, lost, halted or exhausted, and do what next says."""
+        from tune_mcp.calibration import watching
+
         if run_id is None:
             return await answer(lambda: watching.list_runs(server.project()))
         return await _watched(run_id, wait_s, ctx)
 
     async def _watched(run_id: str, wait_s: float, ctx: Context[Any, Any]) -> CallToolResult:
+        from tune_mcp.calibration import watching
+
         gone = threading.Event()
 
-        def look() -> watching.StatusReply:
+        def look() -> StatusReply:
             return watching.status(
                 server.project(), run_id, wait_s, sleep=lambda s: void(gone.wait(s)), cancelled=gone.is_set
             )
@@ -130,12 +149,14 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
     async def strict_audit(run_id: RunId) -> Annotated[CallToolResult, AuditAnswer]:
         """The matrix of stage × repeat: ✓ strict, △ partial, ✗ failed, — not run; and whether every artifact is of
         one commit. Only "STRICT + GIT: READY" means that the calibration is complete."""
+        from tune_mcp.calibration import watching
+
         return await answer(lambda: watching.strict_audit(server.project(), run_id))
 
     @tool(mcp, "Tail the active pytest log", READ)
     async def tail_pytest(
         run_id: RunId,
-        lines: Annotated[int, Field(json_schema_extra={"minimum": 1, "maximum": tailing.MAX_LINES})] = 30,
+        lines: Annotated[int, Field(json_schema_extra={"minimum": 1, "maximum": MAX_LINES})] = 30,
         test: Annotated[str | None, Field(description="A test of the run; default: the one that runs now.")] = None,
         repeat: Annotated[int | None, Field(description="Which repeat of it, from 1.")] = None,
         grep: Annotated[str | None, Field(description="Regular expression; only matching lines.")] = None,
@@ -143,18 +164,24 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
     ) -> Annotated[CallToolResult, TailAnswer]:
         """The end of the log of the pytest that runs now: server start-up, requests, assertions. Follows to the next
         test by itself through cursor. A failed threshold assertion in it is normal during calibration."""
+        from tune_mcp.calibration import tailing
+
         return await answer(lambda: tailing.tail_pytest(server.project(), run_id, lines, test, repeat, grep, cursor))
 
     @tool(mcp, "Write the report", WRITE)
     async def report(run_id: RunId) -> Annotated[CallToolResult, ReportAnswer]:
         """Write report.md, report.json and report.html of a finished run; refused unless every stage × repeat is
         strict on one commit. Tell the user the path and what would loosen."""
+        from tune_mcp.calibration import reporting
+
         return await answer(lambda: reporting.report(server.project(), run_id))
 
     @tool(mcp, "Plan the threshold changes", READ)
     async def apply_plan(run_id: RunId) -> Annotated[CallToolResult, PlanAnswer]:
         """What would be written into the test files, per metric: present value, worst of N, value to write, whether
         it tightens or loosens CI. Writes nothing. Its plan_id is what apply needs."""
+        from tune_mcp.calibration import reporting
+
         return await answer(lambda: reporting.apply_plan(server.project(), run_id))
 
     register_apply(mcp, server)
