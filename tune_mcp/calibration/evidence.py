@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tune_mcp.apply import transaction
 from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Code, Json, Refusal
 from tune_mcp.files import sha256_file
@@ -13,6 +13,9 @@ from tune_mcp.observe.audit import Audit, AuditedCell, Fault, audit
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events, provenance, state
 from tune_mcp.session.plan import Plan
+
+if TYPE_CHECKING:
+    from tune_mcp.apply.transaction import Journal
 
 Gap = tuple[str, int, AuditedCell]
 
@@ -140,16 +143,18 @@ def changed_files(repo_root: Path, run: RunDir, plan: Plan) -> dict[str, str]:
     return found
 
 
-def committed(run: RunDir) -> list[transaction.Journal]:
+def committed(run: RunDir) -> list[Journal]:
     """The journals of every apply of this run that was carried out, oldest first."""
     return sorted(
         (journal for journal in journals(run) if journal.state == "committed"), key=lambda journal: journal.started_at
     )
 
 
-def journals(run: RunDir) -> list[transaction.Journal]:
+def journals(run: RunDir) -> list[Journal]:
     """The journals of every apply that was begun."""
     if not run.applies.is_dir():
         return []
+    from tune_mcp.apply import transaction
+
     found = (transaction.read_journal(folder) for folder in run.applies.iterdir() if folder.is_dir())
     return [journal for journal in found if journal is not None]

@@ -7,21 +7,22 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tune_mcp import run_dir
-from tune_mcp.config.host import HostProfile
 from tune_mcp.config.loader import ConfigPlaces
-from tune_mcp.config.model import ModelConfig
-from tune_mcp.config.stages import Stage, StageTable
 from tune_mcp.contract.options import Options
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.precheck.needs import Needs
-from tune_mcp.precheck.subject import Subject
 from tune_mcp.run_dir import RunDir
-from tune_mcp.session import plan as plans
 from tune_mcp.session import provenance
-from tune_mcp.session.events import Ledger
-from tune_mcp.session.plan import Plan
+
+if TYPE_CHECKING:
+    from tune_mcp.config.host import HostProfile
+    from tune_mcp.config.model import ModelConfig
+    from tune_mcp.config.stages import Stage, StageTable
+    from tune_mcp.precheck.subject import Subject
+    from tune_mcp.session.events import Ledger
+    from tune_mcp.session.plan import OlderCatalogue, Plan
 
 DEFAULT_GPUS = 1
 """GPUs of a test whose configuration does not say; a test on the CPU says 0."""
@@ -84,9 +85,11 @@ class Project:
 
     def plan(self, run: RunDir, ledger: Ledger | None = None) -> Plan:
         """The run's plan, checked against its ledger; an older run takes its catalogue from the present config."""
+        from tune_mcp.session import plan as plans
+
         return plans.load(run, self._older_catalogue, ledger)
 
-    def _older_catalogue(self, model: str) -> plans.OlderCatalogue:
+    def _older_catalogue(self, model: str) -> OlderCatalogue:
         table = self.places.stages(model)
         rules = self.places.metric_rules(model)
         return table, {stage.group: rules.policy(stage.group) for stage in table.values()}
@@ -108,6 +111,9 @@ class Project:
 
     def subject(self, model: ModelConfig, stages: tuple[Stage, ...]) -> Subject:
         """What precheck looks at."""
+        from tune_mcp.precheck.needs import Needs
+        from tune_mcp.precheck.subject import Subject
+
         python = self.interpreter(model)
         return Subject(
             repo_root=self.repo_root,

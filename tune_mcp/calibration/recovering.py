@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 
 from tune_mcp import run_dir
@@ -11,8 +10,6 @@ from tune_mcp.errors import Code, Refusal
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import events
 from tune_mcp.supervise import host_lock
-
-_log = logging.getLogger(__name__)
 
 
 def suspects(project: Project) -> list[RunDir]:
@@ -27,13 +24,15 @@ def recover(runs: Iterable[RunDir]) -> None:
 
     Raises HOST_BUSY when a process outlives even SIGKILL: nothing is measured beside it.
     """
+    import logging
+
     from tune_mcp.supervise import leftovers  # the process table: nothing that a mere reader waits for
 
     runs = list(runs)
     if not leftovers.living(runs):
         return
     for run in runs:
-        ended = leftovers.end([run], _log.warning)
+        ended = leftovers.end([run], logging.getLogger(__name__).warning)
         if not ended.found:
             continue
         names = "; ".join(ended.found[:5])

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if refusal := not_writable(error):
             return _refused(refusal, as_json=arguments.json)
+        import traceback
+
         traceback.print_exc()
         return BUG
     return code

@@ -51,8 +51,8 @@ class HostProfile(ConfigModel):
     hostname: str
     repo_root: AbsolutePath
     venv_python: AbsolutePath | None = None
-    physical: Physical = Physical()
-    agent_policy: AgentPolicy = AgentPolicy()
+    physical: Physical = Field(default_factory=Physical)
+    agent_policy: AgentPolicy = Field(default_factory=AgentPolicy)
     speaker_similarity_bootstrap: dict[str, BootstrapStep] = Field(default_factory=dict)
     cleanup_command: tuple[str, ...] = ()
     allow_mig: bool = False

@@ -10,15 +10,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tune_mcp.config.host import HostProfile
-from tune_mcp.config.metrics import MetricRules, load_metric_rules
-from tune_mcp.config.model import ModelConfig
-from tune_mcp.config.signatures import OwnSignatures, read_own
-from tune_mcp.config.stages import StageTable
-from tune_mcp.config.stages_yaml import load_stages
-from tune_mcp.config.yaml_source import dotted, read_yaml
 from tune_mcp.errors import Code, Refusal
+
+if TYPE_CHECKING:
+    from tune_mcp.config.host import HostProfile
+    from tune_mcp.config.metrics import MetricRules
+    from tune_mcp.config.model import ModelConfig
+    from tune_mcp.config.signatures import OwnSignatures
+    from tune_mcp.config.stages import StageTable
 
 REPO_PLACE = ".tune"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -61,6 +62,9 @@ class ConfigPlaces:
 
     def model(self, name: str) -> ModelConfig:
         """The model's configuration. Raises UNKNOWN_MODEL with near matches, or INVALID_CONFIG."""
+        from tune_mcp.config.model import ModelConfig
+        from tune_mcp.config.yaml_source import read_yaml
+
         path = self.config_path(name)
         source = read_yaml(path)
         model = source.check(ModelConfig, {"name": name} | source.data)
@@ -77,16 +81,22 @@ class ConfigPlaces:
 
     def metric_rules(self, name: str) -> MetricRules:
         """The metric rules for a model: the shipped ones, and its own on top. Raises INVALID_CONFIG."""
+        from tune_mcp.config.metrics import load_metric_rules
+
         self._model_place(name)
         return load_metric_rules(self._first(f"models/{name}/metrics.yaml", len(self.places)))
 
     def signatures(self, name: str) -> OwnSignatures:
         """What a model adds to the watchdog's signatures and limits. Raises INVALID_CONFIG."""
+        from tune_mcp.config.signatures import read_own
+
         self._model_place(name)
         return read_own(self._first(f"models/{name}/signatures.yaml", len(self.places)))
 
     def stages(self, name: str) -> StageTable:
         """The model's stages in their order. Raises STAGES_STALE when nobody has discovered them, INVALID_CONFIG."""
+        from tune_mcp.config.stages_yaml import load_stages
+
         # A table behind the place of config.yaml belongs to another config.yaml of the same name.
         path = self._first(f"models/{name}/stages.yaml", self._model_place(name) + 1)
         if path is None:
@@ -122,6 +132,9 @@ class ConfigPlaces:
 
     def host(self, name: str) -> HostProfile:
         """One host profile; its name is that of its file. Raises HOST_UNRESOLVED or INVALID_CONFIG."""
+        from tune_mcp.config.host import HostProfile
+        from tune_mcp.config.yaml_source import read_yaml
+
         path = self._first(f"hosts/{name}.yaml", len(self.places)) if _NAME.fullmatch(name) else None
         if path is None:
             raise _unknown(Code.HOST_UNRESOLVED, "HST-02", "host profile", name, self.host_names())
@@ -153,6 +166,8 @@ class ConfigPlaces:
 
     def located(self, name: str, refusal: Refusal) -> Refusal:
         """A refusal of a key that only shows against the tests, with the file and the line of that key (MOD-02)."""
+        from tune_mcp.config.yaml_source import dotted, read_yaml
+
         key = refusal.details.get("key")
         if refusal.code is not Code.INVALID_CONFIG or "file" in refusal.details or not isinstance(key, str):
             return refusal

@@ -9,7 +9,6 @@ from typing import Annotated
 from pydantic import (
     AfterValidator,
     Field,
-    StringConstraints,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
@@ -17,6 +16,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from tune_mcp.config.ci_machine import CiMachine
 from tune_mcp.config.fields import ConfigModel, ConstantName, Gpus, JsonSource, ModuleName, Name, Regex, RelativePath
 from tune_mcp.config.metrics import SampleSource
 from tune_mcp.config.yaml_source import Yaml
@@ -169,16 +169,6 @@ class Optimisation(ConfigModel):
         return self
 
 
-class CiMachine(ConfigModel):
-    """The machine whose numbers the thresholds are, CI's: GPUs by their NVML name, torch by its CUDA (SCP-01).
-
-    ``gpu`` is a pattern for the whole name; ``cuda`` opens the version, so 13 is every 13.x.
-    """
-
-    gpu: Regex | None = None
-    cuda: Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)*$")] | None = None
-
-
 class ModelConfig(ConfigModel):
     """One model. Keys of the per-test mappings are names of test files, without folders.
 
@@ -210,7 +200,7 @@ class ModelConfig(ConfigModel):
     cache_wipes: tuple[RelativePath, ...] = ()
     optimisations: dict[Name, Optimisation] = Field(default_factory=dict)
     venv_imports: tuple[ModuleName, ...] | None = None
-    ci_machine: CiMachine = CiMachine()
+    ci_machine: CiMachine = Field(default_factory=CiMachine)
     ci_env_file: RelativePath | None = None
 
     @model_validator(mode="before")

@@ -89,9 +89,9 @@ class OwnSignatures(ConfigModel):
 
     fatal: tuple[Signature, ...] = ()
     suspicious: tuple[Signature, ...] = ()
-    startup: Startup = Startup()
-    no_progress: NoProgress = NoProgress()
-    room: Room = Room()
+    startup: Startup = Field(default_factory=Startup)
+    no_progress: NoProgress = Field(default_factory=NoProgress)
+    room: Room = Field(default_factory=Room)
     roles: tuple[Role, ...] = ()
 
 

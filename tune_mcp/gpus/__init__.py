@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 PROBE_DEADLINE_S = 15.0
 MEMORY_LIMIT_MIB = 2048
 """A GPU with more memory in use than this is not free (rule GPU-01; the limit itself still is)."""
-_KNOWN = ConfigDict(extra="forbid")
+_KNOWN = ConfigDict(extra="forbid", defer_build=True)
 _ABANDON_S = 1.0
 Count = Annotated[int, Field(ge=0)]
 
@@ -67,7 +67,7 @@ class Gpu:
     mig: bool = False
     minor: Count | None = None
     trouble: str = ""
-    condition: Condition = Condition()
+    condition: Condition = Field(default_factory=Condition)
 
     @property
     def free(self) -> bool:
@@ -126,9 +126,6 @@ class GpuReading:
                 return ", ".join(f"{sum(gpu.name == name for gpu in self.gpus)}× {name}" for name in names)
 
 
-_READING = TypeAdapter(GpuReading)
-
-
 class GpuReader(Protocol):
     """Anything that can take one look; tests hand in their own."""
 
@@ -139,7 +136,7 @@ class GpuReader(Protocol):
 
 def parse(data: bytes) -> GpuReading:
     """The probe's JSON. Raises ``ValueError`` for anything that is not a whole answer."""
-    return _READING.validate_json(data, strict=True)
+    return TypeAdapter(GpuReading).validate_json(data, strict=True)
 
 
 class Probe:

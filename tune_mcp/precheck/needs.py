@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from tune_mcp.config.ci_machine import CiMachine
 from tune_mcp.config.host import BootstrapStep, HostProfile
-from tune_mcp.config.model import CiMachine, ModelConfig
+from tune_mcp.config.model import ModelConfig
 from tune_mcp.config.stages import Stage
 from tune_mcp.session.plan import LaunchSettings
 

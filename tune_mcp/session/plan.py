@@ -12,8 +12,8 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, ValidationError
 
+from tune_mcp.config.ci_machine import CiMachine
 from tune_mcp.config.metrics import GroupPolicy
-from tune_mcp.config.model import CiMachine
 from tune_mcp.config.signatures import OwnSignatures
 from tune_mcp.config.stages import Frozen, Stage, StageTable
 from tune_mcp.errors import Code, Json, Refusal
@@ -41,8 +41,8 @@ class LaunchSettings(Frozen):
     allow_mig: bool = False
     cleanup_command: tuple[str, ...] = ()
     venv_imports: tuple[str, ...] | None = None
-    ci_machine: CiMachine = CiMachine()
-    signatures: OwnSignatures = OwnSignatures()
+    ci_machine: CiMachine = Field(default_factory=CiMachine)
+    signatures: OwnSignatures = Field(default_factory=OwnSignatures)
     poll_interval_max_s: int = Field(default=120, ge=1, le=120)
 
 

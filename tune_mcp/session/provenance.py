@@ -6,7 +6,6 @@ import os
 import re
 import stat
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,6 +111,8 @@ def read(repo: Path) -> GitState:
 
     The questions run side by side: a launch waits for the slowest one only.
     """
+    from concurrent.futures import ThreadPoolExecutor  # only those who ask git wait for it
+
     with ThreadPoolExecutor(len(_QUESTIONS)) as pool:
         asked = [pool.submit(git, repo, *words) for words in _QUESTIONS]
         status, position, tracked = (one.result() for one in asked)

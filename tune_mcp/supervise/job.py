@@ -41,7 +41,7 @@ class Job(Frozen):
     pytest_extra_args: tuple[str, ...] = ()
     plugins: tuple[str, ...] = ()
     cache_wipes: tuple[str, ...] = ()
-    signatures: OwnSignatures = OwnSignatures()
+    signatures: OwnSignatures = Field(default_factory=OwnSignatures)
     gpus: int = 0
     allow_mig: bool = False
     cleanup_command: tuple[str, ...] = ()
