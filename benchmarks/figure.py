@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -46,6 +48,19 @@ def best(work: Callable[[], object], rounds: int = 5) -> float:
         work()
         times.append(time.process_time() - begin)
     return min(times)
+
+
+def child_cpu(argv: list[str]) -> float:
+    """CPU seconds of a command, from the start of its process to the end."""
+    before = children_cpu()
+    subprocess.run(argv, check=False, capture_output=True)
+    return children_cpu() - before
+
+
+def children_cpu() -> float:
+    """CPU seconds of all children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def show(figures: Iterable[Figure], markdown: bool = False) -> int:

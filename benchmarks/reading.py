@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from figure import Figure, best, show
+from figure import Figure, best, child_cpu, show
 
 from tune_mcp import run_dir
 from tune_mcp.calibration import catalogue, tailing, watching
@@ -24,9 +24,16 @@ from tune_mcp.files import dump_json, sha256_bytes, write_atomic
 from tune_mcp.run_dir import RunDir
 from tune_mcp.server.answers import succeeded
 from tune_mcp.session import plan as plans
+from tune_mcp.session.state import RunState, SupervisorRecord
 
 POLLS_AN_HOUR = 3600 // 45
 SHA = "0" * 40
+COLD = """
+import json, pathlib, pydantic, sys
+for path in pathlib.Path(sys.argv[1]).glob("*/run*.json"):
+    json.loads(path.read_bytes())
+"""
+"""The least that a new process has to do for an audit."""
 
 
 def figures() -> Iterator[Figure]:
@@ -74,6 +81,16 @@ def discovered(repo: Path) -> Iterator[Figure]:
     yield Figure("discover of 14 test files, 28 stages, CPU", ours, parsed, "s", "ast.parse of each", 12.0, 3)
 
 
+def discovered_in(repo: Path, model: str) -> Iterator[Figure]:
+    """discover over a real checkout, nothing written."""
+    project = Project.resolve(Options(repo=repo))
+    files = {repo / stage.test for stage in project.places.stages(model).values()}
+    ours = best(lambda: catalogue.discover(project, model, write=False))
+    parsed = best(lambda: [ast.parse(file.read_bytes()) for file in files])
+    name = f"discover {model}: {len(files)} test files, CPU"
+    yield Figure(name, ours, parsed, "s", "ast.parse of each", 12.0, 3)
+
+
 def large(run: RunDir, size: str) -> Iterator[Figure]:
     project = Project.resolve(Options(repo=run.repo_root))
     files = sorted(run.path.glob("*/run*.json"))
@@ -82,6 +99,14 @@ def large(run: RunDir, size: str) -> Iterator[Figure]:
     told = best(lambda: watching.status(project, run.run_id))
     yield Figure(f"strict_audit of {size} cells, CPU", audited, parsed, "s", "json.loads of each", 4.5)
     yield Figure(f"status of {size} cells, CPU", told, parsed, "s", "json.loads of each", 5.0)
+    verb = [sys.executable, "-m", "tune_mcp", "audit", run.run_id, "--repo", str(run.repo_root)]
+    bare = [sys.executable, "-c", COLD, str(run.path)]
+    cold, beside = (min(child_cpu(argv) for _ in range(3)) for argv in (verb, bare))
+    yield Figure(f"strict_audit of {size} cells in a new process, CPU", cold, beside, "s", "pydantic, json.loads", 4.5)
+    looked = best(lambda: [watching.stamps(run) for _ in range(100)]) / 100
+    yield Figure(
+        f"a look of a waiting status at {size} cells, CPU", looked * 1e3, told * 1e3, "ms", "a status", 0.02, 3
+    )
 
 
 def polled(run: RunDir) -> Iterator[Figure]:
@@ -162,6 +187,8 @@ def large_run(root: Path, stages: int, repeats: int) -> RunDir:
             sha = sha256_bytes(data)
             lines.append({"t": run_dir.iso(now), "kind": "recorded", "stage": key, "repeat": repeat, "sha256": sha})
     run.events.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    over = SupervisorRecord(state=RunState.FINISHED, heartbeat_at=now.timestamp())
+    run.supervisor.write_bytes(dump_json(over.model_dump(mode="json")))
     return run
 
 

@@ -1,12 +1,14 @@
 """Figures of tune-mcp, each a ratio measured side by side in one run: ``make bench``.
 
 ``python benchmarks/run.py [--markdown] [startup] [reading] [supervision]``; each topic is a module of its own.
+``--discover REPO MODEL`` measures discover alone, over a real checkout.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from itertools import chain
+from pathlib import Path
 
 import reading
 import startup
@@ -16,11 +18,18 @@ from figure import show
 TOPICS = {"startup": startup, "reading": reading, "supervision": supervision}
 
 
-def main(words: list[str]) -> int:
+def main() -> int:
     """Measure and print; exit code 1 when a figure is over its ceiling."""
-    chosen = [word for word in words if word in TOPICS] or list(TOPICS)
-    return show(chain.from_iterable(TOPICS[name].figures() for name in chosen), "--markdown" in words)
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("topics", nargs="*", choices=[[], *TOPICS], help="all unless given")
+    arguments.add_argument("--markdown", action="store_true", help="the table as docs/reference/benchmarks.md has it")
+    arguments.add_argument("--discover", nargs=2, metavar=("REPO", "MODEL"), help="discover alone, over a checkout")
+    given = arguments.parse_args()
+    if given.discover:
+        repo, model = given.discover
+        return show(reading.discovered_in(Path(repo).resolve(), model), given.markdown)
+    return show(chain.from_iterable(TOPICS[name].figures() for name in given.topics or TOPICS), given.markdown)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    raise SystemExit(main())

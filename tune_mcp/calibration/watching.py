@@ -92,13 +92,13 @@ def status(
     run = project.run(run_id)
     plan = project.plan(run)
     end = time.monotonic() + wait_s
-    first, seen = _pulse(run, plan), _stamps(run)
+    first, seen = _pulse(run, plan), stamps(run)
     changed = first[0].at_rest
     if not changed:
         _polled(run)
     while not changed and time.monotonic() < end and not cancelled():
         sleep(min(_LOOK_EVERY_S, max(0.0, end - time.monotonic())))
-        if (now := _stamps(run)) != seen:
+        if (now := stamps(run)) != seen:
             seen, changed = now, _pulse(run, plan) != first
     if not first[0].at_rest:
         _polled(run)
@@ -111,7 +111,7 @@ def _polled(run: RunDir) -> None:
         run.watched.touch()
 
 
-def _stamps(run: RunDir) -> tuple[object, ...]:
+def stamps(run: RunDir) -> tuple[object, ...]:
     """What cannot stay the same when something changed: a wait costs a lock's test and two looks at a folder entry."""
     return (state.liveness(run), *(_stamp(path) for path in (run.supervisor, run.events)))
 
