@@ -54,6 +54,8 @@ BAD: dict[str, tuple[str, str, int, str]] = {
     "an absolute path": ("accuracy: summary.accuracy", "accuracy: /etc/passwd::a", 14, f"{FILE}.paths.accuracy"),
     "a YAML bomb": ("name: toy\n", f"name: toy\n{BOMB}\n", 1, "(top)"),
     "a secret": ("https://hf-mirror.com", "http://u:hunter2@proxy:1", 8, "auto_env.HF_ENDPOINT"),
+    "a token": ("https://hf-mirror.com", "https://hf-mirror.com\n  HF_TOKEN: hunter2", 9, "auto_env.HF_TOKEN"),
+    "a proxy": ("  HF_ENDPOINT:", "  https_proxy: http://hunter2:3128\n  HF_ENDPOINT:", 8, "auto_env.https_proxy"),
     "an early exit": (
         "gpus_per_test:",
         "pytest_extra_args: {test_toy_ci.py: [-x]}\ngpus_per_test:",

@@ -62,11 +62,15 @@ def test_no_gap_is_ever_mended_and_no_command_that_is_told_rebuilds_anything(tmp
     assert [fix for fix in fixes if "org/m" in fix and "org/d" in fix] == [], "one gap, one command"
 
 
-@pytest.mark.rule("ENV-05", "PRE-10")
+@pytest.mark.rule("ENV-05", "PRE-10", "ENV-02")
 def test_what_was_green_is_looked_at_again_when_a_run_starts(tmp_path: Path) -> None:
     config = {**toy.CONFIG, "venv_imports": ["fragile"]}
-    project = toy.make_toy(tmp_path / "repo", config=config, files={"fragile.py": "__version__ = '1.5'"})
-    assert preparing.precheck(project, "toy").ok
+    pinned = f'[project]\ndependencies = ["pytest=={pytest.__version__}"]\n'
+    files = {"fragile.py": "__version__ = '1.5'", "pyproject.toml": pinned}
+    project = toy.make_toy(tmp_path / "repo", config=config, files=files)
+    found = preparing.precheck(project, "toy")
+    assert found.ok and [check.id for check in found.checks if check.status == "ok" and check.fix] == []
+    assert {"venv.pins", "venv.imports"} <= {check.id for check in found.checks}
 
     (project.repo_root / "fragile.py").write_text("import not_there")
     run = toy.start(project, repeats=1)

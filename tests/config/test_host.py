@@ -81,6 +81,24 @@ def test_a_profile_that_lacks_or_adds_something_names_the_key(
     assert caught.value.details["key"] == key
 
 
+@pytest.mark.rule("ENV-26")
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (('HF_HUB_DISABLE_XET: "1"', "HF_TOKEN: hunter2"), "env.HF_TOKEN"),
+        (('HF_HUB_DISABLE_XET: "1"', "ALL_PROXY: socks5://hunter2:1080"), "env.ALL_PROXY"),
+        (('HF_HUB_DISABLE_XET: "1"', "HF_ENDPOINT: https://u:hunter2@mirror"), "env.HF_ENDPOINT"),
+        (("python -m warm", "https_proxy=http://u:hunter2@proxy:1 python -m warm"), "command"),
+    ],
+)
+def test_a_command_that_is_printed_holds_no_secret(tmp_path: Path, change: tuple[str, str], key: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        load(tmp_path, OLDER.replace(*change))
+
+    assert caught.value.details["key"] == f"speaker_similarity_bootstrap.warm_cache.{key}"
+    assert "hunter2" not in caught.value.text() + str(caught.value.data())
+
+
 @pytest.mark.rule("GPU-08")
 def test_the_plain_form_of_the_projects_cleanup_is_refused(tmp_path: Path) -> None:
     """It leaves orphans with 70 GiB and more on the GPUs behind."""

@@ -142,17 +142,38 @@ def test_gates_are_looked_at_once_a_run_has_ended_and_never_before(tmp_path: Pat
     assert reporting.report(project, run.run_id).run_id == run.run_id
 
 
-NEVER = {
-    "advance without strict": "STR-01", "use ok/total as readiness": "STR-09", "wait blindly": "POL-01",
-    "run on after a halt": "HLT-01", "count partial repeats": "STR-05", "download unasked": "ENV-03",
-    "rebuild a working environment": "ENV-05", "check out a branch": "VCS-09", "apply slack or leave patches": "SCP-07",
-    "commit unasked": "VCS-02", "edit outside apply": "APL-01", "round accuracy": "APL-09", "ask in mid-run": "ASK-11",
-}  # fmt: skip
-"""What must never be done, and the rule whose test tries to do it."""
+NEVER = [
+    ("go on for any other reason than the strict audit", "STR-01"),
+    ("`ok/total` is no progress", "STR-09"),
+    ("wait longer than 120 s without a look", "POL-01"),
+    ("go on past a halt before its cause is mended", "HLT-01"),
+    ("partial or failed repeat never counts", "STR-05"),
+    ("download, install or rebuild what precheck did not mark", "ENV-01"),
+    ("install or rebuild what precheck did not mark", "ENV-09"),
+    ("check out a branch", "VCS-08"),
+    ("apply slack, or leave a patch file", "SCP-07"),
+    ("commit or push unless the user asks for it", "VCS-01"),
+    ("edit a threshold by hand", "APL-24"),
+    ("with a script of your own", "APL-14"),
+    ("round a number", "APL-09"),
+    ("ask the user anything while a run is active", "ASK-11"),
+]
+"""The fourteen things that must never be done, as the skill says it, and the rule whose test tries to do it."""
 
 
 @pytest.mark.rule("STP-03")
-def test_everything_that_must_never_be_done_has_a_rule_that_is_tried() -> None:
-    tried = {mark.rule for mark in marks()}
+@pytest.mark.parametrize(("words", "rule"), NEVER)
+def test_what_must_never_be_done_stands_in_the_one_list_and_has_a_rule_that_is_tried(words: str, rule: str) -> None:
+    never = " ".join((ROOT / "SKILL.md").read_text().partition("\n## Never\n")[2].lower().split())
 
-    assert sorted(rule for rule in NEVER.values() if rule not in tried) == []
+    assert words in never
+    assert rule in {mark.rule for mark in marks()}
+
+
+@pytest.mark.rule("ENV-04", "ENV-09", "ENV-32")
+def test_the_prompt_asks_for_every_gap_first_and_for_one_fix_at_a_time() -> None:
+    text = " ".join(read_prompt(ROOT / "prompts" / "precheck.md").render({"model": "m"}).split())
+
+    assert "Report every line that is not ok to the user before anything is mended." in text
+    assert "With the user's word, run the fix of one gap, then `precheck` again." in text
+    assert "Leave alone what is ok: no bulk download, no new environment." in text

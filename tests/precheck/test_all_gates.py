@@ -116,7 +116,7 @@ def test_a_bug_in_a_gate_keeps_its_traceback(tmp_path: Path) -> None:
         precheck(subject(tmp_path), probes(), NOW, gates=(("broken", broken),))
 
 
-@pytest.mark.rule("PRE-02", "PRE-03", "PRE-12")
+@pytest.mark.rule("PRE-02", "PRE-03", "PRE-12", "ENV-30")
 def test_every_group_of_gaps_is_told_at_once_and_nothing_is_touched(tmp_path: Path) -> None:
     root = tmp_path / "repo"
     root.mkdir()
@@ -126,6 +126,7 @@ def test_every_group_of_gaps_is_told_at_once_and_nothing_is_touched(tmp_path: Pa
         "HF_ENDPOINT": MIRROR,
         "SEEDTTS_SIM_CACHE_DIR": f"{tmp_path}/sim",
         "OMNI_CI_HOME": "/",
+        "XDG_CACHE_HOME": f"{tmp_path}/slice/.cache",
     }
     needs = Needs(env=env, model_ids=("org/m",), datasets=("org/d",))
     before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))

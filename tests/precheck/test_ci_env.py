@@ -47,7 +47,7 @@ def test_a_variable_that_config_lacks_is_named(tmp_path: Path, name: str) -> Non
     assert f"{name} is not set, CI has {AGREED[name]}" in told["env.ci"]
 
 
-@pytest.mark.rule("ENV-16")
+@pytest.mark.rule("ENV-16", "FAIL-04")
 def test_a_variable_with_another_value_is_named_unless_ci_leaves_it_open(tmp_path: Path) -> None:
     assert found(tmp_path, AGREED | {"HOME": "/root"})["env.ci"].startswith("HOME=/root, CI has /home/ci")
     assert found(tmp_path, AGREED | {"SLICE": "/mine", "CACHE": "/mine/.cache"}) == {}

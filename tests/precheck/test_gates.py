@@ -168,6 +168,7 @@ def test_an_interpreter_that_is_none_is_a_mismatch_with_a_fix(
     assert (check.id, check.status, check.fix) == ("venv.python", "mismatch", f"{python} --version")
 
 
+@pytest.mark.rule("ENV-08")
 def test_an_interpreter_that_does_not_answer_is_unknown_and_one_without_pytest_is_a_gap(subject: Subject) -> None:
     (late,) = checks(subject, VenvFacts(problem="did not answer within 20 s"))
     python, pytest_check = checks(subject, VenvFacts(versions={"python": "3.11.9"}))
@@ -175,6 +176,9 @@ def test_an_interpreter_that_does_not_answer_is_unknown_and_one_without_pytest_i
     assert (late.status, python.status) == ("unknown", "ok")
     assert (pytest_check.id, pytest_check.status) == ("venv.pytest", "missing")
     assert pytest_check.fix == f"{subject.venv_python} -m pip install pytest"
+    (subject.repo_root / "pyproject.toml").write_text("[project]\n")
+    (_, pytest_check) = checks(subject, VenvFacts(versions={"python": "3.11.9"}))
+    assert pytest_check.fix.endswith("&& uv pip install -e ."), "where something is pinned, nothing goes by its name"
 
 
 Usage = namedtuple("Usage", "total used free")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from precheck.machine import gaps, profile, subject
+from precheck.machine import MIRROR, gaps, profile, stage, subject
 
+from tune_mcp.config.model import ModelConfig
 from tune_mcp.precheck import host_paths, layout
-from tune_mcp.precheck.needs import Needs
+from tune_mcp.precheck.needs import Needs, launch_settings
 from tune_mcp.precheck.subject import Subject
 
 
@@ -25,7 +26,7 @@ def ci(root: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.rule("ENV-14", "ENV-30", "PRE-12")
+@pytest.mark.rule("ENV-14", "ENV-30", "PRE-02", "PRE-12")
 def test_folders_that_are_there_or_can_be_made_are_ok(tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
 
@@ -66,8 +67,49 @@ def test_a_cache_outside_the_slice_is_told_with_what_was_expected(tmp_path: Path
     assert expected in check.detail
 
 
+@pytest.mark.rule("ENV-24")
+def test_a_cache_that_one_stage_alone_puts_outside_the_slice_is_told_for_that_stage(tmp_path: Path) -> None:
+    apart = stage(env={"TORCHINDUCTOR_CACHE_DIR": "/.torchinductor", "OTHER": "1"})
+    asked = subject(tmp_path, Needs(env=ci(tmp_path)), [stage(env={"OTHER": "1"}), apart])
+
+    assert gaps(layout.checks(asked, may_write=lambda _: True)) == {
+        "env.layout:TORCHINDUCTOR_CACHE_DIR": (
+            "mismatch",
+            f"set TORCHINDUCTOR_CACHE_DIR: {tmp_path}/slice/.torchinductor under extra_env of models/toy/config.yaml",
+        )
+    }
+
+
+@pytest.mark.rule("ENV-14", "HST-01")
+def test_a_slice_of_the_host_s_own_takes_all_that_lies_in_the_model_s_along(tmp_path: Path) -> None:
+    config = ModelConfig.model_validate(
+        {
+            "name": "toy",
+            "test_globs": ["tests/*.py"],
+            "omni_ci_home": "/ci/slice",
+            "auto_env": {
+                "XDG_CACHE_HOME": "/ci/slice/.cache",
+                "TORCHINDUCTOR_CACHE_DIR": "/ci/slice/.torchinductor",
+                "UV_CACHE_DIR": "/ci/slice-of-another/uv",
+                "HF_ENDPOINT": MIRROR,
+            },
+            "metric_sources": {},
+        }
+    )
+    kept = {"UV_CACHE_DIR": "/ci/slice-of-another/uv", "HF_ENDPOINT": MIRROR}
+
+    own = profile(tmp_path, {"omni_ci_home": f"{tmp_path}/own"})
+    for host, root in ((None, "/ci/slice"), (own, f"{tmp_path}/own")):
+        assert launch_settings(config, host) == {
+            "OMNI_CI_HOME": root,
+            "XDG_CACHE_HOME": f"{root}/.cache",
+            "TORCHINDUCTOR_CACHE_DIR": f"{root}/.torchinductor",
+            **kept,
+        }
+
+
 @pytest.mark.rule("ENV-15")
-@pytest.mark.parametrize("root", ["/", "slice", "", "."])
+@pytest.mark.parametrize("root", ["/", "slice", "", ".", "/slice/.."])
 def test_a_slice_without_a_folder_of_its_own_is_none(tmp_path: Path, root: str) -> None:
     found = gaps(layout.checks(asking(tmp_path, OMNI_CI_HOME=root), may_write=lambda _: True))
 

@@ -158,7 +158,9 @@ async def test_a_calibration_in_memory_says_the_same(connect: Any, project: Proj
     check_report(project, run_id)
 
 
-@pytest.mark.rule("STR-01", "STR-21", "APL-01", "SES-09", "STR-14", "SES-13", "SES-08", "APL-24", "RPT-05", "APL-14")
+@pytest.mark.rule(
+    "STR-01", "STR-21", "APL-01", "SES-09", "STR-14", "SES-13", "SES-08", "APL-24", "RPT-05", "APL-14", "SCP-05"
+)
 async def test_every_gate_refuses_through_the_protocol_and_leaves_every_byte(
     connect: Any, project: Project, era: str
 ) -> None:

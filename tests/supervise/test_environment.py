@@ -43,6 +43,7 @@ def test_no_variable_of_pytest_survives() -> None:
     assert not [name for name in built().variables if name.startswith("PYTEST")]
 
 
+@pytest.mark.rule("ENV-25")
 def test_the_projects_interpreter_and_the_guard_come_first() -> None:
     variables = built().variables
 
@@ -102,10 +103,12 @@ def test_a_proxy_of_the_shell_reaches_the_test_unchanged() -> None:
 
 @pytest.mark.rule("ENV-28")
 def test_nothing_wraps_the_sockets_of_pytest() -> None:
-    found = build({"LD_PRELOAD": "/usr/lib/libproxychains4.so"}, {}, Path("/venv/bin/python"), (), ())
-
-    assert "LD_PRELOAD" not in found.variables
-    assert found.dropped == ("LD_PRELOAD",)
+    wrapper = {"LD_PRELOAD": "/usr/lib/libproxychains4.so", "PROXYCHAINS_CONF_FILE": "/etc/proxychains.conf"}
+    for shell, settings in ((wrapper, {}), ({}, wrapper)):
+        found = build(shell, settings, Path("/venv/bin/python"), (), ())
+        assert not set(wrapper) & set(found.variables), "neither a shell nor a config wraps them"
+        assert found.dropped == tuple(wrapper)
+    assert build({}, {"LD_PRELOAD": "/usr/lib/jemalloc.so"}, BASE, (), ()).variables["LD_PRELOAD"]
     assert pytest_argv(job(), BASE)[0] == "/venv/bin/python"
 
 

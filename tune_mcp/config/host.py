@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from tune_mcp.config.fields import AbsolutePath, ConfigModel, Name
+from tune_mcp.config.launch_env import Env, Public
 from tune_mcp.config.yaml_source import Yaml
 
 IGNORED_KEYS = frozenset({"precheck_checklist", "handoff"})
@@ -35,8 +36,8 @@ class AgentPolicy(ConfigModel):
 class BootstrapStep(ConfigModel):
     """A command that a person runs once to fill a cache; precheck prints it, nothing runs it."""
 
-    command: str
-    env: dict[str, str] = Field(default_factory=dict)
+    command: Public
+    env: Env = Field(default_factory=dict)
     hf_token: str | None = None
 
 

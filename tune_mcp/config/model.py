@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from tune_mcp.config.ci_machine import CiMachine
 from tune_mcp.config.fields import ConfigModel, ConstantName, Gpus, JsonSource, ModuleName, Name, Regex, RelativePath
+from tune_mcp.config.launch_env import Env
 from tune_mcp.config.metrics import SampleSource
 from tune_mcp.config.yaml_source import Yaml
 
@@ -26,7 +27,6 @@ _SELECTING = (
     "deselect co collect-only collectonly basetemp numprocesses reruns"
 )
 _SELECTING_LETTERS = frozenset("xkmn")
-_CREDENTIALS = re.compile(r"://[^/@\s]*:[^/@\s]*@")
 _LETTERS_WITH_VALUE = frozenset("kmnpcorW")
 
 
@@ -46,21 +46,6 @@ def _complete(argument: str) -> str:
     return argument
 
 
-def _no_addopts(env: dict[str, str]) -> dict[str, str]:
-    if "PYTEST_ADDOPTS" in env:
-        what = "PYTEST_ADDOPTS is not allowed: tune-mcp alone writes pytest's command line"
-        raise PydanticCustomError("tune_pytest_env", what, {"rule": "XPY-01"})
-    return env
-
-
-def _no_secret(value: str) -> str:
-    if _CREDENTIALS.search(value):
-        # The value itself is not repeated: this sentence ends in logs.
-        what = "it holds a user and a password; export it in the shell that starts tune-mcp"
-        raise PydanticCustomError("tune_secret", what, {"rule": "ENV-26"})
-    return value
-
-
 def _file_name(name: str) -> str:
     if not name.endswith(".py") or PurePosixPath(name).name != name:
         what = "{name} is not the name of a test file, as test_x_ci.py"
@@ -71,7 +56,6 @@ def _file_name(name: str) -> str:
 IGNORED_KEYS = frozenset({"expected_wer_normalizer"})
 """Keys of older models that the older script itself had stopped to read."""
 FileName = Annotated[str, AfterValidator(_file_name)]
-Env = Annotated[dict[str, Annotated[str, AfterValidator(_no_secret)]], AfterValidator(_no_addopts)]
 _Samples = Annotated[int, Field(gt=0)] | ConstantName
 
 

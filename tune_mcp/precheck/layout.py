@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from tune_mcp.contract.precheck import Check
+from tune_mcp.precheck.needs import SLICE
 from tune_mcp.precheck.subject import Subject
 
-SLICE = "OMNI_CI_HOME"
 BELOW_SLICE = ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR")
 CALIBRATION_SLICE = Path("/github/home/calibration")
 """The slice of the calibration host; a fresh container does not have it, and nothing that runs there makes it."""
@@ -24,18 +24,28 @@ def writable(folder: Path) -> bool:
 
 
 def checks(subject: Subject, may_write: Writable = writable, made_once: Path = CALIBRATION_SLICE) -> Iterator[Check]:
-    """``env.layout``: one gap a variable; nothing at all for a model whose ``auto_env`` names none of them."""
-    env = subject.needs.env
-    named = [name for name in (SLICE, *BELOW_SLICE) if name in env]
+    """``env.layout``: one gap a variable, of every launch of the selection; nothing where no launch has one of them."""
+    launches = [(subject.needs.env, "auto_env")]
+    launches += [({**subject.needs.env, **stage.extra_env}, "extra_env") for stage in subject.stages if stage.extra_env]
+    named = dict.fromkeys(f"{name}={env[name]}" for env, _ in launches for name in (SLICE, *BELOW_SLICE) if name in env)
     if not named:
         return
-    gaps = [gap for name in named for gap in _folder(name, Path(env[name]), may_write, made_once)]
-    gaps += _misplaced(subject)
-    if "HOME" in env and not Path(env["HOME"]).is_dir():
-        gaps.append(_missing("HOME", Path(env["HOME"])))
-    yield from gaps
+    gaps: dict[tuple[str, str], Check] = {}
+    for env, key in launches:
+        for gap in _gaps(subject, env, key, may_write, made_once):
+            gaps.setdefault((gap.id, gap.detail), gap)  # what auto_env says is told once, for auto_env
+    yield from gaps.values()
     if not gaps:
-        yield Check(id="env.layout", status="ok", detail=", ".join(f"{name}={env[name]}" for name in named))
+        yield Check(id="env.layout", status="ok", detail=", ".join(named))
+
+
+def _gaps(subject: Subject, env: Mapping[str, str], key: str, may_write: Writable, made_once: Path) -> Iterator[Check]:
+    for name in (SLICE, *BELOW_SLICE):
+        if name in env:
+            yield from _folder(name, Path(env[name]), may_write, made_once)
+    yield from _misplaced(env, f"under {key} of models/{subject.model}/config.yaml")
+    if "HOME" in env and not Path(env["HOME"]).is_dir():
+        yield _missing("HOME", Path(env["HOME"]))
 
 
 def _folder(name: str, path: Path, may_write: Writable, made_once: Path) -> Iterator[Check]:
@@ -59,13 +69,11 @@ def _folder(name: str, path: Path, may_write: Writable, made_once: Path) -> Iter
         yield _locked(name, path, parent)
 
 
-def _misplaced(subject: Subject) -> Iterator[Check]:
+def _misplaced(env: Mapping[str, str], edit: str) -> Iterator[Check]:
     """Caches outside the slice are somebody else's: cold or stale, and never wiped by us."""
-    env = subject.needs.env
     if SLICE not in env:
         return
-    root = Path(env[SLICE])
-    edit = f"under auto_env of models/{subject.model}/config.yaml"
+    root = Path(os.path.normpath(env[SLICE]))
     if not root.is_absolute() or len(root.parts) == 1:
         yield Check(
             id=f"env.layout:{SLICE}",

@@ -12,6 +12,9 @@ from tune_mcp.config.model import ModelConfig
 from tune_mcp.config.stages import Stage
 from tune_mcp.session.plan import LaunchSettings
 
+SLICE = "OMNI_CI_HOME"
+"""The variable that names the slice: the folder below which one job's caches lie."""
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -81,9 +84,22 @@ class Needs:
 
 
 def launch_settings(model: ModelConfig, host: HostProfile | None) -> dict[str, str]:
-    """The variables that the model and the host add to every launch."""
-    slice_root = {"OMNI_CI_HOME": model.omni_ci_home} if model.omni_ci_home else {}
-    return {**slice_root, **model.auto_env, **(host.env() if host else {})}
+    """The variables that the model and the host add to every launch.
+
+    A host with a slice of its own moves the model's with all that lies in it: no cache stays in another one (ENV-14).
+    """
+    ours = {**({SLICE: model.omni_ci_home} if model.omni_ci_home else {}), **model.auto_env}
+    theirs = host.env() if host else {}
+    if SLICE in ours and SLICE in theirs:
+        old, new = PurePosixPath(ours[SLICE]), PurePosixPath(theirs[SLICE])
+        ours = {name: _moved(value, old, new) for name, value in ours.items()}
+    return {**ours, **theirs}
+
+
+def _moved(value: str, old: PurePosixPath, new: PurePosixPath) -> str:
+    path = PurePosixPath(value)
+    inside = len(old.parts) > 1 and path.is_absolute() and path.is_relative_to(old)
+    return str(new / path.relative_to(old)) if inside else value
 
 
 def _unique(names: Iterable[str]) -> tuple[str, ...]:

@@ -94,7 +94,9 @@ def checks(subject: Subject, facts: VenvFacts) -> Iterator[Check]:
         return
     yield Check(id="venv.python", status="ok", detail=f"{where}, Python {facts.versions['python']}")
     if "pytest" not in facts.versions:
-        fix = f"{subject.venv_python} -m pip install pytest"
+        # Where nothing is pinned nothing says which pytest; elsewhere no package is installed by its name (ENV-08).
+        pinned = (subject.repo_root / "pyproject.toml").is_file()
+        fix = sync(subject) if pinned else f"{subject.venv_python} -m pip install pytest"
         yield Check(id="venv.pytest", status="missing", detail="the interpreter has no pytest", fix=fix)
     else:
         yield Check(id="venv.pytest", status="ok", detail=f"pytest {facts.versions['pytest']}")

@@ -24,6 +24,8 @@ ALLOWED = frozenset(
 ALLOWED_PREFIXES = ("LC_",)
 SCRUBBED_PREFIXES = ("CUDA_MPS_",)
 """Taken from nobody, not even from the model's settings: a GPU that is measured is shared with no other process."""
+SOCKET_WRAPPER = "proxychains"
+"""Never loaded into pytest, whoever asks: it sends health checks of the own server through a proxy (ENV-28)."""
 _NO_PROXY = ("NO_PROXY", "no_proxy")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -48,7 +50,9 @@ def build(
     ``import_paths`` become PYTHONPATH. ``gpu_indices`` are the GPUs that the child sees; None hides none.
     """
     kept = {name: value for name, value in caller.items() if name in ALLOWED or name.startswith(ALLOWED_PREFIXES)}
-    scrubbed = {name for name in settings if name.startswith(SCRUBBED_PREFIXES)}
+    scrubbed = {
+        name for name, value in settings.items() if name.startswith(SCRUBBED_PREFIXES) or SOCKET_WRAPPER in value
+    }
     variables = {**kept, **{name: value for name, value in settings.items() if name not in scrubbed}}
     variables["PATH"] = f"{venv_python.parent}:{variables.get('PATH', '/usr/local/bin:/usr/bin:/bin')}"
     variables["VIRTUAL_ENV"] = str(venv_python.parent.parent)
