@@ -17,6 +17,7 @@ from tune_mcp.calibration import reporting, running
 from tune_mcp.calibration.project import Project
 from tune_mcp.cli.main import parser
 from tune_mcp.config.loader import ConfigPlaces, shipped_place
+from tune_mcp.config.signatures import rules
 from tune_mcp.discover.aliases import expand
 from tune_mcp.errors import Refusal
 from tune_mcp.server.prompts import read_prompt
@@ -140,6 +141,31 @@ def test_gates_are_looked_at_once_a_run_has_ended_and_never_before(tmp_path: Pat
         toy.let_go(project, 1)
     assert toy.wait_until_rest(project, run.run_id).state == "finished"
     assert reporting.report(project, run.run_id).run_id == run.run_id
+
+
+MISTAKES = {
+    "the verbose stream follows run.log": "SUP-07",
+    "a finished log is followed, the newest by its name": "SUP-10",
+    "a warning of the extraction is passed over": "HLT-01",
+    "ok/total is taken for progress": "STR-09",
+    "a helper takes another process for its own": "SUP-13",
+    "a kill leaves orphans on the GPUs": "GPU-16",
+}
+"""Of the nine mistakes that were seen, those that a rule made impossible; three more are told by the watchdog."""
+
+
+@pytest.mark.rule("FAIL-01")
+def test_each_of_the_nine_mistakes_is_impossible_or_is_told() -> None:
+    tried = {mark.rule for mark in marks()}
+    causes = " ".join(one.cause + one.remedy for one in rules().suspicious)
+    told = [
+        cause
+        for cause in ("OMNI_CI_HOME is wrong", "TORCHINDUCTOR_CACHE_DIR is cold", "HOME must be")
+        if cause in causes
+    ]
+
+    assert [mistake for mistake, rule in MISTAKES.items() if rule not in tried] == []
+    assert len(MISTAKES) + len(told) == 9
 
 
 NEVER = [

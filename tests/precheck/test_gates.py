@@ -121,7 +121,7 @@ def test_busy_gpus_are_told_with_their_pids_and_split_ones_with_their_key(subjec
     assert ("1 split ones (MIG)" in split.detail, "allow_mig: true" in split.fix, allowed.status) == (True, True, "ok")
 
 
-@pytest.mark.rule("GPU-21")
+@pytest.mark.rule("GPU-21", "PRE-09")
 @pytest.mark.parametrize("lacking", ["gpus", "gpu_count", "gpu_summary"])
 def test_precheck_json_is_not_whole_without_its_gpus(subject: Subject, lacking: str) -> None:
     answer = precheck(
@@ -130,6 +130,7 @@ def test_precheck_json_is_not_whole_without_its_gpus(subject: Subject, lacking: 
     facts = answer.model_dump(mode="json")
     assert Precheck.model_validate(facts) == answer
     assert (answer.gpu_count, [one.uuid for one in answer.gpus]) == (2, ["GPU-0", "GPU-1"])
+    assert answer.commit == toy.git(subject.repo_root, "rev-parse", "HEAD")
 
     del facts[lacking]
 

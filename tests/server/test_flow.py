@@ -67,11 +67,13 @@ async def calibrate(session: Any, project: Project) -> str:
         == run["plan_line"]
         == (f"Running toy: toy_accuracy,toy_speed, 2 repeats on commit {head}, run-dir {run['run_dir']}")
     )
+    assert "poll status" in run["next"]
     assert run["watch_command"] in text and run["tail_command"] in text
     assert run_id.endswith("_flow") and Path(run["run_dir"]).parent == repo / ".tune-runs"
     facts = await wait_until_rest(session, run_id)
     assert (facts["state"], facts["strict_ready"], facts["strict_complete"]) == ("finished", "2/2", True)
     assert (facts["ok"], facts["total"], facts["missing"], facts["git_provenance"]) == (4, 4, [], "ok")
+    assert "strict_audit" in facts["next"]
 
     text, audited = await session.call("strict_audit", run_id=run_id)
     assert text.splitlines() == [
@@ -82,7 +84,7 @@ async def calibrate(session: Any, project: Project) -> str:
         "STRICT READY: 2/2 stages (2 repeats each)",
         "STRICT + GIT: READY",
     ]
-    assert audited["ready"] is True
+    assert audited["ready"] is True and "call report" in audited["next"]
 
     first, tail = await session.call("tail_pytest", run_id=run_id, test=toy.TEST_KEY, repeat=1, lines=1)
     assert "passed" in first
@@ -90,7 +92,7 @@ async def calibrate(session: Any, project: Project) -> str:
     assert more["log_lines"] == [] and more["cursor"] == tail["cursor"]
 
     text, report = await session.call("report", run_id=run_id)
-    assert report["report_md"] in text and report["tightens"] == 3
+    assert report["report_md"] in text and report["tightens"] == 3 and "then call apply_plan" in report["next"]
     for kind in ("report_md", "report_json", "report_html"):
         assert Path(report[kind]).is_file()
     text, plan = await session.call("apply_plan", run_id=run_id)

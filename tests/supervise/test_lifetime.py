@@ -179,7 +179,7 @@ def test_stopping_a_run_that_is_over_changes_nothing(project: Project) -> None:
     assert code(lambda: running.stop_run(project, run.run_id, " ")) == "INVALID_ARGUMENT"
 
 
-@pytest.mark.rule("GPU-20", "GPU-16", "SUP-13")
+@pytest.mark.rule("GPU-20", "GPU-16", "SUP-13", "GAP-01")
 def test_a_stopped_run_keeps_what_is_complete_and_leaves_no_process_and_no_stranger_dies(
     project: Project, tmp_path: Path
 ) -> None:
@@ -211,13 +211,14 @@ def test_a_stopped_run_keeps_what_is_complete_and_leaves_no_process_and_no_stran
     toy.let_go(project, 2)
     running.resume_run(project, run.run_id)
     assert toy.wait_until_rest(project, run.run_id).strict_complete, toy.told(run)
+    assert [len(toy.launches(project, repeat)) for repeat in (1, 2, 3)] == [1, 2, 1], "only what was open is measured"
 
 
 def _indented(text: str) -> str:
     return "".join(f"    {line}\n" for line in text.splitlines())
 
 
-@pytest.mark.rule("GPU-14", "STR-18", "SES-01", "SES-14")
+@pytest.mark.rule("GPU-14", "STR-18", "SES-01", "SES-14", "GAP-11")
 def test_one_run_measures_at_a_time_and_the_refusal_names_it(project: Project, tmp_path: Path) -> None:
     other = toy.make_toy(tmp_path / "other")
     run = toy.start_and_hold(project, 1)

@@ -102,7 +102,7 @@ def test_the_next_test_file_starts_when_the_one_before_is_whole(tmp_path: Path) 
     assert watching.strict_audit(project, run.run_id).ready
 
 
-@pytest.mark.rule("RTY-03", "XPY-05", "GAP-01")
+@pytest.mark.rule("RTY-03", "XPY-05")
 def test_a_crash_is_tried_again_and_every_log_and_verdict_is_kept(project: Project) -> None:
     with toy.supervised_here(script(crashed, crashed)) as executor:
         run = toy.start(project, 1)
@@ -304,7 +304,7 @@ def test_a_bad_stage_takes_its_whole_repeat_out_and_nothing_is_deleted(project: 
     assert watching.strict_audit(project, run.run_id).ready
 
 
-@pytest.mark.rule("RES-04", "RES-05", "STR-25")
+@pytest.mark.rule("RES-04", "RES-05", "STR-25", "GAP-01")
 @pytest.mark.parametrize("harm", ["missing", "partial", "foreign", "broken"])
 def test_resume_measures_whatever_is_not_strict_without_being_told(project: Project, harm: str) -> None:
     run = toy.finished_run(project, 3)
