@@ -222,7 +222,7 @@ def _poll_within(now: Conclusion, left: tuple[int, int] | None, ceiling: int) ->
     return min(wanted, ceiling, MAX_POLL_S)
 
 
-def _next(run: RunDir, now: Conclusion, audited: Audit) -> str:
+def _next(run: RunDir, now: Conclusion, audited: Audit, then: str = "strict_audit and report") -> str:
     name = run.run_id
     if now.active:
         ceiling = min(MAX_POLL_S, audited.plan.settings.poll_interval_max_s)
@@ -231,7 +231,7 @@ def _next(run: RunDir, now: Conclusion, audited: Audit) -> str:
             "; start nothing else and edit no file meanwhile"
         )
     if audited.ready:
-        return f"call strict_audit and report with run_id={name}"
+        return f"call {then} with run_id={name}"
     if now.state is RunState.HALTED and now.record and now.record.halt:
         return f"{now.record.halt.next} (run_id={name})"
     if now.state is RunState.FAILED:
@@ -263,5 +263,5 @@ def strict_audit(project: Project, run_id: str) -> AuditReply:
             for stage in audited.stages
         ),
         audit_text=audited.text(),
-        next=_next(found.run, _conclude(found.run, found.plan), audited),
+        next=_next(found.run, _conclude(found.run, found.plan), audited, "report"),
     )
