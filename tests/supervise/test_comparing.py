@@ -16,6 +16,7 @@ from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events, state
+from tune_mcp.supervise import loop
 from tune_mcp.supervise.job import AttemptResult, Job
 
 
@@ -99,6 +100,24 @@ def test_a_resume_on_another_machine_halts_before_anything_is_launched(project: 
         executor.jobs == []
         and json.loads(kept)["metrics"] == json.loads(run.observation("toy_speed", 1).read_text())["metrics"]
     )
+
+
+@pytest.mark.rule("SCP-02", "RES-11")
+@pytest.mark.parametrize(
+    "harm", [Path.unlink, lambda path: path.write_text("{}"), lambda path: path.write_text(path.read_text() + " ")]
+)
+def test_a_record_of_the_machine_that_the_supervisor_did_not_write_resumes_nothing(
+    project: Project, harm: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "MAX_PASSES", 1)
+    run = toy.finished_run(project, 2, lambda job: None if job.repeat == 2 else toy.measured(job))
+    harm(run.environment)
+
+    with toy.supervised_here() as executor:
+        running.resume_run(project, run.run_id)
+
+    assert (halt_of(run).code, executor.jobs) == ("HOST_NOT_COMPARABLE", [])
+    assert "environment.json is gone, or is not what the supervisor wrote" in halt_of(run).message
 
 
 def _own_again(run: RunDir) -> None:
