@@ -136,7 +136,7 @@ def test_decisions_that_make_no_sense_are_refused_in_every_mode(
     assert source(project) == before
 
 
-@pytest.mark.rule("APL-04")
+@pytest.mark.rule("APL-04", "SCP-06")
 def test_mode_report_touches_nothing_and_an_unknown_mode_is_refused(mixed: tuple[Project, RunDir, str]) -> None:
     project, run, plan_id = mixed
     before = source(project), run.report_md.read_bytes(), run.events.read_bytes()
