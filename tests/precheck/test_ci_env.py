@@ -39,7 +39,7 @@ def test_an_environment_as_in_ci_is_ok(tmp_path: Path) -> None:
     assert found(tmp_path, AGREED) == {}
 
 
-@pytest.mark.rule("ENV-16")
+@pytest.mark.rule("ENV-16", "PRE-12")
 @pytest.mark.parametrize("name", AGREED)
 def test_a_variable_that_config_lacks_is_named(tmp_path: Path, name: str) -> None:
     told = found(tmp_path, {key: value for key, value in AGREED.items() if key != name})

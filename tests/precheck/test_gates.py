@@ -61,7 +61,7 @@ def test_a_ready_machine_is_ready(subject: Subject) -> None:
     assert {found[name].status for name in ("venv.python", "venv.pytest", "gpu.free")} == {"ok"}
 
 
-@pytest.mark.rule("PRE-08", "PRE-05", "DSC-02")
+@pytest.mark.rule("PRE-03", "PRE-08", "PRE-05", "PRE-12", "DSC-02")
 def test_all_gaps_are_told_at_once_each_with_its_fix_and_what_blocks_first(project: Project, subject: Subject) -> None:
     test = project.repo_root / toy.TEST_FILE
     test.write_text(test.read_text() + "\n")

@@ -133,6 +133,7 @@ def test_folders_without_the_right_to_write_are_told_all_at_once(tmp_path: Path)
     }
 
 
+@pytest.mark.rule("PRE-12")
 def test_a_file_in_the_place_of_a_folder_and_a_missing_home_are_gaps(tmp_path: Path) -> None:
     (tmp_path / "slice").write_text("")
     env = {"OMNI_CI_HOME": str(tmp_path / "slice"), "HOME": str(tmp_path / "my home")}
