@@ -59,7 +59,7 @@ def source(project: Project) -> str:
     return (project.repo_root / toy.TEST_FILE).read_text()
 
 
-@pytest.mark.rule("APL-03", "APL-05", "APL-12", "SCP-06")
+@pytest.mark.rule("APL-03", "APL-05", "APL-12", "ASK-12", "SCP-06")
 async def test_smart_asks_for_the_mode_once_and_for_each_loosening_metric_once(
     connect: Any, loosened: tuple[Project, str], era: str
 ) -> None:
@@ -183,7 +183,7 @@ async def test_full_asks_once_and_writes_all(connect: Any, loosened: tuple[Proje
     assert len(facts["applied"]) == 4
 
 
-@pytest.mark.rule("ASK-12", "APL-05")
+@pytest.mark.rule("APL-05")
 async def test_answers_that_were_given_before_a_cancel_are_not_asked_for_again(
     connect: Any, loosened: tuple[Project, str], era: str
 ) -> None:
@@ -217,7 +217,7 @@ async def test_answers_that_were_given_before_a_cancel_are_not_asked_for_again(
     assert len(facts["applied"]) == 2 and len(facts["kept"]) == 2
 
 
-@pytest.mark.rule("ASK-12", "SUP-05")
+@pytest.mark.rule("SUP-05")
 @pytest.mark.parametrize("transport", ["stdio"], indirect=True)
 async def test_a_client_that_vanishes_between_two_questions_is_asked_only_the_rest(
     connect: Any, loosened: tuple[Project, str], era: str, transport: str
@@ -434,6 +434,24 @@ async def test_nobody_is_asked_about_a_plan_that_apply_would_refuse(
     assert person.asked == []
 
 
+@pytest.mark.rule("ASK-11", "APL-24")
+async def test_nobody_is_asked_while_another_run_of_the_repository_works(
+    connect: Any, loosened: tuple[Project, str], era: str
+) -> None:
+    project, run_id = loosened
+    before = source(project)
+    person = Person("full")
+    async with connect(project.repo_root, era, answer=person) as session:
+        plan_id = await planned(session, run_id)
+        other = toy.start_and_hold(project)
+        for mode in ("smart", "full"):
+            found = await session.refused("apply", run_id=run_id, plan_id=plan_id, mode=mode)
+            assert found["code"] == "RUN_ACTIVE" and other.run_id in found["message"]
+        await session.call("stop_run", run_id=other.run_id, reason="the test is over")
+
+    assert (person.asked, source(project)) == ([], before)
+
+
 async def test_an_apply_that_is_cancelled_while_it_writes_is_finished(
     connect: Any, loosened: tuple[Project, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -463,7 +481,7 @@ async def test_an_apply_that_is_cancelled_while_it_writes_is_finished(
     assert {row["direction"] for row in facts["rows"]} == {"equal"}
 
 
-@pytest.mark.rule("ASK-12", "APL-05")
+@pytest.mark.rule("APL-05")
 async def test_more_questions_than_a_client_has_rounds_for_are_answered_call_by_call(
     connect: Any, tmp_path: Path, era: str
 ) -> None:

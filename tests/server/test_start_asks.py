@@ -12,7 +12,10 @@ from mcp_types import ElicitResult
 from tune_mcp import run_dir
 from tune_mcp.calibration import choosing
 from tune_mcp.calibration.project import Options, Project
+from tune_mcp.config import loader
 from tune_mcp.config.loader import ConfigPlaces
+from tune_mcp.discover.aliases import expand
+from tune_mcp.errors import Refusal
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +36,10 @@ class Person:
         return ElicitResult(action="accept", content=self.answer)
 
 
-@pytest.mark.rule("ASK-01", "ASK-02", "ASK-05", "ASK-08")
+OMNI = ConfigPlaces.resolve(None, None).stages("qwen3-omni-v1")
+
+
+@pytest.mark.rule("ASK-01", "ASK-05", "ASK-08")
 async def test_one_form_asks_for_model_stages_and_repeats_and_the_answer_is_what_runs(
     connect: Any, project: Project, era: str
 ) -> None:
@@ -70,6 +76,7 @@ async def test_a_call_that_names_everything_asks_nothing(connect: Any, project: 
         toy.wait_until_rest(project, facts["run_id"])
 
     assert person.forms == []
+    assert (facts["model"], facts["stages"], facts["repeats"]) == ("toy", ["toy_speed"], 1)
 
 
 @pytest.mark.rule("ASK-11")
@@ -83,6 +90,7 @@ async def test_nobody_is_asked_while_a_run_is_active(connect: Any, project: Proj
     assert (refusal["code"], person.forms) == ("INVALID_ARGUMENT", [])
 
 
+@pytest.mark.rule("ASK-02")
 async def test_a_client_that_cannot_ask_gets_the_question_as_a_refusal(
     connect: Any, project: Project, era: str
 ) -> None:
@@ -91,6 +99,8 @@ async def test_a_client_that_cannot_ask_gets_the_question_as_a_refusal(
 
     assert refusal["code"] == "INVALID_ARGUMENT"
     assert "toy" in refusal["details"]["models"]
+    asked = [line.strip() for line in refusal["next"].splitlines()]
+    assert [line for line in choosing.choices(OMNI) if line not in asked] == []
     assert run_dir.list_runs(project.repo_root) == []
 
 
@@ -113,16 +123,54 @@ def test_the_only_model_needs_no_question(tmp_path: Path) -> None:
     assert choosing.only_model(project) is None
 
 
-@pytest.mark.rule("ASK-03", "ASK-04")
-def test_the_question_for_the_real_model_has_a_line_for_all_and_for_each_base() -> None:
-    table = ConfigPlaces.resolve(None, None).stages("qwen3-omni-v1")
+@pytest.mark.rule("ASK-07")
+async def test_the_only_model_is_started_without_a_question(
+    connect: Any, project: Project, era: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "shipped_place", lambda: project.repo_root / ".tune")
+    person = Person({"model": "toy"})
+    async with connect(project.repo_root, era, answer=person) as session:
+        _, facts = await session.call("start_run", stages="toy_speed", repeats=1)
+        toy.wait_until_rest(project, facts["run_id"])
 
-    lines = list(choosing.choices(table))
+    assert (facts["model"], person.forms) == ("toy", [])
 
-    assert lines[0] == f"ALL: every stage ({len(table)})"
-    assert "mmsu_talker: tests/test_model/test_qwen3_omni_mmsu_talker_ci.py (accuracy, wer, speed)" in lines
-    assert "mmmu: tests/test_model/test_qwen3_omni_mmmu_ci.py (accuracy, speed)" in lines
-    bases = [line.partition(":")[0] for line in lines[1:-1]]
-    assert {"mmmu", "mmsu", "videomme", "videoamme", "videoamme_talker_tp2", "tts"} <= set(bases)
-    assert lines[-1].startswith("of all tests: @")
-    assert "@wer" in lines[-1] and "@utmos" in lines[-1]
+
+QUESTION = """\
+ALL: every stage (26)
+mmmu: tests/test_model/test_qwen3_omni_mmmu_ci.py (accuracy, speed)
+mmmu_talker: tests/test_model/test_qwen3_omni_mmmu_talker_ci.py (accuracy, wer, speed)
+mmsu: tests/test_model/test_qwen3_omni_mmsu_ci.py (accuracy, speed)
+mmsu_talker: tests/test_model/test_qwen3_omni_mmsu_talker_ci.py (accuracy, wer, speed)
+tts: tests/test_model/test_qwen3_omni_tts_ci.py (wer, utmos, speed)
+videoamme: tests/test_model/test_qwen3_omni_videoamme_ci.py (accuracy, speed)
+videoamme_talker: tests/test_model/test_qwen3_omni_videoamme_talker_ci.py (accuracy, wer, speed)
+videoamme_talker_tp2: tests/test_model/test_qwen3_omni_videoamme_talker_tp2_ci.py (accuracy, wer, speed)
+videomme: tests/test_model/test_qwen3_omni_videomme_ci.py (accuracy, speed)
+videomme_talker: tests/test_model/test_qwen3_omni_videomme_talker_ci.py (accuracy, wer, speed)
+of all tests: @accuracy, @speed, @wer, @utmos
+with commas, for example: mmmu, @utmos
+"""
+
+
+@pytest.mark.rule("ASK-02", "ASK-03", "ASK-04")
+def test_the_question_for_the_real_model_has_a_line_for_all_for_each_base_and_for_the_shortcuts() -> None:
+    assert "".join(f"{line}\n" for line in choosing.choices(OMNI)) == QUESTION
+
+
+@pytest.mark.rule("ASK-05")
+@pytest.mark.parametrize(
+    ("reply", "stages"), [(" mmmu , @utmos", ("mmmu_accuracy", "mmmu_speed", "tts_utmos")), ("ALL", tuple(OMNI))]
+)
+def test_a_reply_is_taken_as_it_was_typed(reply: str, stages: tuple[str, ...]) -> None:
+    assert expand([reply], OMNI) == stages
+
+
+@pytest.mark.rule("ASK-05")
+@pytest.mark.parametrize(
+    ("reply", "offered"), [("mmmu;foo", "mmmu"), ("mmmu,@were", "@wer"), ("nothing like it", "ALL")]
+)
+def test_a_word_of_a_reply_that_is_no_stage_is_refused_with_what_may_be_meant(reply: str, offered: str) -> None:
+    with pytest.raises(Refusal, match="UNKNOWN_STAGE") as caught:
+        expand([reply], OMNI)
+    assert offered in caught.value.next.replace(",", " ").split()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import toy
 
 from tune_mcp.config.stages import Stage
 from tune_mcp.session.drift import Baseline
 from tune_mcp.supervise.environment import LaunchEnvironment, build
 from tune_mcp.supervise.invocation import pytest_argv
-from tune_mcp.supervise.job import Job
+from tune_mcp.supervise.job import AttemptResult, Job
 
 SHELL = {
     "PATH": "/usr/bin", "HOME": "/root", "LANG": "C.UTF-8", "LC_ALL": "C", "HF_TOKEN": "hf_x",
@@ -121,6 +122,29 @@ def test_the_caches_of_the_slice_win_over_what_a_shell_exports() -> None:
 
     assert {name: found.variables[name] for name in ours} == ours
     assert "XDG_CACHE_HOME" not in found.variables and "XDG_CACHE_HOME" in found.dropped
+
+
+@pytest.mark.rule("MOD-07")
+def test_what_config_sets_for_one_test_reaches_that_test_alone(tmp_path: Path) -> None:
+    sources = toy.CONFIG["metric_sources"]["test_toy_ci.py"]
+    config = {
+        **toy.CONFIG,
+        "auto_env": {"HF_HUB_DISABLE_XET": "1"},
+        "extra_env": {"test_two_ci.py": {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}},
+        "metric_sources": {"test_toy_ci.py": sources, "test_two_ci.py": sources},
+        "gpus_per_test": {"test_toy_ci.py": 0, "test_two_ci.py": 0},
+    }
+    files = {"tests/test_two_ci.py": toy.toy_source()}
+    project = toy.make_toy(tmp_path / "repo", config=config, files=files)
+    seen: dict[str, tuple[str | None, str | None]] = {}
+
+    def look(job: Job) -> AttemptResult:
+        seen[job.test_key] = job.env.get("HF_HUB_DISABLE_XET"), job.env.get("PYTORCH_ALLOC_CONF")
+        return toy.measured(job)
+
+    toy.finished_run(project, 1, attempt=look)
+
+    assert seen == {"test_toy_ci": ("1", None), "test_two_ci": ("1", "expandable_segments:True")}
 
 
 def job(extra: tuple[str, ...] = (), plugins: tuple[str, ...] = ()) -> Job:

@@ -69,6 +69,16 @@ def proposal_for(project: Project, run_id: str, plan_id: str) -> tuple[Evidence,
     return found, proposal
 
 
+def askable(project: Project, run_id: str, plan_id: str) -> ApplyPlan:
+    """The plan, when a person's answer to it could be carried out now (ASK-11).
+
+    Raises what ``proposal_for`` raises, and RUN_ACTIVE while any run of the repository works.
+    """
+    proposal = proposal_for(project, run_id, plan_id)[1]
+    settling.demand_rest(project)
+    return proposal
+
+
 def apply(
     project: Project, run_id: str, plan_id: str, mode: str, decisions: Sequence[Decision] = (), by: str = "arguments"
 ) -> ApplyReply:

@@ -23,7 +23,7 @@ def unnamed(project: Project) -> Refusal:
         Code.INVALID_ARGUMENT,
         ("ASK-01", "ASK-02"),
         f"no model is named; there are {', '.join(names) or 'none'}",
-        "ask the user once which model, which stages (catalog shows them) and how many repeats, then call start_run",
+        f"ask the user this once, then call start_run with the answer:\n{question(project)}",
         {"argument": "model", "models": [*names]},
     )
 
@@ -42,7 +42,7 @@ def question(project: Project) -> str:
 
 
 def choices(table: StageTable) -> Iterator[str]:
-    """ALL, then a line a base with its file and groups, then the groups of all (ASK-03, ASK-04)."""
+    """ALL, then a line a base with its file and groups, then what else can be said (ASK-03, ASK-04)."""
     yield f"{ALL}: every stage ({len(table)})"
     files: dict[str, tuple[str, list[str]]] = {}
     for stage in table.values():
@@ -51,4 +51,6 @@ def choices(table: StageTable) -> Iterator[str]:
             groups.append(stage.group)
     for base, (test, groups) in files.items():
         yield f"{base}: {test} ({', '.join(groups)})"
-    yield "of all tests: " + ", ".join(alias for alias in aliases(table) if alias.startswith("@"))
+    groups = [alias for alias in aliases(table) if alias.startswith("@")]
+    yield "of all tests: " + ", ".join(groups)
+    yield "with commas, for example: " + ", ".join([*files][:1] + groups[-1:])

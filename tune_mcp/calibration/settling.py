@@ -139,7 +139,7 @@ def changing(project: Project, run: RunDir, folder: Path) -> Generator[list[str]
     """
     told: list[str] = []
     with applying_alone(project):
-        _nothing_measured(project)
+        demand_rest(project)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / _UNSETTLED, b"")
         try:
@@ -152,8 +152,9 @@ def changing(project: Project, run: RunDir, folder: Path) -> Generator[list[str]
         told += filter(None, [_settle(project, run, folder)])
 
 
-def _nothing_measured(project: Project) -> None:
-    """A test file that changes under a run makes its hours worthless."""
+def demand_rest(project: Project) -> None:
+    """Raises RUN_ACTIVE while any run of the repository works: a test file that changes under it makes its hours
+    worthless, so nobody is asked about one either (ASK-11)."""
     for run in run_dir.list_runs(project.repo_root):
         if state.conclude(run).active:
             raise Refusal(

@@ -51,6 +51,8 @@ def apply_at_terminal(
                 f"tune-mcp apply {run_id} --mode report|smart|full [--decide STAGE/METRIC=keep|apply|NUMBER]",
             )
         return applying.apply(project, run_id, proposal.plan_id, mode, decisions, "command line")
+    if mode != "report":
+        settling.demand_rest(project)
     run = project.run(run_id)
     try:
         if mode is None:

@@ -54,7 +54,7 @@ def _open(run_id: str, plan_id: str) -> tuple[Project, ApplyPlan] | None:
 
     try:
         project = server_context.project()
-        found = project, applying.proposal_for(project, run_id, plan_id)[1]
+        found = project, applying.askable(project, run_id, plan_id)
     except Refusal:
         return None
     _last[:] = [((server_context.options, run_id, plan_id), found)]
@@ -217,7 +217,7 @@ def _agreed(
     chosen = deciding.checked_mode(mode)
     if chosen == "report" or not asked:
         return chosen, decisions, "arguments"
-    _, proposal = applying.proposal_for(project, run_id, plan_id)
+    proposal = applying.askable(project, run_id, plan_id)
     if not isinstance(how, AcceptedElicitation):
         applying.declined(project.run(run_id), plan_id, "declined through the client, or it could not ask")
         raise Refusal(
