@@ -24,7 +24,7 @@ def decide(choice: str, value: Any = None, metric: str = "throughput_qps", stage
     return Decision.model_validate({"stage_key": stage, "metric_key": metric, "choice": choice, "value": value})
 
 
-@pytest.mark.rule("APL-05", "APL-17", "APL-19")
+@pytest.mark.rule("APL-05", "APL-07")
 def test_the_plan_says_what_each_mode_does_and_why(mixed: tuple[Project, RunDir, str]) -> None:
     project, run, _ = mixed
     plan = reporting.apply_plan(project, run.run_id)
@@ -39,6 +39,9 @@ def test_the_plan_says_what_each_mode_does_and_why(mixed: tuple[Project, RunDir,
     assert (row.source_kind, row.symbol, row.subkey, row.concurrency) == ("nested", "_TOY_P95", "throughput_qps", 2)
     assert (row.worst_op, row.per_run_raw, row.worst_raw, row.current_raw) == ("min", (12.5, 10.25), 10.25, 99.0)
     assert (rows["accuracy"].source_kind, rows["accuracy"].subkey) == ("bare", None)
+    shown = {key: (row.worst_raw, row.worst_rounded, row.write_value) for key, row in rows.items()}
+    assert shown["accuracy"] == (0.625, 62.5, 0.625), "the rounded one is for display: percent"
+    assert shown["throughput_qps"] == (10.25, 10.25, 10.25)
     assert plan.text().index("throughput_qps") < plan.text().index("accuracy"), "what loosens stands first"
     assert "a person decides" in row.reason
 
@@ -163,11 +166,44 @@ def test_full_writes_everything_but_what_the_person_keeps(mixed: tuple[Project, 
     assert reply.kept == ("toy_accuracy/accuracy",)
 
 
-@pytest.mark.rule("APL-14", "APL-18", "APL-23")
+@pytest.mark.rule("APL-23")
+def test_the_answer_lists_each_change_as_file_symbol_and_value(mixed: tuple[Project, RunDir, str]) -> None:
+    project, run, plan_id = mixed
+
+    text = applying.apply(project, run.run_id, plan_id, "full").text()
+
+    assert [line for line in text.splitlines() if line.startswith("  tests/")] == [
+        "  tests/test_toy_ci.py:TOY_ACC_MIN = 0.625 (was 0.5, tightens (+25.0%))",
+        "  tests/test_toy_ci.py:_TOY_P95[2]['latency_mean_s'] = 0.25 (was 9.0, tightens (-97.2%))",
+        "  tests/test_toy_ci.py:_TOY_P95[2]['throughput_qps'] = 10.25 (was 99.0, loosens (-89.6%))",
+    ]
+
+
+@pytest.mark.rule("APL-26")
+def test_a_title_that_names_another_symbol_moves_nothing(tmp_path: Path) -> None:
+    text = toy.toy_source().replace("TOY_ACC_MIN = 0.5 ", "OTHER_ACC_MIN = 0.5\nTOY_ACC_MIN = 0.5 ", 1)
+    sources = {**toy.CONFIG["metric_sources"]["test_toy_ci.py"], "ignored_constants": ["OTHER_ACC_MIN"]}
+    config = {**toy.CONFIG, "metric_sources": {"test_toy_ci.py": sources}}
+    project = toy.make_toy(tmp_path / "repo", test_source=text, config=config)
+    stages = {
+        key: stage.model_copy(update={"title": "OTHER_ACC_MIN"}) for key, stage in project.places.stages("toy").items()
+    }
+    (project.repo_root / ".tune/models/toy/stages.yaml").write_bytes(dump_stages(stages))
+    toy.commit(project)
+    run = toy.finished_run(project)
+    reporting.report(project, run.run_id)
+
+    applying.apply(project, run.run_id, reporting.apply_plan(project, run.run_id).plan_id, "smart")
+
+    assert "\nOTHER_ACC_MIN = 0.5\nTOY_ACC_MIN = 0.625 " in source(project)
+
+
+@pytest.mark.rule("APL-14", "APL-18")
 def test_a_plan_that_was_applied_cannot_be_applied_again(mixed: tuple[Project, RunDir, str]) -> None:
     project, run, plan_id = mixed
     applying.apply(project, run.run_id, plan_id, "full")
     after = source(project)
+    assert "TOY_ACC_MIN = 0.625 " in after
 
     with pytest.raises(Refusal, match=r"^STALE_PLAN"):
         applying.apply(project, run.run_id, plan_id, "full")
@@ -179,7 +215,7 @@ def test_a_plan_that_was_applied_cannot_be_applied_again(mixed: tuple[Project, R
     assert source(project) == after
 
 
-@pytest.mark.rule("APL-18")
+@pytest.mark.rule("APL-18", "APL-19", "APL-20", "APL-21")
 def test_a_second_smaller_apply_adds_to_the_list_of_changes(mixed: tuple[Project, RunDir, str]) -> None:
     project, run, plan_id = mixed
     applying.apply(project, run.run_id, plan_id, "smart", [decide("keep")])
@@ -193,8 +229,11 @@ def test_a_second_smaller_apply_adds_to_the_list_of_changes(mixed: tuple[Project
     report = run.report_md.read_text()
     assert report.count("## Applied changes") == 1
     section = report[report.index("## Applied changes") : report.index("## Provenance")]
-    for name in ("TOY_ACC_MIN", "['throughput_qps']", "['latency_mean_s']"):
-        assert name in section
+    assert section.splitlines()[4:-1] == [
+        "| toy_accuracy | TOY_ACC_MIN | 0.5 | 0.625 | tightens (+25.0%) |",
+        "| toy_speed | _TOY_P95[2]['latency_mean_s'] | 9 | 0.25 | tightens (-97.2%) |",
+        "| toy_speed | _TOY_P95[2]['throughput_qps'] | 99 | 10.25 | loosens (-89.6%) |",
+    ]
 
 
 @pytest.mark.rule("DSC-02")

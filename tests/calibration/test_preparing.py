@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import toy
 
-from tune_mcp.calibration import preparing, reporting, running, watching
+from tune_mcp.calibration import catalogue, preparing, reporting, running, watching
 from tune_mcp.calibration.project import Options, Project
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.gpus import Gpu, GpuReading, Presence
@@ -126,6 +126,28 @@ def test_a_run_on_another_cuda_ends_in_its_first_phase(tmp_path: Path) -> None:
     assert toy.wait_until_rest(project, run.run_id).state == "failed"
     assert "host.cuda mismatch: torch is built for CUDA 12.8" in run.run_log.read_text()
     assert json.loads(run.environment.read_text())["versions"]["torch.version.cuda"] == "12.8"
+
+
+@pytest.mark.rule("MOD-04", "DSC-16")
+def test_a_new_model_is_a_folder_of_data_even_where_its_names_are_its_own(project: Project) -> None:
+    (project.repo_root / "tests/new_ci.py").write_text("NEW_ACC_MIN = 0.5\nNEW_BLEU_MIN = 20.0\n")
+    folder = project.repo_root / ".tune/models/new"
+    folder.mkdir()
+    config = {"name": "new", "test_globs": ["tests/new_ci.py"], "stage_base_strip_suffix": "_ci", "metric_sources": {}}
+    (folder / "config.yaml").write_text(json.dumps(config))
+    first = catalogue.discover(project, "new")
+    assert (first.stages, first.unrecognised) == (("new_accuracy",), ("tests/new_ci.py: NEW_BLEU_MIN",))
+
+    own = {
+        "groups": {"bleu": {"smart": "auto", "rounding": "raw"}},
+        "metrics": {"bleu": {"group": "bleu", "worst": "min", "label": "BLEU"}},
+        "names": [{"pattern": ".*_BLEU_MIN", "metric": "bleu"}],
+    }
+    (folder / "metrics.yaml").write_text(json.dumps(own))
+
+    found = catalogue.discover(project, "new")
+    assert (found.added, found.unrecognised) == (("new_bleu",), ())
+    assert {"new", "toy"} <= {one.name for one in catalogue.catalog(project).models}
 
 
 @pytest.mark.rule("MOD-09")

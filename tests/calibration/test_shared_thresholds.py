@@ -50,7 +50,7 @@ def decide(choice: str, stage: str, metric: str, value: Any = None) -> Decision:
     return Decision.model_validate({"stage_key": stage, "metric_key": metric, "choice": choice, "value": value})
 
 
-@pytest.mark.rule("APL-11", "MET-06", "APL-17")
+@pytest.mark.rule("APL-11", "APL-17")
 def test_two_metrics_of_one_literal_are_a_conflict_and_neither_is_written(shared: Project) -> None:
     run_id, plan = planned(shared)
     assert {(row.direction, row.decision) for row in plan.rows} == {("unknown", "skip")}

@@ -77,6 +77,32 @@ def test_a_name_that_looks_like_a_threshold_is_worth_a_line(symbol: str, listed:
     assert RULES.looks_like_threshold(symbol) is listed
 
 
+SHIPPED = {
+    "accuracy": ("accuracy", "min", 100, 2), "corpus_wer": ("wer", "max", 100, 2),
+    "per_sample_wer_max": ("wer", "max", 100, 2), "wer_below_50_corpus": ("wer", "max", 100, 2),
+    "n_above_50": ("wer", "max", 1, 0), "similarity_mean": ("similarity", "min", 1, 4),
+    "utmos_mean": ("utmos", "min", 1, 4), "throughput_qps": ("speed", "min", 1, 3),
+    "output_tok_per_req_s": ("speed", "min", 1, 1), "latency_mean_s": ("speed", "max", 1, 3),
+    "latency_p95_s": ("speed", "max", 1, 3), "rtf_mean": ("speed", "max", 1, 4), "rtf_p95": ("speed", "max", 1, 4),
+    "failed_requests": ("reliability", "max", 1, 0),
+}  # fmt: skip
+"""Metric -> group, worst, scale and digits of the display."""
+
+
+@pytest.mark.rule("MET-03", "MET-04")
+def test_the_shipped_metrics_have_these_groups_bounds_and_displays() -> None:
+    found = {s.key: (s.group, s.worst, s.display.scale, s.display.digits) for s in RULES.metrics.values()}
+    assert found == SHIPPED
+
+
+@pytest.mark.rule("APL-05", "APL-08", "APL-09", "APL-10")
+def test_the_shipped_groups_are_asked_about_and_rounded_so() -> None:
+    assert {group: (policy.smart, policy.rounding) for group, policy in RULES.groups.items()} == {
+        "accuracy": ("auto", "raw"), "wer": ("auto", "ceil4"), "similarity": ("auto", "raw"),
+        "utmos": ("auto", "raw"), "speed": ("ask_loosening", "display"), "reliability": ("ask_loosening", "ceil_int"),
+    }  # fmt: skip
+
+
 @pytest.mark.rule("MET-03")
 def test_every_shipped_metric_has_a_group_with_a_policy() -> None:
     assert {spec.group for spec in RULES.metrics.values()} == set(RULES.groups)

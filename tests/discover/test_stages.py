@@ -321,7 +321,7 @@ def test_two_constants_that_claim_one_metric_are_a_question(project: Project) ->
         assert source(decided.stages["mmmu_speed"], "latency_mean_s") == left
 
 
-@pytest.mark.rule("DSC-14", "DSC-16", "MOD-04")
+@pytest.mark.rule("DSC-14", "DSC-16")
 def test_a_name_that_nothing_recognises_is_listed_until_data_knows_it(project: Project) -> None:
     project.write("tests/test_a_ci.py", 'FOO_BLEU_MIN = 1\n_FOO_P95 = {4: {"ttft_ms": 3, "rtf_mean": 1}}\nPORT = 80\n')
     found = project.discover()

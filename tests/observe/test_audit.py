@@ -331,7 +331,7 @@ def test_files_that_the_plan_does_not_name_change_nothing(project: Project, run:
     assert audited(project, run).text() == before
 
 
-@pytest.mark.rule("MET-06", "MET-08", "STR-11")
+@pytest.mark.rule("MET-04", "MET-08", "STR-11")
 def test_worst_of_n_uses_exactly_n_strict_values(project: Project, run: RunDir) -> None:
     stages = {stage.stage.key: stage for stage in audited(project, run).stages}
 
@@ -364,6 +364,42 @@ def test_an_observation_on_disk_has_all_that_the_contract_names(run: RunDir) -> 
     }  # fmt: skip
     assert value["pytest_log"] == "_pytest/test_toy_ci/run2.log" and (run.path / value["pytest_log"]).is_file()
     assert value["basetemp"] == "_pytest/test_toy_ci/basetemp_run2" and (run.path / value["basetemp"]).is_dir()
+
+
+@pytest.mark.rule("MET-05")
+@pytest.mark.parametrize("value", ["10.25", True, float("nan"), float("inf"), [10.25], None, 10**400])
+def test_what_is_no_finite_number_in_an_observation_is_no_value(project: Project, run: RunDir, value: object) -> None:
+    toy.rewrite_observation(run, "toy_speed", 2, lambda o: o["metrics"].update(throughput_qps=value))
+
+    found = load(run, "toy_speed", 2)
+
+    assert isinstance(found, Stored) and found.content.metrics == {"throughput_qps": None, "latency_mean_s": 0.25}
+    assert not audited(project, run).ready
+
+
+@pytest.mark.rule("MET-06")
+def test_a_worse_value_of_one_preset_leaves_the_rows_of_the_other(tmp_path: Path) -> None:
+    source = toy.toy_source().replace("TOY_ACC_MIN = 0.5 ", "ONE_ACC_MIN = 0.5\nTWO_ACC_MIN = 0.5 ", 1)
+    presets = {
+        name: {"constant_filter": f"^{name.upper()}_", "extra_env": {"PRESET": name}, "gpus": 0}
+        for name in ("one", "two")
+    }
+    sources = {
+        **toy.CONFIG["metric_sources"]["test_toy_ci.py"], "calibration_presets": presets,
+        "ignored_constants": ["_TOY_P95"],
+    }  # fmt: skip
+    config = {**toy.CONFIG, "metric_sources": {"test_toy_ci.py": sources}}
+    project = toy.make_toy(tmp_path / "repo", test_source=source, config=config)
+    worst = {"one": 0.75, "two": 0.25}
+
+    run = toy.finished_run(project, 2, lambda job: toy.measured(job, summary={"accuracy": worst[job.env["PRESET"]]}))
+
+    plan = reporting.apply_plan(project, run.run_id)
+    assert {row.symbol: row.worst_raw for row in plan.rows} == {"ONE_ACC_MIN": 0.75, "TWO_ACC_MIN": 0.25}
+    toy.rewrite_observation(run, "toy_two_accuracy", 1, lambda o: o.update(status="failed", reason="x"))
+    toy.rewrite_observation(run, "toy_two_accuracy", 1, lambda o: o["metrics"].update(accuracy=None))
+    stages = {stage.stage.key: stage for stage in audited(project, run).stages}
+    assert (stages["toy_one_accuracy"].ready, stages["toy_two_accuracy"].ready) == (True, False)
 
 
 def test_counts_of_older_runs_that_are_whole_floats_are_counts(run: RunDir) -> None:

@@ -183,7 +183,7 @@ async def test_full_asks_once_and_writes_all(connect: Any, loosened: tuple[Proje
     assert len(facts["applied"]) == 4
 
 
-@pytest.mark.rule("APL-05")
+@pytest.mark.rule("APL-05", "APL-03")
 async def test_answers_that_were_given_before_a_cancel_are_not_asked_for_again(
     connect: Any, loosened: tuple[Project, str], era: str
 ) -> None:
