@@ -114,6 +114,21 @@ def test_an_attempt_is_sealed_with_the_facts_of_its_pytest(tmp_path: Path) -> No
     assert "no gpu" in run.log("test_toy_ci", 1).read_text()
 
 
+@pytest.mark.rule("MET-02", "HLT-06")
+def test_a_test_that_prints_its_numbers_and_leaves_no_file_has_measured_nothing(tmp_path: Path) -> None:
+    written = '(folder / "result.json").write_text(json.dumps(found))'
+    source = toy.toy_source().replace(written, 'print("\\n" + json.dumps(found), flush=True)')
+    project = toy.make_toy(tmp_path / "repo", test_source=source)
+
+    run = toy.finished_run(project, 1, toy.real_pytest)
+
+    assert '{"summary": {"accuracy": 0.75' in run.log("test_toy_ci", 1).read_text()
+    found = only_result(run)
+    assert (found.pytest_rc, found.stages["toy_accuracy"].metrics) == (0, {"accuracy": None})
+    assert "toy0/result.json::summary.accuracy: file missing" in found.stages["toy_accuracy"].problems[0]
+    assert watching.status(project, run.run_id).state == "halted"
+
+
 def test_a_sealed_attempt_is_never_run_again(tmp_path: Path) -> None:
     project = toy.make_toy(tmp_path / "repo")
 
