@@ -59,7 +59,7 @@ def test_smart_writes_nothing_until_every_loosening_metric_is_decided(mixed: tup
     assert not any(run.applies.glob("*/journal.json"))
 
 
-@pytest.mark.rule("APL-05", "APL-06", "APL-13")
+@pytest.mark.rule("APL-05", "APL-13")
 @pytest.mark.parametrize(
     ("decision", "written"),
     [
@@ -153,7 +153,7 @@ def test_mode_report_touches_nothing_and_an_unknown_mode_is_refused(mixed: tuple
     assert not any(run.applies.glob("*/journal.json"))
 
 
-@pytest.mark.rule("APL-05")
+@pytest.mark.rule("APL-05", "APL-06")
 def test_full_writes_everything_but_what_the_person_keeps(mixed: tuple[Project, RunDir, str]) -> None:
     project, run, plan_id = mixed
 

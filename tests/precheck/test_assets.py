@@ -251,7 +251,7 @@ def test_a_repository_that_cannot_be_read_is_unknown(
     assert gaps(assets.checks(asking(tmp_path))) == {f"hf.model:{MODEL}": ("unknown", f"ls -la {hub}")}
 
 
-@pytest.mark.rule("PRE-04")
+@pytest.mark.rule("PRE-04", "MOD-08")
 def test_only_the_selected_stages_ask_for_weights() -> None:
     config = ModelConfig.model_validate(
         {
