@@ -103,6 +103,18 @@ def files(repo: Path) -> dict[str, int]:
     }
 
 
+def test_a_server_that_starts_imports_no_verb() -> None:
+    """A client waits for the start; what a verb needs is imported when it is called."""
+    rooms = ("calibration", "supervise", "report", "apply", "precheck", "observe", "discover")
+    code = (
+        "import sys, tune_mcp.server.build; "
+        f"print([name for name in sys.modules for room in {rooms!r} if name.startswith('tune_mcp.' + room)])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S, check=True)
+
+    assert done.stdout == "[]\n"
+
+
 @pytest.mark.rule("SUP-05")
 def test_start_up_has_no_side_effects_and_the_end_of_stdin_is_the_end(tmp_path: Path) -> None:
     project = toy.make_toy(tmp_path / "repo")

@@ -150,7 +150,7 @@ def test_a_test_file_that_yields_less_than_planned_halts_and_says_what_is_missin
 @pytest.mark.parametrize(
     ("ending", "why"),
     [
-        ("os._exit(0)", "broke off"),
+        ("os._exit(1)", "broke off"),
         ("os._exit(137)", "signal 9"),
         ("os.kill(os.getpid(), 9)", "signal 9"),
     ],
@@ -169,6 +169,17 @@ def test_a_pytest_that_dies_is_tried_again_and_never_strict(
     assert (now.state, now.strict_ready, len(toy.launches(project, 1))) == ("exhausted", "0/2", 2)
     assert all(gap.cell == "✗" and why in gap.reason for gap in now.missing), now.missing
     assert state.conclude(run).state.at_rest
+
+
+@pytest.mark.rule("XPY-06")
+def test_a_test_that_ends_the_process_without_a_word_costs_two_launches_and_halts(tmp_path: Path) -> None:
+    source = toy.toy_source().replace("def test_speed(results):\n", "def test_speed(results):\n    os._exit(0)\n")
+    project = toy.make_toy(tmp_path / "repo", test_source=source)
+
+    run, _ = attempted(project)
+
+    assert_halted(project, run, "in the middle of its session, twice")
+    assert len(toy.launches(project, 1)) == 2
 
 
 def lines(path: Path, *events: dict[str, object] | str) -> Path:

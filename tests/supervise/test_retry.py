@@ -84,7 +84,7 @@ def test_a_whole_attempt_with_every_number_is_kept_whatever_its_exit_code_and_lo
         ({"pytest_rc": 1, "signature": "CUDA out of memory: ..."}, "CUDA out of memory"),
         ({"pytest_rc": 2, "stopped_by": "timeout"}, "wall-clock limit"),
         ({"pytest_rc": 1, "guard": {"finished": False}}, "broke off"),
-        ({"pytest_rc": 0, "guard": {"finished": False}}, "broke off"),
+        ({"pytest_rc": 0, "guard": {"finished": False}}, "in the middle of its session"),
     ],
 )
 @pytest.mark.parametrize("problems", [LOST, ()], ids=["numbers missing", "tests missing"])
@@ -97,6 +97,17 @@ def test_an_attempt_that_was_ended_from_outside_is_tried_again_and_charged(
 
     assert isinstance(found, Again) and found.charged
     assert reason in found.reason
+
+
+@pytest.mark.rule("XPY-06", "RTY-03")
+def test_a_pytest_that_ends_silently_in_the_middle_twice_halts() -> None:
+    silent = ended(pytest_rc=0, guard={"finished": False}, stages=speed(problems=LOST))
+    first = verdict(silent)
+    crash = verdict(ended(pytest_rc=-9, stages=speed(problems=LOST)), first)
+    second = verdict(silent, first, crash)
+
+    assert isinstance(first, Again) and isinstance(crash, Again)
+    assert isinstance(second, Stop) and "os._exit" in second.halt.next
 
 
 def test_a_runner_that_died_is_an_attempt_that_is_tried_again() -> None:

@@ -16,6 +16,7 @@ from tune_mcp.session.state import Halt
 from tune_mcp.supervise.job import AttemptResult, Blocked
 
 _OWN_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP})
+_SILENT_END = "pytest ended with exit code 0 in the middle of its session"
 MAX_TRIES = 4
 """Attempts per repeat and pass, the first included (RTY-03, read strictly: see docs/explanation/decisions.md)."""
 MAX_PASSES = 10
@@ -71,6 +72,13 @@ def judge(result: AttemptResult | None, stages: Mapping[str, Stage], earlier: tu
     if not trouble and not whole:
         return _complete(result, stages, earlier)
     if cause := _infrastructure(result):
+        if cause == _SILENT_END and any(isinstance(verdict, Again) and verdict.reason == cause for verdict in earlier):
+            return _stop(
+                Code.HALT_UNRESOLVED,
+                "XPY-06",
+                f"{cause}, twice: something in the tests ends the process, so the next attempt would be the same",
+                "find what calls os._exit or the like, then call resume_run",
+            )
         return Again(cause)
     if whole:
         return _stop(
@@ -111,6 +119,8 @@ def _infrastructure(result: AttemptResult) -> str:
         return f"known crash in the log: {result.signature}"
     if result.guard.collected and not result.guard.finished and rc not in (2, 3, 4, 5):
         # With nothing collected the guard was silenced or the module ended Python: the next attempt would be the same.
+        if rc == 0:
+            return _SILENT_END
         return "pytest broke off without ending its session"
     return ""
 
