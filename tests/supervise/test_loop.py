@@ -211,12 +211,46 @@ def test_a_halted_run_is_in_the_way_of_a_fresh_one_until_it_is_given_up(project:
     assert watching.strict_audit(project, toy.finished_run(project).run_id).ready
 
 
-@pytest.mark.rule("SES-18")
-def test_a_halted_run_of_another_commit_is_not_in_the_way(project: Project) -> None:
-    toy.finished_run(project, 2, partial(3))
+@pytest.mark.rule("SES-18", "HLT-03")
+def test_a_commit_does_not_get_past_a_halted_run(project: Project) -> None:
+    halted = toy.finished_run(project, 2, partial(3))
     toy.commit(project)
 
+    with pytest.raises(Refusal, match=rf"^HALT_UNRESOLVED \[HLT-03\]: {halted.run_id} halted: .* missing twice"):
+        running.start_run(project, toy.MODEL)
+
+    running.stop_run(project, halted.run_id, "the next commit is measured instead")
     assert watching.strict_audit(project, toy.finished_run(project).run_id).ready
+
+
+@pytest.mark.rule("HLT-02", "POL-06")
+@pytest.mark.parametrize("given_up", [False, True])
+def test_what_halted_a_run_is_never_measured_again_as_it_was(project: Project, given_up: bool) -> None:
+    zero = {"total_samples": 0, "evaluated": 0}
+    run = toy.finished_run(project, 2, script(toy.measured, then=lambda job: toy.measured(job, summary=zero)))
+    if given_up:
+        running.stop_run(project, run.run_id, "to get past the halt")
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+
+    with pytest.raises(Refusal, match=r"^HALT_UNRESOLVED \[HLT-02\]: .* test_toy_ci run 2, and neither .* 0/0 samples"):
+        running.resume_run(project, run.run_id)
+
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+    other = PurgeItem(stage="toy_speed", repeat=2, reason="the data set is complete now")
+    with toy.supervised_here():
+        running.resume_run(project, run.run_id, [other])
+    assert watching.strict_audit(project, run.run_id).ready
+    assert "the data set is complete now" in (next(run.purged.iterdir()) / "purge.json").read_text()
+
+
+@pytest.mark.rule("HLT-02", "POL-06")
+def test_a_halt_is_not_passed_by_with_the_purge_of_another_repeat(project: Project) -> None:
+    zero = {"total_samples": 0, "evaluated": 0}
+    run = toy.finished_run(project, 3, script(toy.measured, then=lambda job: toy.measured(job, summary=zero)))
+    third = PurgeItem(stage="toy_speed", repeat=3, reason="mended")
+
+    assert refused(lambda: running.resume_run(project, run.run_id, [third])) == "HALT_UNRESOLVED"
+    assert not run.purged.exists()
 
 
 @pytest.mark.rule("HLT-02", "HLT-08", "GAP-02", "GAP-04")

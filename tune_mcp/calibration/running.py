@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from tune_mcp import run_dir
-from tune_mcp.calibration import equivalence, planning, settling
+from tune_mcp.calibration import equivalence, halted, planning, settling
 from tune_mcp.calibration.preparing import comparable_or_refuse, precheck, take_host
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.purging import asked_for
@@ -25,7 +25,7 @@ from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import drift, events, provenance, state
 from tune_mcp.session import plan as plans
 from tune_mcp.session.plan import Equivalence, Plan
-from tune_mcp.session.state import RunState, SupervisorRecord
+from tune_mcp.session.state import Halt, RunState, SupervisorRecord
 from tune_mcp.supervise import host_lock, launch
 from tune_mcp.supervise.purge import purge as take_out
 
@@ -64,7 +64,7 @@ def start_run(
     if python.path is None:
         raise _not_this_machine(project, model, keys)
     comparable_or_refuse(project.subject(config, chosen), read_gpus)
-    _no_open_halt(project, model, git.head)
+    halted.none_open(project, model)
     name = label or _label(model, keys, len(table), repeats)
     started = _launch(
         project,
@@ -108,27 +108,6 @@ def _not_this_machine(project: Project, model: str, keys: tuple[str, ...]) -> Re
 def _label(model: str, keys: tuple[str, ...], all_stages: int, repeats: int) -> str:
     scope = "all" if len(keys) == all_stages else keys[0] if len(keys) == 1 else f"{len(keys)}-stages"
     return f"{model}_{scope}_r{repeats}"[:60]
-
-
-def _no_open_halt(project: Project, model: str, head: str) -> None:
-    """A halted run on this commit waits for its cause to be mended; a fresh directory would hide it (HLT-03)."""
-    for run in run_dir.list_runs(project.repo_root):
-        if state.conclude(run).state is not RunState.HALTED:
-            continue
-        plan = project.plan(run)
-        if plan.model == model and plan.calibration_git_sha == head:
-            raise Refusal(
-                Code.HALT_UNRESOLVED,
-                ("HLT-03", "SES-18"),
-                f"{run.run_id} halted on this commit: {_halt_text(run)}",
-                f"mend the cause and call resume_run {run.run_id}, or give it up with stop_run",
-                {"run_id": run.run_id},
-            )
-
-
-def _halt_text(run: RunDir) -> str:
-    record = state.read_record(run)
-    return record.halt.message if record and record.halt else "see its events"
 
 
 def _write_new(run: RunDir, plan: Plan, diff: bytes, now: datetime) -> Plan:
@@ -201,9 +180,9 @@ def _prepared(run: RunDir, prepare: Callable[[RunDir, datetime], Plan], now: dat
         raise
 
 
-def _record(run: RunDir, now_state: RunState, now: datetime, reason: str = "") -> None:
+def _record(run: RunDir, now_state: RunState, now: datetime, reason: str = "", halt: Halt | None = None) -> None:
     """The record on behalf of a supervisor that does not run yet; only ever written while its lock is held."""
-    record = SupervisorRecord(state=now_state, reason=reason, heartbeat_at=now.timestamp())
+    record = SupervisorRecord(state=now_state, reason=reason, heartbeat_at=now.timestamp(), halt=halt)
     write_json(run.supervisor, record.model_dump(mode="json"))
 
 
@@ -221,8 +200,8 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = ()) -
     """Go on with the same run on the same commit, or on one that is proven to measure the same (contract, tool 5).
 
     Raises UNKNOWN_RUN, PLAN_TAMPERED, COMMIT_MOVED, RUN_ACTIVE, HOST_BUSY, STAGES_CHANGED, REPEAT_IS_STRICT,
-    REPEAT_ACTIVE, UNKNOWN_STAGE, INVALID_ARGUMENT, FOREIGN_ARTIFACT (a run of the older script). Refuses before it
-    writes anything.
+    REPEAT_ACTIVE, UNKNOWN_STAGE, INVALID_ARGUMENT, HALT_UNRESOLVED, FOREIGN_ARTIFACT (a run of the older script).
+    Refuses before it writes anything.
     """
     run = project.run(run_id)
     plan = project.plan(run)
@@ -239,6 +218,7 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = ()) -
         stage.stage.test_key for stage in audited.stages for cell in stage.cells if cell.cell is Cell.STRICT
     )
     new = planning.amended(project, plan, strict, git, proven)
+    halted.mended(run, now.record.halt if now.record else None, plan, new, items)
 
     def prepare(run: RunDir, moment: datetime) -> Plan:
         for (test, repeat), reason in items.items():
@@ -318,7 +298,7 @@ def stop_run(project: Project, run_id: str, reason: str, sleep: Callable[[float]
             sleep(_LOOK_EVERY_S)
     elif now.state in (RunState.HALTED, RunState.EXHAUSTED, RunState.LOST):
         recover([run])
-        _give_up(run, reason)
+        _give_up(run, reason, now.record.halt if now.record else None)
         now = state.conclude(run)
     audited = audit(run, plan)
     return StopReply(
@@ -333,13 +313,14 @@ def stop_run(project: Project, run_id: str, reason: str, sleep: Callable[[float]
     )
 
 
-def _give_up(run: RunDir, reason: str) -> None:
+def _give_up(run: RunDir, reason: str, halt: Halt | None) -> None:
+    """A fresh run may follow; what halted this one stays on record, should it be resumed after all (HLT-02)."""
     lock = FileLock.take(run.supervisor_lock, {"run_id": run.run_id})
     if lock is None:
         raise _active(run)
     try:
         now = utc_now()
-        _record(run, RunState.STOPPED, now, f"given up: {reason}")
+        _record(run, RunState.STOPPED, now, f"given up: {reason}", halt)
         events.append(run, "stopped", now, f"given up: {reason}")
     finally:
         lock.release()

@@ -159,7 +159,7 @@ class Runner:
             emptied = caches.wipe(Path(slice_root), self.job.cache_wipes)
         except (OSError, ValueError) as error:
             return Blocked(
-                code=Code.HALT_UNRESOLVED,
+                code=Code.CLEANUP_FAILED,
                 rule="WDG-09",
                 reason=f"a cache could not be wiped: {error}",
                 next="make the folder writable or mend cache_wipes in config.yaml, then call resume_run",

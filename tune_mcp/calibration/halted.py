@@ -1,0 +1,59 @@
+"""What a halt bars until its cause is mended: a fresh run, and a resume of the same thing (HLT-02, HLT-03, POL-06)."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+from tune_mcp import run_dir
+from tune_mcp.calibration.project import Project
+from tune_mcp.errors import Code, Refusal
+from tune_mcp.run_dir import RunDir
+from tune_mcp.session import events, state
+from tune_mcp.session.plan import Plan
+from tune_mcp.session.state import Halt, RunState
+
+
+def none_open(project: Project, model: str) -> None:
+    """A halted run waits for its cause to be mended, and a fresh directory would hide it. Raises HALT_UNRESOLVED.
+
+    A commit since then is no mend: whoever wants another run gives the halted one up (HLT-03, SES-18).
+    """
+    for run in run_dir.list_runs(project.repo_root):
+        now = state.conclude(run)
+        if now.state is RunState.HALTED and project.plan(run).model == model:
+            raise Refusal(
+                Code.HALT_UNRESOLVED,
+                ("HLT-03", "SES-18"),
+                f"{run.run_id} halted: {now.record.reason if now.record else 'see its events'}",
+                f"mend the cause and call resume_run {run.run_id}, or give it up with stop_run",
+                {"run_id": run.run_id},
+            )
+
+
+def mended(
+    run: RunDir, halt: Halt | None, plan: Plan, new: Plan, purged: Container[tuple[str | None, int | None]]
+) -> None:
+    """Nothing is measured again as it was when it halted the run. Raises HALT_UNRESOLVED (HLT-02, POL-06).
+
+    ``new`` is the plan on the present tree. What no file shows (a data set that was completed) is told by purging the
+    halted repeat with a reason. The machine and the tree are looked at anew in any case, so halts of these pass.
+    """
+    if halt is None or halt.code != Code.HALT_UNRESOLVED or (halt.test, halt.repeat) in purged:
+        return
+    if (new.config_sha256, new.file_sha256) != (plan.config_sha256, plan.file_sha256) or _amended(run):
+        return
+    raise Refusal(
+        Code.HALT_UNRESOLVED,
+        ("HLT-02", "POL-06", halt.rule),
+        f"{run.run_id} halted at {halt.test} run {halt.repeat}, and neither its config nor its test files have changed "
+        f"since: {halt.message}",
+        f"{halt.next}; if the cause was mended where no file of this run shows it, say so: resume_run with purge of a "
+        f"stage of {halt.test}, repeat {halt.repeat}, and what was mended as the reason",
+        {"run_id": run.run_id, "test": halt.test, "repeat": halt.repeat},
+    )
+
+
+def _amended(run: RunDir) -> bool:
+    """Whether a resume took a mend into the plan since the halt, and broke off before it could launch."""
+    kinds = [event.kind for event in events.read(run.events) if event.kind in ("halted", "planned")]
+    return kinds[-1:] == ["planned"]
