@@ -223,6 +223,18 @@ def test_a_commit_does_not_get_past_a_halted_run(project: Project) -> None:
     assert watching.strict_audit(project, toy.finished_run(project).run_id).ready
 
 
+@pytest.mark.rule("HLT-03")
+def test_a_halted_run_whose_plan_was_changed_is_in_the_way_until_it_is_moved(project: Project) -> None:
+    halted = toy.finished_run(project, 2, partial(3))
+    halted.plan.write_bytes(halted.plan.read_bytes().replace(b'"toy"', b'"tea"'))
+
+    with pytest.raises(Refusal, match=rf"^HALT_UNRESOLVED \[HLT-03\]: .* move {halted.path} away"):
+        running.start_run(project, toy.MODEL)
+
+    halted.path.rename(project.repo_root.with_name("seen"))
+    assert watching.strict_audit(project, toy.finished_run(project).run_id).ready
+
+
 @pytest.mark.rule("HLT-02", "POL-06")
 @pytest.mark.parametrize("given_up", [False, True])
 def test_what_halted_a_run_is_never_measured_again_as_it_was(project: Project, given_up: bool) -> None:

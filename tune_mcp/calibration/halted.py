@@ -20,7 +20,7 @@ def none_open(project: Project, model: str) -> None:
     """
     for run in run_dir.list_runs(project.repo_root):
         now = state.conclude(run)
-        if now.state is RunState.HALTED and project.plan(run).model == model:
+        if now.state is RunState.HALTED and _is_of(project, run, model):
             raise Refusal(
                 Code.HALT_UNRESOLVED,
                 ("HLT-03", "SES-18"),
@@ -28,6 +28,20 @@ def none_open(project: Project, model: str) -> None:
                 f"mend the cause and call resume_run {run.run_id}, or give it up with stop_run",
                 {"run_id": run.run_id},
             )
+
+
+def _is_of(project: Project, run: RunDir, model: str) -> bool:
+    """Whether the run calibrates the model. One whose plan was changed may, and cannot even be given up."""
+    try:
+        return project.plan(run).model == model
+    except Refusal as changed:
+        raise Refusal(
+            Code.HALT_UNRESOLVED,
+            ("HLT-03", changed.rules[0]),
+            f"{run.run_id} halted, and {changed.message}",
+            f"let a person see what it was and move {run.path} away",
+            {"run_id": run.run_id},
+        ) from changed
 
 
 def mended(
