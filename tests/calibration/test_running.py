@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import toy
 
-from tune_mcp.calibration import catalogue, preparing, running, watching
+from tune_mcp.calibration import catalogue, preparing, running, searching, watching
 from tune_mcp.calibration.project import Options, Project
 from tune_mcp.contract.running import PurgeItem
 from tune_mcp.errors import Refusal
 from tune_mcp.files import FileLock
+from tune_mcp.precheck import gates
 from tune_mcp.run_dir import RunDir
-from tune_mcp.supervise import host_lock
+from tune_mcp.supervise import host_lock, leftovers
 
 
 def second_fails(job: Any) -> Any:
@@ -60,7 +61,7 @@ def test_a_dirty_tree_is_recorded_and_told(project: Project) -> None:
     assert any("dirty" in alert for alert in watching.status(project, run.run_id).alerts)
 
 
-@pytest.mark.rule("DSC-02", "SMP-08", "HLT-07", "PRE-01", "SES-03")
+@pytest.mark.rule("DSC-02", "SMP-08", "PRE-01", "SES-03")
 def test_a_refused_start_leaves_nothing_behind(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def code(**more: Any) -> str:
         with pytest.raises(Refusal) as caught:
@@ -90,6 +91,20 @@ def test_a_refused_start_leaves_nothing_behind(project: Project, monkeypatch: py
     catalogue.discover(project, "toy")
     with toy.supervised_here():
         assert running.start_run(project, "toy", repeats=1).dirty
+
+
+@pytest.mark.rule("HLT-07")
+def test_a_metric_that_nobody_can_find_is_named_before_anything_is_made(tmp_path: Path) -> None:
+    config = json.loads(json.dumps(toy.CONFIG))
+    del config["metric_sources"]["test_toy_ci.py"]["paths"]["latency_mean_s"]
+    source = toy.toy_source().replace('    assert results["speed"]["latency_mean_s"] <= ', "    assert ")
+    project = toy.make_toy(tmp_path / "repo", config=config, test_source=source)
+
+    with pytest.raises(Refusal, match=r"^NEEDS_CONFIG \[HLT-07\]: .*toy_speed.*latency_mean_s"):
+        running.start_run(project, "toy")
+    assert runs(project) == [] and host_lock.current() is None
+    with toy.supervised_here():
+        assert running.start_run(project, "toy", ["toy_accuracy"], 1).stages == ("toy_accuracy",)
 
 
 @pytest.mark.rule("SES-03")
@@ -200,7 +215,19 @@ def test_an_exhausted_run_can_be_given_up(project: Project) -> None:
     assert running.stop_run(project, run.run_id, "again").state == "stopped"
 
 
-@pytest.mark.rule("POL-02", "POL-11")
+@pytest.mark.rule("POL-11")
+def test_no_wait_of_a_tool_is_longer_than_its_answer_may_take(project: Project, run: RunDir) -> None:
+    grace = leftovers.GRACE
+    ends_leftovers = grace.interrupt_s + grace.terminate_s + grace.kill_s
+    waits = (watching.MAX_WAIT_S, running.STOP_WAIT_S, gates.DEADLINE_S, searching.DEADLINE_S, ends_leftovers)
+
+    assert max(waits) <= 50
+    for wait_s in (50.5, 120, 1e9, float("inf"), float("nan"), -1, True):
+        with pytest.raises(Refusal, match=r"^(WAIT_TOO_LONG|INVALID_ARGUMENT) \[POL-02\]"):
+            watching.status(project, run.run_id, wait_s)
+
+
+@pytest.mark.rule("POL-02")
 def test_status_returns_at_once_when_nothing_can_change_and_waits_only_for_an_active_run(
     project: Project, run: RunDir
 ) -> None:

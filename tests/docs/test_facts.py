@@ -13,7 +13,7 @@ import yaml
 from register import marks
 
 from tune_mcp import __version__
-from tune_mcp.calibration import reporting, running
+from tune_mcp.calibration import reporting, running, watching
 from tune_mcp.calibration.project import Project
 from tune_mcp.cli.main import parser
 from tune_mcp.config.loader import ConfigPlaces, shipped_place
@@ -86,6 +86,15 @@ def test_the_bare_prompt_asks_for_what_is_missing_and_takes_five_repeats() -> No
     assert "- repeats: 5, unless the user says otherwise" in bare
     assert bare.count("ask once") == 2
     assert "- model: m\n- stages: s\n- repeats: 3\n" in full
+
+
+@pytest.mark.rule("POL-01", "POL-03")
+def test_the_prompt_polls_with_waits_that_are_granted_and_as_often_as_status_asks_for() -> None:
+    (step,) = re.findall(r"^4\. .*", (ROOT / "prompts" / "calibrate.md").read_text(), re.MULTILINE)
+    waited = re.fullmatch(r"4\. `status` with `wait_s=(\d+)`, again and again, never more than (\d+) s apart\..*", step)
+
+    assert waited is not None, step
+    assert int(waited[1]) <= watching.MAX_WAIT_S and int(waited[2]) == watching.MAX_POLL_S == 120
 
 
 @pytest.mark.rule("RES-09")

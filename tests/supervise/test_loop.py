@@ -21,6 +21,7 @@ from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import RunState
 from tune_mcp.supervise import loop
 from tune_mcp.supervise.job import AttemptResult, Blocked, Job
+from tune_mcp.supervise.retry import MAX_PASSES, MAX_TRIES
 
 Attempt = Callable[[Job], AttemptResult | None]
 
@@ -78,13 +79,45 @@ def test_a_healthy_run_launches_each_repeat_once(project: Project) -> None:
     assert not (run.path / "purged").exists()
 
 
-@pytest.mark.rule("STR-19", "HLT-04")
-def test_the_next_test_file_starts_when_the_one_before_is_whole(tmp_path: Path) -> None:
+def project_of_two_files(folder: Path) -> Project:
     names = ("test_a_ci.py", "test_b_ci.py")
     source = toy.CONFIG["metric_sources"]["test_toy_ci.py"]
     config = toy.CONFIG | {"metric_sources": dict.fromkeys(names, source), "gpus_per_test": dict.fromkeys(names, 0)}
     tests = {f"tests/{name}": toy.toy_source() for name in names}
-    project = toy.make_toy(tmp_path / "repo", config=config, files=tests, test_source="# nothing\n")
+    return toy.make_toy(folder, config=config, files=tests, test_source="# nothing\n")
+
+
+@pytest.mark.rule("HLT-04", "HLT-05", "POL-06")
+def test_after_a_halt_nothing_else_starts_and_what_halted_does_not_count_although_every_number_is_there(
+    tmp_path: Path,
+) -> None:
+    project = project_of_two_files(tmp_path / "repo")
+
+    def rerun(job: Job) -> AttemptResult:
+        result = toy.measured(job)
+        return result.model_copy(
+            update={"guard": result.guard.model_copy(update={"repeated": (f"{job.test}::test_speed",)})}
+        )
+
+    with toy.supervised_here(script(toy.measured, then=rerun)) as executor:
+        run = toy.start(project, 3, ["b_speed", "a_speed"])
+
+    first = executor.jobs[0].test_key
+    assert [(job.test_key, job.repeat) for job in executor.jobs] == [(first, 1), (first, 2)]
+    assert "tests ran more than once" in watching.status(project, run.run_id).reason
+    lines = watching.strict_audit(project, run.run_id).text().splitlines()
+    assert sorted(line.split()[1] for line in lines if "_speed: " in line) == ["———", "✓✗—"]
+
+    mended = PurgeItem(stage=executor.jobs[0].stages[0].key, repeat=2, reason="the rerun is gone")
+    with toy.supervised_here() as executor:
+        running.resume_run(project, run.run_id, [mended])
+    assert [(job.test_key, job.repeat) for job in executor.jobs][:2] == [(first, 2), (first, 3)]
+    assert watching.strict_audit(project, run.run_id).ready
+
+
+@pytest.mark.rule("STR-19")
+def test_the_next_test_file_starts_when_the_one_before_is_whole(tmp_path: Path) -> None:
+    project = project_of_two_files(tmp_path / "repo")
     order: list[tuple[str, int]] = []
 
     def attempt(job: Job) -> AttemptResult | None:
@@ -165,7 +198,7 @@ def test_a_failed_threshold_is_kept_and_never_tried_again(project: Project) -> N
     assert rows["latency_mean_s"] == 99.0, "the worst counts, whoever likes it"
 
 
-@pytest.mark.rule("SMP-11", "GAP-03", "GAP-07", "RES-05", "RTY-02")
+@pytest.mark.rule("SMP-11", "GAP-03", "GAP-07")
 def test_missing_samples_are_measured_again_whole(project: Project) -> None:
     run = toy.finished_run(project, 1, script(partial(3)))
 
@@ -174,7 +207,23 @@ def test_missing_samples_are_measured_again_whole(project: Project) -> None:
     assert watching.strict_audit(project, run.run_id).ready
 
 
-@pytest.mark.rule("SMP-11", "HLT-05", "STR-18")
+@pytest.mark.rule("RTY-01", "RTY-02", "RES-05")
+def test_a_repeat_that_stayed_partial_is_put_aside_with_the_reason_and_measured_again_in_the_next_pass(
+    project: Project,
+) -> None:
+    assert (MAX_PASSES, MAX_TRIES) == (10, 4)
+    with toy.supervised_here(script(partial(3), partial(2), partial(1), partial(0))) as executor:
+        run = toy.start(project, 1)
+
+    assert [(job.repeat, job.attempt) for job in executor.jobs] == [(1, 1), (1, 2), (1, 3), (1, 4), (1, 1)]
+    (folder,) = run.purged.iterdir()
+    why = json.loads((folder / "purge.json").read_text())
+    assert (why["who"], why["reason"]) == ("supervisor", "not strict before pass 2: 0/4 samples")
+    assert json.loads((folder / "toy_speed.json").read_text())["sample_counts"] == {"total": 4, "ok": 0}
+    assert watching.strict_audit(project, run.run_id).ready
+
+
+@pytest.mark.rule("SMP-11", "STR-18")
 def test_the_same_missing_samples_twice_halt(project: Project) -> None:
     with toy.supervised_here(partial(3)) as executor:
         run = toy.start(project, 2)
@@ -286,7 +335,7 @@ def test_a_halted_run_goes_on_after_its_config_was_mended(tmp_path: Path) -> Non
     assert len(list(run.purged.iterdir())) == 1, "the bad repeat is kept aside"
 
 
-@pytest.mark.rule("HLT-02", "STR-02")
+@pytest.mark.rule("HLT-08", "STR-02")
 def test_a_definition_is_never_changed_under_strict_repeats(tmp_path: Path) -> None:
     project = toy.make_toy(tmp_path / "repo")
     run = toy.finished_run(project, 2, script(toy.measured, then=partial(3)))
