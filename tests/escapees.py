@@ -76,6 +76,13 @@ def escaped(project: Project) -> dict[str, int]:
     return {how: int(pid) for how, pid in (line.split() for line in lines)}
 
 
+def end_all(project: Project) -> None:
+    """End what lives on after a test that failed: everything of ours that runs in the toy's repository."""
+    for process in psutil.process_iter(["cwd"]):
+        if process.info["cwd"] == str(project.repo_root):
+            process.kill()
+
+
 def decoy(project: Project) -> subprocess.Popen[bytes]:
     """A stranger with the command line of the ``setsid`` escapee."""
     argv = [sys.executable, "-S", str(toy.state_folder(project) / "escapee.py"), "setsid", "/dev/null"]

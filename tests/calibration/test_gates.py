@@ -17,6 +17,7 @@ from tune_mcp.calibration import applying, reporting, watching
 from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir
+from tune_mcp.session import events
 
 Change = Callable[[dict[str, Any]], object]
 NO_PLAN = "0" * 16
@@ -264,6 +265,15 @@ def test_a_report_exists_exactly_when_the_gates_pass(project: Project, run: RunD
     path.write_bytes(whole)
     reporting.report(project, run.run_id)
     assert all(file.is_file() for file in files)
+
+
+@pytest.mark.rule("RPT-05")
+def test_the_user_is_told_where_the_report_is(project: Project, run: RunDir) -> None:
+    said = reporting.report(project, run.run_id).text()
+
+    assert f"report: {run.report_md}\n        {run.report_html}\n" in said
+    assert "tell the user the report's path" in said
+    assert [event.text for event in events.read(run.events)][-1] == f"report written to {run.report_md}"
 
 
 @pytest.mark.rule("PRF-03", "PRF-04")

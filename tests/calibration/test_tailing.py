@@ -25,7 +25,7 @@ def onwards(project: Project, run: RunDir, cursor: str | None, lines: int = 30, 
     return tail_pytest(project, run.run_id, lines, cursor=cursor, grep=grep)
 
 
-@pytest.mark.rule("POL-07", "SUP-07")
+@pytest.mark.rule("POL-07")
 def test_the_last_lines_come_first_and_the_cursor_continues_after_them(project: Project, run: RunDir) -> None:
     write(run, "".join(f"line {n}\n" for n in range(100)))
     first = page(project, run, lines=3)
@@ -39,6 +39,17 @@ def test_the_last_lines_come_first_and_the_cursor_continues_after_them(project: 
 
     assert (second.log_lines, third.log_lines) == (("one more",), ("and another",))
     assert second.left_bytes > 0 and third.left_bytes == 0
+
+
+@pytest.mark.rule("SUP-07")
+def test_before_there_is_a_pytest_log_none_is_shown_and_never_the_milestones(project: Project, run: RunDir) -> None:
+    assert run.run_log.stat().st_size
+    for repeat in (1, 2):
+        run.log(toy.TEST_KEY, repeat).unlink()
+
+    for reply in (tail_pytest(project, run.run_id), page(project, run), page(project, run, repeat=None)):
+        assert (reply.path, reply.log_lines, reply.active) == (None, (), False)
+        assert reply.text().startswith("[no pytest log yet]\n")
 
 
 @pytest.mark.rule("POL-07")
@@ -100,7 +111,7 @@ def test_a_pattern_that_would_search_for_years_is_refused_and_holds_nobody(
         page(project, run, grep="(a+)+$")
 
 
-@pytest.mark.rule("SUP-08", "SES-06")
+@pytest.mark.rule("SES-06")
 def test_only_logs_of_this_run_can_be_named(project: Project, run: RunDir) -> None:
     for more, code in (
         ({"test": "../../plan"}, "UNKNOWN_STAGE"),
@@ -144,7 +155,7 @@ def test_a_log_that_was_replaced_is_shown_from_its_beginning(project: Project, r
     assert onwards(project, run, cursor).log_lines == ("new 1", "new 2")
 
 
-@pytest.mark.rule("SUP-07", "SUP-10")
+@pytest.mark.rule("SUP-08", "SUP-10")
 def test_the_tail_of_an_active_run_is_that_of_the_pytest_at_work_and_moves_on_with_it(project: Project) -> None:
     run = toy.start_and_hold(project)
     try:

@@ -41,7 +41,9 @@ class Watched:
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNE_LOCK_DIR", str(tmp_path_factory.mktemp("host")))
-        source = toy.toy_source().replace("    held(k)\n", f"    print({SPAM!r})\n    held(k)\n")
+        source = toy.toy_source().replace(
+            "    held(k)\n", f"    print(*[{SPAM!r}] * 40, sep={chr(10)!r})\n    held(k)\n"
+        )
         project = toy.make_toy(tmp_path_factory.mktemp("streams") / "repo", test_source=source)
         toy.hold(project, 1)
         started = running.start_run(project, toy.MODEL, repeats=2)
@@ -67,7 +69,7 @@ def test_all_that_pytest_says_is_in_the_verbose_stream_and_nowhere_else(watched:
 
     assert len(launched) == 2
     assert all({"-v", "-s"} <= set(line.split()) for line in launched)
-    assert sum(SPAM in line for line in watched.verbose) == 2
+    assert sum(SPAM in line for line in watched.verbose) == 80
     assert not any(SPAM in line for line in watched.milestones)
     assert not any(SPAM in log.read_text() for log in logs)
 
@@ -91,13 +93,20 @@ def test_start_run_says_which_tab_is_which_and_the_verbose_one_comes_first(watch
     assert not re.search(r"ls -t|tail -f|tee|>>", " ".join(lines))
 
 
+@pytest.mark.rule("SUP-14")
+def test_the_start_of_each_launch_says_where_its_log_stands_and_there_it_stays(watched: Watched) -> None:
+    named = [line.rpartition(" — log ")[2] for line in watched.milestones if line.split()[1] == "launched"]
+
+    assert named == [f"_pytest/{toy.TEST_KEY}/run{repeat}.log" for repeat in (1, 2)]
+    assert all("2 passed" in (watched.run.path / name).read_text() for name in named)
+
+
 @pytest.mark.rule("SUP-16", "POL-04")
 def test_one_poll_of_an_active_run_has_the_counts_the_log_and_the_next_poll(watched: Watched) -> None:
     now = watched.during
 
     assert now.state == "running" and now.pytest_active
-    assert 0 < len(now.pytest_tail) <= 30
-    assert any(SPAM in line for line in now.pytest_tail)
+    assert now.pytest_tail == (SPAM,) * 30
     assert now.poll_within_s <= 120
 
 

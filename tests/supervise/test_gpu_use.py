@@ -145,6 +145,22 @@ cp {after} {machine.path}.new && mv {machine.path}.new {machine.path}
     assert watching.strict_audit(project, run.run_id).ready
 
 
+@pytest.mark.rule("GPU-15")
+def test_a_gpu_that_is_taken_between_two_repeats_is_left_to_its_holder(tmp_path: Path, machine: Recorded) -> None:
+    machine.machine({}, {})
+    project = project_with(tmp_path / "repo")
+
+    def attempt(job: Job) -> AttemptResult | None:
+        if job.repeat == 2:
+            machine.change(0, used=3 * GIB)
+        return toy.real_pytest(job)
+
+    run = toy.finished_run(project, 2, attempt)
+
+    assert watching.strict_audit(project, run.run_id).ready, toy.told(run)
+    assert [f"sees {index} PCI" in run.log("test_toy_ci", index + 1).read_text() for index in (0, 1)] == [True, True]
+
+
 @pytest.mark.rule("GPU-09", "GPU-06")
 def test_a_cleanup_that_fails_blocks_the_launch_and_the_script_is_named(tmp_path: Path, machine: Recorded) -> None:
     machine.machine({})

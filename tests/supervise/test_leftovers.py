@@ -26,8 +26,10 @@ from tune_mcp.supervise.tree_record import Tree, TreeRecorder
 
 
 @pytest.fixture
-def project(tmp_path: Path, request: pytest.FixtureRequest) -> Project:
-    return escapees.toy_with_escapees(tmp_path / "repo", getattr(request, "param", ("setsid", "retitled")))
+def project(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Project]:
+    made = escapees.toy_with_escapees(tmp_path / "repo", getattr(request, "param", ("setsid", "retitled")))
+    yield made
+    escapees.end_all(made)
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def _tree(path: Path) -> Tree:
 
 
 @pytest.mark.parametrize("project", [("setsid", "retitled", "deaf")], indirect=True, ids=["one is deaf"])
-@pytest.mark.rule("GPU-20", "GPU-16", "SUP-13")
+@pytest.mark.rule("GPU-20", "GPU-16", "GPU-12", "SUP-13")
 def test_stopping_a_lost_run_ends_all_that_it_left_and_status_names_it_before(
     project: Project, stranger: subprocess.Popen[bytes]
 ) -> None:

@@ -275,7 +275,7 @@ def test_two_starts_at_the_same_moment_give_one_run_and_one_refusal(project: Pro
     assert toy.wait_until_rest(project, entry.run_id).strict_complete
 
 
-@pytest.mark.rule("SUP-04", "SUP-07", "SUP-14", "POL-01")
+@pytest.mark.rule("POL-01")
 def test_a_waiting_reader_is_woken_by_progress_and_sees_the_heartbeat(project: Project) -> None:
     run = toy.start_and_hold(project, 1)
     looks: list[float] = []
