@@ -32,7 +32,7 @@ from tune_mcp.precheck.gates import Precheck
 from tune_mcp.precheck.venv import VenvFacts
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import plan as plans
-from tune_mcp.session.state import owner
+from tune_mcp.session.state import Owner, boot_id
 from tune_mcp.supervise import comparing, guard_record
 from tune_mcp.supervise.executor import Executor, JobState
 from tune_mcp.supervise.job import JOB_FILE, AttemptResult, Job, StageResult, read_result, seal, write_job
@@ -440,7 +440,7 @@ def supervised_by(
             plan=plan,
             executor=executor,
             clock=clock,
-            owner=owner(os.getpid()),
+            owner=Owner(boot_id=boot_id(), pid=os.getpid(), start_ticks=0),  # long gone when the run is at rest
             precheck=lambda: precheck(run, plan),
             stop_asked=lambda: stop_request(run),
         )

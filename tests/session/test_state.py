@@ -56,6 +56,34 @@ def test_a_working_state_under_a_free_lock_is_lost(run: RunDir, now: RunState) -
     assert found.record is not None and found.record.state is now
 
 
+@pytest.mark.rule("STR-22", "RES-07")
+@pytest.mark.parametrize("now", WORKING)
+def test_a_working_state_whose_lock_file_was_taken_away_stands_as_long_as_its_owner_lives(
+    run: RunDir, now: RunState
+) -> None:
+    with subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE) as child:
+        record = SupervisorRecord(state=now, owner=state.owner(child.pid), heartbeat_at=0.0)
+        write_json(run.supervisor, record.model_dump(mode="json"))
+
+        alive = state.conclude(run)
+        child.communicate(b"\n", timeout=10)
+
+    assert (alive.state, alive.liveness, alive.active) == (now, Liveness.UNKNOWN, True)
+    assert state.conclude(run).state is RunState.LOST
+
+
+@pytest.mark.rule("RES-07")
+def test_an_owner_that_died_and_was_not_reaped_yet_is_dead(run: RunDir) -> None:
+    child = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE)
+    owner = state.owner(child.pid)
+    assert child.stdin
+    child.stdin.close()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+
+    assert not state.lives(owner)
+    child.wait(timeout=10)
+
+
 @pytest.mark.parametrize("now", WAITING + ENDED)
 def test_a_state_at_rest_stands_whatever_the_lock_says(run: RunDir, now: RunState) -> None:
     said(run, now)

@@ -245,6 +245,27 @@ def test_one_run_measures_at_a_time_and_the_refusal_names_it(project: Project, t
     assert toy.wait_until_rest(project, second.run_id).strict_complete
 
 
+@pytest.mark.rule("GPU-14", "STR-18")
+def test_deleting_the_locks_of_a_living_run_lets_no_other_measure_beside_it(project: Project) -> None:
+    run = toy.start_and_hold(project, 1)
+    run.supervisor_lock.unlink()
+    host_lock.lock_path().unlink()
+
+    now = watching.status(project, run.run_id)
+    assert (now.state, now.pytest_active) == ("running", True)
+    assert "nobody knows whether it still works" in now.alerts[0]
+    for call in (
+        lambda: running.start_run(project, toy.MODEL),
+        lambda: running.resume_run(project, run.run_id),
+        lambda: reporting.report(project, run.run_id),
+    ):
+        assert code(call) == "RUN_ACTIVE"
+
+    toy.let_go(project, 1)
+    assert toy.wait_until_rest(project, run.run_id).strict_complete, toy.told(run)
+    assert len(watching.list_runs(project).runs) == len(toy.launches(project, 1)) == 1
+
+
 def _host_is_free() -> bool:
     return host_lock.current() is None
 

@@ -132,6 +132,7 @@ def _launch(
     """Take the host, end what a dead run left on it, make or reopen the directory, hand both locks to a supervisor."""
     host = take_host(project)
     try:
+        _nothing_else_active(project)
         recover(suspects(project))
         now = utc_now()
         run = make(now)
@@ -168,6 +169,14 @@ def _launch(
         tail_command=f"tune-mcp tail {run.run_id} --repo {root}",
         next=f"tell the user the plan line and both commands, then poll status with run_id={run.run_id} and wait_s=45",
     )
+
+
+def _nothing_else_active(project: Project) -> None:
+    """The host's lock is not the only word: somebody may have deleted its file under a run (GPU-14)."""
+    for run in run_dir.list_runs(project.repo_root):
+        now = state.conclude(run)
+        if now.active and now.record and now.record.owner and state.lives(now.record.owner):
+            raise _active(run)
 
 
 def _prepared(run: RunDir, prepare: Callable[[RunDir, datetime], Plan], now: datetime) -> Plan:
@@ -309,7 +318,8 @@ def stop_run(project: Project, run_id: str, reason: str, sleep: Callable[[float]
         reason=reason,
         next=f"poll status with run_id={run_id}: pytest is still tearing down"
         if now.active
-        else f"resume_run {run_id} goes on from here, start_run makes a new one",
+        else f"start_run makes a new one, resume_run {run_id} goes on from here"
+        + (" once its cause is mended" if now.record and now.record.halt else ""),
     )
 
 

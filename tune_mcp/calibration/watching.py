@@ -185,7 +185,7 @@ def _alerts(run: RunDir, now: Conclusion, age: float | None, plan: Plan, gpus: G
     if not now.active and now.state is not RunState.FINISHED and (living := recovering.told([run])):
         yield living
     if now.liveness is Liveness.UNKNOWN:
-        yield "the supervisor's lock cannot be read, so nobody knows whether it lives"
+        yield "the supervisor's lock is gone or cannot be read, so nobody knows whether it still works"
     if now.active and age is not None and age > _STALE_HEARTBEAT_S:
         yield f"no heartbeat for {age:.0f} s"
     if record := now.record if now.active else None:

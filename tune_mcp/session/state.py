@@ -135,12 +135,12 @@ def boot_id() -> str:
 
 
 def start_ticks(pid: int) -> int | None:
-    """Start time of a process in clock ticks since boot; None when there is no such process."""
+    """Start time of a process in clock ticks since boot; None when there is none, or it is dead and not yet reaped."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return int(stat.rpartition(")")[2].split()[19])
+    return None if words[0] in "ZX" else int(words[19])
 
 
 def owner(pid: int) -> Owner:
@@ -149,6 +149,11 @@ def owner(pid: int) -> Owner:
     if ticks is None:
         raise ProcessLookupError(pid)
     return Owner(boot_id=boot_id(), pid=pid, start_ticks=ticks)
+
+
+def lives(process: Owner) -> bool:
+    """Whether this very process is alive on this machine."""
+    return process.boot_id == boot_id() and process.start_ticks == start_ticks(process.pid)
 
 
 def liveness(run: RunDir) -> Liveness:
@@ -168,7 +173,7 @@ def read_record(run: RunDir) -> SupervisorRecord | None:
 
 
 def conclude(run: RunDir) -> Conclusion:
-    """Read the record and the lock together; a free lock under a working state means ``lost``."""
+    """Read the record and the lock together; a free lock under a working state and a dead owner mean ``lost``."""
     lock = liveness(run)
     record = read_record(run)
     if record is None:
@@ -176,6 +181,8 @@ def conclude(run: RunDir) -> Conclusion:
     if not record.state.at_rest and lock is Liveness.FREE:
         again = read_record(run)
         record = again or record
+        if not record.state.at_rest and record.owner is not None and lives(record.owner):
+            return Conclusion(record.state, record, Liveness.UNKNOWN)  # somebody took its lock file away
         if not record.state.at_rest:
             return Conclusion(RunState.LOST, record, lock)
     return Conclusion(record.state, record, lock)
