@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+import toy
 
 from tune_mcp import run_dir
 from tune_mcp.errors import Refusal
@@ -107,10 +108,16 @@ def test_a_refusal_without_any_run_says_how_to_make_one(tmp_path: Path) -> None:
         run_dir.find(tmp_path, "20260423T120000Z_toy")
 
 
-def test_an_old_gitignore_of_the_runs_folder_is_left_alone(tmp_path: Path) -> None:
+@pytest.mark.rule("SES-15", "VCS-02")
+@pytest.mark.parametrize("others", ["# mine\n*\n", "", "!*\n", "*\n!*/\n!**/report.md\n"])
+def test_git_never_adds_a_run_whatever_the_gitignore_of_the_shared_folder_says(tmp_path: Path, others: str) -> None:
+    toy.git(tmp_path, "init", "-q")
     (tmp_path / ".tune-runs").mkdir()
-    (tmp_path / ".tune-runs" / ".gitignore").write_text("# mine\n*\n")
+    (tmp_path / ".tune-runs" / ".gitignore").write_text(others)
 
-    run_dir.create(tmp_path, "toy", NOON)
+    run = planned(tmp_path)
+    run.report_md.write_text("# large")
+    toy.git(tmp_path, "add", "--all")
 
-    assert (tmp_path / ".tune-runs" / ".gitignore").read_text() == "# mine\n*\n"
+    assert "_toy" not in toy.git(tmp_path, "ls-files")
+    assert (tmp_path / ".tune-runs" / ".gitignore").read_text() == others, "it is left alone"

@@ -12,6 +12,8 @@ from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import write_atomic
 
 RUNS_FOLDER = ".tune-runs"
+IGNORE_FILE = ".gitignore"
+IGNORE_ALL = b"*\n"
 _RUN_ID = re.compile(r"\d{8}T\d{6}Z_[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 
@@ -173,9 +175,8 @@ def create(repo_root: Path, label: str, now: datetime) -> RunDir:
         )
     runs = repo_root / RUNS_FOLDER
     runs.mkdir(exist_ok=True)
-    ignore = runs / ".gitignore"
-    if not ignore.exists():
-        write_atomic(ignore, b"*\n")
+    if not (runs / IGNORE_FILE).exists():
+        write_atomic(runs / IGNORE_FILE, IGNORE_ALL)
     stem = f"{utc_stamp(now)}_{label}"
     for number in range(1, 100):
         path = runs / (stem if number == 1 else f"{stem}-{number}")
@@ -183,6 +184,8 @@ def create(repo_root: Path, label: str, now: datetime) -> RunDir:
             path.mkdir()
         except FileExistsError:
             continue
+        # Its own, because the folder above is shared: whatever somebody wrote there, this run is never committed.
+        write_atomic(path / IGNORE_FILE, IGNORE_ALL)
         return RunDir(path)
     raise Refusal(Code.PLAN_EXISTS, "SES-04", f"99 runs named {stem} exist already", "start again in a second")
 

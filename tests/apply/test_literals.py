@@ -175,7 +175,6 @@ def test_what_is_no_literal_is_refused_and_never_guessed(value: str) -> None:
     assert refused(f"X = {value}\n", edit("X", 1, 2)).code is Code.THRESHOLD_UNKNOWN
 
 
-@pytest.mark.rule("TTS-07")
 def test_a_value_goes_to_the_symbol_of_its_own_preset_alone() -> None:
     text = "HIGGS_VC_WER_MAX_CORPUS = 0.02\nMOSS_VC_WER_MAX_CORPUS = 0.02\n"
     new = change(text, edit("MOSS_VC_WER_MAX_CORPUS", 0.02, 0.03))

@@ -37,7 +37,7 @@ def test_every_start_makes_a_new_directory_even_within_one_second(project: Proje
     assert [entry.run_id for entry in watching.list_runs(project).runs] == sorted(names, reverse=True)
 
 
-@pytest.mark.rule("ASK-10", "SES-08")
+@pytest.mark.rule("ASK-10", "SES-03")
 def test_the_answer_to_a_start_is_the_plan_line_and_two_commands(project: Project) -> None:
     with toy.supervised_here():
         reply = running.start_run(project, "toy", ["@speed"], 3)
@@ -50,7 +50,6 @@ def test_the_answer_to_a_start_is_the_plan_line_and_two_commands(project: Projec
     assert (reply.commit, reply.stages, reply.repeats, reply.dirty) == (head, ("toy_speed",), 3, False)
 
 
-@pytest.mark.rule("SES-05")
 def test_a_dirty_tree_is_recorded_and_told(project: Project) -> None:
     (project.repo_root / "notes.txt").write_text("untracked")
     (project.repo_root / ".gitignore").write_text("__pycache__/\n.pytest_cache/\n.tune-runs/\n*.log\n")
@@ -61,7 +60,7 @@ def test_a_dirty_tree_is_recorded_and_told(project: Project) -> None:
     assert any("dirty" in alert for alert in watching.status(project, run.run_id).alerts)
 
 
-@pytest.mark.rule("DSC-02", "SMP-08", "PRE-01", "SES-03")
+@pytest.mark.rule("DSC-02", "SMP-08", "PRE-01", "SES-02")
 def test_a_refused_start_leaves_nothing_behind(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def code(**more: Any) -> str:
         with pytest.raises(Refusal) as caught:
@@ -75,7 +74,7 @@ def test_a_refused_start_leaves_nothing_behind(project: Project, monkeypatch: py
     assert code(stages=["nope"]) == "UNKNOWN_STAGE"
     assert code(repeats=True) == "INVALID_ARGUMENT"
     assert code(repeats=0) == "INVALID_ARGUMENT"
-    assert code(label="a/b") == "INVALID_ARGUMENT"
+    assert code(label="a/b") == code(label="") == "INVALID_ARGUMENT"
     text = config.read_text()
     config.write_text(json.dumps({**toy.CONFIG, "default_venv_python": ["/nowhere/python"]}))
     assert code() == "PRECHECK_FAILED"

@@ -39,7 +39,7 @@ def test_no_remedy_is_a_threshold() -> None:
     assert remedies and not [text for text in remedies if "threshold" in text or "baseline" in text]
 
 
-@pytest.mark.rule("FAIL-01", "FAIL-02", "FAIL-03", "FAIL-04", "FAIL-07")
+@pytest.mark.rule("FAIL-01", "FAIL-02", "FAIL-03", "FAIL-04", "FAIL-07", "WDG-10")
 @pytest.mark.parametrize(
     ("line", "cause", "remedy"),
     [

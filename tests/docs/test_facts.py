@@ -106,6 +106,16 @@ def test_the_resume_prompt_names_the_run_and_an_unknown_one_is_refused(tmp_path:
         running.resume_run(toy.make_toy(tmp_path / "repo"), "20260423T050000Z_x")
 
 
+@pytest.mark.rule("VCS-01", "VCS-05", "VCS-06", "VCS-08")
+def test_the_publish_prompt_wants_the_persons_word_the_hooks_and_the_present_branch() -> None:
+    text = " ".join(read_prompt(ROOT / "prompts" / "publish.md").render({"run_id": "R"}).split())
+
+    assert text.startswith("The user has asked to commit the result of R. Without that, stop here")
+    assert "hooks run; never pass --no-verify. If a hook fails, show its output and stop" in text
+    assert "(`git push origin HEAD`), never main or master, never with force" in text
+    assert "Stay on the present branch; check out no other one unless the user asks" in text
+
+
 @pytest.mark.rule("DOC-01")
 def test_everything_the_skill_needs_is_shipped_with_the_package() -> None:
     shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]

@@ -36,6 +36,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("start_run", {"model": "toy", "skip_precheck": True}, "INVALID_ARGUMENT"),
     ("start_run", {"model": "toy", "label": "../../etc"}, "INVALID_ARGUMENT"),
     ("start_run", {"model": "toy", "label": "x" * 61}, "INVALID_ARGUMENT"),
+    ("start_run", {"model": "toy", "label": ""}, "INVALID_ARGUMENT"),
     ("start_run", {"model": "toy", "stages": ["toy_speed", "nope"]}, "UNKNOWN_STAGE"),
     ("resume_run", {"run_id": NOBODY}, "UNKNOWN_RUN"),
     ("resume_run", {"run_id": NOBODY, "purge": [{"stage": "toy_speed"}]}, "INVALID_ARGUMENT"),

@@ -135,6 +135,21 @@ def test_the_next_test_file_starts_when_the_one_before_is_whole(tmp_path: Path) 
     assert watching.strict_audit(project, run.run_id).ready
 
 
+@pytest.mark.rule("STR-19", "STR-20")
+def test_a_repeat_that_stays_bad_keeps_the_next_test_file_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "MAX_PASSES", 1)
+    project = project_of_two_files(tmp_path / "repo")
+
+    with toy.supervised_here(lambda job: crashed(job) if job.repeat == 1 else toy.measured(job)) as executor:
+        run = toy.start(project, 2, ["b_speed", "a_speed"])
+
+    assert {job.test_key for job in executor.jobs} == {"test_a_ci"}
+    assert watching.status(project, run.run_id).state == "exhausted"
+    assert watching.strict_audit(project, run.run_id).strict_ready == "0/2"
+
+
 @pytest.mark.rule("RTY-03", "XPY-05")
 def test_a_crash_is_tried_again_and_every_log_and_verdict_is_kept(project: Project) -> None:
     with toy.supervised_here(script(crashed, crashed)) as executor:
@@ -453,6 +468,23 @@ def test_a_gap_found_by_the_precheck_ends_the_run_before_its_first_pytest(projec
     with toy.supervised_here():
         running.resume_run(project, run.run_id)
     assert watching.status(project, run.run_id).state == "finished"
+
+
+@pytest.mark.rule("SES-05")
+def test_the_precheck_is_the_runs_own_and_one_of_another_run_does_not_stand_in_for_it(project: Project) -> None:
+    def not_ready(run: RunDir, plan: Plan) -> Precheck:
+        return toy.ready(run, plan).model_copy(update={"checks": (Check(id="gpu.free", status="busy", detail="x"),)})
+
+    green = toy.finished_run(project, 1)
+    with toy.supervised_here(precheck=not_ready) as executor:
+        run = toy.start(project, 1)
+        assert run.precheck.read_bytes() != green.precheck.read_bytes()
+        run.precheck.write_bytes(green.precheck.read_bytes())
+        running.resume_run(project, run.run_id)
+
+    assert (watching.status(project, run.run_id).state, executor.jobs) == ("failed", [])
+    assert json.loads(run.precheck.read_text())["checks"][0]["status"] == "busy"
+    assert not (run.path.parent / "precheck.json").exists()
 
 
 def test_a_bug_in_the_supervisor_is_a_failed_run_and_not_a_silent_one(project: Project) -> None:

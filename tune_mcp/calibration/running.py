@@ -65,7 +65,7 @@ def start_run(
         raise _not_this_machine(project, model, keys)
     comparable_or_refuse(project.subject(config, chosen), read_gpus)
     halted.none_open(project, model)
-    name = label or _label(model, keys, len(table), repeats)
+    name = _label(model, keys, len(table), repeats) if label is None else label
     started = _launch(
         project,
         lambda run, now: _write_new(
