@@ -106,6 +106,36 @@ def test_a_metric_that_nobody_can_find_is_named_before_anything_is_made(tmp_path
         assert running.start_run(project, "toy", ["toy_accuracy"], 1).stages == ("toy_accuracy",)
 
 
+@pytest.mark.rule("DSC-01", "MOD-02")
+@pytest.mark.parametrize(
+    ("place", "old", "new", "told"),
+    [
+        ("stages", "worst: max", "worst: min", "toy_speed: metrics"),
+        ("stages", "json_path: summary.accuracy", "json_path: summary.evaluated", "toy_accuracy: metrics"),
+        ("stages", "source: TOY_ACC_MIN", "source: CONCURRENCY", "toy_accuracy: metrics"),
+        ("stages", "expected_samples: 4", "expected_samples: null", "toy_accuracy: expected_samples"),
+        ("stages", "toy_speed:", "toy_pace:", "toy_pace: no such stage"),
+        ("config", '"summary.accuracy"', '"summary.evaluated"', "toy_accuracy: metrics"),
+    ],
+)
+def test_a_table_that_discover_would_not_write_starts_nothing(
+    project: Project, place: str, old: str, new: str, told: str
+) -> None:
+    path = project.repo_root / f".tune/models/toy/{place}.yaml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+    with pytest.raises(Refusal, match=rf"^STAGES_STALE \[DSC-01\].*not what discover finds: {told}") as caught:
+        running.start_run(project, "toy")
+    fresh = next(check for check in preparing.precheck(project, "toy").checks if check.id == "stages.fresh")
+
+    assert runs(project) == [] and "call discover" in caught.value.next
+    assert (fresh.status, told in fresh.detail) == ("mismatch", True)
+    catalogue.discover(project, "toy")
+    with toy.supervised_here():
+        assert running.start_run(project, "toy", repeats=1).stages == ("toy_accuracy", "toy_speed")
+
+
 @pytest.mark.rule("SES-03")
 def test_a_repository_without_a_commit_cannot_be_calibrated(tmp_path: Path) -> None:
     project = toy.make_toy(tmp_path / "repo")

@@ -12,7 +12,7 @@ from tune_mcp.config.model import ModelConfig, Preset
 from tune_mcp.config.stages import Stage, StageTable
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import sha256_file
-from tune_mcp.precheck.catalogue import stale_files, unknown_metrics
+from tune_mcp.precheck.catalogue import stale_files, undiscovered, unknown_metrics
 from tune_mcp.precheck.needs import launch_settings
 from tune_mcp.run_dir import iso
 from tune_mcp.session.drift import config_digest
@@ -21,17 +21,16 @@ from tune_mcp.session.provenance import GitState
 
 
 def checked_stages(project: Project, model: str, keys: tuple[str, ...], table: StageTable) -> tuple[Stage, ...]:
-    """The selected stages when the table fits the tree. Raises STAGES_STALE or NEEDS_CONFIG."""
+    """The selected stages when the table is that of the tree. Raises STAGES_STALE, NEEDS_CONFIG or INVALID_CONFIG."""
     stages = select(table, keys)
-    stale = stale_files(project.repo_root, stages)
-    if stale:
-        raise Refusal(
-            Code.STAGES_STALE,
-            ("DSC-02", "SMP-08"),
-            f"stages.yaml of {model} is older than {', '.join(stale)}",
-            f"call discover with model={model}, then call again",
-            {"files": list(stale)},
-        )
+    again = f"call discover with model={model}, then call again"
+    if stale := stale_files(project.repo_root, stages):
+        what = f"stages.yaml of {model} is older than {', '.join(stale)}"
+        raise Refusal(Code.STAGES_STALE, ("DSC-02", "SMP-08"), what, again, {"files": [*stale]})
+    rules = project.places.metric_rules(model)
+    if odd := undiscovered(project.repo_root, project.places.model(model), rules, stages):
+        what = f"stages.yaml of {model} is not what discover finds: {', '.join(odd[:6])}"
+        raise Refusal(Code.STAGES_STALE, ("DSC-01", "MOD-02"), what, again, {"fields": [*odd]})
     unknown = unknown_metrics(stages)
     if unknown:
         raise Refusal(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
+from tune_mcp.config.metrics import MetricRules
+from tune_mcp.config.model import ModelConfig
 from tune_mcp.config.stages import Stage
 from tune_mcp.contract.precheck import Check
 from tune_mcp.files import sha256_file
@@ -25,6 +28,26 @@ def _is(path: Path, sha: str) -> bool:
     return path.is_file() and sha256_file(path) == sha
 
 
+def undiscovered(repo_root: Path, config: ModelConfig, rules: MetricRules, stages: tuple[Stage, ...]) -> list[str]:
+    """``stage: field`` for whatever the table says that ``discover`` would write otherwise now (DSC-01, MOD-02).
+
+    A bound or a place that was changed in stages.yaml by hand would become a wrong threshold; a title is only a word.
+    Raises INVALID_CONFIG as ``discover`` does.
+    """
+    # Reads syntax trees: nothing that a supervisor needs.
+    from tune_mcp.discover.stages import discover
+
+    found = discover(config, rules, repo_root, None, datetime.now(UTC)).stages
+    odd: list[str] = []
+    for stage in stages:
+        if stage.key not in found:
+            odd.append(f"{stage.key}: no such stage")
+            continue
+        ours, theirs = (one.model_dump(exclude={"title", "last_discovered_at"}) for one in (stage, found[stage.key]))
+        odd += [f"{stage.key}: {name}" for name in ours if ours[name] != theirs[name]]
+    return odd
+
+
 def unknown_metrics(stages: tuple[Stage, ...]) -> list[str]:
     """``stage/metric`` for every metric without a JSON path, ``stage/sample_counts`` for stages without counts."""
     found = [
@@ -38,14 +61,16 @@ def unknown_metrics(stages: tuple[Stage, ...]) -> list[str]:
 
 def checks(subject: Subject) -> Iterator[Check]:
     """``stages.fresh`` and ``stages.config``."""
-    stale = stale_files(subject.repo_root, subject.stages)
+    wrong = ""
+    if stale := stale_files(subject.repo_root, subject.stages):
+        wrong = f"stages.yaml is older than {', '.join(stale)}"
+    elif subject.catalogue and (odd := undiscovered(subject.repo_root, *subject.catalogue, subject.stages)):
+        wrong = f"stages.yaml is not what discover finds: {', '.join(odd[:6])}"
     yield Check(
         id="stages.fresh",
-        status="mismatch" if stale else "ok",
-        detail=f"stages.yaml is older than {', '.join(stale)}"
-        if stale
-        else f"{len(subject.stages)} stage(s) up to date",
-        fix=f"tune-mcp discover {subject.model} --repo {subject.repo_root}" if stale else "",
+        status="mismatch" if wrong else "ok",
+        detail=wrong or f"{len(subject.stages)} stage(s) up to date",
+        fix=f"tune-mcp discover {subject.model} --repo {subject.repo_root}" if wrong else "",
     )
     unknown = unknown_metrics(subject.stages)
     yield Check(
