@@ -33,7 +33,7 @@ def config(project: Project) -> Path:
     return folder
 
 
-@pytest.mark.rule("HST-02", "HST-03")
+@pytest.mark.rule("HST-02", "HST-03", "HST-04")
 def test_a_profile_is_chosen_by_option_then_variable_then_hostname(
     project: Project, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,7 +54,7 @@ def test_a_profile_is_chosen_by_option_then_variable_then_hostname(
         chosen(None, "nobody")
 
 
-@pytest.mark.rule("HST-05", "ENV-33")
+@pytest.mark.rule("HST-04", "HST-05", "ENV-33")
 def test_a_path_that_the_caller_names_replaces_the_profile_s_and_stands_in_the_plan(
     project: Project, config: Path, tmp_path: Path
 ) -> None:

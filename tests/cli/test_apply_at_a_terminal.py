@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import toy
 
@@ -61,6 +62,9 @@ class Terminal:
         return shown
 
     def type(self, line: str) -> None:
+        """Once it reads: an interrupt between the prompt and the read is only seen at the next key."""
+        asleep = psutil.STATUS_SLEEPING
+        toy.wait_for(lambda: psutil.Process(self.process.pid).status() == asleep, what="the verb to read")
         os.write(self.master, line.encode())
 
     def code(self) -> int:

@@ -162,7 +162,7 @@ def test_the_shipped_host_has_its_four_paths() -> None:
     )
 
 
-@pytest.mark.rule("MOD-01", "MOD-07")
+@pytest.mark.rule("MOD-01", "MOD-07", "FAIL-05")
 def test_the_shipped_models_load() -> None:
     places = ConfigPlaces.resolve(None, None)
     models = {name: places.model(name) for name in places.model_names()}

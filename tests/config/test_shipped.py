@@ -39,7 +39,7 @@ def table(model: str) -> StageTable:
     return load_stages(PLACES.config_path(model).with_name("stages.yaml"))
 
 
-@pytest.mark.rule("ENV-13", "ENV-16")
+@pytest.mark.rule("ENV-12", "ENV-13", "ENV-14", "ENV-16")
 @pytest.mark.parametrize("model", MODELS)
 def test_every_variable_of_ci_is_set_by_the_model(model: str) -> None:
     config = PLACES.model(model)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import toy
-from precheck.machine import MIRROR, gaps, probes, stage, subject
+from precheck.machine import MIRROR, gaps, probes, profile, stage, subject
 
 from tune_mcp.calibration import preparing
 from tune_mcp.config.model import ModelConfig
@@ -116,7 +116,7 @@ def test_a_bug_in_a_gate_keeps_its_traceback(tmp_path: Path) -> None:
         precheck(subject(tmp_path), probes(), NOW, gates=(("broken", broken),))
 
 
-@pytest.mark.rule("PRE-02", "PRE-03", "PRE-12", "ENV-30")
+@pytest.mark.rule("PRE-01", "PRE-02", "PRE-03", "PRE-12", "ENV-16", "ENV-30", "FAIL-04")
 def test_every_group_of_gaps_is_told_at_once_and_nothing_is_touched(tmp_path: Path) -> None:
     root = tmp_path / "repo"
     root.mkdir()
@@ -128,15 +128,19 @@ def test_every_group_of_gaps_is_told_at_once_and_nothing_is_touched(tmp_path: Pa
         "OMNI_CI_HOME": "/",
         "XDG_CACHE_HOME": f"{tmp_path}/slice/.cache",
     }
-    needs = Needs(env=env, model_ids=("org/m",), datasets=("org/d",))
+    host = profile(root, {"hf_hub": f"{tmp_path}/hf"})
+    needs = Needs(env=env, model_ids=("org/m",), datasets=("org/d",), profile=host, ci_env_file="ci_env.sh")
     before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
 
-    found = precheck(subject(root, needs, [stage()], tmp_path / "python"), probes({"torch": "2.10"}), NOW)
+    stages = [stage(), stage("tests/test_toy_tp2_ci.py")]
+    found = precheck(subject(root, needs, stages, tmp_path / "python"), probes({"torch": "2.10"}), NOW)
 
     assert {
         "repo.head",
         "stages.fresh",
         "env.layout:OMNI_CI_HOME",
+        "env.ci",
+        "host.paths:physical.hf_hub",
         "hf.model:org/m",
         "hf.dataset:org/d",
         "speaker_sim.assets",
@@ -144,6 +148,7 @@ def test_every_group_of_gaps_is_told_at_once_and_nothing_is_touched(tmp_path: Pa
     } <= set(gaps(found.checks))
     assert all(check.fix for check in found.blocking())
     assert found.pins == {"torch": "2.11.0"}
+    assert {"disk.space", "host.ptrace", "gpu.free"} <= {check.id for check in found.checks}
     assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
     assert Precheck.model_validate_json(found.model_dump_json()) == found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from collections import namedtuple
 from dataclasses import replace
@@ -18,7 +19,7 @@ from tune_mcp.gpus import Gpu, GpuProcess, GpuReading, Presence
 from tune_mcp.precheck import disk, gpu
 from tune_mcp.precheck.catalogue import stale_files, unknown_metrics
 from tune_mcp.precheck.gates import Precheck, Probes, precheck
-from tune_mcp.precheck.imports import Imports
+from tune_mcp.precheck.imports import Imports, ModuleFact
 from tune_mcp.precheck.subject import Subject
 from tune_mcp.precheck.venv import VenvFacts, checks, read_venv
 from tune_mcp.supervise import host_lock
@@ -121,7 +122,27 @@ def test_busy_gpus_are_told_with_their_pids_and_split_ones_with_their_key(subjec
     assert ("1 split ones (MIG)" in split.detail, "allow_mig: true" in split.fix, allowed.status) == (True, True, "ok")
 
 
-@pytest.mark.rule("GPU-21", "PRE-09")
+@pytest.mark.rule("ENV-20", "PRE-09")
+def test_precheck_json_says_where_it_was_what_was_loaded_and_what_a_launch_sets(subject: Subject) -> None:
+    env = {"HOME": "/github/home", "HF_HOME": "/hf", "UV_CACHE_DIR": "/uv"}
+    torch = ModuleFact(version="2.11.0+cu130", file="/venv/torch/__init__.py", cuda="13.0")
+    probes = Probes(lambda: machine(0), lambda _: GOOD, lambda *_: Imports({"torch": torch}))
+
+    answer = precheck(replace(subject, needs=replace(subject.needs, env=env)), probes, "2026-04-23T05:00:00Z")
+
+    assert answer.commit == toy.git(subject.repo_root, "rev-parse", "HEAD")
+    assert (answer.checked_at, answer.hostname) == ("2026-04-23T05:00:00Z", platform.node())
+    assert (answer.gpu_count, answer.gpu_summary, answer.gpu_driver) == (1, "1× NVIDIA H20", "580.1")
+    assert (answer.env, answer.modules) == (env, {"torch": torch})
+    assert answer.versions == {
+        "python": "3.11.9",
+        "pytest": "9.0.0",
+        "torch.__version__": "2.11.0+cu130",
+        "torch.version.cuda": "13.0",
+    }
+
+
+@pytest.mark.rule("GPU-21")
 @pytest.mark.parametrize("lacking", ["gpus", "gpu_count", "gpu_summary"])
 def test_precheck_json_is_not_whole_without_its_gpus(subject: Subject, lacking: str) -> None:
     answer = precheck(
@@ -130,7 +151,6 @@ def test_precheck_json_is_not_whole_without_its_gpus(subject: Subject, lacking: 
     facts = answer.model_dump(mode="json")
     assert Precheck.model_validate(facts) == answer
     assert (answer.gpu_count, [one.uuid for one in answer.gpus]) == (2, ["GPU-0", "GPU-1"])
-    assert answer.commit == toy.git(subject.repo_root, "rev-parse", "HEAD")
 
     del facts[lacking]
 

@@ -149,14 +149,16 @@ def test_no_answer_in_time_is_unknown(tmp_path: Path) -> None:
 def test_modules_load_as_a_launch_would_and_not_as_the_shell_would(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    says = "import os\n__version__ = ' '.join(os.environ.get(n, '-') for n in ('HF_HOME', 'CUDA_VISIBLE_DEVICES'))"
+    names = ("HF_HOME", "CUDA_VISIBLE_DEVICES", "TORCHINDUCTOR_CACHE_DIR")
+    says = f"import os\n__version__ = ' '.join(os.environ.get(n, '-') for n in {names})"
     one = subject(tmp_path, Needs(env={"HF_HOME": "/ours"}, imports=("says",)), python=Path(sys.executable))
     (tmp_path / "says.py").write_text(says)
     monkeypatch.setenv("HF_HOME", "/stale")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/.torchinductor")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
 
-    assert tried(one).loaded["says"].version == "/ours -"
+    assert tried(one).loaded["says"].version == "/ours - -"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["says.py"], "no bytecode is left behind"
 
 

@@ -138,6 +138,7 @@ async def test_a_metric_that_the_person_does_not_answer_is_not_written_nor_is_an
     assert source(project) == before
 
 
+@pytest.mark.rule("SCP-06", "APL-04")
 async def test_a_person_may_agree_to_less_than_was_proposed(
     connect: Any, loosened: tuple[Project, str], era: str
 ) -> None:

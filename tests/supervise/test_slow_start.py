@@ -73,7 +73,7 @@ def test_a_variable_that_is_off_is_named_with_what_it_should_be(
     assert wrong[0] == name and found in wrong[1]
 
 
-@pytest.mark.rule("WDG-04")
+@pytest.mark.rule("WDG-04", "ENV-31")
 def test_kernels_of_an_earlier_build_and_a_strange_compiler_are_named(tmp_path: Path, aligned: dict[str, str]) -> None:
     kernel(aligned, age=3600)
     tool(tmp_path / "other", "ninja")
