@@ -62,6 +62,12 @@ BAD: dict[str, tuple[str, str, int, str]] = {
         6,
         "pytest_extra_args.test_toy_ci.py.0",
     ),
+    "another test file": (
+        "gpus_per_test:",
+        "pytest_extra_args: {test_toy_ci.py: [tests/test_other.py]}\ngpus_per_test:",
+        6,
+        "pytest_extra_args.test_toy_ci.py.0",
+    ),
     "a module that is none": ("name: toy\n", 'name: toy\nvenv_imports: ["torch; import os"]\n', 2, "venv_imports.0"),
     "a machine that is none": ("name: toy\n", "name: toy\nci_machine: {cuda: 13.0}\n", 2, "ci_machine.cuda"),
 }
@@ -95,7 +101,7 @@ def refused(project: Project, verb: str) -> Refusal:
     return caught.value
 
 
-@pytest.mark.rule("MOD-02", "XPY-01", "DSC-08", "ENV-26")
+@pytest.mark.rule("MOD-02", "XPY-01", "DSC-08", "ENV-26", "SCP-04")
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("bad", BAD)
 def test_a_bad_config_is_one_refusal_with_file_line_and_key(project: Project, bad: str, verb: str) -> None:

@@ -113,6 +113,19 @@ def test_what_cannot_be_taken_back_halts_and_is_named(tmp_path: Path, files: dic
     assert_halted(project, run, why)
 
 
+@pytest.mark.rule("SCP-04", "XPY-06")
+@pytest.mark.parametrize("extra", ["tests", "ini"])
+def test_numbers_beside_which_another_file_ran_halt_and_the_file_is_named(tmp_path: Path, extra: str) -> None:
+    other = {"tests/test_other.py": "def test_other():\n    pass\n"}
+    words = {"pytest_extra_args": {"test_toy_ci.py": [extra]}} if extra == "tests" else {}
+    files = other | (ini("tests/test_other.py") if extra == "ini" else {})
+    project = toy.make_toy(tmp_path / "repo", config={**toy.CONFIG, **words}, files=files)
+
+    run, _ = attempted(project)
+
+    assert_halted(project, run, "tests of another file ran, tests/test_other.py")
+
+
 def assert_halted(project: Project, run: RunDir, why: str) -> None:
     now = watching.status(project, run.run_id)
     assert (now.state, why in now.reason) == ("halted", True), toy.told(run)
@@ -257,3 +270,21 @@ def test_workers_and_reruns_are_told(tmp_path: Path) -> None:
 
     assert "more than once" in rerun.shortfall() and rerun.repeated == ("a",)
     assert "xdist" in worker.shortfall()
+
+
+@pytest.mark.rule("SCP-04")
+@pytest.mark.parametrize(
+    ("file", "other"),
+    [
+        ("tests/test_toy_ci.py", False),
+        ("test_toy_ci.py", False),
+        ("repo/tests/test_toy_ci.py", False),
+        ("tests/b/test_toy_ci.py", True),
+        ("tests/not_test_toy_ci.py", True),
+        ("toy_ci.py", True),
+    ],
+)
+def test_the_planned_file_is_known_wherever_pytest_has_its_root(file: str, other: bool) -> None:
+    found = guard_record.GuardSummary(collected=("tests/test_toy_ci.py::test_a", f"{file}::test_b"))
+
+    assert found.elsewhere("tests/test_toy_ci.py") == (file if other else "")

@@ -31,9 +31,10 @@ _LETTERS_WITH_VALUE = frozenset("kmnpcorW")
 
 
 def _complete(argument: str) -> str:
-    """Refuse an argument that makes pytest stop early, leave tests out, run some twice or write elsewhere."""
+    """Refuse an argument that makes pytest stop early, run less, more or some twice, or write elsewhere."""
     option = argument.partition("=")[0]
     bad = (option.startswith("--") and option[2:] in _SELECTING.split()) or "addopts" in argument
+    bad = bad or (not option.startswith("-") and re.search(r"\.py$|::", argument) is not None)
     if re.match(r"-[A-Za-z]", argument):
         # Letters may be written together: -sx is -s -x. What follows a letter that takes a value is the value.
         for letter in argument[1:]:

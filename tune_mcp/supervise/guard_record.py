@@ -55,6 +55,15 @@ class GuardSummary(Frozen):
             return "no test was collected"
         return "" if self.finished else "pytest did not end by itself"
 
+    def elsewhere(self, test: str) -> str:
+        """The first collected file that is not ``test``, a path below the repository; empty when there is none.
+
+        Node ids are relative to pytest's rootdir, which an ini file puts above or below the repository.
+        """
+        files = (name.partition("::")[0] for name in self.collected)
+        others = (file for file in files if not (f"/{test}".endswith(f"/{file}") or file.endswith(f"/{test}")))
+        return next(others, "")
+
     def _because(self) -> str:
         if self.interrupted == "KeyboardInterrupt":
             return " (interrupted from outside or by the test itself, not by tune-mcp)"

@@ -68,7 +68,7 @@ def judge(result: AttemptResult | None, stages: Mapping[str, Stage], earlier: tu
         return _blocked(result.blocked, earlier)
     trouble = [f"{key}: the runner gave no result for this stage" for key in stages if key not in result.stages]
     trouble += [problem for stage in result.stages.values() for problem in stage.problems]
-    whole = result.guard.shortfall()
+    whole = result.guard.shortfall() or _beside(result, stages)
     if not trouble and not whole:
         return _complete(result, stages, earlier)
     if cause := _infrastructure(result):
@@ -102,6 +102,12 @@ def _blocked(blocked: Blocked, earlier: tuple[Verdict, ...]) -> Verdict:
     if blocked.hopeless or before + 1 >= MAX_TRIES:
         return Stop(Halt(code=blocked.code, rule=blocked.rule, message=blocked.reason, next=blocked.next))
     return Again(blocked.reason, charged=False)
+
+
+def _beside(result: AttemptResult, stages: Mapping[str, Stage]) -> str:
+    """A second test file in the same pytest: its work stands in the numbers, and nobody planned it (SCP-04)."""
+    others = (result.guard.elsewhere(stage.test) for stage in stages.values())
+    return next((f"tests of another file ran, {other}" for other in others if other), "")
 
 
 def _infrastructure(result: AttemptResult) -> str:
