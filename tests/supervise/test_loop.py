@@ -338,6 +338,7 @@ def test_a_halted_run_goes_on_after_its_config_was_mended(tmp_path: Path) -> Non
     run = toy.finished_run(project)
     now = watching.status(project, run.run_id)
     assert now.state == "halted" and "no 'latency' in speed (near: latency_mean_s)" in now.reason
+    assert "no 'latency' in speed" in str(observation(run, 1)["reason"]), "and stays with the repeat"
 
     path = project.repo_root / ".tune/models/toy/config.yaml"
     path.write_text(json.dumps(toy.CONFIG))
@@ -412,9 +413,12 @@ def test_a_bad_stage_takes_its_whole_repeat_out_and_nothing_is_deleted(project: 
     why = json.loads((folder / "purge.json").read_text())
     assert (why["test"], why["repeat"], why["who"], why["reason"]) == ("test_toy_ci", 2, "resume_run", "edited by hand")
     assert watching.strict_audit(project, run.run_id).ready
+    reporting.report(project, run.run_id)
+    replaced = "`test_toy_ci` repeat 2 (toy_accuracy, toy_speed): edited by hand — by resume_run"
+    assert replaced in run.report_md.read_text()
 
 
-@pytest.mark.rule("RES-04", "RES-05", "STR-25", "GAP-01")
+@pytest.mark.rule("RES-04", "RES-05", "STR-25", "GAP-01", "GAP-03", "GAP-06")
 @pytest.mark.parametrize("harm", ["missing", "partial", "foreign", "broken"])
 def test_resume_measures_whatever_is_not_strict_without_being_told(project: Project, harm: str) -> None:
     run = toy.finished_run(project, 3)
@@ -435,6 +439,9 @@ def test_resume_measures_whatever_is_not_strict_without_being_told(project: Proj
 
     assert [job.repeat for job in executor.jobs] == [2]
     assert watching.strict_audit(project, run.run_id).ready
+    (folder,) = run.purged.iterdir()
+    assert (folder / "toy_accuracy.json").is_file(), "the whole repeat leaves"
+    assert "3/4 samples" in (folder / "purge.json").read_text() or harm != "partial"
     assert observation(run, 2)["metrics"] == {"throughput_qps": 10.25, "latency_mean_s": 0.25}
 
 
