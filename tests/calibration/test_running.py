@@ -106,7 +106,7 @@ def test_a_metric_that_nobody_can_find_is_named_before_anything_is_made(tmp_path
         assert running.start_run(project, "toy", ["toy_accuracy"], 1).stages == ("toy_accuracy",)
 
 
-@pytest.mark.rule("DSC-01", "MOD-02")
+@pytest.mark.rule("DSC-01", "MOD-02", "SMP-01", "SMP-08")
 @pytest.mark.parametrize(
     ("place", "old", "new", "told"),
     [
@@ -134,6 +134,25 @@ def test_a_table_that_discover_would_not_write_starts_nothing(
     catalogue.discover(project, "toy")
     with toy.supervised_here():
         assert running.start_run(project, "toy", repeats=1).stages == ("toy_accuracy", "toy_speed")
+
+
+@pytest.mark.rule("STG-01", "TTS-02", "SMP-08")
+def test_a_table_that_leaves_a_stage_out_is_refused_where_its_file_or_all_is_selected(project: Project) -> None:
+    path = project.repo_root / ".tune/models/toy/stages.yaml"
+    accuracy, speed, rest = path.read_text().partition("toy_speed:\n")
+    path.write_text(accuracy)
+    assert speed and rest
+
+    for stages in (["ALL"], ["toy_accuracy"]):
+        with pytest.raises(Refusal, match=r"^STAGES_STALE .*toy_speed: left out"):
+            running.start_run(project, "toy", stages)
+
+    catalogue.discover(project, "toy")
+    (project.repo_root / "tests/test_other_ci.py").write_text("OTHER_ACC_MIN = 0.5\n")
+    with pytest.raises(Refusal, match=r"^STAGES_STALE .*other_accuracy: left out"):
+        running.start_run(project, "toy")
+    with toy.supervised_here():
+        assert running.start_run(project, "toy", ["@speed"], 1).stages == ("toy_speed",)
 
 
 @pytest.mark.rule("SES-03")

@@ -28,7 +28,7 @@ def checked_stages(project: Project, model: str, keys: tuple[str, ...], table: S
         what = f"stages.yaml of {model} is older than {', '.join(stale)}"
         raise Refusal(Code.STAGES_STALE, ("DSC-02", "SMP-08"), what, again, {"files": [*stale]})
     rules = project.places.metric_rules(model)
-    if odd := undiscovered(project.repo_root, project.places.model(model), rules, stages):
+    if odd := undiscovered(project.repo_root, project.places.model(model), rules, table, stages):
         what = f"stages.yaml of {model} is not what discover finds: {', '.join(odd[:6])}"
         raise Refusal(Code.STAGES_STALE, ("DSC-01", "MOD-02"), what, again, {"fields": [*odd]})
     unknown = unknown_metrics(stages)

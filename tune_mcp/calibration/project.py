@@ -126,7 +126,7 @@ class Project:
             gpus_per_test=gpus_per_test(model, stages),
             allow_mig=self.host.allow_mig if self.host else False,
             needs=Needs.of(model, self.host, stages),
-            catalogue=(model, self.places.metric_rules(model.name)),
+            catalogue=(model, self.places.metric_rules(model.name), self.places.stages(model.name)),
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tune_mcp.config.metrics import MetricRules
 from tune_mcp.config.model import ModelConfig
-from tune_mcp.config.stages import Stage
+from tune_mcp.config.stages import Stage, StageTable
 from tune_mcp.contract.precheck import Check
 from tune_mcp.files import sha256_file
 from tune_mcp.precheck.subject import Subject
@@ -28,11 +28,14 @@ def _is(path: Path, sha: str) -> bool:
     return path.is_file() and sha256_file(path) == sha
 
 
-def undiscovered(repo_root: Path, config: ModelConfig, rules: MetricRules, stages: tuple[Stage, ...]) -> list[str]:
+def undiscovered(
+    repo_root: Path, config: ModelConfig, rules: MetricRules, table: StageTable, stages: tuple[Stage, ...]
+) -> list[str]:
     """``stage: field`` for whatever the table says that ``discover`` would write otherwise now (DSC-01, MOD-02).
 
     A bound or a place that was changed in stages.yaml by hand would become a wrong threshold; a title is only a word.
-    Raises INVALID_CONFIG as ``discover`` does.
+    A stage that the table leaves out counts beside others of its test file, and always where all of it is selected: ALL
+    means all (STG-01, TTS-02). Raises INVALID_CONFIG as ``discover`` does.
     """
     # Reads syntax trees: nothing that a supervisor needs.
     from tune_mcp.discover.stages import discover
@@ -45,7 +48,10 @@ def undiscovered(repo_root: Path, config: ModelConfig, rules: MetricRules, stage
             continue
         ours, theirs = (one.model_dump(exclude={"title", "last_discovered_at"}) for one in (stage, found[stage.key]))
         odd += [f"{stage.key}: {name}" for name in ours if ours[name] != theirs[name]]
-    return odd
+    tests = {stage.test for stage in stages}
+    everything = len(stages) == len(table)
+    left_out = (key for key, one in found.items() if key not in table and (everything or one.test in tests))
+    return odd + [f"{key}: left out" for key in left_out]
 
 
 def unknown_metrics(stages: tuple[Stage, ...]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tune_mcp.config.metrics import MetricRules
 from tune_mcp.config.model import ModelConfig
-from tune_mcp.config.stages import Stage
+from tune_mcp.config.stages import Stage, StageTable
 from tune_mcp.precheck.needs import Needs
 
 
@@ -16,8 +16,8 @@ class Subject:
     """A model's selected stages on this machine: where the repository and its interpreter are, and what they need.
 
     ``gpus_per_test`` maps a test key to the GPUs that one launch of it needs; ``allow_mig`` lets split ones count;
-    ``needs`` is the rest that they ask of the machine. ``catalogue`` is what their table was discovered by, None where
-    it is fixed already: in a run that was planned.
+    ``needs`` is the rest that they ask of the machine. ``catalogue`` is what their table was
+    discovered by, and the table; None where it is fixed already: in a run that was planned.
     """
 
     repo_root: Path
@@ -30,4 +30,4 @@ class Subject:
     gpus_per_test: dict[str, int]
     allow_mig: bool = False
     needs: Needs = field(default_factory=Needs)
-    catalogue: tuple[ModelConfig, MetricRules] | None = None
+    catalogue: tuple[ModelConfig, MetricRules, StageTable] | None = None
