@@ -121,7 +121,7 @@ def test_everything_the_skill_needs_is_shipped_with_the_package() -> None:
     shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     place = shipped_place()
 
-    assert {"models", "hosts", "prompts"} <= set(shipped["force-include"])
+    assert {"models", "hosts", "prompts", "SKILL.md"} <= set(shipped["force-include"])
     assert (ROOT / "SKILL.md").is_file() and list((ROOT / "prompts").glob("*.md"))
     assert (place / "hosts" / "sglang-h20-ci.yaml").is_file()
     for model in ("qwen3-omni-v1", "qwen3-asr-v1", "tts"):
