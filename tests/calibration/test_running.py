@@ -155,6 +155,18 @@ def test_a_table_that_leaves_a_stage_out_is_refused_where_its_file_or_all_is_sel
         assert running.start_run(project, "toy", ["@speed"], 1).stages == ("toy_speed",)
 
 
+@pytest.mark.rule("DSC-01", "MOD-02")
+def test_tests_that_discover_cannot_read_are_one_gap_among_others_and_start_nothing(project: Project) -> None:
+    (project.repo_root / "tests/test_other_ci.py").write_text("def (\n")
+
+    fresh = next(check for check in preparing.precheck(project, "toy").checks if check.id == "stages.fresh")
+    with pytest.raises(Refusal, match=r"^INVALID_CONFIG .*tests/test_other_ci.py does not parse"):
+        running.start_run(project, "toy")
+
+    assert fresh.status == "mismatch" and "tests/test_other_ci.py does not parse" in fresh.detail
+    assert runs(project) == []
+
+
 @pytest.mark.rule("SES-03")
 def test_a_repository_without_a_commit_cannot_be_calibrated(tmp_path: Path) -> None:
     project = toy.make_toy(tmp_path / "repo")

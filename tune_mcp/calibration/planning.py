@@ -27,8 +27,12 @@ def checked_stages(project: Project, model: str, keys: tuple[str, ...], table: S
     if stale := stale_files(project.repo_root, stages):
         what = f"stages.yaml of {model} is older than {', '.join(stale)}"
         raise Refusal(Code.STAGES_STALE, ("DSC-02", "SMP-08"), what, again, {"files": [*stale]})
-    rules = project.places.metric_rules(model)
-    if odd := undiscovered(project.repo_root, project.places.model(model), rules, table, stages):
+    places = project.places
+    try:
+        odd = undiscovered(project.repo_root, places.model(model), places.metric_rules(model), table, stages)
+    except Refusal as refusal:
+        raise places.located(model, refusal) from refusal
+    if odd:
         what = f"stages.yaml of {model} is not what discover finds: {', '.join(odd[:6])}"
         raise Refusal(Code.STAGES_STALE, ("DSC-01", "MOD-02"), what, again, {"fields": [*odd]})
     unknown = unknown_metrics(stages)

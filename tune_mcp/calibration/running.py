@@ -42,8 +42,8 @@ def start_run(
 ) -> RunReply:
     """A fresh run on the present HEAD (contract, tool 4); returns while its precheck runs.
 
-    Raises UNKNOWN_MODEL, UNKNOWN_STAGE, INVALID_ARGUMENT, NO_HEAD, STAGES_STALE, NEEDS_CONFIG, PRECHECK_FAILED,
-    HOST_NOT_COMPARABLE, HALT_UNRESOLVED, RUN_ACTIVE, HOST_BUSY. A refusal leaves nothing behind.
+    Raises UNKNOWN_MODEL, UNKNOWN_STAGE, INVALID_ARGUMENT, INVALID_CONFIG, NO_HEAD, STAGES_STALE, NEEDS_CONFIG,
+    PRECHECK_FAILED, HOST_NOT_COMPARABLE, HALT_UNRESOLVED, RUN_ACTIVE, HOST_BUSY. A refusal leaves nothing behind.
     """
     if type(repeats) is not int or not 1 <= repeats <= MAX_REPEATS:
         raise Refusal(

@@ -10,6 +10,7 @@ from tune_mcp.config.metrics import MetricRules
 from tune_mcp.config.model import ModelConfig
 from tune_mcp.config.stages import Stage, StageTable
 from tune_mcp.contract.precheck import Check
+from tune_mcp.errors import Refusal
 from tune_mcp.files import sha256_file
 from tune_mcp.precheck.subject import Subject
 
@@ -65,13 +66,22 @@ def unknown_metrics(stages: tuple[Stage, ...]) -> list[str]:
     return found + [f"{stage.key}/sample_counts" for stage in stages if stage.metrics and stage.sample_counts is None]
 
 
+def _wrong(subject: Subject) -> str:
+    """Why the table is not that of the tree; empty when it is."""
+    if stale := stale_files(subject.repo_root, subject.stages):
+        return f"stages.yaml is older than {', '.join(stale)}"
+    if subject.catalogue is None:
+        return ""
+    try:
+        odd = undiscovered(subject.repo_root, *subject.catalogue, subject.stages)
+    except Refusal as refusal:  # one gap among others: precheck tells them all at once
+        return f"discover refuses: {refusal.message}"
+    return f"stages.yaml is not what discover finds: {', '.join(odd[:6])}" if odd else ""
+
+
 def checks(subject: Subject) -> Iterator[Check]:
     """``stages.fresh`` and ``stages.config``."""
-    wrong = ""
-    if stale := stale_files(subject.repo_root, subject.stages):
-        wrong = f"stages.yaml is older than {', '.join(stale)}"
-    elif subject.catalogue and (odd := undiscovered(subject.repo_root, *subject.catalogue, subject.stages)):
-        wrong = f"stages.yaml is not what discover finds: {', '.join(odd[:6])}"
+    wrong = _wrong(subject)
     yield Check(
         id="stages.fresh",
         status="mismatch" if wrong else "ok",
