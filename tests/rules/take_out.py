@@ -99,9 +99,11 @@ def record(seen: dict[str, str]) -> None:
     """Write down which test noticed."""
     for path in sorted(HERE.glob("manifest*.yaml")):
         content = yaml.safe_load(path.read_text()) or {}
-        for rule in content.keys() & seen.keys():
-            content[rule]["noticed_by"] = seen[rule]
-        path.write_text(yaml.dump(content, Dumper=_Plain, width=120, allow_unicode=True, sort_keys=False))
+        new = {rule: seen[rule] for rule in content if rule in seen and content[rule].get("noticed_by") != seen[rule]}
+        for rule, test in new.items():
+            content[rule]["noticed_by"] = test
+        if new:
+            path.write_text(yaml.dump(content, Dumper=_Plain, width=120, allow_unicode=True, sort_keys=False))
 
 
 class _Plain(yaml.SafeDumper):
