@@ -531,7 +531,10 @@ def test_an_impossible_number_of_repeats_is_refused_and_leaves_nothing(project: 
 
 
 @pytest.mark.rule("SCP-04", "STG-01")
-@pytest.mark.parametrize("stages", [[], [","], [""], ["nothing"], ["tests/test_toy_ci.py"], ["@nothing"]])
+@pytest.mark.parametrize(
+    "stages",
+    [[], [","], [""], ["nothing"], ["tests/test_toy_ci.py"], ["@nothing"], ["toy_speed", "tests/test_other.py"]],
+)
 def test_an_unknown_stage_is_refused_and_leaves_nothing(project: Project, stages: list[str]) -> None:
     assert refused(lambda: running.start_run(project, toy.MODEL, stages)) in ("UNKNOWN_STAGE", "INVALID_ARGUMENT")
     assert not (project.repo_root / ".tune-runs").exists()
