@@ -100,13 +100,15 @@ def test_a_command_that_is_printed_holds_no_secret(tmp_path: Path, change: tuple
 
 
 @pytest.mark.rule("GPU-08")
-def test_the_plain_form_of_the_projects_cleanup_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "words",
+    ["bash, .github/scripts/delete_gpu_process.sh", "bash, -c, 'cd .github/scripts && ./delete_gpu_process.sh || :'"],
+)
+def test_the_plain_form_of_the_projects_cleanup_is_refused(tmp_path: Path, words: str) -> None:
     """It leaves orphans with 70 GiB and more on the GPUs behind."""
-    script = "cleanup_command: [bash, .github/scripts/delete_gpu_process.sh"
-
-    whole = load(tmp_path, f"{OLDER}{script}, --kill-orphans]\n")
+    whole = load(tmp_path, f"{OLDER}cleanup_command: [bash, .github/scripts/delete_gpu_process.sh, --kill-orphans]\n")
     with pytest.raises(Refusal, match="--kill-orphans") as caught:
-        load(tmp_path, f"{OLDER}{script}]\n")
+        load(tmp_path, f"{OLDER}cleanup_command: [{words}]\n")
 
     assert whole.cleanup_command[-1] == "--kill-orphans"
     assert caught.value.details["key"] == "cleanup_command"

@@ -68,7 +68,15 @@ def observation(run: RunDir, repeat: int, stage: str = "toy_speed") -> dict[str,
     return json.loads(run.observation(stage, repeat).read_text())
 
 
-@pytest.mark.rule("STR-16", "RTY-07")
+@pytest.mark.rule("RTY-07")
+def test_five_repeats_are_measured_unless_somebody_says_otherwise(project: Project) -> None:
+    with toy.supervised_here() as executor:
+        reply = running.start_run(project, toy.MODEL)
+
+    assert (reply.repeats, [job.repeat for job in executor.jobs]) == (5, [1, 2, 3, 4, 5])
+
+
+@pytest.mark.rule("STR-16")
 def test_a_healthy_run_launches_each_repeat_once(project: Project) -> None:
     with toy.supervised_here() as executor:
         run = toy.start(project, 3)

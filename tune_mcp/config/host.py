@@ -67,7 +67,8 @@ class HostProfile(ConfigModel):
     @classmethod
     def _whole_cleanup(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         """The plain form leaves orphans with 70 GiB and more on the GPU behind (GPU-08)."""
-        if any(word.endswith("delete_gpu_process.sh") for word in value) and "--kill-orphans" not in value:
+        whole = " ".join(value)  # a shell's -c holds it in one word
+        if "delete_gpu_process.sh" in whole and "--kill-orphans" not in whole:
             raise ValueError("delete_gpu_process.sh needs --kill-orphans (GPU-08)")
         return value
 
