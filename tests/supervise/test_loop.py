@@ -286,6 +286,7 @@ def test_a_halted_run_is_in_the_way_of_a_fresh_one_until_it_is_given_up(project:
 @pytest.mark.rule("SES-18", "HLT-03")
 def test_a_commit_does_not_get_past_a_halted_run(project: Project) -> None:
     halted = toy.finished_run(project, 2, partial(3))
+    halted.supervisor.unlink()
     toy.commit(project)
 
     with pytest.raises(Refusal, match=rf"^HALT_UNRESOLVED \[HLT-03\]: {halted.run_id} halted: .* missing twice"):
@@ -308,12 +309,19 @@ def test_a_halted_run_whose_plan_was_changed_is_in_the_way_until_it_is_moved(pro
 
 
 @pytest.mark.rule("HLT-02", "POL-06")
-@pytest.mark.parametrize("given_up", [False, True])
-def test_what_halted_a_run_is_never_measured_again_as_it_was(project: Project, given_up: bool) -> None:
+@pytest.mark.parametrize("then", ["nothing", "given up", "record gone", "record forged"])
+def test_what_halted_a_run_is_never_measured_again_as_it_was(project: Project, then: str) -> None:
     zero = {"total_samples": 0, "evaluated": 0}
     run = toy.finished_run(project, 2, script(toy.measured, then=lambda job: toy.measured(job, summary=zero)))
-    if given_up:
-        running.stop_run(project, run.run_id, "to get past the halt")
+    match then:
+        case "given up":
+            assert "once its cause is mended" in running.stop_run(project, run.run_id, "to get past the halt").next
+        case "record gone":
+            run.supervisor.unlink()
+        case "record forged":
+            run.supervisor.write_text(json.dumps({"state": "stopped", "heartbeat_at": 0}))
+        case _:
+            pass
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
 
     with pytest.raises(Refusal, match=r"^HALT_UNRESOLVED \[HLT-02\]: .* test_toy_ci run 2, and neither .* 0/0 samples"):

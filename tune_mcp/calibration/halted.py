@@ -1,16 +1,52 @@
-"""What a halt bars until its cause is mended: a fresh run, and a resume of the same thing (HLT-02, HLT-03, POL-06)."""
+"""What a halt bars until its cause is mended: a fresh run, and a resume of the same thing (HLT-02, HLT-03, POL-06).
+
+The run's events say whether a halt stands, not its last record: that one is overwritten, and could be lost.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Container
+from dataclasses import dataclass
+
+from pydantic import ValidationError
 
 from tune_mcp import run_dir
 from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.run_dir import RunDir
-from tune_mcp.session import events, state
+from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
-from tune_mcp.session.state import Halt, RunState
+from tune_mcp.session.state import Halt
+
+
+@dataclass(frozen=True)
+class OpenHalt:
+    """A halt about which no resume has done anything; ``given_up``: by a person's word a fresh run may follow."""
+
+    halt: Halt
+    given_up: bool = False
+
+
+def standing(run: RunDir) -> OpenHalt | None:
+    """The halt that stands. A resume that took a mend into the plan and then broke off has ended it."""
+    if not run.events.is_file() or b'"halted"' not in run.events.read_bytes():
+        return None  # most runs never halt, and all of them are asked at each start
+    found: OpenHalt | None = None
+    for event in events.read(run.events):
+        if event.kind == "halted":
+            found = OpenHalt(_halt(event))
+        elif event.kind in ("planned", "resumed"):
+            found = None
+        elif event.kind == "stopped" and found is not None:
+            found = OpenHalt(found.halt, given_up=True)
+    return found
+
+
+def _halt(event: events.Event) -> Halt:
+    try:
+        return Halt.model_validate({name: event.facts.get(name) for name in Halt.model_fields})
+    except ValidationError:  # a line that is not the supervisor's: strict, because nobody knows better
+        return Halt(code=Code.HALT_UNRESOLVED, rule="HLT-02", message=event.text, next="mend its cause")
 
 
 def none_open(project: Project, model: str) -> None:
@@ -19,12 +55,12 @@ def none_open(project: Project, model: str) -> None:
     A commit since then is no mend: whoever wants another run gives the halted one up (HLT-03, SES-18).
     """
     for run in run_dir.list_runs(project.repo_root):
-        now = state.conclude(run)
-        if now.state is RunState.HALTED and _is_of(project, run, model):
+        found = standing(run)
+        if found and not found.given_up and _is_of(project, run, model):
             raise Refusal(
                 Code.HALT_UNRESOLVED,
                 ("HLT-03", "SES-18"),
-                f"{run.run_id} halted: {now.record.reason if now.record else 'see its events'}",
+                f"{run.run_id} halted: {found.halt.message}",
                 f"mend the cause and call resume_run {run.run_id}, or give it up with stop_run",
                 {"run_id": run.run_id},
             )
@@ -44,17 +80,19 @@ def _is_of(project: Project, run: RunDir, model: str) -> bool:
         ) from changed
 
 
-def mended(
-    run: RunDir, halt: Halt | None, plan: Plan, new: Plan, purged: Container[tuple[str | None, int | None]]
-) -> None:
+def mended(run: RunDir, plan: Plan, new: Plan, purged: Container[tuple[str | None, int | None]]) -> None:
     """Nothing is measured again as it was when it halted the run. Raises HALT_UNRESOLVED (HLT-02, POL-06).
 
     ``new`` is the plan on the present tree. What no file shows (a data set that was completed) is told by purging the
     halted repeat with a reason. The machine and the tree are looked at anew in any case, so halts of these pass.
     """
-    if halt is None or halt.code != Code.HALT_UNRESOLVED or (halt.test, halt.repeat) in purged:
+    found = standing(run)
+    if found is None or found.halt.code != Code.HALT_UNRESOLVED:
         return
-    if (new.config_sha256, new.file_sha256) != (plan.config_sha256, plan.file_sha256) or _amended(run):
+    halt = found.halt
+    if (halt.test, halt.repeat) in purged:
+        return
+    if (new.config_sha256, new.file_sha256) != (plan.config_sha256, plan.file_sha256):
         return
     raise Refusal(
         Code.HALT_UNRESOLVED,
@@ -65,9 +103,3 @@ def mended(
         f"stage of {halt.test}, repeat {halt.repeat}, and what was mended as the reason",
         {"run_id": run.run_id, "test": halt.test, "repeat": halt.repeat},
     )
-
-
-def _amended(run: RunDir) -> bool:
-    """Whether a resume took a mend into the plan since the halt, and broke off before it could launch."""
-    kinds = [event.kind for event in events.read(run.events) if event.kind in ("halted", "planned")]
-    return kinds[-1:] == ["planned"]

@@ -25,7 +25,7 @@ from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import drift, events, provenance, state
 from tune_mcp.session import plan as plans
 from tune_mcp.session.plan import Equivalence, Plan
-from tune_mcp.session.state import Halt, RunState, SupervisorRecord
+from tune_mcp.session.state import RunState, SupervisorRecord
 from tune_mcp.supervise import host_lock, launch
 from tune_mcp.supervise.purge import purge as take_out
 
@@ -189,9 +189,9 @@ def _prepared(run: RunDir, prepare: Callable[[RunDir, datetime], Plan], now: dat
         raise
 
 
-def _record(run: RunDir, now_state: RunState, now: datetime, reason: str = "", halt: Halt | None = None) -> None:
+def _record(run: RunDir, now_state: RunState, now: datetime, reason: str = "") -> None:
     """The record on behalf of a supervisor that does not run yet; only ever written while its lock is held."""
-    record = SupervisorRecord(state=now_state, reason=reason, heartbeat_at=now.timestamp(), halt=halt)
+    record = SupervisorRecord(state=now_state, reason=reason, heartbeat_at=now.timestamp())
     write_json(run.supervisor, record.model_dump(mode="json"))
 
 
@@ -227,7 +227,7 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = ()) -
         stage.stage.test_key for stage in audited.stages for cell in stage.cells if cell.cell is Cell.STRICT
     )
     new = planning.amended(project, plan, strict, git, proven)
-    halted.mended(run, now.record.halt if now.record else None, plan, new, items)
+    halted.mended(run, plan, new, items)
 
     def prepare(run: RunDir, moment: datetime) -> Plan:
         for (test, repeat), reason in items.items():
@@ -307,7 +307,7 @@ def stop_run(project: Project, run_id: str, reason: str, sleep: Callable[[float]
             sleep(_LOOK_EVERY_S)
     elif now.state in (RunState.HALTED, RunState.EXHAUSTED, RunState.LOST):
         recover([run])
-        _give_up(run, reason, now.record.halt if now.record else None)
+        _give_up(run, reason)
         now = state.conclude(run)
     audited = audit(run, plan)
     return StopReply(
@@ -319,18 +319,17 @@ def stop_run(project: Project, run_id: str, reason: str, sleep: Callable[[float]
         next=f"poll status with run_id={run_id}: pytest is still tearing down"
         if now.active
         else f"start_run makes a new one, resume_run {run_id} goes on from here"
-        + (" once its cause is mended" if now.record and now.record.halt else ""),
+        + (" once its cause is mended" if halted.standing(run) else ""),
     )
 
 
-def _give_up(run: RunDir, reason: str, halt: Halt | None) -> None:
-    """A fresh run may follow; what halted this one stays on record, should it be resumed after all (HLT-02)."""
+def _give_up(run: RunDir, reason: str) -> None:
     lock = FileLock.take(run.supervisor_lock, {"run_id": run.run_id})
     if lock is None:
         raise _active(run)
     try:
         now = utc_now()
-        _record(run, RunState.STOPPED, now, f"given up: {reason}", halt)
+        _record(run, RunState.STOPPED, now, f"given up: {reason}")
         events.append(run, "stopped", now, f"given up: {reason}")
     finally:
         lock.release()

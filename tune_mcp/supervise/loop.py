@@ -329,7 +329,7 @@ class Supervisor:
     def _end(self, state: RunState, kind: str, text: str, more: str = "", halt: Halt | None = None) -> None:
         """The state comes last: whoever reads it finds the event, nothing of ours alive, and may start the next run."""
         self.executor.close()
-        self._event(kind, text + more, **({"code": halt.code} if halt else {}))
+        self._event(kind, text + more, **(halt.model_dump(exclude_none=True) if halt else {}))
         self._set(state, reason=text, halt=halt)
 
     def _set(self, state: RunState, reason: str = "", current: Current | None = None, halt: Halt | None = None) -> None:
