@@ -339,6 +339,19 @@ def test_the_host_s_cache_replaces_the_model_s_and_a_link_is_told(tmp_path: Path
     assert checks[0].fix == f"set physical.hf_hub: {real} in the host profile"
 
 
+@pytest.mark.rule("HST-12")
+def test_a_link_inside_the_cache_s_home_is_told_too(tmp_path: Path, hub: Path) -> None:
+    real = tmp_path / "disk"
+    cached(real, MODEL, {"model.safetensors": "w"})
+    hub.parent.mkdir()
+    hub.symlink_to(real)
+
+    (link, asset) = assets.checks(asking(tmp_path))
+
+    assert (link.id, link.status, asset.status) == ("hf.home", "warn", "ok")
+    assert link.fix == f"set auto_env.HF_HUB_CACHE: {real} in models/toy/config.yaml"
+
+
 def test_without_hf_home_the_library_s_own_default_counts(tmp_path: Path) -> None:
     assert Needs(env={"HOME": "/h"}).hub() == Path("/h/.cache/huggingface/hub")
     assert Needs(env={"HOME": "/h", "XDG_CACHE_HOME": "/x"}).hub() == Path("/x/huggingface/hub")

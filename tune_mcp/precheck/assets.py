@@ -33,14 +33,15 @@ def checks(subject: Subject) -> Iterator[Check]:
         )
     if not needs.model_ids and not datasets:
         return
-    home = needs.hf_home()
-    if home.is_symlink():
-        yield Check(
-            id="hf.home",
-            status="warn",
-            detail=f"HF_HOME={home} is a link to {home.resolve()}",
-            fix=f"set physical.hf_hub: {home.resolve()} in the host profile",
-        )
+    config = f"models/{subject.model}/config.yaml"
+    for folder, key, file in (
+        (needs.hf_home(), "physical.hf_hub", "the host profile"),
+        (needs.hub(), "auto_env.HF_HUB_CACHE", config),
+    ):
+        if folder.is_symlink():
+            there = folder.resolve()
+            detail, fix = f"{folder} is a link to {there}", f"set {key}: {there} in {file}"
+            yield Check(id="hf.home", status="warn", detail=detail, fix=fix)
     for repo_id in needs.model_ids:
         yield _asset(subject, "model", repo_id)
     for repo_id in datasets:
