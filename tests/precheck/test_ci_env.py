@@ -53,6 +53,16 @@ def test_a_variable_with_another_value_is_named_unless_ci_leaves_it_open(tmp_pat
     assert found(tmp_path, AGREED | {"SLICE": "/mine", "CACHE": "/mine/.cache"}) == {}
 
 
+@pytest.mark.rule("ENV-26")
+@pytest.mark.parametrize(
+    "line", ["HF_TOKEN=hf_hunter2", "https_proxy=http://hunter2:3128", "INDEX=https://u:hunter2@mirror"]
+)
+def test_what_belongs_to_ci_s_own_shell_is_neither_asked_for_nor_shown(tmp_path: Path, line: str) -> None:
+    assert found(tmp_path, AGREED, f"{SCRIPT}export {line}\n") == {}
+    told = found(tmp_path, {}, f"{SCRIPT}export {line}\n")["env.ci"]
+    assert "HOME is not set" in told and "hunter2" not in told
+
+
 def test_a_host_profile_may_keep_its_caches_elsewhere(tmp_path: Path) -> None:
     assert found(tmp_path, AGREED | {"HF_HOME": "/mine"}) != {}
     assert found(tmp_path, AGREED | {"HF_HOME": "/mine"}, physical="/mine") == {}

@@ -16,6 +16,11 @@ _OF_ONE_PERSON = re.compile(
 """Names of variables that hold what belongs to one person's shell: a way out of a network, or a right."""
 
 
+def of_one_person(name: str, value: str) -> bool:
+    """Whether a variable belongs to the shell of whoever starts tune-mcp: in no YAML file, and never shown."""
+    return bool(_OF_ONE_PERSON.fullmatch(name) or _CREDENTIALS.search(value))
+
+
 def _no_addopts(env: dict[str, str]) -> dict[str, str]:
     if "PYTEST_ADDOPTS" in env:
         what = "PYTEST_ADDOPTS is not allowed: tune-mcp alone writes pytest's command line"
