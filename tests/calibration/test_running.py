@@ -125,7 +125,7 @@ def test_a_table_that_discover_would_not_write_starts_nothing(
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
 
-    with pytest.raises(Refusal, match=rf"^STAGES_STALE \[DSC-01\].*not what discover finds: {told}") as caught:
+    with pytest.raises(Refusal, match=rf"^STAGES_STALE \[DSC-01\].*says otherwise than discover: {told}") as caught:
         running.start_run(project, "toy")
     fresh = next(check for check in preparing.precheck(project, "toy").checks if check.id == "stages.fresh")
 
@@ -134,6 +134,22 @@ def test_a_table_that_discover_would_not_write_starts_nothing(
     catalogue.discover(project, "toy")
     with toy.supervised_here():
         assert running.start_run(project, "toy", repeats=1).stages == ("toy_accuracy", "toy_speed")
+
+
+@pytest.mark.rule("DSC-01", "HLT-07")
+def test_what_discover_cannot_know_is_the_table_s_own(project: Project) -> None:
+    path = project.repo_root / ".tune/models/toy/stages.yaml"
+    config = json.loads(json.dumps(toy.CONFIG))
+    del config["metric_sources"]["test_toy_ci.py"]["paths"]["accuracy"]
+    (project.repo_root / ".tune/models/toy/config.yaml").write_text(json.dumps(config))
+    whole = path.read_text()
+    path.write_text(whole.replace("title: ", "title: our own ").replace("status: OK", "status: NEEDS_CONFIG", 1))
+    with pytest.raises(Refusal, match=r"^NEEDS_CONFIG "):
+        running.start_run(project, "toy")
+
+    path.write_text(whole.replace("title: ", "title: our own "))
+    with toy.supervised_here():
+        assert running.start_run(project, "toy", repeats=1).repeats == 1
 
 
 @pytest.mark.rule("STG-01", "TTS-02", "SMP-08")

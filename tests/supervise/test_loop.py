@@ -284,15 +284,14 @@ def test_a_halted_run_is_in_the_way_of_a_fresh_one_until_it_is_given_up(project:
 
 
 @pytest.mark.rule("SES-18", "HLT-03")
-def test_a_commit_does_not_get_past_a_halted_run(project: Project) -> None:
+def test_a_halted_run_is_in_the_way_on_its_own_commit_alone_and_without_its_record_too(project: Project) -> None:
     halted = toy.finished_run(project, 2, partial(3))
     halted.supervisor.unlink()
-    toy.commit(project)
 
-    with pytest.raises(Refusal, match=rf"^HALT_UNRESOLVED \[HLT-03\]: {halted.run_id} halted: .* missing twice"):
+    with pytest.raises(Refusal, match=rf"^HALT_UNRESOLVED \[HLT-03\]: {halted.run_id} halted .* missing twice"):
         running.start_run(project, toy.MODEL)
 
-    running.stop_run(project, halted.run_id, "the next commit is measured instead")
+    toy.commit(project)
     assert watching.strict_audit(project, toy.finished_run(project).run_id).ready
 
 

@@ -49,27 +49,29 @@ def _halt(event: events.Event) -> Halt:
         return Halt(code=Code.HALT_UNRESOLVED, rule="HLT-02", message=event.text, next="mend its cause")
 
 
-def none_open(project: Project, model: str) -> None:
-    """A halted run waits for its cause to be mended, and a fresh directory would hide it. Raises HALT_UNRESOLVED.
+def none_open(project: Project, model: str, head: str) -> None:
+    """A halted run of this commit waits for its cause to be mended; a fresh directory would hide it (HLT-03).
 
-    A commit since then is no mend: whoever wants another run gives the halted one up (HLT-03, SES-18).
+    A person who moved to another commit wants that one measured, and a new run is the only way to it (SES-18). Raises
+    HALT_UNRESOLVED.
     """
     for run in run_dir.list_runs(project.repo_root):
         found = standing(run)
-        if found and not found.given_up and _is_of(project, run, model):
+        if found and not found.given_up and _is_of(project, run, model, head):
             raise Refusal(
                 Code.HALT_UNRESOLVED,
                 ("HLT-03", "SES-18"),
-                f"{run.run_id} halted: {found.halt.message}",
+                f"{run.run_id} halted on this commit: {found.halt.message}",
                 f"mend the cause and call resume_run {run.run_id}, or give it up with stop_run",
                 {"run_id": run.run_id},
             )
 
 
-def _is_of(project: Project, run: RunDir, model: str) -> bool:
-    """Whether the run calibrates the model. One whose plan was changed may, and cannot even be given up."""
+def _is_of(project: Project, run: RunDir, model: str, head: str) -> bool:
+    """Whether the run calibrates that model at that commit. One whose plan was changed may, and cannot be given up."""
     try:
-        return project.plan(run).model == model
+        plan = project.plan(run)
+        return (plan.model, plan.calibration_git_sha) == (model, head)
     except Refusal as changed:
         raise Refusal(
             Code.HALT_UNRESOLVED,

@@ -12,7 +12,7 @@ from tune_mcp.config.model import ModelConfig, Preset
 from tune_mcp.config.stages import Stage, StageTable
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import sha256_file
-from tune_mcp.precheck.catalogue import stale_files, undiscovered, unknown_metrics
+from tune_mcp.precheck.catalogue import contradicted, stale_files, unknown_metrics
 from tune_mcp.precheck.needs import launch_settings
 from tune_mcp.run_dir import iso
 from tune_mcp.session.drift import config_digest
@@ -27,14 +27,6 @@ def checked_stages(project: Project, model: str, keys: tuple[str, ...], table: S
     if stale := stale_files(project.repo_root, stages):
         what = f"stages.yaml of {model} is older than {', '.join(stale)}"
         raise Refusal(Code.STAGES_STALE, ("DSC-02", "SMP-08"), what, again, {"files": [*stale]})
-    places = project.places
-    try:
-        odd = undiscovered(project.repo_root, places.model(model), places.metric_rules(model), table, stages)
-    except Refusal as refusal:
-        raise places.located(model, refusal) from refusal
-    if odd:
-        what = f"stages.yaml of {model} is not what discover finds: {', '.join(odd[:6])}"
-        raise Refusal(Code.STAGES_STALE, ("DSC-01", "MOD-02"), what, again, {"fields": [*odd]})
     unknown = unknown_metrics(stages)
     if unknown:
         raise Refusal(
@@ -44,6 +36,14 @@ def checked_stages(project: Project, model: str, keys: tuple[str, ...], table: S
             "add them under metric_sources in config.yaml, call discover, then start_run again",
             {"metrics": list(unknown)},
         )
+    places = project.places
+    try:
+        odd = contradicted(project.repo_root, places.model(model), places.metric_rules(model), table, stages)
+    except Refusal as refusal:
+        raise places.located(model, refusal) from refusal
+    if odd:
+        what = f"stages.yaml of {model} says otherwise than discover: {', '.join(odd[:6])}"
+        raise Refusal(Code.STAGES_STALE, ("DSC-01", "MOD-02"), what, again, {"fields": [*odd]})
     return stages
 
 

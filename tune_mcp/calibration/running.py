@@ -64,7 +64,7 @@ def start_run(
     if python.path is None:
         raise _not_this_machine(project, model, keys)
     comparable_or_refuse(project.subject(config, chosen), read_gpus)
-    halted.none_open(project, model)
+    halted.none_open(project, model, git.head)
     name = _label(model, keys, len(table), repeats) if label is None else label
     started = _launch(
         project,

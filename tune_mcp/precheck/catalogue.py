@@ -29,14 +29,15 @@ def _is(path: Path, sha: str) -> bool:
     return path.is_file() and sha256_file(path) == sha
 
 
-def undiscovered(
+def contradicted(
     repo_root: Path, config: ModelConfig, rules: MetricRules, table: StageTable, stages: tuple[Stage, ...]
 ) -> list[str]:
-    """``stage: field`` for whatever the table says that ``discover`` would write otherwise now (DSC-01, MOD-02).
+    """``stage: field`` for whatever the table says against what ``discover`` would write now (DSC-01, MOD-02).
 
-    A bound or a place that was changed in stages.yaml by hand would become a wrong threshold; a title is only a word.
-    A stage that the table leaves out counts beside others of its test file, and always where all of it is selected: ALL
-    means all (STG-01, TTS-02). Raises INVALID_CONFIG as ``discover`` does.
+    A bound, a place or a sample count that was changed by hand would become a wrong threshold. What only people read
+    is the table's own, and so is a place that config does not name. A stage that is left out counts beside others of
+    its test file, and always where the whole table is selected: ALL means all (STG-01, TTS-02). Raises INVALID_CONFIG
+    as ``discover`` does.
     """
     # Reads syntax trees: nothing that a supervisor needs.
     from tune_mcp.discover.stages import discover
@@ -44,15 +45,31 @@ def undiscovered(
     found = discover(config, rules, repo_root, None, datetime.now(UTC)).stages
     odd: list[str] = []
     for stage in stages:
-        if stage.key not in found:
-            odd.append(f"{stage.key}: no such stage")
-            continue
-        ours, theirs = (one.model_dump(exclude={"title", "last_discovered_at"}) for one in (stage, found[stage.key]))
-        odd += [f"{stage.key}: {name}" for name in ours if ours[name] != theirs[name]]
+        names = _against(stage, found[stage.key]) if stage.key in found else ("no such stage",)
+        odd += [f"{stage.key}: {name}" for name in names]
     tests = {stage.test for stage in stages}
     everything = len(stages) == len(table)
     left_out = (key for key, one in found.items() if key not in table and (everything or one.test in tests))
     return odd + [f"{key}: left out" for key in left_out]
+
+
+def _against(stage: Stage, found: Stage) -> Iterator[str]:
+    """Fields of a stage that a launch, a verdict or a threshold follows from, and that are not those of ``found``."""
+    for name in ("test", "group", "extra_env", "variant", "calibration_preset", "threshold_file"):
+        if getattr(stage, name) != getattr(found, name):
+            yield name
+    for name in ("expected_samples", "sample_counts"):
+        if getattr(found, name) not in (None, getattr(stage, name)):
+            yield name
+    for key in stage.metrics.keys() | found.metrics.keys():
+        ours, theirs = stage.metrics.get(key), found.metrics.get(key)
+        if ours is None or theirs is None:
+            yield f"metrics.{key}"
+            continue
+        fixed = {"source", "worst"} | ({"json_file", "json_path"} if theirs.status == "OK" else set[str]())
+        yield from (f"metrics.{key}.{name}" for name in sorted(fixed) if getattr(ours, name) != getattr(theirs, name))
+        if (ours.display.scale, ours.display.digits) != (theirs.display.scale, theirs.display.digits):
+            yield f"metrics.{key}.display"
 
 
 def unknown_metrics(stages: tuple[Stage, ...]) -> list[str]:
@@ -73,10 +90,10 @@ def _wrong(subject: Subject) -> str:
     if subject.catalogue is None:
         return ""
     try:
-        odd = undiscovered(subject.repo_root, *subject.catalogue, subject.stages)
+        odd = contradicted(subject.repo_root, *subject.catalogue, subject.stages)
     except Refusal as refusal:  # one gap among others: precheck tells them all at once
         return f"discover refuses: {refusal.message}"
-    return f"stages.yaml is not what discover finds: {', '.join(odd[:6])}" if odd else ""
+    return f"stages.yaml says otherwise than discover: {', '.join(odd[:6])}" if odd else ""
 
 
 def checks(subject: Subject) -> Iterator[Check]:
