@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import toy
 
-from tune_mcp.calibration import reporting, running, watching
+from tune_mcp.calibration import applying, reporting, running, watching
 from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir
@@ -159,6 +159,27 @@ def test_an_older_run_is_never_continued_and_nothing_is_written(project: Project
         running.resume_run(project, RUN_ID)
 
     assert sorted(path.name for path in run.path.rglob("*")) == before
+
+
+@pytest.mark.rule("SES-06", "STR-24", "STR-14")
+@pytest.mark.parametrize("mode", ["report", "smart", "full"])
+def test_numbers_that_no_supervisor_recorded_are_never_written_however_strict_they_look(
+    project: Project, mode: str
+) -> None:
+    older_run(project)
+    before = (project.repo_root / toy.TEST_FILE).read_bytes()
+    reporting.report(project, RUN_ID)
+    plan = reporting.apply_plan(project, RUN_ID)
+    assert "never applied" in plan.next
+
+    for call in (
+        lambda: applying.apply(project, RUN_ID, plan.plan_id, mode),
+        lambda: applying.askable(project, RUN_ID, plan.plan_id),
+    ):
+        with pytest.raises(Refusal, match=r"^FOREIGN_ARTIFACT \[SES-06\].*not continued or applied"):
+            call()
+
+    assert (project.repo_root / toy.TEST_FILE).read_bytes() == before
 
 
 def test_an_older_run_of_unknown_stages_says_so(project: Project) -> None:

@@ -9,7 +9,7 @@ from tune_mcp.apply.literals import rewrite
 from tune_mcp.apply.plan import ApplyPlan, Row
 from tune_mcp.calibration import publishing, settling
 from tune_mcp.calibration.deciding import checked_decisions, checked_mode, chosen_values, open_questions, terminal
-from tune_mcp.calibration.evidence import Evidence
+from tune_mcp.calibration.evidence import Evidence, demand_ours
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.reporting import propose
 from tune_mcp.calibration.settling import Kept, Record
@@ -29,6 +29,7 @@ from tune_mcp.session import events
 def proposal_for(project: Project, run_id: str, plan_id: str) -> tuple[Evidence, ApplyPlan]:
     """The plan of ``plan_id``, if it still holds. Raises gate refusals, NOT_REPORTED, STALE_REPORT, STALE_PLAN."""
     found, proposal = propose(project, run_id)
+    demand_ours(found.plan)
     digest = read_report_digest(found.run)
     if digest is None:
         raise Refusal(

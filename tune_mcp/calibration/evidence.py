@@ -37,6 +37,22 @@ def read(project: Project, run_id: str) -> Evidence:
     return Evidence(run, plan, audit(run, plan, ledger))
 
 
+def demand_ours(plan: Plan) -> None:
+    """A run of the older script is read, never continued, stopped or applied: nobody recorded that it was measured.
+
+    It has no supervisor and no ledger, so whoever can write files can write one. Raises FOREIGN_ARTIFACT.
+    """
+    if plan.legacy:
+        raise Refusal(
+            Code.FOREIGN_ARTIFACT,
+            ("SES-06", "STR-24"),
+            f"{plan.run_id} was made by an older script (version {plan.tune_version}); it can be read, not continued "
+            "or applied",
+            "start a new run with start_run",
+            {"run_id": plan.run_id},
+        )
+
+
 def gated(project: Project, run_id: str) -> Evidence:
     """Read a run and pass every gate. Raises RUN_ACTIVE, NOT_STRICT, GIT_PROVENANCE, FOREIGN_ARTIFACT, COMMIT_MOVED.
 

@@ -87,7 +87,9 @@ def apply_plan(project: Project, run_id: str) -> ApplyPlanReply:
     rows = tuple(_row(row) for row in proposal.rows)
     changes = any(plans.writable(row) for row in proposal.rows)
     asks = sum(row.decision == "ask" for row in rows)
-    if changes:
+    if found.plan.legacy:
+        advice = "nothing: a run of the older script is read, never applied; start_run measures anew"
+    elif changes:
         advice = f"let the user choose a mode (report, smart, full), then call apply with plan_id={proposal.plan_id}"
         advice += f"; mode smart leaves {asks} loosening metric(s) to the user" if asks else ""
     else:

@@ -9,6 +9,7 @@ from datetime import datetime
 
 from tune_mcp import run_dir
 from tune_mcp.calibration import equivalence, halted, planning, settling
+from tune_mcp.calibration.evidence import demand_ours
 from tune_mcp.calibration.preparing import comparable_or_refuse, precheck, take_host
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.purging import asked_for
@@ -214,7 +215,7 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = ()) -
     """
     run = project.run(run_id)
     plan = project.plan(run)
-    _ours(plan)
+    demand_ours(plan)
     now = state.conclude(run)
     if now.active:
         raise _busy_repeat(run, now, purge) or _active(run)
@@ -263,18 +264,6 @@ def _same_measurement(project: Project, plan: Plan, git: provenance.GitState) ->
     return None
 
 
-def _ours(plan: Plan) -> None:
-    """A run of the older script has no supervisor and no ledger: it is read, never continued or stopped."""
-    if plan.legacy:
-        raise Refusal(
-            Code.FOREIGN_ARTIFACT,
-            "SES-06",
-            f"{plan.run_id} was made by an older script (version {plan.tune_version}); it can be read, not continued",
-            "start a new run with start_run",
-            {"run_id": plan.run_id},
-        )
-
-
 def _busy_repeat(run: RunDir, now: state.Conclusion, purge: Sequence[PurgeItem]) -> Refusal | None:
     current = now.record.current if now.record else None
     if not purge or current is None or all(item.repeat != current.repeat for item in purge):
@@ -298,7 +287,7 @@ def stop_run(project: Project, run_id: str, reason: str, sleep: Callable[[float]
         raise Refusal(Code.INVALID_ARGUMENT, "GPU-20", "stop_run needs a reason", "say why, in a few words")
     run = project.run(run_id)
     plan = project.plan(run)
-    _ours(plan)
+    demand_ours(plan)
     now = state.conclude(run)
     if now.active:
         write_json(run.stop_request, {"schema_version": 1, "reason": reason, "asked_at": run_dir.iso(utc_now())})

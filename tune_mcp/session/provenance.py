@@ -78,8 +78,8 @@ def git(repo: Path, *words: str) -> bytes:
             "make git usable there, then call again",
         ) from error
     if done.returncode != 0:
-        reason = done.stderr.decode(errors="replace").strip().splitlines()
-        raise _no_commit(repo, reason[-1] if reason else "git failed")
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise _no_commit(repo, next((line for line in said if line.startswith("fatal: ")), "git failed"))
     return done.stdout
 
 
