@@ -170,7 +170,6 @@ def test_the_shipped_models_load() -> None:
     tp2 = "test_qwen3_omni_videoamme_talker_tp2_ci.py"
     assert models["qwen3-omni-v1"].extra_env[tp2] == {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
     assert list(models["tts"].metric_sources["test_tts_ci.py"].calibration_presets) == ["higgs", "moss"]
-    assert all(model.wiped_caches() == (".cache/flashinfer",) for model in models.values())
 
 
 OLDER_CONFIG = """\

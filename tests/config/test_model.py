@@ -122,12 +122,6 @@ def test_each_test_and_preset_needs_its_own_checkpoints_only(tmp_path: Path) -> 
     assert model.model_ids("test_tts_ci.py", "one") == ("org/one",)
 
 
-@pytest.mark.rule("WDG-08", "WDG-09")
-def test_the_flashinfer_cache_is_wiped_even_when_config_names_other_caches(tmp_path: Path) -> None:
-    assert load(tmp_path, FULL).wiped_caches() == (".cache/flashinfer", ".cache/other")
-    assert load(tmp_path, SMALL).wiped_caches() == ()
-
-
 def test_a_key_left_blank_means_its_default(tmp_path: Path) -> None:
     model = load(tmp_path, SMALL + "hf_datasets:\nextra_env:\ngpus_per_test:\nhf_model_id:\n")
     assert (model.hf_datasets, model.extra_env, model.hf_model_id) == ((), {}, None)

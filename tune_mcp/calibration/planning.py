@@ -105,7 +105,7 @@ def new_plan(
             pytest_extra_args=dict(config.pytest_extra_args),
             gpus_per_test=gpus_per_test(config, stages),
             timeout_s=dict(config.timeout_s),
-            cache_wipes=config.wiped_caches(),
+            cache_wipes=config.cache_wipes,
             allow_mig=project.host.allow_mig if project.host else False,
             cleanup_command=project.host.cleanup_command if project.host else (),
             venv_imports=config.venv_imports,

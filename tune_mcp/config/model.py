@@ -197,11 +197,6 @@ class ModelConfig(ConfigModel):
         """The interpreters to try, best first."""
         return tuple(repo_root / path for path in self.default_venv_python)
 
-    def wiped_caches(self) -> tuple[str, ...]:
-        """Folders below OMNI_CI_HOME that no launch may find warm; FlashInfer's has no off switch (WDG-08, WDG-09)."""
-        always = (".cache/flashinfer",) if self.omni_ci_home else ()
-        return tuple(dict.fromkeys(always + self.cache_wipes))
-
     def model_ids(self, test: str, preset: str | None = None) -> tuple[str, ...]:
         """The checkpoints that a test file (and preset) needs (rule MOD-08)."""
         source = self.metric_sources.get(test)

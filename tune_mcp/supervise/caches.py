@@ -8,18 +8,21 @@ from pathlib import Path
 
 from tune_mcp.files import inside
 
+ALWAYS = (".cache/flashinfer",)
+"""Wiped wherever a launch has a slice, whatever its configuration names or leaves out: there is no off switch."""
 
-def wipe(root: Path, relatives: Iterable[str]) -> tuple[str, ...]:
-    """Empty the folders below ``root`` and return those that held something; the folders themselves stay.
+
+def wipe(root: Path, relatives: Iterable[str] = ()) -> tuple[str, ...]:
+    """Empty folders below ``root``, those always wiped first, and return those that held something; they stay.
 
     Raises ``ValueError`` for a folder outside ``root`` (also through a link) and for a root that no slice can be
-    (``/``, a home folder), ``OSError`` when something cannot be removed. There is no switch to leave this out.
+    (``/``, a home folder), ``OSError`` when something cannot be removed.
     """
     home = Path.home().resolve()
     if root.resolve() in (Path("/"), home, home.parent):
         raise ValueError(f"{root} is no slice of a CI cache; nothing below it is wiped")
     emptied: list[str] = []
-    for relative in relatives:
+    for relative in dict.fromkeys((*ALWAYS, *relatives)):
         folder = inside(root, relative)
         if folder.resolve() == root.resolve():
             raise ValueError(f"{relative!r} is the slice itself")

@@ -151,7 +151,7 @@ class Runner:
     def _wiped(self) -> Blocked | None:
         """Make the caches cold; why that failed, None when it did not (WDG-09: a launch requires it)."""
         slice_root = self.job.env.get("OMNI_CI_HOME")
-        if not self.job.cache_wipes:
+        if not slice_root and not self.job.cache_wipes:
             return None
         try:
             if not slice_root:
