@@ -272,6 +272,8 @@ def test_an_entry_under_an_unresolved_name_is_absent() -> None:
         ("X = 1\ndef f():\n    global X\n    X = 2", "declared global on line 3"),
         ("X = 1\nclass A:\n    global X\n    X = 2", "declared global on line 3"),
         ("X = 1\nfrom a import *", "star import on line 2"),
+        ("X = 1\nglobals()['X'] = 2", "perhaps bound again by globals on line 2"),
+        ("X = 1\ndef f():\n    exec(text)", "perhaps bound again by exec on line 3"),
         ("X = -(  # low\n  1)", "a comment stands inside the number"),
     ],
 )
@@ -293,6 +295,8 @@ def test_a_symbol_that_is_not_bound_once_and_plainly_may_not_be_edited(text: str
         "_X.update(a)",
         "_X[8].update(a=1)",
         "def f():\n    _X[8]['a'] = 2",
+        "Y = _X\nY[8]['a'] = 2",
+        "def f():\n    y = _X\n    y[8].update(a=2)",
     ],
 )
 def test_a_dict_that_is_changed_in_place_may_not_be_edited(change: str) -> None:

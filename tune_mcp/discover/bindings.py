@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 _MUTATORS = frozenset({"update", "setdefault", "pop", "popitem", "clear", "__setitem__", "__delitem__", "__ior__"})
+_UNSEEN = frozenset({"exec", "globals"})
+"""Calls that can bind any name without naming it; merely reading through them is refused too, the safe side."""
 _ASSIGNMENT = "an assignment"
 _EXPRESSION = "an assignment expression"
 _HOW: Mapping[type[ast.AST], str] = {
@@ -38,6 +40,8 @@ class ModuleScope(ast.NodeVisitor):
     def __init__(self) -> None:
         self.bindings: dict[str, list[Binding]] = {}
         self.changed: dict[str, str] = {}
+        self.aliases: dict[str, set[str]] = {}
+        self.unseen: str | None = None
         self.stars: list[int] = []
         self.depth = 0
         self.how = ""
@@ -55,8 +59,11 @@ class ModuleScope(ast.NodeVisitor):
             return f"assigned {len(assigned)} times"
         if not assigned[0].alone:
             return "several targets"
-        if name in self.changed:
-            return self.changed[name]
+        for one in (name, *sorted(self.aliases.get(name, ()))):
+            if one in self.changed:
+                return self.changed[one]
+        if self.unseen is not None:
+            return self.unseen
         star = next((line for line in self.stars if line > assigned[0].line), None)
         return None if star is None else f"perhaps bound again by the star import on line {star}"
 
@@ -81,6 +88,11 @@ class ModuleScope(ast.NodeVisitor):
                 self.change(inner)
             elif isinstance(inner, ast.Call) and isinstance(inner.func, ast.Attribute) and inner.func.attr in _MUTATORS:
                 self.change(inner.func)
+            elif isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name) and inner.func.id in _UNSEEN:
+                self.unseen = f"perhaps bound again by {inner.func.id} on line {inner.lineno}"
+            elif isinstance(inner, ast.Assign) and isinstance(inner.value, ast.Name):
+                names = {target.id for target in inner.targets if isinstance(target, ast.Name)}
+                self.aliases.setdefault(inner.value.id, set()).update(names)
         self.generic_visit(node)
 
     def change(self, node: ast.expr) -> None:
