@@ -270,8 +270,11 @@ def test_a_wrong_sample_scope_halts_before_the_next_repeat(project: Project, tot
 
 
 @pytest.mark.rule("HLT-01", "HLT-03", "SES-18")
-def test_a_halted_run_is_in_the_way_of_a_fresh_one_until_it_is_given_up(project: Project) -> None:
+@pytest.mark.parametrize("forged", [False, True])
+def test_a_halted_run_is_in_the_way_of_a_fresh_one_until_it_is_given_up(project: Project, forged: bool) -> None:
     halted = toy.finished_run(project, 2, partial(3))
+    if forged:
+        halted.supervisor.write_text(json.dumps({"state": "finished", "heartbeat_at": 0}))
 
     assert refused(lambda: running.start_run(project, toy.MODEL)) == "HALT_UNRESOLVED"
     assert [run.run_id for run in watching.list_runs(project).runs] == [halted.run_id], (

@@ -289,12 +289,13 @@ def stop_run(project: Project, run_id: str, reason: str, sleep: Callable[[float]
     plan = project.plan(run)
     demand_ours(plan)
     now = state.conclude(run)
+    halt = halted.standing(run)
     if now.active:
         write_json(run.stop_request, {"schema_version": 1, "reason": reason, "asked_at": run_dir.iso(utc_now())})
         end = time.monotonic() + STOP_WAIT_S
         while (now := state.conclude(run)).active and time.monotonic() < end:
             sleep(_LOOK_EVERY_S)
-    elif now.state in (RunState.HALTED, RunState.EXHAUSTED, RunState.LOST):
+    elif now.state in (RunState.HALTED, RunState.EXHAUSTED, RunState.LOST) or (halt and not halt.given_up):
         recover([run])
         _give_up(run, reason)
         now = state.conclude(run)
@@ -308,7 +309,7 @@ def stop_run(project: Project, run_id: str, reason: str, sleep: Callable[[float]
         next=f"poll status with run_id={run_id}: pytest is still tearing down"
         if now.active
         else f"start_run makes a new one, resume_run {run_id} goes on from here"
-        + (" once its cause is mended" if halted.standing(run) else ""),
+        + (" once its cause is mended" if halt else ""),
     )
 
 
