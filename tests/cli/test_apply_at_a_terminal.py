@@ -155,3 +155,17 @@ def test_who_leaves_in_the_middle_has_written_nothing_and_is_asked_only_the_rest
     finally:
         again.close()
     assert source(project) == before.replace("MIN = 0.5 ", "MIN = 0.625 ").replace("0.001", "0.25")
+
+
+@pytest.mark.rule("ASK-11")
+def test_nobody_is_asked_at_a_terminal_while_a_run_works(calibrated: tuple[Project, RunDir]) -> None:
+    project, run = calibrated
+    other = toy.start_and_hold(project)
+    asking = Terminal(project, "apply", run.run_id)
+    try:
+        assert "RUN_ACTIVE" in asking.until("")
+        assert asking.code() == 2
+    finally:
+        asking.close()
+        toy.let_go(project, 1)
+        toy.wait_until_rest(project, other.run_id)
