@@ -7,7 +7,7 @@ REPEATS ?= 5
 NPM_TOOLS := node@22.23.3 @modelcontextprotocol/inspector@2.12.0 @modelcontextprotocol/conformance@0.2.0-alpha.12
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser test-clients lint mutate bench lock clean docs
+.PHONY: help demo test test-browser test-clients lint take-out mutate bench lock clean docs
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,11 +25,12 @@ $(VENV)/.dev: $(VENV)/.run requirements-dev.lock
 demo: $(VENV)/.run ## calibrate a real speech workload on this CPU, through the MCP server
 	$(BIN)/tune-mcp demo --repeats $(REPEATS)
 
-test: $(VENV)/.dev ## all tests that need neither a browser nor node, with coverage
+test: $(VENV)/.dev ## all tests that need neither a browser nor node; with coverage, but for the kills and crashes
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --ignore=tests/browser --ignore=tests/clients
+	$(BIN)/coverage run -m pytest --ignore=tests/browser --ignore=tests/clients --ignore=tests/faults
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+	$(BIN)/python -m pytest tests/faults
 
 test-browser: $(VENV)/.dev ## open report and dashboard in a headless Chromium (Debian: apt-get install chromium)
 	$(BIN)/python -m pytest tests/browser
@@ -46,6 +47,9 @@ lint: $(VENV)/.dev ## formatting, style, types, and which room may import which
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+
+take-out: $(VENV)/.dev ## take out what keeps each rule and see that a test of the rule fails (20 minutes)
+	$(BIN)/python tests/rules/take_out.py
 
 mutate: $(VENV)/.dev ## harm the policy modules and see which harm no test notices (25 minutes)
 	$(BIN)/python tests/mutate.py

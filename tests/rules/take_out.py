@@ -23,7 +23,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from register import ROOT, marks
 
-HERE = Path(__file__).parent
+MANIFEST = Path(__file__).with_name("manifest.yaml")
+HEADER = """\
+# Rule id -> what was taken out of the product to break the rule, and the test of that rule that was seen to fail then.
+# How a rule is kept and where: tune_mcp/rules.yaml. Which tests try to break it: @pytest.mark.rule("ID") below tests/.
+# `python tests/rules/take_out.py [--record] [ID or area ...]` does it again (and writes noticed_by).
+"""
 FAILED = 1
 """What pytest's exit code is when tests ran and some failed; 2 and above say that it could not run them."""
 SLOW = ("tests/e2e", "tests/faults", "tests/browser", "tests/clients")
@@ -56,10 +61,7 @@ class Proof(BaseModel):
 
 def manifest() -> dict[str, Proof]:
     """Every proof by the id of its rule."""
-    found: dict[str, Proof] = {}
-    for path in sorted(HERE.glob("manifest*.yaml")):
-        found |= TypeAdapter(dict[str, Proof]).validate_python(yaml.safe_load(path.read_text()) or {})
-    return found
+    return TypeAdapter(dict[str, Proof]).validate_python(yaml.safe_load(MANIFEST.read_text()))
 
 
 @contextmanager
@@ -97,13 +99,11 @@ def first_failure(rule: str, named: str, seconds: float) -> str:
 
 def record(seen: dict[str, str]) -> None:
     """Write down which test noticed."""
-    for path in sorted(HERE.glob("manifest*.yaml")):
-        content = yaml.safe_load(path.read_text()) or {}
-        new = {rule: seen[rule] for rule in content if rule in seen and content[rule].get("noticed_by") != seen[rule]}
-        for rule, test in new.items():
-            content[rule]["noticed_by"] = test
-        if new:
-            path.write_text(yaml.dump(content, Dumper=_Plain, width=120, allow_unicode=True, sort_keys=False))
+    content = yaml.safe_load(MANIFEST.read_text())
+    for rule, test in seen.items():
+        content[rule]["noticed_by"] = test
+    text = yaml.dump(content, Dumper=_Plain, width=120, allow_unicode=True, sort_keys=False)
+    MANIFEST.write_text(HEADER + text)
 
 
 class _Plain(yaml.SafeDumper):
