@@ -13,7 +13,7 @@ import pytest
 import toy
 
 from tune_mcp.apply import transaction
-from tune_mcp.calibration import applying, reporting, watching
+from tune_mcp.calibration import applying, listing, reporting, watching
 from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir
@@ -186,7 +186,7 @@ def test_an_edited_plan_refuses_everything(project: Project, run: RunDir, change
     for verb in (watching.strict_audit, watching.status):
         with pytest.raises(Refusal, match=r"^PLAN_TAMPERED"):
             verb(project, run.run_id)
-    assert "PLAN_TAMPERED" in watching.list_runs(project).runs[0].problem
+    assert "PLAN_TAMPERED" in listing.list_runs(project).runs[0].problem
 
 
 @pytest.mark.rule("SES-08", "SES-06", "RES-02")

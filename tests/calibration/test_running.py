@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import toy
 
-from tune_mcp.calibration import catalogue, preparing, running, searching, watching
+from tune_mcp.calibration import catalogue, listing, preparing, running, searching, watching
 from tune_mcp.calibration.project import Options, Project
 from tune_mcp.contract.running import PurgeItem
 from tune_mcp.errors import Refusal
@@ -34,7 +34,7 @@ def test_every_start_makes_a_new_directory_even_within_one_second(project: Proje
     names = [toy.finished_run(project).run_id for _ in range(3)]
 
     assert len(set(names)) == 3 and runs(project) == sorted(names)
-    assert [entry.run_id for entry in watching.list_runs(project).runs] == sorted(names, reverse=True)
+    assert [entry.run_id for entry in listing.list_runs(project).runs] == sorted(names, reverse=True)
 
 
 @pytest.mark.rule("ASK-10", "SES-03")

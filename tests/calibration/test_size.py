@@ -12,7 +12,7 @@ import toy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tune_mcp.calibration import applying, catalogue, preparing, reporting, running, tailing, watching
+from tune_mcp.calibration import applying, catalogue, listing, preparing, reporting, running, tailing, watching
 from tune_mcp.calibration.project import Project
 from tune_mcp.contract.reply import TEXT_LIMIT, bounded
 from tune_mcp.errors import Refusal
@@ -70,7 +70,7 @@ def test_every_reply_about_a_large_run_is_short_and_ends_with_the_next_step(larg
         catalogue.catalog(project, "toy"),
         catalogue.discover(project, "toy", write=False),
         preparing.precheck(project, "toy"),
-        watching.list_runs(project),
+        listing.list_runs(project),
         watching.status(project, run_id),
         tailing.tail_pytest(project, run_id, lines=500),
         report,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import toy
 
-from tune_mcp.calibration import watching
+from tune_mcp.calibration import listing, watching
 from tune_mcp.calibration.project import Project
 from tune_mcp.cli.main import main
 
@@ -93,7 +93,7 @@ def test_a_bug_exits_with_three_and_keeps_its_traceback(tune: Any, monkeypatch: 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(watching, "list_runs", broken)
+    monkeypatch.setattr(listing, "list_runs", broken)
     done = tune("status")
 
     assert (done.code, done.out) == (BUG, "")

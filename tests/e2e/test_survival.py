@@ -12,7 +12,7 @@ import psutil
 import pytest
 import sample_project as toy
 
-from tune_mcp.calibration import reporting, running, watching
+from tune_mcp.calibration import listing, reporting, running, watching
 from tune_mcp.errors import Refusal
 from tune_mcp.session import state
 
@@ -39,13 +39,13 @@ def test_a_run_goes_on_when_its_starter_and_the_whole_process_group_are_killed(t
         start_new_session=True,
     )
     for _ in range(200):
-        runs = watching.list_runs(project).runs
+        runs = listing.list_runs(project).runs
         if runs and runs[0].state == "running":
             break
         starter.poll()
-        assert watching.list_runs(project) is not None
+        assert listing.list_runs(project) is not None
         _pause()
-    run_id = watching.list_runs(project).runs[0].run_id
+    run_id = listing.list_runs(project).runs[0].run_id
     toy.until(project, run_id, lambda now: now.pytest_active)
     tree = psutil.Process(starter.pid).children(recursive=True)
     for process in tree:
@@ -77,8 +77,8 @@ def test_a_second_run_is_refused_while_one_measures_and_names_it(tmp_path: Path)
         running.start_run(elsewhere, toy.MODEL)
     with pytest.raises(Refusal, match=r"^RUN_ACTIVE"):
         running.resume_run(project, first.run_id)
-    assert len(watching.list_runs(project).runs) == 1
-    assert watching.list_runs(elsewhere).runs == ()
+    assert len(listing.list_runs(project).runs) == 1
+    assert listing.list_runs(elsewhere).runs == ()
 
     toy.rest(project, first.run_id)
     second = running.start_run(project, toy.MODEL, repeats=1)

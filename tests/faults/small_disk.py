@@ -14,7 +14,7 @@ from pathlib import Path
 import campaign
 import toy
 
-from tune_mcp.calibration import reporting, running, tailing, watching
+from tune_mcp.calibration import listing, reporting, running, tailing, watching
 from tune_mcp.errors import Refusal, not_writable
 from tune_mcp.run_dir import RunDir, list_runs
 from tune_mcp.session import state
@@ -89,7 +89,7 @@ def readonly(folder: Path) -> None:
     assert watching.status(project, run.run_id).strict_complete
     assert watching.strict_audit(project, run.run_id).ready
     assert tailing.tail_pytest(project, run.run_id).log_lines
-    assert {found.state for found in watching.list_runs(project).runs} == {"finished", "halted"}
+    assert {found.state for found in listing.list_runs(project).runs} == {"finished", "halted"}
     for call in (
         lambda: running.stop_run(project, halted.run_id, "x"),
         lambda: running.resume_run(project, halted.run_id, [mended]),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import toy
 
-from tune_mcp.calibration import running, tailing, watching
+from tune_mcp.calibration import listing, running, tailing, watching
 from tune_mcp.errors import Refusal
 from tune_mcp.session import state
 
@@ -57,9 +57,9 @@ def test_of_many_starts_at_once_one_wins_and_ten_readers_see_a_whole_run_all_alo
     codes = [code(pid) for pid in starters]
 
     assert codes.count(0) == 1 and set(codes) <= {0, 1, 2}, codes
-    winner, loser = (project, other) if watching.list_runs(project).runs else (other, project)
-    (entry,) = watching.list_runs(winner).runs
-    assert watching.list_runs(loser).runs == () and not (loser.repo_root / ".tune-runs").exists(), "nothing half made"
+    winner, loser = (project, other) if listing.list_runs(project).runs else (other, project)
+    (entry,) = listing.list_runs(winner).runs
+    assert listing.list_runs(loser).runs == () and not (loser.repo_root / ".tune-runs").exists(), "nothing half made"
 
     def read() -> int:
         seen = set[str]()
@@ -88,7 +88,7 @@ def test_a_run_that_was_started_in_the_background_of_a_shell_can_still_interrupt
         stdout=subprocess.DEVNULL,
     )  # fmt: skip
     toy.wait_for(lambda: toy.launches(project, 1), what="the pytest")
-    (entry,) = watching.list_runs(project).runs
+    (entry,) = listing.list_runs(project).runs
     run = project.run(entry.run_id)
 
     assert running.stop_run(project, run.run_id, "enough").state == "stopped"

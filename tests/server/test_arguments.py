@@ -149,7 +149,7 @@ async def test_a_bug_gets_a_short_id_while_its_traceback_goes_to_the_log(
         raise ZeroDivisionError("secret detail")
 
     for verb in (
-        "watching.strict_audit", "watching.list_runs", "catalogue.discover", "reporting.report", "applying.apply",
+        "watching.strict_audit", "listing.list_runs", "catalogue.discover", "reporting.report", "applying.apply",
     ):  # fmt: skip
         monkeypatch.setattr(f"tune_mcp.calibration.{verb}", broken)
     async with connect(repo, era) as session:

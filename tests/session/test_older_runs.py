@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import toy
 
-from tune_mcp.calibration import applying, reporting, running, watching
+from tune_mcp.calibration import applying, listing, reporting, running, watching
 from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir
@@ -89,7 +89,7 @@ def test_an_older_run_is_over_for_every_reader(project: Project) -> None:
     now = watching.status(project, RUN_ID)
 
     assert (now.state, now.terminal, now.strict_ready) == ("finished", True, "2/2")
-    assert [(run.run_id, run.state) for run in watching.list_runs(project).runs] == [(RUN_ID, "finished")]
+    assert [(run.run_id, run.state) for run in listing.list_runs(project).runs] == [(RUN_ID, "finished")]
 
 
 def test_an_older_run_can_be_reported_planned_and_read_again(project: Project) -> None:
@@ -215,4 +215,4 @@ def test_a_fresh_run_starts_beside_an_older_one(project: Project) -> None:
     run = toy.finished_run(project)
 
     assert watching.strict_audit(project, run.run_id).ready
-    assert [entry.run_id for entry in watching.list_runs(project).runs] == [run.run_id, RUN_ID]
+    assert [entry.run_id for entry in listing.list_runs(project).runs] == [run.run_id, RUN_ID]

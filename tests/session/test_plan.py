@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import toy
 
-from tune_mcp.calibration import watching
+from tune_mcp.calibration import listing, watching
 from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Refusal
 from tune_mcp.files import write_atomic
@@ -74,7 +74,7 @@ def test_an_edited_plan_is_found_out_by_every_reader(
     for read in (watching.strict_audit, watching.status):
         with pytest.raises(Refusal, match=r"PLAN_TAMPERED \[SES-13\]"):
             read(project, run.run_id)
-    (entry,) = watching.list_runs(project).runs
+    (entry,) = listing.list_runs(project).runs
     assert "PLAN_TAMPERED" in entry.problem, "the list of runs still answers"
 
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import toy
 
-from tune_mcp.calibration import running, watching
+from tune_mcp.calibration import listing, running, watching
 from tune_mcp.calibration.project import Project
 from tune_mcp.files import dump_json, write_atomic
 from tune_mcp.run_dir import utc_now
@@ -141,7 +141,7 @@ def test_a_stop_reaches_a_runner_that_no_engine_can_be_asked_to_end(
 
     def stop() -> None:
         if toy.launches(project, 2):
-            (run,) = watching.list_runs(project).runs
+            (run,) = listing.list_runs(project).runs
             write_atomic(project.run(run.run_id).stop_request, dump_json({"reason": "lunch"}))
 
     with toy.supervised_by(executor, Waits(stop)):
@@ -181,7 +181,7 @@ def test_what_an_engine_still_holds_of_a_dead_supervisor_never_runs_beside_the_r
         toy.start(project, 1)
     (order,) = late.iterdir()
     executor = engine(1)
-    (run,) = (project.run(entry.run_id) for entry in watching.list_runs(project).runs)
+    (run,) = (project.run(entry.run_id) for entry in listing.list_runs(project).runs)
     assert watching.status(project, run.run_id).state == "lost"
 
     def wake_up() -> None:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import toy
 
-from tune_mcp.calibration import preparing, recovering, running, watching
+from tune_mcp.calibration import listing, preparing, recovering, running, watching
 from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Refusal
 from tune_mcp.files import is_locked, write_json
@@ -136,7 +136,7 @@ def test_nothing_is_started_beside_a_process_that_outlives_sigkill(
     with pytest.raises(Refusal, match=rf"HOST_BUSY \[GPU-20\]: 1 process\(es\) of {dead.run_id} outlive SIGKILL: 4711"):
         running.start_run(project, toy.MODEL, repeats=1)
 
-    assert len(watching.list_runs(project).runs) == 1, "a refusal leaves nothing behind"
+    assert len(listing.list_runs(project).runs) == 1, "a refusal leaves nothing behind"
     assert host_lock.current() is None and host_lock.last() == dead.path, "the next start tries again"
 
 

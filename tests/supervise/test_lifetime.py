@@ -13,7 +13,7 @@ import psutil
 import pytest
 import toy
 
-from tune_mcp.calibration import catalogue, reporting, running, watching
+from tune_mcp.calibration import catalogue, listing, reporting, running, watching
 from tune_mcp.calibration.project import Project
 from tune_mcp.contract.running import PurgeItem
 from tune_mcp.errors import Refusal
@@ -41,7 +41,7 @@ else:
 def project(tmp_path: Path) -> Iterator[Project]:
     made = toy.make_toy(tmp_path / "repo")
     yield made
-    for entry in watching.list_runs(made).runs:
+    for entry in listing.list_runs(made).runs:
         toy.let_go(made, 1)
         toy.let_go(made, 2)
         if not state.conclude(made.run(entry.run_id)).state.at_rest:
@@ -82,7 +82,7 @@ def test_a_run_goes_on_when_client_and_server_and_their_whole_tree_are_killed(pr
         env={**os.environ, "PYTHONPATH": f"{Path(toy.__file__).parents[1]}:{Path(toy.__file__).parent}"},
     )
     toy.wait_for(lambda: toy.launches(project, 1), what="the first pytest")
-    (entry,) = watching.list_runs(project).runs
+    (entry,) = listing.list_runs(project).runs
     run = project.run(entry.run_id)
     tree = [client.pid, *(child.pid for child in psutil.Process(client.pid).children(recursive=True))]
     process = supervisor(run)
@@ -115,7 +115,7 @@ def test_a_killed_supervisor_is_lost_for_every_reader_and_resume_completes(proje
     now = watching.status(project, run.run_id)
     assert (now.state, now.terminal, now.pytest_active, now.current) == ("lost", True, False, None)
     assert "gone without an end state" in now.alerts[0]
-    assert watching.list_runs(project).runs[0].state == "lost"
+    assert listing.list_runs(project).runs[0].state == "lost"
     assert "toy_speed: ✓—" in watching.strict_audit(project, run.run_id).text()
     toy.wait_for(lambda: not still_there(pids), what="the end of the orphaned runner and its pytest")
 
@@ -263,7 +263,7 @@ def test_deleting_the_locks_of_a_living_run_lets_no_other_measure_beside_it(proj
 
     toy.let_go(project, 1)
     assert toy.wait_until_rest(project, run.run_id).strict_complete, toy.told(run)
-    assert len(watching.list_runs(project).runs) == len(toy.launches(project, 1)) == 1
+    assert len(listing.list_runs(project).runs) == len(toy.launches(project, 1)) == 1
 
 
 def _host_is_free() -> bool:
@@ -290,7 +290,7 @@ def test_two_starts_at_the_same_moment_give_one_run_and_one_refusal(project: Pro
     ]
     said = sorted(one.communicate(timeout=60)[0].strip() for one in both)
 
-    (entry,) = watching.list_runs(project).runs
+    (entry,) = listing.list_runs(project).runs
     assert said == [entry.run_id, "RUN_ACTIVE"]
     toy.let_go(project, 1)
     assert toy.wait_until_rest(project, entry.run_id).strict_complete

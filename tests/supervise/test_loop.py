@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import toy
 
-from tune_mcp.calibration import catalogue, reporting, running, watching
+from tune_mcp.calibration import catalogue, listing, reporting, running, watching
 from tune_mcp.calibration.project import Project
 from tune_mcp.contract.precheck import Check
 from tune_mcp.contract.running import PurgeItem
@@ -277,9 +277,7 @@ def test_a_halted_run_is_in_the_way_of_a_fresh_one_until_it_is_given_up(project:
         halted.supervisor.write_text(json.dumps({"state": "finished", "heartbeat_at": 0}))
 
     assert refused(lambda: running.start_run(project, toy.MODEL)) == "HALT_UNRESOLVED"
-    assert [run.run_id for run in watching.list_runs(project).runs] == [halted.run_id], (
-        "a refusal leaves nothing behind"
-    )
+    assert [run.run_id for run in listing.list_runs(project).runs] == [halted.run_id], "a refusal leaves nothing behind"
 
     answer = running.stop_run(project, halted.run_id, "the samples are broken upstream")
     assert answer.state == "stopped"
@@ -533,7 +531,7 @@ def test_a_supervisor_that_cannot_be_started_leaves_a_failed_run_and_free_locks(
         patch.setattr("tune_mcp.supervise.launch.start", no_start)
         with pytest.raises(OSError, match="no more processes"):
             running.start_run(project, toy.MODEL)
-    (entry,) = watching.list_runs(project).runs
+    (entry,) = listing.list_runs(project).runs
     assert entry.state == "failed"
 
     with toy.supervised_here():

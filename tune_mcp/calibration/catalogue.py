@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from tune_mcp.calibration.project import Project
 from tune_mcp.config.stages import Stage, StageTable
@@ -16,11 +17,12 @@ from tune_mcp.contract.catalogue import (
     StageEntry,
 )
 from tune_mcp.discover.aliases import aliases
-from tune_mcp.discover.stages import Discovery
-from tune_mcp.discover.stages import discover as read_tests
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import write_atomic
 from tune_mcp.precheck.catalogue import stale_files
+
+if TYPE_CHECKING:
+    from tune_mcp.discover.stages import Discovery
 
 
 def catalog(project: Project, model: str | None = None) -> CatalogReply:
@@ -87,6 +89,8 @@ def _entry(project: Project, name: str) -> ModelEntry:
 
 def discover(project: Project, model: str, write: bool = True) -> DiscoverReply:
     """Read the tests and config into stages.yaml (contract, tool 2). A table that says the same is not rewritten."""
+    from tune_mcp.discover.stages import discover as read_tests  # reads syntax trees: nothing that catalog waits for
+
     config = project.places.model(model)
     rules = project.places.metric_rules(model)
     previous = _previous(project, model)

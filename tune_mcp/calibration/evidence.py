@@ -13,6 +13,7 @@ from tune_mcp.observe.audit import Audit, AuditedCell, Fault, audit
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events, provenance, state
 from tune_mcp.session.plan import Plan
+from tune_mcp.session.state import Conclusion, Liveness, RunState
 
 if TYPE_CHECKING:
     from tune_mcp.apply.transaction import Journal
@@ -35,6 +36,13 @@ def read(project: Project, run_id: str) -> Evidence:
     ledger = events.ledger(run)
     plan = project.plan(run, ledger)
     return Evidence(run, plan, audit(run, plan, ledger))
+
+
+def conclude(run: RunDir, plan: Plan) -> Conclusion:
+    """A run of the older script has no supervisor of ours: it is over, whatever it achieved."""
+    if plan.legacy:
+        return Conclusion(RunState.FINISHED, None, Liveness.FREE)
+    return state.conclude(run)
 
 
 def demand_ours(plan: Plan) -> None:

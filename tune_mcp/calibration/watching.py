@@ -6,21 +6,21 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tune_mcp import run_dir
-from tune_mcp.calibration import evidence, recovering
-from tune_mcp.calibration.gpus_shown import entries
+from tune_mcp.calibration import evidence
 from tune_mcp.calibration.project import Project
-from tune_mcp.calibration.tailing import active_tail
 from tune_mcp.contract.audit import AuditReply, Cell, StageAudit
-from tune_mcp.contract.status import MAX_WAIT_S, CurrentWork, Gap, RunEntry, RunsReply, StatusReply
+from tune_mcp.contract.status import MAX_WAIT_S, CurrentWork, Gap, StatusReply
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.gpus import MEMORY_LIMIT_MIB, GpuReading, Presence
 from tune_mcp.observe.audit import Audit
 from tune_mcp.run_dir import RunDir
-from tune_mcp.session import events, gpus_seen, state
+from tune_mcp.session import events, state
 from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import Conclusion, Liveness, RunState
+
+if TYPE_CHECKING:
+    from tune_mcp.gpus import GpuReading
 
 MAX_POLL_S = 120
 """No poll of an active run is further than this from the next (rules POL-01, POL-10)."""
@@ -28,46 +28,6 @@ _STALE_HEARTBEAT_S = 30.0
 _LOOK_EVERY_S = 0.25
 _MISSING_SHOWN = 50
 _ALERTS_SHOWN = 6
-
-
-def list_runs(project: Project, limit: int = 30) -> RunsReply:
-    """The newest runs; one that cannot be read says why instead of failing the list."""
-    entries = tuple(_entry(project, run) for run in run_dir.list_runs(project.repo_root)[:limit])
-    active = [entry.run_id for entry in entries if entry.state and not _at_rest(entry.state)]
-    return RunsReply(
-        runs=entries,
-        next=f"poll status with run_id={active[0]}"
-        if active
-        else "call status with a run_id, or start_run for a new calibration (never reuse an old run for a new request)",
-    )
-
-
-def _at_rest(value: str) -> bool:
-    return RunState(value).at_rest
-
-
-def _entry(project: Project, run: RunDir) -> RunEntry:
-    try:
-        found = evidence.read(project, run.run_id)
-    except Refusal as refusal:
-        return RunEntry(
-            run_id=run.run_id, model="", state="", strict_ready="", commit="", started_at="", problem=refusal.text()
-        )
-    return RunEntry(
-        run_id=run.run_id,
-        model=found.plan.model,
-        state=str(_conclude(run, found.plan).state),
-        strict_ready=f"{found.audit.ready_stages}/{len(found.audit.stages)}",
-        commit=found.plan.calibration_git_sha,
-        started_at=found.plan.calibration_started_at,
-    )
-
-
-def _conclude(run: RunDir, plan: Plan) -> Conclusion:
-    """A run of the older script has no supervisor of ours: it is over, whatever it achieved."""
-    if plan.legacy:
-        return Conclusion(RunState.FINISHED, None, Liveness.FREE)
-    return state.conclude(run)
 
 
 def status(
@@ -126,13 +86,19 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 def _pulse(run: RunDir, plan: Plan) -> tuple[RunState, object, int]:
     """What counts as a change: state, current work, and the length of the event log."""
-    now = _conclude(run, plan)
+    now = evidence.conclude(run, plan)
     size = run.events.stat().st_size if run.events.exists() else 0
     return now.state, now.record.current if now.record else None, size
 
 
 def _status(run: RunDir, plan: Plan, *, timed_out: bool) -> StatusReply:
-    now = _conclude(run, plan)
+    # GPUs and logs are of a status alone: an audit at a terminal does not wait for them.
+    from tune_mcp.calibration.gpus_shown import entries
+    from tune_mcp.calibration.tailing import active_tail
+    from tune_mcp.gpus import MEMORY_LIMIT_MIB, Presence
+    from tune_mcp.session import gpus_seen
+
+    now = evidence.conclude(run, plan)
     log = list(events.read(run.events))
     audited = evidence.audit(run, plan, events.recorded(log))
     record = now.record
@@ -180,6 +146,9 @@ def _status(run: RunDir, plan: Plan, *, timed_out: bool) -> StatusReply:
 
 
 def _alerts(run: RunDir, now: Conclusion, age: float | None, plan: Plan, gpus: GpuReading | None) -> Iterable[str]:
+    from tune_mcp.calibration import recovering
+    from tune_mcp.gpus import Presence
+
     if now.state is RunState.LOST:
         yield "the supervisor is gone without an end state; what is complete is kept"
     if not now.active and now.state is not RunState.FINISHED and (living := recovering.told([run])):
@@ -263,5 +232,5 @@ def strict_audit(project: Project, run_id: str) -> AuditReply:
             for stage in audited.stages
         ),
         audit_text=audited.text(),
-        next=_next(found.run, _conclude(found.run, found.plan), audited, "report"),
+        next=_next(found.run, evidence.conclude(found.run, found.plan), audited, "report"),
     )

@@ -231,12 +231,14 @@ def _stop(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from tune_mcp.calibration.watching import list_runs, status
-
     project = _project(arguments)
     if arguments.run_id is None:
+        from tune_mcp.calibration.listing import list_runs
+
         _show(arguments, list_runs(project))
         return DONE
+    from tune_mcp.calibration.watching import status
+
     reply = status(project, arguments.run_id, arguments.wait)
     _show(arguments, reply)
     return DONE if reply.strict_complete else NOT_READY

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tune_mcp.config.metrics import MetricRules
-from tune_mcp.config.model import ModelConfig
-from tune_mcp.config.stages import Stage, StageTable
 from tune_mcp.contract.precheck import Check
 from tune_mcp.errors import Refusal
 from tune_mcp.files import sha256_file
 from tune_mcp.precheck.subject import Subject
+
+if TYPE_CHECKING:
+    from tune_mcp.config.metrics import MetricRules
+    from tune_mcp.config.model import ModelConfig
+    from tune_mcp.config.stages import Stage, StageTable
 
 
 def stale_files(repo_root: Path, stages: tuple[Stage, ...]) -> list[str]:

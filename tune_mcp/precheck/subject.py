@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tune_mcp.config.metrics import MetricRules
-from tune_mcp.config.model import ModelConfig
-from tune_mcp.config.stages import Stage, StageTable
 from tune_mcp.precheck.needs import Needs
+
+if TYPE_CHECKING:
+    from tune_mcp.config.metrics import MetricRules
+    from tune_mcp.config.model import ModelConfig
+    from tune_mcp.config.stages import Stage, StageTable
 
 
 @dataclass(frozen=True)

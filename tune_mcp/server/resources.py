@@ -66,9 +66,9 @@ def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
     @mcp.resource("tune://runs", title="Runs", mime_type="application/json")
     def runs() -> str:
         """All runs, newest first (tool: status)."""
-        from tune_mcp.calibration import watching
+        from tune_mcp.calibration import listing
 
-        return dump_json(watching.list_runs(server.project()).model_dump(mode="json")).decode()
+        return dump_json(listing.list_runs(server.project()).model_dump(mode="json")).decode()
 
     @mcp.resource("tune://runs/{run_id}/report.md", title="Report (markdown)", mime_type="text/markdown")
     def report_md(run_id: str) -> str:

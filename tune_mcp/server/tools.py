@@ -119,10 +119,10 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         """How far a run is; the strict counts come first and are the only progress that counts. Poll with wait_s=45
         while the run is active, never more than poll_within_s apart. Slow is normal: a run takes minutes to hours.
         Stop polling when state is finished, stopped, failed, lost, halted or exhausted, and do what next says."""
-        from tune_mcp.calibration import watching
+        from tune_mcp.calibration import listing
 
         if run_id is None:
-            return await answer(lambda: watching.list_runs(server.project()))
+            return await answer(lambda: listing.list_runs(server.project()))
         return await _watched(run_id, wait_s, ctx)
 
     async def _watched(run_id: str, wait_s: float, ctx: Context[Any, Any]) -> CallToolResult:
