@@ -326,6 +326,30 @@ async def test_after_an_undo_the_person_is_asked_anew(connect: Any, loosened: tu
     assert [one["metric_key"] for one in facts["applied"]] == ["accuracy"]
 
 
+@pytest.mark.rule("SCP-06", "APL-04")
+async def test_answers_that_nobody_gave_count_for_nothing(
+    connect: Any, loosened: tuple[Project, str], era: str
+) -> None:
+    """A file written by hand, and one that was once given and then taken back with an undo."""
+    project, run_id = loosened
+    before = source(project)
+    async with connect(project.repo_root, era, answer=Person("full")) as session:
+        plan_id = await planned(session, run_id)
+        given = project.run(run_id).apply_folder(plan_id) / "answers.json"
+        await session.call("apply", run_id=run_id, plan_id=plan_id, mode="full")
+    once = given.read_bytes()
+    undoing.undo(project, run_id, plan_id)
+    assert source(project) == before
+
+    for forged in (once, once.replace(b"full", b"smart")):
+        given.write_bytes(forged)
+        person = Person("decline")
+        async with connect(project.repo_root, era, answer=person) as session:
+            assert await planned(session, run_id) == plan_id
+            found = await session.refused("apply", run_id=run_id, plan_id=plan_id, mode="full")
+        assert (found["code"], person.asked, source(project)) == ("DECLINED", ["mode"], before)
+
+
 @pytest.mark.rule("APL-13")
 async def test_a_custom_answer_that_cannot_stand_writes_nothing_and_is_asked_for_again(
     connect: Any, loosened: tuple[Project, str], era: str

@@ -1,4 +1,8 @@
-"""What a person may decide about an apply plan, and the answers so far, kept as they come: a cut call loses none."""
+"""What a person said so far about an apply plan, kept as it comes: a cut call loses none.
+
+Each time the digest of ``answers.json`` goes into the run's ledger. A file that is not the one on record was written by
+somebody else: it is nobody's word, and the person is asked (rules SCP-06, APL-04).
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,9 @@ from pydantic import Field, ValidationError
 
 from tune_mcp.config.stages import Frozen
 from tune_mcp.contract.applying import Decision, Mode
-from tune_mcp.files import parse_json, write_json
-from tune_mcp.run_dir import RunDir
+from tune_mcp.files import dump_json, parse_json, sha256_bytes, write_atomic
+from tune_mcp.run_dir import RunDir, utc_now
+from tune_mcp.session import events
 
 
 class Answers(Frozen):
@@ -26,15 +31,27 @@ def _path(run: RunDir, plan_id: str) -> Path:
 
 def _read(run: RunDir, plan_id: str) -> Answers:
     try:
-        return Answers.model_validate(parse_json(_path(run, plan_id).read_bytes()))
+        data = _path(run, plan_id).read_bytes()
+        return Answers.model_validate(parse_json(data)) if sha256_bytes(data) == _on_record(run, plan_id) else Answers()
     except (OSError, ValueError, ValidationError):
         return Answers()
+
+
+def _on_record(run: RunDir, plan_id: str) -> object:
+    found = (event.facts for event in events.read(run.events, plan_id) if event.kind == "answered")
+    return next((facts.get("sha256") for facts in reversed(list(found)) if facts.get("plan_id") == plan_id), None)
 
 
 def _write(run: RunDir, plan_id: str, answers: Answers) -> None:
     path = _path(run, plan_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, answers.model_dump(mode="json"))
+    data = dump_json(answers.model_dump(mode="json"))
+    write_atomic(path, data)
+    _note(run, plan_id, "a person answered", sha256_bytes(data))
+
+
+def _note(run: RunDir, plan_id: str, what: str, sha: str | None) -> None:
+    events.append(run, "answered", utc_now(), f"{what} about plan {plan_id}", plan_id=plan_id, sha256=sha)
 
 
 def load(run: RunDir, plan_id: str) -> dict[tuple[str, str], Decision]:
@@ -58,6 +75,7 @@ def forget(run: RunDir, plan_id: str, decision: Decision) -> None:
 
 def clear(run: RunDir, plan_id: str) -> None:
     """Drop every answer: what was agreed to was carried out and taken back."""
+    _note(run, plan_id, "no answer counts any more", None)
     _path(run, plan_id).unlink(missing_ok=True)
 
 

@@ -1,7 +1,8 @@
 """``events.jsonl``: the append-only record of a run, and the ledger that makes an edited artifact visible.
 
-Two kinds of line carry a digest: ``planned`` that of plan.json, ``recorded`` that of one run{k}.json. Whoever reads
-either file compares, so a value changed by hand after the fact never looks like a measurement.
+Some lines carry a digest: ``planned`` that of plan.json, ``environment`` that of environment.json, ``recorded`` that of
+one run{k}.json, ``answered`` that of what a person said about an apply plan. Whoever reads such a file compares, so a
+value changed by hand after the fact looks neither like a measurement nor like a person's word.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ MILESTONES = frozenset(
         "stopped", "failed", "finished", "reported", "applied", "undone", "alert", "alert_over", "settled", "declined",
     }
 )  # fmt: skip
-"""Event kinds that people see in ``status`` and ``watch``; ``recorded`` lines are the ledger only."""
+"""Event kinds that people see in ``status`` and ``watch``; others are the ledger only."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,14 @@ def append(run: RunDir, kind: str, now: datetime, text: str, **facts: Json) -> N
         append_line(run.run_log, f"{stamp} {kind:<12} {text}".replace("\n", " "))
 
 
-def read(path: Path) -> Iterator[Event]:
-    """All events in order. A torn last line (a crash in mid-write) is passed over."""
+def read(path: Path, about: str = "") -> Iterator[Event]:
+    """All events in order, or those whose line holds ``about``. A torn line (a crash in mid-write) is passed over."""
     if not path.is_file():
         return
     with path.open("rb") as stream:
         for line in stream:
+            if about.encode() not in line:
+                continue
             try:
                 value = parse_json(line)
             except ValueError:
