@@ -48,7 +48,7 @@ lint: $(VENV)/.dev ## formatting, style, types, and which room may import which
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
-take-out: $(VENV)/.dev ## take out what keeps each rule and see that a test of the rule fails (20 minutes)
+take-out: $(VENV)/.dev ## take out what keeps each rule and see that a test of the rule fails (15 minutes)
 	$(BIN)/python tests/rules/take_out.py
 
 mutate: $(VENV)/.dev ## harm the policy modules and see which harm no test notices (25 minutes)
