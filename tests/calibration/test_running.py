@@ -114,6 +114,7 @@ def test_a_metric_that_nobody_can_find_is_named_before_anything_is_made(tmp_path
         ("stages", "json_path: summary.accuracy", "json_path: summary.evaluated", "toy_accuracy: metrics"),
         ("stages", "source: TOY_ACC_MIN", "source: CONCURRENCY", "toy_accuracy: metrics"),
         ("stages", "expected_samples: 4", "expected_samples: null", "toy_accuracy: expected_samples"),
+        ("stages", "group: accuracy", "group: wer", "toy_accuracy: group"),
         ("stages", "toy_speed:", "toy_pace:", "toy_pace: no such stage"),
         ("config", '"summary.accuracy"', '"summary.evaluated"', "toy_accuracy: metrics"),
     ],

@@ -179,7 +179,20 @@ def test_a_stage_without_expected_samples_says_nothing_of_them(plan: Plan) -> No
 
 @pytest.mark.rule("STR-02", "STR-01")
 @pytest.mark.parametrize(
-    "data", [b"[]", b"null", b"3", b'"ok"', b"", b"{", b"\xff\xfe\x00", b"{}", b'{"status": "ok"}', b"[" * 200_000]
+    "data",
+    [
+        b"[]",
+        b"null",
+        b"3",
+        b'"ok"',
+        b"",
+        b"{",
+        b"\xff\xfe\x00",
+        b"{}",
+        b'{"status": "ok"}',
+        b'{"metrics": [0.5]}',
+        b"[" * 200_000,
+    ],
 )
 def test_a_file_that_is_no_observation_is_a_failed_cell_and_the_audit_answers(
     project: Project, run: RunDir, data: bytes

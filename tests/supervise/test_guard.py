@@ -208,6 +208,13 @@ def collected(*ids: str) -> dict[str, object]:
     return {"event": "collected", "ids": list(ids), "dropped": []}
 
 
+def test_a_record_without_a_start_is_that_of_a_pytest_that_never_started(tmp_path: Path) -> None:
+    found = guard_record.read(lines(tmp_path / "guard.jsonl", collected("a"), FINISH))
+
+    assert (found.started, found.finished, found.collected) == (False, True, ("a",))
+    assert found.shortfall()
+
+
 def phases(name: str, *outcomes: str) -> list[dict[str, object]]:
     return [
         {"event": "report", "id": name, "when": when, "outcome": outcome, "xfail": False}
