@@ -17,7 +17,7 @@ from figure import Figure, best, child_cpu, show
 from tune_mcp import run_dir
 from tune_mcp.calibration import catalogue, tailing, watching
 from tune_mcp.calibration.project import Options, Project
-from tune_mcp.config.metrics import GroupPolicy
+from tune_mcp.config.policy import GroupPolicy
 from tune_mcp.config.stages import Display, Location, SampleCounts, Stage, StageMetric
 from tune_mcp.contract.reply import TEXT_LIMIT
 from tune_mcp.files import dump_json, sha256_bytes, write_atomic

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tune_mcp.apply import plan as plans
 from tune_mcp.apply.plan import ApplyPlan
-from tune_mcp.config.metrics import GroupPolicy
+from tune_mcp.config.policy import GroupPolicy
 from tune_mcp.config.stages import Display, SampleCounts, Stage, StageMetric
 from tune_mcp.files import dump_json, sha256_bytes, sha256_file, write_atomic, write_json
 from tune_mcp.observe.audit import Audit, audit

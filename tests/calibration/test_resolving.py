@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ def config(project: Project) -> Path:
 def test_a_profile_is_chosen_by_option_then_variable_then_hostname(
     project: Project, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket, "gethostname", lambda: "here")
+    monkeypatch.setattr("tune_mcp.calibration.project.hostname", lambda: "here")
 
     def chosen(option: str | None, variable: str | None) -> Project:
         env = {"TUNE_HOST": variable} if variable else {}

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tune_mcp.config.metrics import GroupPolicy, load_metric_rules
+from tune_mcp.config.metrics import load_metric_rules
+from tune_mcp.config.policy import GroupPolicy
 from tune_mcp.errors import Code, Refusal
 
 RULES = load_metric_rules()

@@ -336,7 +336,7 @@ def test_a_machine_without_the_projects_python_hears_every_gap_and_keeps_clean(p
 def test_the_host_is_resolved_first_and_a_container_may_be_called_anything(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket, "gethostname", lambda: "a-name-of-no-profile")
+    monkeypatch.setattr("tune_mcp.calibration.project.hostname", lambda: "a-name-of-no-profile")
     named = Project.resolve(Options(repo=project.repo_root, host="box"))
     plain = Project.resolve(Options(repo=project.repo_root))
 

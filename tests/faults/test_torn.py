@@ -14,7 +14,7 @@ from crash import CHANGES, STEPS, crash_at
 
 from tune_mcp.calibration import catalogue, running, tailing, watching
 from tune_mcp.calibration.project import Project
-from tune_mcp.config.metrics import GroupPolicy
+from tune_mcp.config.policy import GroupPolicy
 from tune_mcp.contract.audit import Cell
 from tune_mcp.files import append_line, write_atomic
 from tune_mcp.observe.audit import audit

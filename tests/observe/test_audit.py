@@ -13,7 +13,7 @@ import toy
 
 from tune_mcp.calibration import reporting, watching
 from tune_mcp.calibration.project import Project
-from tune_mcp.config.metrics import GroupPolicy
+from tune_mcp.config.policy import GroupPolicy
 from tune_mcp.config.stages import Stage
 from tune_mcp.contract.audit import Cell
 from tune_mcp.errors import Refusal

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tune_mcp.config.metrics import GroupPolicy, Rounding
+from tune_mcp.config.policy import GroupPolicy, Rounding
 from tune_mcp.config.stages import Display, WorstOp
 from tune_mcp.observe.worst import Direction, direction, shown, write_value
 

@@ -15,7 +15,7 @@ from typing import Literal
 
 from tune_mcp.apply.literals import Edit, rewrite
 from tune_mcp.apply.readers import Readers
-from tune_mcp.config.metrics import GroupPolicy
+from tune_mcp.config.policy import GroupPolicy
 from tune_mcp.config.stages import Number, Stage, WorstOp
 from tune_mcp.discover.constants import ModuleConstants, NumberLiteral, parse_module, split_source
 from tune_mcp.errors import Code, Refusal

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tune_mcp.calibration import recovering
-from tune_mcp.calibration.project import Project, select
+from tune_mcp.calibration.project import Project, hostname, select
 from tune_mcp.contract.precheck import Check, PrecheckReply
 from tune_mcp.discover.aliases import expand
 from tune_mcp.errors import Code, Refusal
@@ -65,7 +64,7 @@ def _blocking_first(found: Precheck) -> tuple[Check, ...]:
 def _host(project: Project) -> tuple[Check, ...]:
     if project.host is None:
         names = ", ".join(project.places.host_names())
-        detail = f"none is for {socket.gethostname()} (there are: {names}); the model's defaults count"
+        detail = f"none is for {hostname()} (there are: {names}); the model's defaults count"
         return (Check(id="host.profile", status="ok", detail=detail),)
     return (Check(id="host.profile", status="ok", detail=f"{project.host.name} ({project.host_source})"),)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +55,7 @@ class Project:
         named = options.repo or _path(env.get("TUNE_REPO_ROOT"))
         top = None if named else provenance.top_level(here)
         host = ConfigPlaces.resolve(named or top, options.config).active_host(
-            options.host or env.get("TUNE_HOST"), socket.gethostname()
+            options.host or env.get("TUNE_HOST"), hostname()
         )
         profile = host[0] if host else None
         root = named or (Path(profile.repo_root) if profile else None) or top
@@ -128,6 +127,11 @@ class Project:
             needs=Needs.of(model, self.host, stages),
             catalogue=(model, self.places.metric_rules(model.name), self.places.stages(model.name)),
         )
+
+
+def hostname() -> str:
+    """This machine's name, without importing sockets for it."""
+    return os.uname().nodename
 
 
 def gpus_per_test(model: ModelConfig, stages: tuple[Stage, ...]) -> dict[str, int]:

@@ -25,7 +25,8 @@ DONE, NOT_READY, REFUSED, BUG = 0, 1, 2, 3
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run one verb, translate what it gives into text and an exit code."""
-    arguments = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = parser(next(iter(words), None)).parse_args(words)
     try:
         code: int = arguments.verb(arguments)
         sys.stdout.flush()
@@ -54,8 +55,8 @@ def _refused(refusal: Refusal, *, as_json: bool) -> int:
     return REFUSED
 
 
-def parser() -> argparse.ArgumentParser:
-    """Every verb with its arguments."""
+def parser(asked: str | None = None) -> argparse.ArgumentParser:
+    """Every verb with its arguments; only that one's are complete when one is ``asked`` for."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--repo", type=Path, help="the repository (default: TUNE_REPO_ROOT, the host profile, git)")
     common.add_argument("--host", help="host profile (default: TUNE_HOST, the hostname)")
@@ -67,7 +68,8 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(required=True, metavar="VERB")
 
     def verb(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        made = verbs.add_parser(name, parents=[common], help=text, description=text)
+        parents = [common] if asked in (None, name) else []
+        made = verbs.add_parser(name, parents=parents, help=text, description=text)
         made.set_defaults(verb=run)
         return made
 

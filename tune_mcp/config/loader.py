@@ -5,7 +5,6 @@ A later place is read for the names that an earlier one lacks (contract, section
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -148,11 +147,13 @@ class ConfigPlaces:
     def active_host(self, chosen: str | None, hostname: str) -> tuple[HostProfile, str] | None:
         """The profile in force and what chose it: the name given, else the machine's hostname, else none (HST-02).
 
-        Raises HOST_UNRESOLVED for an unknown name and for two profiles of one hostname.
+        A profile that does not hold the hostname anywhere is another machine's: it is not even parsed. Raises
+        HOST_UNRESOLVED for an unknown name and for two profiles of one hostname.
         """
         if chosen is not None:
             return self.host(chosen), f"chosen by name: {chosen}"
-        fitting = [host for host in map(self.host, self.host_names()) if host.hostname == hostname]
+        perhaps = [name for name in self.host_names() if self._mentions(name, hostname)]
+        fitting = [host for host in map(self.host, perhaps) if host.hostname == hostname]
         if len(fitting) > 1:
             names = [host.name for host in fitting]
             raise Refusal(
@@ -163,6 +164,14 @@ class ConfigPlaces:
                 {"hostname": hostname, "hosts": [*names]},
             )
         return (fitting[0], f"hostname {hostname}") if fitting else None
+
+    def _mentions(self, name: str, hostname: str) -> bool:
+        path = self._first(f"hosts/{name}.yaml", len(self.places))
+        try:
+            data = path.read_bytes() if path else b""
+        except OSError:
+            return True  # whoever reads it in earnest says why it cannot be read
+        return hostname.encode() in data or b"\\" in data  # YAML may spell any letter with a backslash
 
     def located(self, name: str, refusal: Refusal) -> Refusal:
         """A refusal of a key that only shows against the tests, with the file and the line of that key (MOD-02)."""
@@ -190,6 +199,8 @@ class ConfigPlaces:
 
 
 def _unknown(code: Code, rule: str, kind: str, name: str, known: Sequence[str]) -> Refusal:
+    import difflib  # only a wrong name waits for it
+
     near = difflib.get_close_matches(name, known, 3, 0.5)
     hint = f"name {' or '.join(near)}" if near else f"name one of: {', '.join(known)}"
     return Refusal(

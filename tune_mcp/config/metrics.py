@@ -12,23 +12,14 @@ from typing import Literal
 from pydantic import Field
 
 from tune_mcp.config.fields import ConfigModel, JsonSource, Regex
-from tune_mcp.config.stages import Display, Frozen, WorstOp
+from tune_mcp.config.policy import GroupPolicy
+from tune_mcp.config.stages import Display, WorstOp
 from tune_mcp.config.yaml_source import YamlSource, read_yaml
 
 SHIPPED_METRICS = Path(__file__).with_name("metrics.yaml")
 
-SmartRule = Literal["auto", "ask_loosening", "ask"]
-Rounding = Literal["raw", "ceil4", "display", "ceil_int"]
 ScopeRole = Literal["samples", "tokens", "concurrency"]
 SCOPE_ROLES: tuple[ScopeRole, ...] = ("samples", "tokens", "concurrency")
-
-
-class GroupPolicy(Frozen):
-    """How a group's worst-of-N becomes a threshold: when a person is asked, and how the number is rounded."""
-
-    smart: SmartRule = "ask"
-    rounding: Rounding = "raw"
-    label: str | None = None
 
 
 class SampleSource(ConfigModel):

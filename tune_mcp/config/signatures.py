@@ -11,12 +11,14 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from pydantic import Field
 
 from tune_mcp.config.fields import ConfigModel, Regex
-from tune_mcp.config.yaml_source import YamlSource, read_yaml
+
+if TYPE_CHECKING:
+    from tune_mcp.config.yaml_source import YamlSource
 
 SHIPPED_SIGNATURES = Path(__file__).with_name("signatures.yaml")
 
@@ -120,6 +122,8 @@ SUSPICIOUS_STILL_S = 120.0
 
 @lru_cache(maxsize=16)
 def _read(path: Path, _changed: int) -> OwnSignatures:
+    from tune_mcp.config.yaml_source import read_yaml  # a plan holds signatures: whoever reads one needs no YAML
+
     source = read_yaml(path)
     found = source.check(OwnSignatures, source.data)
     if found is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 from enum import StrEnum
 
-from tune_mcp.config.metrics import GroupPolicy
+from tune_mcp.config.policy import GroupPolicy
 from tune_mcp.config.stages import Display, Number, Stage, WorstOp
 from tune_mcp.contract.audit import Cell
 from tune_mcp.observe.audit import AuditedStage

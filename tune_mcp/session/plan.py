@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints, ValidationError
 
 from tune_mcp.config.ci_machine import CiMachine
-from tune_mcp.config.metrics import GroupPolicy
+from tune_mcp.config.policy import GroupPolicy
 from tune_mcp.config.signatures import OwnSignatures
 from tune_mcp.config.stages import Frozen, Stage, StageTable
 from tune_mcp.errors import Code, Json, Refusal
