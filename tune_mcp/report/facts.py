@@ -10,7 +10,7 @@ from typing import Literal
 from tune_mcp.config.stages import Frozen, WorstOp
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report.shape import FlagKind
-from tune_mcp.report.statistics import Basis
+from tune_mcp.report.statistics import Basis, Spread
 from tune_mcp.session.plan import Sha
 
 SCHEMA_VERSION = 1
@@ -40,24 +40,6 @@ class FlagFacts(Frozen):
 
     kind: FlagKind
     text: str
-
-
-class SpreadFacts(Frozen):
-    """Raw units; ``spread_relative`` (of the median) and ``cv`` (of the mean) are fractions.
-
-    ``halves`` is the difference between the medians of the odd and of the even repeats (A/A), None below N = 4.
-    """
-
-    n: int
-    median: float
-    minimum: Number
-    maximum: Number
-    spread: float
-    spread_relative: float | None
-    mean: float
-    sd: float | None
-    cv: float | None
-    halves: float | None = None
 
 
 class SlackFacts(Frozen):
@@ -119,7 +101,7 @@ class MetricFacts(Frozen):
     limit_present: float | None
     limit_proposed: float | None
     present_misses: int | None
-    spread: SpreadFacts
+    spread: Spread
     chance: ChanceFacts
     moves_with: str | None
     quantum: float | None

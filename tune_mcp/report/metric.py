@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from tune_mcp.apply.plan import Row
 from tune_mcp.config.stages import Number, Stage
 from tune_mcp.report import shape, statistics
-from tune_mcp.report.facts import ChanceFacts, FlagFacts, MetricFacts, SlackFacts, SpreadFacts
+from tune_mcp.report.facts import ChanceFacts, FlagFacts, MetricFacts, SlackFacts
 from tune_mcp.report.figures import change_percent, direction_text
 from tune_mcp.report.slack import Slack, SlackReader
 from tune_mcp.report.threshold_history import HistoryReader, loosened_in_a_row
@@ -63,7 +63,7 @@ class MetricReader:
             limit_present=present,
             limit_proposed=limit,
             present_misses=None if present is None else _misses(values, row.worst_op == "min", present),
-            spread=SpreadFacts.model_validate(asdict(described)),
+            spread=described,
             chance=_chance(values, row, limit, slack),
             chance_present=None if present is None else _chance(values, row, present, slack),
             past=past,

@@ -12,16 +12,14 @@ from dataclasses import dataclass
 from statistics import median, stdev
 from typing import Literal
 
-from tune_mcp.config.stages import WorstOp
+from tune_mcp.config.stages import Frozen, Number, WorstOp
 
-Number = int | float
 Basis = Literal["student-t", "student-t of logarithms", "distribution-free", "slack unknown", "no spread seen"]
 _TOGETHER = 0.95
 _LEAST_FOR_HALVES = 4
 
 
-@dataclass(frozen=True)
-class Spread:
+class Spread(Frozen):
     """Location and scatter of N raw values.
 
     ``spread`` is max - min; ``spread_relative`` is that over the absolute median and ``cv`` the sample standard
@@ -38,7 +36,7 @@ class Spread:
     mean: float
     sd: float | None
     cv: float | None
-    halves: float | None
+    halves: float | None = None
 
 
 @dataclass(frozen=True)
