@@ -10,7 +10,7 @@ from typing import Literal
 from tune_mcp.config.stages import Frozen, WorstOp
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report.shape import FlagKind
-from tune_mcp.report.statistics import Basis, Spread
+from tune_mcp.report.statistics import FailChance, Spread
 from tune_mcp.session.plan import Sha
 
 SCHEMA_VERSION = 1
@@ -48,14 +48,6 @@ class SlackFacts(Frozen):
     factor: float
     offset: float
     how: str
-
-
-class ChanceFacts(Frozen):
-    """Chance that one clean CI run fails the proposed threshold; ``bound`` is 1/(N+1)."""
-
-    estimate: float
-    bound: float
-    basis: Basis
 
 
 class PastFacts(Frozen):
@@ -102,13 +94,13 @@ class MetricFacts(Frozen):
     limit_proposed: float | None
     present_misses: int | None
     spread: Spread
-    chance: ChanceFacts
+    chance: FailChance
     moves_with: str | None
     quantum: float | None
     one_sample: bool
     within_noise: bool
     flags: tuple[FlagFacts, ...]
-    chance_present: ChanceFacts | None = None
+    chance_present: FailChance | None = None
     past: tuple[PastFacts, ...] = ()
     loosened_in_a_row: int = 0
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from tune_mcp.apply.plan import Row
 from tune_mcp.config.stages import Number, Stage
 from tune_mcp.report import shape, statistics
-from tune_mcp.report.facts import ChanceFacts, FlagFacts, MetricFacts, SlackFacts
+from tune_mcp.report.facts import FlagFacts, MetricFacts, SlackFacts
 from tune_mcp.report.figures import change_percent, direction_text
 from tune_mcp.report.slack import Slack, SlackReader
 from tune_mcp.report.threshold_history import HistoryReader, loosened_in_a_row
@@ -79,9 +79,9 @@ class MetricReader:
         )
 
 
-def _chance(values: tuple[Number, ...], row: Row, limit: float | None, slack: Slack | None) -> ChanceFacts:
+def _chance(values: tuple[Number, ...], row: Row, limit: float | None, slack: Slack | None) -> statistics.FailChance:
     by_ratio = slack is not None and slack.offset == 0
-    return ChanceFacts.model_validate(asdict(statistics.fail_chance(values, row.worst_op, limit, by_ratio=by_ratio)))
+    return statistics.fail_chance(values, row.worst_op, limit, by_ratio=by_ratio)
 
 
 def _slack(slack: Slack) -> SlackFacts:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median, stdev
 from typing import Literal
 
@@ -39,8 +38,7 @@ class Spread(Frozen):
     halves: float | None = None
 
 
-@dataclass(frozen=True)
-class FailChance:
+class FailChance(Frozen):
     """Chance that one more clean run fails a limit. ``bound`` is 1/(N+1), which holds for any distribution.
 
     ``basis`` says where ``estimate`` comes from; see ``fail_chance``.
@@ -120,16 +118,16 @@ def fail_chance(values: Sequence[Number], worst: WorstOp, limit: float | None, *
     losses = [sign * value for value in values]
     beyond = 0 if limit is None else sum(loss > sign * limit for loss in losses)
     if n > 1 and len(set(values)) == 1:
-        return FailChance(1.0 if beyond else 0.0, bound, "no spread seen")
+        return FailChance(estimate=1.0 if beyond else 0.0, bound=bound, basis="no spread seen")
     if limit is None:
-        return FailChance(bound, bound, "slack unknown")
+        return FailChance(estimate=bound, bound=bound, basis="slack unknown")
     if n == 1 or sign * limit == max(losses):
-        return FailChance(bound, bound, "distribution-free")
+        return FailChance(estimate=bound, bound=bound, basis="distribution-free")
     logarithms = by_ratio and min(*values, limit) > 0
     scale = math.log if logarithms else float
     tail = _tail([sign * scale(value) for value in values], sign * scale(limit))
     estimate = max(tail, min(beyond / n, 1 - bound)) if beyond else min(tail, bound)
-    return FailChance(estimate, bound, "student-t of logarithms" if logarithms else "student-t")
+    return FailChance(estimate=estimate, bound=bound, basis="student-t of logarithms" if logarithms else "student-t")
 
 
 def _tail(losses: Sequence[float], limit: float) -> float:
