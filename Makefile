@@ -7,7 +7,7 @@ REPEATS ?= 5
 NPM_TOOLS := node@22.23.3 @modelcontextprotocol/inspector@2.12.0 @modelcontextprotocol/conformance@0.2.0-alpha.12
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser test-clients lint take-out mutate bench lock clean docs
+.PHONY: help demo test coverage test-browser test-clients lint take-out mutate bench lock clean docs
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,12 +25,14 @@ $(VENV)/.dev: $(VENV)/.run requirements-dev.lock
 demo: $(VENV)/.run ## calibrate a real speech workload on this CPU, through the MCP server
 	$(BIN)/tune-mcp demo --repeats $(REPEATS)
 
-test: $(VENV)/.dev ## all tests that need neither a browser nor node; with coverage, but for the kills and crashes
+test: $(VENV)/.dev ## all tests that need neither a browser nor node
+	$(BIN)/python -m pytest --ignore=tests/browser --ignore=tests/clients
+
+coverage: $(VENV)/.dev ## the same but for kills and crashes, with the share of lines and branches that they reach
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest --ignore=tests/browser --ignore=tests/clients --ignore=tests/faults
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
-	$(BIN)/python -m pytest tests/faults
 
 test-browser: $(VENV)/.dev ## open report and dashboard in a headless Chromium (Debian: apt-get install chromium)
 	$(BIN)/python -m pytest tests/browser
