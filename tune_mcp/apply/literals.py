@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from tune_mcp.discover.constants import NumberLiteral, parse_module
-from tune_mcp.discover.source_tree import SourceTree, number_of, read_tree
+from tune_mcp.discover.source_tree import SourceTree, number_of, parsed_expression, read_tree
 from tune_mcp.errors import Code, Refusal
 
 _TOKEN = re.compile(r"[0-9A-Za-z_.+-]+")
@@ -142,7 +142,7 @@ def _custom_text(edit: Edit) -> str:
 def _read_number(text: str) -> int | float | None:
     try:
         # In parentheses, since a sign may stand on a line of its own in the file.
-        return number_of(ast.parse(f"({text}\n)", mode="eval").body)
+        return number_of(parsed_expression(f"({text}\n)"))
     except (SyntaxError, ValueError):
         return None
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from tune_mcp.discover.bindings import ASSIGNING, ModuleScope
-from tune_mcp.discover.source_tree import SourceTree, number_of, read_tree
+from tune_mcp.discover.source_tree import SourceTree, number_of, parsed_expression, read_tree
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import sha256_bytes
 
@@ -257,7 +257,7 @@ class _Reader:
         value = number_of(node)
         start, end = self.source.span(node)
         token = self.source.data[start:end].decode()
-        if value is None or number_of(ast.parse(f"({token}\n)", mode="eval").body) != value:
+        if value is None or number_of(parsed_expression(f"({token}\n)")) != value:
             raise RuntimeError(f"{self.source.path}:{node.lineno}: {token!r} is not where the tree says it is")
         trouble = "a comment stands inside the number" if "#" in token else None
         return NumberLiteral(symbol, concurrency, subkey, value, token, start, end, node.lineno), trouble

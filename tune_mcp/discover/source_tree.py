@@ -6,6 +6,7 @@ import ast
 import io
 import math
 import re
+import threading
 import tokenize
 from dataclasses import dataclass
 
@@ -13,6 +14,19 @@ from tune_mcp.errors import Code, Refusal
 
 _BOM = b"\xef\xbb\xbf"
 _LINE_BREAK = re.compile(rb"\r\n|\r|\n")
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def parsed(source: str | bytes, filename: str = "<unknown>") -> ast.Module:
+    """``ast.parse``, one at a time: Python 3.11 counts its depth for all threads together, and fails when two parse."""
+    with _ONE_AT_A_TIME:
+        return ast.parse(source, filename=filename)
+
+
+def parsed_expression(source: str) -> ast.expr:
+    """The same for one expression."""
+    with _ONE_AT_A_TIME:
+        return ast.parse(source, mode="eval").body
 
 
 @dataclass(frozen=True)
@@ -41,7 +55,7 @@ def read_tree(data: bytes, path: str) -> SourceTree:
         if encoding not in ("utf-8", "utf-8-sig", "ascii"):
             raise _unreadable(path, f"it declares the encoding {encoding}, only UTF-8 is edited")
         data.decode("utf-8")
-        tree = ast.parse(data, filename=path)
+        tree = parsed(data, path)
     except UnicodeDecodeError as error:
         raise _unreadable(path, f"byte {error.start} is not UTF-8") from error
     except SyntaxError as error:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tune_mcp.contract.precheck import Check
+from tune_mcp.discover.source_tree import parsed
 from tune_mcp.precheck.hub_cache import RepoKind, folder_name, gaps
 from tune_mcp.precheck.hub_locks import holders
 from tune_mcp.precheck.subject import Subject
@@ -114,7 +115,7 @@ def _found(subject: Subject, glob: str) -> Iterator[Path]:
 def _named(repo_root: Path, test: Path, datasets: tuple[str, ...]) -> set[str]:
     try:
         text = test.read_text(encoding="utf-8")
-        tree = ast.parse(text)
+        tree = parsed(text)
     except (FileNotFoundError, ValueError, SyntaxError):
         return set()
     strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from tune_mcp.config.stages import WorstOp
-from tune_mcp.discover.source_tree import number_of
+from tune_mcp.discover.source_tree import number_of, parsed
 from tune_mcp.errors import Refusal
 from tune_mcp.files import inside
 
@@ -89,7 +89,7 @@ class SlackReader:
     def _file(self, name: str) -> _File | None:
         if name not in self._files:
             try:
-                self._files[name] = _File(name, ast.parse(inside(self.repo_root, name).read_bytes(), filename=name))
+                self._files[name] = _File(name, parsed(inside(self.repo_root, name).read_bytes(), name))
             except (OSError, ValueError, SyntaxError, Refusal):
                 self._files[name] = None
         return self._files[name]
