@@ -7,7 +7,7 @@ REPEATS ?= 5
 NPM_TOOLS := node@22.23.3 @modelcontextprotocol/inspector@2.12.0 @modelcontextprotocol/conformance@0.2.0-alpha.12
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage test-browser test-clients lint take-out mutate bench lock clean docs
+.PHONY: help demo test coverage test-browser test-clients lint bench lock clean docs
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,12 +49,6 @@ lint: $(VENV)/.dev ## formatting, style, types, and which room may import which
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
-
-take-out: $(VENV)/.dev ## take out what keeps each rule and see that a test of the rule fails (15 minutes)
-	$(BIN)/python tests/rules/take_out.py
-
-mutate: $(VENV)/.dev ## harm the policy modules and see which harm no test notices (25 minutes)
-	$(BIN)/python tests/mutate.py
 
 bench: $(VENV)/.dev ## figures, each as a ratio measured side by side (4 minutes)
 	$(BIN)/python benchmarks/run.py
