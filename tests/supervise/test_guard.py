@@ -295,3 +295,85 @@ def test_the_planned_file_is_known_wherever_pytest_has_its_root(file: str, other
     found = guard_record.GuardSummary(collected=("tests/test_toy_ci.py::test_a", f"{file}::test_b"))
 
     assert found.elsewhere("tests/test_toy_ci.py") == (file if other else "")
+
+
+WHYS = """
+import helper
+import pytest
+
+
+class Odd(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+@pytest.fixture
+def server():
+    raise ConnectionError("worker exited\\nbefore becoming healthy")
+
+
+@pytest.fixture
+def sticky():
+    yield
+    raise TimeoutError("the server does not stop")
+
+
+def test_bound():
+    limit = 0.9
+    assert 0.5 >= limit
+
+
+def test_helper():
+    helper.check(0.5 >= 0.9)
+
+
+def test_server(server):
+    pass
+
+
+def test_sticky(sticky):
+    pass
+
+
+def test_told():
+    pytest.fail("\\ud800 is no text")
+
+
+def test_odd():
+    raise Odd
+
+
+def test_well():
+    pass
+"""
+
+
+def test_why_a_phase_failed_is_on_record_with_exception_first_line_and_place(tmp_path: Path) -> None:
+    helper = "def check(right):\n    assert right, 'a limit is not met'\n"
+    project = toy.make_toy(tmp_path / "repo", test_source=toy.toy_source() + WHYS, files={"helper.py": helper})
+
+    _, result = attempted(project)
+
+    assert result is not None
+    found = {one.nodeid.partition("::")[2]: one for one in result.guard.failures}
+    whys = {
+        name: (one.when, one.exception, one.assertion, one.message, one.where.rpartition("/")[2].partition(":")[0])
+        for name, one in found.items()
+    }
+    assert whys == {
+        "test_bound": ("call", "AssertionError", True, "assert 0.5 >= 0.9", "test_toy_ci.py"),
+        "test_helper": ("call", "AssertionError", True, "a limit is not met", "helper.py"),
+        "test_server": ("setup", "ConnectionError", False, "worker exited", "test_toy_ci.py"),
+        "test_sticky": ("teardown", "TimeoutError", False, "the server does not stop", "test_toy_ci.py"),
+        "test_told": ("call", "Failed", True, "\\ud800 is no text", "test_toy_ci.py"),
+        "test_odd": ("call", "test_toy_ci.Odd", False, "(its message cannot be read: RuntimeError)", "test_toy_ci.py"),
+    }
+    lines = (project.repo_root / toy.TEST_FILE).read_text().splitlines()
+    assert lines[found["test_bound"].line - 1].strip() == "assert 0.5 >= limit"
+    assert lines[found["test_helper"].test_line - 1].strip() == "helper.check(0.5 >= 0.9)"
+    assert {name.partition("::")[2] for name in result.guard.called} == {
+        *found,
+        "test_accuracy",
+        "test_speed",
+        "test_well",
+    } - {"test_server"}

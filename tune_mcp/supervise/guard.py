@@ -86,6 +86,48 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     )
 
 
+def pytest_exception_interact(
+    node: pytest.Item | pytest.Collector,
+    call: pytest.CallInfo[object],
+    report: pytest.CollectReport | pytest.TestReport,
+) -> None:
+    """Why a phase failed: the exception, the first line of its message, and where it was raised."""
+    found = call.excinfo
+    if found is None or not isinstance(report, pytest.TestReport):
+        return
+    where, line, own = "", 0, 0
+    for entry in found.traceback:
+        where, line = str(entry.path), entry.lineno + 1
+        if where == str(node.path):
+            own = line
+    crash = getattr(report.longrepr, "reprcrash", None)  # without the frames that hide themselves
+    where, line = (str(crash.path), int(crash.lineno)) if crash else (where, line)
+    _write(
+        "failure",
+        id=report.nodeid,
+        when=report.when,
+        exception=_type_name(found.type),
+        assertion=isinstance(found.value, (AssertionError, pytest.fail.Exception)),
+        message=_first_line(found.value),
+        file=where,
+        line=line,
+        test_line=own,
+    )
+
+
+def _type_name(kind: type[BaseException]) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _first_line(value: BaseException) -> str:
+    """Whatever an exception's own ``__str__`` does, it fails no session."""
+    try:
+        lines = [line.strip() for line in str(value).splitlines()]
+    except Exception as error:
+        return f"(its message cannot be read: {type(error).__name__})"
+    return next((line for line in lines if line), "")[:500].encode(errors="backslashreplace").decode()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
     """Which folder a test's tmp_path was: node id to path, so that no name has to be guessed."""

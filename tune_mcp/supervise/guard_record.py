@@ -14,8 +14,39 @@ Phase = Literal["start", "work", "teardown"]
 """Before any fixture is up; between a test's set-up and the end of its call; after it."""
 
 
+class Failure(Frozen):
+    """One phase of one test that failed: ``when`` is ``setup``, ``call`` or ``teardown``.
+
+    ``exception`` is the qualified type name, ``assertion`` whether it is an AssertionError or a ``pytest.fail``,
+    ``message`` the first line of its text. ``file`` and ``line`` are where it was raised, ``test_line`` the innermost
+    line of the test's own file (0: none). All but the first three are empty when the guard was cut off in between.
+    """
+
+    nodeid: str
+    when: str
+    outcome: str = "failed"
+    exception: str = ""
+    assertion: bool = False
+    message: str = ""
+    file: str = ""
+    line: int = 0
+    test_line: int = 0
+
+    @property
+    def where(self) -> str:
+        """``path:line`` of the crash point; empty when it is not known."""
+        return f"{self.file}:{self.line}" if self.file else ""
+
+    def sentence(self) -> str:
+        """``tests/test_x.py::test_a: RuntimeError: worker exited``."""
+        return ": ".join(filter(None, (self.nodeid, self.exception, self.message)))
+
+
 class GuardSummary(Frozen):
-    """One pytest session. ``executed`` are node ids with a result; ``repeated`` ran more than once (a rerun)."""
+    """One pytest session. ``executed`` are node ids with a result; ``repeated`` ran more than once (a rerun).
+
+    ``failures`` has every failed phase with its cause, ``called`` the node ids whose call phase came to its end.
+    """
 
     started: bool = False
     finished: bool = False
@@ -31,6 +62,12 @@ class GuardSummary(Frozen):
     repeated: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    called: tuple[str, ...] = ()
+
+    def failures_in(self, when: str) -> tuple[Failure, ...]:
+        """The failures of one phase."""
+        return tuple(one for one in self.failures if one.when == when)
 
     def shortfall(self) -> str:
         """Why this was not one whole, single pass over the file; empty when it was."""
@@ -88,6 +125,7 @@ def read(path: Path) -> GuardSummary:
         outcome.setdefault(name, set()).add(result)
         if when == "teardown":
             outcome[name].add("ended")
+    told = {(line.get("id"), line.get("when")): line for line in lines if line.get("event") == "failure"}
     last = finishes[-1] if finishes else {}
     status = last.get("exitstatus")
     return GuardSummary(
@@ -109,6 +147,30 @@ def read(path: Path) -> GuardSummary:
         repeated=tuple(name for name, count in calls.items() if count > 1),
         skipped=tuple(name for name, seen in outcome.items() if "skipped" in seen),
         failed=tuple(name for name, seen in outcome.items() if "failed" in seen),
+        failures=tuple(
+            _failure(line, told.get((line.get("id"), line.get("when")), {}))
+            for line in reports
+            if line.get("outcome") == "failed"
+        ),
+        called=tuple(dict.fromkeys(str(line.get("id")) for line in reports if line.get("when") == "call")),
+    )
+
+
+def _failure(report: dict[str, Json], cause: dict[str, Json]) -> Failure:
+    def whole(key: str) -> int:
+        value = cause.get(key)
+        return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+    return Failure(
+        nodeid=str(report.get("id")),
+        when=str(report.get("when")),
+        outcome=str(report.get("outcome")),
+        exception=str(cause.get("exception") or ""),
+        assertion=cause.get("assertion") is True,
+        message=str(cause.get("message") or ""),
+        file=str(cause.get("file") or ""),
+        line=whole("line"),
+        test_line=whole("test_line"),
     )
 
 
