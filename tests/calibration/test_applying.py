@@ -158,7 +158,11 @@ def test_full_writes_everything_but_what_the_person_keeps(mixed: tuple[Project, 
     project, run, plan_id = mixed
 
     reply = applying.apply(
-        project, run.run_id, plan_id, "full", [decide("keep", stage="toy_accuracy", metric="accuracy")]
+        project,
+        run.run_id,
+        plan_id,
+        "full",
+        [decide("keep", stage="toy_accuracy", metric="accuracy"), decide("apply")],
     )
 
     assert '"throughput_qps": 10.25, "latency_mean_s": 0.25' in source(project)
@@ -170,7 +174,7 @@ def test_full_writes_everything_but_what_the_person_keeps(mixed: tuple[Project, 
 def test_the_answer_lists_each_change_as_file_symbol_and_value(mixed: tuple[Project, RunDir, str]) -> None:
     project, run, plan_id = mixed
 
-    text = applying.apply(project, run.run_id, plan_id, "full").text()
+    text = applying.apply(project, run.run_id, plan_id, "full", otherwise="apply").text()
 
     assert [line for line in text.splitlines() if line.startswith("  tests/")] == [
         "  tests/test_toy_ci.py:TOY_ACC_MIN = 0.625 (was 0.5, tightens (+25.0%))",
@@ -201,15 +205,15 @@ def test_a_title_that_names_another_symbol_moves_nothing(tmp_path: Path) -> None
 @pytest.mark.rule("APL-14", "APL-18")
 def test_a_plan_that_was_applied_cannot_be_applied_again(mixed: tuple[Project, RunDir, str]) -> None:
     project, run, plan_id = mixed
-    applying.apply(project, run.run_id, plan_id, "full")
+    applying.apply(project, run.run_id, plan_id, "full", otherwise="apply")
     after = source(project)
     assert "TOY_ACC_MIN = 0.625 " in after
 
     with pytest.raises(Refusal, match=r"^STALE_PLAN"):
-        applying.apply(project, run.run_id, plan_id, "full")
+        applying.apply(project, run.run_id, plan_id, "full", otherwise="apply")
     again = reporting.apply_plan(project, run.run_id)
     assert "nothing" in again.next
-    reply = applying.apply(project, run.run_id, again.plan_id, "full")
+    reply = applying.apply(project, run.run_id, again.plan_id, "full", otherwise="apply")
 
     assert reply.applied == ()
     assert source(project) == after
@@ -224,7 +228,7 @@ def test_a_second_smaller_apply_adds_to_the_list_of_changes(mixed: tuple[Project
         "accuracy": "equal", "latency_mean_s": "equal", "throughput_qps": "loosens",
     }  # fmt: skip
 
-    applying.apply(project, run.run_id, again.plan_id, "full")
+    applying.apply(project, run.run_id, again.plan_id, "full", otherwise="apply")
 
     report = run.report_md.read_text()
     assert report.count("## Applied changes") == 1
@@ -240,7 +244,7 @@ def test_a_second_smaller_apply_adds_to_the_list_of_changes(mixed: tuple[Project
 def test_stages_yaml_learns_the_new_hashes_and_nothing_else(mixed: tuple[Project, RunDir, str]) -> None:
     project, run, plan_id = mixed
     before = project.places.stages("toy")
-    applying.apply(project, run.run_id, plan_id, "full")
+    applying.apply(project, run.run_id, plan_id, "full", otherwise="apply")
 
     after = toy.open_project(project.repo_root).places.stages("toy")
     sha = {stage.test_file_sha256 for stage in after.values()}
@@ -262,7 +266,7 @@ def test_undo_puts_every_byte_back_and_the_plan_can_be_applied_anew(mixed: tuple
     project, run, plan_id = mixed
     before = {path: path.read_bytes() for path in (project.repo_root / toy.TEST_FILE, run.report_md)}
     table = project.places.stages("toy")
-    applying.apply(project, run.run_id, plan_id, "full")
+    applying.apply(project, run.run_id, plan_id, "full", otherwise="apply")
 
     reply = undoing.undo(project, run.run_id, plan_id)
 
@@ -272,7 +276,7 @@ def test_undo_puts_every_byte_back_and_the_plan_can_be_applied_anew(mixed: tuple
     assert toy.open_project(project.repo_root).places.stages("toy") == table
     undoing.undo(project, run.run_id, plan_id)
     assert reporting.apply_plan(project, run.run_id).plan_id == plan_id
-    assert len(applying.apply(project, run.run_id, plan_id, "full").applied) == 3
+    assert len(applying.apply(project, run.run_id, plan_id, "full", otherwise="apply").applied) == 3
 
 
 @pytest.mark.rule("APL-24")
@@ -281,7 +285,7 @@ def test_undo_refuses_what_was_never_applied_and_files_that_changed_since(mixed:
     for bad in ("../../etc", "0" * 15, "", "0" * 16, plan_id):
         with pytest.raises(Refusal, match=r"^INVALID_ARGUMENT"):
             undoing.undo(project, run.run_id, bad)
-    applying.apply(project, run.run_id, plan_id, "full")
+    applying.apply(project, run.run_id, plan_id, "full", otherwise="apply")
     path = project.repo_root / toy.TEST_FILE
     path.write_text(path.read_text() + "# edited since\n")
     edited = path.read_bytes()
@@ -297,7 +301,7 @@ def test_undoing_the_second_of_two_applies_keeps_the_first_in_the_report(mixed: 
     applying.apply(project, run.run_id, plan_id, "smart", [decide("keep")])
     first = source(project)
     again = reporting.apply_plan(project, run.run_id).plan_id
-    applying.apply(project, run.run_id, again, "full")
+    applying.apply(project, run.run_id, again, "full", otherwise="apply")
 
     undoing.undo(project, run.run_id, again)
 
@@ -319,9 +323,9 @@ def test_a_threshold_that_cannot_be_located_is_never_edited_nor_guessed(tmp_path
     assert (row.direction, row.decision, row.current_raw) == ("unknown", "skip", None)
     for choice, value in (("apply", None), ("custom", "0.1")):
         with pytest.raises(Refusal, match=r"^THRESHOLD_UNKNOWN"):
-            applying.apply(project, run.run_id, plan.plan_id, "full", [decide(choice, value)])
+            applying.apply(project, run.run_id, plan.plan_id, "full", [decide(choice, value)], otherwise="apply")
 
-    reply = applying.apply(project, run.run_id, plan.plan_id, "full")
+    reply = applying.apply(project, run.run_id, plan.plan_id, "full", otherwise="apply")
 
     assert source(project) == text.replace("MIN = 0.5 ", "MIN = 0.625 ")
     assert any("toy_speed/throughput_qps was not edited" in warning for warning in reply.warnings)
@@ -330,7 +334,7 @@ def test_a_threshold_that_cannot_be_located_is_never_edited_nor_guessed(tmp_path
 @pytest.mark.rule("APL-24")
 def test_the_bytes_of_an_apply_that_was_undone_are_no_longer_ours(mixed: tuple[Project, RunDir, str]) -> None:
     project, run, plan_id = mixed
-    applying.apply(project, run.run_id, plan_id, "full")
+    applying.apply(project, run.run_id, plan_id, "full", otherwise="apply")
     applied = source(project)
     reporting.apply_plan(project, run.run_id)
     undoing.undo(project, run.run_id, plan_id)
@@ -346,7 +350,7 @@ def test_a_custom_value_that_stands_already_is_no_change(mixed: tuple[Project, R
     project, run, plan_id = mixed
 
     decisions = [decide("custom", "0.5", "accuracy", "toy_accuracy")]
-    reply = applying.apply(project, run.run_id, plan_id, "full", decisions)
+    reply = applying.apply(project, run.run_id, plan_id, "full", decisions, otherwise="apply")
 
     assert "TOY_ACC_MIN" not in " ".join(row.symbol for row in reply.applied)
     assert (

@@ -115,7 +115,7 @@ def test_report_and_apply_work_on_the_proven_commit(project: Project, run: RunDi
     proposal = reporting.apply_plan(project, run.run_id)
 
     assert {row.current_raw for row in proposal.rows if row.metric_key == "accuracy"} == {0.625}, "as it stands at HEAD"
-    assert applying.apply(project, run.run_id, proposal.plan_id, "full").applied
+    assert applying.apply(project, run.run_id, proposal.plan_id, "full", otherwise="apply").applied
     assert toy.git(project.repo_root, "rev-parse", "HEAD") == new
 
 

@@ -40,7 +40,7 @@ def codes(project: Project, run: RunDir, plan_id: str = NO_PLAN) -> list[str]:
     for verb in (
         lambda: reporting.report(project, run.run_id),
         lambda: reporting.apply_plan(project, run.run_id),
-        lambda: applying.apply(project, run.run_id, plan_id, "full"),
+        lambda: applying.apply(project, run.run_id, plan_id, "full", otherwise="apply"),
     ):
         with pytest.raises(Refusal) as caught:
             verb()
@@ -211,7 +211,7 @@ def test_a_threshold_file_that_changed_refuses_plan_and_apply(project: Project, 
 
     for verb in (
         lambda: reporting.apply_plan(project, run.run_id),
-        lambda: applying.apply(project, run.run_id, plan_id, "full"),
+        lambda: applying.apply(project, run.run_id, plan_id, "full", otherwise="apply"),
     ):
         with pytest.raises(Refusal, match=r"^THRESHOLD_CHANGED \[APL-24\]") as caught:
             verb()
@@ -305,10 +305,10 @@ def test_a_repeat_that_was_measured_again_makes_report_and_plan_stale(project: P
         running.resume_run(project, run.run_id)
 
     with pytest.raises(Refusal, match=r"^STALE_REPORT"):
-        applying.apply(project, run.run_id, plan_id, "full")
+        applying.apply(project, run.run_id, plan_id, "full", otherwise="apply")
     reporting.report(project, run.run_id)
     with pytest.raises(Refusal, match=r"^STALE_PLAN"):
-        applying.apply(project, run.run_id, plan_id, "full")
+        applying.apply(project, run.run_id, plan_id, "full", otherwise="apply")
     assert tree(project) == before
     assert reporting.apply_plan(project, run.run_id).plan_id != plan_id
 
@@ -330,14 +330,14 @@ def test_a_crash_in_the_middle_of_an_apply_is_mended_by_the_next_report(
         patch.setattr(transaction._Place, "swap", cut)
         patch.setattr(transaction._Place, "roll_back", cut)
         with pytest.raises(PowerCut):
-            applying.apply(project, run.run_id, plan_id, "full")
+            applying.apply(project, run.run_id, plan_id, "full", otherwise="apply")
 
     with pytest.raises(Refusal, match=r"^THRESHOLD_CHANGED .*call report"):
         reporting.apply_plan(project, run.run_id)
     reporting.report(project, run.run_id)
     assert tree(project) == before
     assert reporting.apply_plan(project, run.run_id).plan_id == plan_id
-    assert len(applying.apply(project, run.run_id, plan_id, "full").applied) == 3
+    assert len(applying.apply(project, run.run_id, plan_id, "full", otherwise="apply").applied) == 3
 
 
 @pytest.mark.rule("APL-24", "STR-18")

@@ -59,7 +59,7 @@ class Repo:
             shutil.copytree(self.root / name, self.kept / moment / name)
 
     def apply(self) -> None:
-        applying.apply(self.project, self.run.run_id, self.plan_id, "full")
+        applying.apply(self.project, self.run.run_id, self.plan_id, "full", otherwise="apply")
 
     def undo(self) -> None:
         undoing.undo(self.project, self.run.run_id, self.plan_id)
@@ -299,7 +299,7 @@ def test_a_plan_whose_files_were_put_back_by_hand_is_undone_first(repo: Repo, ne
     ]
     for decisions in ((), keep):
         with pytest.raises(Refusal, match=r"^STALE_PLAN .*--undo"):
-            applying.apply(repo.project, repo.run.run_id, repo.plan_id, "full", decisions)
+            applying.apply(repo.project, repo.run.run_id, repo.plan_id, "full", decisions, otherwise="apply")
 
     repo.undo()
     repo.apply()

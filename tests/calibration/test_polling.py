@@ -139,7 +139,7 @@ def test_each_gated_verb_audits_by_itself_whether_anybody_asked_or_not(
             case "apply_plan":
                 reporting.apply_plan(project, run.run_id)
             case _:
-                applying.apply(project, run.run_id, planned.plan_id, "full")
+                applying.apply(project, run.run_id, planned.plan_id, "full", otherwise="apply")
 
 
 @pytest.mark.rule("STR-26")

@@ -87,7 +87,7 @@ def test_git_is_where_it_was_after_an_apply_and_an_undo(mixed: tuple[Project, Ru
         )
 
     before = state()
-    applying.apply(project, run.run_id, plan_id, "full")
+    applying.apply(project, run.run_id, plan_id, "full", otherwise="apply")
     assert state() == before
     undoing.undo(project, run.run_id, plan_id)
     assert state() == before
@@ -128,7 +128,7 @@ def test_only_the_worst_values_are_written_and_no_patch_is_left(mixed: tuple[Pro
     project, run, plan_id = mixed
     before = (project.repo_root / toy.TEST_FILE).read_text()
 
-    applying.apply(project, run.run_id, plan_id, "full")
+    applying.apply(project, run.run_id, plan_id, "full", otherwise="apply")
 
     assert (project.repo_root / toy.TEST_FILE).read_text() == before.replace(
         "TOY_ACC_MIN = 0.5 ", f"TOY_ACC_MIN = {toy.WORST['accuracy']} "
@@ -170,7 +170,7 @@ def test_the_diff_of_the_plan_is_exactly_what_apply_writes_and_nothing_is_writte
         ["git", "apply", "--unidiff-zero", "--whitespace=nowarn", "-"],
         cwd=copy, input=plan.diff.encode(), check=True, timeout=30,
     )  # fmt: skip
-    applying.apply(project, run.run_id, plan.plan_id, "full")
+    applying.apply(project, run.run_id, plan.plan_id, "full", otherwise="apply")
 
     assert (copy / toy.TEST_FILE).read_bytes() == path.read_bytes()
 
@@ -178,7 +178,7 @@ def test_the_diff_of_the_plan_is_exactly_what_apply_writes_and_nothing_is_writte
 @pytest.mark.rule("APL-03", "APL-02")
 def test_a_plan_is_answered_once_and_a_run_that_is_not_strict_not_at_all(mixed: tuple[Project, RunDir, str]) -> None:
     project, run, plan_id = mixed
-    applying.apply(project, run.run_id, plan_id, "full")
+    applying.apply(project, run.run_id, plan_id, "full", otherwise="apply")
     with pytest.raises(Refusal, match=r"^STALE_PLAN"):
         applying.proposal_for(project, run.run_id, plan_id)
     again = reporting.apply_plan(project, run.run_id).plan_id
@@ -232,7 +232,7 @@ def test_a_test_file_that_is_a_link_is_written_through_and_known_as_ours_afterwa
     reporting.report(project, run.run_id)
     plan = reporting.apply_plan(project, run.run_id)
 
-    applying.apply(project, run.run_id, plan.plan_id, "full")
+    applying.apply(project, run.run_id, plan.plan_id, "full", otherwise="apply")
 
     assert link.is_symlink()
     assert {row.direction for row in reporting.apply_plan(project, run.run_id).rows} == {"equal"}

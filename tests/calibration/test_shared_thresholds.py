@@ -57,13 +57,13 @@ def test_two_metrics_of_one_literal_are_a_conflict_and_neither_is_written(shared
     assert "a_accuracy/accuracy too" in next(row.reason for row in plan.rows if row.stage_key == "b_accuracy")
     assert plan.diff == ""
 
-    reply = applying.apply(shared, run_id, plan.plan_id, "full")
+    reply = applying.apply(shared, run_id, plan.plan_id, "full", otherwise="apply")
 
     assert reply.applied == () and len(reply.warnings) == len(plan.rows) == 6
     for choice, value in (("apply", None), ("custom", "0.1")):
         with pytest.raises(Refusal, match=r"^THRESHOLD_UNKNOWN"):
             wanted = [decide(choice, "a_accuracy", "accuracy", value)]
-            applying.apply(shared, run_id, plan.plan_id, "full", wanted)
+            applying.apply(shared, run_id, plan.plan_id, "full", wanted, otherwise="apply")
     assert limits(shared) == TEXT
 
 
@@ -125,7 +125,7 @@ def test_a_reader_that_appears_after_the_plan_makes_the_plan_stale(tmp_path: Pat
     (project.repo_root / "tests/test_other.py").write_text("from tests.test_toy_ci import TOY_ACC_MIN\n")
 
     with pytest.raises(Refusal, match=r"^STALE_PLAN"):
-        applying.apply(project, run_id, plan.plan_id, "full")
+        applying.apply(project, run_id, plan.plan_id, "full", otherwise="apply")
 
 
 def changed(old: str, new: str) -> Callable[[str], str]:
@@ -156,7 +156,7 @@ def test_a_nested_threshold_is_never_written_at_a_concurrency_that_the_code_does
     speed = [row for row in plan.rows if row.stage_key == "toy_speed"]
 
     assert {row.direction == "unknown" for row in speed} == {unknown}
-    applying.apply(project, run_id, plan.plan_id, "full")
+    applying.apply(project, run_id, plan.plan_id, "full", otherwise="apply")
     after = (project.repo_root / toy.TEST_FILE).read_text()
     assert f"4: {{{entry}" in after
     assert (f"2: {{{entry}" in after) is unknown
@@ -188,13 +188,15 @@ def test_a_forbidden_symbol_is_refused_by_the_name_of_its_rule(
     assert (row.direction, row.decision, row.current_raw) == ("unknown", "skip", None)
     assert row.reason.startswith(code)
     with pytest.raises(Refusal, match=rf"^{code} \[APL-17\]"):
-        applying.apply(project, run_id, plan.plan_id, "full", [decide("apply", "toy_accuracy", "accuracy")])
+        applying.apply(
+            project, run_id, plan.plan_id, "full", [decide("apply", "toy_accuracy", "accuracy")], otherwise="apply"
+        )
 
 
 @pytest.mark.rule("DSC-02")
 def test_after_an_apply_discover_finds_nothing_changed(shared: Project) -> None:
     run_id, plan = planned(shared, "a_accuracy")
-    applying.apply(shared, run_id, plan.plan_id, "full", [decide("apply", "a_accuracy", "accuracy")])
+    applying.apply(shared, run_id, plan.plan_id, "full", [decide("apply", "a_accuracy", "accuracy")], otherwise="apply")
 
     found = catalogue.discover(shared, toy.MODEL)
 

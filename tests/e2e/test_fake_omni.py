@@ -241,7 +241,7 @@ def test_both_presets_are_measured_and_written_apart(
 
     reporting.report(project, run.run_id)
     plan = reporting.apply_plan(project, run.run_id)
-    applying.apply(project, run.run_id, plan.plan_id, "full")
+    applying.apply(project, run.run_id, plan.plan_id, "full", otherwise="apply")
 
     expected = THRESHOLDS
     for symbol, wer in (("HIGGS", "0.011"), ("MOSS", "0.025")):

@@ -41,7 +41,7 @@ def refused_everywhere(project: Project, run: RunDir) -> set[str]:
     for verb in (
         lambda: reporting.report(project, run.run_id),
         lambda: reporting.apply_plan(project, run.run_id),
-        lambda: applying.apply(project, run.run_id, "0" * 16, "full"),
+        lambda: applying.apply(project, run.run_id, "0" * 16, "full", otherwise="apply"),
     ):
         with pytest.raises(Refusal) as caught:
             verb()
@@ -145,17 +145,17 @@ def test_apply_needs_a_report_that_is_as_new_as_the_artifacts(calibrated: tuple[
     project, run = calibrated
     plan = reporting.apply_plan(project, run.run_id)
     with pytest.raises(Refusal, match=r"^NOT_REPORTED"):
-        applying.apply(project, run.run_id, plan.plan_id, "full")
+        applying.apply(project, run.run_id, plan.plan_id, "full", otherwise="apply")
     reporting.report(project, run.run_id)
     facts = json.loads(run.report_json.read_text())
     facts["artifacts_digest"] = "0" * 64
     run.report_json.write_text(json.dumps(facts))
 
     with pytest.raises(Refusal, match=r"^STALE_REPORT"):
-        applying.apply(project, run.run_id, plan.plan_id, "full")
+        applying.apply(project, run.run_id, plan.plan_id, "full", otherwise="apply")
     reporting.report(project, run.run_id)
     with pytest.raises(Refusal, match=r"^STALE_PLAN"):
-        applying.apply(project, run.run_id, "0" * 16, "full")
+        applying.apply(project, run.run_id, "0" * 16, "full", otherwise="apply")
 
 
 class Blank(ast.NodeTransformer):
@@ -176,7 +176,7 @@ def test_after_apply_only_the_planned_literals_changed_and_a_new_plan_says_equal
     reporting.report(project, run.run_id)
     plan = reporting.apply_plan(project, run.run_id)
 
-    reply = applying.apply(project, run.run_id, plan.plan_id, "full")
+    reply = applying.apply(project, run.run_id, plan.plan_id, "full", otherwise="apply")
 
     after = path.read_text()
     expected = (
@@ -245,7 +245,7 @@ def test_undo_puts_every_byte_back(calibrated: tuple[Project, RunDir]) -> None:
     before = bytes_of(project)
     reporting.report(project, run.run_id)
     plan = reporting.apply_plan(project, run.run_id)
-    applying.apply(project, run.run_id, plan.plan_id, "full")
+    applying.apply(project, run.run_id, plan.plan_id, "full", otherwise="apply")
 
     undoing.undo(project, run.run_id, plan.plan_id)
 

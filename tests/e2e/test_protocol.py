@@ -119,7 +119,7 @@ async def test_the_whole_flow_over_stdio_changes_only_the_thresholds(tmp_path: P
         assert "passed" in page and tail["cursor"]
         await call(client, "report", run_id=run_id)
         _, plan = await call(client, "apply_plan", run_id=run_id)
-        await call(client, "apply", run_id=run_id, plan_id=plan["plan_id"], mode="full")
+        await call(client, "apply", run_id=run_id, plan_id=plan["plan_id"], mode="full", otherwise="apply")
         _, again = await call(client, "apply_plan", run_id=run_id)
         assert {row["direction"] for row in again["rows"]} == {"equal"}
         stages = (await call(client, "catalog", model="toy"))[1]["stages"]

@@ -493,7 +493,9 @@ async def test_an_apply_that_is_cancelled_while_it_writes_is_finished(
     async with connect(project.repo_root) as session:
         plan_id = await planned(session, run_id)
         async with anyio.create_task_group() as group:
-            group.start_soon(lambda: session.raw("apply", run_id=run_id, plan_id=plan_id, mode="full"))
+            group.start_soon(
+                lambda: session.raw("apply", run_id=run_id, plan_id=plan_id, mode="full", otherwise="apply")
+            )
             assert await anyio.to_thread.run_sync(writing.wait, LIMIT_S)
             group.cancel_scope.cancel()
             go_on.set()
@@ -519,7 +521,7 @@ async def test_more_questions_than_a_client_has_rounds_for_are_answered_call_by_
     config = {**toy.CONFIG, "test_globs": ["tests/test_toy??_ci.py"], "gpus_per_test": dict.fromkeys(names, 0)}
     config["metric_sources"] = dict.fromkeys(names, sources)
     project = toy.make_toy(tmp_path / "many", config=config, files={f"tests/{name}": source for name in names})
-    run_id = toy.finished_run(project, 1).run_id
+    run_id = toy.finished_run(project).run_id
     messages: list[str] = []
 
     async def keep(context: Any, params: Any) -> ElicitResult:

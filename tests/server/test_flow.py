@@ -99,7 +99,7 @@ async def calibrate(session: Any, project: Project) -> str:
     assert {row["metric_key"]: row["worst_raw"] for row in plan["rows"]} == toy.WORST
     assert plan["plan_id"] in text and plan["plan_id"] in plan["next"]
     assert (repo / toy.TEST_FILE).read_text() == before
-    text, applied = await session.call("apply", run_id=run_id, plan_id=plan["plan_id"], mode="full")
+    text, applied = await session.call("apply", run_id=run_id, plan_id=plan["plan_id"], mode="full", otherwise="apply")
     for row in applied["applied"]:
         assert f"{row['file']}:{row['symbol']} = {row['new']!r} (was {row['old']!r}" in text
 

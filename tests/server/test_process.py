@@ -197,7 +197,7 @@ def test_a_run_outlives_the_kill_of_server_and_group_and_a_new_server_reads_it(t
         assert audited["content"][0]["text"].endswith("STRICT + GIT: READY")
         server.call("report", run_id=run_id)
         plan = server.call("apply_plan", run_id=run_id)["structuredContent"]
-        applied = server.call("apply", run_id=run_id, plan_id=plan["plan_id"], mode="full")
+        applied = server.call("apply", run_id=run_id, plan_id=plan["plan_id"], mode="full", otherwise="apply")
         assert len(applied["structuredContent"]["applied"]) == 3
     assert len(toy.launches(project, 1)) == 1
 

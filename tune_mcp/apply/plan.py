@@ -13,6 +13,8 @@ from difflib import unified_diff
 from pathlib import Path
 from typing import Literal
 
+from tune_mcp.apply import doubts
+from tune_mcp.apply.doubts import Doubt
 from tune_mcp.apply.literals import Edit, rewrite
 from tune_mcp.apply.readers import Readers
 from tune_mcp.config.policy import GroupPolicy
@@ -34,7 +36,7 @@ class Row:
 
     ``decision`` is what mode smart does: write (auto), leave (skip), or ask a person (ask). ``reason`` says why.
     ``literal`` is where the present value stands, None when it cannot be located beyond doubt; ``code`` is then the
-    refusal of whoever asks for an edit.
+    refusal of whoever asks for an edit. ``doubts`` are what a person must see before the value is written.
     """
 
     worst: Worst
@@ -48,6 +50,7 @@ class Row:
     decision: Decision
     reason: str
     code: Code | None = None
+    doubts: tuple[Doubt, ...] = ()
 
     @property
     def stage(self) -> Stage:
@@ -73,6 +76,11 @@ class Row:
     def current_raw(self) -> Number | None:
         """The number that stands in the file now; None when unknown."""
         return self.literal.value if self.literal else None
+
+    @property
+    def place_known(self) -> bool:
+        """Whether there is a place in the file that the plan may write to."""
+        return self.literal is not None
 
     @property
     def place(self) -> str:
@@ -161,7 +169,7 @@ def build(
         concurrency = Concurrency(files.module(stage.stage.test), thresholds)
         policy = plan.groups[stage.stage.group]
         rows += [_row(worst, thresholds, concurrency, policy, plan) for worst in worst_of_n(stage, policy)]
-    rows = [_alone(row, readers) for row in _unshared(rows)]
+    rows = [_doubted(_alone(row, readers), plan) for row in _unshared(rows)]
     contents = {name: files.contents[name] for name in files.contents if name in threshold_files}
     return ApplyPlan(_plan_id(plan, audited, files.modules, rows), tuple(rows), contents)
 
@@ -288,6 +296,16 @@ def _alone(row: Row, readers: Readers) -> Row:
     if other is None:
         return row
     return replace(row, decision="skip", reason=f"{other} reads it too and was not measured in this run")
+
+
+def _doubted(row: Row, plan: Plan) -> Row:
+    """The row with what a person must see first: with a doubt it is never written by a mode alone."""
+    if not writable(row):
+        return row
+    found = tuple(doubts.find(row.worst, plan.repeats))
+    if not found:
+        return row
+    return replace(row, doubts=found, decision="ask", reason="; ".join(doubt.text for doubt in found))
 
 
 def _forbidden(symbol: str, stage: Stage, plan: Plan) -> Trouble | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from tune_mcp.config.stages import Frozen
-from tune_mcp.contract.applying import Decision, Mode
+from tune_mcp.contract.applying import Decision, Mode, Otherwise
 from tune_mcp.files import dump_json, parse_json, sha256_bytes, write_atomic
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import events
@@ -22,6 +22,7 @@ class Answers(Frozen):
 
     schema_version: int = 1
     mode: Mode | None = None
+    otherwise: Otherwise | None = None
     decisions: tuple[Decision, ...] = Field(default=())
 
 
@@ -79,11 +80,14 @@ def clear(run: RunDir, plan_id: str) -> None:
     _path(run, plan_id).unlink(missing_ok=True)
 
 
-def load_mode(run: RunDir, plan_id: str) -> Mode | None:
-    """The mode that was agreed to, None before that."""
-    return _read(run, plan_id).mode
+def load_mode(run: RunDir, plan_id: str) -> tuple[Mode | None, Otherwise | None]:
+    """The mode that was agreed to (None before that) and the standing word that came with it."""
+    answers = _read(run, plan_id)
+    return answers.mode, answers.otherwise
 
 
-def store_mode(run: RunDir, plan_id: str, mode: Mode) -> None:
-    """Keep the mode."""
-    _write(run, plan_id, _read(run, plan_id).model_copy(update={"mode": mode}))
+def store_mode(run: RunDir, plan_id: str, mode: Mode, otherwise: Otherwise | None = None) -> None:
+    """Keep the mode and the standing word."""
+    answers = _read(run, plan_id)
+    if (answers.mode, answers.otherwise) != (mode, otherwise):
+        _write(run, plan_id, answers.model_copy(update={"mode": mode, "otherwise": otherwise}))

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from tune_mcp.apply import transaction
 from tune_mcp.apply.literals import rewrite
 from tune_mcp.apply.plan import ApplyPlan, Row
-from tune_mcp.calibration import publishing, settling
-from tune_mcp.calibration.deciding import checked_decisions, checked_mode, chosen_values, open_questions, terminal
+from tune_mcp.calibration import deciding, publishing, settling
 from tune_mcp.calibration.evidence import Evidence, demand_ours
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.reporting import propose
 from tune_mcp.calibration.settling import Kept, Record
 from tune_mcp.config.stages import Number
-from tune_mcp.contract.applying import Applied, ApplyReply, Decision, Mode
+from tune_mcp.contract.applying import Applied, ApplyReply, Decision, Mode, Otherwise
 from tune_mcp.contract.reporting import DIRTY
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import sha256_bytes
@@ -81,30 +80,32 @@ def askable(project: Project, run_id: str, plan_id: str) -> ApplyPlan:
 
 
 def apply(
-    project: Project, run_id: str, plan_id: str, mode: str, decisions: Sequence[Decision] = (), by: str = "arguments"
+    project: Project,
+    run_id: str,
+    plan_id: str,
+    mode: str,
+    decisions: Sequence[Decision] = (),
+    by: str = "arguments",
+    otherwise: str | None = None,
 ) -> ApplyReply:
     """Write the thresholds: all files or none (contract, tool 12). ``by`` records who decided.
+
+    ``otherwise`` (keep or apply) is the person's word on every open question that ``decisions`` does not name.
 
     Raises the gates' refusals, NOT_REPORTED, STALE_REPORT, UNRESOLVED_CONTEXT, STALE_PLAN, DECISION_MISSING,
     DECISION_INVALID, THRESHOLD_UNKNOWN, THRESHOLD_CHANGED, RUN_ACTIVE, INVALID_ARGUMENT.
     """
-    chosen = checked_mode(mode)
+    chosen, word = deciding.checked_mode(mode), deciding.checked_otherwise(otherwise)
     settling.settle(project)
     found, proposal = proposal_for(project, run_id, plan_id)
-    decided = checked_decisions(proposal, decisions)
+    decided = deciding.checked_decisions(proposal, decisions)
     if chosen == "report":
         return _nothing(proposal, run_id, "report", "mode report: no file was touched")
-    missing = open_questions(proposal, chosen, decided)
+    completed = deciding.completed(proposal, chosen, decided, word)
+    missing = deciding.open_questions(proposal, chosen, completed)
     if missing:
-        raise Refusal(
-            Code.DECISION_MISSING,
-            ("APL-05", "APL-12"),
-            f"{len(missing)} loosening metric(s) need a person's decision: "
-            + ", ".join("/".join(row.key) for row in missing[:6]),
-            f"ask the user keep, apply or custom for each and pass decisions, or run: {terminal(project, run_id)}",
-            {"missing": [{"stage_key": row.stage.key, "metric_key": row.worst.metric_key} for row in missing]},
-        )
-    return _write(project, found, proposal, chosen, decided, by)
+        raise deciding.missing(project, run_id, missing)
+    return _write(project, found, proposal, chosen, completed, by, word)
 
 
 def declined(run: RunDir, plan_id: str, by: str) -> None:
@@ -119,8 +120,9 @@ def _write(
     mode: Mode,
     decided: Mapping[tuple[str, str], Decision],
     by: str,
+    otherwise: Otherwise | None,
 ) -> ApplyReply:
-    values = chosen_values(proposal, mode, decided)
+    values = deciding.chosen_values(proposal, mode, decided)
     written = [row for row in proposal.rows if row.key in values and values[row.key][0] != row.current_raw]
     applied = tuple(_applied(row, values[row.key][0]) for row in written)
     folder = found.run.apply_folder(proposal.plan_id)
@@ -130,6 +132,7 @@ def _write(
         decided_by=by,
         decided_at=iso(utc_now()),
         decisions=tuple(decided.values()),
+        otherwise=otherwise,
         applied=applied,
         kept=tuple(_kept(row, decided) for row in proposal.rows if row not in written),
     )
@@ -146,10 +149,13 @@ def _write(
         for file, content in proposal.contents.items()
         if any(row.file == file for row in written)
     ]
+    catalogue = publishing.catalogue(project, found.plan.model)
+    before = catalogue.sha256
     with settling.changing(project, found.run, folder) as unsettled:
         transaction.demand_new(folder)
         settling.write_record(folder, record)
         transaction.commit(folder, project.repo_root, changes, utc_now)
+    edited = tuple(sorted({one.file for one in applied}))
     said = f"{len(applied)} value(s) written in mode {mode} (plan {proposal.plan_id})"
     events.append(found.run, "applied", utc_now(), said, plan_id=proposal.plan_id)
     return ApplyReply(
@@ -162,6 +168,7 @@ def _write(
         undo_command=f"tune-mcp apply {found.run.run_id} --undo {proposal.plan_id} --repo {project.repo_root}",
         pull_request=str(publishing.write_pull_request(project, found.run, folder)),
         commit_files=publishing.commit_files(project, found.run),
+        files_changed=(*edited, *([catalogue.name] if catalogue.sha256 != before else [])),
         next="list every change to the user; commit or push only if the user asks for it (prompt publish)",
     )
 

@@ -2,44 +2,121 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from tune_mcp.apply import plan as plans
 from tune_mcp.apply.plan import ApplyPlan, Row
 from tune_mcp.calibration.project import Project
 from tune_mcp.config.stages import Number
-from tune_mcp.contract.applying import MODES, Decision, Mode
+from tune_mcp.contract.applying import CHOICES, MODES, STANDING, Decision, Mode, Otherwise
 from tune_mcp.errors import Code, Json, Refusal
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report.figures import direction_text
 
+_LISTED = 40
+
+
+def wants_word(row: Row, mode: Mode) -> bool:
+    """Whether a person must say something about the row before ``mode`` may write it.
+
+    In smart every row that is asked about, in full every one that loosens or that the plan has a doubt about.
+    """
+    if mode == "report" or not plans.writable(row):
+        return False
+    return row.decision == "ask" if mode == "smart" else row.direction is Direction.LOOSENS or bool(row.doubts)
+
 
 def open_questions(proposal: ApplyPlan, mode: Mode, decided: Mapping[tuple[str, str], Decision]) -> tuple[Row, ...]:
-    """The rows that a person still has to decide: in mode smart every loosening one without a decision (APL-05)."""
-    if mode != "smart":
-        return ()
-    return tuple(row for row in proposal.rows if row.decision == "ask" and row.key not in decided)
+    """The rows that a person still has to decide (APL-05)."""
+    return tuple(row for row in proposal.rows if wants_word(row, mode) and row.key not in decided)
+
+
+def asked_one_by_one(proposal: ApplyPlan, mode: Mode) -> tuple[Row, ...]:
+    """The rows with a question of their own; who agrees to full has been shown what merely loosens."""
+    rows = open_questions(proposal, mode, {})
+    return rows if mode == "smart" else tuple(row for row in rows if row.doubts)
+
+
+def agreed_with_mode(proposal: ApplyPlan, mode: Mode, decided: Mapping[tuple[str, str], Decision]) -> list[Decision]:
+    """What a person decided by agreeing to ``mode`` after reading ``summary``: in full, all that merely loosens."""
+    single = {row.key for row in asked_one_by_one(proposal, mode)}
+    rows = (row for row in open_questions(proposal, mode, decided) if row.key not in single)
+    return [_decision(row, "apply") for row in rows] if mode == "full" else []
+
+
+def completed(
+    proposal: ApplyPlan, mode: Mode, decided: Mapping[tuple[str, str], Decision], otherwise: Otherwise | None
+) -> dict[tuple[str, str], Decision]:
+    """``decided``, with the standing word for every open question that it does not answer."""
+    if otherwise is None:
+        return {**decided}
+    return {**decided, **{row.key: _decision(row, otherwise) for row in open_questions(proposal, mode, decided)}}
+
+
+def _decision(row: Row, choice: Otherwise) -> Decision:
+    return Decision(stage_key=row.stage.key, metric_key=row.worst.metric_key, choice=choice)
 
 
 def summary(proposal: ApplyPlan, mode: Mode) -> str:
-    """What agreeing would do, in one sentence for the question."""
+    """What agreeing would do: counts, then every value that loosens or that the plan has a doubt about."""
     loosens = sum(row.direction is Direction.LOOSENS for row in proposal.rows)
     tightens = sum(row.direction is Direction.TIGHTENS for row in proposal.rows)
-    asks = len(open_questions(proposal, mode, {}))
-    more = f", {asks} of them asked about one by one" if asks else ""
-    return f"{tightens} value(s) tighten CI, {loosens} loosen it{more}."
+    first = sum(row.direction is Direction.FIRST_BASELINE for row in proposal.rows)
+    asks = len(asked_one_by_one(proposal, mode))
+    text = f"{tightens} value(s) tighten CI, {loosens} loosen it"
+    text += f", {first} are a first baseline" if first else ""
+    text += f", {asks} of them asked about one by one." if asks else "."
+    lines = [_movement(row) for row in proposal.rows if wants_word(row, "full")]
+    more = [f"… and {len(lines) - _LISTED} more, see the report"] if len(lines) > _LISTED else []
+    return "\n".join([text, *lines[:_LISTED], *more])
+
+
+def _movement(row: Row) -> str:
+    change = direction_text(row.worst_op, row.current_raw, row.write_value)
+    return f"{'/'.join(row.key)}: {row.current_raw!r} -> {row.write_value!r}, {change}"
 
 
 def question(row: Row, plan_id: str) -> str:
-    """The question for one loosening metric (APL-12); the plan id in it makes a changed plan ask again."""
+    """The question for one metric (APL-12); the plan id in it makes a changed plan ask again."""
     runs = ", ".join(repr(value) for value in row.worst.per_run_raw)
     change = direction_text(row.worst_op, row.current_raw, row.write_value)
+    remarks = "".join(f"\n{doubt.text}" for doubt in row.doubts)
     return (
         f"{row.stage.key}: {row.place} in {row.file} {change}.\nobserved per run: {runs}\n"
-        f"present value: {row.current_raw!r}, worst of N: {row.write_value!r}\n"
+        f"present value: {row.current_raw!r}, worst of N: {row.write_value!r}{remarks}\n"
         f"keep the present value, apply the worst of N, or give a custom value? (plan {plan_id})"
+    )
+
+
+def ready(rows: Iterable[Row]) -> list[dict[str, Json]]:
+    """The open rows as ``decisions`` takes them, each on ``keep``: to be edited and passed back."""
+    return [
+        {"stage_key": row.stage.key, "metric_key": row.worst.metric_key, "choice": "keep"}
+        for row in sorted(rows, key=lambda row: not row.doubts)
+    ]
+
+
+def missing(project: Project, run_id: str, rows: Sequence[Row]) -> Refusal:
+    """DECISION_MISSING with the ready JSON of all that is open."""
+    kind = "loosening metric(s)" if all(row.direction is Direction.LOOSENS for row in rows) else "metric(s)"
+    why = "; ".join(f"{'/'.join(row.key)}: {row.reason}" for row in rows[:6])
+    decisions = ready(rows)
+    return Refusal(
+        Code.DECISION_MISSING,
+        ("APL-05", "APL-12"),
+        f"{len(rows)} {kind} need a person's decision: {why}" + (f"; and {len(rows) - 6} more" if rows[6:] else ""),
+        "let the user choose keep, apply or custom (with value) for each and pass "
+        f"decisions={json.dumps(decisions)}; otherwise=keep or otherwise=apply is the user's word on all that "
+        f"decisions does not name. A person may also run: {terminal(project, run_id)}",
+        {
+            "missing": [{"stage_key": row.stage.key, "metric_key": row.worst.metric_key} for row in rows],
+            "decisions": [*decisions],
+            "choices": [*CHOICES],
+            "reasons": {"/".join(row.key): row.reason for row in rows},
+        },
     )
 
 
@@ -57,26 +134,58 @@ def checked_mode(mode: str) -> Mode:
     )
 
 
+def checked_otherwise(word: str | None) -> Otherwise | None:
+    """The standing word, or None. Raises INVALID_ARGUMENT."""
+    if word is None or word in STANDING:
+        return word
+    raise Refusal(
+        Code.INVALID_ARGUMENT,
+        "APL-12",
+        f"otherwise is keep or apply, not {word!r}",
+        "leave it out to be told what needs a decision",
+        {"argument": "otherwise"},
+    )
+
+
 def terminal(project: Project, run_id: str) -> str:
     """How a person at a terminal does the same."""
     return f"tune-mcp apply {run_id} --repo {project.repo_root}"
 
 
 def checked_decisions(proposal: ApplyPlan, decisions: Sequence[Decision]) -> dict[tuple[str, str], Decision]:
-    """Each decision checked against the plan. Raises DECISION_INVALID or THRESHOLD_UNKNOWN."""
+    """Each decision checked against the plan. Raises DECISION_INVALID or the row's own code, all errors at once."""
     found: dict[tuple[str, str], Decision] = {}
+    wrong: list[Refusal] = []
     for decision in decisions:
-        row = proposal.row(decision.stage_key, decision.metric_key)
-        if row.key in found:
-            raise _bad(row, "is decided twice")
-        if row.code is not None and decision.choice != "keep":
-            raise Refusal(row.code, "APL-17", f"{row.place}: {row.reason}", "leave it, or mend the file")
-        if decision.choice == "custom":
-            custom_value(row, decision)
-        elif decision.value is not None:
-            raise _bad(row, f"has a value, but the choice is {decision.choice}")
-        found[row.key] = decision
+        try:
+            row = _checked(proposal, decision)
+            if row.key in found:
+                raise _bad(row, "is decided twice")
+            found[row.key] = decision
+        except Refusal as refusal:
+            wrong.append(refusal)
+    if len(wrong) == 1:
+        raise wrong[0]
+    if wrong:
+        raise Refusal(
+            Code.DECISION_INVALID,
+            tuple(dict.fromkeys(rule for one in wrong for rule in one.rules)),
+            f"{len(wrong)} decisions cannot stand: " + "; ".join(one.message for one in wrong),
+            "correct each of them and call again",
+            {"errors": [one.data() for one in wrong]},
+        )
     return found
+
+
+def _checked(proposal: ApplyPlan, decision: Decision) -> Row:
+    row = proposal.row(decision.stage_key, decision.metric_key)
+    if row.code is not None and decision.choice != "keep":
+        raise Refusal(row.code, "APL-17", f"{row.place}: {row.reason}", "leave it, or fix the file")
+    if decision.choice == "custom":
+        custom_value(row, decision)
+    elif decision.value is not None:
+        raise _bad(row, f"has a value, but the choice is {decision.choice}")
+    return row
 
 
 def _bad(row: Row, what: str) -> Refusal:
@@ -115,7 +224,7 @@ def chosen_values(
     values: dict[tuple[str, str], tuple[Number, str | None]] = {}
     for row in proposal.rows:
         decision = decided.get(row.key)
-        if not row.literal or (decision and decision.choice == "keep"):
+        if not row.place_known or (decision and decision.choice == "keep"):
             continue
         if decision and decision.choice == "custom":
             values[row.key] = custom_value(row, decision)

@@ -7,13 +7,14 @@ Committing and pushing are the person's, who may ask an agent for it (prompt ``p
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tune_mcp.calibration import settling
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.settling import Record
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import write_atomic
+from tune_mcp.files import sha256_file, write_atomic
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report.facts import OptimisationFacts, ReportFacts, SeenFacts
 from tune_mcp.report.figures import plain
@@ -39,13 +40,38 @@ def published_report(run: RunDir) -> PurePosixPath:
     return REPORTS / f"{run.run_id}.md"
 
 
+@dataclass(frozen=True)
+class Catalogue:
+    """The model's stages.yaml where an apply writes it. ``name`` is below the repository where it lies there."""
+
+    path: Path
+    name: str
+    ours: bool
+
+    @property
+    def sha256(self) -> str | None:
+        """The present digest, None where there is no such file."""
+        return sha256_file(self.path) if self.path.is_file() else None
+
+
+def catalogue(project: Project, model: str) -> Catalogue:
+    """Where the digests of edited files stand; an apply brings them up to date (DSC-02)."""
+    path = project.places.stages_path_for_writing(model, project.repo_root)
+    ours = path.resolve().is_relative_to(project.repo_root)
+    name = path.resolve().relative_to(project.repo_root).as_posix() if ours else str(path)
+    return Catalogue(path, name, ours)
+
+
+def edited_files(run: RunDir) -> list[str]:
+    """The test and threshold files of every apply that is in effect."""
+    return sorted({one.file for record in settling.in_effect(run) for one in record.applied})
+
+
 def commit_files(project: Project, run: RunDir) -> tuple[str, ...]:
     """Everything that may be in the commit: edited files, the catalogue, the published report (VCS-04)."""
-    edited = {one.file for record in settling.in_effect(run) for one in record.applied}
-    catalogue = project.places.stages_path_for_writing(project.plan(run).model, project.repo_root)
-    ours = [catalogue] if catalogue.is_file() and catalogue.resolve().is_relative_to(project.repo_root) else []
-    names = [path.resolve().relative_to(project.repo_root).as_posix() for path in ours]
-    return (*sorted(edited), *names, str(published_report(run)))
+    found = catalogue(project, project.plan(run).model)
+    names = [found.name] if found.ours and found.path.is_file() else []
+    return (*edited_files(run), *names, str(published_report(run)))
 
 
 def write_pull_request(project: Project, run: RunDir, folder: Path) -> Path:
@@ -70,7 +96,7 @@ def pull_request(project: Project, run: RunDir) -> str:
         _run_directory(project, run),
         _evidence(facts),
         _highlights(facts),
-        _policy(records),
+        _policy(project, run, records),
         _verification(project, run),
     )
     parts = [f"## {title}\n\n" + "\n".join(body) for title, body in zip(_SECTIONS, bodies, strict=True)]
@@ -135,7 +161,10 @@ def _highlights(facts: ReportFacts) -> Iterator[str]:
         yield f"\n… and {len(moving) - _HIGHLIGHTS} more in the report."
 
 
-def _policy(records: Sequence[Record]) -> Iterator[str]:
+def _policy(project: Project, run: RunDir, records: Sequence[Record]) -> Iterator[str]:
+    files = ", ".join(f"`{name}`" for name in edited_files(run))
+    yield f"Edited: {files}. `{catalogue(project, project.plan(run).model).name}` holds their new digests."
+    yield f"The commit: {', '.join(f'`{name}`' for name in commit_files(project, run))}."
     yield "Only reference literals were written; the slack stays in the tests. Unknown thresholds were not edited."
     for record in records:
         yield (

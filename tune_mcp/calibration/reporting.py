@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tune_mcp.apply import plan as plans
 from tune_mcp.apply.plan import ApplyPlan, Row
-from tune_mcp.calibration import evidence, settling
+from tune_mcp.calibration import evidence, publishing, settling
 from tune_mcp.calibration.evidence import Evidence
 from tune_mcp.calibration.project import Project
 from tune_mcp.config.loader import ConfigPlaces
@@ -95,8 +95,21 @@ def apply_plan(project: Project, run_id: str) -> ApplyPlanReply:
     else:
         advice = "nothing: every threshold holds the worst of N already, or cannot be located"
     return ApplyPlanReply(
-        run_id=run_id, plan_id=proposal.plan_id, rows=rows, diff=proposal.diff(), dirty=found.plan.dirty, next=advice
+        run_id=run_id,
+        plan_id=proposal.plan_id,
+        rows=rows,
+        diff=proposal.diff(),
+        dirty=found.plan.dirty,
+        files_changed=_files(project, found, proposal),
+        next=advice,
     )
+
+
+def _files(project: Project, found: Evidence, proposal: ApplyPlan) -> tuple[str, ...]:
+    """Every file that mode full would write: the edited ones, and the catalogue that holds their digests."""
+    edited = sorted({row.file for row in proposal.rows if plans.writable(row) and row.place_known})
+    catalogue = publishing.catalogue(project, found.plan.model)
+    return (*edited, *([catalogue.name] if edited and catalogue.path.is_file() else []))
 
 
 def _row(row: Row) -> PlanRow:

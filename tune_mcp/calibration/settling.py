@@ -23,7 +23,7 @@ from tune_mcp.apply.transaction import Journal
 from tune_mcp.calibration.project import Project
 from tune_mcp.config.stages import Frozen, Number
 from tune_mcp.config.stages_yaml import dump_stages
-from tune_mcp.contract.applying import Applied, Decision, Mode
+from tune_mcp.contract.applying import Applied, Decision, Mode, Otherwise
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import FileLock, inside, parse_json, sha256_file, write_atomic, write_json
 from tune_mcp.run_dir import RunDir, utc_now
@@ -50,6 +50,7 @@ class Kept(Frozen):
 class Record(Frozen):
     """``decision.json``: who decided what about one plan, and what was written because of it.
 
+    ``otherwise`` is the standing word for what the person did not name; its decisions are among ``decisions``.
     ``order`` counts the applies of a run: a value that is written twice has its first old value from the earlier one.
     """
 
@@ -59,6 +60,7 @@ class Record(Frozen):
     decided_by: str
     decided_at: str
     decisions: tuple[Decision, ...]
+    otherwise: Otherwise | None = None
     applied: tuple[Applied, ...]
     kept: tuple[Kept, ...]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tune_mcp.apply.plan import ApplyPlan
 from tune_mcp.calibration import answered, applying, deciding, reporting, settling
 from tune_mcp.calibration.project import Project
-from tune_mcp.contract.applying import MODES, ApplyReply, Decision, Mode
+from tune_mcp.contract.applying import MODES, ApplyReply, Decision, Mode, Otherwise
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.run_dir import RunDir
 
@@ -34,7 +34,12 @@ def at_terminal() -> bool:
 
 
 def apply_at_terminal(
-    project: Project, run_id: str, mode: str | None, plan_id: str | None, words: Sequence[str]
+    project: Project,
+    run_id: str,
+    mode: str | None,
+    plan_id: str | None,
+    words: Sequence[str],
+    otherwise: Otherwise | None = None,
 ) -> ApplyReply:
     """Show the plan, ask for the mode and for every open metric, write. Without a terminal nothing is asked."""
     settling.settle(project)
@@ -48,29 +53,37 @@ def apply_at_terminal(
                 Code.DECISION_MISSING,
                 "APL-04",
                 "no mode was chosen, and there is no terminal to ask at",
-                f"tune-mcp apply {run_id} --mode report|smart|full [--decide STAGE/METRIC=keep|apply|NUMBER]",
+                f"tune-mcp apply {run_id} --mode report|smart|full [--decide STAGE/METRIC=keep|apply|NUMBER] "
+                "[--otherwise keep|apply]",
             )
-        return applying.apply(project, run_id, proposal.plan_id, mode, decisions, "command line")
+        return applying.apply(project, run_id, proposal.plan_id, mode, decisions, "command line", otherwise)
     if mode != "report":
         settling.demand_rest(project)
     run = project.run(run_id)
     try:
+        agreed: list[Decision] = []
         if mode is None:
             print(shown.text())
             mode = _ask("mode", MODES, "report")
+            named = deciding.checked_decisions(proposal, decisions)
+            agreed = deciding.agreed_with_mode(proposal, deciding.checked_mode(mode), named)
         chosen = deciding.checked_mode(mode)
-        decided = _asked(run, proposal, chosen, decisions)
+        decided = _asked(run, proposal, chosen, [*decisions, *agreed], otherwise)
     except EOFError:
         applying.declined(run, proposal.plan_id, "the input at the terminal ended")
         raise Refusal(
             Code.DECLINED, ("SCP-06", "APL-04"), "nobody answered; nothing was written", "apply again when decided"
         ) from None
-    return applying.apply(project, run_id, proposal.plan_id, chosen, decided, "a person, at a terminal")
+    return applying.apply(project, run_id, proposal.plan_id, chosen, decided, "a person, at a terminal", otherwise)
 
 
-def _asked(run: RunDir, proposal: ApplyPlan, mode: Mode, given: Sequence[Decision]) -> list[Decision]:
+def _asked(
+    run: RunDir, proposal: ApplyPlan, mode: Mode, given: Sequence[Decision], otherwise: Otherwise | None
+) -> list[Decision]:
     """The decisions given, those answered before, and an answer to every open question; each is kept as it comes."""
     named = {(one.stage_key, one.metric_key): one for one in given}
+    if otherwise is not None:
+        return list(named.values())
     for row in deciding.open_questions(proposal, mode, named):
         kept = answered.load(run, proposal.plan_id).get(row.key)
         if kept is not None:

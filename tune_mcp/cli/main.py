@@ -125,6 +125,7 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     one.add_argument(
         "--decide", action="append", default=[], metavar="STAGE/METRIC=keep|apply|NUMBER", help="answer it now"
     )
+    one.add_argument("--otherwise", choices=["keep", "apply"], help="your word on all that --decide does not name")
     one.add_argument("--undo", metavar="PLAN_ID", help="put the files before that apply back")
     one = verb("doctor", _doctor, "what a run of each model would need here")
     one.add_argument("model", nargs="?", help=MODEL)
@@ -293,6 +294,8 @@ def _apply(arguments: argparse.Namespace) -> int:
     if arguments.undo:
         _show(arguments, undo(project, arguments.run_id, arguments.undo))
         return DONE
-    reply = apply_at_terminal(project, arguments.run_id, arguments.mode, arguments.plan_id, arguments.decide)
+    reply = apply_at_terminal(
+        project, arguments.run_id, arguments.mode, arguments.plan_id, arguments.decide, arguments.otherwise
+    )
     _show(arguments, reply)
     return DONE

@@ -12,6 +12,9 @@ from tune_mcp.contract.reply import Reply
 
 Mode = Literal["report", "smart", "full"]
 MODES: tuple[Mode, ...] = ("report", "smart", "full")
+Otherwise = Literal["keep", "apply"]
+STANDING: tuple[Otherwise, ...] = ("keep", "apply")
+CHOICES = ("keep", "apply", "custom")
 
 
 class Decision(BaseModel):
@@ -42,7 +45,8 @@ class ApplyReply(Reply):
     """What was written, each as ``file:symbol = value`` (APL-23), what was kept, and how to take it back.
 
     ``pull_request`` is a file with the text of a pull request, ``commit_files`` what would belong into its commit;
-    nothing is committed here (VCS-01).
+    nothing is committed here (VCS-01). ``files_changed`` is every file that was written, stages.yaml with its digests
+    included.
     """
 
     run_id: str
@@ -54,17 +58,22 @@ class ApplyReply(Reply):
     undo_command: str | None
     pull_request: str | None = None
     commit_files: tuple[str, ...] = ()
+    files_changed: tuple[str, ...] = ()
 
     def lines(self) -> Iterable[str]:
         """The list of changes."""
         yield f"applied {len(self.applied)} value(s) in mode {self.mode}; kept {len(self.kept)}"
         for one in self.applied:
             yield f"  {one.file}:{one.symbol} = {one.new!r} (was {one.old!r}, {one.direction})"
+        if self.files_changed:
+            yield f"files changed: {', '.join(self.files_changed)}"
         yield from (f"WARNING: {warning}" for warning in self.warnings)
         if self.undo_command:
             yield f"undo: {self.undo_command}"
         if self.pull_request:
             yield f"nothing is committed; text for a pull request, should the user want one: {self.pull_request}"
+        if self.commit_files:
+            yield f"files for its commit: {', '.join(self.commit_files)}"
 
 
 class UndoReply(Reply):

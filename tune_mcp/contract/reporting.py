@@ -71,20 +71,24 @@ class PlanRow(Frozen):
 
 
 class ApplyPlanReply(Reply):
-    """What each mode would write, and the diff of mode full. Nothing is written by asking."""
+    """What each mode would write, and the diff of mode full. Nothing is written by asking.
+
+    ``files_changed`` is every file that mode full would write, stages.yaml with its digests included.
+    """
 
     run_id: str
     plan_id: str
     rows: tuple[PlanRow, ...]
     diff: str
     dirty: bool
+    files_changed: tuple[str, ...] = ()
 
     def lines(self) -> Iterable[str]:
         """One line a metric, loosening ones first, then the diff as far as there is room."""
         yield f"plan_id: {self.plan_id} ({len(self.rows)} metrics)"
         if self.dirty:
             yield DIRTY
-        order = {"loosens": 0, "unknown": 1, "tightens": 2, "equal": 3}
+        order = {"loosens": 0, "first baseline": 1, "unknown": 2, "tightens": 3, "equal": 4}
         for row in sorted(self.rows, key=lambda row: order[row.direction])[:_ROWS_SHOWN]:
             yield (
                 f"  {row.decision:<4} {row.stage_key}/{row.metric_key}: {row.current_raw!r} -> {row.write_value!r} "
@@ -92,5 +96,7 @@ class ApplyPlanReply(Reply):
             )
         if len(self.rows) > _ROWS_SHOWN:
             yield f"  … and {len(self.rows) - _ROWS_SHOWN} more"
+        if self.files_changed:
+            yield f"files that mode full would change: {', '.join(self.files_changed)}"
         if self.diff:
             yield self.diff if len(self.diff) <= _DIFF_ROOM else self.diff[:_DIFF_ROOM] + "\n[… the diff goes on …]"

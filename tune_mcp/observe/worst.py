@@ -20,6 +20,7 @@ class Direction(StrEnum):
 
     TIGHTENS = "tightens"
     LOOSENS = "loosens"
+    FIRST_BASELINE = "first baseline"
     EQUAL = "equal"
     UNKNOWN = "unknown"
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from mcp.server.mcpserver import AcceptedElicitation, Context, Elicit, ElicitationResult, MCPServer, Resolve
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import BaseModel, Field
 
-from tune_mcp.contract.applying import MODES, ApplyReply, Decision, Mode
+from tune_mcp.contract.applying import MODES, STANDING, ApplyReply, Decision, Mode, Otherwise
 from tune_mcp.contract.options import Options
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.server.answers import Answer, answer_model, internal, refused
@@ -37,12 +38,21 @@ class Agreement(BaseModel):
     """The first question: which mode. A person may choose less than was proposed."""
 
     mode: Literal["report", "smart", "full"] = Field(
-        default="report", description="report: touch nothing; smart: ask for each loosening speed metric; full: all"
+        default="report", description="report: touch nothing; smart: ask for each doubtful metric; full: write all"
     )
+    otherwise: Literal["as the call says", "ask", "keep", "apply"] = Field(
+        default="as the call says",
+        description="your word on every single question: ask each one, keep all present values, or apply all",
+    )
+
+    def word(self, called: str | None) -> Otherwise | None:
+        """The standing word that the person agreed to, None when each question is asked."""
+        word = called if self.otherwise == "as the call says" else self.otherwise
+        return word if word in STANDING else None
 
 
 class Choice(BaseModel):
-    """The question for one loosening metric."""
+    """The question for one metric."""
 
     choice: Literal["keep", "apply", "custom"] = Field(default="keep", description="keep the present value by default")
     value: str = Field(default="", description="only with custom: the number to write, as it shall stand in the file")
@@ -73,21 +83,25 @@ def _again(run_id: str, plan_id: str) -> tuple[Project, ApplyPlan] | None:
     return _open(run_id, plan_id)
 
 
-def _ask_mode(run_id: str, plan_id: str, mode: str, decisions: list[Decision], ctx: Context[Any, Any]) -> Any:
+def _ask_mode(
+    run_id: str, plan_id: str, mode: str, decisions: list[Decision], otherwise: str | None, ctx: Context[Any, Any]
+) -> Any:
     from tune_mcp.calibration import answered, deciding
 
-    found = _open(run_id, plan_id) if mode in MODES and mode != "report" and can_ask(ctx) else None
+    valid = mode in MODES and mode != "report" and otherwise in (None, *STANDING)
+    found = _open(run_id, plan_id) if valid and can_ask(ctx) else None
     if found is None:
         return Agreement(mode="report")
     project, proposal = found
-    saved = answered.load_mode(project.run(run_id), plan_id)
-    if saved is not None and saved == mode and not decisions:
-        return Agreement(mode=saved)
+    saved, word = answered.load_mode(project.run(run_id), plan_id)
+    if saved is not None and saved == mode and not decisions and otherwise in (None, word):
+        return Agreement(mode=saved, otherwise=word or "ask")
     brought = "; ".join(f"{one.stage_key}/{one.metric_key} = {_said(one)}" for one in decisions)
     return Elicit(
         f"Plan {plan_id} of {run_id}: write thresholds into the test files? Proposed mode: {mode}. "
         f"{deciding.summary(proposal, cast('Mode', mode))}"
-        + (f" Decisions that came with the call: {brought}." if brought else ""),
+        + (f"\nDecisions that came with the call: {brought}." if brought else "")
+        + (f"\nStanding word that came with the call, for every single question: {otherwise}." if otherwise else ""),
         Agreement,
     )
 
@@ -102,8 +116,11 @@ _OVER = "no further question"
 def _slot(number: int, before: Callable[..., Any] | None) -> Callable[..., Any]:
     """Question ``number``: stores the answer to the one before it, then asks its own if there is one."""
 
-    def slot(run_id: str, plan_id: str, ctx: Context[Any, Any], how: Any, previous: Any = None) -> Any:
-        if not (isinstance(how, AcceptedElicitation) and cast("Agreement", how.data).mode == "smart"):
+    def slot(
+        run_id: str, plan_id: str, otherwise: str | None, ctx: Context[Any, Any], how: Any, previous: Any = None
+    ) -> Any:
+        agreement = cast("Agreement", how.data) if isinstance(how, AcceptedElicitation) else None
+        if agreement is None or agreement.mode == "report":
             return _OVER
         if number and not (isinstance(previous, AcceptedElicitation) and cast("object", previous.data) != _OVER):
             return _OVER
@@ -114,9 +131,10 @@ def _slot(number: int, before: Callable[..., Any] | None) -> Callable[..., Any]:
 
         project, proposal = found
         run = project.run(run_id)
-        if not number and answered.load_mode(run, plan_id) != "smart":
-            answered.store_mode(run, plan_id, "smart")
-        rows = deciding.open_questions(proposal, "smart", {})
+        word = agreement.word(otherwise)
+        if not number:
+            answered.store_mode(run, plan_id, agreement.mode, word)
+        rows = deciding.asked_one_by_one(proposal, agreement.mode) if word is None else ()
         if number and isinstance(previous, AcceptedElicitation) and number - 1 < len(rows):
             choice = cast("object", previous.data)
             if isinstance(choice, Choice):
@@ -130,6 +148,7 @@ def _slot(number: int, before: Callable[..., Any] | None) -> Callable[..., Any]:
     annotations: dict[str, Any] = {
         "run_id": str,
         "plan_id": str,
+        "otherwise": str | None,
         "ctx": Context,
         "how": Annotated[ElicitationResult[Agreement], Resolve(_ask_mode)],
     }
@@ -180,33 +199,62 @@ def register_apply(mcp: MCPServer[Any], server: ServerContext) -> None:
         ],
         decisions: Annotated[
             list[Decision],
-            Field(description="The user's word on loosening metrics, where the client cannot ask by itself."),
+            Field(description="The user's word on single metrics; a refusal holds the list, ready to be edited."),
         ] = [],  # noqa: B006 - the SDK reads the default, nobody changes it
+        otherwise: Annotated[
+            str | None,
+            Field(
+                description="keep or apply: the user's standing word on every metric that decisions does not name.",
+                json_schema_extra={"enum": [*STANDING]},
+            ),
+        ] = None,
         ctx: Context[Any, Any] = None,  # type: ignore[assignment]
         how: Annotated[ElicitationResult[Agreement], Resolve(_ask_mode)] = None,  # type: ignore[assignment]
         last: Annotated[ElicitationResult[Any], Resolve(LAST)] = None,  # type: ignore[assignment]
     ) -> Annotated[CallToolResult, ApplyAnswer]:
         """Write the thresholds of a plan into the test files, all files or none. Only after the user has seen the
-        report and chosen a mode: report (touch nothing), smart (quality metrics and tightening speed; every
-        loosening speed metric needs a decision), full (all). The client asks the user where it can."""
+        report and chosen a mode: report (touch nothing), smart (what tightens; every loosening or doubtful metric
+        needs a decision), full (all; what loosens must be named in decisions, or otherwise given). The client asks
+        the user where it can."""
         from tune_mcp.calibration import applying
 
         try:
-            chosen, given, by = await server.workers.run(
-                lambda: _agreed(server.project(), run_id, plan_id, mode, decisions, asked=can_ask(ctx), how=how)
-            )
+            call = _Call(run_id, plan_id, mode, decisions, otherwise)
+            word = await server.workers.run(lambda: _agreed(server.project(), call, asked=can_ask(ctx), how=how))
         except Refusal as refusal:
             return refused(refusal)
         except Exception as error:
             return internal(error)
         return await server.workers.answer(
-            lambda: applying.apply(server.project(), run_id, plan_id, chosen, given, by), shielded=True
+            lambda: applying.apply(
+                server.project(), run_id, plan_id, word.mode, word.decisions, word.by, word.otherwise
+            ),
+            shielded=True,
         )
 
 
-def _agreed(
-    project: Project, run_id: str, plan_id: str, mode: str, decisions: Sequence[Decision], *, asked: bool, how: object
-) -> tuple[str, Sequence[Decision], str]:
+@dataclass(frozen=True)
+class _Call:
+    """The arguments of one call."""
+
+    run_id: str
+    plan_id: str
+    mode: str
+    decisions: Sequence[Decision]
+    otherwise: str | None
+
+
+@dataclass(frozen=True)
+class _Word:
+    """What was decided, and by whom."""
+
+    mode: str
+    decisions: Sequence[Decision]
+    otherwise: Otherwise | None
+    by: str
+
+
+def _agreed(project: Project, call: _Call, *, asked: bool, how: object) -> _Word:
     """What was decided, by whom; a person's answer counts more than an argument.
 
     Raises DECLINED when the person said no or did not answer, DECISION_INVALID for an answer that cannot stand: it
@@ -214,9 +262,10 @@ def _agreed(
     """
     from tune_mcp.calibration import answered, applying, deciding
 
-    chosen = deciding.checked_mode(mode)
+    chosen, standing = deciding.checked_mode(call.mode), deciding.checked_otherwise(call.otherwise)
     if chosen == "report" or not asked:
-        return chosen, decisions, "arguments"
+        return _Word(chosen, call.decisions, standing, "arguments")
+    run_id, plan_id = call.run_id, call.plan_id
     proposal = applying.askable(project, run_id, plan_id)
     if not isinstance(how, AcceptedElicitation):
         applying.declined(project.run(run_id), plan_id, "declined through the client, or it could not ask")
@@ -227,9 +276,9 @@ def _agreed(
             f"leave it, or let the user run: {deciding.terminal(project, run_id)}",
             {"plan_id": plan_id},
         )
-    agreed = cast("Agreement", how.data).mode
-    run = project.run(run_id)
-    answered.store_mode(run, plan_id, agreed)
+    agreement = cast("Agreement", how.data)
+    run, word = project.run(run_id), agreement.word(standing)
+    answered.store_mode(run, plan_id, agreement.mode, word)
     stored = answered.load(run, plan_id)
     for one in stored.values():
         try:
@@ -237,5 +286,9 @@ def _agreed(
         except Refusal:
             answered.forget(run, plan_id, one)
             raise
-    brought = [one for one in decisions if (one.stage_key, one.metric_key) not in stored]
-    return agreed, [*brought, *stored.values()], "a person, through the client"
+    rows = deciding.asked_one_by_one(proposal, agreement.mode) if word is None else ()
+    single = {row.key for row in rows}
+    brought = [one for one in call.decisions if (one.stage_key, one.metric_key) not in {*stored, *single}]
+    named = {**{(one.stage_key, one.metric_key): one for one in brought}, **stored}
+    with_mode = [] if word else deciding.agreed_with_mode(proposal, agreement.mode, named)
+    return _Word(agreement.mode, [*brought, *stored.values(), *with_mode], word, "a person, through the client")

@@ -13,10 +13,15 @@ from mcp.server.mcpserver import MCPServer
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.server.answers import internal, refused
 
-_SDK_TEXT = re.compile(r"Error executing tool (\S+): \d+ validation errors? for \S+\n(?P<rest>.*)", re.DOTALL)
+_SDK_TEXT = re.compile(r"Error executing tool (\S+): \d+ validation errors? for \S+\n(?P<all>.*)", re.DOTALL)
+_SDK_ERROR = re.compile(r"^(?P<argument>\S+)\n  (?P<reason>.*?)(?:\[type=|\n|\Z)", re.MULTILINE)
 _SDK_ANSWER = re.compile(r"Error executing tool (\S+): Resolver .*", re.DOTALL)
 _SDK_MASKED = re.compile(r"Error executing tool (\S+)")
 Context = ServerRequestContext[Any, Any]
+_DECISION = (
+    'each decision is {"stage_key": "...", "metric_key": "...", "choice": "keep" | "apply" | "custom"}, '
+    "with custom also a value; apply without decisions answers with the whole list, ready to be edited"
+)
 
 
 def argument_check(server: Callable[[], MCPServer[Any]]) -> ServerMiddleware[Any]:
@@ -36,7 +41,7 @@ def argument_check(server: Callable[[], MCPServer[Any]]) -> ServerMiddleware[Any
                     return refused(_unknown(str(params.get("name")), name, list(known)))
                 # JSON's true would pass for the number 1.
                 if isinstance(value, bool) and "boolean" not in str(known[name]):
-                    return refused(_misfit(str(params.get("name")), name, "Input should not be true or false"))
+                    return refused(_misfit(str(params.get("name")), {name: "Input should not be true or false"}))
         result = await call_next(ctx)
         text = _sdk_error(result)
         if masked := _SDK_MASKED.fullmatch(text):
@@ -80,16 +85,18 @@ def _from_sdk(text: str) -> Refusal | None:
     match = _SDK_TEXT.fullmatch(text)
     if match is None:
         return None
-    argument, _, reason = match["rest"].partition("\n")
-    what = reason.split("[type=")[0].strip() or "does not fit"
-    return _misfit(match[1], argument, what)
+    found = {one["argument"]: one["reason"].strip() or "does not fit" for one in _SDK_ERROR.finditer(match["all"])}
+    return _misfit(match[1], found or {"": "an argument does not fit"})
 
 
-def _misfit(tool: str, argument: str, what: str) -> Refusal:
+def _misfit(tool: str, errors: Mapping[str, str]) -> Refusal:
+    """All that is wrong with the types of a call, at once: argument (``decisions.0.choice``) -> what is wrong."""
+    wrong = "; ".join(f"{argument or tool} — {reason}" for argument, reason in errors.items())
+    decisions = any(argument.startswith("decisions.") for argument in errors)
     return Refusal(
         Code.INVALID_ARGUMENT,
-        "SCP-04",
-        f"{tool}: argument {argument} — {what}",
-        "look at the tool's input schema and call again",
-        {"tool": tool, "argument": argument},
+        ("APL-12", "APL-13") if decisions else "SCP-04",
+        f"{tool}: argument {wrong}" if len(errors) == 1 else f"{tool}: {len(errors)} arguments do not fit: {wrong}",
+        _DECISION if decisions else "look at the tool's input schema and call again",
+        {"tool": tool, "argument": next(iter(errors)), **({"errors": {**errors}} if len(errors) > 1 else {})},
     )
