@@ -55,8 +55,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def dump_json(value: object) -> bytes:
-    """Strict JSON (no NaN, no infinity), UTF-8, sorted keys, one trailing newline: same value, same bytes."""
-    return (json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1, sort_keys=True) + "\n").encode()
+    """Strict JSON (no NaN, no infinity), UTF-8, sorted keys, one trailing newline: same value, same bytes.
+
+    A lone surrogate is written as its JSON escape.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1, sort_keys=True)
+    return (text + "\n").encode(errors="backslashreplace")
 
 
 def _reject(token: str) -> Json:
@@ -73,12 +77,14 @@ def _finite(token: str) -> float:
 def _unique(pairs: list[tuple[str, Json]]) -> Json:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key stands twice in one object")
+        names = [key for key, _ in pairs]
+        raise ValueError(f"duplicate key {next(key for key in names if names.count(key) > 1)!r}")
     return found
 
 
 # Made once: an audit of a large run reads ten thousand documents.
 _STRICT = json.JSONDecoder(parse_constant=_reject, parse_float=_finite, object_pairs_hook=_unique)
+_FOREIGN = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 def parse_json(data: bytes) -> Json:
@@ -89,6 +95,22 @@ def parse_json(data: bytes) -> Json:
         raise ValueError("nested too deeply") from None
 
 
+def parse_foreign_json(data: bytes) -> Json:
+    """Read JSON that others wrote as ``json.loads`` does: NaN, infinities, 1e999, a BOM, UTF-16 and lone surrogates.
+
+    Raises ``ValueError`` for a duplicate key (two readers would take different values), bad syntax and deep nesting.
+    """
+    try:
+        return cast(Json, _FOREIGN.decode(data.decode(json.detect_encoding(data), "surrogatepass")))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def printable(text: str) -> str:
+    """The same text without lone surrogates, which no UTF-8 file and no client takes: they are written as escapes."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def write_json(path: Path, value: object, *, durable: bool = True) -> None:
     """Write ``value`` as strict JSON, whole or not at all."""
     write_atomic(path, dump_json(value), durable=durable)
@@ -97,7 +119,8 @@ def write_json(path: Path, value: object, *, durable: bool = True) -> None:
 def append_line(path: Path, line: str) -> None:
     """Append one line with a single ``write`` and make it durable, so that lines of two writers never mix.
 
-    Half a line that a crash left behind is ended first. Raises ``OSError`` when the disk takes only a part.
+    A lone surrogate is written as its escape, which is JSON too. Half a line that a crash left behind is ended first.
+    Raises ``OSError`` when the disk takes only a part.
     """
     if "\n" in line:
         raise ValueError("a log line holds no line break")
@@ -105,7 +128,7 @@ def append_line(path: Path, line: str) -> None:
     try:
         size = os.fstat(handle).st_size
         torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
-        data = (b"\n" if torn else b"") + line.encode() + b"\n"
+        data = (b"\n" if torn else b"") + line.encode(errors="backslashreplace") + b"\n"
         if os.write(handle, data) != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         os.fsync(handle)

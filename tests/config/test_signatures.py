@@ -43,7 +43,7 @@ def test_no_remedy_is_a_threshold() -> None:
 @pytest.mark.parametrize(
     ("line", "cause", "remedy"),
     [
-        ("router: worker http://127.0.0.1:3001 is unhealthy", "OMNI_CI_HOME", "ci_env.sh"),
+        ("sh: OMNI_CI_HOME: unbound variable", "OMNI_CI_HOME", "ci_env.sh"),
         (
             "Capturing batches (bs=64): 10%|█ | 3/36 [01:12<13:00, 24.1s/it]",
             "TORCHINDUCTOR_CACHE_DIR",
@@ -126,3 +126,20 @@ def test_a_stop_shorter_than_the_shipped_alert_is_refused(tmp_path: Path) -> Non
     with pytest.raises(Refusal) as error:
         place(tmp_path, "no_progress: {stop_after_s: 100}\n").signatures("toy")
     assert error.value.details["key"] == "no_progress.stop_after_s"
+
+
+@pytest.mark.rule("FAIL-02", "FAIL-03")
+@pytest.mark.parametrize(
+    "line",
+    [
+        "router: worker http://127.0.0.1:3001 is unhealthy",
+        "RuntimeError: managed worker 1 exited before becoming healthy (exit_code=1)",
+        "router workers did not become fully routable",
+    ],
+)
+def test_a_dead_worker_is_no_wrong_slice_and_no_cold_cache(line: str) -> None:
+    found = [one for one in SHIPPED.fatal + SHIPPED.suspicious if one.fits(line)]
+    assert found
+    assert not [
+        one for one in found for word in ("OMNI_CI_HOME", "_CACHE_DIR", "JIT") if word in one.cause + one.remedy
+    ]

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tune_mcp.config.stages import Display, Location, SampleCounts, Stage, StageMetric
+from tune_mcp.observe import extract as extraction
 from tune_mcp.observe.extract import ResultFiles, extract
 
 FILE = "toy0/result.json"
@@ -67,12 +68,13 @@ def test_a_number_is_taken_as_it_stands(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "why"),
     [
-        ("NaN", "NaN is not JSON"),
-        ("Infinity", "Infinity is not JSON"),
-        ("-Infinity", "is not JSON"),
-        ("1e999", "too large"),
+        ("NaN", "not finite"),
+        ("Infinity", "not finite"),
+        ("-Infinity", "not finite"),
+        ("1e999", "not finite"),
+        ('"\\ud800"', "not a number but str"),
         ("1" + "0" * 400, "not finite"),
-        ("1" + "0" * 5000, "not strict JSON"),
+        ("1" + "0" * 5000, "not JSON that can be read"),
         ("true", "not a number but bool"),
         ("false", "not a number but bool"),
         ('"0.5"', "not a number but str"),
@@ -87,10 +89,66 @@ def test_what_is_no_finite_number_is_no_measurement(tmp_path: Path, value: str, 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "not json", b"\xff\xfe{}", "[" * 200_000, '{"speed": 1, "speed": {"qps": 1}}']
+    ("text", "why"),
+    [
+        ("", "Expecting value"),
+        ("{", "Expecting property name"),
+        ("not json", "Expecting value"),
+        ('{"speed": {"qps": 1}} {}', "Extra data"),
+        (b"\xff\xfe{}", "Expecting value"),
+        (b'{"speed": {"qps": 1}, "a": "\xff"}', "can't decode"),
+        ("[" * 200_000, "nested too deeply"),
+        ('{"speed": 1, "speed": {"qps": 1}}', "duplicate key 'speed'"),
+        ('{"speed": {"qps": 1}, "other": [{"deep": {"a": 1, "b": 2, "a": 1}}]}', "duplicate key 'a'"),
+        ('{"speed": {"qps": 1}, "other": {"\\ud800": 1, "\\ud800": 2}}', "duplicate key '\\ud800'"),
+    ],
 )
-def test_a_result_file_that_is_no_strict_json_yields_nothing(tmp_path: Path, text: str | bytes) -> None:
-    assert "not strict JSON" in reason(written(tmp_path, text))
+def test_a_result_file_that_no_parser_reads_or_that_has_a_duplicate_key_yields_nothing(
+    tmp_path: Path, text: str | bytes, why: str
+) -> None:
+    told = reason(written(tmp_path, text))
+    assert "not JSON that can be read" in told and why in told
+
+
+@pytest.mark.rule("MET-07")
+@pytest.mark.parametrize("token", ["NaN", "Infinity", "-Infinity", "1e999", "-1e400", '"\\ud800"', "true", "[[]]"])
+@pytest.mark.parametrize("field", ['"config": {"request_rate": @}', '"requests": [1, {"rtf": @}]', '"\\udfff": @'])
+def test_what_stands_in_a_field_that_nobody_tracks_spoils_nothing(tmp_path: Path, token: str, field: str) -> None:
+    text = f'{{{field.replace("@", token)}, "speed": {{"qps": 12.5}}, "summary": {{"total": 4, "ok": 4}}}}'
+
+    found = extract(stage(counts(), qps=metric()), written(tmp_path, text))
+
+    assert (found.metrics, found.total, found.ok, found.problems) == ({"qps": 12.5}, 4, 4, ())
+
+
+@pytest.mark.rule("STR-06", "HLT-06")
+@pytest.mark.parametrize("token", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_tracked_value_that_is_not_finite_spoils_itself_alone(tmp_path: Path, token: str) -> None:
+    text = f'{{"a": {token}, "b": 2.5, "summary": {{"total": 4, "ok": 4}}}}'
+
+    found = extract(stage(counts(), a=metric("a"), b=metric("b")), written(tmp_path, text))
+
+    assert (found.metrics, found.total) == ({"a": None, "b": 2.5}, 4)
+    assert [problem.sentence() for problem in found.problems] == [f"a: {FILE}::a: not finite"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_is_read_as_json_loads_reads_it(tmp_path: Path, encoding: str) -> None:
+    found = extract(stage(qps=metric()), written(tmp_path, '{"speed": {"qps": 1}}'.encode(encoding)))
+    assert found.metrics == {"qps": 1}
+
+
+def test_a_name_that_is_no_text_is_told_as_its_escape(tmp_path: Path) -> None:
+    told = reason(written(tmp_path, '{"speed": {"\\ud800qps": 1}}'))
+
+    assert told.endswith("no 'qps' in speed (near: \\ud800qps)")
+    told.encode()
+
+
+@pytest.mark.rule("HLT-06")
+def test_a_file_over_the_size_limit_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extraction, "_LARGEST_RESULT_FILE", 10)
+    assert f"{FILE}::speed.qps: file larger than" in reason(written(tmp_path, '{"speed": {"qps": 1}}'))
 
 
 @pytest.mark.parametrize("text", ["[]", "null", "3", '"x"', "true"])

@@ -142,7 +142,7 @@ def assert_halted(project: Project, run: RunDir, why: str) -> None:
         ("import pytest\n", "import pytest\nimport no_such_module\n", "collection failed"),
         ('(folder / "result.json")', '(folder / "results.json")', "near: toy0/results.json"),
         ('"throughput_qps": throughput,', '"throughput": throughput,', "near: throughput"),
-        ('"accuracy": accuracy,', "\"accuracy\": float('nan'),", "NaN is not JSON"),
+        ('"accuracy": accuracy,', "\"accuracy\": float('nan'),", "summary.accuracy: not finite"),
     ],
     ids=["skip", "skip inside", "module skip", "import error", "file", "key", "nan"],
 )

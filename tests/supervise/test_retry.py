@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tune_mcp.config.stages import Display, Location, SampleCounts, Stage, StageMetric
-from tune_mcp.supervise.guard_record import GuardSummary
+from tune_mcp.supervise.guard_record import Failure, GuardSummary
 from tune_mcp.supervise.job import AttemptResult, Blocked, StageResult
 from tune_mcp.supervise.retry import Again, Keep, Stop, Verdict, judge
 
@@ -247,3 +247,75 @@ def test_an_attempt_that_lacks_a_planned_stage_is_never_kept(stages: dict[str, S
 def test_counts_that_could_not_be_read_are_never_kept(total: int | None, ok: int | None) -> None:
     problems = ("sample_counts.ok: r.json::x: not a number but null",)
     assert isinstance(verdict(ended(stages=speed(total, ok, problems))), Stop)
+
+
+def failed(when: str, exception: str = "RuntimeError", message: str = "it fell", name: str = IDS[1]) -> dict[str, Any]:
+    one = Failure(nodeid=name, when=when, exception=exception, assertion=exception == "AssertionError", message=message)
+    return {"failed": (name,), "failures": (one,)}
+
+
+NO_FILE = {"toy_speed": StageResult(metrics={"x": None}, total=None, ok=None, problems=LOST, absent=("r.json",))}
+
+
+@pytest.mark.rule("RTY-03", "XPY-05", "RTY-04")
+@pytest.mark.parametrize("stages", [speed(), speed(problems=LOST), NO_FILE], ids=["all there", "unreadable", "no file"])
+def test_a_fixture_that_failed_is_no_observation_and_is_tried_again(stages: dict[str, StageResult]) -> None:
+    found = verdict(ended(pytest_rc=1, guard=failed("setup"), stages=stages))
+
+    assert found == Again(f"a fixture failed before its test ran: {IDS[1]}: RuntimeError: it fell")
+    again = verdict(ended(pytest_rc=1, guard=failed("setup"), stages=stages), found, found)
+    assert isinstance(again, Again), "bounded by the tries, like a crash"
+
+
+@pytest.mark.rule("RTY-03", "WDG-01")
+def test_a_failed_start_is_named_by_its_own_line() -> None:
+    line = "server did not start: worker 0 exited before becoming healthy"
+    found = verdict(ended(pytest_rc=1, guard=failed("setup"), stages=speed(), signature=line))
+    assert found == Again(f"known crash in the log: {line}")
+
+
+@pytest.mark.rule("STG-09")
+def test_a_docs_test_whose_server_did_not_start_is_tried_again() -> None:
+    docs = {"toy_docs": StageResult(metrics={}, total=None, ok=None)}
+    guard = failed("call", message="Server exited with code 1")
+
+    assert isinstance(verdict(ended(pytest_rc=1, stages=docs, guard=guard, signature="server did not start: x")), Again)
+    plain = verdict(ended(pytest_rc=1, stages=docs, guard=guard))
+    assert isinstance(plain, Stop) and "RuntimeError: Server exited with code 1" in plain.halt.message
+
+
+@pytest.mark.rule("XPY-06", "RTY-03")
+def test_a_test_that_broke_off_before_it_wrote_is_tried_again_once_and_halts_in_the_same_words() -> None:
+    first = verdict(ended(pytest_rc=1, guard=failed("call", "KeyError", "'a'"), stages=NO_FILE))
+    other = verdict(ended(pytest_rc=1, guard=failed("call", "OSError", "b"), stages=NO_FILE), first)
+    same = verdict(ended(pytest_rc=1, guard=failed("call", "KeyError", "'a'"), stages=NO_FILE), first, other)
+
+    assert first == Again(f"a test ended before r.json was written: {IDS[1]}: KeyError: 'a'")
+    assert isinstance(other, Again)
+    assert isinstance(same, Stop) and "KeyError" in same.halt.message and "metric_sources" not in same.halt.next
+
+
+@pytest.mark.rule("HLT-01", "XPY-04")
+@pytest.mark.parametrize(
+    ("guard", "stages"),
+    [
+        (failed("call", "AssertionError", "assert 1 >= 2"), NO_FILE),
+        (failed("call", "KeyError", "'a'"), speed(problems=LOST)),
+        (failed("teardown"), NO_FILE),
+        ({}, NO_FILE),
+    ],
+    ids=["a threshold", "the file is there", "teardown", "green"],
+)
+def test_a_test_that_finished_and_left_unreadable_numbers_is_a_matter_of_configuration(
+    guard: dict[str, Any], stages: dict[str, StageResult]
+) -> None:
+    found = verdict(ended(pytest_rc=1, guard=guard, stages=stages))
+
+    assert isinstance(found, Stop) and found.halt.rule == "HLT-01" and "metric_sources" in found.halt.next
+    assert all(one.sentence() in found.halt.message for one in guard.get("failures", ()))
+
+
+@pytest.mark.rule("RTY-04")
+def test_a_red_teardown_after_every_number_is_kept_under_its_own_name() -> None:
+    found = verdict(ended(pytest_rc=1, guard=failed("teardown")))
+    assert found == Keep("teardown_error (1 test(s) failed after they had measured)")

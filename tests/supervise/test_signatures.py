@@ -19,6 +19,20 @@ from tune_mcp.supervise.watch.signatures import failure_in
         ("worker process exited with code 137", "killed (137)"),
         ("Server failed to start: timeout", "server did not start"),
         ("OSError: [Errno 28] No space left on device", "disk full"),
+        ("RuntimeError: managed worker 0 exited before becoming healthy (exit_code=1)", "server did not start"),
+        ("Managed worker worker-1 did not become healthy", "server did not start"),
+        ("RuntimeError: Server exited with code 1.", "server did not start"),
+        ("TimeoutError: Service at http://127.0.0.1:8000 not ready within 600s", "server did not start"),
+        ("router workers did not become fully routable", "server did not start"),
+        ("E   RuntimeError: the toy server exited with code 3 before it was ready", "server did not start"),
+        ("TimeoutError: Server failed to start within the timeout period.", "server did not start"),
+        ("RuntimeError: Engine core initialization failed. See root cause above.", "server did not start"),
+        ("server is not ready after 30 seconds", "server did not start"),
+        ("E   RuntimeError: worker ports are already in use: [8001]", "port in use"),
+        ("[Errno 98] error while attempting to bind on address ('::1', 80): address already in use", "port in use"),
+        ("GPU memory was not released within 60 s", "GPU memory not released"),
+        ("RuntimeError: Not enough memory. Please try to increase --mem-fraction-static.", "not enough GPU memory"),
+        ("ValueError: Free memory on device (1/79 GiB) is less than desired", "not enough GPU memory"),
     ],
 )
 def test_a_known_crash_is_named_with_its_line(tmp_path: Path, line: str, name: str) -> None:
@@ -38,6 +52,13 @@ def test_a_known_crash_is_named_with_its_line(tmp_path: Path, line: str, name: s
         "INFO router: healthy",
         "took 137 ms",
         "exit code 0",
+        "Server exited with code 0",
+        "Server exited with code -15",
+        '    raise RuntimeError("Server exited with code 1")',
+        '>       raise RuntimeError("worker ports are already in use")',
+        "INFO waiting for the server to become healthy",
+        "INFO server is not ready yet",
+        "GPU memory in use: 3 GiB",
         "",
     ],
 )
@@ -54,3 +75,10 @@ def test_a_missing_binary_or_huge_log_has_an_answer(tmp_path: Path) -> None:
     assert failure_in(log, rules()).startswith("CUDA out of memory")
     log.write_bytes(b"CUDA out of memory\n" + b"fine\n" * 100_000)
     assert failure_in(log, rules()) == "", "only the end of a log tells how it ended"
+
+
+def test_what_failed_is_looked_at_where_the_log_has_nothing(tmp_path: Path) -> None:
+    raised = ["t.py::a: RuntimeError: worker 0 exited before becoming healthy"]
+
+    assert failure_in(tmp_path / "run1.log", rules(), raised) == f"server did not start: {raised[0]}"
+    assert failure_in(tmp_path / "run1.log", rules(), ["t.py::a: ValueError: no"]) == ""

@@ -236,7 +236,7 @@ def test_a_second_worker_out_of_memory_is_told_as_a_launch_into_a_teardown(scene
     scene.says("[worker-1] loading", "worker 1: torch.OutOfMemoryError: CUDA out of memory")
     scene.after(0.2)
     told = scene.alert("second worker out of memory").line()
-    assert "while the server before it was being torn down" in told and "stay so for 3 s" in told
+    assert "as when a server before it is still being torn down" in told and "stay so for 3 s" in told
 
 
 @pytest.mark.rule("WDG-12")
@@ -293,6 +293,44 @@ def test_a_test_whose_fixtures_are_up_is_no_slow_start(scene: Scene) -> None:
     scene.reports("setup")
     scene.after(100, busy=1.0)
     assert "slow start" not in scene.dog.book.alerts
+
+
+@pytest.mark.rule("WDG-02", "WDG-07", "WDG-12")
+@pytest.mark.parametrize(
+    ("lines", "why", "never"),
+    [
+        (
+            ["Loading safetensors checkpoint shards:  20% Completed | 3/15 [01:40<06:40, 33.41s/it]", "loading"],
+            "the log tells of slow weights: weights load slowly",
+            "FlashInfer",
+        ),
+        (["starting 8 threads", "thread 8 is up"], "no cause is known; last line: thread 8 is up", "JIT"),
+        ([], "no cause is known; last line: (the log is empty)", "JIT"),
+        (["Requirement already satisfied: ninja==1.11"], "no cause is known", "FlashInfer"),
+        (["router: worker http://127.0.0.1:3001 is unhealthy"], "the log tells of router worker unhealthy", "CI_HOME"),
+        (["waiting, HF_TOKEN=hf_abcdefghijklmnop"], "HF_TOKEN=[redacted]", "mnop"),
+    ],
+)
+def test_a_slow_start_names_a_cause_only_where_its_own_evidence_stands(
+    scene: Scene, lines: list[str], why: str, never: str
+) -> None:
+    scene.says(*lines)
+    scene.after(65, busy=1.0)
+
+    told = scene.alert("slow start").line()
+
+    assert why in told and never not in told
+
+
+@pytest.mark.rule("WDG-03")
+def test_evidence_that_comes_later_amends_the_alert(scene: Scene) -> None:
+    scene.after(65, busy=1.0)
+    assert "no cause is known" in scene.alert("slow start").cause
+
+    scene.says("[1/9] /usr/local/cuda/bin/nvcc -c gen_cutlass_fused_moe_sm90_module.cu")
+    scene.after(5, busy=1.0)
+
+    assert "FlashInfer JIT" in scene.alert("slow start").cause
 
 
 def test_when_a_start_is_slow_is_data(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Read metric values and sample counts out of the JSON files that a test left under its basetemp.
 
-Nothing is parsed from stdout (MET-02). A value counts only as a finite int or float: no bool, no string, no NaN.
+Nothing is parsed from stdout (MET-02). The files are read as any JSON parser reads them: what stands in a field that
+nobody tracks is no concern of ours. A tracked value counts only as a finite int or float: no bool, no string, no NaN.
 """
 
 from __future__ import annotations
@@ -12,25 +13,29 @@ from pathlib import Path
 
 from tune_mcp.config.stages import Location, Stage
 from tune_mcp.errors import Json
-from tune_mcp.files import inside, parse_json
+from tune_mcp.files import inside, parse_foreign_json, printable
 
 _LARGEST_RESULT_FILE = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One value that could not be read: where it was looked for, why not, and names that look alike."""
+    """One value that could not be read: where it was looked for, why not, and names that look alike.
+
+    ``absent``: the whole file is not there, so perhaps the test never came to write it.
+    """
 
     key: str
     json_file: str
     json_path: str
     reason: str
     near: tuple[str, ...] = ()
+    absent: bool = False
 
     def sentence(self) -> str:
         """One line for people and for the halt message."""
         hint = f" (near: {', '.join(self.near)})" if self.near else ""
-        return f"{self.key}: {self.json_file}::{self.json_path}: {self.reason}{hint}"
+        return printable(f"{self.key}: {self.json_file}::{self.json_path}: {self.reason}{hint}")
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,15 @@ class Extraction:
     ok: int | None
     problems: tuple[Problem, ...] = ()
 
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """The result files that are not there at all."""
+        return tuple(sorted({problem.json_file for problem in self.problems if problem.absent}))
+
+
+class _NoFile(ValueError):
+    """There is no such file."""
+
 
 @dataclass
 class ResultFiles:
@@ -50,6 +64,7 @@ class ResultFiles:
     basetemp: Path
     _parsed: dict[str, Json | str] = field(default_factory=dict[str, "Json | str"])
     _broken: dict[str, str] = field(default_factory=dict[str, str])
+    absent: set[str] = field(default_factory=set[str])
 
     def look_up(self, location: Location) -> tuple[int | float | None, str, tuple[str, ...]]:
         """The number at ``location``, or None with the reason and names that look alike."""
@@ -77,6 +92,10 @@ class ResultFiles:
         if name not in self._parsed:
             try:
                 self._parsed[name] = self._read(name)
+            except _NoFile:
+                self.absent.add(name)
+                self._broken[name] = "file missing"
+                return None, self._broken[name]
             except (OSError, ValueError) as error:
                 self._broken[name] = str(error)
                 return None, self._broken[name]
@@ -85,13 +104,13 @@ class ResultFiles:
     def _read(self, name: str) -> Json:
         path = inside(self.basetemp, name)
         if not path.is_file():
-            raise ValueError("file missing")
+            raise _NoFile
         if path.stat().st_size > _LARGEST_RESULT_FILE:
             raise ValueError("file larger than 256 MiB")
         try:
-            return parse_json(path.read_bytes())
+            return parse_foreign_json(path.read_bytes())
         except ValueError as error:
-            raise ValueError(f"not strict JSON: {error}") from error
+            raise ValueError(f"not JSON that can be read: {error}") from error
 
     def _files_like(self, name: str) -> tuple[str, ...]:
         if not self.basetemp.is_dir():
@@ -108,7 +127,7 @@ def _number(node: Json) -> tuple[int | float | None, str, tuple[str, ...]]:
     except OverflowError:  # a whole number that no float can hold
         finite = False
     if not finite:
-        return None, "not finite", ()
+        return None, "not finite", ()  # json.loads makes it of NaN, Infinity and 1e999
     return node, "", ()
 
 
@@ -134,7 +153,8 @@ def extract(stage: Stage, files: ResultFiles) -> Extraction:
 def _read(key: str, place: Location, files: ResultFiles, problems: list[Problem]) -> int | float | None:
     value, reason, near = files.look_up(place)
     if value is None:
-        problems.append(Problem(key, place.json_file, place.json_path, reason, near))
+        absent = place.json_file in files.absent
+        problems.append(Problem(key, place.json_file, place.json_path, reason, near, absent))
     return value
 
 

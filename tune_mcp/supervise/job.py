@@ -64,12 +64,16 @@ class Job(Frozen):
 
 
 class StageResult(Frozen):
-    """What one stage yielded in this attempt; ``problems`` are sentences that name file, key and near matches."""
+    """What one stage yielded in this attempt; ``problems`` are sentences that name file, key and near matches.
+
+    ``absent`` are the result files that were not there at all.
+    """
 
     metrics: dict[str, int | float | None]
     total: int | None
     ok: int | None
     problems: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
 
 
 class Blocked(Frozen):

@@ -2,18 +2,21 @@
 
 pytest's exit code proves nothing by itself: the guard's record (collected = executed, once each, no early stop) and
 the extracted numbers together do. A failed threshold assertion is a valid observation and is never retried (RTY-04).
+A test whose fixture failed never ran, whatever files lie there: trouble of the machine, tried again like a crash.
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tune_mcp.config.stages import Stage
 from tune_mcp.errors import Code
 from tune_mcp.session.state import Halt
+from tune_mcp.supervise.guard_record import Failure
 from tune_mcp.supervise.job import AttemptResult, Blocked
+from tune_mcp.supervise.watch.log_lines import redacted
 
 _OWN_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP})
 _SILENT_END = "pytest ended with exit code 0 in the middle of its session"
@@ -69,7 +72,8 @@ def judge(result: AttemptResult | None, stages: Mapping[str, Stage], earlier: tu
     trouble = [f"{key}: the runner gave no result for this stage" for key in stages if key not in result.stages]
     trouble += [problem for stage in result.stages.values() for problem in stage.problems]
     whole = result.guard.shortfall() or _beside(result, stages)
-    if not trouble and not whole:
+    unmeasured = result.guard.failures_in("setup")
+    if not trouble and not whole and not unmeasured:
         return _complete(result, stages, earlier)
     if cause := _infrastructure(result):
         if cause == _SILENT_END and any(isinstance(verdict, Again) and verdict.reason == cause for verdict in earlier):
@@ -87,13 +91,37 @@ def judge(result: AttemptResult | None, stages: Mapping[str, Stage], earlier: tu
             f"the test file did not run whole: {whole}",
             "mend the test file or pytest's configuration, then call resume_run",
         )
+    if unmeasured:
+        return Again(f"a fixture failed before its test ran: {_first(unmeasured)}")
+    raised = tuple(failure for failure in result.guard.failures_in("call") if not failure.assertion)
+    absent = sorted({name for stage in result.stages.values() for name in stage.absent})
+    if raised and absent:
+        return _broke_off(f"a test ended before {absent[0]} was written: {_first(raised)}", earlier)
     return _stop(
         Code.HALT_UNRESOLVED,
         "HLT-01",
         f"pytest ended by itself (exit code {result.pytest_rc}), but {len(trouble)} value(s) cannot be read: "
-        + "; ".join(trouble[:3]),
-        "mend metric_sources in config.yaml or the test's result files, run discover, then call resume_run",
+        + "; ".join(trouble[:3])
+        + (f"; beside it failed {_first(result.guard.failures)}" if result.guard.failures else ""),
+        "fix metric_sources in config.yaml or the test's result files, run discover, then call resume_run",
     )
+
+
+def _first(failures: Sequence[Failure]) -> str:
+    more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+    return redacted(failures[0].sentence()) + more
+
+
+def _broke_off(reason: str, earlier: tuple[Verdict, ...]) -> Verdict:
+    """An error of the test's own, and no line that names a crash: once an accident, in the same words a defect."""
+    if any(isinstance(verdict, Again) and verdict.reason == reason for verdict in earlier):
+        return _stop(
+            Code.HALT_UNRESOLVED,
+            "XPY-06",
+            f"{reason}; twice, so this is no accident",
+            "fix what the test's own error names, then call resume_run",
+        )
+    return Again(reason)
 
 
 def _blocked(blocked: Blocked, earlier: tuple[Verdict, ...]) -> Verdict:
@@ -153,9 +181,10 @@ def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple
         stage = stages[key]
         if stage.is_docs:
             if result.pytest_rc != 0:
-                return _stop(
-                    Code.HALT_UNRESOLVED, "STG-09", f"{key} failed", "mend the docs test, then call resume_run"
-                )
+                if cause := _infrastructure(result):
+                    return Again(cause)
+                what = f"{key} failed" + (f": {_first(result.guard.failures)}" if result.guard.failures else "")
+                return _stop(Code.HALT_UNRESOLVED, "STG-09", what, "fix the docs test, then call resume_run")
             continue
         total, ok, expected = found.total or 0, found.ok or 0, stage.expected_samples
         if total == 0 or ok > total or (ok == total and expected is not None and total != expected):
@@ -171,6 +200,8 @@ def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple
     if not partial:
         failed = len(result.guard.failed)
         rc = result.pytest_rc
+        if failed and failed == len({failure.nodeid for failure in result.guard.failures_in("teardown")}):
+            return Keep(f"teardown_error ({failed} test(s) failed after they had measured)")
         if failed:
             return Keep(f"threshold_assertion ({failed} test(s) failed)")
         return Keep("" if rc == 0 else f"pytest ended with {rc} after every test had passed")

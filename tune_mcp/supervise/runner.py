@@ -263,14 +263,17 @@ class Runner:
                 total=found.total,
                 ok=found.ok,
                 problems=tuple(problem.sentence() for problem in found.problems),
+                absent=found.absent,
             )
             used |= {metric.json_file for metric in stage.metrics.values() if metric.json_file}
             if stage.sample_counts:
                 used |= {stage.sample_counts.total.json_file, stage.sample_counts.ok.json_file}
+        guard = guard_record.read(self.record)
+        raised = [failure.sentence() for failure in guard.failures]
         return {
-            "guard": guard_record.read(self.record),
+            "guard": guard,
             "stages": stages,
-            "signature": signatures.failure_in(self.log, watch_rules(self.job.signatures)),
+            "signature": signatures.failure_in(self.log, watch_rules(self.job.signatures), raised),
             "log_sha256": sha256_file(self.log),
             "evidence_sha256": {
                 name: sha256_file(self.basetemp / name) for name in sorted(used) if (self.basetemp / name).is_file()

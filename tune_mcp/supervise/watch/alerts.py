@@ -48,6 +48,12 @@ class AlertBook:
         if not self.open(name):
             self.alerts[name] = Alert(name=name, cause=cause, remedy=remedy, evidence=evidence, since=iso(self.now()))
 
+    def amend(self, name: str, cause: str, remedy: str, evidence: tuple[str, ...]) -> None:
+        """More is known of an alert that stands."""
+        if self.open(name):
+            more = {"cause": cause, "remedy": remedy, "evidence": evidence}
+            self.alerts[name] = self.alerts[name].model_copy(update=more)
+
     def end(self, name: str, how: str) -> None:
         """The trouble is over."""
         if self.open(name):

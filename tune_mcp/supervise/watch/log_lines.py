@@ -173,3 +173,15 @@ def last_line(log: Path, patterns: Sequence[Pattern], tail: int = 256 * 1024) ->
     for found in finder.unfinished():
         last = found
     return last
+
+
+def last_text(log: Path, most: int = 200) -> str:
+    """The last line of a log that is not blank, as it may be shown; empty when there is none."""
+    reader = GrowingLog(log)
+    reader.look()
+    reader.position = max(0, reader.size - PIECE)
+    try:
+        lines = [line.strip() for line in reader.read().decode(errors="replace").splitlines()]
+    except OSError:
+        return ""
+    return redacted(next((line for line in reversed(lines) if line), ""))[:most]

@@ -1,18 +1,20 @@
-"""Why a start takes longer than a minute: the causes that the launch environment shows, and the remedy in order.
+"""Why a start takes longer than a minute: the cause that shows in the log, else the last line, and no guess.
 
 A server with a cold JIT cache answers in less than a minute where the environment is right; later than that, compiling
-is broken. The environment is mended then, never a threshold (rules WDG-02 to WDG-07, ENV-31).
+is broken. But only a log with a build in it, or a compiler that runs, speaks for that. The environment is fixed then,
+never a threshold (rules WDG-02 to WDG-07, ENV-31).
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tune_mcp.config.signatures import Startup
+from tune_mcp.session.state import Alert
 
 _MOST_FILES = 2000
 
@@ -37,6 +39,44 @@ class Cause:
     def sentence(self) -> str:
         """``HOME: /root, should be /github/home (OFF)``."""
         return f"{self.name}: {self.found} ({'OFF' if self.off else 'unknown' if self.off is None else 'ok'})"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What an alert says of a slow start. ``known``: its cause was seen, and need not be looked for any more."""
+
+    cause: str
+    remedy: str
+    evidence: tuple[str, ...]
+    known: bool = True
+
+
+def diagnose(
+    launch: Launch, startup: Startup, builds: Sequence[str], *, compiling: bool, seen: Sequence[Alert], last_line: str
+) -> Diagnosis:
+    """The cause that has evidence: lines of a build or a running compiler, else trouble that the log told of.
+
+    ``builds`` are lines of kernels being compiled, ``seen`` the attempt's other alerts, ``last_line`` the log's last.
+    """
+    if builds or compiling:
+        found = causes(launch, startup)
+        off = ", ".join(cause.name for cause in found if cause.off) or "nothing that can be seen"
+        shown = "the log shows that kernels are compiled" if builds else "a compiler is running"
+        return Diagnosis(
+            f"{shown}: usually the FlashInfer JIT of a broken environment, no matter of thresholds, code or GPU "
+            f"(off: {off})",
+            remedy(startup, launch),
+            (*builds, *(cause.sentence() for cause in found)),
+        )
+    if seen:
+        told = seen[-1]
+        return Diagnosis(f"the log tells of {told.name}: {told.cause}", told.remedy, told.evidence)
+    return Diagnosis(
+        f"no cause is known; last line: {last_line or '(the log is empty)'}",
+        "read the log; the test's own limit and tune-mcp's decide how long it may take",
+        (),
+        known=False,
+    )
 
 
 def causes(launch: Launch, startup: Startup) -> tuple[Cause, ...]:

@@ -26,7 +26,7 @@ from tune_mcp.supervise.process_tree import Census, Tree, read_tree
 from tune_mcp.supervise.watch import slow_start
 from tune_mcp.supervise.watch.alerts import AlertBook
 from tune_mcp.supervise.watch.jit_locks import old_locks
-from tune_mcp.supervise.watch.log_lines import Found, GrowingLog, LineFinder, redacted
+from tune_mcp.supervise.watch.log_lines import Found, GrowingLog, LineFinder, last_text, redacted
 from tune_mcp.supervise.watch.slow_start import Launch
 from tune_mcp.supervise.watch.stillness import Stillness
 
@@ -96,6 +96,8 @@ class Watchdog:
         self._read_all = True
         self._up = False
         self._start_lines: deque[str] = deque(maxlen=3)
+        self._diagnosed = False
+        self._told: set[str] = set()
         self._pending: _Suspect | None = None
         self._suspects: dict[str, _Suspect] = {}
         self._stillness = Stillness()
@@ -191,6 +193,7 @@ class Watchdog:
 
     def _signature(self, signature: Signature, line: str, at: float) -> None:
         self.book.tell(signature.name, signature.cause, signature.remedy, (line,))
+        self._told.add(signature.name)
         suspect = _Suspect(signature, line, at, signature.still_s or SUSPICIOUS_STILL_S)
         if signature in self.rules.suspicious:
             self._suspects.setdefault(signature.name, suspect)
@@ -279,16 +282,25 @@ class Watchdog:
             return
         if guard_record.phase(self.guard) != "start":
             self._come_up(at)
-        elif at - self._began >= self.rules.startup_after_s and not self.book.open("slow start"):
-            found = slow_start.causes(self.launch, self.rules.startup)
-            off = ", ".join(cause.name for cause in found if cause.off) or "nothing that can be seen"
-            self.book.tell(
-                "slow start",
-                f"no server is up and no test has begun {self.rules.startup_after_s:g} s after pytest's start: usually "
-                f"the FlashInfer JIT of a broken environment, no matter of thresholds, code or GPU (off: {off})",
-                slow_start.remedy(self.rules.startup, self.launch),
-                (*self._start_lines, *(cause.sentence() for cause in found), *self._running()),
+        elif at - self._began >= self.rules.startup_after_s and not self._diagnosed:
+            found = slow_start.diagnose(
+                self.launch,
+                self.rules.startup,
+                tuple(self._start_lines),
+                compiling=self._compiling(),
+                seen=[one for name, one in self.book.alerts.items() if name in self._told and not one.over],
+                last_line=last_text(self.log),
             )
+            since = f"no server is up and no test has begun {self.rules.startup_after_s:g} s after pytest's start"
+            words = (f"{since}: {found.cause}", found.remedy, (*found.evidence, *self._running()))
+            if not self.book.open("slow start"):
+                self.book.tell("slow start", *words)
+            elif found.known:
+                self.book.amend("slow start", *words)
+            self._diagnosed = found.known
+
+    def _compiling(self) -> bool:
+        return any(role.passing and self.book.processes.get(role.role) for role in self.rules.roles)
 
     def _come_up(self, at: float) -> None:
         if not self._up:
