@@ -27,4 +27,5 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+collect_ignore = ["omni_repo"]  # a repository that tests copy, with tests of its own
 ROOT = Path(os.environ.get("TUNE_SOURCE", Path(__file__).parents[1]))

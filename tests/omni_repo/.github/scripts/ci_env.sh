@@ -1,0 +1,9 @@
+set -a
+export HOME=@HERE@/github/home
+export OMNI_CI_HOME="${OMNI_CI_HOME:-@HERE@/github/home/calibration}"
+export HF_HOME=@HERE@/github/home/.cache/huggingface
+export XDG_CACHE_HOME="${OMNI_CI_HOME}/.cache"
+export TORCHINDUCTOR_CACHE_DIR="${OMNI_CI_HOME}/.torchinductor"
+export FLASHINFER_DISABLE_VERSION_CHECK=1
+export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES:-0,1}"
+set +a
