@@ -12,7 +12,7 @@ from tune_mcp.calibration import equivalence, halted, planning, settling
 from tune_mcp.calibration.evidence import demand_ours
 from tune_mcp.calibration.preparing import comparable_or_refuse, precheck, take_host
 from tune_mcp.calibration.project import Project
-from tune_mcp.calibration.purging import asked_for
+from tune_mcp.calibration.purging import Repeat, asked_for, demand_person, question
 from tune_mcp.calibration.recovering import recover, suspects
 from tune_mcp.contract.audit import Cell
 from tune_mcp.contract.running import DEFAULT_REPEATS, MAX_REPEATS, PurgeItem, RunReply, StopReply
@@ -206,8 +206,10 @@ def _active(run: RunDir) -> Refusal:
     )
 
 
-def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = ()) -> RunReply:
+def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = (), person: str | None = None) -> RunReply:
     """Go on with the same run on the same commit, or on one that is proven to measure the same (contract, tool 5).
+
+    ``person`` says who agreed to replace the strict repeats among ``purge``, None when nobody did.
 
     Raises UNKNOWN_RUN, PLAN_TAMPERED, COMMIT_MOVED, RUN_ACTIVE, HOST_BUSY, STAGES_CHANGED, REPEAT_IS_STRICT,
     REPEAT_ACTIVE, UNKNOWN_STAGE, INVALID_ARGUMENT, HALT_UNRESOLVED, FOREIGN_ARTIFACT (a run of the older script).
@@ -224,6 +226,7 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = ()) -
     proven = _same_measurement(project, plan, git)
     audited = audit(run, plan)
     items = asked_for(plan, audited, purge)
+    demand_person(items, person)
     strict = frozenset(
         stage.stage.test_key for stage in audited.stages for cell in stage.cells if cell.cell is Cell.STRICT
     )
@@ -231,9 +234,10 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = ()) -
     halted.mended(run, plan, new, items)
 
     def prepare(run: RunDir, moment: datetime) -> Plan:
-        for (test, repeat), reason in items.items():
-            keys = [stage.key for stage in plan.tests()[test]]
-            take_out(run, test, keys, repeat, who="resume_run", reason=reason, now=moment)
+        for item in items.values():
+            keys = [stage.key for stage in plan.tests()[item.test]]
+            who = person if item.strict and person else "resume_run"
+            take_out(run, item.test, keys, item.repeat, who=who, reason=item.reason, now=moment, replaced=item.strict)
         if new != plan:
             text = "catalogue, files or commit taken from the present tree"
             plans.amend(run, new, write_atomic, lambda sha: events.append(run, "planned", moment, text, sha256=sha))
@@ -244,6 +248,24 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = ()) -
 
     reply = _launch(project, prepare, lambda _: run)
     return reply.model_copy(update={"equivalence": proven.sentence()}) if proven else reply
+
+
+def replacing(project: Project, run_id: str, purge: Sequence[PurgeItem]) -> dict[Repeat, str]:
+    """The question for every strict repeat that ``purge`` names, when resume_run could go on now (ASK-11).
+
+    Empty where there is nothing to ask a person. Raises what resume_run raises before it looks at the repeats.
+    """
+    run = project.run(run_id)
+    plan = project.plan(run)
+    demand_ours(plan)
+    now = state.conclude(run)
+    if now.active:
+        raise _busy_repeat(run, now, purge) or _active(run)
+    audited = audit(run, plan)
+    strict = [one for one in asked_for(plan, audited, purge).values() if one.strict]
+    if strict:
+        _same_measurement(project, plan, provenance.read(project.repo_root))
+    return {one.key: question(plan, audited, one) for one in strict}
 
 
 def _same_measurement(project: Project, plan: Plan, git: provenance.GitState) -> Equivalence | None:

@@ -6,9 +6,10 @@ import sys
 from collections.abc import Sequence
 
 from tune_mcp.apply.plan import ApplyPlan
-from tune_mcp.calibration import answered, applying, deciding, reporting, settling
+from tune_mcp.calibration import answered, applying, deciding, reporting, running, settling
 from tune_mcp.calibration.project import Project
 from tune_mcp.contract.applying import MODES, ApplyReply, Decision, Mode, Otherwise
+from tune_mcp.contract.running import PurgeItem, RunReply
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.run_dir import RunDir
 
@@ -75,6 +76,25 @@ def apply_at_terminal(
             Code.DECLINED, ("SCP-06", "APL-04"), "nobody answered; nothing was written", "apply again when decided"
         ) from None
     return applying.apply(project, run_id, proposal.plan_id, chosen, decided, "a person, at a terminal", otherwise)
+
+
+def resume_at_terminal(project: Project, run_id: str, purge: Sequence[PurgeItem]) -> RunReply:
+    """Resume; a person at a terminal is asked about each strict repeat that ``purge`` names.
+
+    Raises DECLINED when one of them is not to be replaced, and what resume_run raises.
+    """
+    strict = running.replacing(project, run_id, purge) if purge and at_terminal() else {}
+    for (test, repeat), text in strict.items():
+        print(text)
+        try:
+            word = _ask("replace it, or keep it", ("replace", "keep"), "keep")
+        except EOFError:
+            word = "keep"
+        if word == "keep":
+            raise Refusal(
+                Code.DECLINED, "RES-06", f"{test} run {repeat} stays; nothing was changed", "resume without that purge"
+            )
+    return running.resume_run(project, run_id, purge, "a person, at a terminal" if strict else None)
 
 
 def _asked(

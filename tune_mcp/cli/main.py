@@ -218,11 +218,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    from tune_mcp.calibration.running import resume_run
+    from tune_mcp.cli.decisions import resume_at_terminal
     from tune_mcp.contract.running import PurgeItem
 
     purge = [PurgeItem.parse(word) for word in arguments.purge]
-    _show(arguments, resume_run(_project(arguments), arguments.run_id, purge))
+    _show(arguments, resume_at_terminal(_project(arguments), arguments.run_id, purge))
     return DONE
 
 

@@ -14,6 +14,7 @@ from tune_mcp.report import history, statistics
 from tune_mcp.report.context import ContextReader, hardware, read_object
 from tune_mcp.report.facts import CellFacts, CheckFacts, ReportFacts, StageFacts, SuiteFacts
 from tune_mcp.report.metric import MetricReader
+from tune_mcp.report.replaced import replaced
 from tune_mcp.report.slack import SlackReader
 from tune_mcp.report.threshold_history import HistoryReader
 from tune_mcp.run_dir import RunDir, iso
@@ -75,6 +76,7 @@ def collect(run: RunDir, repo_root: Path, plan: Plan, audited: Audit, applied: A
         superseded=history.superseded(run, audited),
         incidents=history.incidents(run),
         checks=_checks(precheck.get("checks")),
+        replaced=replaced(run, audited),
     )
 
 

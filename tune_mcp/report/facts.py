@@ -158,6 +158,31 @@ class SupersededFacts(Frozen):
     who: str
 
 
+class ReplacedValue(Frozen):
+    """One metric of a replaced repeat: what it was then, and the values that count now.
+
+    ``suspect``: a quality metric that lay outside of all that count now. A disturbed machine makes a test slow, it does
+    not change what a model answers.
+    """
+
+    stage: str
+    metric: str
+    old: Number | None
+    counted: tuple[Number, ...]
+    suspect: bool
+
+
+class ReplacedFacts(Frozen):
+    """A complete repeat that a person replaced: which, who, when, why, and its values."""
+
+    test: str
+    repeat: int
+    t: str
+    who: str
+    reason: str
+    values: tuple[ReplacedValue, ...]
+
+
 class EventFacts(Frozen):
     """One line of events.jsonl."""
 
@@ -288,6 +313,7 @@ class ReportFacts(Frozen):
     previous: PreviousFacts | None = None
     optimisations: tuple[OptimisationFacts, ...] = ()
     checks: tuple[CheckFacts, ...] = ()
+    replaced: tuple[ReplacedFacts, ...] = ()
 
     def metrics(self) -> list[tuple[StageFacts, MetricFacts]]:
         """All metrics, in stage order."""

@@ -297,6 +297,9 @@ def _optimisations(facts: ReportFacts) -> list[str]:
 
 def _attempts(facts: ReportFacts) -> list[str]:
     lines = ["## Superseded repeats and incidents", "", wording.attempts_text(facts)]
+    if facts.replaced:
+        lines += ["", "Replaced by a person, although complete:", ""]
+        lines += [f"- {_said(line)}" for line in wording.replaced_lines(facts)]
     if facts.superseded:
         lines += ["", "Superseded by a later run of the same repeat; their values are in no table above:", ""]
     for one in facts.superseded:

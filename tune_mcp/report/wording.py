@@ -211,6 +211,21 @@ def together_failed(facts: ReportFacts) -> list[tuple[int, list[str]]]:
     return [(repeat, sorted(tests)) for repeat, tests in sorted(failed.items()) if len(tests) > 1]
 
 
+def replaced_lines(facts: ReportFacts) -> list[str]:
+    """What a person replaced: one line a repeat, then its values beside those that count, suspects marked."""
+    lines: list[str] = []
+    for one in facts.replaced:
+        lines.append(
+            f"{one.test} repeat {one.repeat} was complete and was replaced by {one.who}: {one.reason} ({one.t})"
+        )
+        for value in one.values:
+            old = "?" if value.old is None else plain(value.old)
+            counted = ", ".join(plain(other) for other in value.counted)
+            suspect = " — suspected defect: a disturbed machine does not change answers" if value.suspect else ""
+            lines.append(f"{value.stage}/{value.metric}: was {old}, counted now {counted}{suspect}")
+    return lines
+
+
 def attempts_text(facts: ReportFacts) -> str:
     """How many launches it took, and how many did not count."""
     launches, again = len(facts.attempts), sum(one.superseded for one in facts.attempts)

@@ -14,7 +14,7 @@ from tune_mcp.contract.audit import AuditReply
 from tune_mcp.contract.catalogue import CatalogReply, DiscoverReply
 from tune_mcp.contract.precheck import PrecheckReply
 from tune_mcp.contract.reporting import ApplyPlanReply, ReportReply
-from tune_mcp.contract.running import PurgeItem, StopReply
+from tune_mcp.contract.running import StopReply
 from tune_mcp.contract.status import MAX_WAIT_S, RunsReply, StatusReply
 from tune_mcp.contract.tailing import MAX_LINES, TailReply
 from tune_mcp.server import dashboard
@@ -22,7 +22,8 @@ from tune_mcp.server.answers import Answer, answer_model
 from tune_mcp.server.apply_tool import register_apply
 from tune_mcp.server.context import ServerContext
 from tune_mcp.server.registering import tool
-from tune_mcp.server.start_tool import START, RunAnswer, Stages, register_start, tokens
+from tune_mcp.server.resume_tool import register_resume
+from tune_mcp.server.start_tool import Stages, register_start, tokens
 
 READ = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 WRITE = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
@@ -79,20 +80,7 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
 
     register_start(mcp, server)
 
-    @tool(mcp, "Resume a run", START)
-    async def resume_run(
-        run_id: RunId,
-        purge: Annotated[
-            list[PurgeItem],
-            Field(description="Repeats to measure again; strict ones are refused. The files are kept aside."),
-        ] = [],  # noqa: B006 - the SDK reads the default, nobody changes it
-    ) -> Annotated[CallToolResult, RunAnswer]:
-        """Go on with an interrupted, halted, exhausted, stopped or lost run, on the same commit or on one that
-        differs only in thresholds of this run (proven, and said in the reply). Complete repeats are kept, the rest is
-        measured. After a halt, mend its cause first. On any other commit: start_run."""
-        from tune_mcp.calibration import running
-
-        return await answer(lambda: running.resume_run(server.project(), run_id, purge))
+    register_resume(mcp, server)
 
     @tool(mcp, "Stop a run", STOP)
     async def stop_run(

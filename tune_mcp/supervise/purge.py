@@ -12,9 +12,20 @@ from tune_mcp.session import events
 
 
 def purge(
-    run: RunDir, test: str, stage_keys: Iterable[str], repeat: int, *, who: str, reason: str, now: datetime
+    run: RunDir,
+    test: str,
+    stage_keys: Iterable[str],
+    repeat: int,
+    *,
+    who: str,
+    reason: str,
+    now: datetime,
+    replaced: bool = False,
 ) -> Path:
-    """Move the repeat's artifacts; nothing is ever deleted (STR-22). Returns the folder that holds them now."""
+    """Move the repeat's artifacts; nothing is ever deleted (STR-22). Returns the folder that holds them now.
+
+    ``replaced``: the repeat counted, and the person ``who`` took it out.
+    """
     folder = _fresh(run.purged / f"{utc_stamp(now)}_{test}_run{repeat}")
     write_json(
         folder / "purge.json",
@@ -37,6 +48,7 @@ def purge(
     events.append(
         run, "purged", now, f"{test} run {repeat}: {reason} (by {who})",
         test=test, repeat=repeat, reason=reason, who=who, folder=str(folder.relative_to(run.path)),
+        **({"replaced": True} if replaced else {}),
     )  # fmt: skip
     return folder
 
