@@ -323,6 +323,9 @@ def _guard_lines(test: str) -> Iterator[dict[str, object]]:
     yield {"event": "collected", "ids": ids, "dropped": []}
     for name in ids:
         for when in ("setup", "call", "teardown"):
+            yield {"event": "ran", "id": name, "when": when, "function": when == "call"}
+            if when == "call":
+                yield {"event": "called", "id": name}
             yield {"event": "report", "id": name, "when": when, "outcome": "passed", "xfail": False, "duration": 0.01}
     yield {"event": "finish", "exitstatus": 0, "shouldstop": "", "shouldfail": ""}
 

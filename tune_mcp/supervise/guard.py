@@ -2,16 +2,23 @@
 
 pytest's exit code proves nothing (an early stop and a failed assertion both give 1), so this plugin writes down what
 was collected, what ran, what each phase reported and how the session ended, one JSON line at a time, as it happens.
+Phases are counted where the work is done (an item's ``setup``, ``runtest`` and ``teardown``, and the test function's
+own body), because a plugin that runs a test again, or not at all, need not report it.
 It also takes back what could cut a file short: ``-x``/``--maxfail`` from an ini file, the environment or a conftest,
 and ``--stepwise`` (rules XPY-01, XPY-06). Standard library only; copied beside the run as ``tune_guard.py``.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import os
 import time
-from collections.abc import Generator
+import types
+import unittest
+from collections.abc import Callable, Generator
+from typing import Any
 
 import pytest
 
@@ -48,24 +55,97 @@ def pytest_configure(config: pytest.Config) -> None:
         context=json.loads(_CONTEXT),
         worker=hasattr(config, "workerinput"),
         collect_only=bool(config.option.collectonly),
+        setup_only=bool(getattr(config.option, "setuponly", False) or getattr(config.option, "setupplan", False)),
     )
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, object, object]:
+# The old form of a wrapper: a pluggy before 1.2 knows no other.
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, Any, None]:
     """Compare the tests before and after every other plugin and conftest had its say."""
     before = [item.nodeid for item in items]
-    result = yield
+    yield
     after = [item.nodeid for item in items]
     kept = set(after)
     _write("collected", ids=after, dropped=[name for name in before if name not in kept])
-    return result
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """A conftest may have set maxfail during collection."""
     _keep_going(session.config)
+    for item in session.items:
+        _watch(item)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> None:
+    """An item that a plugin made after the collection is counted too."""
+    _watch(item)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """The same for a plugin that replaces the whole protocol."""
+    _watch(item)
+
+
+def _watch(item: pytest.Item) -> None:
+    """Write a line whenever the item's set-up, call or teardown begins, whoever asks for it."""
+    if "_tune_watched" in vars(item):
+        return
+    vars(item)["_tune_watched"] = True
+    for method, when in (("setup", "setup"), ("runtest", "call"), ("teardown", "teardown")):
+        setattr(item, method, _counted(item, when, getattr(item, method)))
+
+
+def _counted(item: pytest.Item, when: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def phase(*args: Any, **named: Any) -> Any:
+        __tracebackhide__ = True
+        function = when == "call" and isinstance(item, pytest.Function)
+        _write("ran", id=item.nodeid, when=when, function=function)
+        return _with_proof(item, method) if function else method(*args, **named)
+
+    return phase
+
+
+def _with_proof(item: Any, runtest: Callable[[], Any]) -> Any:
+    """Run the item with a test function that says when it is called; afterwards it has its own again."""
+    __tracebackhide__ = True
+    original = item.obj
+    item.obj = proof = _telling(item.nodeid, original)
+    case = getattr(original, "__self__", None)
+    by_name = isinstance(case, unittest.TestCase)
+    if by_name:  # it looks its method up by name, not through the item
+        setattr(case, item.name, proof)
+    try:
+        return runtest()
+    finally:
+        item.obj = original
+        if by_name:
+            vars(case).pop(item.name, None)
+
+
+def _telling(name: str, function: Any) -> Any:
+    """The function, or bound method, of the same kind and signature, that writes a line when its body begins."""
+    inner = getattr(function, "__func__", function)
+    if inspect.iscoroutinefunction(inner):
+
+        async def told(*args: Any, **named: Any) -> Any:
+            __tracebackhide__ = True
+            _write("called", id=name)
+            return await inner(*args, **named)
+
+    else:
+
+        def told(*args: Any, **named: Any) -> Any:
+            __tracebackhide__ = True
+            _write("called", id=name)
+            return inner(*args, **named)
+
+    told = functools.update_wrapper(told, inner)
+    return told if inner is function else types.MethodType(told, function.__self__)
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:

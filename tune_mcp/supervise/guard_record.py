@@ -43,8 +43,11 @@ class Failure(Frozen):
 
 
 class GuardSummary(Frozen):
-    """One pytest session. ``executed`` are node ids with a result; ``repeated`` ran more than once (a rerun).
+    """One pytest session.
 
+    ``executed`` are node ids whose teardown ran and was reported, ``repeated`` those of which a phase ran more than
+    once, whoever drove it, ``uncalled`` those whose test function was never called, ``unplanned`` those that ran
+    without having been collected, ``xfailed`` those whose failure was expected and so says nothing of its cause.
     ``failures`` has every failed phase with its cause, ``called`` the node ids whose call phase came to its end.
     """
 
@@ -55,12 +58,16 @@ class GuardSummary(Frozen):
     interrupted: str = ""
     worker: bool = False
     collect_only: bool = False
+    setup_only: bool = False
     collected: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     collect_errors: tuple[str, ...] = ()
     executed: tuple[str, ...] = ()
     repeated: tuple[str, ...] = ()
+    uncalled: tuple[str, ...] = ()
+    unplanned: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    xfailed: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
     failures: tuple[Failure, ...] = ()
     called: tuple[str, ...] = ()
@@ -79,12 +86,17 @@ class GuardSummary(Frozen):
             return "tests ran in pytest-xdist workers, not in one process"
         if self.collect_only:
             return "pytest only collected (--collect-only)"
+        if self.setup_only:
+            return "pytest only set the fixtures up (--setup-only or --setup-plan)"
         for names, what in (
             (self.collect_errors, "collection failed"),
             (self.dropped, "tests were deselected"),
             (self.skipped, "tests were skipped"),
+            (self.xfailed, "tests failed as expected (xfail), which hides what failed"),
             (self.repeated, "tests ran more than once (a rerun plugin)"),
+            (self.unplanned, "tests ran that were not collected"),
             (missing, f"tests did not run{self._because()}"),
+            (self.uncalled, "test functions were never called"),
         ):
             if names:
                 return f"{what}: {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
@@ -95,11 +107,9 @@ class GuardSummary(Frozen):
     def elsewhere(self, test: str) -> str:
         """The first collected file that is not ``test``, a path below the repository; empty when there is none.
 
-        Node ids are relative to pytest's rootdir, which an ini file puts above or below the repository.
+        pytest's rootdir is the repository, so a node id begins with the whole path.
         """
-        files = (name.partition("::")[0] for name in self.collected)
-        others = (file for file in files if not (f"/{test}".endswith(f"/{file}") or file.endswith(f"/{test}")))
-        return next(others, "")
+        return next((file for name in self.collected if (file := name.partition("::")[0]) != test), "")
 
     def _because(self) -> str:
         if self.interrupted == "KeyboardInterrupt":
@@ -114,18 +124,29 @@ def read(path: Path) -> GuardSummary:
     finishes = [line for line in lines if line.get("event") == "finish"]
     collections = [line for line in lines if line.get("event") == "collected"]
     reports = [line for line in lines if line.get("event") == "report"]
-    calls: Counter[str] = Counter()
     outcome: dict[str, set[str]] = {}
+    setups = Counter(str(line.get("id")) for line in reports if line.get("when") == "setup")
     for line in reports:
         name, when, result = str(line.get("id")), str(line.get("when")), str(line.get("outcome"))
-        if when == "setup":
-            calls[name] += 1
-        if result == "skipped" and line.get("xfail") and when == "call":
+        if result == "skipped" and line.get("xfail"):
             result = "xfailed"
         outcome.setdefault(name, set()).add(result)
         if when == "teardown":
             outcome[name].add("ended")
     told = {(line.get("id"), line.get("when")): line for line in lines if line.get("event") == "failure"}
+    ran: Counter[tuple[str, str]] = Counter()
+    functions: set[str] = set()
+    for line in lines:
+        if line.get("event") in ("ran", "called"):
+            name = str(line.get("id"))
+            ran[name, str(line.get("when", "function"))] += 1
+            if line.get("function"):
+                functions.add(name)
+    planned = dict.fromkeys(_names(collections, "ids"))
+
+    def has_run(name: str) -> bool:
+        return name not in functions or ran[name, "function"] > 0
+
     last = finishes[-1] if finishes else {}
     status = last.get("exitstatus")
     return GuardSummary(
@@ -136,6 +157,7 @@ def read(path: Path) -> GuardSummary:
         interrupted=next((str(line.get("by")) for line in lines if line.get("event") == "interrupted"), ""),
         worker=any(bool(line.get("worker")) for line in starts),
         collect_only=any(bool(line.get("collect_only")) for line in starts),
+        setup_only=any(bool(line.get("setup_only")) for line in starts),
         collected=_names(collections, "ids"),
         dropped=_names(collections, "dropped"),
         collect_errors=tuple(
@@ -143,9 +165,17 @@ def read(path: Path) -> GuardSummary:
             for line in lines
             if line.get("event") in ("collect_failed", "collect_skipped")
         ),
-        executed=tuple(name for name, seen in outcome.items() if "ended" in seen),
-        repeated=tuple(name for name, count in calls.items() if count > 1),
+        executed=tuple(name for name, seen in outcome.items() if "ended" in seen and ran[name, "teardown"]),
+        repeated=tuple(
+            dict.fromkeys(
+                [name for (name, _), count in ran.items() if count > 1]
+                + [name for name, count in setups.items() if count > 1]
+            )
+        ),
+        uncalled=tuple(name for name in planned if not (ran[name, "setup"] and ran[name, "call"] and has_run(name))),
+        unplanned=tuple(dict.fromkeys(name for name, _ in ran if name not in planned)),
         skipped=tuple(name for name, seen in outcome.items() if "skipped" in seen),
+        xfailed=tuple(name for name, seen in outcome.items() if "xfailed" in seen),
         failed=tuple(name for name, seen in outcome.items() if "failed" in seen),
         failures=tuple(
             _failure(line, told.get((line.get("id"), line.get("when")), {}))

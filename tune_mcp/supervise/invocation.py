@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from tune_mcp.supervise.job import Job
@@ -12,7 +13,9 @@ def pytest_argv(job: Job, basetemp: Path) -> list[str]:
 
     What an ini file or a conftest may have set is taken back behind the model's own arguments, because the last
     option wins: maxfail, marker and keyword filters, workers, reruns, random order, a cache that remembers failures,
-    and a retention policy that would delete the results of passing tests (notes E87 to E99).
+    and a retention policy that would delete the results of passing tests (notes E87 to E99). pytest's rootdir is the
+    repository, so that a node id holds the whole path of its file; conftests are loaded from the git work tree, and
+    none from above it. Both are told relative to the folder that pytest starts in, which may be reached through a link.
     """
     taken_back = [
         "-p", "tune_guard",
@@ -21,6 +24,8 @@ def pytest_argv(job: Job, basetemp: Path) -> list[str]:
         "-m", "",
         "-k", "",
         "--maxfail=0",
+        "--rootdir=.",
+        f"--confcutdir={_work_tree(Path(job.repo_root))}",
     ]  # fmt: skip
     neutral = {"xdist": ["-n0"], "rerunfailures": ["--reruns=0"], "randomly": ["-p", "no:randomly"]}
     for plugin, words in neutral.items():
@@ -30,3 +35,9 @@ def pytest_argv(job: Job, basetemp: Path) -> list[str]:
         job.venv_python, "-m", "pytest", job.test, "-v", "-s", f"--basetemp={basetemp}",
         *job.pytest_extra_args, *taken_back,
     ]  # fmt: skip
+
+
+def _work_tree(folder: Path) -> str:
+    """The way up from ``folder`` to the top of its git work tree."""
+    top = next((path for path in (folder, *folder.parents) if (path / ".git").exists()), folder)
+    return os.path.relpath(top, folder)
