@@ -215,11 +215,18 @@ def test_a_record_without_a_start_is_that_of_a_pytest_that_never_started(tmp_pat
     assert found.shortfall()
 
 
-def phases(name: str, *outcomes: str) -> list[dict[str, object]]:
-    return [
-        {"event": "report", "id": name, "when": when, "outcome": outcome, "xfail": False}
-        for when, outcome in zip(("setup", "call", "teardown"), outcomes, strict=False)
-    ]
+def phases(name: str, **outcomes: str) -> list[dict[str, object]]:
+    """What the guard writes of a test whose phases end like this: ``phases("a", setup="passed", call="failed")``."""
+    found: list[dict[str, object]] = []
+    for when, outcome in outcomes.items():
+        found.append({"event": "ran", "id": name, "when": when, "function": when == "call"})
+        found += [{"event": "called", "id": name}] if when == "call" else []
+        found.append({"event": "report", "id": name, "when": when, "outcome": outcome, "xfail": False})
+    return found
+
+
+def passed(name: str, **outcomes: str) -> list[dict[str, object]]:
+    return phases(name, **{"setup": "passed", "call": "passed", "teardown": "passed"} | outcomes)
 
 
 def test_a_record_that_is_missing_empty_or_garbled_is_never_a_whole_pass(tmp_path: Path) -> None:
@@ -229,53 +236,55 @@ def test_a_record_that_is_missing_empty_or_garbled_is_never_a_whole_pass(tmp_pat
 
 
 @pytest.mark.rule("XPY-06")
-@pytest.mark.parametrize("kept", range(8))
+@pytest.mark.parametrize("kept", range(16))
 def test_a_record_that_was_cut_off_anywhere_is_never_a_whole_pass(tmp_path: Path, kept: int) -> None:
-    whole = [
-        START,
-        collected("a", "b"),
-        *phases("a", "passed", "passed", "passed"),
-        *phases("b", "passed", "passed", "passed"),
-        FINISH,
-    ]
+    whole = [START, collected("a", "b"), *passed("a"), *passed("b"), FINISH]
     assert guard_record.read(lines(tmp_path / "whole", *whole)).shortfall() == ""
 
     assert guard_record.read(lines(tmp_path / "cut", *whole[:kept], '{"event": "rep')).shortfall()
 
 
-def test_a_red_setup_or_teardown_is_a_failure_of_a_test_that_ran(tmp_path: Path) -> None:
-    record = lines(
-        tmp_path / "r", START, collected("a", "b"),
-        {"event": "report", "id": "a", "when": "setup", "outcome": "failed"},
-        {"event": "report", "id": "a", "when": "teardown", "outcome": "passed"},
-        *phases("b", "passed", "passed", "failed"), FINISH,
-    )  # fmt: skip
-
-    found = guard_record.read(record)
-
-    assert (found.failed, found.executed, found.shortfall()) == (("a", "b"), ("a", "b"), "")
-
-
+@pytest.mark.rule("XPY-06")
 @pytest.mark.parametrize(
-    ("outcomes", "whole"), [(("passed", "skipped", "passed"), True), (("skipped", "passed"), False)], ids=["ran", "not"]
+    "lost", [line for line in passed("a") if line["event"] != "report"], ids=["setup", "call", "body", "teardown"]
 )
-def test_an_expected_failure_is_not_a_skip_if_the_test_ran(
-    tmp_path: Path, outcomes: tuple[str, ...], whole: bool
-) -> None:
-    reports = [{**line, "xfail": line["outcome"] == "skipped"} for line in phases("a", *outcomes)]
-    reports[-1]["when"] = "teardown"
+def test_a_phase_that_was_reported_but_never_ran_is_not_one(tmp_path: Path, lost: dict[str, object]) -> None:
+    record = [START, collected("a"), *(line for line in passed("a") if line != lost), FINISH]
+
+    assert "a" in guard_record.read(lines(tmp_path / "r", *record)).shortfall()
+
+
+def test_a_red_teardown_is_a_failure_of_a_test_that_ran_and_a_red_setup_of_one_that_did_not(tmp_path: Path) -> None:
+    both = collected("a", "b")
+    torn = lines(tmp_path / "t", START, both, *passed("a"), *passed("b", teardown="failed"), FINISH)
+    never = phases("a", setup="failed", teardown="passed")
+    unborn = lines(tmp_path / "s", START, both, *never, *passed("b"), FINISH)
+
+    found = guard_record.read(torn)
+    assert (found.failed, found.executed, found.shortfall()) == (("b",), ("a", "b"), "")
+    assert guard_record.read(unborn).shortfall() == "test functions were never called: a"
+
+
+@pytest.mark.parametrize("when", ["setup", "call"])
+def test_an_expected_failure_says_nothing_because_nobody_looks_at_its_cause(tmp_path: Path, when: str) -> None:
+    reports = [{**line, "xfail": line.get("outcome") == "skipped"} for line in passed("a", **{when: "skipped"})]
 
     found = guard_record.read(lines(tmp_path / "r", START, collected("a"), *reports, FINISH))
 
-    assert (found.shortfall() == "") is whole
+    assert "(xfail)" in found.shortfall() and found.xfailed == ("a",)
 
 
-def test_workers_and_reruns_are_told(tmp_path: Path) -> None:
-    twice = [*phases("a", "passed", "failed", "passed"), *phases("a", "passed", "passed", "passed")]
+def test_workers_reruns_and_tests_that_nobody_collected_are_told(tmp_path: Path) -> None:
+    twice = [*passed("a", call="failed"), *passed("a")]
+    silent = [line for line in twice[7:] if line["event"] != "report"]
     rerun = guard_record.read(lines(tmp_path / "r", START, collected("a"), *twice, FINISH))
-    worker = guard_record.read(lines(tmp_path / "w", {**START, "worker": True}, collected("a"), *twice[:3], FINISH))
+    quiet = guard_record.read(lines(tmp_path / "q", START, collected("a"), *silent, *passed("a"), FINISH))
+    other = guard_record.read(lines(tmp_path / "o", START, collected("a"), *passed("a"), *passed("b"), FINISH))
+    worker = guard_record.read(lines(tmp_path / "w", {**START, "worker": True}, collected("a"), *passed("a"), FINISH))
 
     assert "more than once" in rerun.shortfall() and rerun.repeated == ("a",)
+    assert "more than once" in quiet.shortfall(), "a run without a report is one"
+    assert other.shortfall() == "tests ran that were not collected: b"
     assert "xdist" in worker.shortfall()
 
 
@@ -284,14 +293,13 @@ def test_workers_and_reruns_are_told(tmp_path: Path) -> None:
     ("file", "other"),
     [
         ("tests/test_toy_ci.py", False),
-        ("test_toy_ci.py", False),
-        ("repo/tests/test_toy_ci.py", False),
+        ("test_toy_ci.py", True),
+        ("repo/tests/test_toy_ci.py", True),
         ("tests/b/test_toy_ci.py", True),
-        ("tests/not_test_toy_ci.py", True),
-        ("toy_ci.py", True),
+        ("../tests/test_toy_ci.py", True),
     ],
 )
-def test_the_planned_file_is_known_wherever_pytest_has_its_root(file: str, other: bool) -> None:
+def test_the_planned_file_is_known_by_its_whole_path(file: str, other: bool) -> None:
     found = guard_record.GuardSummary(collected=("tests/test_toy_ci.py::test_a", f"{file}::test_b"))
 
     assert found.elsewhere("tests/test_toy_ci.py") == (file if other else "")
