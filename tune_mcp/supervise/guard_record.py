@@ -46,9 +46,10 @@ class GuardSummary(Frozen):
     """One pytest session.
 
     ``executed`` are node ids whose teardown ran and was reported, ``repeated`` those of which a phase ran more than
-    once, whoever drove it, ``uncalled`` those whose test function was never called, ``unplanned`` those that ran
-    without having been collected, ``xfailed`` those whose failure was expected and so says nothing of its cause.
-    ``failures`` has every failed phase with its cause, ``called`` the node ids whose call phase came to its end.
+    once, whoever drove it, ``uncalled`` those whose test function was never called although their set-up passed,
+    ``unplanned`` those that ran without having been collected, ``xfailed`` those whose failure was expected and so
+    says nothing of its cause. ``failures`` has every failed phase with its cause, ``called`` the node ids whose call
+    phase came to its end.
     """
 
     started: bool = False
@@ -142,10 +143,12 @@ def read(path: Path) -> GuardSummary:
             ran[name, str(line.get("when", "function"))] += 1
             if line.get("function"):
                 functions.add(name)
+    red = {(line.get("when"), str(line.get("id"))) for line in reports if line.get("outcome") == "failed"}
     planned = dict.fromkeys(_names(collections, "ids"))
 
     def has_run(name: str) -> bool:
-        return name not in functions or ran[name, "function"] > 0
+        called = name not in functions or ran[name, "function"] > 0
+        return called and ran[name, "setup"] > 0 and ran[name, "call"] > 0
 
     last = finishes[-1] if finishes else {}
     status = last.get("exitstatus")
@@ -172,7 +175,7 @@ def read(path: Path) -> GuardSummary:
                 + [name for name, count in setups.items() if count > 1]
             )
         ),
-        uncalled=tuple(name for name in planned if not (ran[name, "setup"] and ran[name, "call"] and has_run(name))),
+        uncalled=tuple(name for name in planned if not has_run(name) and ("setup", name) not in red),
         unplanned=tuple(dict.fromkeys(name for name, _ in ran if name not in planned)),
         skipped=tuple(name for name, seen in outcome.items() if "skipped" in seen),
         xfailed=tuple(name for name, seen in outcome.items() if "xfailed" in seen),

@@ -71,7 +71,7 @@ def judge(result: AttemptResult | None, stages: Mapping[str, Stage], earlier: tu
         return _blocked(result.blocked, earlier)
     trouble = [f"{key}: the runner gave no result for this stage" for key in stages if key not in result.stages]
     trouble += [problem for stage in result.stages.values() for problem in stage.problems]
-    whole = result.guard.shortfall() or _beside(result, stages)
+    whole = _beside(result, stages) or result.guard.shortfall()
     unmeasured = result.guard.failures_in("setup")
     if not trouble and not whole and not unmeasured:
         return _complete(result, stages, earlier)
