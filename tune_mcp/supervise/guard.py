@@ -130,21 +130,18 @@ def _with_proof(item: Any, runtest: Callable[[], Any]) -> Any:
 def _telling(name: str, function: Any) -> Any:
     """The function, or bound method, of the same kind and signature, that writes a line when its body begins."""
     inner = getattr(function, "__func__", function)
-    if inspect.iscoroutinefunction(inner):
 
-        async def told(*args: Any, **named: Any) -> Any:
-            __tracebackhide__ = True
-            _write("called", id=name)
-            return await inner(*args, **named)
+    async def awaited(*args: Any, **named: Any) -> Any:
+        __tracebackhide__ = True
+        _write("called", id=name)
+        return await inner(*args, **named)
 
-    else:
+    def called(*args: Any, **named: Any) -> Any:
+        __tracebackhide__ = True
+        _write("called", id=name)
+        return inner(*args, **named)
 
-        def told(*args: Any, **named: Any) -> Any:
-            __tracebackhide__ = True
-            _write("called", id=name)
-            return inner(*args, **named)
-
-    told = functools.update_wrapper(told, inner)
+    told = functools.update_wrapper(awaited if inspect.iscoroutinefunction(inner) else called, inner)
     return told if inner is function else types.MethodType(told, function.__self__)
 
 
