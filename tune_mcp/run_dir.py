@@ -142,6 +142,10 @@ class RunDir:
         """Folder of one attempt: its job, its sealed result, and what it left when a later attempt followed."""
         return self.test_folder(test) / "attempts" / f"run{repeat}_a{attempt}"
 
+    def attempt_key(self, test: str, repeat: int | str, attempt: int | str) -> str:
+        """``tune.<run>.<test>.r<k>.a<attempt>``: the identity of an attempt under every executor."""
+        return f"tune.{self.run_id}.{test}.r{repeat}.a{attempt}"
+
     def trees(self) -> Iterator[Path]:
         """The process records of every attempt, purged ones too."""
         yield from self.path.glob("_pytest/*/attempts/*/tree.json")

@@ -8,6 +8,7 @@ import pytest
 import toy
 
 from tune_mcp.config.stages import Stage
+from tune_mcp.run_dir import RunDir
 from tune_mcp.session.drift import Baseline
 from tune_mcp.supervise.environment import LaunchEnvironment, build
 from tune_mcp.supervise.invocation import pytest_argv
@@ -110,7 +111,7 @@ def test_nothing_wraps_the_sockets_of_pytest() -> None:
         assert not set(wrapper) & set(found.variables), "neither a shell nor a config wraps them"
         assert found.dropped == tuple(wrapper)
     assert build({}, {"LD_PRELOAD": "/usr/lib/jemalloc.so"}, BASE, (), ()).variables["LD_PRELOAD"]
-    assert pytest_argv(job(), BASE)[0] == "/venv/bin/python"
+    assert pytest_argv(job(), RUN)[0] == "python"
 
 
 @pytest.mark.rule("ENV-10", "ENV-23")
@@ -157,7 +158,8 @@ def job(extra: tuple[str, ...] = (), plugins: tuple[str, ...] = ()) -> Job:
 
 
 TREE = Baseline(git_sha="0" * 40, changed={}, untracked={}, file_sha256={}, config_sha256={})
-BASE = Path("/repo/.tune-runs/20260423T050000Z_toy/_pytest/test_toy_ci/basetemp_run2")
+RUN = RunDir(Path("/tmp/tune-0123456789ab/run"))
+BASE = RUN.basetemp("test_toy_ci", 2)
 
 
 @pytest.mark.rule("XPY-01", "MET-01", "XPY-03")
@@ -166,9 +168,9 @@ BASE = Path("/repo/.tune-runs/20260423T050000Z_toy/_pytest/test_toy_ci/basetemp_
 def test_the_command_line_runs_the_whole_file_once_and_never_stops_early(
     extra: tuple[str, ...], plugins: tuple[str, ...]
 ) -> None:
-    argv = pytest_argv(job(extra, plugins), BASE)
+    argv = pytest_argv(job(extra, plugins), RUN)
 
-    assert argv[:6] == ["/venv/bin/python", "-m", "pytest", "tests/test_toy_ci.py", "-v", "-s"]
+    assert argv[:6] == ["python", "-m", "pytest", "tests/test_toy_ci.py", "-v", "-s"]
     assert not {"-x", "--exitfirst"} & set(argv)
     assert f"--basetemp={BASE}" in argv
     assert argv.index("--maxfail=0") > argv.index("-s") + len(extra), "the last option wins"
@@ -178,7 +180,7 @@ def test_the_command_line_runs_the_whole_file_once_and_never_stops_early(
 
 
 def test_the_cache_of_an_attempt_is_its_own() -> None:
-    argv = pytest_argv(job(), BASE)
+    argv = pytest_argv(job(), RUN)
     assert any(word.startswith("cache_dir=") and "attempts/run2_a1" in word for word in argv)
 
 

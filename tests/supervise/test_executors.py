@@ -23,7 +23,7 @@ from tune_mcp.session import events
 from tune_mcp.supervise import loop
 from tune_mcp.supervise.executor import JobState
 from tune_mcp.supervise.executor.local import LocalExecutor
-from tune_mcp.supervise.job import JOB_FILE, AttemptResult, Job, cancel, read_result, write_job
+from tune_mcp.supervise.job import JOB_FILE, AttemptResult, Job, cancel, read_result, runner_end, write_job
 from tune_mcp.supervise.waiting import Wakeup
 
 ENGINE = """
@@ -305,10 +305,13 @@ def test_a_cancelled_runner_stops_its_pytest_and_is_replaced(
 
 
 def test_a_runner_that_breaks_leaves_its_traceback_in_the_attempt(local: Local, jobs: tuple[Job, ...]) -> None:
-    job = jobs[0].model_copy(update={"repo_root": "/nowhere"})
+    job = jobs[0]
+    job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / "guard").touch()  # in the way of the folder that the guard is copied to
     local.executor.submit(job)
 
     assert local.finish(job) is None
+    assert runner_end(job) == 1
     assert "Traceback" in (job.folder / "runner.log").read_text()
 
 

@@ -163,7 +163,6 @@ def test_a_test_file_that_yields_less_than_planned_halts_and_says_what_is_missin
 @pytest.mark.parametrize(
     ("ending", "why"),
     [
-        ("os._exit(1)", "broke off"),
         ("os._exit(137)", "signal 9"),
         ("os.kill(os.getpid(), 9)", "signal 9"),
     ],
@@ -184,14 +183,28 @@ def test_a_pytest_that_dies_is_tried_again_and_never_strict(
     assert state.conclude(run).state.at_rest
 
 
+TIMED_OUT = "import threading; t = threading.Timer(0.1, os._exit, (1,)); t.daemon = True; t.start(); time.sleep(30)"
+"""What pytest-timeout's thread method does when the time is over."""
+
+
 @pytest.mark.rule("XPY-06")
-def test_a_test_that_ends_the_process_without_a_word_costs_two_launches_and_halts(tmp_path: Path) -> None:
-    source = toy.toy_source().replace("def test_speed(results):\n", "def test_speed(results):\n    os._exit(0)\n")
+@pytest.mark.parametrize(
+    ("ending", "why"),
+    [
+        ("os._exit(0)", "in the middle of its session; twice"),
+        ("os._exit(1)", "broke off without ending its session; twice"),
+        (TIMED_OUT, "broke off without ending its session; twice"),
+    ],
+)
+def test_a_test_that_ends_the_process_without_a_word_costs_two_launches_and_halts(
+    tmp_path: Path, ending: str, why: str
+) -> None:
+    source = toy.toy_source().replace("def test_speed(results):\n", f"def test_speed(results):\n    {ending}\n")
     project = toy.make_toy(tmp_path / "repo", test_source=source)
 
     run, _ = attempted(project)
 
-    assert_halted(project, run, "in the middle of its session, twice")
+    assert_halted(project, run, why)
     assert len(toy.launches(project, 1)) == 2
 
 

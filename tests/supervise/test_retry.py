@@ -115,6 +115,25 @@ def test_a_runner_that_died_is_an_attempt_that_is_tried_again() -> None:
     assert isinstance(found, Again) and found.charged
 
 
+@pytest.mark.parametrize("number", [9, 15])
+def test_a_runner_that_somebody_killed_is_named_and_tried_again(number: int) -> None:
+    first = judge(None, {}, (), -number)
+    second = judge(None, {}, (first,), -number)
+    for found in (first, second):
+        assert isinstance(found, Again)
+        assert "killed from outside" in found.reason
+        assert f"signal {number}" in found.reason
+
+
+@pytest.mark.rule("XPY-06")
+def test_a_runner_that_fails_by_a_bug_twice_halts() -> None:
+    first = judge(None, {}, (), 1)
+    second = judge(None, {}, (first,), 1)
+    assert isinstance(first, Again)
+    assert isinstance(second, Stop)
+    assert "runner.log" in second.halt.next
+
+
 def not_launched(*, hopeless: bool = False) -> AttemptResult:
     blocked = Blocked(
         code="GPU_NOT_CLEAR", rule="GPU-02", reason="2 GPU(s) needed, 0 free", next="free the GPUs", hopeless=hopeless

@@ -62,6 +62,22 @@ def test_a_test_file_that_changed_while_pytest_ran_halts_the_run(tmp_path: Path)
     assert "✓" not in watching.strict_audit(project, run.run_id).text()
 
 
+@pytest.mark.rule("SES-11", "HLT-02")
+@pytest.mark.parametrize(
+    "move",
+    ["os.rename('.git', '.git-aside')", "import shutil; shutil.rmtree('.git')", "open('.git/HEAD', 'w').write('?')"],
+)
+def test_a_repository_that_is_gone_after_a_launch_halts_at_once(tmp_path: Path, move: str) -> None:
+    project = toy.make_toy(tmp_path / "repo", test_source=during(move))
+
+    run = toy.finished_run(project, 2, toy.real_pytest)
+
+    now = watching.status(project, run.run_id)
+    assert (now.state, "has no commit to calibrate" in now.reason) == ("halted", True), now.reason
+    assert len(toy.launches(project, 1)) == 1
+    assert "✓" not in watching.strict_audit(project, run.run_id).text()
+
+
 @pytest.mark.rule("SES-11")
 def test_a_file_that_changed_before_the_launch_starts_no_pytest(tmp_path: Path) -> None:
     project = toy.make_toy(tmp_path / "repo")

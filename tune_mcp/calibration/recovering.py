@@ -8,7 +8,7 @@ from tune_mcp import run_dir
 from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.run_dir import RunDir, utc_now
-from tune_mcp.session import events
+from tune_mcp.session import events, state
 from tune_mcp.supervise import host_lock
 
 
@@ -20,19 +20,22 @@ def suspects(project: Project) -> list[RunDir]:
 
 
 def recover(runs: Iterable[RunDir]) -> None:
-    """End what dead runs left alive; each run's own record says what it was (GPU-20, GPU-16).
+    """End what dead runs left alive, then empty their TMPDIRs; each run's record says what it was (GPU-20, GPU-16).
 
     Raises HOST_BUSY when a process outlives even SIGKILL: nothing is measured beside it.
     """
     import logging
 
-    from tune_mcp.supervise import leftovers  # the process table: nothing that a mere reader waits for
+    from tune_mcp.supervise import leftovers, scratch  # the process table: nothing that a mere reader waits for
 
     runs = list(runs)
-    if not leftovers.living(runs):
-        return
+    warn = logging.getLogger(__name__).warning
+    any_living = bool(leftovers.living(runs))
     for run in runs:
-        ended = leftovers.end([run], logging.getLogger(__name__).warning)
+        ended = leftovers.end([run], warn) if any_living else leftovers.Ended((), ())
+        if not ended.left and state.liveness(run) is state.Liveness.FREE:
+            for problem in scratch.sweep(run):
+                warn(problem)
         if not ended.found:
             continue
         names = "; ".join(ended.found[:5])

@@ -14,7 +14,7 @@ from tune_mcp.session import events
 INCIDENTS = frozenset(
     {
         "retry", "halted", "exhausted", "waiting_for_gpu", "resumed", "stop_requested", "stopped", "failed", "alert",
-        "alert_over", "unwatched", "recovered", "equivalent", "appeared", "gpus_not_clear",
+        "alert_over", "unwatched", "recovered", "equivalent", "appeared", "left_behind", "gpus_not_clear",
     }
 )  # fmt: skip
 """Event kinds that a reader of the numbers should know of; purges stand among the superseded repeats."""

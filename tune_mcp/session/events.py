@@ -19,8 +19,9 @@ from tune_mcp.run_dir import RunDir, iso
 MILESTONES = frozenset(
     {
         "planned", "prechecked", "started", "launched", "retry", "observed", "halted", "exhausted", "waiting_for_gpu",
-        "gpus_not_clear", "purged", "recovered", "resumed", "equivalent", "appeared", "unwatched", "stop_requested",
-        "stopped", "failed", "finished", "reported", "applied", "undone", "alert", "alert_over", "settled", "declined",
+        "gpus_not_clear", "purged", "recovered", "resumed", "equivalent", "appeared", "left_behind", "unwatched",
+        "stop_requested", "stopped", "failed", "finished", "reported", "applied", "undone", "alert",
+        "alert_over", "settled", "declined",
     }
 )  # fmt: skip
 """Event kinds that people see in ``status`` and ``watch``; others are the ledger only."""

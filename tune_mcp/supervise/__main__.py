@@ -32,7 +32,7 @@ from tune_mcp.supervise import comparing, environment
 from tune_mcp.supervise.executor.local import LocalExecutor
 from tune_mcp.supervise.host_lock import lock_path
 from tune_mcp.supervise.loop import Supervisor, stop_request
-from tune_mcp.supervise.processes import StopLadder, become_subreaper, default_signals
+from tune_mcp.supervise.processes import StopLadder, become_subreaper, default_signals, plain_command_line
 from tune_mcp.supervise.waiting import Wakeup
 
 
@@ -120,6 +120,7 @@ def main(argv: list[str]) -> int:
     """Adopt the locks, read the plan, supervise."""
     run = RunDir(Path(argv[0]))
     locks = (FileLock.inherit(run.supervisor_lock, int(argv[1])), FileLock.inherit(lock_path(), int(argv[2])))
+    plain_command_line("tune-mcp", "tune_mcp.supervise")
     default_signals()
     become_subreaper()
     wakeup = Wakeup(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

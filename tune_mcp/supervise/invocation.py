@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from tune_mcp.run_dir import RunDir
 from tune_mcp.supervise.job import Job
 
 
-def pytest_argv(job: Job, basetemp: Path) -> list[str]:
-    """The command for one attempt.
+def pytest_argv(job: Job, run: RunDir) -> list[str]:
+    """The command for one attempt, to be executed as ``job.venv_python``; ``run`` is the run directory as it names it.
+
+    Neither the interpreter's folder nor the run's is in it: a suite that ends processes by their command line
+    (``pkill -f``) would find its own pytest by the name of a repository or of a run.
 
     What an ini file or a conftest may have set is taken back behind the model's own arguments, because the last
     option wins: maxfail, marker and keyword filters, workers, reruns, random order, a cache that remembers failures,
@@ -20,7 +24,7 @@ def pytest_argv(job: Job, basetemp: Path) -> list[str]:
     taken_back = [
         "-p", "tune_guard",
         "-o", "tmp_path_retention_policy=all",
-        "-o", f"cache_dir={job.folder / 'pytest_cache'}",
+        "-o", f"cache_dir={run.attempt(job.test_key, job.repeat, job.attempt) / 'pytest_cache'}",
         "-m", "",
         "-k", "",
         "--maxfail=0",
@@ -32,7 +36,8 @@ def pytest_argv(job: Job, basetemp: Path) -> list[str]:
         if plugin in job.plugins:
             taken_back += words
     return [
-        job.venv_python, "-m", "pytest", job.test, "-v", "-s", f"--basetemp={basetemp}",
+        Path(job.venv_python).name, "-m", "pytest", job.test, "-v", "-s",
+        f"--basetemp={run.basetemp(job.test_key, job.repeat)}",
         *job.pytest_extra_args, *taken_back,
     ]  # fmt: skip
 

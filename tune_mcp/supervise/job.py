@@ -15,6 +15,7 @@ from tune_mcp.run_dir import RunDir
 from tune_mcp.session.drift import Baseline
 from tune_mcp.session.state import Alert
 from tune_mcp.supervise.guard_record import GuardSummary
+from tune_mcp.supervise.scratch import Left
 
 
 class Job(Frozen):
@@ -49,8 +50,8 @@ class Job(Frozen):
 
     @property
     def key(self) -> str:
-        """``tune.<run>.<test>.r<k>.a<attempt>``: the identity under every executor."""
-        return f"tune.{self.run.run_id}.{self.test_key}.r{self.repeat}.a{self.attempt}"
+        """The attempt's identity under every executor."""
+        return self.run.attempt_key(self.test_key, self.repeat, self.attempt)
 
     @property
     def run(self) -> RunDir:
@@ -97,6 +98,7 @@ class AttemptResult(Frozen):
     ``environment`` is the machine as this attempt found it, ``incomparable`` how it differs from the run's.
     The granted GPUs are described as they were just before and just after pytest; ``slowed_by`` are the reasons for
     which their clocks were seen held down. Both are notes, nothing is judged by them.
+    ``left_in_tmp`` is what the tests left in their TMPDIR, which was emptied.
     ``dropped_env`` are the names of the caller's variables that pytest did not get; never their values.
     """
 
@@ -120,6 +122,7 @@ class AttemptResult(Frozen):
     signature: str = ""
     alerts: tuple[Alert, ...] = ()
     leftovers: tuple[str, ...] = ()
+    left_in_tmp: Left | None = None
     gpu_uuids: tuple[str, ...] = ()
     gpus_at_start: tuple[Gpu, ...] = ()
     gpus_at_end: tuple[Gpu, ...] = ()
@@ -132,6 +135,8 @@ class AttemptResult(Frozen):
 JOB_FILE = "job.json"
 RESULT_FILE = "result.json"
 PHASE_FILE = "phase"
+RUNNER_END_FILE = "runner_end"
+"""The exit code of a runner that ended without a word, negative for a signal; written by whoever started it."""
 CLAIM_FOLDER = "claimed"
 TOMBSTONE_FILE = "cancelled"
 ENDED = b"ended"
@@ -191,6 +196,14 @@ def is_sealed(job: Job) -> bool:
 def seal(job: Job, result: AttemptResult) -> None:
     """The attempt's last write: with it the folder is complete, without it the attempt never counts."""
     write_atomic(job.folder / RESULT_FILE, dump_json(result.model_dump(mode="json")))
+
+
+def runner_end(job: Job) -> int | None:
+    """The exit code of the runner that did not seal the attempt, None when nobody knows it."""
+    try:
+        return int((job.folder / RUNNER_END_FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def read_result(job: Job) -> AttemptResult | None:

@@ -6,6 +6,7 @@ Only this process writes observations. It decides and waits; a runner does the w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
@@ -21,10 +22,11 @@ from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import Current, Halt, Owner, RunState, SupervisorRecord
+from tune_mcp.supervise import scratch
 from tune_mcp.supervise.due import next_job
 from tune_mcp.supervise.executor import Executor
 from tune_mcp.supervise.gpu.use import read_after
-from tune_mcp.supervise.job import PHASE_FILE, AttemptResult, Job, cancel, cancel_earlier
+from tune_mcp.supervise.job import PHASE_FILE, AttemptResult, Job, cancel, cancel_earlier, runner_end
 from tune_mcp.supervise.purge import purge
 from tune_mcp.supervise.recording import attempt_made, record
 from tune_mcp.supervise.reserve import room_kept
@@ -35,6 +37,7 @@ from tune_mcp.supervise.watch.alerts import WATCH_FILE, AlertNews
 
 HEARTBEAT_S = 2.0
 _LOOK_EVERY_S = 0.5
+_LEFT = "left_behind"
 
 
 class Clock(Protocol):
@@ -188,7 +191,7 @@ class Supervisor:
         while True:
             job = next_job(self.plan, self.run_dir, self._plugins, test, stages, repeat)
             result = self._attempt(job)
-            verdict = judge_attempt(result, by_key, verdicts)
+            verdict = judge_attempt(result, by_key, verdicts, None if result else runner_end(job))
             verdicts += (verdict,)
             history += (attempt_made(job, result, verdict, self.clock.now()),)
             match verdict:
@@ -241,10 +244,14 @@ class Supervisor:
         self._watch(job, news)
         self._record = self._record.model_copy(update={"alerts": (), "processes": {}})
         result = self.executor.collect(job)
+        if result is None:  # its runner was killed, and what it had in its TMPDIR stays otherwise
+            with suppress(OSError):
+                scratch.clear(job.run, job.key, job.folder)
         after = read_after(job)
         if after and after.trouble:
             self._event("gpus_not_clear", f"after {job.test_key} run {job.repeat}: {after.trouble}")
         self._tell_appeared(result)
+        self._tell_left(job, result)
         return result
 
     def _watch(self, job: Job, news: AlertNews) -> None:
@@ -278,6 +285,12 @@ class Supervisor:
             self._appeared |= new
             names = ", ".join(sorted(new)[:6])
             self._event("appeared", f"{len(new)} new file(s) in the tree, taken for the tests' output: {names}")
+
+    def _tell_left(self, job: Job, result: AttemptResult | None) -> None:
+        """What the tests of a file leave in their TMPDIR is named once: each repeat leaves the same."""
+        left = result.left_in_tmp if result else None
+        if left and all(one.facts.get("test") != job.test_key for one in events.read(self.run_dir.events, _LEFT)):
+            self._event(_LEFT, f"{job.test_key}: {left.sentence()} in its TMPDIR, emptied", test=job.test_key)
 
     def _phase(self, job: Job) -> str:
         try:
@@ -329,6 +342,7 @@ class Supervisor:
     def _end(self, state: RunState, kind: str, text: str, more: str = "", halt: Halt | None = None) -> None:
         """The state comes last: whoever reads it finds the event, nothing of ours alive, and may start the next run."""
         self.executor.close()
+        scratch.sweep(self.run_dir)
         self._event(kind, text + more, **(halt.model_dump(exclude_none=True) if halt else {}))
         self._set(state, reason=text, halt=halt)
 

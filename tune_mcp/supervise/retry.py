@@ -20,6 +20,12 @@ from tune_mcp.supervise.watch.log_lines import redacted
 
 _OWN_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP})
 _SILENT_END = "pytest ended with exit code 0 in the middle of its session"
+_BROKE_OFF = "pytest broke off without ending its session"
+_SILENT_ENDS = frozenset({_SILENT_END, _BROKE_OFF})
+_WHO_ENDS_IT = (
+    "find what ends the process (os._exit; the thread method of pytest-timeout: raise its timeout or set "
+    "timeout_method = signal), then call resume_run"
+)
 MAX_TRIES = 4
 """Attempts per repeat and pass, the first included (RTY-03, read strictly: see docs/explanation/decisions.md)."""
 MAX_PASSES = 10
@@ -56,10 +62,18 @@ class Stop:
 Verdict = Keep | Again | Stop
 
 
-def judge(result: AttemptResult | None, stages: Mapping[str, Stage], earlier: tuple[Verdict, ...] = ()) -> Verdict:
-    """The verdict on one attempt; ``earlier`` are those of the same repeat before it, oldest first."""
+def judge(
+    result: AttemptResult | None,
+    stages: Mapping[str, Stage],
+    earlier: tuple[Verdict, ...] = (),
+    runner_end: int | None = None,
+) -> Verdict:
+    """The verdict on one attempt; ``earlier`` are those of the same repeat before it, oldest first.
+
+    ``runner_end`` is the exit code of a runner that gave no result, None when nobody knows it.
+    """
     if result is None:
-        return Again("the runner ended without a result")
+        return _no_result(runner_end, earlier)
     if result.moved:
         step = "put the tree back and call resume_run, or stop_run and start a new run on the tree as it is"
         return Stop(Halt(code=Code.COMMIT_MOVED, rule="SES-11", message=result.moved, next=step), quarantined=True)
@@ -76,13 +90,8 @@ def judge(result: AttemptResult | None, stages: Mapping[str, Stage], earlier: tu
     if not trouble and not whole and not unmeasured:
         return _complete(result, stages, earlier)
     if cause := _infrastructure(result):
-        if cause == _SILENT_END and any(isinstance(verdict, Again) and verdict.reason == cause for verdict in earlier):
-            return _stop(
-                Code.HALT_UNRESOLVED,
-                "XPY-06",
-                f"{cause}, twice: something in the tests ends the process, so the next attempt would be the same",
-                "find what calls os._exit or the like, then call resume_run",
-            )
+        if cause in _SILENT_ENDS and (halt := _twice(cause, earlier, _WHO_ENDS_IT)):
+            return halt
         return Again(cause)
     if whole:
         return _stop(
@@ -114,14 +123,24 @@ def _first(failures: Sequence[Failure]) -> str:
 
 def _broke_off(reason: str, earlier: tuple[Verdict, ...]) -> Verdict:
     """An error of the test's own, and no line that names a crash: once an accident, in the same words a defect."""
-    if any(isinstance(verdict, Again) and verdict.reason == reason for verdict in earlier):
-        return _stop(
-            Code.HALT_UNRESOLVED,
-            "XPY-06",
-            f"{reason}; twice, so this is no accident",
-            "fix what the test's own error names, then call resume_run",
-        )
-    return Again(reason)
+    return _twice(reason, earlier, "fix what the test's own error names, then call resume_run") or Again(reason)
+
+
+def _no_result(runner_end: int | None, earlier: tuple[Verdict, ...]) -> Verdict:
+    """The runner is gone: killed by somebody else, or by a bug of ours, which a second attempt would only repeat."""
+    if runner_end is None:
+        return Again("the runner ended without a result")
+    if runner_end < 0:
+        return Again(f"the runner, not pytest, was {_signalled(-runner_end).replace('pytest was ', '')}")
+    cause = f"the runner ended without a result (exit code {runner_end}); its runner.log says why"
+    return _twice(cause, earlier, "see runner.log in the attempt's folder, then call resume_run") or Again(cause)
+
+
+def _twice(cause: str, earlier: tuple[Verdict, ...], next_step: str) -> Stop | None:
+    """A halt when the same silent end came before: the next attempt would be the same, and so would forty."""
+    if not any(isinstance(verdict, Again) and verdict.reason == cause for verdict in earlier):
+        return None
+    return _stop(Code.HALT_UNRESOLVED, "XPY-06", f"{cause}; twice, so this is no accident", next_step)
 
 
 def _blocked(blocked: Blocked, earlier: tuple[Verdict, ...]) -> Verdict:
@@ -155,7 +174,7 @@ def _infrastructure(result: AttemptResult) -> str:
         # With nothing collected the guard was silenced or the module ended Python: the next attempt would be the same.
         if rc == 0:
             return _SILENT_END
-        return "pytest broke off without ending its session"
+        return _BROKE_OFF
     return ""
 
 

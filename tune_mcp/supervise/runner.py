@@ -27,13 +27,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tune_mcp.config.signatures import rules as watch_rules
-from tune_mcp.errors import Code
+from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import sha256_file, write_atomic
 from tune_mcp.gpus import read_gpus
 from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.run_dir import iso
 from tune_mcp.session import drift, gpus_seen, provenance
-from tune_mcp.supervise import caches, comparing, environment, guard_record
+from tune_mcp.supervise import caches, comparing, environment, guard_record, scratch
 from tune_mcp.supervise.gpu.use import GpuUse
 from tune_mcp.supervise.invocation import pytest_argv
 from tune_mcp.supervise.job import (
@@ -50,7 +50,7 @@ from tune_mcp.supervise.job import (
     read_result,
     seal,
 )
-from tune_mcp.supervise.processes import StopLadder, become_subreaper, default_signals
+from tune_mcp.supervise.processes import StopLadder, become_subreaper, default_signals, plain_command_line
 from tune_mcp.supervise.tree_record import TreeRecorder
 from tune_mcp.supervise.waiting import Orders
 from tune_mcp.supervise.watch import signatures
@@ -75,6 +75,7 @@ class Runner:
         read = gpus_seen.Recording(job.run, read_gpus, lambda: datetime.now(UTC))
         self.gpus = GpuUse(job, read, self.say, self.phase, orders.wait, self.cancelled)
         self.dropped: tuple[str, ...] = ()
+        self.scratch: scratch.Scratch | None = None
 
     def say(self, text: str) -> None:
         """One line on stderr, which the executor keeps in the attempt's folder."""
@@ -93,8 +94,8 @@ class Runner:
         """The whole attempt; None when it was cancelled before there was anything to seal."""
         self.phase("preflight")
         self._make_room()
-        planned = provenance.read(Path(self.job.repo_root))
-        if moved := self._moved(planned):
+        planned, moved = self._tree_before()
+        if moved or planned is None:
             return self._result(moved=moved)
         python = Path(self.job.venv_python)
         if incomparable := comparing.look(self.job.run, python)[1]:
@@ -102,9 +103,10 @@ class Runner:
         blocked = self.gpus.acquire()
         if self.cancelled():
             return None
-        if blocked := blocked or self._wiped():
+        if blocked := blocked or self._wiped() or self._without_tmpdir():
             return self._result(blocked=blocked)
         ended = self._pytest()
+        ended["left_in_tmp"] = self._emptied(self.job.attempt)
         if ended["stopped_by"] == "cancel":
             return None
         self.phase("extracting")
@@ -126,10 +128,19 @@ class Runner:
         """Move what an earlier attempt left into that attempt's folder: a fresh leaf for each one (note E96)."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         earlier = self.job.run.attempt(self.job.test_key, self.job.repeat, self.job.attempt - 1)
+        self._emptied(self.job.attempt - 1)  # its runner may have been killed
         for path in (self.log, self.basetemp, self.record):
             if path.exists():
                 earlier.mkdir(parents=True, exist_ok=True)
                 path.rename(earlier / path.name)
+
+    def _tree_before(self) -> tuple[provenance.GitState | None, str]:
+        """The tree as git sees it, and what of it is not as planned; None where there is no repository to ask."""
+        try:
+            now = provenance.read(Path(self.job.repo_root))
+        except Refusal as refusal:
+            return None, refusal.message
+        return now, self._moved(now)
 
     def _moved(self, now: provenance.GitState) -> str:
         """What of the tree is not as planned; empty when all is."""
@@ -137,9 +148,11 @@ class Runner:
 
     def _tree_after(self, before: provenance.GitState) -> dict[str, object]:
         """The same look when pytest is done, and whether the tree was another one in between (SES-11)."""
-        now = provenance.read(Path(self.job.repo_root))
+        now, moved = self._tree_before()
+        if now is None:
+            return {"moved": moved}
         return {
-            "moved": self._moved(now) or _listed(drift.touched(before, now, self.job.tree)),
+            "moved": moved or _listed(drift.touched(before, now, self.job.tree)),
             "appeared": drift.appeared(now, self.job.tree),
         }
 
@@ -167,8 +180,32 @@ class Runner:
         self.say(f"wiped below {slice_root}: {', '.join(emptied) or 'nothing, it was cold'}")
         return None
 
-    def _pytest(self) -> dict[str, object]:
+    def _without_tmpdir(self) -> Blocked | None:
+        """Make the attempt's TMPDIR; why there is none, None when there is."""
         job = self.job
+        try:
+            self.scratch = scratch.make(job.run, job.key, job.folder, job.env, os.environ)
+        except OSError as error:
+            return Blocked(
+                code=Code.CLEANUP_FAILED,
+                rule="WDG-09",
+                reason=f"no TMPDIR for the tests: {error}",
+                next="make /tmp writable and free space on it, then call resume_run",
+            )
+        return None
+
+    def _emptied(self, attempt: int) -> scratch.Left | None:
+        """Remove the TMPDIR of an attempt at this repeat, of which no process lives; what the tests left in it."""
+        job, folder = self.job, self.job.run.attempt(self.job.test_key, self.job.repeat, attempt)
+        try:
+            return scratch.clear(job.run, job.run.attempt_key(job.test_key, job.repeat, attempt), folder)
+        except OSError as error:
+            self.say(f"what the tests left in their TMPDIR cannot be removed: {error}")
+            return None
+
+    def _pytest(self) -> dict[str, object]:
+        job, scratch = self.job, self.scratch
+        assert scratch
         guard_folder = job.folder / "guard"
         guard_folder.mkdir(exist_ok=True)
         shutil.copyfile(Path(__file__).with_name("guard.py"), guard_folder / "tune_guard.py")
@@ -179,16 +216,16 @@ class Runner:
             (guard_folder, Path(job.repo_root)),
             tuple(gpu.index for gpu in self.gpus.grant.gpus),
         )
-        variables = {**launch.variables, "TUNE_GUARD_RECORD": str(self.record)}
-        argv = pytest_argv(job, self.basetemp)
-        self.say(f"launch: {shlex.join(argv)}")
+        variables = {**launch.variables, "TUNE_GUARD_RECORD": str(self.record), "TMPDIR": str(scratch.tmp)}
+        self.say(f"launch: {shlex.join([job.venv_python, *pytest_argv(job, job.run)[1:]])}")
         self.dropped = launch.dropped
         self.phase("pytest")
         default_signals_for_child()
         begin = time.monotonic()
         with self.log.open("xb") as out:
             main = subprocess.Popen(
-                argv,
+                pytest_argv(job, scratch.run),
+                executable=job.venv_python,
                 cwd=job.repo_root,
                 env=variables,
                 stdin=subprocess.DEVNULL,
@@ -330,6 +367,7 @@ def messages_in(path: Path) -> Generator[None]:
 
 def main(argv: list[str]) -> int:
     """Do the job named by ``argv[0]``, or with ``-`` every job that standard input names."""
+    plain_command_line("tune-mcp", "tune_mcp.supervise.runner")
     default_signals()
     become_subreaper()
     orders = Orders()

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 
+from tune_mcp.files import write_atomic
 from tune_mcp.supervise.executor import JobState
-from tune_mcp.supervise.job import ENDED, AttemptResult, Job, is_sealed, read_result, write_job
+from tune_mcp.supervise.job import ENDED, RUNNER_END_FILE, AttemptResult, Job, is_sealed, read_result, write_job
 from tune_mcp.supervise.waiting import Wakeup
 
 _GOODBYE_S = 60
@@ -34,6 +36,7 @@ class LocalExecutor:
         self._key = ""
         self._ended = True
         self._said = b""
+        self._folder: Path | None = None
 
     def submit(self, job: Job) -> str:
         """Hand the job to the runner; its own messages go to ``runner.log`` in the attempt's folder."""
@@ -44,7 +47,7 @@ class LocalExecutor:
         path = write_job(job)
         self._bury()
         runner = self._runner = self._runner or self._start()
-        self._key, self._ended, self._said = job.key, False, b""
+        self._key, self._ended, self._said, self._folder = job.key, False, b"", job.folder
         assert runner.stdin
         with suppress(BrokenPipeError):  # it died this moment, and poll says so
             runner.stdin.write(os.fsencode(path) + b"\0")
@@ -116,4 +119,11 @@ class LocalExecutor:
             runner.wait(_GOODBYE_S)
         self._hang_up(runner)
         self._drain()
+        if not self._leaves and runner.returncode:
+            self._note_end(runner.returncode)
         self._runner, self._leaves = None, False
+
+    def _note_end(self, returncode: int) -> None:
+        """How the runner ended, for the verdict on an attempt that it did not seal."""
+        if self._folder is not None and self._folder.is_dir():
+            write_atomic(self._folder / RUNNER_END_FILE, str(returncode).encode(), durable=False)
