@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tune_mcp.config.metrics import load_metric_rules
+from tune_mcp.config.metrics import family, load_metric_rules
 from tune_mcp.config.policy import GroupPolicy
 from tune_mcp.errors import Code, Refusal
 
@@ -108,7 +108,7 @@ def test_the_shipped_groups_are_asked_about_and_rounded_so() -> None:
 def test_every_shipped_metric_has_a_group_with_a_policy() -> None:
     assert {spec.group for spec in RULES.metrics.values()} == set(RULES.groups)
     assert RULES.policy("wer").rounding == "ceil4"
-    assert RULES.policy("speed") == GroupPolicy(smart="ask_loosening", rounding="display")
+    assert RULES.policy("speed") == GroupPolicy(smart="ask_loosening", rounding="display", family="speed")
 
 
 def test_an_unknown_group_is_always_asked_about_and_never_rounded() -> None:
@@ -162,3 +162,22 @@ def test_a_mistake_in_a_models_metrics_is_told_with_its_line(tmp_path: Path, tex
             load_metric_rules(path)
         assert caught.value.code is Code.INVALID_CONFIG
         assert (caught.value.details["key"], caught.value.details["line"]) == (key, line)
+
+
+def test_every_shipped_group_says_how_its_metrics_scatter() -> None:
+    assert {group: policy.family for group, policy in RULES.groups.items()} == {
+        "accuracy": "accuracy",
+        "wer": "wer",
+        "similarity": "score",
+        "utmos": "score",
+        "speed": "speed",
+        "reliability": "count",
+    }
+
+
+def test_a_group_without_a_family_has_the_shipped_one_of_its_name_or_other() -> None:
+    assert family("mos", GroupPolicy(family="score")) == "score"
+    assert family("speed", GroupPolicy(smart="auto")) == "speed"
+    assert family("speed", None) == "speed"
+    assert family("diarisation", GroupPolicy()) == "other"
+    assert family("diarisation", None) == "other"

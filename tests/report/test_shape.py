@@ -90,6 +90,13 @@ def test_a_measured_time_that_never_changes_is_suspicious_and_a_steady_count_is_
     (steady,) = flags((7, 7, 7), "max", is_time=True)
     assert (steady.kind, steady.text) == (
         "identical",
-        "identical in all 3 repeats: deterministic, more repeats add nothing",
+        "identical in all 3 repeats: no spread was seen, which does not exclude one",
     )
     assert [flag.kind for flag in flags((0.0625,) * 5, "max")] == ["identical"]
+
+
+@pytest.mark.parametrize("value", [0, 0.0, 1.0, 100])
+def test_a_value_at_the_edge_of_its_scale_is_not_called_deterministic(value: float) -> None:
+    (flag,) = flags((value,) * 5, "max")
+    assert "at the edge of its scale" in flag.text
+    assert "deterministic" not in flag.text

@@ -189,7 +189,8 @@ def test_slack_limits_and_misses_follow_from_the_test_files(case) -> None:
     assert found[("asr_accuracy", "accuracy")].limit_proposed == pytest.approx(0.605)
     assert found[("asr_accuracy", "accuracy")].quantum == pytest.approx(1 / 24)
     assert found[("tts_utmos", "utmos_mean")].slack is None
-    assert found[("tts_utmos", "utmos_mean")].chance.basis == "slack unknown"
+    assert found[("tts_utmos", "utmos_mean")].limit_proposed is None
+    assert found[("tts_utmos", "utmos_mean")].chance.noise == pytest.approx(1 / 6)
 
 
 def test_a_single_repeat_is_reported_without_a_false_spread(workshop) -> None:
@@ -250,3 +251,110 @@ def test_tests_that_failed_in_the_same_repeat_point_at_the_machine(workshop, lau
     text = workshop.make(history=both).markdown()
     assert "In repeat 3 2 tests failed together (test_asr_ci, test_tts_ci): look at the machine." in text
     assert "In repeat 4" not in text
+
+
+def test_a_test_is_one_gate_whose_largest_chance_counts(case) -> None:
+    facts = case.report()
+    chances: dict[str, list[float]] = {}
+    for stage, metric in facts.metrics():
+        chances.setdefault(stage.test_key, []).append(metric.chance.with_slow)
+    assert {gate.test: gate.chance.with_slow for gate in facts.suite.gates} == {k: max(v) for k, v in chances.items()}
+    left = [1 - max(found) for found in chances.values()]
+    assert facts.suite.chance.with_slow == pytest.approx(1 - left[0] * left[1])
+    named = {(gate.test, gate.stage, gate.metric) for gate in facts.suite.gates}
+    assert ("test_asr_ci", "asr_accuracy", "accuracy") in named
+
+
+def report_with(case, **ci):
+    from tune_mcp.report.suite import CiGate
+    from tune_mcp.report.write import write_report
+
+    return write_report(case.run, case.repo, case.plan, case.audit, case.applied, case.now, {}, CiGate(**ci))
+
+
+def test_attempts_of_ci_lower_the_chance_to_what_lasts_through_all_of_them(case) -> None:
+    once, thrice = report_with(case), report_with(case, attempts=3)
+    assert once.suite.every_attempt == once.suite.chance == thrice.suite.chance
+    left = [1 - gate.chance.noise**3 for gate in thrice.suite.gates]
+    assert thrice.suite.every_attempt.noise == pytest.approx(1 - left[0] * left[1])
+    text = case.run.report_md.read_text()
+    assert "CI repeats a failing test up to 3 times; only a cause that lasts through all attempts fails it: " in text
+    assert " at least, if no attempt knew of the other." in text
+
+
+def test_the_advice_names_tests_with_the_repeats_or_the_slack_they_need(case) -> None:
+    facts = report_with(case, false_alarms=0.01)
+    gates = {gate.test: gate for gate in facts.suite.gates}
+    assert facts.suite.wished == pytest.approx(1 - 0.99**0.5)
+    assert gates["test_tts_ci"].repeats is None  # no slack at all: the worst of 60 is still 1/61
+    assert 0 < gates["test_tts_ci"].slack < 0.01
+    asr = gates["test_asr_ci"]
+    assert asr.repeats > 5 and asr.slack > 0.02
+    text = case.run.report_md.read_text()
+    assert f"test_asr_ci {asr.repeats - 5} more ({asr.repeats} in all)" in text
+    assert "No number of repeats up to 60 does for 1 test: more slack does." in text
+    assert (
+        "Noise alone keeps to that" not in text and "Noise alone keeps to that" not in case.run.report_html.read_text()
+    )
+    relaxed = report_with(case, false_alarms=0.5)
+    assert [(gate.slack, gate.repeats) for gate in relaxed.suite.gates] == [(None, None)] * 2
+    assert "Noise alone keeps to that" in case.run.report_md.read_text()
+
+
+def test_slow_repeats_are_counted_over_this_run_and_earlier_reports_of_the_same_gpus(workshop) -> None:
+    other = {"gpus": [{"name": "NVIDIA H100"}], "gpu_summary": "1× NVIDIA H100"}
+    workshop.make(stamp="20260301T050000Z", precheck=other).report()
+    alone = workshop.make(stamp="20260401T050000Z").report().suite
+    both = workshop.make().report().suite
+    assert (alone.slow_repeats, alone.counted_repeats, alone.earlier_reports) == (1, 10, 0)
+    assert (both.slow_repeats, both.counted_repeats, both.earlier_reports) == (2, 20, 1)
+
+
+def test_a_run_without_speed_has_one_number(workshop) -> None:
+    case = workshop.make(stages=("tts_wer", "asr_accuracy"))
+    suite = case.report().suite
+    assert suite.counted_repeats == 0
+    assert suite.chance.noise == suite.chance.with_slow
+    assert "slow runs" not in case.run.report_md.read_text().split("## What 5")[1].split("Most likely")[0]
+
+
+def test_zero_times_slack_is_said_to_be_no_slack(workshop, values) -> None:
+    values[("tts_wer", "corpus_wer")] = (0.0,) * 5
+    case = workshop.make(values=values)
+    text = case.markdown()
+    assert "0 × slack is no slack: any value above 0 fails CI" in text
+    assert "deterministic" not in text and "deterministic" not in case.html()
+    wer = next(metric for _, metric in case.report().metrics() if metric.key == "corpus_wer")
+    assert wer.chance.noise == pytest.approx(0.5 / 6)
+    assert "no spread seen in 5 repeats, which is worth no more than 8.3 %, not 0" in case.html()
+
+
+def test_all_right_in_every_repeat_moves_by_one_sample(workshop, values) -> None:
+    values[("asr_accuracy", "accuracy")] = (1.0,) * 5
+    case = workshop.make(values=values)
+    accuracy = next(metric for _, metric in case.report().metrics() if metric.key == "accuracy")
+    assert accuracy.quantum == pytest.approx(1 / 24)
+    assert 0.01 < accuracy.chance.noise < 0.5 / 6
+    assert "at the edge of its scale: no spread was seen" in case.markdown()
+
+
+def test_a_shift_between_calibrations_of_the_same_commit_enters_the_chance(workshop, values) -> None:
+    speed = {
+        key: row for key, row in values.items() if key[1].endswith("_s") or key[1] in ("throughput_qps", "rtf_mean")
+    }
+    workshop.make(stamp="20260301T050000Z").report()
+    moved = {key: tuple(value * 1.2 for value in row) for key, row in speed.items()}
+    suite = workshop.make(values={**values, **moved}).report().suite
+    assert suite.shift is None  # five speed metrics: too few to see a shift
+    text = (workshop.root / "repo/.tune-runs/20260423T050000Z_speech-v1_all/report.md").read_text()
+    assert "Shifts between days cannot be seen in one calibration." in text
+
+
+def test_a_report_of_another_version_still_counts_as_an_earlier_one(workshop) -> None:
+    case = workshop.make(stamp="20260401T050000Z", sha="a" * 40)
+    case.report()
+    older = json.loads(case.run.report_json.read_text())
+    older["schema_version"], older["suite"] = 1, {"gates": 9, "independent": 0.2}
+    case.run.report_json.write_text(json.dumps(older))
+    before = workshop.make().report().previous
+    assert before is not None and before.calibration_git_sha == "a" * 40

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from tune_mcp.apply import plan as plans
 from tune_mcp.apply.plan import ApplyPlan, Row
-from tune_mcp.calibration import evidence, publishing, settling
+from tune_mcp.calibration import equivalence, evidence, publishing, settling
+from tune_mcp.calibration.equivalence import NotEquivalent
 from tune_mcp.calibration.evidence import Evidence
 from tune_mcp.calibration.project import Project
 from tune_mcp.config.loader import ConfigPlaces
-from tune_mcp.config.model import Optimisation
+from tune_mcp.config.model import ModelConfig
 from tune_mcp.config.stages import StageTable
 from tune_mcp.contract.reporting import DIRTY, ApplyPlanReply, PlanRow, ReportReply
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report import since, wording
 from tune_mcp.report.figures import change_percent, direction_text
+from tune_mcp.report.suite import CiGate
 from tune_mcp.report.write import write_report
 from tune_mcp.run_dir import utc_now
 from tune_mcp.session import events
@@ -33,14 +35,24 @@ def report(project: Project, run_id: str) -> ReportReply:
     found = evidence.gated(project, run_id)
     settling.settle(project)
     proposal = plans.build(project.repo_root, found.plan, found.audit, catalogue(project, found))
-    optimisations = _optimisations(project, found.plan)
-    facts = write_report(found.run, project.repo_root, found.plan, found.audit, proposal, utc_now(), optimisations)
+    model = _model(project, found.plan)
+    facts = write_report(
+        found.run,
+        project.repo_root,
+        found.plan,
+        found.audit,
+        proposal,
+        utc_now(),
+        model.optimisations,
+        CiGate(model.ci_attempts, model.ci_false_alarms),
+        partial(_same_code, project.repo_root, found.plan),
+    )
     paths = (found.run.report_md, found.run.report_json, found.run.report_html)
     events.append(found.run, "reported", utc_now(), f"report written to {paths[0]}")
     counts = {wanted: sum(row.direction is wanted for row in proposal.rows) for wanted in Direction}
     changed = evidence.changed_files(project.repo_root, found.run, found.plan)
     notes = [f"{name} {what}" for name, what in changed.items()][:_NOTES_SHOWN]
-    notes += [wording.suite_text(facts)]
+    notes += [wording.suite_text(facts), wording.advice_text(facts)]
     unproven = filter(None, map(since.unproven_text, facts.optimisations))
     notes += [f"{text} (PRF-03, PRF-04)" for text in unproven][:_NOTES_SHOWN]
     facts = settling.refresh_report(found.run) or facts
@@ -64,10 +76,21 @@ def report(project: Project, run_id: str) -> ReportReply:
     )
 
 
-def _optimisations(project: Project, plan: Plan) -> Mapping[str, Optimisation]:
-    """What the model's config names now, read where the run read it. Raises INVALID_CONFIG or UNKNOWN_MODEL."""
+def _model(project: Project, plan: Plan) -> ModelConfig:
+    """The model's config as it is now, read where the run read it. Raises INVALID_CONFIG or UNKNOWN_MODEL."""
     config = Path(plan.config_dir) if plan.config_dir else project.options.config
-    return ConfigPlaces.resolve(project.repo_root, config).model(plan.model).optimisations
+    return ConfigPlaces.resolve(project.repo_root, config).model(plan.model)
+
+
+def _same_code(repo_root: Path, plan: Plan, git_sha: str) -> bool:
+    """Whether a commit is the plan's, or proven to measure the same."""
+    if git_sha in plan.commits:
+        return True
+    try:
+        equivalence.compare(repo_root, plan, git_sha, utc_now())
+    except (NotEquivalent, Refusal):
+        return False
+    return True
 
 
 def _loudest(proposal: ApplyPlan) -> list[Row]:

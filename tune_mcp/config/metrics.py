@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from tune_mcp.config.fields import ConfigModel, JsonSource, Regex
-from tune_mcp.config.policy import GroupPolicy
+from tune_mcp.config.policy import Family, GroupPolicy
 from tune_mcp.config.stages import Display, WorstOp
 from tune_mcp.config.yaml_source import YamlSource, read_yaml
 
@@ -152,6 +152,13 @@ def load_metric_rules(model_metrics: Path | None = None) -> MetricRules:
     if len(source.problems) > problems:
         raise source.refusal()
     return _merge(own, shipped)
+
+
+def family(group: str, policy: GroupPolicy | None) -> Family:
+    """How a group's metrics scatter: as its policy says, else as the shipped group of that name, else ``other``."""
+    _, shipped = _read(SHIPPED_METRICS, 0)
+    known = policy.family if policy else None
+    return known or shipped.groups.get(group, GroupPolicy()).family or "other"
 
 
 def _merge(own: _MetricsFile, shipped: _MetricsFile) -> MetricRules:

@@ -161,6 +161,8 @@ class ModelConfig(ConfigModel):
     ``timeout_s`` limits one pytest in seconds; ``cache_wipes`` are folders below OMNI_CI_HOME emptied before each.
     ``venv_imports`` are modules that precheck loads; without the key it is the repository's own package.
     ``ci_env_file`` is the script that CI sources before every test, which ``auto_env`` is compared with.
+    ``ci_attempts`` is how often CI runs a failing test before it is red, ``ci_false_alarms`` the share of red runs of a
+    clean commit that is wished for; both only enter what a report says.
     """
 
     name: Name
@@ -187,6 +189,8 @@ class ModelConfig(ConfigModel):
     venv_imports: tuple[ModuleName, ...] | None = None
     ci_machine: CiMachine = Field(default_factory=CiMachine)
     ci_env_file: RelativePath | None = None
+    ci_attempts: Annotated[int, Field(ge=1, le=10)] = 1
+    ci_false_alarms: Annotated[float, Field(gt=0, lt=1)] = 0.01
 
     @model_validator(mode="before")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -12,10 +13,14 @@ from tune_mcp.files import digest, inside, sha256_file
 from tune_mcp.observe.audit import Audit, AuditedStage
 from tune_mcp.report import history, statistics
 from tune_mcp.report.context import ContextReader, hardware, read_object
-from tune_mcp.report.facts import CellFacts, CheckFacts, ReportFacts, StageFacts, SuiteFacts
+from tune_mcp.report.earlier import EarlierReport
+from tune_mcp.report.facts import CellFacts, CheckFacts, ReportFacts, StageFacts
 from tune_mcp.report.metric import MetricReader
+from tune_mcp.report.noise import SameCode
+from tune_mcp.report.noise import read as read_noise
 from tune_mcp.report.replaced import replaced
 from tune_mcp.report.slack import SlackReader
+from tune_mcp.report.suite import CiGate, suite
 from tune_mcp.report.threshold_history import HistoryReader
 from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session.plan import Plan
@@ -33,14 +38,29 @@ def report_digest(audited: Audit) -> str:
     return digest([audited.plan.model_dump(mode="json"), artifacts])
 
 
-def collect(run: RunDir, repo_root: Path, plan: Plan, audited: Audit, applied: ApplyPlan, now: datetime) -> ReportFacts:
-    """All facts of one report. ``audited`` has passed both gates; ``applied`` is the plan over the present files."""
+def collect(
+    run: RunDir,
+    repo_root: Path,
+    plan: Plan,
+    audited: Audit,
+    applied: ApplyPlan,
+    now: datetime,
+    earlier: Sequence[EarlierReport] = (),
+    ci: CiGate | None = None,
+    same_code: SameCode | None = None,
+) -> ReportFacts:
+    """All facts of one report. ``audited`` has passed both gates; ``applied`` is the plan over the present files.
+
+    ``earlier`` are the model's earlier reports; ``same_code`` says of a commit whether it measures the same as the
+    plan's (default: it is one of the plan's).
+    """
     machine = hardware(run)
     context = ContextReader(repo_root, machine.phrase, plan.repeats)
     past = HistoryReader(repo_root, plan.calibration_git_sha)
-    metrics = MetricReader(SlackReader(repo_root), past, {row.key: row for row in applied.rows})
+    same = same_code or plan.commits.__contains__
+    noise = read_noise(plan, audited.stages, applied.rows, earlier, machine.summary, same)
+    metrics = MetricReader(SlackReader(repo_root), past, {row.key: row for row in applied.rows}, noise)
     stages = [_stage(stage, context, plan, metrics) for stage in audited.stages]
-    stages, suite = _suite(stages)
     precheck, environment = read_object(run.precheck), read_object(run.environment)
     return ReportFacts(
         run_id=plan.run_id,
@@ -69,7 +89,7 @@ def collect(run: RunDir, repo_root: Path, plan: Plan, audited: Audit, applied: A
         plan_id=applied.plan_id,
         artifacts_digest=report_digest(audited),
         stages=tuple(stages),
-        suite=suite,
+        suite=suite(stages, noise, ci or CiGate()),
         coverage_p95=statistics.coverage(plan.repeats),
         repeats_for_p95=statistics.repeats_for(0.95),
         attempts=history.attempts(audited),
@@ -85,8 +105,6 @@ def _stage(audited: AuditedStage, context: ContextReader, plan: Plan, reader: Me
     policy = plan.groups.get(stage.group)
     contents = [cell.stored.content if cell.stored else None for cell in audited.cells]
     counts = [found.sample_counts if found else None for found in contents]
-    totals = {count.total for count in counts if count}
-    samples = totals.pop() if len(totals) == 1 else None
     return StageFacts(
         key=stage.key,
         title=stage.title,
@@ -102,7 +120,7 @@ def _stage(audited: AuditedStage, context: ContextReader, plan: Plan, reader: Me
         samples=tuple("—" if c is None or c.total is None else f"{c.ok}/{c.total}" for c in counts),
         durations_s=tuple(found.duration_s if found else None for found in contents),
         docs=stage.is_docs,
-        metrics=tuple(reader.read(stage, samples)),
+        metrics=tuple(reader.read(stage)),
         artifacts=tuple(cell.stored.sha256 if cell.stored else "" for cell in audited.cells),
     )
 
@@ -110,39 +128,6 @@ def _stage(audited: AuditedStage, context: ContextReader, plan: Plan, reader: Me
 def _group_label(group: str) -> str:
     """``mos`` is an abbreviation, ``speed`` a word."""
     return group.upper() if len(group) <= 4 else group.replace("_", " ").capitalize()
-
-
-def _suite(stages: list[StageFacts]) -> tuple[list[StageFacts], SuiteFacts]:
-    """The whole suite's chance, and every metric told which other one it moves with."""
-    pairs = [(stage, metric) for stage in stages for metric in stage.metrics]
-    groups = statistics.together([(stage.test_key, metric.values) for stage, metric in pairs])
-    leader: dict[tuple[str, str], str] = {}
-    for group in groups:
-        head_stage, head = pairs[group[0]]
-        for index in group[1:]:
-            leader[(pairs[index][0].key, pairs[index][1].key)] = f"{head_stage.key}/{head.key}"
-    chances = [metric.chance.estimate for _, metric in pairs]
-    known = [metric.chance_present.estimate for _, metric in pairs if metric.chance_present]
-    named = [
-        stage.model_copy(
-            update={
-                "metrics": tuple(
-                    metric.model_copy(update={"moves_with": leader.get((stage.key, metric.key))})
-                    for metric in stage.metrics
-                )
-            }
-        )
-        for stage in stages
-    ]
-    return named, SuiteFacts(
-        gates=len(pairs),
-        groups=len(groups),
-        independent=statistics.any_fails(chances),
-        grouped=statistics.any_fails([max(chances[index] for index in group) for group in groups]),
-        unknown_slack=sum(metric.chance.basis == "slack unknown" for _, metric in pairs),
-        no_spread=sum(metric.chance.basis == "no spread seen" for _, metric in pairs),
-        present=statistics.any_fails(known) if known else None,
-    )
 
 
 def _checks(found: Json) -> tuple[CheckFacts, ...]:

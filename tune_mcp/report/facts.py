@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import Literal
 
+from tune_mcp.config.policy import Family
 from tune_mcp.config.stages import Frozen, WorstOp
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report.shape import FlagKind
-from tune_mcp.report.statistics import FailChance, Spread
+from tune_mcp.report.statistics import Chance, FailChance, Spread
 from tune_mcp.session.plan import Sha
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Number = int | float
 _LAST_GROUPS = ("speed", "reliability")
 
@@ -64,10 +65,10 @@ class MetricFacts(Frozen):
     Raw values throughout; ``scale`` and ``digits`` are for display only. ``limit_present`` and ``limit_proposed`` are
     the references times the slack, None when unknown. ``present_misses`` counts repeats that fail the present limit.
     ``quantum`` is the step of one sample. ``worst_repeats`` are the repeats (from 1) that hold the worst value.
-    ``within_noise``: the proposed change is no larger than the spread of the repeats. ``moves_with`` names the metric
-    of the same test that this one rises and falls with. ``chance`` is that of the proposed value, ``chance_present``
-    that of the present one, None when its limit is unknown. ``past`` are earlier values from git, the oldest first,
-    and ``loosened_in_a_row`` how many changes in a row loosen, the proposed one included.
+    ``within_noise``: the proposed change is no larger than the spread of the repeats. ``family`` is what the metric
+    scatters like. ``chance`` is that of the proposed value, ``chance_present`` that of the present one, None when its
+    limit is unknown. ``past`` are earlier values from git, the oldest first, and ``loosened_in_a_row`` how many changes
+    in a row loosen, the proposed one included.
     """
 
     key: str
@@ -95,7 +96,7 @@ class MetricFacts(Frozen):
     present_misses: int | None
     spread: Spread
     chance: FailChance
-    moves_with: str | None
+    family: Family
     quantum: float | None
     one_sample: bool
     within_noise: bool
@@ -191,21 +192,48 @@ class EventFacts(Frozen):
     text: str
 
 
-class SuiteFacts(Frozen):
-    """Chance that at least one of the proposed thresholds fails one clean CI run of the whole suite.
+class GateFacts(Frozen):
+    """One test, which fails as one: the metric that decides its chance (``stage`` and ``metric`` keys), and advice.
 
-    ``independent`` takes every metric as its own gate, ``grouped`` counts metrics that move together once.
-    ``unknown_slack`` and ``no_spread`` say how many metrics entered with 1/(N+1) and with 0. ``present`` is the same as
-    ``independent`` for the thresholds as they stand, over the metrics whose limit is known; None when none is.
+    ``slack`` and ``repeats`` each bring the noise of ``noisy``, the noisiest metric, down to the suite's wished chance
+    per test: the relative room between worst value and limit, and the number of repeats at the present room. None
+    where nothing is needed; ``repeats`` also where no number up to 60 is enough.
     """
 
-    gates: int
-    groups: int
-    independent: float
-    grouped: float
+    test: str
+    stage: str
+    metric: str
+    chance: Chance
+    noisy: str
+    slack: float | None
+    repeats: int | None
+
+
+class SuiteFacts(Frozen):
+    """Chance that a clean CI run of the whole suite misses at least one of the proposed thresholds; one gate per test.
+
+    ``every_attempt`` is the chance that some test misses in each of ``attempts`` attempts that CI gives it, if one
+    attempt knew nothing of the other: a lower bound. ``present`` is ``chance`` for the thresholds as they stand, over
+    the metrics whose limit is known; None when none is. ``slow_repeats`` of ``counted_repeats`` were slow, in this run
+    and ``earlier_reports``. ``shift`` is the largest relative standard deviation between calibrations of unchanged
+    code, None where none can be seen. ``wished`` is the chance per test and attempt that gives ``false_alarms`` over
+    the suite. ``unknown_slack`` metrics entered as if their limit were the worst value; ``unchanged`` ones showed no
+    spread.
+    """
+
+    gates: tuple[GateFacts, ...]
+    chance: Chance
+    attempts: int
+    every_attempt: Chance
+    present: Chance | None
+    slow_repeats: int
+    counted_repeats: int
+    earlier_reports: int
+    shift: float | None
+    false_alarms: float
+    wished: float
     unknown_slack: int
-    no_spread: int
-    present: float | None = None
+    unchanged: int
 
 
 class CommitFacts(Frozen):

@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from tune_mcp.config.stages import Display, WorstOp
 from tune_mcp.observe.worst import Direction, direction, shown
+from tune_mcp.report.statistics import Chance
 
 Number = int | float
 
@@ -52,6 +53,12 @@ def percent(share: float | None, digits: int = 1) -> str:
         return "n/a"
     value = share * 100
     return f"{value:.{digits}f} %" if not value or abs(value) >= 10**-digits else f"{value:.1g} %"
+
+
+def chances_text(chance: Chance) -> str:
+    """Both parts of a chance: ``0.30 %, 2.1 % with slow runs``; one where they read the same."""
+    noise, with_slow = chance_text(chance.noise), chance_text(chance.with_slow)
+    return noise if noise == with_slow else f"{noise}, {with_slow} with slow runs"
 
 
 def chance_text(chance: float) -> str:

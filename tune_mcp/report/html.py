@@ -11,7 +11,7 @@ from collections.abc import Callable
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report import since, wording
 from tune_mcp.report.facts import ReportFacts
-from tune_mcp.report.figures import brief, chance_text, direction_text, percent, plain, shown_text
+from tune_mcp.report.figures import brief, chance_text, chances_text, direction_text, percent, plain, shown_text
 from tune_mcp.report.strip import strip
 
 _SYMBOL = {Direction.LOOSENS: "▲", Direction.TIGHTENS: "▼", Direction.EQUAL: "=", Direction.UNKNOWN: "?"}
@@ -46,6 +46,7 @@ def render(facts: ReportFacts) -> str:
         "shown": shown_text,
         "percent": percent,
         "chance": chance_text,
+        "chances": chances_text,
         "direction_text": direction_text,
     }
     return environment.get_template("report.html.j2").render(**given, **texts)

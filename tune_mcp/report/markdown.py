@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report import since, wording
 from tune_mcp.report.facts import AppliedRow, MetricFacts, ReportFacts, StageFacts
-from tune_mcp.report.figures import chance_text, direction_text, percent, plain, shown_text
+from tune_mcp.report.figures import chance_text, chances_text, direction_text, percent, plain, shown_text
 
 _APPLIED = "## Applied changes"
 _PROVENANCE = "## Provenance"
@@ -162,7 +162,6 @@ def _stage(stage: StageFacts) -> list[str]:
         for metric in stage.metrics
         if metric.quantum
     ]
-    notes += [f"- {one.label} rises and falls with {one.moves_with}." for one in stage.metrics if one.moves_with]
     notes += [
         f"- {one.label} in the file before: {wording.past_text(one)}." for one in stage.metrics if len(one.past) > 1
     ]
@@ -203,7 +202,7 @@ def _statistics(stage: StageFacts) -> Iterator[str]:
                 percent(metric.spread.cv),
                 wording.slack_text(metric.slack),
                 wording.chance_label(metric),
-                "?" if metric.chance_present is None else chance_text(metric.chance_present.estimate),
+                "?" if metric.chance_present is None else chances_text(metric.chance_present),
             )
             for metric in stage.metrics
         ),
@@ -217,27 +216,27 @@ def _certainty(facts: ReportFacts) -> list[str]:
         "",
         f"- {wording.coverage_text(facts)}",
         f"- {wording.suite_text(facts)}",
+        f"- {wording.advice_text(facts)}",
         f"- {wording.noise_text(facts)}",
         "- Spread is (max - min) / median. A flag is a remark: no value was dropped or changed because of one.",
     ]
-    risky = sorted(
-        (pair for pair in facts.metrics() if pair[1].chance.estimate > 0), key=lambda pair: -pair[1].chance.estimate
-    )[:10]
+    risky = sorted(facts.suite.gates, key=lambda gate: -gate.chance.with_slow)[:10]
     if risky:
-        lines += ["", "Most likely to fail a clean run:", ""]
+        lines += ["", "Most likely to miss a limit in a clean run, one line a test:", ""]
         lines += _table(
-            ("Stage", "Metric", "Chance", "Where it comes from", "Slack read from"),
+            ("Test", "From the spread", "With slow runs", "Decided by", "Slack it needs", "or repeats"),
             (
                 (
-                    f"`{stage.key}`",
-                    metric.key,
-                    chance_text(metric.chance.estimate),
-                    wording.basis_text(metric),
-                    f"`{metric.slack.how}`" if metric.slack else "—",
+                    f"`{gate.test}`",
+                    chance_text(gate.chance.noise),
+                    chance_text(gate.chance.with_slow),
+                    f"{gate.stage}/{gate.metric}",
+                    "—" if gate.slack is None else f"{percent(gate.slack)} ({gate.noisy})",
+                    "—" if gate.repeats is None else str(gate.repeats),
                 )
-                for stage, metric in risky
+                for gate in risky
             ),
-            right=(2,),
+            right=(1, 2, 5),
         )
     return lines
 

@@ -10,6 +10,7 @@ from tune_mcp.config.stages import Number, Stage
 from tune_mcp.report import shape, statistics
 from tune_mcp.report.facts import FlagFacts, MetricFacts, SlackFacts
 from tune_mcp.report.figures import change_percent, direction_text
+from tune_mcp.report.noise import Noise
 from tune_mcp.report.slack import Slack, SlackReader
 from tune_mcp.report.threshold_history import HistoryReader, loosened_in_a_row
 
@@ -21,14 +22,15 @@ class MetricReader:
     slack: SlackReader
     past: HistoryReader
     rows: Mapping[tuple[str, str], Row]
+    noise: Noise
 
-    def read(self, stage: Stage, samples: int | None) -> Iterator[MetricFacts]:
-        """The stage's metrics in its own order; ``samples`` is the sample count where all repeats agree on it."""
+    def read(self, stage: Stage) -> Iterator[MetricFacts]:
+        """The stage's metrics in its own order."""
         for key in stage.metrics:
             if (row := self.rows.get((stage.key, key))) is not None:
-                yield self._one(stage, row, samples)
+                yield self._one(stage, row)
 
-    def _one(self, stage: Stage, row: Row, samples: int | None) -> MetricFacts:
+    def _one(self, stage: Stage, row: Row) -> MetricFacts:
         worst, display = row.worst, stage.metrics[row.worst.metric_key].display
         values, current, proposed = worst.per_run_raw, row.current_raw, row.write_value
         files = (stage.threshold_path, stage.test)
@@ -36,7 +38,8 @@ class MetricReader:
         described = statistics.spread(values)
         limit = slack.limit(proposed) if slack else None
         present = slack.limit(current) if slack and current is not None else None
-        step = shape.quantum(values, samples, is_share=stage.group == "accuracy")
+        family, step = self.noise.families[row.key], self.noise.series[row.key].step
+        step = None if family == "count" else step
         past = self.past.past(row)
         moved = None if current is None else abs(proposed - current)
         return MetricFacts(
@@ -64,24 +67,19 @@ class MetricReader:
             limit_proposed=limit,
             present_misses=None if present is None else _misses(values, row.worst_op == "min", present),
             spread=described,
-            chance=_chance(values, row, limit, slack),
-            chance_present=None if present is None else _chance(values, row, present, slack),
+            chance=self.noise.chance(row.key, limit),
+            chance_present=None if present is None else self.noise.chance(row.key, present),
             past=past,
             loosened_in_a_row=loosened_in_a_row(row, past),
-            moves_with=None,
+            family=family,
             quantum=step,
             one_sample=bool(step and moved and moved <= step * (1 + 1e-9)),
             within_noise=bool(moved and described.spread and moved <= described.spread),
             flags=tuple(
                 FlagFacts(kind=flag.kind, text=flag.text)
-                for flag in shape.flags(values, row.worst_op, is_time=stage.group == "speed")
+                for flag in shape.flags(values, row.worst_op, is_time=family == "speed")
             ),
         )
-
-
-def _chance(values: tuple[Number, ...], row: Row, limit: float | None, slack: Slack | None) -> statistics.FailChance:
-    by_ratio = slack is not None and slack.offset == 0
-    return statistics.fail_chance(values, row.worst_op, limit, by_ratio=by_ratio)
 
 
 def _slack(slack: Slack) -> SlackFacts:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from tune_mcp.config.model import Optimisation
-from tune_mcp.files import parse_json
 from tune_mcp.report import published
+from tune_mcp.report.earlier import EarlierReport
 from tune_mcp.report.facts import CommitFacts, FileFacts, PreviousFacts, RangeFacts, ReportFacts
 from tune_mcp.report.published import Published
-from tune_mcp.run_dir import list_runs
 from tune_mcp.session import commit_range
 
 _MOST_NAMED = 8
@@ -20,9 +17,17 @@ _MOST_COMMITS = 20
 _MOST_FILES = 40
 
 
-def find(repo_root: Path, facts: ReportFacts, optimisations: Mapping[str, Optimisation]) -> PreviousFacts | None:
-    """The newest earlier run of the model whose report can be read, or that is published; None when there is none."""
-    found = _run(repo_root, facts)
+def find(
+    repo_root: Path,
+    facts: ReportFacts,
+    optimisations: Mapping[str, Optimisation],
+    earlier: Sequence[EarlierReport] = (),
+) -> PreviousFacts | None:
+    """The newest earlier run of the model whose report can be read, or that is published; None when there is none.
+
+    ``earlier`` are the reports of the model's earlier runs, newest first.
+    """
+    found = _of_run(earlier[0], facts) if earlier else None
     for one in published.read_all(repo_root):
         newer = found is None or one.run_id > found.run_id
         if one.model == facts.model and one.run_id < facts.run_id and newer:
@@ -31,19 +36,6 @@ def find(repo_root: Path, facts: ReportFacts, optimisations: Mapping[str, Optimi
         return None
     span = _range(repo_root, found.calibration_git_sha, facts.calibration_git_sha, optimisations)
     return found.model_copy(update={"range": span})
-
-
-def _run(repo_root: Path, facts: ReportFacts) -> PreviousFacts | None:
-    for run in list_runs(repo_root):
-        if run.run_id >= facts.run_id or not run.report_json.is_file():
-            continue
-        try:
-            earlier = ReportFacts.model_validate(parse_json(run.report_json.read_bytes()))
-        except (OSError, ValueError, ValidationError):
-            continue
-        if earlier.model == facts.model:
-            return _of_run(earlier, facts)
-    return None
 
 
 def _range(repo_root: Path, then: str, now: str, optimisations: Mapping[str, Optimisation]) -> RangeFacts | None:
@@ -73,7 +65,7 @@ def _range(repo_root: Path, then: str, now: str, optimisations: Mapping[str, Opt
     )
 
 
-def _of_run(earlier: ReportFacts, facts: ReportFacts) -> PreviousFacts:
+def _of_run(earlier: EarlierReport, facts: ReportFacts) -> PreviousFacts:
     then, now = earlier.environment, facts.environment
     changed = [key for key in sorted(set(then) | set(now)) if then.get(key) != now.get(key)]
     differences = [f"{key}: {then.get(key, 'none')} then, {now.get(key, 'none')} now" for key in changed[:_MOST_NAMED]]
@@ -86,7 +78,7 @@ def _of_run(earlier: ReportFacts, facts: ReportFacts) -> PreviousFacts:
         repeats=earlier.repeats,
         comparable=earlier.gpu_summary == facts.gpu_summary and not differences,
         differences=(*_other_gpus(earlier.gpu_summary, facts), *differences),
-        worst={f"{stage.key}/{metric.key}": metric.worst_raw for stage, metric in earlier.metrics()},
+        worst={f"{stage.key}/{metric.key}": metric.worst_raw for stage in earlier.stages for metric in stage.metrics},
     )
 
 

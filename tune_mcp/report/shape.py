@@ -28,6 +28,8 @@ TREND_P = 0.05
 _MAD_TO_SIGMA = 1.4826
 _LEAST_FOR_COLD = 4
 _LEAST_FOR_CLUSTERS = 5
+_EDGES = (0, 1, 100)
+"""Where rates, shares and counts end: no error, all right, all right in percent."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ def flags(values: Sequence[Number], worst: WorstOp, *, is_time: bool = False) ->
         text = f"identical in all {len(values)} repeats"
         if is_time and not float(values[0]).is_integer():
             return (Flag("stuck", f"{text}: a measured time never is; does the test read an old result?"),)
-        return (Flag("identical", f"{text}: deterministic, more repeats add nothing"),)
+        edge = ", at the edge of its scale" if values[0] in _EDGES else ""
+        return (Flag("identical", f"{text}{edge}: no spread was seen, which does not exclude one"),)
     cold = is_cold(values, worst)
     if cold:
         found.append(Flag("cold", "repeat 1 stands apart on the bad side: a cold start sets the worst value"))

@@ -8,10 +8,11 @@ from statistics import median
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report import since
 from tune_mcp.report.facts import MetricFacts, ReportFacts, SlackFacts, StageFacts
-from tune_mcp.report.figures import chance_text, percent, plain
-from tune_mcp.report.statistics import repeats_for
+from tune_mcp.report.figures import chance_text, chances_text, percent, plain
+from tune_mcp.report.statistics import UNSEEN, repeats_for
 
 Pairs = Sequence[tuple[StageFacts, MetricFacts]]
+_TESTS_NAMED = 5
 _SAID = {
     Direction.LOOSENS: ("would loosen", "would loosen"),
     Direction.TIGHTENS: ("would tighten", "would tighten"),
@@ -74,6 +75,8 @@ def remarks(stage: StageFacts, metric: MetricFacts, facts: ReportFacts) -> list[
     if metric.present_misses:
         verb = "fails" if metric.present_misses == 1 else "fail"
         found.append(f"{metric.present_misses} of {len(metric.values)} repeats {verb} CI's present limit")
+    if metric.worst_op == "max" and metric.write_value == 0 and metric.limit_proposed == 0:
+        found.append("0 × slack is no slack: any value above 0 fails CI")
     if metric.one_sample:
         found.append("moves by one sample")
     elif metric.within_noise:
@@ -104,22 +107,26 @@ def slack_text(slack: SlackFacts | None) -> str:
 
 def basis_text(metric: MetricFacts) -> str:
     """Where the chance of failing comes from, in words."""
-    chance = metric.chance
-    if chance.basis.startswith("student-t") and any(flag.kind == "bistable" for flag in metric.flags):
-        return "Student's t with the file's slack; it assumes one mode and two are seen"
-    return {
-        "student-t": "Student's t over the repeats, with the file's slack",
-        "student-t of logarithms": "Student's t over the repeats' logarithms, with the file's slack",
-        "distribution-free": "no room beyond the worst: 1/(N+1) for any distribution",
-        "slack unknown": "slack unknown: 1/(N+1), as if there were none",
-        "no spread seen": f"no spread seen; up to {chance_text(chance.bound)} cannot be excluded",
-    }[chance.basis]
+    n = metric.spread.n
+    if metric.limit_proposed is None:
+        return "limit unknown: as if it were the worst value"
+    if n == 1:
+        return "one repeat shows no spread: what such metrics usually have"
+    if not metric.spread.spread:
+        return f"no spread seen in {n} repeats, which is worth no more than {chance_text(UNSEEN / (n + 1))}, not 0"
+    if metric.limit_proposed == metric.worst_raw and not metric.quantum:
+        return "no room beyond the worst: 1/(N+1) for any distribution"
+    told = "its spread, together with that of its family"
+    told += " and with slow runs" if metric.chance.with_slow > metric.chance.noise else ""
+    modes = any(flag.kind == "bistable" for flag in metric.flags)
+    return f"{told}; it assumes one mode and two are seen" if modes else told
 
 
 def chance_label(metric: MetricFacts) -> str:
     """The chance of failing with what a reader must know to take it right."""
-    note = {"no spread seen": " (no spread seen)", "slack unknown": " (slack unknown)"}.get(metric.chance.basis, "")
-    return f"{chance_text(metric.chance.estimate)}{note}"
+    unseen = " (no spread seen)" if metric.spread.n > 1 and not metric.spread.spread else ""
+    note = " (slack unknown)" if metric.limit_proposed is None else unseen
+    return f"{chances_text(metric.chance)}{note}"
 
 
 def notes(facts: ReportFacts) -> list[tuple[str, str]]:
@@ -157,27 +164,78 @@ def coverage_text(facts: ReportFacts) -> str:
 
 
 def suite_text(facts: ReportFacts) -> str:
-    """The chance that a clean run of the whole suite fails with the proposed values (D79)."""
+    """How often a clean run of the whole suite misses a limit with the proposed values: noise, slow runs, attempts."""
     suite = facts.suite
     if not suite.gates:
         return "There are no thresholds, so nothing can fail."
-    text = "With all proposed values written, one clean CI run of the whole suite fails at least one of them with "
-    if suite.groups < suite.gates:
-        text += (
-            f"a probability between {chance_text(suite.grouped)} ({suite.groups} gates, metrics that move together "
-            f"counted once) and {chance_text(suite.independent)} (all {suite.gates} independent)."
+    seen = (
+        f"With all proposed values written, a clean run of the suite ({_counted(len(suite.gates), 'test')}, each one "
+    )
+    seen += f"gate) would miss a limit in about {chance_text(suite.chance.noise)} of cases from the spread seen here"
+    told = [seen]
+    if suite.counted_repeats:
+        earlier = f" and in {_counted(suite.earlier_reports, 'earlier report')}" if suite.earlier_reports else ""
+        told[0] += (
+            f", {chance_text(suite.chance.with_slow)} if slow runs come as often as in earlier calibrations "
+            f"({suite.slow_repeats} of {suite.counted_repeats} test repeats here{earlier})"
         )
+    if suite.attempts > 1:
+        told.append(
+            f"CI repeats a failing test up to {suite.attempts} times; only a cause that lasts through all attempts "
+            f"fails it: {chances_text(suite.every_attempt)} at least, if no attempt knew of the other"
+        )
+    if suite.shift is None:
+        told.append("Shifts between days cannot be seen in one calibration")
+    elif suite.shift:
+        told.append(f"Calibrations of unchanged code differed by {percent(suite.shift)} (one sd), which is included")
     else:
-        text += f"a probability of about {chance_text(suite.independent)} ({suite.gates} gates)."
+        told.append("Earlier calibrations of unchanged code differed by no more than the repeats do")
     if suite.unknown_slack:
-        verb = "enters" if suite.unknown_slack == 1 else "enter"
-        text += f" {suite.unknown_slack} of them {verb} with 1/(N+1) because the slack in the file could not be read."
-    if suite.no_spread:
-        verb = "enters" if suite.no_spread == 1 else "enter"
-        text += f" {suite.no_spread} {verb} with 0 because all repeats were identical."
+        told.append(
+            f"{_metrics(suite.unknown_slack)} as if the worst value were the limit: the slack could not be read"
+        )
+    if suite.unchanged:
+        most = chance_text(UNSEEN / (facts.repeats + 1))
+        told.append(
+            f"{_metrics(suite.unchanged)} without any spread seen, which is worth no more than {most} each, not 0"
+        )
     if suite.present is not None:
-        text += f" With the thresholds as they stand in the files it is {chance_text(suite.present)}."
-    return text
+        told.append(f"With the thresholds as they stand in the files it is {chances_text(suite.present)}")
+    return f"{'. '.join(told)}."
+
+
+def _metrics(number: int) -> str:
+    return f"{_counted(number, 'metric')} {'enters' if number == 1 else 'enter'}"
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def advice_text(facts: ReportFacts) -> str:
+    """What would bring the suite's false alarms down to the wished rate: slack, or more repeats of which tests."""
+    suite = facts.suite
+    wished = f"{percent(suite.false_alarms, 0)} false alarms of the suite"
+    short = [gate for gate in suite.gates if gate.slack is not None or gate.repeats is not None]
+    told = [
+        f"At most {wished}{f' in {suite.attempts} attempts' if suite.attempts > 1 else ''} means a chance of "
+        f"{chance_text(suite.wished)} for each test and attempt"
+    ]
+    if not short:
+        told.append("Noise alone keeps to that" if suite.gates else "")
+    more = {gate.test: gate.repeats - facts.repeats for gate in short if gate.repeats}
+    if more:
+        named = list(more.items())[:_TESTS_NAMED]
+        tests = ", ".join(f"{test} {count} more ({count + facts.repeats} in all)" for test, count in named)
+        left = f" and {_counted(len(more) - len(named), 'test')}" if len(more) > len(named) else ""
+        told.append(f"With the slack as it is, more repeats would do, in a new run of these tests: {tests}{left}")
+    never = [gate for gate in short if not gate.repeats]
+    if never:
+        told.append(f"No number of repeats up to 60 does for {_counted(len(never), 'test')}: more slack does")
+    slow = suite.every_attempt.with_slow > suite.false_alarms >= suite.every_attempt.noise
+    if slow:
+        told.append("Slow runs alone exceed it: repeats do not cure them, a second attempt or much more slack does")
+    return f"{'. '.join(filter(None, told))}."
 
 
 def noise_text(facts: ReportFacts) -> str:

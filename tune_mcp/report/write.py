@@ -14,10 +14,12 @@ from tune_mcp.config.model import Optimisation
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import parse_json, write_atomic, write_json
 from tune_mcp.observe.audit import Audit
-from tune_mcp.report import html, markdown, previous
+from tune_mcp.report import earlier, html, markdown, previous
 from tune_mcp.report.collect import collect
 from tune_mcp.report.facts import AppliedRow, ReportFacts
+from tune_mcp.report.noise import SameCode
 from tune_mcp.report.optimisations import look
+from tune_mcp.report.suite import CiGate
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session.plan import Plan
 
@@ -44,23 +46,27 @@ def write_report(
     applied: ApplyPlan,
     now: datetime,
     optimisations: Mapping[str, Optimisation] | None = None,
+    ci: CiGate | None = None,
+    same_code: SameCode | None = None,
 ) -> ReportFacts:
     """Write the three files, each whole; returns what they say. The caller has checked both gates (RPT-10).
 
-    ``optimisations`` are what the model's config names now: they add remarks and change no number.
+    ``optimisations`` are what the model's config names now: they add remarks and change no number. ``ci`` is how CI
+    judges, by the same config; ``same_code`` says of another commit whether it measures the same as the plan's.
     A report of the same artifacts that already records applied changes keeps them, and its tables (RPT-04).
     """
     if not audited.ready:
         raise ValueError(f"{plan.run_id} has not passed both gates; no report is written (RPT-10)")
-    facts = collect(run, repo_root, plan, audited, applied, now)
+    before = earlier.read(repo_root, plan.model, plan.run_id)
+    facts = collect(run, repo_root, plan, audited, applied, now, before, ci, same_code)
     named = optimisations or {}
-    since = previous.find(repo_root, facts, named)
+    since = previous.find(repo_root, facts, named, before)
     facts = facts.model_copy(update={"previous": since, "optimisations": look(run, audited, named)})
-    earlier = read_report(run)
-    if earlier and earlier.artifacts_digest == facts.artifacts_digest:
+    last = read_report(run)
+    if last and last.artifacts_digest == facts.artifacts_digest:
         # What stood in the files before is what a reviewer must see; the files themselves hold the new values now.
-        before = {"stages": earlier.stages, "suite": earlier.suite} if earlier.applied else {}
-        facts = facts.model_copy(update={"applied": earlier.applied, **before})
+        kept = {"stages": last.stages, "suite": last.suite} if last.applied else {}
+        facts = facts.model_copy(update={"applied": last.applied, **kept})
     _write(run, facts)
     return facts
 
