@@ -37,6 +37,8 @@ _SLOW_BEFORE = (0.5, 13.0)
 """What is known of slow runs before the first repeat, as slow ones among repeats: 3.8 %, the history's share."""
 _USUAL_SHIFT = 0.02
 """Between calibrations speed shifts by about 2 % in the history, changed code included."""
+_MOST_SPREAD = 1e6
+"""A step so much larger than the values themselves says no more."""
 UNSEEN = 0.5
 """Jeffreys' pseudo count for what N equal values did not show: 0.5/(N+1), 10 % at N = 4. In the history 17 of 249
 left-out repeats (7 %) were worse where the other four were all the same."""
@@ -144,7 +146,7 @@ class Series:
         """Sample variance of the losses, at least that of one unseen step or digit; 0 for a single repeat."""
         if len(self.values) < 2:
             return 0.0
-        least = (self.step or self.resolution) / (self.size or 1.0)
+        least = min((self.step or self.resolution) / (self.size or 1.0), _MOST_SPREAD)
         return max(stdev(self.losses()) ** 2, least**2 / 12)
 
     def beyond(self, limit: float, *, strict: bool = False) -> int:
