@@ -279,7 +279,10 @@ def survivors(run: RunDir) -> list[int]:
             environ = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue
-        if any(word.partition("=")[0] == leftovers.MARK and word.partition("=")[2] in secrets for word in environ):
+        if any(
+            word.partition("=")[0] == leftovers.MARK and word.partition("=")[2].partition(":")[0] in secrets
+            for word in environ
+        ):
             found.append(pid)
     return found
 

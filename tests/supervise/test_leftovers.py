@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import escapees
@@ -165,50 +166,98 @@ def record(run: RunDir, member: state.Owner, namespace: str | None = None) -> No
     write_json(folder / tree_record.TREE_FILE, tree.model_dump(mode="json"))
 
 
-@pytest.mark.rule("GPU-16")
-def test_a_recorded_identity_counts_only_on_this_boot_in_this_namespace_and_for_this_very_process(
-    run: RunDir, child: psutil.Process
-) -> None:
-    me = state.owner(child.pid)
-
-    record(run, me)
-    assert [process.pid for process in leftovers.living([run])] == [child.pid]
-    record(run, me.model_copy(update={"start_ticks": me.start_ticks - 1}))
-    assert leftovers.living([run]) == [], "the pid was reused"
-    record(run, me.model_copy(update={"boot_id": "another"}))
-    assert leftovers.living([run]) == []
-    record(run, me, "pid:[1]")
-    assert leftovers.living([run]) == []
-
-
-@pytest.mark.rule("GPU-16")
-def test_a_secret_counts_only_when_this_run_was_started_with_it(run: RunDir) -> None:
-    secret = leftovers.mark(run)
-    other = leftovers.mark(RunDir(run.path.with_name("20260423T050001Z_toy"))) if _made(run) else ""
-    sleep = [sys.executable, "-S", "-c", "import signal; signal.pause()"]
-    words = {"ours": secret, "another": other, "guess": "0" * 32, "prefix": secret[:31], "empty": ""}
-    started = {name: subprocess.Popen(sleep, env={leftovers.MARK: word}) for name, word in words.items()}
+@contextmanager
+def sleeping(**marks: str) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    """Processes that carry those marks, by name."""
+    words = [sys.executable, "-S", "-c", "import signal; signal.pause()"]
+    started = {name: subprocess.Popen(words, env={leftovers.MARK: mark}) for name, mark in marks.items()}
     try:
         toy.wait_for(lambda: all(_has_environ(process.pid) for process in started.values()), what="their exec")
-
-        assert [process.pid for process in leftovers.living([run])] == [started["ours"].pid]
-        ended = leftovers.end([run], lambda _: None, Grace(0.1, 5, 5))
-
-        assert len(ended.found) == 1 and ended.left == ()
-        assert [name for name, process in started.items() if process.poll() is not None] == ["ours"]
+        yield started
     finally:
         for process in started.values():
             process.kill()
             process.wait()
 
 
-def _made(run: RunDir) -> bool:
-    run.path.with_name("20260423T050001Z_toy").mkdir()
-    return True
-
-
 def _has_environ(pid: int) -> bool:
     return leftovers.MARK.encode() in Path(f"/proc/{pid}/environ").read_bytes()
+
+
+@pytest.mark.rule("GPU-16")
+def test_a_recorded_identity_is_named_and_never_ended(run: RunDir, child: psutil.Process) -> None:
+    """Whoever edits tree.json could name a stranger."""
+    record(run, state.owner(child.pid))
+
+    assert leftovers.living([run]) == []
+    assert leftovers.end([run], lambda _: None, Grace(0.1, 5, 5)) == leftovers.Ended((), ())
+    assert child.is_running()
+    assert [process.pid for process in leftovers.unproven([run])] == [child.pid]
+    assert f"without its mark ({child.pid} " in recovering.told([run])
+
+
+@pytest.mark.rule("GPU-16")
+def test_a_recorded_identity_is_named_only_on_this_boot_in_this_namespace_and_for_this_very_process(
+    run: RunDir, child: psutil.Process
+) -> None:
+    me = state.owner(child.pid)
+
+    for other in (me.model_copy(update={"start_ticks": me.start_ticks - 1}), me.model_copy(update={"boot_id": "x"})):
+        record(run, other)
+        assert leftovers.unproven([run]) == []
+    record(run, me, "pid:[1]")
+    assert leftovers.unproven([run]) == []
+
+
+@pytest.mark.rule("GPU-16")
+def test_a_lock_file_that_names_a_strangers_run_ends_no_process(
+    tmp_path: Path, run: RunDir, child: psutil.Process
+) -> None:
+    """host.lock is writable for every user of the machine."""
+    record(run, state.owner(child.pid))
+    lock = host_lock.take(host_lock.Holder(run.run_id, str(run.path), "/elsewhere"))
+    assert not isinstance(lock, host_lock.Holder)
+    lock.release()
+    project = toy.make_toy(tmp_path / "new")
+    assert recovering.suspects(project) == [run]
+
+    started = toy.start(project, 1)
+
+    assert child.is_running()
+    assert toy.wait_until_rest(project, started.run_id).strict_complete
+
+
+@pytest.mark.rule("GPU-16")
+def test_a_mark_counts_only_for_the_run_that_it_was_made_for(run: RunDir) -> None:
+    other = RunDir(run.path.with_name("20260423T050001Z_toy"))
+    other.path.mkdir()
+    ours, theirs = leftovers.mark(run), leftovers.mark(other)
+    copied = theirs.partition(":")[0]
+    run.marks.write_text(run.marks.read_text() + copied + "\n")  # an editor copies another run's secret into ours
+    marks = {"ours": ours, "theirs": theirs, "guess": f"{'0' * 32}:{run.path}", "prefix": ours[:31], "bare": ours[:32]}
+    with sleeping(**marks, empty="") as started:
+        assert [process.pid for process in leftovers.living([run])] == [started["ours"].pid]
+        ended = leftovers.end([run], lambda _: None, Grace(0.1, 5, 5))
+
+        assert len(ended.found) == 1 and ended.left == ()
+        assert [name for name, process in started.items() if process.poll() is not None] == ["ours"]
+
+
+@pytest.mark.rule("GPU-16", "GPU-20")
+def test_a_child_that_dropped_its_environment_stays_proven_when_its_parent_ends_first(run: RunDir) -> None:
+    child = "import subprocess, sys, signal; subprocess.Popen([sys.executable, '-S', '-c', {!r}], env={{}}); {}"
+    deaf = (
+        "import signal; signal.signal(2, signal.SIG_IGN); signal.signal(15, signal.SIG_IGN); print(1); signal.pause()"
+    )
+    code = child.format(deaf, "signal.pause()")
+    with subprocess.Popen([sys.executable, "-S", "-c", code], env={leftovers.MARK: leftovers.mark(run)}) as parent:
+        toy.wait_for(lambda: len(psutil.Process(parent.pid).children()) == 1, what="the child")
+        (bare,) = psutil.Process(parent.pid).children()
+
+        ended = leftovers.end([run], lambda _: None, Grace(0.1, 0.5, 5))
+
+    assert len(ended.found) == 2 and ended.left == ()
+    toy.wait_for(lambda: not bare.is_running() or bare.status() == psutil.STATUS_ZOMBIE, what="its end")
 
 
 @pytest.mark.rule("GPU-16", "GPU-20")
@@ -216,25 +265,32 @@ def test_a_run_that_may_live_has_no_leftovers(run: RunDir, child: psutil.Process
     from tune_mcp.files import FileLock
 
     record(run, state.owner(child.pid))
-    lock = FileLock.take(run.supervisor_lock, {})
-    assert lock is not None
-    assert leftovers.living([run]) == []
-    lock.release()
-    assert len(leftovers.living([run])) == 1
-    run.supervisor_lock.unlink()
-    run.supervisor_lock.symlink_to(run.supervisor_lock)
-    assert state.liveness(run) is state.Liveness.UNKNOWN
-    assert leftovers.living([run]) == [], "unknown is never dead"
+    with sleeping(ours=leftovers.mark(run)):
+        lock = FileLock.take(run.supervisor_lock, {})
+        assert lock is not None
+        assert leftovers.living([run]) == leftovers.unproven([run]) == []
+        lock.release()
+        assert len(leftovers.living([run])) == len(leftovers.unproven([run])) == 1
+        run.supervisor_lock.unlink()
+        run.supervisor_lock.symlink_to(run.supervisor_lock)
+        assert state.liveness(run) is state.Liveness.UNKNOWN
+        assert leftovers.living([run]) == leftovers.unproven([run]) == [], "unknown is never dead"
 
 
 @pytest.mark.rule("GPU-16")
-def test_whoever_recovers_never_ends_itself_or_what_it_runs_in(run: RunDir, child: psutil.Process) -> None:
-    record(run, state.owner(os.getppid()))
+def test_whoever_recovers_never_ends_itself_or_what_it_runs_in(run: RunDir) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tune_mcp.run_dir import RunDir; "
+        "from tune_mcp.supervise import leftovers; print(leftovers.living([RunDir(Path(sys.argv[1]))]))"
+    )
+    command = [sys.executable, "-c", code, str(run.path)]
+    env = {**os.environ, leftovers.MARK: leftovers.mark(run)}
 
-    found = {process.pid for process in leftovers.living([run])}
+    answer = subprocess.run(
+        ["sh", "-c", '"$@"; :', "sh", *command], env=env, capture_output=True, text=True, check=True
+    )
 
-    assert child.pid in found, "below the recorded process, so of the run"
-    assert not found & {os.getpid(), os.getppid(), 1}
+    assert answer.stdout == "[]\n", answer.stderr
 
 
 def test_a_tree_is_written_when_it_changes_and_looked_at_less_and_less(run: RunDir, child: psutil.Process) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from tune_mcp.precheck.subject import Subject
 from tune_mcp.precheck.venv import read_venv
 from tune_mcp.run_dir import RunDir, iso, utc_now
 from tune_mcp.session import state
-from tune_mcp.supervise import environment, host_lock
+from tune_mcp.supervise import environment, host_lock, neighbours
 
 _LEAVING_S = 5.0
 _LOOK_EVERY_S = 0.02
@@ -76,6 +77,13 @@ def _lock(project: Project) -> Check:
         return Check(id="host.free", status="unknown", detail=f"the host lock cannot be read: {error}")
     if holder is None and (living := recovering.told(recovering.suspects(project))):
         return Check(id="host.free", status="warn", detail=living)
+    if holder is None and (others := neighbours.measuring()):
+        if busy := neighbours.under(host_lock.lock_folder(), others):
+            detail = f"another run is measuring here, although nobody holds the lock: {busy[0]}"
+            fix = f"tune-mcp stop {shlex.quote(Path(busy[0].run_dir).name)}"
+            return Check(id="host.free", status="busy", detail=detail, fix=fix)
+        detail = f"measuring here too, under another lock folder: {', '.join(map(str, others[:5]))}"
+        return Check(id="host.free", status="warn", detail=detail)
     if holder is None:
         return Check(id="host.free", status="ok", detail="no other run on this machine")
     return Check(
@@ -115,6 +123,15 @@ def take_host(project: Project, sleep: Callable[[float], None] = time.sleep) -> 
         if not (host.repo_root == "?" or _is_leaving(host)) or time.monotonic() >= end:
             raise _busy(project, host)
         sleep(_LOOK_EVERY_S)
+    if others := neighbours.under(host_lock.lock_folder(), neighbours.measuring()):
+        host.release()
+        raise Refusal(
+            Code.HOST_BUSY,
+            ("GPU-14", "STR-18"),
+            f"another run is measuring on this machine, although nobody holds its lock: {others[0]}",
+            "wait until it has ended, or stop_run it",
+            {"neighbours": [{"pid": one.pid, "run_dir": one.run_dir} for one in others]},
+        )
     return host
 
 

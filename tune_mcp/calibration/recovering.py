@@ -51,12 +51,21 @@ def recover(runs: Iterable[RunDir]) -> None:
 
 
 def told(runs: Iterable[RunDir]) -> str:
-    """One sentence about what dead runs left alive, empty when there is nothing."""
+    """Name what dead runs left alive, in a sentence or two; empty when there is nothing."""
     from tune_mcp.supervise import leftovers
     from tune_mcp.supervise.processes import describe
 
-    living = leftovers.living(runs)
-    if not living:
-        return ""
-    names = "; ".join(describe(process) for process in living[:5])
-    return f"{len(living)} process(es) of a dead run live on ({names}): stop_run of it or the next start ends them"
+    runs = list(runs)
+    parts: list[str] = []
+    if living := leftovers.living(runs):
+        names = "; ".join(describe(process) for process in living[:5])
+        parts.append(
+            f"{len(living)} process(es) of a dead run live on ({names}): stop_run of it or the next start ends them"
+        )
+    if unproven := leftovers.unproven(runs):
+        names = "; ".join(describe(process) for process in unproven[:5])
+        parts.append(
+            f"{len(unproven)} process(es) that a dead run wrote down live on without its mark ({names}): "
+            "they are not ended by tune-mcp; end them yourself if they are its servers"
+        )
+    return ". ".join(parts)

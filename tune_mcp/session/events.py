@@ -20,7 +20,7 @@ MILESTONES = frozenset(
     {
         "planned", "prechecked", "started", "launched", "retry", "observed", "halted", "exhausted", "waiting_for_gpu",
         "gpus_not_clear", "purged", "recovered", "resumed", "equivalent", "appeared", "left_behind", "unwatched",
-        "stop_requested", "stopped", "failed", "finished", "reported", "applied", "undone", "alert",
+        "stop_requested", "stopped", "failed", "finished", "overlap", "reported", "applied", "undone", "alert",
         "alert_over", "settled", "declined",
     }
 )  # fmt: skip

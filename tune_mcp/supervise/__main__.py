@@ -28,7 +28,7 @@ from tune_mcp.session import gpus_seen
 from tune_mcp.session import plan as plans
 from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import owner
-from tune_mcp.supervise import comparing, environment
+from tune_mcp.supervise import comparing, environment, neighbours
 from tune_mcp.supervise.executor.local import LocalExecutor
 from tune_mcp.supervise.host_lock import lock_path
 from tune_mcp.supervise.loop import Supervisor, stop_request
@@ -142,6 +142,7 @@ def main(argv: list[str]) -> int:
         owner=owner(os.getpid()),
         precheck=lambda: prechecked(run, plan),
         stop_asked=stop_asked,
+        neighbours=neighbours.measuring,
     )
     return supervisor.run()  # the locks go with the process, so that a free lock means that it is gone
 

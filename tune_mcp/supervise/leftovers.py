@@ -1,8 +1,10 @@
-"""What a dead run left alive: found by proof, ended by the usual ladder, and told (rules GPU-16, GPU-20, SUP-13).
+"""Processes that a dead run left alive: proven, ended by the stop ladder, and named (rules GPU-16, GPU-20, SUP-13).
 
 When supervisor and runner are killed in the same moment, nobody is left to end pytest and its servers; they fall to
-init, and both locks are free. Two things prove that a process is of such a run: the secret that its supervisor was
-started with, inherited by everything below it, and the identities that the runner wrote down. A name proves nothing.
+init, and both locks are free. A process is ended only on a proof that nobody can make by editing a file: its
+environment holds the mark of this very run (a secret and the run's directory, given at the supervisor's start and
+inherited by everything below it), or it descends from such a process. A process that a runner wrote down in
+``tree.json`` and that carries no mark is named, never ended: whoever edits that file could name a stranger.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -23,17 +25,17 @@ from tune_mcp.supervise.processes import Grace, StopLadder, describe
 from tune_mcp.supervise.tree_record import Tree
 
 MARK = "TUNE_RUN_MARK"
-"""Environment variable of everything below a supervisor: the secret of that supervisor's start."""
+"""Environment variable of everything below a supervisor: ``<secret of that start>:<run directory>``."""
 GRACE = Grace(interrupt_s=25.0, terminate_s=5.0, kill_s=5.0)
 """Shorter than a runner's, because a tool call waits for it (contract, section 2)."""
 _PF_EXITING = 0x4
 
 
 def mark(run: RunDir) -> str:
-    """A new secret for one start of the run's supervisor, on disk before anything carries it."""
+    """Make the mark of one start of the run's supervisor; its secret is on disk before any process carries it."""
     secret = secrets.token_hex(16)
     append_line(run.marks, secret)
-    return secret
+    return f"{secret}:{run.path}"
 
 
 @dataclass(frozen=True)
@@ -45,24 +47,32 @@ class _Seen:
     start_ticks: int
     environ: bytes
 
+    @property
+    def identity(self) -> tuple[int, int]:
+        """What no later process has again on this boot."""
+        return self.pid, self.start_ticks
 
-@dataclass(frozen=True)
+
+_Identity = tuple[int, int]
+"""pid and start ticks of a process of this boot."""
+
+
+@dataclass
 class _Proof:
-    """What makes a process one of these runs: a secret, or an identity that a runner wrote down."""
+    """The marks of dead runs, what their runners wrote down, and the processes that were proven since.
+
+    ``proven`` grows while this process looks: a child of a marked process stays proven when its parent ends.
+    """
 
     marks: frozenset[bytes]
-    identities: frozenset[tuple[int, int]]
-    mains: frozenset[tuple[int, int]]
-    runners: frozenset[tuple[int, int]]
+    recorded: frozenset[_Identity]
+    mains: frozenset[_Identity]
+    runners: frozenset[_Identity]
+    proven: set[_Identity] = field(default_factory=set[_Identity])
 
     def holds_for(self, process: _Seen) -> bool:
-        """Whether this very process is one."""
-        if (process.pid, process.start_ticks) in self.identities:
-            return True
-        prefix = f"{MARK}=".encode()
-        return any(
-            word.startswith(prefix) and word[len(prefix) :] in self.marks for word in process.environ.split(b"\0")
-        )
+        """Whether this very process is one of theirs."""
+        return process.identity in self.proven or not self.marks.isdisjoint(process.environ.split(b"\0"))
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,17 @@ def living(runs: Iterable[RunDir]) -> list[psutil.Process]:
     A run whose lock is held or unreadable is nobody's leftover. Never this process or an ancestor of it.
     """
     return _living(_proof(runs))
+
+
+def unproven(runs: Iterable[RunDir]) -> list[psutil.Process]:
+    """Living processes that a runner of the dead ``runs`` wrote down, although nothing in them proves it."""
+    proof = _proof(runs)
+    ours = {process.pid for process in _living(proof)}
+    table = {process.pid: process for process in _processes()} if proof.recorded else {}
+    strangers = [
+        process for process in table.values() if process.identity in proof.recorded and process.pid not in ours
+    ]
+    return _handles(strangers)
 
 
 def end(runs: Iterable[RunDir], log: Callable[[str], None], grace: Grace = GRACE) -> Ended:
@@ -108,7 +129,7 @@ def _proof(runs: Iterable[RunDir]) -> _Proof:
         found = (tree_record.read(path) for path in run.trees())
         trees += [tree for tree in found if tree is not None and tree.pid_namespace == namespace]
 
-    def of_this_boot(owners: Iterable[Owner]) -> frozenset[tuple[int, int]]:
+    def of_this_boot(owners: Iterable[Owner]) -> frozenset[_Identity]:
         return frozenset((found.pid, found.start_ticks) for found in owners if found.boot_id == here)
 
     runners, mains = [tree.runner for tree in trees], [tree.pytest for tree in trees]
@@ -119,15 +140,17 @@ def _proof(runs: Iterable[RunDir]) -> _Proof:
 
 
 def _marks(run: RunDir) -> set[bytes]:
+    """The words that the environment of this run's processes holds, one for each start of its supervisor."""
     try:
         lines = run.marks.read_bytes().split()
-    except FileNotFoundError:
+    except OSError:
         return set()
-    return {line for line in lines if len(line) == 32}  # a torn line is no secret
+    place = os.fsencode(run.path)
+    return {b"%s=%s:%s" % (MARK.encode(), line, place) for line in lines if len(line) == 32}  # torn lines are none
 
 
 def _living(proof: _Proof) -> list[psutil.Process]:
-    if not proof.marks and not proof.identities:
+    if not proof.marks:
         return []
     table = {process.pid: process for process in _processes()}
     ours = {pid for pid, process in table.items() if proof.holds_for(process)}
@@ -136,20 +159,27 @@ def _living(proof: _Proof) -> list[psutil.Process]:
         below = {pid for pid, process in table.items() if process.parent in ours} - ours
         ours |= below
         grown = bool(below)
+    found = [table[pid] for pid in sorted(ours - _self_and_ancestors(table))]
+    proof.proven.update(process.identity for process in found)
+    return _handles(found)
+
+
+def _handles(seen: Iterable[_Seen]) -> list[psutil.Process]:
+    """psutil's handles of processes that are still the very same."""
     found: list[psutil.Process] = []
-    for pid in sorted(ours - _self_and_ancestors(table)):
+    for process in seen:
         try:
-            process = psutil.Process(pid)
+            handle = psutil.Process(process.pid)
         except psutil.NoSuchProcess:
             continue
-        if _key(process) == (pid, table[pid].start_ticks):
-            found.append(process)
+        if _key(handle) == process.identity:
+            found.append(handle)
     return found
 
 
-def _key(process: psutil.Process) -> tuple[int, int]:
+def _key(process: psutil.Process) -> _Identity:
     seen = _look(process.pid)
-    return process.pid, seen.start_ticks if seen else -1
+    return seen.identity if seen else (process.pid, -1)
 
 
 def _self_and_ancestors(table: dict[int, _Seen]) -> set[int]:

@@ -5,7 +5,7 @@ Only this process writes observations. It decides and waits; a runner does the w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,6 +27,7 @@ from tune_mcp.supervise.due import next_job
 from tune_mcp.supervise.executor import Executor
 from tune_mcp.supervise.gpu.use import read_after
 from tune_mcp.supervise.job import PHASE_FILE, AttemptResult, Job, cancel, cancel_earlier, runner_end
+from tune_mcp.supervise.neighbours import Neighbour
 from tune_mcp.supervise.purge import purge
 from tune_mcp.supervise.recording import attempt_made, record
 from tune_mcp.supervise.reserve import room_kept
@@ -36,6 +37,8 @@ from tune_mcp.supervise.unwatched import LIMIT_S, Watchers
 from tune_mcp.supervise.watch.alerts import WATCH_FILE, AlertNews
 
 HEARTBEAT_S = 2.0
+NEIGHBOURS_S = 10.0
+"""How often the process table is searched for other measuring supervisors while pytest runs."""
 _LOOK_EVERY_S = 0.5
 _LEFT = "left_behind"
 
@@ -83,6 +86,10 @@ class Supervisor:
     owner: Owner
     precheck: Callable[[], Precheck]
     stop_asked: Callable[[], str | None]
+    neighbours: Callable[[], Sequence[Neighbour]] = tuple
+    """Other supervisors that measure on this machine now."""
+    _neighbours: tuple[Neighbour, ...] = ()
+    _neighbours_due: float = 0.0
     _record: SupervisorRecord = field(init=False)
     _plugins: tuple[str, ...] = ()
     _beat_due: float = 0.0
@@ -239,6 +246,7 @@ class Supervisor:
                 phase, since = found, self.clock.now()
             self._watch(job, news)
             self._tell_gap()
+            self._record_neighbours(job)
             self._show(job, phase, since)
             self.clock.sleep(_LOOK_EVERY_S)
         self._watch(job, news)
@@ -277,6 +285,21 @@ class Supervisor:
             self._event("unwatched", f"nobody polled since {since}, more than {LIMIT_S:g} s", since=since)
         else:
             self._event("watched", f"polled again after {gap.seconds:.0f} s", since=since, seconds=round(gap.seconds))
+
+    def _record_neighbours(self, job: Job) -> None:
+        """Record a second run that measures beside this one, whatever became of the lock between them (GPU-14)."""
+        if self.clock.monotonic() < self._neighbours_due:
+            return
+        self._neighbours_due = self.clock.monotonic() + NEIGHBOURS_S
+        found = tuple(self.neighbours())
+        for other in found:
+            if other not in self._neighbours:
+                self._event(
+                    "overlap",
+                    f"{job.test_key} run {job.repeat}: another run measures on this machine at the same time: {other}",
+                    test=job.test_key, repeat=job.repeat, run_dir=other.run_dir,
+                )  # fmt: skip
+        self._neighbours = found
 
     def _tell_appeared(self, result: AttemptResult | None) -> None:
         """Files that the tests leave in the tree are no reason to stop, but nobody should have to find them."""

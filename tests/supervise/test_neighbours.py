@@ -1,0 +1,75 @@
+"""Two measuring runs on one machine see each other, also when a lock file was deleted or another folder was named."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import toy
+
+from tune_mcp.calibration import preparing, running
+from tune_mcp.errors import Refusal
+from tune_mcp.session import events
+from tune_mcp.supervise import host_lock, neighbours
+
+
+def overlaps(run_path: Path) -> list[str]:
+    return [event.text for event in events.read(run_path / "events.jsonl") if event.kind == "overlap"]
+
+
+@pytest.mark.rule("GPU-14", "STR-18")
+def test_a_deleted_lock_file_lets_no_second_run_start(tmp_path: Path) -> None:
+    first, second = toy.make_toy(tmp_path / "first"), toy.make_toy(tmp_path / "second")
+    run = toy.start_and_hold(first, 1)
+    host_lock.lock_path().unlink()
+
+    (check,) = (check for check in preparing.precheck(second, toy.MODEL).checks if check.id == "host.free")
+    with pytest.raises(Refusal, match=r"HOST_BUSY.*although nobody holds its lock") as caught:
+        running.start_run(second, toy.MODEL, repeats=1)
+
+    assert check.status == "busy" and run.run_id in check.detail
+    assert str(run.path) in caught.value.message
+    assert not (second.repo_root / ".tune-runs").exists()
+    toy.let_go(first, 1)
+    assert toy.wait_until_rest(first, run.run_id).strict_complete
+
+
+@pytest.mark.rule("GPU-14")
+def test_a_run_under_another_lock_folder_is_on_record_in_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = toy.make_toy(tmp_path / "first"), toy.make_toy(tmp_path / "second")
+    one = toy.start_and_hold(first, 1)
+    monkeypatch.setenv("TUNE_LOCK_DIR", str(tmp_path / "other-locks"))
+
+    (check,) = (check for check in preparing.precheck(second, toy.MODEL).checks if check.id == "host.free")
+    two = toy.start_and_hold(second, 1)
+
+    assert check.status == "warn" and str(one.path) in check.detail
+    toy.wait_for(lambda: any(str(one.path) in text for text in overlaps(two.path)), what="the second to see the first")
+    toy.wait_for(lambda: any(str(two.path) in text for text in overlaps(one.path)), what="the first to see the second")
+    toy.let_go(first, 1)
+    toy.let_go(second, 1)
+    assert toy.wait_until_rest(second, two.run_id).strict_complete
+    assert toy.wait_until_rest(first, one.run_id).strict_complete
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-c", "input()", "-m", "tune_mcp.supervise", "/run", "3", "4"],
+        ["-m", "this", "tune_mcp.supervise", "/run", "3", "4"],
+        ["-P", "-c", "input()", "tune_mcp.supervise"],
+    ],
+)
+def test_a_program_that_only_names_the_supervisor_is_none(words: list[str]) -> None:
+    with subprocess.Popen([sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        assert process.pid not in {one.pid for one in neighbours.measuring()}
+        process.communicate()
+
+
+def test_a_supervisor_whose_lock_cannot_be_read_counts_as_one_of_this_machine() -> None:
+    unknown = neighbours.Neighbour(1, "/run", None)
+    other = neighbours.Neighbour(2, "/run", "/another")
+
+    assert neighbours.under(Path("/locks"), (unknown, other)) == (unknown,)
