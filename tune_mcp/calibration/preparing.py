@@ -35,7 +35,7 @@ def precheck(project: Project, model: str, stages: Sequence[str] = ("ALL",)) -> 
     keys = expand(stages, table)
     subject = project.subject(config, select(table, keys))
     lock = _lock(project)
-    load = environment.as_launched(project.env) if lock.status == "ok" else _undisturbed
+    load = environment.as_launched(project.env) if lock.status in ("ok", "warn") else _undisturbed
     answer = look(subject, Probes(read_gpus, read_venv, load), iso(utc_now()))
     checks = (*_host(project), lock, *answer.checks)
     found = answer.model_copy(update={"checks": checks})
