@@ -42,6 +42,20 @@ def test_a_known_crash_is_named_with_its_line(tmp_path: Path, line: str, name: s
     assert failure_in(log, rules()) == f"{name}: {line}"
 
 
+def test_the_cause_is_named_before_what_followed_from_it_and_a_process_before_pytests_report(tmp_path: Path) -> None:
+    log = tmp_path / "run1.log"
+    gone = "error: managed worker http://127.0.0.1:1 exited before becoming healthy (exit_code=1)"
+    report = "E   RuntimeError: Server exited with code 1."
+    log.write_text(f"RuntimeError: Not enough memory. Please try --mem-fraction-static\n{gone}\n{report}\n")
+    assert failure_in(log, rules()).startswith("not enough GPU memory: RuntimeError: Not enough memory")
+
+    log.write_text(f"{gone}\n{report}\n")
+    assert failure_in(log, rules()) == f"server did not start: {gone}"
+
+    log.write_text(f"{report}\n")
+    assert failure_in(log, rules()) == f"server did not start: {report}"
+
+
 @pytest.mark.parametrize(
     "line",
     [

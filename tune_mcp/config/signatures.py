@@ -43,7 +43,8 @@ class Signature(LinePattern):
     """A line that tells of trouble. ``cause`` and ``remedy`` are one clause each, for people.
 
     ``still_s`` is how long the log and the process tree must have been still before pytest is stopped for it;
-    ``infrastructure`` says that numbers missing after such a line prove nothing about the configuration.
+    ``infrastructure`` says that numbers missing after such a line prove nothing about the configuration;
+    ``consequence`` that somebody who waited says it: where another signature's line stands in the log, that is named.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Signature(LinePattern):
     remedy: str
     still_s: Seconds | None = None
     infrastructure: bool | None = None
+    consequence: bool = False
 
 
 class Role(ConfigModel):
