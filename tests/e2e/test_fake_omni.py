@@ -7,8 +7,11 @@ import contextlib
 import copy
 import ctypes
 import json
+import math
+import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -177,6 +180,27 @@ def may_pass_descriptors() -> bool:
 def without_ptrace() -> None:
     """As a container that was started without the capability; where nobody may drop it, nobody has it."""
     ctypes.CDLL(None).prctl(24, CAP_SYS_PTRACE, 0, 0, 0)
+
+
+def test_every_omni_family_is_strict_and_what_its_tests_leave_in_tmp_is_named_and_gone(tmp_path: Path) -> None:
+    machine = omni.make(tmp_path, ["qwen3-omni-v1"], omni.without_gpus)
+    project = machine.project()
+    families = ["mmmu_talker", "mmsu", "tts", *(["videoamme_talker_tp2"] if may_pass_descriptors() else [])]
+
+    reply = running.start_run(project, "qwen3-omni-v1", families, repeats=1)
+    now = toy.wait_until_rest(project, reply.run_id)
+
+    run = project.run(reply.run_id)
+    assert now.state == "finished", toy.told(run)
+    assert sorted(path.name for path in (run.path / "_pytest").iterdir()) == [
+        f"test_qwen3_omni_{x}_ci" for x in families
+    ]
+    (left,) = [line for line in run.run_log.read_text().splitlines() if "left_behind" in line and "mmsu_audio_" in line]
+    assert "test_qwen3_omni_mmsu_ci" in left and "2000 file(s)" in left
+    (folder,) = re.findall(r"mmsu_audio_\w+", left)
+    assert not (Path(tempfile.gettempdir()) / folder).exists()
+    speed = run.path / "_pytest/test_qwen3_omni_tts_ci/basetemp_run1/vc_nonstream0/speed_results.json"
+    assert math.isinf(json.loads(speed.read_text())["config"]["request_rate"]), "as the real benchmark writes it"
 
 
 @pytest.mark.rule("PRE-08", "FAIL-05")
