@@ -1,0 +1,188 @@
+"""What the tests assert of a constant is read to the last bit, or said to be unread with the reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tune_mcp.discover.assertions import AssertionReader, Gate, Unread, UnreadKind
+
+KIT = '''
+from dataclasses import dataclass, field
+
+FACTOR = 1.25
+
+def scaled(reference, factor=FACTOR):
+    """Documented."""
+    return round(reference * factor, 2)
+
+def apply_slack(p95, higher=0.875, lower=1.125):
+    found = {}
+    for level, values in p95.items():
+        limits = {"qps_min": round(values["qps"] * higher, 2)}
+        if "latency" in values:
+            limits["latency_max"] = round(values["latency"] * lower, 1)
+        found[level] = limits
+    return found
+
+@dataclass
+class Checks:
+    label: str = "checks"
+    failures: list = field(default_factory=list)
+
+    def check(self, condition, message=""):
+        if not condition:
+            self.failures.append(message)
+
+    def assert_all(self):
+        if not self.failures:
+            return
+        raise AssertionError(f"{self.label}: {len(self.failures)}")
+'''
+HEAD = "import math, os, unittest\nimport pytest\nfrom kit import *\nREF = 2.0\nOTHER = 9.0\nSLACK = 1.1\n"
+
+
+def read(
+    tmp_path: Path, body: str, *, source: str = "REF", level: int | None = None, env: dict[str, str] | None = None
+) -> Gate | Unread:
+    (tmp_path / "kit.py").write_text(KIT)
+    (tmp_path / "test_x.py").write_text(HEAD + body)
+    return AssertionReader(tmp_path).gate("test_x.py", "test_x.py", source, level, env or {})
+
+
+LIMITS = [
+    ("def test_a(m):\n    assert m <= REF", "max", False, 2.0),
+    ("def test_a(m):\n    assert REF >= m, 'too slow'", "max", False, 2.0),
+    ("def test_a(m):\n    assert m > REF", "min", True, 2.0),
+    ("def test_a(m):\n    assert not m < REF", "min", False, 2.0),
+    ("def test_a(m):\n    assert not m >= REF", "max", True, 2.0),
+    ("def test_a(m):\n    assert (m >= REF) is True", "min", False, 2.0),
+    ("def test_a(m):\n    assert bool(m['x'] >= REF) == True", "min", False, 2.0),
+    ("def test_a(m):\n    assert m <= REF * SLACK", "max", False, 2.0 * 1.1),
+    ("def test_a(m):\n    assert m <= scaled(REF)", "max", False, 2.5),
+    ("def test_a(m):\n    assert m <= scaled(REF, factor=SLACK)", "max", False, 2.2),
+    ("LIMIT = round(REF / 0.7, 3)\ndef test_a(m):\n    assert m <= LIMIT", "max", False, 2.857),
+    ("def test_a(m):\n    assert m >= REF - 0.02", "min", False, 2.0 - 0.02),
+    ("def test_a(m):\n    assert m <= min(REF * SLACK, 2.1)", "max", False, 2.1),
+    ("def test_a(m):\n    assert m <= max(REF * SLACK, OTHER)", "max", False, 9.0),
+    ("def test_a(m):\n    assert 0 <= m <= REF", "max", False, 2.0),
+    ("def test_a(m):\n    assert m['n'] == 4 and m['x'] >= REF", "min", False, 2.0),
+    ("def test_a(m):\n    assert all(one <= REF for one in m['all'])", "max", False, 2.0),
+    ("def test_a(m):\n    assert not [one for one in m if one > REF]", "max", False, 2.0),
+    ("def test_a(m):\n    assert len([one for one in m if one > REF]) == 0", "max", False, 2.0),
+    ("def test_a(m):\n    for one in m:\n        assert one['wer'] < REF", "max", True, 2.0),
+    ("def test_a(m):\n    if m.acc < REF:\n        pytest.fail('low')", "min", False, 2.0),
+    ("def test_a(m):\n    if m.acc <= REF:\n        raise AssertionError('low')", "min", True, 2.0),
+    ("def test_a(m):\n    bad = []\n    if m > REF:\n        bad.append(1)\n    assert not bad", "max", False, 2.0),
+    ("def test_a(m):\n    ok = True\n    if m > REF:\n        ok = False\n    assert ok", "max", False, 2.0),
+    (
+        "def test_a(m):\n    c = Checks()\n    c.check(m is not None and m >= REF)\n    c.assert_all()",
+        "min",
+        False,
+        2.0,
+    ),
+    (
+        "def test_a(m):\n    x = m.get('x')\n    if x is None:\n        pytest.fail('no')\n    assert x >= REF",
+        "min",
+        False,
+        2.0,
+    ),
+    ("def helper(v, limit):\n    assert v >= limit\ndef test_a(m):\n    helper(m['x'], REF)", "min", False, 2.0),
+    ("class TestA:\n    def test_a(self, m):\n        assert m >= REF", "min", False, 2.0),
+    ("class A(unittest.TestCase):\n    def test_a(self):\n        self.assertGreater(run(), REF)", "min", True, 2.0),
+    ("class A(unittest.TestCase):\n    def test_a(self):\n        self.assertLessEqual(run(), REF)", "max", False, 2.0),
+    ("class A(unittest.TestCase):\n    def test_a(self):\n        self.assertTrue(run() >= REF)", "min", False, 2.0),
+    ("@pytest.mark.parametrize('limit', [REF])\ndef test_a(m, limit):\n    assert m <= limit", "max", False, 2.0),
+    (
+        "@pytest.fixture\ndef limit():\n    return REF * SLACK\ndef test_a(m, limit):\n    assert m <= limit",
+        "max",
+        False,
+        2.0 * 1.1,
+    ),
+    ("def test_a(m):\n    assert m * SLACK >= REF", "min", False, 1.8181818181818181),
+    ("def test_a(m):\n    assert m / REF >= 0.5", "min", False, 1.0),
+    ("def test_a(m):\n    assert REF - m <= 0.5", "min", False, 1.5),
+    ("def test_a(m):\n    assert m['ok'] / m['all'] * 100 >= REF", "min", False, 0.02),
+    ("def test_a(m):\n    assert round(m, 1) >= REF", "min", False, 1.9500000000000002),
+]
+
+
+@pytest.mark.parametrize(("body", "worst", "strict", "limit"), LIMITS)
+def test_direction_strictness_and_limit_are_read(
+    tmp_path: Path, body: str, worst: str, strict: bool, limit: float
+) -> None:
+    gate = read(tmp_path, body)
+    assert isinstance(gate, Gate), gate
+    assert (gate.worst, gate.strict, gate.limit(2.0)) == (worst, strict, limit)
+    inside, outside = (limit + 0.1, limit - 0.1) if worst == "min" else (limit - 0.1, limit + 0.1)
+    assert gate.passes(inside, 2.0) and not gate.passes(outside, 2.0)
+    assert gate.passes(limit, 2.0) is not strict
+    assert gate.how.startswith("test_x.py:")
+
+
+UNREAD = [
+    ("def test_a(m):\n    pass", UnreadKind.NOT_ASSERTED),
+    ("def test_a(m):\n    print(REF)", UnreadKind.NOT_ASSERTED),
+    ("def test_a(m):\n    if m <= REF:\n        pass", UnreadKind.NOT_ASSERTED),
+    ("def test_a(m):\n    assert abs(m - REF) <= 0.1", UnreadKind.TWO_SIDED),
+    ("def test_a(m):\n    assert m == pytest.approx(REF, rel=0.1)", UnreadKind.TWO_SIDED),
+    ("def test_a(m):\n    assert math.isclose(m, REF)", UnreadKind.TWO_SIDED),
+    ("def test_a(m):\n    assert m == REF", UnreadKind.TWO_SIDED),
+    ("def test_a(m):\n    assert REF * 0.9 <= m <= REF * 1.1", UnreadKind.TWO_SIDED),
+    ("def test_a(m):\n    assert m >= REF - 1\n    assert m <= REF + 1", UnreadKind.TWO_SIDED),
+    ("def test_a(m):\n    assert (m - REF) ** 2 < 4", UnreadKind.TWO_SIDED),
+    (
+        "class A(unittest.TestCase):\n    def test_a(self):\n        self.assertAlmostEqual(run(), REF)",
+        UnreadKind.TWO_SIDED,
+    ),
+    ("def test_a(m):\n    assert m <= REF * SLACK\n    assert m <= REF", UnreadKind.DISAGREE),
+    ("def test_a(m):\n    assert m['x'] <= REF\ndef test_b(m):\n    assert m['y'] < REF", UnreadKind.DISAGREE),
+    ("def test_a(m):\n    assert m <= REF or retry()", UnreadKind.UNCLEAR),
+    ("def test_a(m):\n    assert any(one >= REF for one in m)", UnreadKind.UNCLEAR),
+    ("def test_a(m):\n    assert m <= foreign.limit(REF)", UnreadKind.UNCLEAR),
+    ("def test_a(m):\n    assert m <= REF * float(os.environ.get('SLACK', '1.1'))", UnreadKind.UNCLEAR),
+    ("def test_a(m, quick):\n    if quick:\n        return\n    assert m <= REF", UnreadKind.UNCLEAR),
+    ("def test_a(m):\n    if os.environ.get('CI'):\n        assert m <= REF", UnreadKind.UNCLEAR),
+    ("def test_a(m):\n    np.testing.assert_array_less(m, REF)", UnreadKind.UNCLEAR),
+    ("def test_a(m):\n    with pytest.raises(AssertionError):\n        assert m <= REF", UnreadKind.UNCLEAR),
+    ("@pytest.mark.xfail\ndef test_a(m):\n    assert m <= REF", UnreadKind.UNCLEAR),
+    ("def test_a(m):\n    assert sum(one > REF for one in m) <= 3", UnreadKind.UNCLEAR),
+]
+
+
+@pytest.mark.parametrize(("body", "kind"), UNREAD)
+def test_what_is_not_understood_is_unread_with_the_reason(tmp_path: Path, body: str, kind: UnreadKind) -> None:
+    found = read(tmp_path, body)
+    assert isinstance(found, Unread), found
+    assert found.kind is kind
+    assert found.reason
+
+
+NESTED = """
+_P95 = {8: {"qps": 5.0, "latency": 0.3}, 4: {"qps": 3.0, "latency": 0.2}}
+LIMITS = apply_slack(_P95)
+def test_a(m, load):
+    limits = LIMITS.get(load)
+    if limits is None:
+        pytest.fail("no limits")
+    checks = Checks()
+    checks.check(m["qps"] >= limits["qps_min"])
+    checks.check(m["latency"] <= limits["latency_max"])
+    checks.assert_all()
+"""
+
+
+def test_a_helpers_default_factors_and_rounding_are_read_for_each_key_of_a_nested_dict(tmp_path: Path) -> None:
+    low = read(tmp_path, NESTED, source="_P95['qps']", level=8)
+    high = read(tmp_path, NESTED, source="_P95['latency']", level=4)
+    assert isinstance(low, Gate) and isinstance(high, Gate)
+    assert (low.worst, low.limit(5.0), low.tests) == ("min", 4.38, ("test_a",))
+    # Rounding after the factor takes the slack of a small reference away.
+    assert (high.worst, high.limit(0.3), high.limit(0.2)) == ("max", 0.3, 0.2)
+
+
+def test_a_variable_of_the_environment_that_is_given_is_known(tmp_path: Path) -> None:
+    body = "def test_a(m):\n    assert m <= REF * float(os.environ.get('SLACK', '1.1'))"
+    gate = read(tmp_path, body, env={"SLACK": "1.5"})
+    assert isinstance(gate, Gate) and gate.limit(2.0) == 3.0

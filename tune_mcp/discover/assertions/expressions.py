@@ -1,0 +1,633 @@
+"""Small-step evaluation of Python expressions in which some values are known only by a run."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
+from contextlib import contextmanager
+
+from tune_mcp.discover.assertions.formula import (
+    COMPARISONS,
+    OPERATORS,
+    Apply,
+    Choice,
+    EachTime,
+    Every,
+    Expr,
+    Not,
+    Opaque,
+    Origin,
+    Present,
+    Some,
+    Undefined,
+    Value,
+    choose,
+    computed,
+    every,
+    leaves,
+    negated,
+    some,
+)
+from tune_mcp.discover.assertions.objects import (
+    MISSING,
+    Approx,
+    Class,
+    Function,
+    Guards,
+    Instance,
+    Items,
+    Lazy,
+    Library,
+    Method,
+    Module,
+    Scope,
+    Table,
+    as_tuple,
+    beyond,
+    opaques_in,
+    stored,
+    tainted,
+)
+
+BINARY: dict[type[ast.operator], Callable[..., object]] = {
+    ast.Add: OPERATORS["add"], ast.Sub: OPERATORS["sub"], ast.Mult: OPERATORS["mul"], ast.Div: OPERATORS["truediv"],
+    ast.FloorDiv: OPERATORS["floordiv"], ast.Mod: OPERATORS["mod"], ast.Pow: OPERATORS["pow"],
+    ast.BitOr: OPERATORS["or_"], ast.BitAnd: OPERATORS["and_"], ast.BitXor: OPERATORS["xor"],
+    ast.LShift: OPERATORS["lshift"], ast.RShift: OPERATORS["rshift"],
+}  # fmt: skip
+_UNARY: dict[type[ast.unaryop], Callable[..., object]] = {
+    ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Invert: operator.invert,
+}  # fmt: skip
+_COMPARE: dict[type[ast.cmpop], Callable[..., object]] = {
+    ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+}  # fmt: skip
+_BOOLEAN = frozenset({*COMPARISONS, operator.eq, operator.ne, operator.is_, operator.contains, bool})
+_MAX_STEPS = 150_000
+_MAX_LENGTH = 10_000
+
+
+class TooLong(Exception):
+    """The code takes more steps than a test's assertions should."""
+
+
+def count(*conditions: object) -> int:
+    """How many conditions hold: the length of a list whose elements are there under conditions."""
+    return sum(map(bool, conditions))
+
+
+def joined(*texts: object) -> str:
+    """The text of an f-string."""
+    return "".join(map(str, texts))
+
+
+class Expressions(ABC):
+    """Evaluates expressions; statements, calls and imports come from the classes below it."""
+
+    def __init__(self, concurrency: int | None) -> None:
+        self.concurrency = concurrency
+        self.guards: list[Value] = []
+        self.steps = 0
+        self.allowed = _MAX_STEPS
+        self.testing = False
+        self._settings: dict[str, Opaque] = {}
+
+    @abstractmethod
+    def call(self, function: Value, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        """Call a value."""
+
+    @abstractmethod
+    def lookup(self, scope: Scope, name: str) -> Value:
+        """What a name means, MISSING for a name that nothing binds."""
+
+    @abstractmethod
+    def force(self, lazy: Lazy) -> Value:
+        """The value of an imported name."""
+
+    @abstractmethod
+    def imported(self, importer: str, dotted: str, level: int = 0) -> Module | Library:
+        """The module that an import names."""
+
+    def step(self) -> None:
+        """Count one step. Raises TooLong."""
+        self.steps += 1
+        if self.steps > self.allowed:
+            raise TooLong
+
+    @abstractmethod
+    def place(self, node: ast.AST) -> str:
+        """Where the code stands, and the code."""
+
+    # What is unknown
+
+    def unknown(self, name: str, args: Iterable[Value] = (), root: Opaque | None = None) -> Opaque:
+        """A value that only a run knows. ``args`` are what it was made from."""
+        found = list(args)
+        origin = Origin.MEASURED if self.testing else Origin.SETTING
+        parents = opaques_in([*found, *([root] if root else [])])
+        return Opaque(name, origin, any(tainted(one) for one in found), None, parents)
+
+    def setting(self, name: str) -> Opaque:
+        """A value from the surroundings, the same each time."""
+        return self._settings.setdefault(name, Opaque(name, Origin.SETTING))
+
+    def plain(self, value: Value) -> Value:
+        """The value as an operand: what is from a library is unknown."""
+        return self.setting(value.name) if isinstance(value, Library) else value
+
+    # Conditions
+
+    @contextmanager
+    def under(self, *conditions: Value) -> Generator[None]:
+        """Run what follows under more conditions."""
+        size = len(self.guards)
+        self.guards += [one for one in conditions if one is not True]
+        try:
+            yield
+        finally:
+            del self.guards[size:]
+
+    def now(self) -> Guards:
+        """The conditions in force."""
+        return tuple(self.guards)
+
+    def truth(self, value: Value) -> Value:
+        """The value as a condition."""
+        self.step()
+        value = self.plain(value)
+        match value:
+            case Items():
+                return some(condition for condition, _ in value.items)
+            case Table():
+                return some(
+                    True if entry is not MISSING and not isinstance(entry, Choice) else self._there(entry)
+                    for entry in value.entries.values()
+                )
+            case Choice():
+                return choose(value.condition, self.truth(value.then), self.truth(value.other))
+            case Apply(function=function, args=args) if function is count:
+                return some(args)
+            case Expr():
+                return value if is_condition(value) else Apply(bool, "bool", (value,))
+            case Instance() | Function() | Class() | Module() | Method() | Approx():
+                return True
+            case _:
+                return bool(value)
+
+    def _there(self, entry: Value) -> Value:
+        if isinstance(entry, Choice):
+            return choose(entry.condition, self._there(entry.then), self._there(entry.other))
+        return entry is not MISSING
+
+    # Expressions
+
+    def eval(self, node: ast.expr, scope: Scope) -> Value:
+        """The value of an expression."""
+        self.step()
+        match node:
+            case ast.Constant(value=value):
+                return value
+            case ast.Name(id=name):
+                found = self.lookup(scope, name)
+                return self.setting(name) if found is MISSING else found
+            case ast.Attribute(value=inner, attr=name):
+                return self.attribute(self.eval(inner, scope), name)
+            case ast.Subscript(value=inner, slice=index):
+                return self.item(self.eval(inner, scope), self.index(index, scope), node)
+            case ast.Call():
+                return self._call(node, scope)
+            case ast.BinOp(left=left, op=op, right=right):
+                return self.binary(BINARY.get(type(op)), self.eval(left, scope), self.eval(right, scope), node)
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                return negated(self.truth(self.eval(operand, scope)))
+            case ast.UnaryOp(op=op, operand=operand):
+                return self.pure(_UNARY[type(op)], ast.unparse(op), [self.eval(operand, scope)])
+            case ast.BoolOp(op=op, values=values):
+                return self._boolean(isinstance(op, ast.And), values, scope)
+            case ast.Compare():
+                return self._compare(node, scope)
+            case ast.IfExp(test=test, body=body, orelse=orelse):
+                condition = self.truth(self.eval(test, scope))
+                if not isinstance(condition, Expr):
+                    return self.eval(body if condition else orelse, scope)
+                return choose(condition, self.eval(body, scope), self.eval(orelse, scope))
+            case ast.Await(value=inner) | ast.Starred(value=inner):
+                return self.eval(inner, scope)
+            case ast.NamedExpr(target=target, value=inner):
+                value = self.eval(inner, scope)
+                stored(scope.names, target.id, value, beyond(self.guards, scope.created))
+                return value
+            case _:
+                return self._display(node, scope)
+
+    def _display(self, node: ast.expr, scope: Scope) -> Value:
+        match node:
+            case ast.Tuple(elts=elements):
+                return tuple(self.elements(elements, scope)[0])
+            case ast.List(elts=elements) | ast.Set(elts=elements):
+                values, whole = self.elements(elements, scope)
+                return Items([(True, one) for one in values], self.now()) if whole else self.unknown("a list", values)
+            case ast.Dict():
+                return self._table(node, scope)
+            case ast.Lambda(args=arguments):
+                return Function(node, scope, (self.defaults(arguments, scope),))
+            case ast.ListComp() | ast.SetComp() | ast.GeneratorExp():
+                inner = Scope(scope.module, scope, self.now())
+                items: list[tuple[Value, Value]] = []
+                size = len(self.guards)
+                for _ in self._generate(node.generators, inner):
+                    items.append((every(self.guards[size:]), self.eval(node.elt, inner)))
+                return Items(items, self.now())
+            case ast.DictComp():
+                inner = Scope(scope.module, scope, self.now())
+                table = Table({}, self.now())
+                for _ in self._generate(node.generators, inner):
+                    self.put(table, self.eval(node.key, inner), self.eval(node.value, inner))
+                return table
+            case ast.JoinedStr(values=values):
+                return self.pure(joined, "a text", [self.eval(one, scope) for one in values])
+            case ast.FormattedValue(value=inner, format_spec=spec):
+                form = self.eval(spec, scope) if spec is not None else ""
+                return self.pure(format, "a text", [self.eval(inner, scope), form])
+            case _:
+                return self.unknown(ast.unparse(node)[:40])
+
+    def _generate(self, generators: list[ast.comprehension], scope: Scope) -> Iterator[None]:
+        """Bind each combination of a comprehension in turn; its conditions are in force while it is bound."""
+        first, *others = generators
+        for condition, element in self.iterate(self.eval(first.iter, scope)):
+            with self.under(condition):
+                self.bind(first.target, element, scope, fresh=True)
+                size = len(self.guards)
+                passed = True
+                for test in first.ifs:
+                    wanted = self.truth(self.eval(test, scope))
+                    passed = passed and (isinstance(wanted, Expr) or bool(wanted))
+                    self.guards += [wanted] if isinstance(wanted, Expr) else []
+                if passed and others:
+                    yield from self._generate(others, scope)
+                elif passed:
+                    yield
+                del self.guards[size:]
+
+    def elements(self, nodes: list[ast.expr], scope: Scope) -> tuple[list[Value], bool]:
+        """The values of a display or of arguments, and whether all starred ones are known."""
+        found: list[Value] = []
+        whole = True
+        for node in nodes:
+            value = self.eval(node, scope)
+            if not isinstance(node, ast.Starred):
+                found.append(value)
+                continue
+            inner = self.known_items(value)
+            whole = whole and inner is not None
+            found += inner if inner is not None else [value]
+        return found, whole
+
+    def known_items(self, value: Value) -> list[Value] | None:
+        """The elements of a known sequence."""
+        if isinstance(value, Items):
+            return value.known()
+        if isinstance(value, Table):
+            return list(value.entries)
+        if isinstance(value, str):
+            return list(value)
+        found = as_tuple(value)
+        return None if found is None else list(found)
+
+    def _table(self, node: ast.Dict, scope: Scope) -> Value:
+        table = Table({}, self.now())
+        for key, value in zip(node.keys, node.values, strict=True):
+            found = self.eval(value, scope)
+            if key is not None:
+                self.put(table, self.eval(key, scope), found)
+            elif isinstance(found, Table):
+                table.entries.update(found.entries)
+            else:
+                return self.unknown("a dict", [table, found])
+        return table
+
+    def put(self, table: Table, key: Value, value: Value) -> None:
+        """Set an entry where the conditions in force hold."""
+        if isinstance(key, Hashable) and not isinstance(key, Expr):
+            condition = beyond(self.guards, table.created)
+            old = table.entries.get(key, MISSING)
+            table.entries[key] = choose(condition, value, old)
+        else:
+            self.spoil(table, "a dict with an unknown key", [value])
+
+    def spoil(self, container: Value, why: str, others: Iterable[Value] = ()) -> None:
+        """Something that is not understood may have changed a container."""
+        blurred = self.unknown(why, [container, *others])
+        if isinstance(container, Table):
+            container.entries = dict.fromkeys(container.entries, blurred)
+        elif isinstance(container, Items):
+            container.items = [(EachTime(), blurred)]
+
+    def iterate(self, value: Value) -> list[tuple[Value, Value]]:
+        """The elements of an iterable, each with the condition under which it comes."""
+        self.step()
+        value = self.plain(value)
+        known = self.known_items(value)
+        if known is not None:
+            return [(True, one) for one in known[:_MAX_LENGTH]]
+        if isinstance(value, Items):
+            return list(value.items)
+        if isinstance(value, Choice):
+            yes, no = self.iterate(value.then), self.iterate(value.other)
+            return [(every([value.condition, condition]), one) for condition, one in yes] + [
+                (every([negated(value.condition), condition]), one) for condition, one in no
+            ]
+        if isinstance(value, Opaque):
+            return [(EachTime(), value.child("each", object(), f"{value.name}[…]"))]
+        return [] if value is None or isinstance(value, (int, float)) else [(EachTime(), self.unknown("…", [value]))]
+
+    def _boolean(self, is_and: bool, nodes: list[ast.expr], scope: Scope) -> Value:
+        value = self.eval(nodes[0], scope)
+        if len(nodes) == 1:
+            return value
+        condition = self.truth(value)
+        if not isinstance(condition, Expr):
+            return self._boolean(is_and, nodes[1:], scope) if bool(condition) is is_and else value
+        with self.under(condition if is_and else negated(condition)):
+            other = self._boolean(is_and, nodes[1:], scope)
+        if is_condition(value) and is_condition(other):
+            return every([value, other]) if is_and else some([value, other])
+        if is_condition(value):
+            return choose(condition, other, False) if is_and else choose(condition, True, other)
+        return choose(condition, other, value) if is_and else choose(condition, value, other)
+
+    def _compare(self, node: ast.Compare, scope: Scope) -> Value:
+        left = self.eval(node.left, scope)
+        found: list[Value] = []
+        for op, comparator in zip(node.ops, node.comparators, strict=True):
+            right = self.eval(comparator, scope)
+            found.append(self.compared(op, left, right, node))
+            left = right
+        return every(found) if len(found) > 1 else found[0]
+
+    def compared(self, op: ast.cmpop, left: Value, right: Value, node: ast.AST) -> Value:
+        """One comparison of two values."""
+        left, right = self.plain(left), self.plain(right)
+        match op:
+            case ast.Is() | ast.Eq() if right is None:
+                return self._is_none(left, node)
+            case ast.IsNot() | ast.NotEq() if right is None:
+                return negated(self._is_none(left, node))
+            case ast.Is() | ast.Eq() if isinstance(right, bool) and is_condition(left):
+                return left if right else negated(left)
+            case ast.IsNot() | ast.NotEq() if isinstance(right, bool) and is_condition(left):
+                return negated(left) if right else left
+            case ast.Is():
+                return self.pure(operator.is_, "is", [left, right])
+            case ast.IsNot():
+                return negated(self.pure(operator.is_, "is", [left, right]))
+            case ast.In():
+                return self.contains(right, left, node)
+            case ast.NotIn():
+                return negated(self.contains(right, left, node))
+            case _:
+                found = self._ordered(_COMPARE[type(op)], left, right)
+                if isinstance(found, Apply) and found.ref:
+                    found.place = self.place(node)
+                return found
+
+    def _ordered(self, function: Callable[..., object], left: Value, right: Value) -> Value:
+        for one, other in ((left, right), (right, left)):
+            if isinstance(one, Approx):
+                return self._approx(function, other, one.value)
+        if isinstance(left, Apply) and left.function is count and not isinstance(right, Expr):
+            empty = [(operator.eq, 0), (operator.le, 0), (operator.lt, 1)]
+            filled = [(operator.ne, 0), (operator.gt, 0), (operator.ge, 1)]
+            if any(function is known and right == number for known, number in empty):
+                return negated(some(left.args))
+            if any(function is known and right == number for known, number in filled):
+                return some(left.args)
+        if isinstance(left, Items) and isinstance(right, Items) and not right.items:
+            empty = negated(some(condition for condition, _ in left.items))
+            return empty if function is operator.eq else negated(empty)
+        return self.pure(function, function.__name__, [left, right])
+
+    def _approx(self, function: Callable[..., object], other: Value, value: Value) -> Value:
+        same = self.pure(_near, "approx", [other, value])
+        if function is operator.eq or function is operator.ne:
+            return same if function is operator.eq else negated(same)
+        return self.unknown("pytest.approx in an ordered comparison", [other, value])
+
+    def _is_none(self, value: Value, node: ast.AST) -> Value:
+        match value:
+            case Choice():
+                return choose(value.condition, self._is_none(value.then, node), self._is_none(value.other, node))
+            case Opaque(origin=Origin.SETTING):
+                return Apply(operator.is_, "is", (value, None))
+            case Opaque():
+                return Present(value, f"{value.name} is None", likely=False)
+            case _:
+                return value is None
+
+    def contains(self, container: Value, element: Value, node: ast.AST) -> Value:
+        """``element in container``."""
+        if isinstance(container, Choice):
+            yes, no = self.contains(container.then, element, node), self.contains(container.other, element, node)
+            return choose(container.condition, yes, no)
+        if isinstance(container, Opaque) and container.origin is not Origin.SETTING:
+            return Present(container, f"{ast.unparse(node)[:60]}", likely=True)
+        if isinstance(container, Table) and isinstance(element, Hashable) and not isinstance(element, Expr):
+            return self._there(container.entries.get(element, MISSING))
+        if isinstance(container, Table) and isinstance(element, Opaque) and self._level(container) is not None:
+            return True
+        known = self.known_items(container)
+        if known is not None and not any(isinstance(one, (Expr, Items, Table)) for one in (element, *known)):
+            return element in known
+        if isinstance(container, str) and isinstance(element, str):
+            return element in container
+        return self.unknown(ast.unparse(node)[:60], [container, element])
+
+    # Parts of values
+
+    def attribute(self, value: Value, name: str) -> Value:
+        """``value.name``."""
+        self.step()
+        match value:
+            case Choice():
+                then, other = self.attribute(value.then, name), self.attribute(value.other, name)
+                return choose(value.condition, then, other)
+            case Opaque():
+                if name == "get":
+                    return Method(value, name)
+                return value.child("attribute", name, f"{value.name}.{name}")
+            case Library():
+                dotted = f"{value.name}.{name}"
+                return self.imported(value.importer, dotted) if value.importer else Library(dotted)
+            case Module():
+                found = value.scope.names.get(name, MISSING)
+                if found is MISSING:
+                    return self.imported(value.path, f"{value.dotted}.{name}")
+                return self.force(found) if isinstance(found, Lazy) else found
+            case Instance():
+                return self._member(value, name)
+            case Class():
+                found = value.find(name)
+                if isinstance(found, Function) and "classmethod" in found.decorators:
+                    return Function(found.node, found.scope, found.defaults, value)
+                return self.unknown(f"{value.name}.{name}") if found is MISSING else found
+            case Expr() | Function():
+                return self.unknown(f"….{name}", [value])
+            case _:
+                return Method(value, name)
+
+    def _member(self, value: Instance, name: str) -> Value:
+        if name in value.names:
+            return value.names[name]
+        found = value.kind.find(name)
+        if found is MISSING:
+            return Library(f"unittest.{name}") if value.kind.has_base("TestCase") else self.unknown(f"….{name}")
+        if not isinstance(found, Function) or "staticmethod" in found.decorators:
+            return found
+        owner = value.kind if "classmethod" in found.decorators else value
+        bound = Function(found.node, found.scope, found.defaults, owner)
+        if any(one in ("property", "cached_property", "functools.cached_property") for one in found.decorators):
+            return self.call(bound, [], {}, found.node)
+        return bound
+
+    def index(self, node: ast.expr, scope: Scope) -> Value:
+        """The index of a subscript; a slice is unknown."""
+        if isinstance(node, ast.Slice):
+            bounds = [self.eval(one, scope) if one else None for one in (node.lower, node.upper, node.step)]
+            if all(one is None or isinstance(one, int) for one in bounds):
+                return slice(*bounds)
+            return self.unknown("a slice", bounds)
+        return self.eval(node, scope)
+
+    def item(self, value: Value, index: Value, node: ast.AST) -> Value:
+        """``value[index]``."""
+        self.step()
+        value, index = self.plain(value), self.plain(index)
+        match value:
+            case Choice():
+                return choose(value.condition, self.item(value.then, index, node), self.item(value.other, index, node))
+            case Opaque():
+                if isinstance(index, Expr) or not isinstance(index, Hashable):
+                    return self.unknown(f"{value.name}[…]", [value, index], value)
+                return value.child("item", index, f"{value.name}[{index!r}]")
+            case Table():
+                found = self.entry(value, index)
+                return self.unknown(f"{ast.unparse(node)[:40]}", [value]) if found is MISSING else found
+            case Library():
+                return self.setting(value.name)
+            case _:
+                known = self.known_items(value)
+                if known is None or not isinstance(index, (int, slice)):
+                    return self.unknown(f"{ast.unparse(node)[:40]}", [value, index])
+                if isinstance(index, slice):
+                    part = known[index]
+                    return Items([(True, one) for one in part]) if isinstance(value, Items) else tuple(part)
+                return known[index] if -len(known) <= index < len(known) else self.unknown("…", [value])
+
+    def entry(self, table: Table, key: Value) -> Value:
+        """The entry of a dict; an unknown whole number is taken as the load that the gate is asked for."""
+        if isinstance(key, Choice):
+            return choose(key.condition, self.entry(table, key.then), self.entry(table, key.other))
+        if isinstance(key, Hashable) and not isinstance(key, Expr):
+            return self._entry_value(table.entries.get(key, MISSING))
+        level = self._level(table)
+        if level is not None:
+            return self._entry_value(table.entries[level])
+        return self.unknown("an entry of a dict", [table, key])
+
+    def _entry_value(self, found: Value) -> Value:
+        """An entry that is there under a condition is taken as there: Python would raise otherwise."""
+        if isinstance(found, Choice) and MISSING in (found.then, found.other):
+            return self._entry_value(found.then if found.other is MISSING else found.other)
+        return found
+
+    def _level(self, table: Table) -> Hashable | None:
+        numbers = [key for key in table.entries if isinstance(key, int)]
+        if not numbers or len(numbers) != len(table.entries):
+            return None
+        if self.concurrency in numbers:
+            return self.concurrency
+        return numbers[0] if len(numbers) == 1 else None
+
+    # Operations
+
+    def binary(self, function: Callable[..., object] | None, left: Value, right: Value, node: ast.AST) -> Value:
+        """An arithmetic operation."""
+        if function is None:
+            return self.unknown(ast.unparse(node)[:40], [left, right])
+        if isinstance(left, Table) and isinstance(right, Table) and function is OPERATORS["or_"]:
+            return Table(left.entries | right.entries, self.now())
+        if isinstance(left, Items) and isinstance(right, Items) and function is operator.add:
+            return Items(left.items + right.items, self.now())
+        if isinstance(left, Library) and function is OPERATORS["truediv"]:
+            return self.setting(left.name)
+        return self.pure(function, type(node).__name__, [left, right])
+
+    def pure(self, function: Callable[..., object], name: str, args: list[Value]) -> Value:
+        """A function without side effects: computed when all is known, else an expression."""
+        found = [self.plain(one) for one in args]
+        if any(isinstance(one, _OBJECTS) for one in found):
+            return self.unknown(name, found)
+        if any(isinstance(one, Expr) for one in found):
+            return Apply(function, name, tuple(found))
+        try:
+            return computed(function, found)
+        except Undefined:
+            return self.unknown(f"an error in {name}", found)
+
+    def reduced(self, items: Items, name: str) -> Opaque:
+        """One unknown value made of many."""
+        values = [value for _, value in items.items]
+        roots = {leaf.root for value in values for leaf in leaves(value).values() if isinstance(leaf, Opaque)}
+        found = self.unknown(name, [items, *values])
+        return Opaque(name, found.origin, found.ref, roots.pop() if len(roots) == 1 else None, found.parents)
+
+    # Given by the statements below
+
+    @abstractmethod
+    def bind(self, target: ast.expr, value: Value, scope: Scope, *, fresh: bool = False) -> None:
+        """Assign to a target."""
+
+    @abstractmethod
+    def defaults(self, arguments: ast.arguments, scope: Scope) -> dict[str, Value]:
+        """The defaults of a function's parameters."""
+
+    def _call(self, node: ast.Call, scope: Scope) -> Value:
+        function = self.eval(node.func, scope)
+        args, whole = self.elements(node.args, scope)
+        keywords: dict[str, Value] = {}
+        for keyword in node.keywords:
+            value = self.eval(keyword.value, scope)
+            if keyword.arg is not None:
+                keywords[keyword.arg] = value
+            elif isinstance(value, Table) and all(isinstance(key, str) for key in value.entries):
+                keywords.update({str(key): one for key, one in value.entries.items()})
+            else:
+                whole = False
+                args = [*args, value]
+        if not whole and not isinstance(function, (Opaque, Library)):
+            return self.unknown(ast.unparse(node.func)[:40], [*args, *keywords.values()])
+        return self.call(function, args, keywords, node)
+
+
+_OBJECTS = (Items, Table, Instance, Function, Class, Module, Method, Approx)
+
+
+def _near(left: object, right: object) -> bool:
+    """Stand in for ``pytest.approx``; it is only ever known that it holds from both sides."""
+    return left == right
+
+
+def is_condition(value: Value) -> bool:
+    """Whether the value can only be True or False."""
+    match value:
+        case bool() | Every() | Some() | Not() | Present() | EachTime():
+            return True
+        case Apply():
+            return value.function in _BOOLEAN or value.name in ("approx", "isclose")
+        case Choice():
+            return is_condition(value.then) and is_condition(value.other)
+        case _:
+            return False

@@ -1,0 +1,458 @@
+"""Expressions over one constant and the measured values, and what can be said of them without running a test.
+
+The interpreter builds them from the very operations that Python would do, in the same order, so that evaluating one
+gives the same number to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TypeGuard
+
+Value = object
+"""A plain Python value, an expression, or one of the interpreter's objects."""
+
+
+OPERATORS: Mapping[str, Callable[..., object]] = vars(operator)
+"""The functions of the module ``operator`` by name."""
+TIMES, DIVIDE, POWER = OPERATORS["mul"], OPERATORS["truediv"], OPERATORS["pow"]
+
+
+class Expr:
+    """A value that is not known before a constant or a measurement is. ``ref``: it depends on the constant."""
+
+    ref: bool = False
+
+
+class Reference(Expr):
+    """The constant itself."""
+
+    ref = True
+
+
+REFERENCE = Reference()
+
+
+class Origin(Enum):
+    """Where an unknown value comes from: the test's measurement, or the surroundings (environment, a library)."""
+
+    MEASURED = "measured"
+    PARAMETER = "parameter"
+    SETTING = "setting"
+
+
+@dataclass(eq=False)
+class Opaque(Expr):
+    """A value that only a run knows. ``base`` is the result that it was taken from, ``parents`` what made that.
+
+    ``ref`` True: the constant went into it in a way that is not understood.
+    """
+
+    name: str
+    origin: Origin
+    ref: bool = False
+    base: Opaque | None = None
+    parents: frozenset[Opaque] = frozenset()
+    children: dict[tuple[str, object], Opaque] = field(default_factory=lambda: dict[tuple[str, object], Opaque]())
+
+    @property
+    def root(self) -> Opaque:
+        """The result that this value was taken from."""
+        return self.base or self
+
+    def child(self, kind: str, key: object, name: str) -> Opaque:
+        """A part of this value; the same part each time."""
+        found = self.children.get((kind, key))
+        if found is None:
+            found = Opaque(name, self.origin, self.ref, self.root, self.parents)
+            self.children[(kind, key)] = found
+        return found
+
+
+@dataclass(eq=False)
+class Apply(Expr):
+    """A pure Python function of values; ``place`` says where a comparison stands."""
+
+    function: Callable[..., object]
+    name: str
+    args: tuple[Value, ...]
+    place: str = ""
+
+    def __post_init__(self) -> None:
+        self.ref = any(depends(one) for one in self.args)
+
+
+@dataclass(eq=False)
+class Not(Expr):
+    """Boolean negation."""
+
+    arg: Value
+
+    def __post_init__(self) -> None:
+        self.ref = depends(self.arg)
+
+
+@dataclass(eq=False)
+class Every(Expr):
+    """All of the conditions."""
+
+    args: tuple[Value, ...]
+
+    def __post_init__(self) -> None:
+        self.ref = any(depends(one) for one in self.args)
+
+
+@dataclass(eq=False)
+class Some(Expr):
+    """At least one of the conditions."""
+
+    args: tuple[Value, ...]
+
+    def __post_init__(self) -> None:
+        self.ref = any(depends(one) for one in self.args)
+
+
+@dataclass(eq=False)
+class Choice(Expr):
+    """One value or another."""
+
+    condition: Value
+    then: Value
+    other: Value
+
+    def __post_init__(self) -> None:
+        self.ref = depends(self.condition) or depends(self.then) or depends(self.other)
+
+
+@dataclass(eq=False)
+class Present(Expr):
+    """A test of whether a measured value is there at all (``is None``, ``isinstance``, ``in``); ``likely`` if it is."""
+
+    subject: Opaque
+    text: str
+    likely: bool
+
+
+@dataclass(eq=False)
+class EachTime(Expr):
+    """True in the iterations of a loop over values that only a run knows."""
+
+
+def depends(value: Value) -> bool:
+    """Whether the constant is in it."""
+    return isinstance(value, Expr) and value.ref
+
+
+def negated(value: Value) -> Value:
+    """Boolean negation, folded."""
+    if isinstance(value, Not):
+        return value.arg
+    return Not(value) if isinstance(value, Expr) else not value
+
+
+def every(values: Iterable[Value]) -> Value:
+    """Conjunction of conditions, folded and flattened."""
+    found: list[Value] = []
+    for one in values:
+        if isinstance(one, Every):
+            found += one.args
+        elif isinstance(one, Expr):
+            found.append(one)
+        elif not one:
+            return False
+    found = list({id(one): one for one in found}.values())
+    if _contradict(found):
+        return False
+    return True if not found else found[0] if len(found) == 1 else Every(tuple(found))
+
+
+def _contradict(values: Iterable[Value]) -> bool:
+    """Whether a condition and its negation are among them."""
+    found = list(values)
+    known = {id(one) for one in found}
+    return any(isinstance(one, Not) and id(one.arg) in known for one in found)
+
+
+def some(values: Iterable[Value]) -> Value:
+    """Disjunction of conditions, folded and flattened."""
+    found: list[Value] = []
+    for one in values:
+        if isinstance(one, Some):
+            found += one.args
+        elif isinstance(one, Expr):
+            found.append(one)
+        elif one:
+            return True
+    found = list({id(one): one for one in found}.values())
+    if _contradict(found):
+        return True
+    return False if not found else found[0] if len(found) == 1 else Some(tuple(found))
+
+
+def choose(condition: Value, then: Value, other: Value) -> Value:
+    """``then if condition else other``, folded."""
+    if not isinstance(condition, Expr):
+        return then if condition else other
+    return then if then is other else Choice(condition, then, other)
+
+
+def parts(value: Value) -> Iterator[Value]:
+    """The direct operands of an expression."""
+    match value:
+        case Apply() | Every() | Some():
+            yield from value.args
+        case Not():
+            yield value.arg
+        case Choice():
+            yield from (value.condition, value.then, value.other)
+        case _:
+            return
+
+
+def leaves(value: Value) -> dict[int, Expr]:
+    """All leaves of an expression by identity."""
+    found: dict[int, Expr] = {}
+    seen: set[int] = set()
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen or not isinstance(one, Expr):
+            continue
+        seen.add(id(one))
+        inner = list(parts(one))
+        if inner:
+            waiting += inner
+        else:
+            found[id(one)] = one
+    return found
+
+
+def rebuilt(value: Value, replaced: Callable[[Expr], Value]) -> Value:
+    """The expression with every node that ``replaced`` answers differently exchanged, folded again."""
+    known: dict[int, Value] = {}
+
+    def walk(one: Value) -> Value:
+        if not isinstance(one, Expr):
+            return one
+        if id(one) not in known:
+            known[id(one)] = again(one)
+        return known[id(one)]
+
+    def again(one: Expr) -> Value:
+        other = replaced(one)
+        if other is not one:
+            return other
+        match one:
+            case Apply():
+                args = tuple(walk(part) for part in one.args)
+                return one if all(a is b for a, b in zip(args, one.args, strict=True)) else apply(one, args)
+            case Not():
+                return negated(walk(one.arg))
+            case Every():
+                return every(walk(part) for part in one.args)
+            case Some():
+                return some(walk(part) for part in one.args)
+            case Choice():
+                return choose(walk(one.condition), walk(one.then), walk(one.other))
+            case _:
+                return one
+
+    return walk(value)
+
+
+class Undefined(Exception):
+    """Python would raise here."""
+
+
+def apply(like: Apply, args: tuple[Value, ...]) -> Value:
+    """The same function of other arguments; computed when all are known. Raises Undefined where Python would raise."""
+    if any(isinstance(one, Expr) for one in args):
+        return Apply(like.function, like.name, args, like.place)
+    return computed(like.function, args)
+
+
+def computed(function: Callable[..., object], args: Iterable[Value]) -> Value:
+    """The function's value. Raises Undefined where Python would raise."""
+    try:
+        return function(*args)
+    except (ArithmeticError, ValueError, TypeError, LookupError) as error:
+        raise Undefined(str(error)) from error
+
+
+def evaluate(value: Value, reference: float, measured: float) -> Value:
+    """The value of an expression whose only unknowns are the constant and one measured value.
+
+    Raises Undefined where Python would raise.
+    """
+    match value:
+        case Reference():
+            return reference
+        case Opaque():
+            return measured
+        case Apply():
+            return computed(value.function, (evaluate(one, reference, measured) for one in value.args))
+        case Not():
+            return not evaluate(value.arg, reference, measured)
+        case Every():
+            return all(evaluate(one, reference, measured) for one in value.args)
+        case Some():
+            return any(evaluate(one, reference, measured) for one in value.args)
+        case Choice():
+            chosen = value.then if evaluate(value.condition, reference, measured) else value.other
+            return evaluate(chosen, reference, measured)
+        case Expr():
+            raise Undefined(type(value).__name__)
+        case _:
+            return value
+
+
+RISING: dict[Callable[..., object], str] = {
+    round: "round", float: "float", int: "int", math.ceil: "ceil", math.floor: "floor", math.sqrt: "sqrt",
+    math.log: "log", math.log2: "log2", math.log10: "log10", math.exp: "exp", operator.pos: "+",
+}  # fmt: skip
+"""Functions that never fall when their first argument rises."""
+COMPARISONS: dict[Callable[..., object], int] = {operator.lt: -1, operator.le: -1, operator.gt: 1, operator.ge: 1}
+"""How the truth of a comparison moves with its left side."""
+STRICT = frozenset({operator.lt, operator.gt})
+
+
+class TwoSided(Exception):
+    """The measured value is held from both sides."""
+
+
+class NotMonotone(Exception):
+    """Nothing is known about how an expression moves with the measured value."""
+
+
+@dataclass
+class Trend:
+    """How expressions move with the measured value, for constants of one sign (1: zero or above).
+
+    ``positive`` becomes True when an answer holds for positive measured values only.
+    """
+
+    reference_sign: int
+    positive: bool = False
+
+    def of(self, value: Value) -> int:
+        """1: rises (conditions: becomes true), -1: falls, 0: does not move. Raises TwoSided or NotMonotone."""
+        if not isinstance(value, Expr):
+            return 0
+        match value:
+            case Opaque():
+                return 1
+            case Not():
+                return -self.of(value.arg)
+            case Every() | Some():
+                return _joined(self.of(one) for one in value.args)
+            case Choice():
+                if self._moves(value.condition):
+                    raise NotMonotone
+                return _joined((self.of(value.then), self.of(value.other)))
+            case Apply():
+                return self._apply(value)
+            case _:
+                return 0
+
+    def _moves(self, value: Value) -> bool:
+        return any(isinstance(one, Opaque) for one in leaves(value).values())
+
+    def _apply(self, value: Apply) -> int:
+        if not self._moves(value):
+            return 0
+        function, args = value.function, value.args
+        if function in COMPARISONS and len(args) == 2:
+            sense = COMPARISONS[function]
+            return _joined((sense * self.of(args[0]), -sense * self.of(args[1])))
+        if function in (operator.eq, operator.ne) or value.name in TWO_SIDED:
+            raise TwoSided
+        if function is operator.add:
+            return _joined(self.of(one) for one in args)
+        if function is operator.sub:
+            return _joined((self.of(args[0]), -self.of(args[1])))
+        if function is operator.neg:
+            return -self.of(args[0])
+        if function is operator.mul:
+            return _joined((self._times(args[0], args[1]), self._times(args[1], args[0])))
+        if function is DIVIDE:
+            return _joined((self._times(args[0], args[1]), -self._times(args[1], args[0])))
+        if function in RISING and not any(self._moves(one) for one in args[1:]):
+            return self.of(args[0])
+        if function in (min, max):
+            return _joined(self.of(one) for one in args)
+        if function is abs:
+            sign = self.sign(args[0])
+            if sign is None:
+                raise TwoSided if depends(args[0]) else NotMonotone
+            return sign * self.of(args[0])
+        if function in (POWER, pow) and is_number(args[1]) and args[1] > 0:
+            if self.sign(args[0]) == 1:
+                return self.of(args[0])
+            raise TwoSided if depends(args[0]) else NotMonotone
+        raise NotMonotone
+
+    def _times(self, moving: Value, factor: Value) -> int:
+        """How a product moves with one of its factors."""
+        trend = self.of(moving)
+        if trend == 0:
+            return 0
+        sign = self.sign(factor)
+        if sign is None:
+            raise NotMonotone
+        return trend * sign
+
+    def sign(self, value: Value) -> int | None:
+        """1: zero or above, -1: below zero, None: unknown. A measured value is taken as positive."""
+        if is_number(value):
+            return 1 if value >= 0 else -1
+        match value:
+            case Reference():
+                return self.reference_sign
+            case Opaque():
+                self.positive = True
+                return 1
+            case Choice():
+                return _same((self.sign(value.then), self.sign(value.other)))
+            case Apply():
+                return self._sign(value)
+            case _:
+                return None
+
+    def _sign(self, value: Apply) -> int | None:
+        function, args = value.function, value.args
+        if function is abs or function is math.exp:
+            return 1
+        signs = [self.sign(one) for one in args]
+        if function in (operator.add, min, max):
+            return _same(signs)
+        if function in (TIMES, DIVIDE) and None not in signs:
+            return math.prod(one for one in signs if one is not None)
+        if function is operator.neg:
+            return None if signs[0] is None else -signs[0]
+        if function in (round, float, math.sqrt) or (function is math.ceil and signs[0] == 1):
+            return signs[0]
+        return None
+
+
+TWO_SIDED = frozenset({"isclose", "approx"})
+
+
+def is_number(value: Value) -> TypeGuard[int | float]:
+    """Whether it is a plain number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _joined(trends: Iterable[int]) -> int:
+    found = set(trends) - {0}
+    if found == {1, -1}:
+        raise NotMonotone
+    return found.pop() if found else 0
+
+
+def _same(signs: Iterable[int | None]) -> int | None:
+    found = set(signs)
+    return found.pop() if len(found) == 1 else None

@@ -1,0 +1,276 @@
+"""One reader for a repository's tests: which of them read a constant, and what they assert of it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+from tune_mcp.discover.assertions.expressions import TooLong
+from tune_mcp.discover.assertions.formula import Opaque, Origin, Value, depends
+from tune_mcp.discover.assertions.gate import Gate, Unread, UnreadKind
+from tune_mcp.discover.assertions.interpreter import Interpreter, Raised, Target
+from tune_mcp.discover.assertions.judging import Failure, judge
+from tune_mcp.discover.assertions.objects import (
+    MISSING,
+    Class,
+    Function,
+    Instance,
+    Lazy,
+    Module,
+    as_tuple,
+    tainted,
+)
+from tune_mcp.discover.assertions.reading import ANYTHING, NameReader, TestNode
+from tune_mcp.discover.constants import split_source
+from tune_mcp.discover.imports import SourceFiles
+
+_BEFORE = ("setUpClass", "setup_class", "setUp", "setup_method", "asyncSetUp")
+_MAX_CASES = 64
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The tests that read a constant. ``unsure``: why it may be read by tests for which no path was seen, else ""."""
+
+    tests: frozenset[str]
+    unsure: str = ""
+
+
+@dataclass
+class AssertionReader:
+    """Reads the tests of one repository; each file is parsed once. Paths are relative to the repository."""
+
+    repo_root: Path
+    files: SourceFiles = field(init=False)
+    names: NameReader = field(init=False)
+    _reached: dict[tuple[str, str], frozenset[tuple[str, str]]] = field(
+        default_factory=lambda: dict[tuple[str, str], frozenset[tuple[str, str]]]()
+    )
+
+    def __post_init__(self) -> None:
+        self.files = SourceFiles(self.repo_root)
+        self.names = NameReader(self.files)
+
+    def gate(
+        self,
+        test_file: str,
+        threshold_file: str,
+        source: str,
+        concurrency: int | None,
+        env: Mapping[str, str] | None = None,
+    ) -> Gate | Unread:
+        """How the tests of ``test_file`` compare a measured value with the constant ``source`` of ``threshold_file``.
+
+        ``concurrency`` is the outer key of a nested dict, None takes its only one. ``env`` is the environment of the
+        tests; a variable that it does not name is unknown.
+        """
+        reading = self.reading(test_file, threshold_file, source)
+        symbol, subkey = split_source(source)
+        target = Target(threshold_file, symbol, subkey, concurrency)
+
+        def reaches(path: str, node: ast.AST) -> bool:
+            reached = self.names.closure(path, node)
+            return (threshold_file, symbol) in reached or (threshold_file, ANYTHING) in reached
+
+        machine = Interpreter(self.files, target, test_file, env or {}, reaches)
+        try:
+            module = machine.module(test_file)
+            machine.module(threshold_file)
+            if not machine.found:
+                return Unread(f"{source} is not assigned at the top level of {threshold_file}", UnreadKind.UNCLEAR)
+            failures: list[Failure] = []
+            for test in self.names.tests(test_file):
+                if test.name in reading.tests:
+                    failures += _Run(machine, module, self.files, test).failures()
+        except (TooLong, RecursionError):
+            return Unread("the tests take too many steps to follow", UnreadKind.UNCLEAR)
+        found = judge(failures, machine.present)
+        if isinstance(found, Unread) and found.kind is UnreadKind.NOT_ASSERTED and reading.unsure:
+            return Unread(reading.unsure, UnreadKind.UNCLEAR)
+        return found
+
+    def reading_tests(self, test_file: str, threshold_file: str, source: str) -> frozenset[str]:
+        """Every test of ``test_file`` that reads the constant: directly, imported, or through a constant made of it.
+
+        Where names are made at run time, a test that may read it counts.
+        """
+        return self.reading(test_file, threshold_file, source).tests
+
+    def reading(self, test_file: str, threshold_file: str, source: str) -> Reading:
+        """The same, and whether it is certain."""
+        symbol, _ = split_source(source)
+        certain: set[str] = set()
+        unsure: set[str] = set()
+        tests = self.names.tests(test_file)
+        for test in tests:
+            reached = self._reach(test_file, test)
+            if (threshold_file, symbol) in reached:
+                certain.add(test.name)
+            elif (threshold_file, ANYTHING) in reached:
+                unsure.add(test.name)
+        if unsure:
+            return Reading(frozenset(certain | unsure), f"{', '.join(sorted(unsure))} may read it by a computed name")
+        if not tests:
+            return Reading(frozenset(), f"{test_file} has no test that its text shows")
+        return Reading(frozenset(certain))
+
+    def derives(self, threshold_file: str, name: str, source: str) -> bool:
+        """Whether the constant ``name`` of ``threshold_file`` is made of ``source`` (of the same file)."""
+        symbol, _ = split_source(source)
+        seen = {name}
+        waiting = [name]
+        while waiting:
+            for node in self.names.names(threshold_file).statements.get(waiting.pop(), ()):
+                for inner in ast.walk(node):
+                    if isinstance(inner, ast.Name) and inner.id not in seen:
+                        seen.add(inner.id)
+                        waiting.append(inner.id)
+        return symbol in seen and symbol != name
+
+    def _reach(self, test_file: str, test: TestNode) -> frozenset[tuple[str, str]]:
+        key = (test_file, test.name)
+        if key not in self._reached:
+            self._reached[key] = self.names.reached(test_file, test)
+        return self._reached[key]
+
+
+@dataclass
+class _Run:
+    """One test, run once for each set of its parameters."""
+
+    machine: Interpreter
+    module: Module
+    files: SourceFiles
+    test: TestNode
+    fixtures: dict[str, Value] = field(default_factory=dict[str, Value])
+
+    def failures(self) -> list[Failure]:
+        """The conditions under which the test fails."""
+        owner, function = self._function()
+        if function is None:
+            return []
+        marks = [*function.decorators, *self._marks()]
+        if any(".skip(" in one or one.endswith(".skip") for one in marks):
+            return []
+        found: list[Raised] = []
+        for bound in self._cases(function):
+            found += self._once(owner, function, bound)
+        if any("xfail" in one or "expectedFailure" in one for one in marks):
+            return [
+                Failure(Opaque("a test that is expected to fail", Origin.SETTING, ref=True), one.how, self.test.name)
+                for one in found
+                if depends(one.condition)
+            ][:1]
+        return [Failure(one.condition, one.how, self.test.name) for one in found if depends(one.condition)]
+
+    def _function(self) -> tuple[Class | None, Function | None]:
+        if self.test.owner is None:
+            found = self._value(self.module, self.test.name)
+            return None, found if isinstance(found, Function) else None
+        owner = self._value(self.module, self.test.owner.name)
+        if not isinstance(owner, Class):
+            return None, None
+        found = owner.find(self.test.name.rpartition("::")[2])
+        return owner, found if isinstance(found, Function) else None
+
+    def _value(self, module: Module, name: str) -> Value:
+        found = module.scope.names.get(name, MISSING)
+        return self.machine.force(found) if isinstance(found, Lazy) else found
+
+    def _marks(self) -> list[str]:
+        owner = self.test.owner
+        marks = [ast.unparse(one) for one in owner.decorator_list] if owner else []
+        tree = self.files.tree(self.test.path)
+        for node in tree.body if tree else ():
+            if isinstance(node, ast.Assign) and any(ast.unparse(one) == "pytestmark" for one in node.targets):
+                marks.append(ast.unparse(node.value))
+        return marks
+
+    def _cases(self, function: Function) -> list[dict[str, Value]]:
+        """The values that ``parametrize`` gives, one dict for each combination."""
+        nodes = [] if isinstance(function.node, ast.Lambda) else list(function.node.decorator_list)
+        nodes += self.test.owner.decorator_list if self.test.owner else []
+        axes: list[list[dict[str, Value]]] = []
+        for node in nodes:
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("parametrize") and len(node.args) > 1:
+                axes.append(self._axis(node))
+        combined = [
+            {name: value for one in combination for name, value in one.items()} for combination in product(*axes)
+        ]
+        return combined[:_MAX_CASES]
+
+    def _axis(self, node: ast.Call) -> list[dict[str, Value]]:
+        named = self.machine.eval(node.args[0], self.module.scope)
+        if isinstance(named, str):
+            names = [one.strip() for one in named.split(",") if one.strip()]
+        else:
+            names = [str(one) for one in self.machine.known_items(named) or []]
+        values = self.machine.eval(node.args[1], self.module.scope)
+        known = self.machine.known_items(values)
+        if known is None or any(keyword.arg == "indirect" for keyword in node.keywords):
+            ref = tainted(values)
+            return [{name: Opaque(name, Origin.PARAMETER, ref) for name in names}]
+        rows = [[one] if len(names) == 1 else self.machine.known_items(one) or [] for one in known]
+        return [dict(zip(names, _single(row, len(names)), strict=False)) for row in rows]
+
+    def _once(self, owner: Class | None, function: Function, bound: dict[str, Value]) -> list[Raised]:
+        machine = self.machine
+        self.fixtures = {}
+        machine.raised.append([])
+        machine.testing = True
+        try:
+            instance = Instance(owner, {}) if owner else None
+            for name in _BEFORE:
+                before = owner.find(name) if owner else None
+                if isinstance(before, Function):
+                    kind = owner if "classmethod" in before.decorators else instance
+                    self._run(Function(before.node, before.scope, before.defaults, kind), {})
+            self._run(Function(function.node, function.scope, function.defaults, instance), bound)
+        finally:
+            machine.testing = False
+            found = machine.raised.pop()
+        return found
+
+    def _run(self, function: Function, bound: dict[str, Value], *, brief: bool = False) -> Value:
+        arguments = function.node.args
+        names = [one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+        names = names[1:] if function.owner is not None else names
+        optional = function.defaults[0] if function.defaults else {}
+        given = {name: bound[name] if name in bound else self.fixture(name) for name in names if name not in optional}
+        if brief:
+            return self.machine.call(function, [], given, function.node)
+        return self.machine.run(function, [], given)
+
+    def fixture(self, name: str) -> Value:
+        """The value of a fixture: what its code gives, else what only a run knows."""
+        if name not in self.fixtures:
+            self.fixtures[name] = Opaque(name, Origin.PARAMETER)
+            found = self._find(name)
+            if found is not None:
+                self.fixtures[name] = self._run(found, {}, brief=True)
+        return self.fixtures[name]
+
+    def _find(self, name: str) -> Function | None:
+        for path in (self.module.path, *self.files.conftests(self.module.path)):
+            module = self.machine.module(path)
+            for key in list(module.scope.names):
+                if key != name and not (key.startswith(("_", "fixture")) or key.endswith("_fixture")):
+                    continue
+                value = self._value(module, key)
+                if isinstance(value, Function) and value.is_fixture and self._is_named(value, key, name):
+                    return value
+        return None
+
+    def _is_named(self, function: Function, key: str, name: str) -> bool:
+        named = [one for one in function.decorators if "name=" in one]
+        return any(f"name={name!r}" in one for one in named) if named else key == name
+
+
+def _single(row: Sequence[Value], width: int) -> Sequence[Value]:
+    """``pytest.param(x)`` of one parameter is its value."""
+    if width == 1 and len(row) == 1 and (inner := as_tuple(row[0])) is not None and len(inner) == 1:
+        return inner
+    return row

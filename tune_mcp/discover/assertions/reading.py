@@ -1,0 +1,324 @@
+"""Which tests of a file read a constant: a walk over names, through functions, fixtures, classes and imports.
+
+What a name means is taken widely: everything that may bind or change it counts. A test that the walk does not reach
+does not read the constant, unless names are made at run time, which is said.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from tune_mcp.discover.imports import SourceFiles
+
+_DYNAMIC = frozenset({"globals", "vars", "exec", "eval", "locals", "__import__", "import_module"})
+_SETUP = frozenset({
+    "setUp", "setUpClass", "setup_method", "setup_class", "tearDown", "tearDownClass", "teardown_method",
+    "teardown_class", "asyncSetUp", "__init__",
+})  # fmt: skip
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+ANYTHING = "*"
+"""A name that is made at run time: every name of its file may be meant."""
+
+
+@dataclass(frozen=True)
+class TestNode:
+    """A test of a file: its name below it, its function and its class."""
+
+    __test__ = False
+    name: str
+    function: _Function
+    owner: ast.ClassDef | None
+    path: str
+
+
+@dataclass(frozen=True)
+class Import:
+    """A name bound by an import: the file, and the name in it (None: the module itself)."""
+
+    path: str
+    name: str | None
+
+
+@dataclass
+class Names:
+    """What the top level of one file binds, and every statement that binds or changes each name."""
+
+    statements: dict[str, list[ast.AST]] = field(default_factory=dict[str, "list[ast.AST]"])
+    imports: dict[str, list[Import]] = field(default_factory=dict[str, "list[Import]"])
+    stars: list[str] = field(default_factory=list[str])
+
+
+@dataclass
+class NameReader:
+    """Answers for one repository; each file is walked once."""
+
+    files: SourceFiles
+    _names: dict[str, Names] = field(default_factory=dict[str, Names])
+    _closures: dict[tuple[str, int], frozenset[tuple[str, str]]] = field(
+        default_factory=lambda: dict[tuple[str, int], frozenset[tuple[str, str]]]()
+    )
+    _mentions: dict[tuple[str, int], tuple[tuple[str, str], ...]] = field(
+        default_factory=lambda: dict[tuple[str, int], tuple[tuple[str, str], ...]]()
+    )
+
+    def tests(self, path: str) -> list[TestNode]:
+        """The tests that pytest collects from a file, as far as its text says."""
+        tree = self.files.tree(path)
+        found: list[TestNode] = []
+        for node in _top(tree.body if tree else ()):
+            if isinstance(node, _Function) and node.name.startswith("test"):
+                found.append(TestNode(node.name, node, None, path))
+            elif isinstance(node, ast.ClassDef) and _is_test_class(node):
+                found += [
+                    TestNode(f"{node.name}::{method.name}", method, node, path)
+                    for _, owner in self._ancestry(path, node)
+                    for method in owner.body
+                    if isinstance(method, _Function) and method.name.startswith("test")
+                ]
+        for name, origins in self.names(path).imports.items():
+            if name.startswith("test"):
+                found += [
+                    TestNode(name, node, None, origin.path)
+                    for origin in origins
+                    for node in self.names(origin.path).statements.get(origin.name or "", ())
+                    if isinstance(node, _Function)
+                ]
+        return list({test.name: test for test in found}.values())
+
+    def reached(self, path: str, test: TestNode) -> frozenset[tuple[str, str]]:
+        """Every (file, name) that a test may read; the name ``*`` stands for all names of a file."""
+        start: list[tuple[str, ast.AST]] = [(test.path, test.function)]
+        if test.owner is not None:
+            start += [
+                (where, part) for where, owner in self._ancestry(path, test.owner) for part in _class_parts(owner)
+            ]
+        wanted = [one.arg for one in _parameters(test.function)]
+        start += [part for name in wanted for part in self._fixtures(path, name)]
+        start += list(self._fixtures(path, None))
+        return self._closure(path, start)
+
+    def closure(self, path: str, node: ast.AST) -> frozenset[tuple[str, str]]:
+        """Every (file, name) that a piece of code of a file may read."""
+        key = (path, id(node))
+        if key not in self._closures:
+            self._closures[key] = self._closure(path, [(path, node)])
+        return self._closures[key]
+
+    def _closure(self, path: str, start: list[tuple[str, ast.AST]]) -> frozenset[tuple[str, str]]:
+        seen: set[tuple[str, str]] = set()
+        walked: set[tuple[str, int]] = set()
+        waiting = list(start)
+        while waiting:
+            where, node = waiting.pop()
+            if (where, id(node)) in walked:
+                continue
+            walked.add((where, id(node)))
+            if (where, id(node)) not in self._mentions:
+                self._mentions[(where, id(node))] = tuple(dict.fromkeys(self._mentioned(where, node)))
+            for name in self._mentions[(where, id(node))]:
+                if name not in seen:
+                    seen.add(name)
+                    waiting += self._binding(*name)
+            waiting += self._called_fixtures(path, node)
+        return frozenset(seen)
+
+    def names(self, path: str) -> Names:
+        """The names of a file."""
+        if path not in self._names:
+            self._names[path] = Names()
+            tree = self.files.tree(path)
+            if tree is not None:
+                self._collect(path, tree, self._names[path])
+        return self._names[path]
+
+    def _collect(self, path: str, tree: ast.Module, names: Names) -> None:
+        for node in _top(tree.body):
+            if isinstance(node, ast.ImportFrom):
+                origin = self.files.resolve(path, node.module or "", node.level)
+                for alias in node.names:
+                    if alias.name == "*":
+                        names.stars += [origin] if origin else []
+                        continue
+                    inner = f"{node.module}.{alias.name}" if node.module else alias.name
+                    module = self.files.resolve(path, inner, node.level)
+                    entry = names.imports.setdefault(alias.asname or alias.name, [])
+                    entry += [Import(origin, alias.name)] if origin else []
+                    entry += [Import(module, None)] if module else []
+            elif isinstance(node, ast.Import):
+                for alias in node.names:
+                    module = self.files.resolve(path, alias.name, 0)
+                    bound = alias.asname or alias.name.partition(".")[0]
+                    names.imports.setdefault(bound, []).extend([Import(module, None)] if module else [])
+            for name in _changed(node):
+                names.statements.setdefault(name, []).append(node)
+        for node in ast.walk(tree):
+            if isinstance(node, _Function):
+                for inner in ast.walk(node):
+                    if isinstance(inner, ast.Global):
+                        for name in inner.names:
+                            names.statements.setdefault(name, []).append(node)
+                    elif isinstance(inner, ast.Import | ast.ImportFrom):
+                        # An import inside a function binds a name there; taken as if it were the file's own.
+                        self._collect(path, ast.Module(body=[inner], type_ignores=[]), names)
+
+    def _binding(self, path: str, name: str) -> list[tuple[str, ast.AST]]:
+        """What to walk for a name: the statements that bind it."""
+        return [(path, node) for node in self.names(path).statements.get(name, ())]
+
+    def _mentioned(self, path: str, node: ast.AST) -> Iterator[tuple[str, str]]:
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.Name):
+                yield from self._meaning(path, inner.id)
+                if inner.id in _DYNAMIC:
+                    yield from self._made_at_run_time(path)
+            elif isinstance(inner, ast.Attribute):
+                yield from self._member(path, inner)
+                if inner.attr in ("__dict__", "import_module"):
+                    yield from self._made_at_run_time(path)
+            elif isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name) and inner.func.id == "getattr":
+                if len(inner.args) > 1 and not isinstance(inner.args[1], ast.Constant):
+                    yield from self._all_of(path, inner.args[0])
+                elif len(inner.args) > 1 and isinstance(inner.args[1], ast.Constant):
+                    name = str(inner.args[1].value)
+                    yield from ((module, name) for module in self._modules(path, inner.args[0]))
+
+    def _made_at_run_time(self, path: str) -> Iterator[tuple[str, str]]:
+        yield path, ANYTHING
+        for origins in self.names(path).imports.values():
+            yield from ((origin.path, ANYTHING) for origin in origins)
+
+    def _meaning(self, path: str, name: str, depth: int = 6) -> Iterator[tuple[str, str]]:
+        names = self.names(path)
+        yield path, name
+        if depth == 0:
+            return
+        for origin in names.imports.get(name, ()):
+            if origin.name is not None:
+                yield from self._meaning(origin.path, origin.name, depth - 1)
+        if name not in names.statements and name not in names.imports:
+            for star in names.stars:
+                yield from self._meaning(star, name, depth - 1)
+
+    def _modules(self, path: str, node: ast.AST) -> list[str]:
+        """The files that an expression may mean as a module."""
+        if isinstance(node, ast.Name):
+            return [origin.path for origin in self.names(path).imports.get(node.id, ()) if origin.name is None]
+        if isinstance(node, ast.Attribute):
+            dotted = ast.unparse(node)
+            found = self.files.resolve(path, dotted, 0)
+            inner = [
+                self.files.resolve(module, node.attr, 1)
+                for module in self._modules(path, node.value)
+                if module.endswith("__init__.py")
+            ]
+            return [one for one in [found, *inner] if one]
+        return []
+
+    def _member(self, path: str, node: ast.Attribute) -> Iterator[tuple[str, str]]:
+        for module in self._modules(path, node.value):
+            yield from self._meaning(module, node.attr)
+
+    def _all_of(self, path: str, node: ast.AST) -> Iterator[tuple[str, str]]:
+        for module in self._modules(path, node):
+            yield module, ANYTHING
+
+    def _ancestry(self, path: str, node: ast.ClassDef, depth: int = 6) -> Iterator[tuple[str, ast.ClassDef]]:
+        yield path, node
+        for base in node.bases if depth else ():
+            meanings = self._meaning(path, base.id) if isinstance(base, ast.Name) else (
+                self._member(path, base) if isinstance(base, ast.Attribute) else ()
+            )  # fmt: skip
+            for where, name in meanings:
+                for found in self.names(where).statements.get(name, ()):
+                    if isinstance(found, ast.ClassDef) and found is not node:
+                        yield from self._ancestry(where, found, depth - 1)
+
+    def _fixtures(self, path: str, name: str | None) -> Iterator[tuple[str, ast.AST]]:
+        """The fixtures of a name that a test file sees; None for those that pytest uses by itself."""
+        for where in (path, *self.files.conftests(path)):
+            names = self.names(where)
+            for nodes in names.statements.values():
+                for node in nodes:
+                    if isinstance(node, _Function) and _is_fixture(node, name):
+                        yield where, node
+            for origin in names.imports.get(name or "", ()):
+                for node in self.names(origin.path).statements.get(origin.name or "", ()):
+                    if isinstance(node, _Function) and _is_fixture(node, name):
+                        yield origin.path, node
+
+    def _called_fixtures(self, path: str, node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
+        if isinstance(node, _Function) and _is_fixture(node, node.name):
+            for parameter in _parameters(node):
+                yield from self._fixtures(path, parameter.arg)
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.Call) and ast.unparse(inner.func).endswith(("getfixturevalue", "usefixtures")):
+                for argument in inner.args:
+                    if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                        yield from self._fixtures(path, argument.value)
+
+
+def _top(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a top level, those in its blocks too; functions and classes are not entered."""
+    for node in body:
+        yield node
+        if not isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
+            for child in ast.iter_child_nodes(node):
+                if isinstance(child, ast.stmt):
+                    yield from _top([child])
+                elif isinstance(child, ast.ExceptHandler | ast.match_case):
+                    yield from _top(child.body)
+
+
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def _changed(node: ast.stmt) -> set[str]:
+    """Names that a top-level statement binds or may change in place."""
+    if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
+        return {node.name}
+    found: set[str] = set()
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Name) and not isinstance(inner.ctx, ast.Load):
+            found.add(inner.id)
+        elif isinstance(inner, ast.Subscript | ast.Attribute) and not isinstance(inner.ctx, ast.Load):
+            found |= _root(inner)
+        elif isinstance(inner, ast.Call) and isinstance(inner.func, ast.Attribute) and isinstance(node, ast.Expr):
+            found |= _root(inner.func)
+        if isinstance(inner, ast.Call) and isinstance(node, ast.Expr):
+            found |= {name for one in inner.args for name in _root(one)}
+    return found
+
+
+def _root(node: ast.AST) -> set[str]:
+    while isinstance(node, ast.Subscript | ast.Attribute):
+        node = node.value
+    return {node.id} if isinstance(node, ast.Name) else set()
+
+
+def _is_test_class(node: ast.ClassDef) -> bool:
+    return node.name.startswith("Test") or any(ast.unparse(base).endswith("TestCase") for base in node.bases)
+
+
+def _class_parts(owner: ast.ClassDef) -> Iterator[ast.AST]:
+    """What a test method may use of its class: all but the other tests."""
+    yield from owner.decorator_list
+    for node in owner.body:
+        if not isinstance(node, _Function) or not node.name.startswith("test") or node.name in _SETUP:
+            yield node
+
+
+def _parameters(function: _Function) -> list[ast.arg]:
+    arguments = function.args
+    return [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+
+
+def _is_fixture(node: _Function, name: str | None) -> bool:
+    for decorator in node.decorator_list:
+        text = ast.unparse(decorator)
+        if "fixture" in text.partition("(")[0]:
+            if name is None:
+                return "autouse=True" in text
+            return node.name == name or f"name={name!r}" in text
+    return False
