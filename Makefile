@@ -5,9 +5,11 @@ BIN := $(VENV)/bin
 REPEATS ?= 5
 # The inspector wants a newer node than Debian has, so node comes along.
 NPM_TOOLS := node@22.23.3 @modelcontextprotocol/inspector@2.12.0 @modelcontextprotocol/conformance@0.2.0-alpha.12
+# Its thirteen packages are of no use to the tests, so it has an environment of its own.
+MUTATION_TOOL := cosmic-ray==8.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage test-browser test-clients lint bench lock clean docs
+.PHONY: help demo test coverage test-browser test-clients lint bench chances mutate lock clean docs
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +55,17 @@ lint: $(VENV)/.dev ## formatting, style, types, and which room may import which
 bench: $(VENV)/.dev ## figures, each as a ratio measured side by side (4 minutes)
 	$(BIN)/python benchmarks/run.py
 
+chances: $(VENV)/.dev ## whether the printed chances come true: predicted / actual (30 seconds)
+	$(BIN)/python benchmarks/chances.py
+
+mutate: $(VENV)/.dev .mutate/.ready ## mutate the modules that decide (MODULE=part/of/path, MOST=sample); hours without MODULE
+	.mutate/venv/bin/python tests/mutation/run.py $(MODULE) $(if $(MOST),--most $(MOST)) --python $(CURDIR)/$(BIN)/python
+
+.mutate/.ready: Makefile
+	$(PYTHON) -m venv .mutate/venv
+	.mutate/venv/bin/python -m pip install --quiet --disable-pip-version-check $(MUTATION_TOOL)
+	@touch $@
+
 docs: $(VENV)/.dev ## write the reference pages that are made from code
 	$(BIN)/python docs/reference/generate.py
 
@@ -61,4 +74,4 @@ lock: ## write both lock files anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements-dev.lock
 
 clean: ## forget environments and caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache .coverage*
+	rm -rf $(VENV) .mutate .pytest_cache .ruff_cache .coverage*

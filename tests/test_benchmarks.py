@@ -34,3 +34,53 @@ def test_a_figure_over_its_ceiling_is_told_and_fails_the_benchmark(capsys: pytes
     assert (show([good]), show([good, bad]), show([bad], markdown=True)) == (0, 1, 1)
     out = capsys.readouterr().out
     assert out.count("over") == 1 and "| bad | 1.50 s | 1.00 s (floor) | 1.50 | 1.00 |" in out
+
+
+def test_the_priors_are_those_of_the_history() -> None:
+    import chances
+
+    from tune_mcp.report.statistics import PRIORS
+
+    found = chances.priors(chances.read_history())
+    for family, one in found.items():
+        assert (PRIORS[family].degrees, PRIORS[family].sd) == (
+            pytest.approx(one.degrees, abs=0.006),
+            pytest.approx(one.sd, abs=0.00006),
+        ), family
+    assert PRIORS["other"] == PRIORS["wer"]
+
+
+def test_the_constants_of_slow_runs_and_of_equal_values_are_those_of_the_history() -> None:
+    import chances
+
+    from tune_mcp.report import statistics
+
+    history = chances.read_history()
+    speed = [(f"{one.calibration} {one.test}", [one.series]) for one in history if one.family == "speed"]
+    slow, repeats = statistics.slow_repeats(speed)
+    assert slow / repeats == pytest.approx(statistics.slow_share(0, 0), abs=0.005)
+    others = [
+        (values[:place] + values[place + 1 :], value, one.series.sign)
+        for one in history
+        for values in [one.series.values]
+        for place, value in enumerate(values)
+        if len(values) > 1
+    ]
+    same = [sign * value > sign * rest[0] for rest, value, sign in others if len(set(rest)) == 1]
+    assert (sum(same), len(same)) == (17, 249)
+
+
+def test_predicted_chances_of_the_history_come_true_within_the_target() -> None:
+    import chances
+
+    rows = list(chances.left_out(chances.read_history()))
+    assert [row.name for row in rows if row.bound] == ["all metrics", "whole suite"]
+    assert all(row.held for row in rows)
+
+
+def test_predicted_chances_of_simulated_truths_come_true_within_the_target() -> None:
+    import chances
+
+    rows = list(chances.simulations(chances.read_history(), 60))
+    assert sum(bool(row.bound) for row in rows) == 10
+    assert [row.name for row in rows if not row.held] == []
