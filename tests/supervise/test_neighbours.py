@@ -60,12 +60,27 @@ def test_a_run_under_another_lock_folder_is_on_record_in_both(tmp_path: Path, mo
         ["-c", "input()", "-m", "tune_mcp.supervise", "/run", "3", "4"],
         ["-m", "this", "tune_mcp.supervise", "/run", "3", "4"],
         ["-P", "-c", "input()", "tune_mcp.supervise"],
+        ["-c", "input()", *neighbours.SHOWN],
     ],
 )
 def test_a_program_that_only_names_the_supervisor_is_none(words: list[str]) -> None:
     with subprocess.Popen([sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
         assert process.pid not in {one.pid for one in neighbours.measuring()}
         process.communicate()
+
+
+def test_a_supervisor_is_seen_before_and_after_it_shows_its_own_command_line(tmp_path: Path) -> None:
+    (tmp_path / "7" / "fd").mkdir(parents=True)
+    (tmp_path / "7" / "cmdline").write_bytes(b"python\0-P\0-m\0tune_mcp.supervise\0/run\0005\0006\0")
+    (tmp_path / "7" / "fd" / "5").symlink_to("/repo/.tune-runs/r/supervisor.lock")
+    (tmp_path / "7" / "fd" / "6").symlink_to("/locks/host.lock (deleted)")
+    (tmp_path / "8").mkdir()
+    (tmp_path / "8" / "cmdline").write_bytes("\0".join(neighbours.SHOWN).encode() + b"\0\0\0")
+
+    assert neighbours.measuring(tmp_path) == (
+        neighbours.Neighbour(7, "/repo/.tune-runs/r", "/locks"),
+        neighbours.Neighbour(8, None, None),
+    )
 
 
 def test_a_supervisor_whose_lock_cannot_be_read_counts_as_one_of_this_machine() -> None:

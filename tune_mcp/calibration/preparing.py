@@ -80,7 +80,7 @@ def _lock(project: Project) -> Check:
     if holder is None and (others := neighbours.measuring()):
         if busy := neighbours.under(host_lock.lock_folder(), others):
             detail = f"another run is measuring here, although nobody holds the lock: {busy[0]}"
-            fix = f"tune-mcp stop {shlex.quote(Path(busy[0].run_dir).name)}"
+            fix = f"tune-mcp stop {shlex.quote(Path(busy[0].run_dir).name)}" if busy[0].run_dir else "wait for its end"
             return Check(id="host.free", status="busy", detail=detail, fix=fix)
         detail = f"measuring here too, under another lock folder: {', '.join(map(str, others[:5]))}"
         return Check(id="host.free", status="warn", detail=detail)

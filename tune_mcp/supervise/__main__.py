@@ -120,7 +120,7 @@ def main(argv: list[str]) -> int:
     """Adopt the locks, read the plan, supervise."""
     run = RunDir(Path(argv[0]))
     locks = (FileLock.inherit(run.supervisor_lock, int(argv[1])), FileLock.inherit(lock_path(), int(argv[2])))
-    plain_command_line("tune-mcp", "tune_mcp.supervise")
+    plain_command_line(*neighbours.SHOWN)
     default_signals()
     become_subreaper()
     wakeup = Wakeup(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

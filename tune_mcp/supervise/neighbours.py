@@ -12,19 +12,22 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-_PROGRAM = b"tune_mcp.supervise"
+SHOWN = ("tune-mcp", "tune_mcp.supervise")
+"""What a supervisor shows as its command line once it runs."""
+_STARTED = ("-m", "tune_mcp.supervise")
+"""Two words of the command that starts it."""
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A living supervisor: its pid, the directory of its run, and the folder of its host lock (None: not readable)."""
+    """A living supervisor: its pid, its run's directory and its host lock's folder (None: another user's process)."""
 
     pid: int
-    run_dir: str
+    run_dir: str | None
     lock_folder: str | None
 
     def __str__(self) -> str:
-        return f"{self.run_dir} (process {self.pid})"
+        return f"{self.run_dir or 'a run of another user'} (process {self.pid})"
 
 
 def measuring(proc: Path = Path("/proc")) -> tuple[Neighbour, ...]:
@@ -34,12 +37,12 @@ def measuring(proc: Path = Path("/proc")) -> tuple[Neighbour, ...]:
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
-            words = (Path(entry.path) / "cmdline").read_bytes().split(b"\0")
+            words = (Path(entry.path) / "cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue  # it ended meanwhile
-        if arguments := _arguments(words):
-            lock = Path(entry.path) / "fd" / os.fsdecode(arguments[2])
-            found.append(Neighbour(int(entry.name), os.fsdecode(arguments[0]), _folder_of(lock)))
+        if _is_supervisor(words):
+            folders = _folders_of_open_locks(Path(entry.path))
+            found.append(Neighbour(int(entry.name), folders.get("supervisor.lock"), folders.get("host.lock")))
     return tuple(sorted(found, key=lambda one: one.pid))
 
 
@@ -48,20 +51,24 @@ def under(lock_folder: Path, found: tuple[Neighbour, ...]) -> tuple[Neighbour, .
     return tuple(one for one in found if one.lock_folder in (None, str(lock_folder.resolve())))
 
 
-def _arguments(words: list[bytes]) -> list[bytes]:
-    """``RUN_DIR FD FD`` of ``python -P -m tune_mcp.supervise RUN_DIR FD FD``; nothing for other programs."""
+def _is_supervisor(words: list[str]) -> bool:
+    if tuple(words[:2]) == SHOWN:
+        return not any(words[2:])
     for at, word in enumerate(words[1:], 1):
-        if word == b"-m" and words[at + 1 : at + 2] == [_PROGRAM]:
-            found = words[at + 2 : at + 5]
-            return found if len(found) == 3 and found[1].isdigit() and found[2].isdigit() else []
-        if not word.startswith(b"-"):
-            return []  # a program's own arguments begin here
-    return []
+        if tuple(words[at : at + 2]) == _STARTED:
+            return True
+        if not word.startswith("-"):
+            return False  # a program's own arguments begin here
+    return False
 
 
-def _folder_of(link: Path) -> str | None:
-    """The folder of the open lock file, also when the file was deleted; None for another user's process."""
+def _folders_of_open_locks(process: Path) -> dict[str, str]:
+    """The folder of each open file by the file's name, also where that was deleted; nothing of another user's."""
+    found: dict[str, str] = {}
     try:
-        return str(link.readlink().parent)
+        for link in (process / "fd").iterdir():
+            target = link.readlink()
+            found[target.name.removesuffix(" (deleted)")] = str(target.parent)
     except OSError:
-        return None
+        pass  # it ended meanwhile, or belongs to somebody else
+    return found
