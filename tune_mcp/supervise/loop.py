@@ -297,7 +297,7 @@ class Supervisor:
                 self._event(
                     "overlap",
                     f"{job.test_key} run {job.repeat}: another run measures on this machine at the same time: {other}",
-                    test=job.test_key, repeat=job.repeat, run_dir=other.run_dir,
+                    test=job.test_key, repeat=job.repeat, run_dir=other.run_dir or "?",
                 )  # fmt: skip
         self._neighbours = found
 
