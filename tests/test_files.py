@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tune_mcp
 from tune_mcp import files
 from tune_mcp.files import FileLock, append_line, dump_json, inside, is_locked, parse_json, write_atomic
 
@@ -269,3 +271,27 @@ def test_a_lock_file_that_does_not_exist_is_free_and_one_that_cannot_be_read_is_
     blocked.write_text("")
     with pytest.raises(OSError):
         is_locked(blocked / "lock")
+
+
+_OWN = {"files.py", "demo.py", "prompts.py"}
+"""What opens files in its own way: the module for all others, and readers of this package's own files."""
+_KERNEL = ("/proc", "_PROC", "proc /", "/sys/", '"stat")', '"status")', '"environ")', '"cmdline")', "table.", "status.")
+
+
+def test_every_file_that_others_can_write_is_opened_by_one_module() -> None:
+    root = Path(tune_mcp.__file__).parent
+    opened = re.compile(r"\.read_bytes\(|\.read_text\(|\.open\(\"|(?<![\w.])open\(|os\.open\(")
+    found = [
+        f"{path.relative_to(root)}: {line.strip()}"
+        for path in root.rglob("*.py")
+        if path.name not in _OWN
+        for line in path.read_text().splitlines()
+        if opened.search(line)
+        and "with_name" not in line
+        and not any(word in line for word in _KERNEL)
+        and "O_EXCL" not in line  # a new file, or none
+        and '"xb"' not in line
+        and "self.book.open(" not in line
+    ]
+
+    assert [line for line in found if not line.startswith("supervise/guard.py")] == [], "use read_plain and the like"

@@ -91,6 +91,10 @@ class Refusal(Exception):
         }
 
 
+class NotPlain(OSError):
+    """A pipe, socket, device, folder or link stands where a plain file belongs, or the file is far too large."""
+
+
 _STORAGE = {
     errno.ENOSPC: "free space there",
     errno.EDQUOT: "free space there, or have the quota raised",
@@ -100,8 +104,18 @@ _STORAGE = {
 }
 
 
-def not_writable(error: Exception) -> Refusal | None:
-    """The refusal for a disk that is full, read-only or broken (note E102); None for any other error, a bug."""
+def unusable(error: Exception) -> Refusal | None:
+    """The refusal for a disk or a file that cannot be used (note E102); None for any other error, a bug."""
+    if isinstance(error, NotPlain | IsADirectoryError | NotADirectoryError):
+        where: object = getattr(error, "filename2", None) or error.filename
+        what = error.strerror if isinstance(error, NotPlain) else "not a plain file"
+        return Refusal(
+            Code.FOREIGN_ARTIFACT,
+            "STR-14",
+            f"{where} is {what}",
+            "move it away, put the file that belongs there back if there was one, and call again",
+            {"path": str(where)},
+        )
     if not isinstance(error, OSError) or error.errno not in _STORAGE:
         return None
     where = error.filename or "the run directory"

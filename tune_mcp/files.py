@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import math
 import os
@@ -18,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Self, cast
 
-from tune_mcp.errors import Json
+from tune_mcp.errors import Json, NotPlain
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int | None = None, durable: bool = True) -> None:
@@ -124,7 +125,7 @@ def append_line(path: Path, line: str) -> None:
     """
     if "\n" in line:
         raise ValueError("a log line holds no line break")
-    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    handle = _plain_handle(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW)
     try:
         size = os.fstat(handle).st_size
         torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
@@ -143,7 +144,7 @@ def sha256_bytes(data: bytes) -> str:
 
 def sha256_file(path: Path) -> str:
     """Hex digest of the file's bytes, read in blocks."""
-    with path.open("rb") as stream:
+    with open_plain(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -152,11 +153,63 @@ def digest(value: object) -> str:
     return sha256_bytes(dump_json(value))
 
 
-def read_plain(path: Path) -> bytes:
-    """The bytes of a file, or ``OSError``: a pipe or a folder in its place keeps nobody waiting (POL-11)."""
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "not a plain file")
-    return path.read_bytes()
+LARGEST_FILE = 256 * 1024 * 1024
+"""In bytes. Nothing that is read whole is larger; a log is read in pieces."""
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def open_plain(path: Path) -> io.BufferedReader:
+    """Open a file that others can write, for reading: the only way to open one (POL-11).
+
+    A pipe, a socket, a device or a folder in its place keeps nobody waiting. Raises ``NotPlain``, or another
+    ``OSError``.
+    """
+    return os.fdopen(_plain_handle(path, os.O_RDONLY), "rb")
+
+
+def open_appending(path: Path) -> io.FileIO:
+    """Open a log, or make it, for unbuffered writing at its end. Raises as ``open_plain``, for a link too."""
+    return io.FileIO(_plain_handle(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW), "ab")
+
+
+def read_plain(path: Path, limit: int = LARGEST_FILE) -> bytes:
+    """The bytes of a plain file of at most ``limit`` bytes. Raises ``NotPlain``, or another ``OSError``."""
+    with open_plain(path) as stream:
+        data = stream.read(limit + 1) if os.fstat(stream.fileno()).st_size <= limit else b""
+        if (not data and os.fstat(stream.fileno()).st_size > limit) or len(data) > limit:
+            raise NotPlain(errno.EFBIG, f"larger than {limit >> 20} MiB", str(path))
+    return data
+
+
+def read_text(path: Path, errors: str = "strict") -> str:
+    """``read_plain`` as UTF-8, with every line break as ``\\n``. Raises ``UnicodeDecodeError`` too."""
+    return read_plain(path).decode(errors=errors).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _plain_handle(path: Path, flags: int, mode: int = 0o644) -> int:
+    """A descriptor of a plain file. ``O_NONBLOCK`` is for pipes only: it changes nothing on a plain file."""
+    try:
+        handle = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, mode)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise NotPlain(errno.EINVAL, "a socket or a pipe, not a plain file", str(path)) from error
+        if error.errno == errno.EISDIR:
+            raise NotPlain(errno.EINVAL, "a folder, not a plain file", str(path)) from error
+        if error.errno == errno.ELOOP:
+            raise NotPlain(errno.EINVAL, "a link, not a plain file", str(path)) from error
+        raise
+    kind = os.fstat(handle).st_mode
+    if stat.S_ISREG(kind):
+        return handle
+    os.close(handle)
+    what = next((name for test, name in _KINDS if test(kind)), "something else")
+    raise NotPlain(errno.EINVAL, f"{what}, not a plain file", str(path))
 
 
 def inside(root: Path, relative: str) -> Path:
@@ -220,11 +273,11 @@ class FileLock:
 
 def _open_lock(path: Path) -> int:
     """Open the file, or make it for all users: in a shared folder another user's lock can be taken, not replaced."""
-    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    flags = os.O_RDWR | os.O_NOFOLLOW
     try:
-        return os.open(path, flags)
+        return _plain_handle(path, flags)
     except FileNotFoundError:
-        handle = os.open(path, flags | os.O_CREAT, 0o666)
+        handle = _plain_handle(path, flags | os.O_CREAT, 0o666)
     if os.fstat(handle).st_uid == os.getuid():
         os.fchmod(handle, 0o666)
     return handle
@@ -233,7 +286,7 @@ def _open_lock(path: Path) -> int:
 def is_locked(path: Path) -> bool:
     """Whether some process holds the lock of ``path``. Raises ``OSError`` when that cannot be known."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        handle = _plain_handle(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:

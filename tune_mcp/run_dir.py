@@ -15,6 +15,9 @@ RUNS_FOLDER = ".tune-runs"
 IGNORE_FILE = ".gitignore"
 IGNORE_ALL = b"*\n"
 _RUN_ID = re.compile(r"\d{8}T\d{6}Z_[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+ATTEMPT = re.compile(r"run([1-9]\d*)_a([1-9]\d*)")
+"""The name of an attempt's folder: repeat and number of the attempt."""
+_LOG = re.compile(r"run([1-9]\d{0,8})\.log")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 
 
@@ -145,6 +148,18 @@ class RunDir:
     def attempt_key(self, test: str, repeat: int | str, attempt: int | str) -> str:
         """``tune.<run>.<test>.r<k>.a<attempt>``: the identity of an attempt under every executor."""
         return f"tune.{self.run_id}.{test}.r{repeat}.a{attempt}"
+
+    def attempts(self, test: str, repeat: int) -> list[tuple[int, Path]]:
+        """Every attempt at the repeat that left a folder, by its number; what else lies there is passed over."""
+        folder = self.test_folder(test) / "attempts"
+        named = ((ATTEMPT.fullmatch(path.name), path) for path in folder.iterdir()) if folder.is_dir() else ()
+        return sorted((int(name[2]), path) for name, path in named if name and int(name[1]) == repeat)
+
+    def logs(self) -> Iterator[tuple[str, int, Path]]:
+        """Every pytest log: its test, its repeat and its path; a file of another name is no log."""
+        for path in self.path.glob("_pytest/*/run*.log"):
+            if (name := _LOG.fullmatch(path.name)) and path.is_file():
+                yield path.parent.name, int(name[1]), path
 
     def trees(self) -> Iterator[Path]:
         """The process records of every attempt, purged ones too."""

@@ -15,7 +15,7 @@ import campaign
 import toy
 
 from tune_mcp.calibration import listing, reporting, running, tailing, watching
-from tune_mcp.errors import Refusal, not_writable
+from tune_mcp.errors import Refusal, unusable
 from tune_mcp.run_dir import RunDir, list_runs
 from tune_mcp.session import state
 
@@ -39,7 +39,7 @@ def refused(call: Callable[[], object]) -> str:
     try:
         call()
     except OSError as error:
-        refusal = not_writable(error)
+        refusal = unusable(error)
         assert refusal is not None, error
         return refusal.text()
     except Refusal as refusal:

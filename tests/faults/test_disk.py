@@ -15,7 +15,7 @@ import small_disk
 import toy
 
 from tune_mcp.calibration.project import Project
-from tune_mcp.errors import not_writable
+from tune_mcp.errors import unusable
 
 _PATH = f"{Path(toy.__file__).parents[1]}:{Path(toy.__file__).parent}:{Path(small_disk.__file__).parent}"
 
@@ -41,10 +41,10 @@ def test_a_disk_that_takes_nothing_more_is_told_and_nothing_is_lost(tmp_path: Pa
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO])
 def test_a_disk_that_cannot_be_written_is_a_refusal_with_a_remedy_and_never_a_bug(number: int) -> None:
-    refusal = not_writable(OSError(number, "x", "/run/plan.json"))
+    refusal = unusable(OSError(number, "x", "/run/plan.json"))
 
     assert refusal is not None and refusal.text().startswith("NOT_WRITABLE [SES-15]: /run/plan.json cannot be written")
-    assert not_writable(FileNotFoundError(errno.ENOENT, "x")) is None and not_writable(ValueError()) is None
+    assert unusable(FileNotFoundError(errno.ENOENT, "x")) is None and unusable(ValueError()) is None
 
 
 HUGE = """

@@ -176,6 +176,13 @@ def test_a_repositorys_own_ini_and_conftests_are_used_and_none_from_above_it(tmp
 
 
 @pytest.mark.rule("SCP-04")
+def test_a_path_with_spaces_dollars_and_letters_beyond_ascii_is_a_path(tmp_path: Path) -> None:
+    run, result = attempted(toy.make_toy(tmp_path / "Träger $HOME 音/it's a repo"))
+
+    assert result.guard.shortfall() == "" and watching.status(toy.open_project(run.repo_root), run.run_id).complete
+
+
+@pytest.mark.rule("SCP-04")
 def test_a_project_in_a_folder_of_a_repository_keeps_the_conftest_of_the_whole(tmp_path: Path) -> None:
     project = toy.make_toy(tmp_path / "whole/part")
     (tmp_path / "whole/part/.git").rename(tmp_path / "whole/.git")

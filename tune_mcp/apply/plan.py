@@ -21,7 +21,7 @@ from tune_mcp.config.policy import GroupPolicy
 from tune_mcp.config.stages import Number, Stage, WorstOp
 from tune_mcp.discover.constants import ModuleConstants, NumberLiteral, parse_module, split_source
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import digest, inside
+from tune_mcp.files import digest, inside, read_plain
 from tune_mcp.observe.audit import Audit
 from tune_mcp.observe.worst import Direction, Worst, direction, worst_of_n
 from tune_mcp.session.plan import Plan
@@ -185,7 +185,7 @@ class _Files:
     def module(self, name: str) -> ModuleConstants:
         if name not in self.modules:
             try:
-                self.contents[name] = inside(self.repo_root, name).read_bytes()
+                self.contents[name] = read_plain(inside(self.repo_root, name))
             except ValueError as error:
                 raise Refusal(
                     Code.OUTSIDE_REPO, "APL-24", str(error), "put the repository's files back as they were"

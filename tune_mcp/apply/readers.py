@@ -16,6 +16,7 @@ from tune_mcp.config.stages import Stage
 from tune_mcp.discover.constants import split_source
 from tune_mcp.discover.source_tree import read_tree
 from tune_mcp.errors import Refusal
+from tune_mcp.files import read_plain
 
 _TEST_FILE = re.compile(r"test_.*\.py|.*_test\.py")
 
@@ -52,7 +53,10 @@ class Readers:
             name = path.relative_to(self.repo_root).as_posix()
             if name in measured or not _TEST_FILE.fullmatch(path.name):
                 continue
-            data = path.read_bytes()
+            try:
+                data = read_plain(path)
+            except OSError:
+                continue  # a pipe, a folder or a dangling link of that name: no test reads anything from it
             if stem.encode() not in data:
                 continue
             try:

@@ -19,7 +19,17 @@ from typing import Literal
 
 from tune_mcp.config.stages import Frozen
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import FileLock, digest, inside, sha256_bytes, sha256_file, sync_folder, write_atomic, write_json
+from tune_mcp.files import (
+    FileLock,
+    digest,
+    inside,
+    read_plain,
+    sha256_bytes,
+    sha256_file,
+    sync_folder,
+    write_atomic,
+    write_json,
+)
 from tune_mcp.run_dir import iso
 
 Replace = Callable[[Path, Path], object]
@@ -79,7 +89,7 @@ def commit(
         before = folder / "before"
         before.mkdir(exist_ok=True)
         for file in files:
-            content = place.target(file).read_bytes()
+            content = read_plain(place.target(file))
             _demand(sha256_bytes(content) == file.before_sha256, file.path)
             write_atomic(folder / file.backup, content, mode=0o600)
         for level in (folder, folder.parent, folder.parent.parent):
@@ -214,7 +224,7 @@ class _Place:
     def read(self) -> Journal | None:
         path = self.folder / "journal.json"
         try:
-            return Journal.model_validate_json(path.read_bytes())
+            return Journal.model_validate_json(read_plain(path))
         except FileNotFoundError:
             return None
         except ValueError as error:
@@ -343,7 +353,7 @@ class _Place:
         back = [file for file, state in states if state == "after" and file.before_sha256 != file.after_sha256]
         foreign = [file for file, state in states if state == "foreign"]
         for file in back:
-            content = (self.folder / file.backup).read_bytes()
+            content = read_plain(self.folder / file.backup)
             _demand(sha256_bytes(content) == file.before_sha256, str(self.folder / file.backup))
             self.stage(file, content)
         for file in back:

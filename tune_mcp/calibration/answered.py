@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from tune_mcp.config.stages import Frozen
 from tune_mcp.contract.applying import Decision, Mode, Otherwise
-from tune_mcp.files import dump_json, parse_json, sha256_bytes, write_atomic
+from tune_mcp.files import dump_json, parse_json, read_plain, sha256_bytes, write_atomic
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import events
 
@@ -32,7 +32,7 @@ def _path(run: RunDir, plan_id: str) -> Path:
 
 def _read(run: RunDir, plan_id: str) -> Answers:
     try:
-        data = _path(run, plan_id).read_bytes()
+        data = read_plain(_path(run, plan_id))
         return Answers.model_validate(parse_json(data)) if sha256_bytes(data) == _on_record(run, plan_id) else Answers()
     except (OSError, ValueError, ValidationError):
         return Answers()

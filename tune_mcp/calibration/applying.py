@@ -16,7 +16,7 @@ from tune_mcp.config.stages import Number
 from tune_mcp.contract.applying import Applied, ApplyReply, Decision, Mode, Otherwise
 from tune_mcp.contract.reporting import DIRTY
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import sha256_bytes
+from tune_mcp.files import read_text, sha256_bytes
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report.collect import report_digest
 from tune_mcp.report.figures import direction_text
@@ -44,7 +44,7 @@ def proposal_for(project: Project, run_id: str, plan_id: str) -> tuple[Evidence,
             "the report is older than the artifacts",
             f"call report with run_id={run_id} again, show it, then apply_plan",
         )
-    if "{{CONTEXT:" in found.run.report_md.read_text():
+    if "{{CONTEXT:" in read_text(found.run.report_md):
         raise Refusal(
             Code.UNRESOLVED_CONTEXT,
             "CTX-07",

@@ -18,7 +18,7 @@ from tune_mcp.contract.catalogue import (
 )
 from tune_mcp.discover.aliases import aliases
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import write_atomic
+from tune_mcp.files import read_plain, write_atomic
 from tune_mcp.precheck.catalogue import stale_files
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def discover(project: Project, model: str, write: bool = True) -> DiscoverReply:
         raise project.places.located(model, refusal) from refusal
     path = project.places.stages_path_for_writing(model, project.repo_root)
     data = dump_stages(found.stages)
-    written = write and not (path.exists() and path.read_bytes() == data)
+    written = write and not (path.exists() and read_plain(path) == data)
     if written:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, data)

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from tune_mcp import run_dir
 from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Code, Refusal
+from tune_mcp.files import read_plain
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
@@ -29,7 +30,7 @@ class OpenHalt:
 
 def standing(run: RunDir) -> OpenHalt | None:
     """The halt that stands. A resume that took a mend into the plan and then broke off has ended it."""
-    if not run.events.is_file() or b'"halted"' not in run.events.read_bytes():
+    if not run.events.is_file() or b'"halted"' not in read_plain(run.events):
         return None  # most runs never halt, and all of them are asked at each start
     found: OpenHalt | None = None
     for event in events.read(run.events):

@@ -14,7 +14,7 @@ from tune_mcp.calibration import settling
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.settling import Record
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import sha256_file, write_atomic
+from tune_mcp.files import read_text, sha256_file, write_atomic
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report.facts import OptimisationFacts, ReportFacts, SeenFacts
 from tune_mcp.report.figures import plain
@@ -86,7 +86,7 @@ def pull_request(project: Project, run: RunDir) -> str:
     facts = read_report(run)
     if facts is None or not run.report_md.is_file():
         raise Refusal(Code.NOT_REPORTED, ("VCS-07", "VCS-03"), f"{run.run_id} has no report", "call report first")
-    if "{{CONTEXT:" in run.report_md.read_text():
+    if "{{CONTEXT:" in read_text(run.report_md):
         raise Refusal(
             Code.UNRESOLVED_CONTEXT, ("VCS-03", "CTX-07"), "report.md has an open context line", "call report again"
         )

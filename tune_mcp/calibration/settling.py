@@ -25,7 +25,7 @@ from tune_mcp.config.stages import Frozen, Number
 from tune_mcp.config.stages_yaml import dump_stages
 from tune_mcp.contract.applying import Applied, Decision, Mode, Otherwise
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import FileLock, inside, parse_json, sha256_file, write_atomic, write_json
+from tune_mcp.files import FileLock, inside, parse_json, read_plain, sha256_file, write_atomic, write_json
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import events, state
 
@@ -86,7 +86,7 @@ def _journals(run: RunDir) -> Iterator[tuple[Path, Journal]]:
 
 def _record(folder: Path) -> Record:
     try:
-        return Record.model_validate(parse_json((folder / _RECORD).read_bytes()))
+        return Record.model_validate(parse_json(read_plain(folder / _RECORD)))
     except (OSError, ValueError, ValidationError) as error:
         raise Refusal(
             Code.PLAN_TAMPERED,

@@ -10,6 +10,7 @@ from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.searching import matching
 from tune_mcp.contract.tailing import MAX_LINES, TailReply
 from tune_mcp.errors import Code, Refusal
+from tune_mcp.files import open_plain
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import state
 from tune_mcp.session.plan import Plan
@@ -65,10 +66,8 @@ def active_tail(run: RunDir) -> tuple[str, ...]:
 
 def newest_log(run: RunDir) -> LogName | None:
     """The log that was written last, for a run at rest."""
-    logs = sorted(run.path.glob("_pytest/*/run*.log"), key=lambda path: path.stat().st_mtime)
-    if not logs:
-        return None
-    return LogName(logs[-1].parent.name, int(logs[-1].stem.removeprefix("run")))
+    logs = sorted((path.stat().st_mtime, test, repeat) for test, repeat, path in run.logs())
+    return LogName(*logs[-1][1:]) if logs else None
 
 
 def tail_pytest(
@@ -174,7 +173,7 @@ def _page(run: RunDir, name: LogName, start: int | None, lines: int, grep: str |
     path = name.path(run)
     size = _size(path)
     first = max(0, size - _PAGE_BYTES) if start is None else min(start, size)
-    with path.open("rb") as stream:
+    with open_plain(path) as stream:
         facts = path.stat()
         stream.seek(first)
         data = stream.read(_PAGE_BYTES)

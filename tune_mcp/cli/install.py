@@ -18,7 +18,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import write_atomic
+from tune_mcp.files import read_text, write_atomic
 
 NAME = "tune"
 Entry = dict[str, Any]
@@ -60,7 +60,7 @@ def install(name: str, repo: Path, *, undo: bool, dry_run: bool, home: Path | No
         known = ", ".join(one.name for one in CLIENTS)
         raise Refusal(Code.INVALID_ARGUMENT, "DOC-03", f"there is no client {name!r}", f"name one of: {known}")
     path = client.file(repo, home or Path.home())
-    before = path.read_text() if path.exists() else ""
+    before = read_text(path) if path.exists() else ""
     after = _changed(client, before, path, _entry(repo), undo=undo)
     if after == before:
         print(f"{path}: nothing to change")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tune_mcp import __version__
-from tune_mcp.errors import Refusal, not_writable
+from tune_mcp.errors import Refusal, unusable
 
 if TYPE_CHECKING:
     from tune_mcp.calibration.project import Options, Project
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(file=sys.stderr)
         return NOT_READY
     except Exception as error:
-        if refusal := not_writable(error):
+        if refusal := unusable(error):
             return _refused(refusal, as_json=arguments.json)
         import traceback
 

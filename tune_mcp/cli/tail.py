@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.tailing import LogName, active_log, newest_log, tail_pytest
+from tune_mcp.files import open_plain
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import state
 
@@ -29,7 +30,7 @@ def follow(project: Project, run_id: str, lines: int, *, once: bool) -> int:
         present = active_log(run)
         if present is not None and present != name:
             _drain(stream)
-            name, stream = present, present.path(run).open("rb")
+            name, stream = present, open_plain(present.path(run))
             print(f"\n==> {present.test} run {present.repeat} <==", flush=True)
         _drain(stream)
         if state.conclude(run).state.at_rest:

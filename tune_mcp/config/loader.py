@@ -5,6 +5,7 @@ A later place is read for the names that an earlier one lacks (contract, section
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tune_mcp.errors import Code, Refusal
+from tune_mcp.files import read_plain
 
 if TYPE_CHECKING:
     from tune_mcp.config.host import HostProfile
@@ -168,7 +170,7 @@ class ConfigPlaces:
     def _mentions(self, name: str, hostname: str) -> bool:
         path = self._first(f"hosts/{name}.yaml", len(self.places))
         try:
-            data = path.read_bytes() if path else b""
+            data = read_plain(path) if path else b""
         except OSError:
             return True  # whoever reads it in earnest says why it cannot be read
         return hostname.encode() in data or b"\\" in data  # YAML may spell any letter with a backslash
@@ -188,12 +190,12 @@ class ConfigPlaces:
 
     def _first(self, relative: str, places: int) -> Path | None:
         paths = (place / relative for place in self.places[:places])
-        return next((path for path in paths if path.is_file()), None)
+        return next((path for path in paths if os.path.lexists(path)), None)
 
     def _model_place(self, name: str) -> int:
         if _NAME.fullmatch(name):
             for index, place in enumerate(self.places):
-                if (place / "models" / name / "config.yaml").is_file():
+                if os.path.lexists(place / "models" / name / "config.yaml"):
                     return index
         raise _unknown(Code.UNKNOWN_MODEL, "MOD-01", "model", name, self.model_names())
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from tune_mcp.errors import Code, Json, Refusal
+from tune_mcp.files import read_plain
 
 Yaml: TypeAlias = "str | int | float | bool | tuple[Yaml, ...] | dict[str, Yaml] | None"
 KeyPath: TypeAlias = tuple[str | int, ...]
@@ -123,7 +124,11 @@ def dotted(path: KeyPath) -> str:
 def read_yaml(path: Path) -> YamlSource:
     """Read ``path``. Raises INVALID_CONFIG for a file that is no plain YAML mapping with string keys."""
     source = YamlSource(path, {}, {(): 1})
-    data = path.read_bytes()
+    try:
+        data = read_plain(path)
+    except OSError as error:
+        source.problems.append(Problem(1, "(top)", f"it cannot be read: {error.strerror}"))
+        raise source.refusal() from error
     try:
         text = data.decode()
     except UnicodeDecodeError as error:

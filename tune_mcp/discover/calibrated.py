@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -13,7 +14,7 @@ from tune_mcp.config.stages import DOCS_GROUP
 from tune_mcp.discover.constants import ModuleConstants
 from tune_mcp.discover.scope import Modules, ScopeReader
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import inside
+from tune_mcp.files import inside, read_plain
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class CalibratedFiles:
         thresholds = self._module(config.threshold_file, source) if config.threshold_file else module
         scope = ScopeReader(module, self.modules, self.rules, tuple(config.variants))
         self._check_keys(name, config)
-        data = inside(self.modules.repo_root, path).read_bytes()
+        data = read_plain(inside(self.modules.repo_root, path))
         return CalibratedFile(path, name, base, data, config, module, thresholds, scope)
 
     def unused_names(self, files: Iterable[CalibratedFile]) -> Iterator[str]:
@@ -85,7 +86,8 @@ class CalibratedFiles:
     def _module(self, path: str, key: str) -> ModuleConstants:
         module = self.modules.read(path)
         if module is None:
-            what = f"there is no file {path} inside {self.modules.repo_root}"
+            there = os.path.lexists(self.modules.repo_root / path)
+            what = f"{path} is no plain file" if there else f"there is no file {path} inside {self.modules.repo_root}"
             raise Refusal(Code.INVALID_CONFIG, "DSC-13", what, "correct config.yaml", {"key": key, "missing": path})
         return module
 

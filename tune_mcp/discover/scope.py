@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from tune_mcp.config.metrics import SCOPE_ROLES, MetricRules
 from tune_mcp.discover.constants import ConstantKind, ModuleConstants, parse_module
-from tune_mcp.files import inside
+from tune_mcp.files import inside, read_plain
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Modules:
                 file = inside(self.repo_root, path)
             except ValueError:
                 file = None
-            found = parse_module(file.read_bytes(), path) if file and file.is_file() else None
+            found = parse_module(read_plain(file), path) if file and file.is_file() else None
             self.parsed[path] = found
         return self.parsed[path]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import codecs
 import io
 import math
 import re
@@ -52,7 +53,7 @@ def read_tree(data: bytes, path: str) -> SourceTree:
         # A lone CR ends a line too. Bytes beyond ASCII say nothing about the cookie; they are judged below.
         head = re.sub(rb"[\x80-\xff]", b"?", _LINE_BREAK.sub(b"\n", data[first:]))
         encoding, _ = tokenize.detect_encoding(io.BytesIO(head).readline)
-        if encoding not in ("utf-8", "utf-8-sig", "ascii"):
+        if codecs.lookup(encoding).name not in ("utf-8", "utf-8-sig", "ascii"):
             raise _unreadable(path, f"it declares the encoding {encoding}, only UTF-8 is edited")
         data.decode("utf-8")
         tree = parsed(data, path)

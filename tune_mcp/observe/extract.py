@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tune_mcp.config.stages import Location, Stage
 from tune_mcp.errors import Json
-from tune_mcp.files import inside, parse_foreign_json, printable
+from tune_mcp.files import inside, parse_foreign_json, printable, read_plain
 
 _LARGEST_RESULT_FILE = 256 * 1024 * 1024
 
@@ -108,7 +108,7 @@ class ResultFiles:
         if path.stat().st_size > _LARGEST_RESULT_FILE:
             raise ValueError("file larger than 256 MiB")
         try:
-            return parse_foreign_json(path.read_bytes())
+            return parse_foreign_json(read_plain(path))
         except ValueError as error:
             raise ValueError(f"not JSON that can be read: {error}") from error
 

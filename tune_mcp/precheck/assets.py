@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tune_mcp.contract.precheck import Check
 from tune_mcp.discover.source_tree import parsed
+from tune_mcp.files import read_text
 from tune_mcp.precheck.hub_cache import RepoKind, folder_name, gaps
 from tune_mcp.precheck.hub_locks import holders
 from tune_mcp.precheck.subject import Subject
@@ -114,7 +115,7 @@ def _found(subject: Subject, glob: str) -> Iterator[Path]:
 
 def _named(repo_root: Path, test: Path, datasets: tuple[str, ...]) -> set[str]:
     try:
-        text = test.read_text(encoding="utf-8")
+        text = read_text(test)
         tree = parsed(text)
     except (FileNotFoundError, ValueError, SyntaxError):
         return set()
@@ -133,4 +134,4 @@ def _imported(repo_root: Path, tree: ast.Module) -> Iterator[str]:
     for name in sorted(names):
         path = repo_root.joinpath(*name.split(".")).with_suffix(".py")
         if path.is_file():
-            yield path.read_text(encoding="utf-8", errors="replace")
+            yield read_text(path, errors="replace")

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from tune_mcp.config.launch_env import of_one_person
 from tune_mcp.contract.precheck import Check
+from tune_mcp.files import read_text
 from tune_mcp.precheck.subject import Subject
 
 OURS = frozenset({"CUDA_VISIBLE_DEVICES"})
@@ -32,7 +33,7 @@ def checks(subject: Subject) -> Iterator[Check]:
         return
     env = subject.needs.env
     agreed = OURS.union(subject.needs.profile.env() if subject.needs.profile else ())
-    expected = read(path.read_text(encoding="utf-8", errors="replace"), env)
+    expected = read(read_text(path, errors="replace"), env)
     asked = {key: value for key, value in expected.items() if key not in agreed and not of_one_person(key, value)}
     gaps = [f"{key} is not set, CI has {value}" for key, value in asked.items() if key not in env]
     gaps += [f"{key}={env[key]}, CI has {value}" for key, value in asked.items() if key in env and env[key] != value]

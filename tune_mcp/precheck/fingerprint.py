@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import Field
 
 from tune_mcp.config.stages import Frozen
-from tune_mcp.files import digest
+from tune_mcp.files import digest, read_text
 from tune_mcp.gpus import GpuReading
 from tune_mcp.precheck.venv import VenvFacts
 
@@ -151,7 +151,7 @@ def _roots(python: Path) -> Iterator[Path]:
     """Prefixes whose packages the interpreter may import: the venv's, and the system's where it shows through."""
     yield python.parent.parent
     settings = python.parent.parent / "pyvenv.cfg"
-    lines = dict(_setting(line) for line in settings.read_text().splitlines()) if settings.is_file() else {}
+    lines = dict(_setting(line) for line in read_text(settings).splitlines()) if settings.is_file() else {}
     if not lines or lines.get("include-system-site-packages") == "true":
         yield Path(lines["home"]).parent if "home" in lines else Path("/usr")
         yield Path("/usr/local")
@@ -186,4 +186,4 @@ def _image_digest() -> str | None:
     """Known only where the image says it itself: in a variable or a file; never guessed (SCP-01)."""
     from_env = os.environ.get("TUNE_IMAGE_DIGEST")
     files = (Path(name) for name in _IMAGE_FILES)
-    return from_env or next((path.read_text().strip() for path in files if path.is_file()), None)
+    return from_env or next((read_text(path).strip() for path in files if path.is_file()), None)

@@ -15,6 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
+from tune_mcp.files import read_text
+
 RepoKind = Literal["model", "dataset"]
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 _SHARD = re.compile(r"(?P<head>.*-)(?P<number>\d{5})-of-(?P<total>\d{5})(?P<tail>\..+)")
@@ -116,7 +118,7 @@ def _expected(snapshot: Path, present: dict[str, int]) -> set[str]:
 def _index(path: Path) -> set[str] | None:
     """The shards of a weight index; empty for another kind of index, None for one that is no JSON."""
     try:
-        value: object = json.loads(path.read_text(encoding="utf-8"))
+        value: object = json.loads(read_text(path))
     except ValueError:
         return None
     shards: object = cast("dict[str, object]", value).get("weight_map") if isinstance(value, dict) else None

@@ -19,6 +19,7 @@ from typing import cast
 
 from tune_mcp.config.stages import Frozen
 from tune_mcp.contract.precheck import Check
+from tune_mcp.files import read_text
 from tune_mcp.precheck.subject import Subject
 from tune_mcp.precheck.venv import canonical, sync
 
@@ -72,7 +73,7 @@ def wanted(subject: Subject) -> tuple[str, ...]:
     if subject.needs.imports is not None:
         return subject.needs.imports
     try:
-        document = tomllib.loads((subject.repo_root / "pyproject.toml").read_text(encoding="utf-8"))
+        document = tomllib.loads(read_text(subject.repo_root / "pyproject.toml"))
     except (FileNotFoundError, tomllib.TOMLDecodeError, UnicodeDecodeError):
         return ()
     project: object = document.get("project")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from tune_mcp.contract.precheck import Check
+from tune_mcp.files import read_text
 from tune_mcp.precheck.subject import Subject
 from tune_mcp.precheck.venv import VenvFacts, canonical, make, sync
 
@@ -30,7 +31,7 @@ def read_pins(subject: Subject) -> Pins:
     """``[project] dependencies`` of pyproject.toml; a repository without one has no pins. Raises ``OSError``."""
     path = subject.repo_root / "pyproject.toml"
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(read_text(path))
     except FileNotFoundError:
         return Pins(said="the repository has no pyproject.toml, so nothing is pinned")
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 from tune_mcp.contract.precheck import Check
@@ -11,7 +12,14 @@ from tune_mcp.session import provenance
 
 
 def checks(subject: Subject) -> Iterator[Check]:
-    """``repo.head`` and ``repo.tree``."""
+    """``repo.head`` and ``repo.tree``, and ``repo.path`` where the path itself is the trouble."""
+    if ":" in str(subject.repo_root):
+        yield Check(
+            id="repo.path",
+            status="mismatch",
+            detail=f"{subject.repo_root} has a colon in it, which ends an entry of PATH and PYTHONPATH",
+            fix=f"mv {shlex.quote(str(subject.repo_root))} <a path without a colon>",
+        )
     try:
         state = provenance.read(subject.repo_root)
     except Refusal as refusal:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from tune_mcp.contract.precheck import Check
+from tune_mcp.files import read_text
 from tune_mcp.precheck.subject import Subject
 
 VARIABLE = "SEEDTTS_SIM_CACHE_DIR"
@@ -58,7 +59,7 @@ def _gaps(folder: Path) -> Iterator[str]:
 def _sizes(marker: Path) -> dict[str, int]:
     """The sizes that the marker recorded; an empty or older marker records none."""
     try:
-        value: object = json.loads(marker.read_text(encoding="utf-8"))
+        value: object = json.loads(read_text(marker))
     except (FileNotFoundError, IsADirectoryError, ValueError):
         return {}
     files: object = cast("dict[str, object]", value).get("files") if isinstance(value, dict) else None

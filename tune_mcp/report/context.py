@@ -13,7 +13,7 @@ from pathlib import Path
 from tune_mcp.config.stages import Stage
 from tune_mcp.discover.scope import Modules
 from tune_mcp.errors import Json, Refusal
-from tune_mcp.files import parse_json
+from tune_mcp.files import parse_json, read_plain
 from tune_mcp.run_dir import RunDir
 
 UNKNOWN = "?"
@@ -30,7 +30,7 @@ class Hardware:
 def read_object(path: Path) -> dict[str, Json]:
     """A JSON object from a file; empty when the file is missing or is not one."""
     try:
-        value = parse_json(path.read_bytes())
+        value = parse_json(read_plain(path))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tune_mcp.config.stages import Number, WorstOp
-from tune_mcp.files import parse_json
+from tune_mcp.files import parse_json, read_plain
 from tune_mcp.run_dir import list_runs
 
 _MOST_REPORTS = 20
@@ -58,7 +58,7 @@ def read(repo_root: Path, model: str, before: str) -> tuple[EarlierReport, ...]:
         if run.run_id >= before or not run.report_json.is_file():
             continue
         try:
-            one = EarlierReport.model_validate(parse_json(run.report_json.read_bytes()))
+            one = EarlierReport.model_validate(parse_json(read_plain(run.report_json)))
         except (OSError, ValueError, ValidationError):
             continue
         if one.model == model:

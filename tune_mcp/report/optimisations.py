@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 
 from tune_mcp.config.model import Optimisation
-from tune_mcp.files import inside
+from tune_mcp.files import inside, open_plain
 from tune_mcp.observe.audit import Audit
 from tune_mcp.report.facts import OptimisationFacts, SeenFacts
 from tune_mcp.run_dir import RunDir
@@ -79,7 +79,7 @@ def _logs(audited: Audit) -> dict[str, dict[int, str]]:
 def _text(run: RunDir, log: str) -> tuple[str, bool]:
     """The log up to the limit, and whether that is all of it."""
     try:
-        with inside(run.path, log).open("rb") as stream:
+        with open_plain(inside(run.path, log)) as stream:
             data = stream.read(LOG_BYTES + 1)
     except (OSError, ValueError):
         return "", False

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tune_mcp.config.stages import Number
-from tune_mcp.files import parse_json
+from tune_mcp.files import parse_json, read_text
 
 FOLDER = "docs/calibration"
 _HEAD = re.compile(
@@ -63,7 +63,7 @@ def read_all(repo_root: Path) -> list[Published]:
     found: list[Published] = []
     for path in sorted((repo_root / FOLDER).glob("*.md")):
         try:
-            one = read(path.read_text(encoding="utf-8"))
+            one = read(read_text(path))
         except (OSError, ValueError):
             continue
         if one is not None:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from tune_mcp.config.stages import WorstOp
 from tune_mcp.discover.source_tree import number_of, parsed
 from tune_mcp.errors import Refusal
-from tune_mcp.files import inside
+from tune_mcp.files import inside, read_plain
 
 _HOW_LONG = 90
 _BY_CONCURRENCY = "apply_slack"
@@ -89,7 +89,7 @@ class SlackReader:
     def _file(self, name: str) -> _File | None:
         if name not in self._files:
             try:
-                self._files[name] = _File(name, parsed(inside(self.repo_root, name).read_bytes(), name))
+                self._files[name] = _File(name, parsed(read_plain(inside(self.repo_root, name)), name))
             except (OSError, ValueError, SyntaxError, Refusal):
                 self._files[name] = None
         return self._files[name]

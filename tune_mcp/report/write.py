@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from tune_mcp.apply.plan import ApplyPlan
 from tune_mcp.config.model import Optimisation
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import parse_json, write_atomic, write_json
+from tune_mcp.files import parse_json, read_plain, read_text, write_atomic, write_json
 from tune_mcp.observe.audit import Audit
 from tune_mcp.report import earlier, html, markdown, previous
 from tune_mcp.report.collect import collect
@@ -90,7 +90,7 @@ def record_applied(run: RunDir, rows: Sequence[AppliedRow]) -> ReportFacts:
 def read_report(run: RunDir) -> ReportFacts | None:
     """The facts of the report on disk; None when there is none that this version can read."""
     try:
-        return ReportFacts.model_validate(parse_json(run.report_json.read_bytes()))
+        return ReportFacts.model_validate(parse_json(read_plain(run.report_json)))
     except (OSError, ValueError, ValidationError):
         return None
 
@@ -109,7 +109,7 @@ def untouched(run: RunDir) -> bool:
     if facts is None:
         return False
     try:
-        stand = run.report_md.read_text(), run.report_html.read_text()
+        stand = read_text(run.report_md), read_text(run.report_html)
     except (OSError, ValueError):
         return False
     return stand == (markdown.render(facts), html.render(facts))

@@ -163,8 +163,8 @@ def behind(project: Project, runs: list[run_dir.RunDir]) -> Iterator[tuple[str, 
         yield f"{base}/events", stamp([run.events])
         yield f"{base}/audit", stamp([run.events])
         if state.conclude(run).active:
-            for log in sorted((run.path / "_pytest").glob("*/run*.log")):
-                yield f"{base}/logs/{log.parent.name}/{log.stem.removeprefix('run')}", stamp([log])
+            for test, repeat, log in sorted(run.logs()):
+                yield f"{base}/logs/{test}/{repeat}", stamp([log])
     yield "tune://runs", stamp(everything)
     places = project.places.places
     for name in project.places.model_names():

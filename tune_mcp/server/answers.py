@@ -12,7 +12,7 @@ from mcp_types import CallToolResult, TextContent
 from pydantic import BaseModel, ConfigDict, create_model
 
 from tune_mcp.contract.reply import Reply, bounded
-from tune_mcp.errors import Code, Json, Refusal, not_writable
+from tune_mcp.errors import Code, Json, Refusal, unusable
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -90,7 +90,7 @@ class Workers:
         except Refusal as refusal:
             return refused(refusal)
         except Exception as error:
-            return refused(refusal) if (refusal := not_writable(error)) else internal(error)
+            return refused(refusal) if (refusal := unusable(error)) else internal(error)
 
     async def run(self, work: Callable[[], T], *, shielded: bool = False) -> T:
         """Run blocking work. A cancelled call leaves its thread behind, but waits for the end of shielded work."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import sync_folder
+from tune_mcp.files import read_text, sync_folder
 
 if TYPE_CHECKING:
     from mcp.server.mcpserver import MCPServer
@@ -70,7 +70,7 @@ def token(options: HttpOptions) -> tuple[str, Path]:
         _make(path)
     try:
         facts = path.stat()
-        text = path.read_text().strip()
+        text = read_text(path).strip()
     except (OSError, UnicodeDecodeError) as error:
         raise _refused(f"the token file {path} cannot be read: {error}", "name a file that holds one token") from error
     if stat.S_IMODE(facts.st_mode) & 0o077 or facts.st_uid != os.getuid():

@@ -12,7 +12,7 @@ from mcp_types import Resource
 
 from tune_mcp import run_dir
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import dump_json
+from tune_mcp.files import dump_json, open_plain, read_text
 from tune_mcp.run_dir import RunDir
 from tune_mcp.server.context import ServerContext, server_context
 
@@ -61,7 +61,7 @@ def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
         path = run(run_id).path / name
         if not path.is_file():
             raise ResourceNotFoundError(f"{run_id} has no {name} yet")
-        return path.read_text(errors="replace")
+        return read_text(path, errors="replace")
 
     @mcp.resource("tune://runs", title="Runs", mime_type="application/json")
     def runs() -> str:
@@ -110,7 +110,7 @@ def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
         path = found.log(test, int(repeat))
         if not path.is_file():
             raise ResourceNotFoundError(f"{run_id} has no log {test}/{repeat} yet")
-        with path.open("rb") as stream:
+        with open_plain(path) as stream:
             stream.seek(max(0, path.stat().st_size - _TAIL_BYTES))
             return stream.read().decode(errors="replace")
 

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from tune_mcp.config.loader import REPO_PLACE
 from tune_mcp.config.stages import Frozen
-from tune_mcp.files import sha256_bytes, sha256_file
+from tune_mcp.files import read_plain, sha256_bytes, sha256_file
 from tune_mcp.run_dir import RUNS_FOLDER
 from tune_mcp.session.provenance import GitState
 
@@ -43,7 +43,7 @@ class Baseline(Frozen):
 
 def config_digest(path: Path) -> str:
     """Digest of a catalogue file; when it was discovered is no part of what it says."""
-    lines = path.read_bytes().splitlines(keepends=True)
+    lines = read_plain(path).splitlines(keepends=True)
     return sha256_bytes(b"".join(line for line in lines if b"last_discovered_at:" not in line))
 
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from tune_mcp.errors import Json
-from tune_mcp.files import append_line, parse_json
+from tune_mcp.files import append_line, open_plain, parse_json
 from tune_mcp.run_dir import RunDir, iso
 
 MILESTONES = frozenset(
@@ -21,7 +21,7 @@ MILESTONES = frozenset(
         "planned", "prechecked", "started", "launched", "retry", "observed", "halted", "exhausted", "waiting_for_gpu",
         "gpus_not_clear", "purged", "recovered", "resumed", "equivalent", "appeared", "left_behind", "unwatched",
         "stop_requested", "stopped", "failed", "finished", "overlap", "reported", "applied", "undone", "alert",
-        "alert_over", "settled", "declined",
+        "alert_over", "settled", "declined", "ignored",
     }
 )  # fmt: skip
 """Event kinds that people see in ``status`` and ``watch``; others are the ledger only."""
@@ -52,7 +52,7 @@ def read(path: Path, about: str = "") -> Iterator[Event]:
     """All events in order, or those whose line holds ``about``. A torn line (a crash in mid-write) is passed over."""
     if not path.is_file():
         return
-    with path.open("rb") as stream:
+    with open_plain(path) as stream:
         for line in stream:
             if about.encode() not in line:
                 continue

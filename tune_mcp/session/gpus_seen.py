@@ -13,7 +13,7 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from tune_mcp.config.stages import Frozen
-from tune_mcp.files import dump_json, write_atomic
+from tune_mcp.files import dump_json, read_plain, write_atomic
 from tune_mcp.gpus import GpuReader, GpuReading
 from tune_mcp.run_dir import RunDir, iso
 
@@ -46,6 +46,6 @@ class Recording:
 def last(run: RunDir) -> GpusSeen | None:
     """The last look; None when there was none or its file is damaged."""
     try:
-        return GpusSeen.model_validate_json(run.gpus.read_bytes())
+        return GpusSeen.model_validate_json(read_plain(run.gpus))
     except (OSError, ValidationError):
         return None

@@ -17,7 +17,7 @@ from tune_mcp.config.policy import GroupPolicy
 from tune_mcp.config.signatures import OwnSignatures
 from tune_mcp.config.stages import Frozen, Stage, StageTable
 from tune_mcp.errors import Code, Json, Refusal
-from tune_mcp.files import digest, dump_json, parse_json, sha256_bytes, sync_folder
+from tune_mcp.files import digest, dump_json, parse_json, read_plain, sha256_bytes, sync_folder
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 from tune_mcp.session.drift import Baseline
@@ -189,7 +189,7 @@ def load(run: RunDir, older_catalogue: Callable[[str], OlderCatalogue], ledger: 
     that has just read the ledger hands it in.
     """
     ledger = ledger or events.ledger(run)
-    data = _pending(run, ledger) or run.plan.read_bytes()
+    data = _pending(run, ledger) or read_plain(run.plan)
     try:
         value = parse_json(data)
         if not isinstance(value, dict):
@@ -211,7 +211,7 @@ def _pending(run: RunDir, ledger: events.Ledger) -> bytes | None:
     """The new plan of an amendment whose last step a crash prevented: the ledger names it, plan.json is the old one."""
     if ledger.plan_sha256 is None or not run.next_plan.is_file():
         return None
-    data = run.next_plan.read_bytes()
+    data = read_plain(run.next_plan)
     return data if ledger.plan_sha256 == sha256_bytes(data) else None
 
 

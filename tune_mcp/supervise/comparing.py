@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from tune_mcp.contract.audit import Cell
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import dump_json, parse_json, sha256_bytes, write_atomic
+from tune_mcp.files import dump_json, parse_json, read_plain, sha256_bytes, write_atomic
 from tune_mcp.observe.audit import audit
 from tune_mcp.precheck import fingerprint
 from tune_mcp.precheck.fingerprint import Environment
@@ -33,7 +33,7 @@ def settle(run: RunDir, plan: Plan, found: Environment, now: datetime) -> None:
     ledger = events.ledger(run)
     if audit(run, plan, ledger).counts[Cell.STRICT]:
         kept = read(run)
-        if kept is None or ledger.environment_sha256 not in (None, sha256_bytes(run.environment.read_bytes())):
+        if kept is None or ledger.environment_sha256 not in (None, sha256_bytes(read_plain(run.environment))):
             raise _refusal("environment.json is gone, or is not what the supervisor wrote")
         if other := fingerprint.differences(kept, found):
             raise _refusal("; ".join(other))
@@ -46,7 +46,7 @@ def settle(run: RunDir, plan: Plan, found: Environment, now: datetime) -> None:
 def read(run: RunDir) -> Environment | None:
     """The machine on record; None when there is none or it cannot be read."""
     try:
-        return Environment.model_validate(parse_json(run.environment.read_bytes()))
+        return Environment.model_validate(parse_json(read_plain(run.environment)))
     except (OSError, ValueError, ValidationError):
         return None
 

@@ -16,8 +16,7 @@ def next_job(
     """One more attempt at the repeat: its number is higher than that of every attempt there has been."""
     settings, path = plan.settings, stages[0].test
     file = path.rpartition("/")[2]
-    folder = run.test_folder(test) / "attempts"
-    made = [int(p.name.rpartition("_a")[2]) for p in folder.glob(f"run{repeat}_a*")] if folder.is_dir() else []
+    made = [number for number, _ in run.attempts(test, repeat)]
     return Job(
         run_dir=str(run.path),
         repo_root=plan.repo_root,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from tune_mcp.config.stages import Frozen
 from tune_mcp.errors import Json
-from tune_mcp.files import parse_json
+from tune_mcp.files import parse_json, read_plain
 
 Phase = Literal["start", "work", "teardown"]
 """Before any fixture is up; between a test's set-up and the end of its call; after it."""
@@ -229,8 +230,8 @@ def phase(path: Path) -> Phase:
 
 def _lines(path: Path) -> list[dict[str, Json]]:
     found: list[dict[str, Json]] = []
-    if path.exists():
-        for raw in path.read_bytes().splitlines():
+    with suppress(OSError):
+        for raw in read_plain(path).splitlines():
             try:
                 value = parse_json(raw)
             except ValueError:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tune_mcp.errors import Json
-from tune_mcp.files import FileLock, is_locked, parse_json
+from tune_mcp.files import FileLock, is_locked, parse_json, read_plain
 
 
 def lock_folder() -> Path:
@@ -72,7 +72,7 @@ def current() -> Holder | None:
 def read_holder(path: Path) -> Holder:
     """What the holder wrote; ``?`` where it is not readable yet."""
     try:
-        return _parsed(path.read_bytes())
+        return _parsed(read_plain(path))
     except OSError:
         return _parsed(b"")
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from tune_mcp.config.signatures import OwnSignatures
 from tune_mcp.config.stages import Frozen, Stage
-from tune_mcp.files import dump_json, parse_json, write_atomic
+from tune_mcp.files import dump_json, parse_json, read_plain, write_atomic
 from tune_mcp.gpus import Gpu
 from tune_mcp.precheck.fingerprint import Environment
 from tune_mcp.run_dir import RunDir
@@ -153,7 +153,7 @@ def write_job(job: Job) -> Path:
 
 def read_job(path: Path) -> Job:
     """Raises ``ValueError`` for anything but a whole job."""
-    return Job.model_validate(parse_json(path.read_bytes()))
+    return Job.model_validate(parse_json(read_plain(path)))
 
 
 def claim(job: Job) -> bool:
@@ -201,7 +201,7 @@ def seal(job: Job, result: AttemptResult) -> None:
 def runner_end(job: Job) -> int | None:
     """The exit code of the runner that did not seal the attempt, None when nobody knows it."""
     try:
-        return int((job.folder / RUNNER_END_FILE).read_bytes())
+        return int(read_plain(job.folder / RUNNER_END_FILE))
     except (OSError, ValueError):
         return None
 
@@ -209,4 +209,4 @@ def runner_end(job: Job) -> int | None:
 def read_result(job: Job) -> AttemptResult | None:
     """The sealed result, or None when the attempt was not sealed."""
     path = job.folder / RESULT_FILE
-    return AttemptResult.model_validate(parse_json(path.read_bytes())) if path.exists() else None
+    return AttemptResult.model_validate(parse_json(read_plain(path))) if path.exists() else None

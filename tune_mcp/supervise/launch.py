@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tune_mcp.files import FileLock
+from tune_mcp.files import FileLock, open_appending
 from tune_mcp.run_dir import RunDir
 
 _LAUNCHER_DEADLINE_S = 20
@@ -27,6 +27,7 @@ def start(run_dir: Path, run_lock: FileLock, host_lock: FileLock) -> int:
     handles = (run_lock.handle, host_lock.handle)
     from tune_mcp.supervise import leftovers  # the process table: nothing that a mere reader waits for
 
+    open_appending(RunDir(run_dir).supervisor_log).close()  # refused here, not in a launcher that nobody reads
     secret = leftovers.mark(RunDir(run_dir))
     done = subprocess.run(
         [sys.executable, "-P", "-m", "tune_mcp.supervise.launch", str(run_dir), *map(str, handles)],
@@ -54,7 +55,7 @@ def _environment() -> dict[str, str]:
 def main(argv: list[str]) -> int:
     """The launcher: start the supervisor in a session of its own, print its pid, and go."""
     run_dir, handles = Path(argv[0]), tuple(int(word) for word in argv[1:])
-    with (run_dir / "supervisor.log").open("ab") as log:
+    with open_appending(RunDir(run_dir).supervisor_log) as log:
         child = subprocess.Popen(
             [sys.executable, "-P", "-m", "tune_mcp.supervise", str(run_dir), *argv[1:]],
             stdin=subprocess.DEVNULL,

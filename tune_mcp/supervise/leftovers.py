@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from tune_mcp.files import append_line
+from tune_mcp.files import append_line, read_plain
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session.state import Liveness, Owner, boot_id, liveness
 from tune_mcp.supervise import tree_record
@@ -142,7 +142,7 @@ def _proof(runs: Iterable[RunDir]) -> _Proof:
 def _marks(run: RunDir) -> set[bytes]:
     """The words that the environment of this run's processes holds, one for each start of its supervisor."""
     try:
-        lines = run.marks.read_bytes().split()
+        lines = read_plain(run.marks).split()
     except OSError:
         return set()
     place = os.fsencode(run.path)

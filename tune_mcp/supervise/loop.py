@@ -13,8 +13,8 @@ from typing import Protocol
 
 from tune_mcp.config.stages import Stage
 from tune_mcp.contract.audit import Cell
-from tune_mcp.errors import Code, Refusal, not_writable
-from tune_mcp.files import dump_json, parse_json, write_atomic
+from tune_mcp.errors import Code, NotPlain, Refusal, unusable
+from tune_mcp.files import dump_json, parse_json, read_plain, read_text, write_atomic
 from tune_mcp.observe.audit import AuditedCell, judge
 from tune_mcp.observe.observation import Attempt, Missing, load
 from tune_mcp.precheck.gates import Precheck
@@ -33,6 +33,7 @@ from tune_mcp.supervise.recording import attempt_made, record
 from tune_mcp.supervise.reserve import room_kept
 from tune_mcp.supervise.retry import MAX_PASSES, MAX_TRIES, Again, Keep, Stop, Verdict
 from tune_mcp.supervise.retry import judge as judge_attempt
+from tune_mcp.supervise.strays import strays
 from tune_mcp.supervise.unwatched import LIMIT_S, Watchers
 from tune_mcp.supervise.watch.alerts import WATCH_FILE, AlertNews
 
@@ -112,6 +113,7 @@ class Supervisor:
                 self._set(RunState.RUNNING)
                 size = f"{len(self.plan.stages)} stages × {self.plan.repeats} repeats"
                 self._event("started", f"{self.plan.model}: {size}")
+                self._tell_strays()
                 for test, stages in self.plan.tests().items():
                     self._complete(test, stages)
         except Stopped as stopped:
@@ -125,10 +127,12 @@ class Supervisor:
             self._end(RunState.EXHAUSTED, "exhausted", str(exhausted))
             return 1
         except Exception as error:
-            refusal = not_writable(error)
+            refusal = unusable(error)
             bug = f"a bug in the supervisor: {error!r}; see supervisor.log"
             self._end(RunState.FAILED, "failed", refusal.text() if refusal else bug)
-            raise
+            if refusal is None:
+                raise
+            return 1
         self._end(RunState.FINISHED, "finished", "every stage × repeat is strict")
         return 0
 
@@ -315,9 +319,14 @@ class Supervisor:
         if left and all(one.facts.get("test") != job.test_key for one in events.read(self.run_dir.events, _LEFT)):
             self._event(_LEFT, f"{job.test_key}: {left.sentence()} in its TMPDIR, emptied", test=job.test_key)
 
+    def _tell_strays(self) -> None:
+        if found := strays(self.run_dir, self.plan.table(), self.plan.repeats):
+            names = ", ".join(found[:6]) + (f" and {len(found) - 6} more" if len(found) > 6 else "")
+            self._event("ignored", f"in the run directory, written by somebody else and ignored: {names}")
+
     def _phase(self, job: Job) -> str:
         try:
-            return (job.folder / PHASE_FILE).read_text()
+            return read_text(job.folder / PHASE_FILE)
         except OSError:
             return ""
 
@@ -366,7 +375,8 @@ class Supervisor:
         """The state comes last: whoever reads it finds the event, nothing of ours alive, and may start the next run."""
         self.executor.close()
         scratch.sweep(self.run_dir)
-        self._event(kind, text + more, **(halt.model_dump(exclude_none=True) if halt else {}))
+        with suppress(NotPlain):  # the log itself is what cannot be used; the record below says so
+            self._event(kind, text + more, **(halt.model_dump(exclude_none=True) if halt else {}))
         self._set(state, reason=text, halt=halt)
 
     def _set(self, state: RunState, reason: str = "", current: Current | None = None, halt: Halt | None = None) -> None:
@@ -389,7 +399,7 @@ class Supervisor:
 def stop_request(run: RunDir) -> str | None:
     """The reason in stop.json, None when nobody asked."""
     try:
-        value = parse_json(run.stop_request.read_bytes())
+        value = parse_json(read_plain(run.stop_request))
     except FileNotFoundError:
         return None
     except (OSError, ValueError):

@@ -38,9 +38,7 @@ def purge(
             source.rename(folder / f"{key}.json")
             sync_folder(source.parent)
     sources = [run.log(test, repeat), run.basetemp(test, repeat), run.guard_record(test, repeat)]
-    attempts = run.test_folder(test) / "attempts"
-    if attempts.is_dir():
-        sources += sorted(attempts.glob(f"run{repeat}_a*"))
+    sources += [path for _, path in run.attempts(test, repeat)]
     for source in sources:
         if source.exists():
             source.rename(folder / source.name)

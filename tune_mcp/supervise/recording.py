@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from tune_mcp.files import dump_json, sha256_bytes, write_atomic
+from tune_mcp.files import dump_json, read_plain, sha256_bytes, write_atomic
 from tune_mcp.observe.observation import Attempt, Counts, Observation
 from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session import events
@@ -84,4 +84,4 @@ def _relative(run: RunDir, path: Path) -> str:
 
 
 def _environment_sha256(run: RunDir) -> str | None:
-    return sha256_bytes(run.environment.read_bytes()) if run.environment.exists() else None
+    return sha256_bytes(read_plain(run.environment)) if run.environment.exists() else None

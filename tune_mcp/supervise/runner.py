@@ -28,7 +28,7 @@ from pathlib import Path
 
 from tune_mcp.config.signatures import rules as watch_rules
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import sha256_file, write_atomic
+from tune_mcp.files import open_appending, sha256_file, write_atomic
 from tune_mcp.gpus import read_gpus
 from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.run_dir import iso
@@ -353,7 +353,7 @@ def tell(word: bytes) -> None:
 def messages_in(path: Path) -> Generator[None]:
     """Standard error is that file for a while, a traceback included."""
     before = os.dup(2)
-    with path.open("ab", buffering=0) as log:
+    with open_appending(path) as log:
         os.dup2(log.fileno(), 2)
     try:
         yield

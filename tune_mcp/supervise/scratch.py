@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tune_mcp.config.stages import Frozen
-from tune_mcp.files import write_atomic
+from tune_mcp.files import read_plain, read_text, write_atomic
 from tune_mcp.run_dir import RunDir
 from tune_mcp.supervise.leftovers import MARK
 
@@ -86,7 +86,7 @@ def clear(run: RunDir, key: str, attempt: Path) -> Left | None:
     """
     record = attempt / RECORD_FILE
     try:
-        scratch = Scratch(Path(os.fsdecode(record.read_bytes())))
+        scratch = Scratch(Path(os.fsdecode(read_plain(record))))
     except (OSError, ValueError):
         return None
     if not _is_of(scratch.folder, run, key):
@@ -117,7 +117,7 @@ def _name(secret: str, run: RunDir, key: str) -> str:
 def _is_of(folder: Path, run: RunDir, key: str) -> bool:
     """Whether the name proves that this folder was made for the attempt, and it is our own folder, no link."""
     try:
-        secrets = run.marks.read_text().split()
+        secrets = read_text(run.marks).split()
     except (OSError, ValueError):
         secrets = []
     if folder.name not in {_name(secret, run, key) for secret in ("", *secrets)}:

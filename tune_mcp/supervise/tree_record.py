@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tune_mcp.config.stages import Frozen
-from tune_mcp.files import parse_json, write_json
+from tune_mcp.files import parse_json, read_plain, write_json
 from tune_mcp.session.state import Owner, boot_id, owner
 from tune_mcp.supervise import process_tree
 
@@ -82,6 +82,6 @@ class TreeRecorder:
 def read(path: Path) -> Tree | None:
     """The record, None when there is none or it cannot be read."""
     try:
-        return Tree.model_validate(parse_json(path.read_bytes()))
+        return Tree.model_validate(parse_json(read_plain(path)))
     except (OSError, ValueError, ValidationError):
         return None

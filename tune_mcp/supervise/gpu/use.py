@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from tune_mcp.config.stages import Frozen
 from tune_mcp.errors import Code
-from tune_mcp.files import dump_json, write_atomic
+from tune_mcp.files import dump_json, read_plain, write_atomic
 from tune_mcp.gpus import Gpu, GpuReader
 from tune_mcp.gpus.holders import describe
 from tune_mcp.supervise.gpu import lock as gpu_lock
@@ -177,6 +177,6 @@ class GpuUse:
 def read_after(job: Job) -> AfterRun | None:
     """How the attempt left its GPUs; None when it used none or was ended before it could tell."""
     try:
-        return AfterRun.model_validate_json((job.folder / AFTER_FILE).read_bytes())
+        return AfterRun.model_validate_json(read_plain(job.folder / AFTER_FILE))
     except (OSError, ValidationError):
         return None

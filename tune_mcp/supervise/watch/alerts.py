@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from tune_mcp.config.stages import Frozen
-from tune_mcp.files import dump_json, parse_json, write_atomic
+from tune_mcp.files import dump_json, parse_json, read_plain, write_atomic
 from tune_mcp.run_dir import iso
 from tune_mcp.session.state import Alert
 
@@ -86,7 +86,7 @@ class AlertNews:
             changed = self.path.stat().st_mtime_ns
             if changed == self._changed_ns:
                 return ()
-            self.sighting = Sighting.model_validate(parse_json(self.path.read_bytes()))
+            self.sighting = Sighting.model_validate(parse_json(read_plain(self.path)))
         except (OSError, ValueError, ValidationError):
             return ()  # not there yet, or in the middle of its way from another machine: the next look finds it
         self._changed_ns = changed
