@@ -125,7 +125,7 @@ def append_line(path: Path, line: str) -> None:
     """
     if "\n" in line:
         raise ValueError("a log line holds no line break")
-    handle = _plain_handle(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW)
+    handle = plain_handle(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW)
     try:
         size = os.fstat(handle).st_size
         torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
@@ -170,12 +170,12 @@ def open_plain(path: Path) -> io.BufferedReader:
     A pipe, a socket, a device or a folder in its place keeps nobody waiting. Raises ``NotPlain``, or another
     ``OSError``.
     """
-    return os.fdopen(_plain_handle(path, os.O_RDONLY), "rb")
+    return os.fdopen(plain_handle(path, os.O_RDONLY), "rb")
 
 
 def open_appending(path: Path) -> io.FileIO:
     """Open a log, or make it, for unbuffered writing at its end. Raises as ``open_plain``, for a link too."""
-    return io.FileIO(_plain_handle(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW), "ab")
+    return io.FileIO(plain_handle(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW), "ab")
 
 
 def read_plain(path: Path, limit: int = LARGEST_FILE) -> bytes:
@@ -192,7 +192,7 @@ def read_text(path: Path, errors: str = "strict") -> str:
     return read_plain(path).decode(errors=errors).replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _plain_handle(path: Path, flags: int, mode: int = 0o644) -> int:
+def plain_handle(path: Path, flags: int, mode: int = 0o644) -> int:
     """A descriptor of a plain file. ``O_NONBLOCK`` is for pipes only: it changes nothing on a plain file."""
     try:
         handle = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, mode)
@@ -275,9 +275,9 @@ def _open_lock(path: Path) -> int:
     """Open the file, or make it for all users: in a shared folder another user's lock can be taken, not replaced."""
     flags = os.O_RDWR | os.O_NOFOLLOW
     try:
-        return _plain_handle(path, flags)
+        return plain_handle(path, flags)
     except FileNotFoundError:
-        handle = _plain_handle(path, flags | os.O_CREAT, 0o666)
+        handle = plain_handle(path, flags | os.O_CREAT, 0o666)
     if os.fstat(handle).st_uid == os.getuid():
         os.fchmod(handle, 0o666)
     return handle
@@ -286,7 +286,7 @@ def _open_lock(path: Path) -> int:
 def is_locked(path: Path) -> bool:
     """Whether some process holds the lock of ``path``. Raises ``OSError`` when that cannot be known."""
     try:
-        handle = _plain_handle(path, os.O_RDONLY)
+        handle = plain_handle(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:

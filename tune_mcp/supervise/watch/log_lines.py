@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from tune_mcp.config.signatures import LinePattern
+from tune_mcp.files import plain_handle
 
 PIECE = 4096
 OVERLAP = 512
@@ -151,7 +152,7 @@ class GrowingLog:
         """The next block, empty at the end. Raises ``OSError``."""
         if self.position >= self.size:
             return b""
-        handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        handle = plain_handle(self.path, os.O_RDONLY)
         try:
             data = os.pread(handle, self.BLOCK, self.position)
         finally:
