@@ -62,7 +62,7 @@ def make(run: RunDir, key: str, attempt: Path, settings: Mapping[str, str], call
     It goes below the first of these with 2 GiB free, or the one with the most: TMPDIR of the model's ``settings`` and
     of the ``caller``, /tmp, /var/tmp; longer ones only where no short one can be written. Raises ``OSError``.
     """
-    name = _name(caller.get(MARK, ""), run, key)
+    name = _name(caller.get(MARK, "").partition(":")[0], run, key)
     longest = _SHORT - 1 - len(f"/{name}/t")
     named = (settings.get("TMPDIR", ""), caller.get("TMPDIR", ""), "/tmp", "/var/tmp")
     usable = [root for root in dict.fromkeys(named) if root.startswith("/") and os.access(root, os.W_OK | os.X_OK)]
