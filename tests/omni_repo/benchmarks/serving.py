@@ -34,9 +34,9 @@ def start_server(cmd, port, timeout, env=None, log_file=None):
             if time.monotonic() > end:
                 raise TimeoutError(f"Service at {base_url} not ready within {timeout}s")
             time.sleep(0.02)
-    except Exception:
+    except (RuntimeError, TimeoutError) as error:
         stop_server(proc)
-        raise
+        raise type(error)(str(error)) from error
     return proc
 
 
