@@ -90,7 +90,33 @@ def test_worst_of_five_covers_the_p95_with_22_6_percent() -> None:
         assert coverage(n) >= wanted > coverage(n - 1)
 
 
+def test_location_and_scatter_of_a_row() -> None:
+    row = spread((1.0, 2.0, 6.0))
+    assert (row.n, row.median, row.minimum, row.maximum, row.mean, row.spread) == (3, 2.0, 1.0, 6.0, 3.0, 5.0)
+    assert (row.spread_relative, row.halves) == (2.5, None)
+    assert row.sd == pytest.approx(math.sqrt(7))
+    assert row.cv == pytest.approx(math.sqrt(7) / 3)
+    negative = spread((-1.0, -2.0, -6.0))
+    assert (negative.spread_relative, negative.cv) == (2.5, pytest.approx(math.sqrt(7) / 3))
+
+
+def test_no_tail_is_negative() -> None:
+    for df in range(1, 70):
+        assert all(student_tail(t, df) >= 0 for t in (5.0, 40.0, 1e3, 1e8, math.inf))
+        assert student_tail(-math.inf, df) == pytest.approx(1)
+
+
 # The prior of a family
+
+
+def test_two_repeats_have_a_variance_and_one_has_none() -> None:
+    assert Series((1.0, 1.1), "max").variance() == pytest.approx(math.log(1.1) ** 2 / 2)
+    assert Series((3.0,), "max", 1.0).variance() == 0
+
+
+def test_a_family_that_nobody_named_is_taken_for_the_widest() -> None:
+    assert PRIORS["other"] == PRIORS["wer"]
+    assert all(one.sd <= PRIORS["count"].sd and one.degrees < 2 for one in PRIORS.values())
 
 
 def test_six_metrics_give_their_family_a_prior_of_its_own() -> None:
@@ -179,6 +205,14 @@ def test_a_limit_that_repeats_missed_is_missed_at_least_as_often_again(limit: fl
     assert beyond / 6 <= found.noise <= found.with_slow <= min(1, (beyond + 1) / 6)
 
 
+@pytest.mark.parametrize("step", [None, 0.05])
+def test_a_limit_that_everything_or_nothing_passes_is_certain(step: float | None) -> None:
+    upper, lower = Series((1.0, 1.1, 1.2), "max", step), Series((1.0, 1.1, 1.2), "min", step)
+    assert fail_chance(upper, math.inf, SPEED, slow=0.04).with_slow == 0
+    assert fail_chance(lower, -math.inf, SPEED, slow=0.04).with_slow == 0
+    assert fail_chance(upper, -math.inf, SPEED).noise == fail_chance(lower, math.inf, SPEED).noise == 1
+
+
 def test_equality_fails_a_strict_assertion_and_passes_the_other() -> None:
     values = Series((0.8, 0.81, 0.82, 0.83, 0.84), "min")
     assert (values.beyond(0.8), values.beyond(0.8, strict=True)) == (0, 1)
@@ -206,6 +240,7 @@ def test_equal_values_are_worth_half_a_repeat_and_never_nothing() -> None:
     assert fail_chance(still, 0.731, PRIORS["score"]).noise == pytest.approx(0.5 / 6)
     assert 0 < fail_chance(still, 0.72, PRIORS["score"]).noise < 0.5 / 6
     assert fail_chance(still, 0.74, PRIORS["score"]).noise == pytest.approx(1, abs=0.5 / 6)
+    assert fail_chance(still, 0.7310001, PRIORS["score"]).noise == pytest.approx(1 - 0.5 / 6)
 
 
 def test_nothing_but_zeros_and_no_known_step_says_only_what_is_not_excluded() -> None:
@@ -309,6 +344,12 @@ def test_a_repeat_is_slow_when_any_metric_of_its_test_lies_ten_percent_beyond_th
     assert slow_repeats([("a", [Series((1.0, 1.0, 0.5), "max")])]) == (0, 3)
 
 
+def test_one_metric_with_two_modes_does_not_hide_a_shift_of_the_others() -> None:
+    calm = (Series((1.0, 1.01, 0.99, 1.0), "max"), Series((1.1, 1.11, 1.09, 1.1), "max"))
+    modes = (Series((1.0, 2.0, 1.0, 2.0), "max"), Series((1.0, 2.0, 1.0, 2.0), "max"))
+    assert shift_between([calm] * 6 + [modes]) == pytest.approx(math.log(1.1) / math.sqrt(2), rel=0.01)
+
+
 def test_without_any_repeat_slow_runs_are_as_frequent_as_in_the_history() -> None:
     assert slow_share(0, 0) == pytest.approx(0.5 / 13)
     assert slow_share(14, 403) == pytest.approx(14.5 / 416)
@@ -331,7 +372,7 @@ def test_a_shift_between_calibrations_is_found_over_the_metrics_and_scatter_is_n
     assert shift_between(pairs(0.03)) == pytest.approx(0.03, rel=0.1)
     assert (shift_between(pairs(0.0)) or 0) < 0.004
     assert shift_between(pairs(0.03)[:5]) is None
-    moved = (Series((1.0, 1.0), "max"), Series((1.1, 1.1), "max"))
+    moved = (Series((2.0, 2.0), "max"), Series((2.2, 2.2), "max"))
     assert shift_between([moved] * 6) == pytest.approx(math.log(1.1) / math.sqrt(2))
     assert shift_between([(Series((0.0, 1.0), "max"), moved[1])] * 6) is None
 

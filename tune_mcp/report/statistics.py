@@ -156,7 +156,7 @@ class Series:
 
     def boundary(self, limit: float, *, strict: bool = False) -> float:
         """The limit itself; for values in steps the middle between the last that passes and the first that misses."""
-        if not self.step:
+        if not self.step or math.isinf(limit):
             return limit
         steps = self.sign * limit / self.step
         last = math.ceil(steps - 1e-6) - 1 if strict else math.floor(steps + 1e-6)

@@ -59,18 +59,22 @@ def _gate(test: str, pairs: Sequence[tuple[StageFacts, MetricFacts]], noise: Noi
     series, n = noise.series[(noisy_stage.key, noisy.key)], len(noisy.values)
     enough = noisy.chance.noise <= wished
     room = 0.0 if noisy.limit_proposed is None else max(0.0, series.loss(noisy.limit_proposed) - max(series.losses()))
-    # The formula is for normal noise of a known size: it starts from the room that would explain the chance above.
-    deviations = statistics.room_for(noisy.chance.noise, n)
-    sd = room / deviations if room and deviations else noisy.chance.sd
-    slack = math.expm1(statistics.room_for(wished, n) * sd)
+    slack = repeats = None
+    if not enough:
+        # The formula is for normal noise of a known size: it starts from the room that would explain the chance above.
+        deviations = statistics.room_for(noisy.chance.noise, n)
+        sd = room / deviations if room and deviations else noisy.chance.sd
+        upper = math.expm1(statistics.room_for(wished, n) * sd)
+        slack = (upper if noisy.worst_op == "max" else upper / (1 + upper)) if sd else None
+        repeats = statistics.repeats_with_room(wished, deviations)
     return GateFacts(
         test=test,
         stage=stage.key,
         metric=metric.key,
         chance=_largest([one.chance for _, one in pairs]),
         noisy=f"{noisy_stage.key}/{noisy.key}",
-        slack=None if enough or not sd else slack if noisy.worst_op == "max" else slack / (1 + slack),
-        repeats=None if enough else statistics.repeats_with_room(wished, deviations),
+        slack=slack,
+        repeats=repeats,
     )
 
 

@@ -175,9 +175,10 @@ def suite_text(facts: ReportFacts) -> str:
     told = [seen]
     if suite.counted_repeats:
         earlier = f" and in {_counted(suite.earlier_reports, 'earlier report')}" if suite.earlier_reports else ""
+        noise, with_slow = chance_text(suite.chance.noise), chance_text(suite.chance.with_slow)
         told[0] += (
-            f", {chance_text(suite.chance.with_slow)} if slow runs come as often as in earlier calibrations "
-            f"({suite.slow_repeats} of {suite.counted_repeats} test repeats here{earlier})"
+            f", {with_slow if with_slow != noise else 'and no more'} if slow runs come as often as in earlier "
+            f"calibrations ({suite.slow_repeats} of {suite.counted_repeats} test repeats here{earlier})"
         )
     if suite.attempts > 1:
         told.append(
