@@ -25,7 +25,7 @@ START = datetime(2026, 4, 23, 5, 0, tzinfo=UTC)
 TTS_TEST = "tests/test_tts_ci.py"
 ASR_TEST = "tests/test_asr_ci.py"
 TTS_SOURCE = '''"""Synthesis."""
-from kit.slack import apply_wer_slack
+from kit.slack import apply_slack, apply_wer_slack
 
 CONCURRENCY = 8
 MAX_SAMPLES = 200
@@ -53,6 +53,13 @@ def test_wer(result):
 
 def test_similarity(result):
     assert result["similarity"] >= TTS_SIMILARITY_MEAN_MIN
+
+
+def test_speed(result):
+    limits = TTS_THRESHOLDS[CONCURRENCY]
+    assert result["throughput_qps"] >= limits["throughput_qps"]
+    for name in ("latency_mean_s", "latency_p95_s", "rtf_mean"):
+        assert result[name] <= limits[name]
 '''
 ASR_SOURCE = '''"""Recognition."""
 ASR_MAX_SAMPLES = 24
@@ -74,6 +81,14 @@ SLACK_SOURCE = '''"""Slack."""
 def apply_wer_slack(reference, factor=1.25):
     """Highest rate that passes."""
     return reference * factor
+
+
+def apply_slack(p95, higher, lower):
+    """Limits by level."""
+    return {
+        level: {name: value * (higher if name == "throughput_qps" else lower) for name, value in values.items()}
+        for level, values in p95.items()
+    }
 '''
 
 # stage -> metric -> (source, worst, label, scale, digits)

@@ -188,7 +188,9 @@ def test_slack_limits_and_misses_follow_from_the_test_files(case) -> None:
     assert found[("tts_speed", "latency_p95_s")].present_misses == 5
     assert found[("asr_accuracy", "accuracy")].limit_proposed == pytest.approx(0.605)
     assert found[("asr_accuracy", "accuracy")].quantum == pytest.approx(1 / 24)
-    assert found[("tts_utmos", "utmos_mean")].slack is None
+    utmos = found[("tts_utmos", "utmos_mean")]
+    assert (utmos.asserted, utmos.unread) == (None, "not asserted by a measured test")
+    assert "limit unknown: not asserted by a measured test" in case.run.report_md.read_text()
     assert found[("tts_utmos", "utmos_mean")].limit_proposed is None
     assert found[("tts_utmos", "utmos_mean")].chance.noise == pytest.approx(1 / 6)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tune_mcp import __version__
 from tune_mcp.apply.plan import ApplyPlan
+from tune_mcp.discover.assertions import AssertionReader
 from tune_mcp.errors import Json
 from tune_mcp.files import digest, inside, sha256_file
 from tune_mcp.observe.audit import Audit, AuditedStage
@@ -19,7 +20,6 @@ from tune_mcp.report.metric import MetricReader
 from tune_mcp.report.noise import SameCode
 from tune_mcp.report.noise import read as read_noise
 from tune_mcp.report.replaced import replaced
-from tune_mcp.report.slack import SlackReader
 from tune_mcp.report.suite import CiGate, suite
 from tune_mcp.report.threshold_history import HistoryReader
 from tune_mcp.run_dir import RunDir, iso
@@ -59,7 +59,7 @@ def collect(
     past = HistoryReader(repo_root, plan.calibration_git_sha)
     same = same_code or plan.commits.__contains__
     noise = read_noise(plan, audited.stages, applied.rows, earlier, machine.summary, same)
-    metrics = MetricReader(SlackReader(repo_root), past, {row.key: row for row in applied.rows}, noise)
+    metrics = MetricReader(AssertionReader(repo_root), past, {row.key: row for row in applied.rows}, noise)
     stages = [_stage(stage, context, plan, metrics) for stage in audited.stages]
     precheck, environment = read_object(run.precheck), read_object(run.environment)
     return ReportFacts(

@@ -43,12 +43,15 @@ class FlagFacts(Frozen):
     text: str
 
 
-class SlackFacts(Frozen):
-    """The slack that the test file applies: limit = reference * factor + offset; ``how`` quotes the code."""
+class AssertedFacts(Frozen):
+    """How the tests compare a measured value with the threshold.
 
-    factor: float
-    offset: float
+    ``strict``: the limit itself fails. ``how`` quotes the code, ``tests`` are the tests that assert it.
+    """
+
+    strict: bool
     how: str
+    tests: tuple[str, ...] = ()
 
 
 class PastFacts(Frozen):
@@ -63,7 +66,8 @@ class MetricFacts(Frozen):
     """One metric of one stage: all repeats, what stands in the file, what is proposed, and what that would do.
 
     Raw values throughout; ``scale`` and ``digits`` are for display only. ``limit_present`` and ``limit_proposed`` are
-    the references times the slack, None when unknown. ``present_misses`` counts repeats that fail the present limit.
+    what the test compares a measured value with, slack and rounding included, by ``asserted``; None when unknown, and
+    ``unread`` says why. ``present_misses`` counts repeats that fail the present limit.
     ``quantum`` is the step of one sample. ``worst_repeats`` are the repeats (from 1) that hold the worst value.
     ``within_noise``: the proposed change is no larger than the spread of the repeats. ``family`` is what the metric
     scatters like. ``chance`` is that of the proposed value, ``chance_present`` that of the present one, None when its
@@ -90,7 +94,7 @@ class MetricFacts(Frozen):
     change_percent: float | None
     decision: Literal["auto", "skip", "ask"]
     reason: str
-    slack: SlackFacts | None
+    asserted: AssertedFacts | None
     limit_present: float | None
     limit_proposed: float | None
     present_misses: int | None
@@ -101,6 +105,7 @@ class MetricFacts(Frozen):
     one_sample: bool
     within_noise: bool
     flags: tuple[FlagFacts, ...]
+    unread: str = ""
     chance_present: FailChance | None = None
     past: tuple[PastFacts, ...] = ()
     loosened_in_a_row: int = 0

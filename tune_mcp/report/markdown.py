@@ -200,7 +200,7 @@ def _statistics(stage: StageFacts) -> Iterator[str]:
                 ),
                 percent(metric.spread.spread_relative),
                 percent(metric.spread.cv),
-                wording.slack_text(metric.slack),
+                wording.slack_text(metric),
                 wording.chance_label(metric),
                 "?" if metric.chance_present is None else chances_text(metric.chance_present),
             )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from tune_mcp.apply.plan import Row
 from tune_mcp.config.stages import Number, Stage
+from tune_mcp.discover.assertions import AssertionReader, Gate, Unread, UnreadKind
 from tune_mcp.report import shape, statistics
-from tune_mcp.report.facts import FlagFacts, MetricFacts, SlackFacts
+from tune_mcp.report.facts import AssertedFacts, FlagFacts, MetricFacts
 from tune_mcp.report.figures import change_percent, direction_text
 from tune_mcp.report.noise import Noise
-from tune_mcp.report.slack import Slack, SlackReader
 from tune_mcp.report.threshold_history import HistoryReader, loosened_in_a_row
 
 
@@ -19,7 +20,7 @@ from tune_mcp.report.threshold_history import HistoryReader, loosened_in_a_row
 class MetricReader:
     """Tells the metrics of one apply plan's rows, by (stage key, metric key)."""
 
-    slack: SlackReader
+    assertions: AssertionReader
     past: HistoryReader
     rows: Mapping[tuple[str, str], Row]
     noise: Noise
@@ -30,14 +31,24 @@ class MetricReader:
             if (row := self.rows.get((stage.key, key))) is not None:
                 yield self._one(stage, row)
 
+    def _gate(self, stage: Stage, row: Row) -> Gate | Unread:
+        """What the stage's tests assert of the row's threshold, unless that is the other side than config's."""
+        source, environment = row.worst.source, stage.extra_env
+        gate = self.assertions.gate(stage.test, stage.threshold_path, source, row.concurrency, environment)
+        if isinstance(gate, Gate) and gate.worst != row.worst_op:
+            held = "from below" if gate.worst == "min" else "from above"
+            why = f"the test holds it {held}, config takes its {row.worst_op} as the worst ({gate.how})"
+            return Unread(why, UnreadKind.DISAGREE)
+        return gate
+
     def _one(self, stage: Stage, row: Row) -> MetricFacts:
         worst, display = row.worst, stage.metrics[row.worst.metric_key].display
         values, current, proposed = worst.per_run_raw, row.current_raw, row.write_value
-        files = (stage.threshold_path, stage.test)
-        slack = self.slack.find(files, row.symbol, row.subkey, row.worst_op, stage.threshold_path)
+        gate = self._gate(stage, row)
         described = statistics.spread(values)
-        limit = slack.limit(proposed) if slack else None
-        present = slack.limit(current) if slack and current is not None else None
+        limit = _limit(gate, proposed)
+        present = None if current is None else _limit(gate, current)
+        strict = isinstance(gate, Gate) and gate.strict
         family, step = self.noise.families[row.key], self.noise.series[row.key].step
         step = None if family == "count" else step
         past = self.past.past(row)
@@ -62,13 +73,16 @@ class MetricReader:
             change_percent=None if current is None else change_percent(current, proposed),
             decision=row.decision,
             reason=row.reason,
-            slack=None if slack is None else _slack(slack),
+            asserted=AssertedFacts(strict=gate.strict, how=gate.how, tests=gate.tests)
+            if isinstance(gate, Gate)
+            else None,
+            unread=gate.reason if isinstance(gate, Unread) else "",
             limit_present=present,
             limit_proposed=limit,
-            present_misses=None if present is None else _misses(values, row.worst_op == "min", present),
+            present_misses=None if current is None else _misses(gate, values, current),
             spread=described,
-            chance=self.noise.chance(row.key, limit),
-            chance_present=None if present is None else self.noise.chance(row.key, present),
+            chance=self.noise.chance(row.key, limit, strict=strict),
+            chance_present=None if present is None else self.noise.chance(row.key, present, strict=strict),
             past=past,
             loosened_in_a_row=loosened_in_a_row(row, past),
             family=family,
@@ -82,9 +96,11 @@ class MetricReader:
         )
 
 
-def _slack(slack: Slack) -> SlackFacts:
-    return SlackFacts(factor=slack.factor, offset=slack.offset, how=slack.how)
+def _limit(gate: Gate | Unread, reference: Number) -> float | None:
+    """The limit for a reference, None when it is not known or there is none."""
+    found = gate.limit(reference) if isinstance(gate, Gate) else math.nan
+    return found if math.isfinite(found) else None
 
 
-def _misses(values: tuple[Number, ...], lower_bound: bool, limit: float) -> int:
-    return sum(value < limit if lower_bound else value > limit for value in values)
+def _misses(gate: Gate | Unread, values: tuple[Number, ...], reference: Number) -> int | None:
+    return sum(not gate.passes(value, reference) for value in values) if isinstance(gate, Gate) else None

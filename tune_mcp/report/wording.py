@@ -7,7 +7,7 @@ from statistics import median
 
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report import since
-from tune_mcp.report.facts import MetricFacts, ReportFacts, SlackFacts, StageFacts
+from tune_mcp.report.facts import MetricFacts, ReportFacts, StageFacts
 from tune_mcp.report.figures import chance_text, chances_text, percent, plain
 from tune_mcp.report.statistics import UNSEEN, repeats_for
 
@@ -72,6 +72,8 @@ def remarks(stage: StageFacts, metric: MetricFacts, facts: ReportFacts) -> list[
     found = [metric.reason] if metric.direction is Direction.UNKNOWN else []
     if metric.direction is Direction.LOOSENS and stage.group == "speed" and (unproven := facts.unproven(stage)):
         found.append(f"{', '.join(unproven)} never shows in a log of this test: look into that first")
+    if metric.unread:
+        found.append(f"limit unknown: {metric.unread}")
     if metric.present_misses:
         verb = "fails" if metric.present_misses == 1 else "fail"
         found.append(f"{metric.present_misses} of {len(metric.values)} repeats {verb} CI's present limit")
@@ -81,7 +83,7 @@ def remarks(stage: StageFacts, metric: MetricFacts, facts: ReportFacts) -> list[
         found.append("moves by one sample")
     elif metric.within_noise:
         found.append("within the spread of the repeats")
-    exact = metric.slack is not None and metric.slack.factor == 1 and metric.slack.offset == 0
+    exact = metric.limit_proposed == metric.write_value
     if exact and metric.direction is Direction.TIGHTENS and metric.spread.spread:
         found.append("no slack in the file: a tighter value makes CI flaky")
     if metric.loosened_in_a_row > 1:
@@ -95,14 +97,16 @@ def bound_text(metric: MetricFacts) -> str:
     return "lower bound" if metric.worst_op == "min" else "upper bound"
 
 
-def slack_text(slack: SlackFacts | None) -> str:
-    """``× 1.5``, ``− 0.02``, ``none`` or ``unknown``."""
-    if slack is None:
+def slack_text(metric: MetricFacts) -> str:
+    """How far the proposed limit lies beyond the proposed value: ``+12.5 %``, ``−0.02``, ``none`` or ``unknown``."""
+    limit, value = metric.limit_proposed, metric.write_value
+    if limit is None:
         return "unknown"
-    factor = f"× {plain(round(slack.factor, 6))}" if slack.factor != 1 else ""
-    sign = "+" if slack.offset > 0 else "−"
-    offset = f"{sign} {plain(abs(round(slack.offset, 6)))}" if slack.offset else ""
-    return f"{factor} {offset}".strip() or "none"
+    if limit == value:
+        return "none"
+    room = limit - value
+    size = f"{plain(round(100 * abs(room / value), 2))} %" if value else plain(abs(room))
+    return f"{'+' if room > 0 else '−'}{size}"
 
 
 def basis_text(metric: MetricFacts) -> str:
