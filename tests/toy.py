@@ -26,6 +26,7 @@ from tune_mcp.calibration.project import Options, Project
 from tune_mcp.contract.precheck import Check
 from tune_mcp.files import FileLock, sha256_file
 from tune_mcp.gpus import GpuReading, Presence
+from tune_mcp.observe import result_files
 from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.precheck import fingerprint
 from tune_mcp.precheck.gates import Precheck
@@ -303,7 +304,9 @@ def measured(job: Job, **parts: Mapping[str, object]) -> AttemptResult:
     for stage in job.stages:
         found = extract(stage, files)
         problems = tuple(problem.sentence() for problem in found.problems)
-        stages[stage.key] = StageResult(metrics=found.metrics, total=found.total, ok=found.ok, problems=problems)
+        stages[stage.key] = StageResult(
+            metrics=found.metrics, total=found.total, ok=found.ok, problems=problems, absent=found.absent
+        )
     return AttemptResult(
         key=job.key,
         started_at="2026-04-23T05:00:00Z",
@@ -313,7 +316,7 @@ def measured(job: Job, **parts: Mapping[str, object]) -> AttemptResult:
         guard=guard_record.read(record),
         stages=stages,
         log_sha256=sha256_file(log),
-        evidence_sha256={"toy0/result.json": sha256_file(basetemp / "toy0" / "result.json")},
+        evidence_sha256=result_files.digests(basetemp),
     )
 
 

@@ -359,12 +359,13 @@ def test_a_halted_run_goes_on_after_its_config_was_mended(tmp_path: Path) -> Non
     path = project.repo_root / ".tune/models/toy/config.yaml"
     path.write_text(json.dumps(toy.CONFIG))
     catalogue.discover(project, toy.MODEL)
-    with toy.supervised_here():
+    with toy.supervised_here() as executor:
         running.resume_run(project, run.run_id)
 
     assert watching.status(project, run.run_id).state == "finished"
     assert watching.strict_audit(project, run.run_id).ready
-    assert len(list(run.purged.iterdir())) == 1, "the bad repeat is kept aside"
+    assert [job.repeat for job in executor.jobs] == [2], "what was measured is read again, not launched again"
+    assert not run.purged.exists()
 
 
 @pytest.mark.rule("HLT-08", "STR-02")
@@ -438,6 +439,7 @@ def test_a_bad_stage_takes_its_whole_repeat_out_and_nothing_is_deleted(project: 
 @pytest.mark.parametrize("harm", ["missing", "partial", "foreign", "broken"])
 def test_resume_measures_whatever_is_not_strict_without_being_told(project: Project, harm: str) -> None:
     run = toy.finished_run(project, 3)
+    (run.attempt("test_toy_ci", 2, 1) / "result.json").unlink()  # or it would be read again from there
     path = run.observation("toy_speed", 2)
     match harm:
         case "missing":

@@ -18,6 +18,7 @@ from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import Halt
+from tune_mcp.supervise.rereading import Reread
 
 
 @dataclass(frozen=True)
@@ -83,25 +84,38 @@ def _is_of(project: Project, run: RunDir, model: str, head: str) -> bool:
         ) from changed
 
 
-def mended(run: RunDir, plan: Plan, new: Plan, purged: Container[tuple[str | None, int | None]]) -> None:
+def mended(run: RunDir, plan: Plan, new: Plan, purged: Container[tuple[str | None, int | None]], again: Reread) -> None:
     """Nothing is measured again as it was when it halted the run. Raises HALT_UNRESOLVED (HLT-02, POL-06).
 
-    ``new`` is the plan on the present tree. What no file shows (a data set that was completed) is told by purging the
-    halted repeat with a reason. The machine and the tree are looked at anew in any case, so halts of these pass.
+    ``new`` is the plan on the present tree, ``again`` what its definitions make of the sealed result files: where they
+    still cannot be read, another launch could not be read either. What no file shows (a data set that was completed) is
+    told by purging the halted repeat with a reason. The machine and the tree are looked at anew in any case, so halts
+    of these pass.
     """
     found = standing(run)
     if found is None or found.halt.code != Code.HALT_UNRESOLVED:
         return
     halt = found.halt
-    if (halt.test, halt.repeat) in purged:
+    repeat = (halt.test or "", halt.repeat or 0)
+    if repeat in purged or repeat in again.counted:
         return
     if (new.config_sha256, new.file_sha256) != (plan.config_sha256, plan.file_sha256):
+        if still := again.unreadable.get(repeat):
+            raise Refusal(
+                Code.HALT_UNRESOLVED,
+                ("HLT-02", "HLT-01"),
+                f"the sealed result files of {halt.test} run {halt.repeat} were read again with the config as it is "
+                f"now, and it still does not fit them: {still.message}",
+                f"{still.next}; if the cause was fixed where no file of this run shows it, resume_run with purge of a "
+                f"stage of {halt.test}, repeat {halt.repeat}, and what was fixed as the reason",
+                {"run_id": run.run_id, "test": halt.test, "repeat": halt.repeat},
+            )
         return
     raise Refusal(
         Code.HALT_UNRESOLVED,
         ("HLT-02", "POL-06", halt.rule),
-        f"{run.run_id} halted at {halt.test} run {halt.repeat}, and neither its config nor its test files have changed "
-        f"since: {halt.message}",
+        f"{run.run_id} halted at {halt.test} run {halt.repeat}, and neither its config"
+        f"{f' ({plan.config_dir})' if plan.config_dir else ''} nor its test files have changed since: {halt.message}",
         f"{halt.next}; if the cause was mended where no file of this run shows it, say so: resume_run with purge of a "
         f"stage of {halt.test}, repeat {halt.repeat}, and what was mended as the reason",
         {"run_id": run.run_id, "test": halt.test, "repeat": halt.repeat},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from tune_mcp import __version__
+from tune_mcp.calibration.config_place import recorded_in
 from tune_mcp.calibration.project import Interpreter, Project, gpus_per_test, select
 from tune_mcp.config.host import AgentPolicy
 from tune_mcp.config.metrics import MetricRules
@@ -18,6 +19,7 @@ from tune_mcp.run_dir import iso
 from tune_mcp.session.drift import config_digest
 from tune_mcp.session.plan import Equivalence, LaunchSettings, Plan, stages_digest
 from tune_mcp.session.provenance import GitState
+from tune_mcp.supervise.rereading import HASHES
 
 
 def checked_stages(project: Project, model: str, keys: tuple[str, ...], table: StageTable) -> tuple[Stage, ...]:
@@ -91,7 +93,7 @@ def new_plan(
         venv_python=str(python.path),
         venv_source=python.source,
         host=project.host.name if project.host else None,
-        config_dir=str(project.options.config.resolve()) if project.options.config else None,
+        config_dir=recorded_in(project),
         stages_sha256=stages_digest({stage.key: stage for stage in stages}),
         file_sha256=file_hashes(project, stages),
         config_sha256=config_hashes(project, config.name),
@@ -145,10 +147,6 @@ def wider_models(project: Project, config: ModelConfig) -> tuple[str, ...]:
     return tuple(found)
 
 
-_HASHES = {"last_discovered_at", "test_file_sha256", "threshold_file_sha256"}
-"""What a stage may say otherwise without being another stage: the files' digests are compared on their own."""
-
-
 def amended(
     project: Project, plan: Plan, strict_tests: frozenset[str], git: GitState, proven: Equivalence | None
 ) -> Plan:
@@ -172,7 +170,7 @@ def amended(
     catalogue: dict[str, Stage] = {}
     for new in stages:
         old = plan.catalogue[new.key]
-        redefined = new.model_dump(exclude=_HASHES) != old.model_dump(exclude=_HASHES)
+        redefined = new.model_dump(exclude=set(HASHES)) != old.model_dump(exclude=set(HASHES))
         if (redefined or not other.isdisjoint((new.test, new.threshold_path))) and old.test_key in strict_tests:
             raise _changed(f"{new.key} is defined otherwise now, and {old.test_key} has strict repeats already")
         undated = {"last_discovered_at"}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
 from tune_mcp import run_dir
-from tune_mcp.calibration import equivalence, halted, planning, settling
+from tune_mcp.calibration import config_place, equivalence, halted, planning, settling
 from tune_mcp.calibration.evidence import demand_ours
 from tune_mcp.calibration.preparing import comparable_or_refuse, precheck, take_host
 from tune_mcp.calibration.project import Project
@@ -20,14 +20,14 @@ from tune_mcp.discover.aliases import expand
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import FileLock, sha256_bytes, write_atomic, write_json
 from tune_mcp.gpus import read_gpus
-from tune_mcp.observe.audit import audit
+from tune_mcp.observe.audit import Audit, audit
 from tune_mcp.precheck.gates import BLOCKING
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import drift, events, provenance, state
 from tune_mcp.session import plan as plans
 from tune_mcp.session.plan import Equivalence, Plan
 from tune_mcp.session.state import RunState, SupervisorRecord
-from tune_mcp.supervise import host_lock, launch
+from tune_mcp.supervise import host_lock, launch, rereading
 from tune_mcp.supervise.purge import purge as take_out
 
 STOP_WAIT_S = 40.0
@@ -212,8 +212,8 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = (), p
     ``person`` says who agreed to replace the strict repeats among ``purge``, None when nobody did.
 
     Raises UNKNOWN_RUN, PLAN_TAMPERED, COMMIT_MOVED, RUN_ACTIVE, HOST_BUSY, STAGES_CHANGED, REPEAT_IS_STRICT,
-    REPEAT_ACTIVE, UNKNOWN_STAGE, INVALID_ARGUMENT, HALT_UNRESOLVED, FOREIGN_ARTIFACT (a run of the older script).
-    Refuses before it writes anything.
+    REPEAT_ACTIVE, UNKNOWN_STAGE, INVALID_ARGUMENT, INVALID_CONFIG, HALT_UNRESOLVED, FOREIGN_ARTIFACT (a run of the
+    older script). Refuses before it writes anything. The configuration is that of the place which the plan recorded.
     """
     run = project.run(run_id)
     plan = project.plan(run)
@@ -221,6 +221,8 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = (), p
     now = state.conclude(run)
     if now.active:
         raise _busy_repeat(run, now, purge) or _active(run)
+    named = project.options.config
+    project = config_place.of_run(project, plan)
     settling.settle(project)
     git = provenance.read(project.repo_root)
     proven = _same_measurement(project, plan, git)
@@ -231,7 +233,9 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = (), p
         stage.stage.test_key for stage in audited.stages for cell in stage.cells if cell.cell is Cell.STRICT
     )
     new = planning.amended(project, plan, strict, git, proven)
-    halted.mended(run, plan, new, items)
+    open_repeats = _open(plan, audited)
+    again = rereading.look(run, new, (one for one in open_repeats if one not in items))
+    halted.mended(run, plan, new, items, again)
 
     def prepare(run: RunDir, moment: datetime) -> Plan:
         for item in items.values():
@@ -243,11 +247,38 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = (), p
             plans.amend(run, new, write_atomic, lambda sha: events.append(run, "planned", moment, text, sha256=sha))
         if proven:
             events.append(run, "equivalent", moment, proven.sentence(), git_sha=proven.git_sha)
+        rereading.count(run, new, again.counted, "resume_run", moment)
         events.append(run, "resumed", moment, f"{_plan_line(run, new)} (resumed)")
         return new
 
     reply = _launch(project, prepare, lambda _: run)
-    return reply.model_copy(update={"equivalence": proven.sentence()}) if proven else reply
+    every = {(test, repeat) for test in new.tests() for repeat in range(1, new.repeats + 1)}
+    return reply.model_copy(
+        update={
+            "equivalence": proven.sentence() if proven else None,
+            "kept": _by_test(every - open_repeats),
+            "read_again": _by_test(again.counted),
+            "measured_again": _by_test(open_repeats - again.counted.keys()),
+            "notes": () if named == project.options.config else (f"configuration: {plan.config_dir}, as planned",),
+        }
+    )
+
+
+def _open(plan: Plan, audited: Audit) -> set[rereading.Repeat]:
+    """The repeats that do not count: one stage of theirs is not strict."""
+    return {
+        (stage.stage.test_key, repeat)
+        for stage in audited.stages
+        for repeat, cell in enumerate(stage.cells, 1)
+        if cell.cell is not Cell.STRICT
+    }
+
+
+def _by_test(repeats: Iterable[rereading.Repeat]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for test, repeat in sorted(repeats):
+        found.setdefault(test, []).append(repeat)
+    return found
 
 
 def replacing(project: Project, run_id: str, purge: Sequence[PurgeItem]) -> dict[Repeat, str]:

@@ -15,7 +15,7 @@ INCIDENTS = frozenset(
     {
         "retry", "halted", "exhausted", "waiting_for_gpu", "resumed", "stop_requested", "stopped", "failed", "alert",
         "alert_over", "unwatched", "recovered", "equivalent", "appeared", "left_behind", "gpus_not_clear",
-        "overlap",
+        "overlap", "read_again",
     }
 )  # fmt: skip
 """Event kinds that a reader of the numbers should know of; purges stand among the superseded repeats."""
@@ -41,7 +41,8 @@ def attempts(audited: Audit) -> tuple[AttemptFacts, ...]:
             if cell.stored is None:
                 continue
             history = cell.stored.content.history
-            last = max((one.attempt for one in history), default=0)
+            kept = [one.attempt for one in history if one.verdict == "kept"]
+            last = max(kept or [one.attempt for one in history], default=0)
             for one in history:
                 found.setdefault(
                     (stage.stage.test_key, repeat, one.attempt),
@@ -55,7 +56,7 @@ def attempts(audited: Audit) -> tuple[AttemptFacts, ...]:
                         started_at=one.started_at,
                         duration_s=one.duration_s,
                         log=one.log,
-                        superseded=one.attempt < last,
+                        superseded=one.attempt != last,
                     ),
                 )
     return tuple(found[key] for key in sorted(found))
@@ -69,6 +70,8 @@ def superseded(run: RunDir, audited: Audit) -> tuple[SupersededFacts, ...]:
         repeat = _whole(event.facts.get("repeat"))
         if event.kind == "withdrawn":
             withdrawn.setdefault(repeat, []).append((event.t, _text(event.facts.get("stage")) or "?"))
+        elif event.kind == "read_again":
+            withdrawn.pop(repeat, None)  # the same attempt counts: nothing was replaced by another measurement
         elif event.kind == "purged":
             found.append(
                 SupersededFacts(

@@ -1,8 +1,9 @@
 """``events.jsonl``: the append-only record of a run, and the ledger that makes an edited artifact visible.
 
 Some lines carry a digest: ``planned`` that of plan.json, ``environment`` that of environment.json, ``recorded`` that of
-one run{k}.json, ``answered`` that of what a person said about an apply plan. Whoever reads such a file compares, so a
-value changed by hand after the fact looks neither like a measurement nor like a person's word.
+one run{k}.json, ``sealed`` that of one attempt's result.json, ``answered`` that of what a person said about an apply
+plan. Whoever reads such a file compares, so a value changed by hand after the fact looks neither like a measurement nor
+like a person's word.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ MILESTONES = frozenset(
         "planned", "prechecked", "started", "launched", "retry", "observed", "halted", "exhausted", "waiting_for_gpu",
         "gpus_not_clear", "purged", "recovered", "resumed", "equivalent", "appeared", "left_behind", "unwatched",
         "stop_requested", "stopped", "failed", "finished", "overlap", "reported", "applied", "undone", "alert",
-        "alert_over", "settled", "declined", "ignored",
+        "alert_over", "settled", "declined", "ignored", "read_again",
     }
 )  # fmt: skip
 """Event kinds that people see in ``status`` and ``watch``; others are the ledger only."""

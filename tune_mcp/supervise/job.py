@@ -8,7 +8,7 @@ from pydantic import Field
 
 from tune_mcp.config.signatures import OwnSignatures
 from tune_mcp.config.stages import Frozen, Stage
-from tune_mcp.files import dump_json, parse_json, read_plain, write_atomic
+from tune_mcp.files import dump_json, parse_json, read_plain, sha256_file, write_atomic
 from tune_mcp.gpus import Gpu
 from tune_mcp.precheck.fingerprint import Environment
 from tune_mcp.run_dir import RunDir
@@ -206,7 +206,18 @@ def runner_end(job: Job) -> int | None:
         return None
 
 
+def result_sha256(job: Job) -> str | None:
+    """Digest of the sealed result as it lies there; None when the attempt was not sealed."""
+    path = job.folder / RESULT_FILE
+    return sha256_file(path) if path.exists() else None
+
+
+def parse_result(data: bytes) -> AttemptResult:
+    """Raises ``ValueError`` for anything but a whole result."""
+    return AttemptResult.model_validate(parse_json(data))
+
+
 def read_result(job: Job) -> AttemptResult | None:
     """The sealed result, or None when the attempt was not sealed."""
     path = job.folder / RESULT_FILE
-    return AttemptResult.model_validate(parse_json(read_plain(path))) if path.exists() else None
+    return parse_result(read_plain(path)) if path.exists() else None

@@ -22,11 +22,11 @@ from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import Current, Halt, Owner, RunState, SupervisorRecord
-from tune_mcp.supervise import scratch
+from tune_mcp.supervise import rereading, scratch
 from tune_mcp.supervise.due import next_job
 from tune_mcp.supervise.executor import Executor
 from tune_mcp.supervise.gpu.use import read_after
-from tune_mcp.supervise.job import PHASE_FILE, AttemptResult, Job, cancel, cancel_earlier, runner_end
+from tune_mcp.supervise.job import PHASE_FILE, AttemptResult, Job, cancel, cancel_earlier, result_sha256, runner_end
 from tune_mcp.supervise.neighbours import Neighbour
 from tune_mcp.supervise.purge import purge
 from tune_mcp.supervise.recording import attempt_made, record
@@ -159,6 +159,8 @@ class Supervisor:
             if not open_repeats:
                 return
             for repeat in open_repeats:
+                if self._read_again(test, repeat):
+                    continue
                 self._clear(test, stages, repeat, number)
                 self._observe(test, stages, repeat)
         if left := self._open(stages):
@@ -175,6 +177,12 @@ class Supervisor:
 
     def _cells(self, stages: tuple[Stage, ...], repeat: int, recorded: events.Ledger) -> list[AuditedCell]:
         return [judge(s, repeat, load(self.run_dir, s.key, repeat), self.plan, recorded) for s in stages]
+
+    def _read_again(self, test: str, repeat: int) -> bool:
+        """Whether a sealed attempt is complete although its artifact was lost or changed: it is written once more."""
+        found = rereading.look(self.run_dir, self.plan, [(test, repeat)])
+        rereading.count(self.run_dir, self.plan, found.counted, "the supervisor, from sealed files", self.clock.now())
+        return bool(found.counted)
 
     def _clear(self, test: str, stages: tuple[Stage, ...], repeat: int, number: int) -> None:
         """Take a repeat that is on disk but not strict out of the way, whole (GAP-05, RES-04)."""
@@ -259,12 +267,21 @@ class Supervisor:
         if result is None:  # its runner was killed, and what it had in its TMPDIR stays otherwise
             with suppress(OSError):
                 scratch.clear(job.run, job.key, job.folder)
+        self._put_on_ledger(job)
         after = read_after(job)
         if after and after.trouble:
             self._event("gpus_not_clear", f"after {job.test_key} run {job.repeat}: {after.trouble}")
         self._tell_appeared(result)
         self._tell_left(job, result)
         return result
+
+    def _put_on_ledger(self, job: Job) -> None:
+        """The digest of the sealed result: what is read again after a fix is what was sealed then."""
+        if sha := result_sha256(job):
+            self._event(
+                "sealed", f"{job.test_key} run {job.repeat} attempt {job.attempt}",
+                key=job.key, sha256=sha, environment=events.ledger(self.run_dir).environment_sha256,
+            )  # fmt: skip
 
     def _watch(self, job: Job, news: AlertNews) -> None:
         """Take over what the attempt's watchdog saw: news as milestones, open alerts into the record."""
@@ -368,7 +385,7 @@ class Supervisor:
             test=job.test_key, repeat=job.repeat, duration_s=seconds,
         )  # fmt: skip
 
-    def _event(self, kind: str, text: str, **facts: str | int | float) -> None:
+    def _event(self, kind: str, text: str, **facts: str | int | float | None) -> None:
         events.append(self.run_dir, kind, self.clock.now(), text, **facts)
 
     def _end(self, state: RunState, kind: str, text: str, more: str = "", halt: Halt | None = None) -> None:

@@ -30,6 +30,7 @@ from tune_mcp.config.signatures import rules as watch_rules
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import open_appending, sha256_file, write_atomic
 from tune_mcp.gpus import read_gpus
+from tune_mcp.observe import result_files
 from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.run_dir import iso
 from tune_mcp.session import drift, gpus_seen, provenance
@@ -292,7 +293,6 @@ class Runner:
     def _evidence(self) -> dict[str, object]:
         files = ResultFiles(self.basetemp)
         stages: dict[str, StageResult] = {}
-        used: set[str] = set()
         for stage in self.job.stages:
             found = extract(stage, files)
             stages[stage.key] = StageResult(
@@ -302,9 +302,6 @@ class Runner:
                 problems=tuple(problem.sentence() for problem in found.problems),
                 absent=found.absent,
             )
-            used |= {metric.json_file for metric in stage.metrics.values() if metric.json_file}
-            if stage.sample_counts:
-                used |= {stage.sample_counts.total.json_file, stage.sample_counts.ok.json_file}
         guard = guard_record.read(self.record)
         raised = [failure.sentence() for failure in guard.failures]
         return {
@@ -312,9 +309,7 @@ class Runner:
             "stages": stages,
             "signature": signatures.failure_in(self.log, watch_rules(self.job.signatures), raised),
             "log_sha256": sha256_file(self.log),
-            "evidence_sha256": {
-                name: sha256_file(self.basetemp / name) for name in sorted(used) if (self.basetemp / name).is_file()
-            },
+            "evidence_sha256": result_files.digests(self.basetemp, result_files.named_by(self.job.stages)),
         }
 
 

@@ -1,0 +1,204 @@
+"""Read sealed attempts again after a fix of the configuration, or when an artifact was lost; nothing is launched.
+
+The rule that leaves nothing to choose: the attempts of a repeat are judged once more, in the order in which they were
+made, with the present definitions, and the first that is a complete observation counts. That is the one after which
+the supervisor would have stopped, had the configuration been right from the start; whatever came later does not count
+and is shown in the report. An attempt is read only if it is as it was sealed, on the plan's commits, test files and
+machine; what a person had purged stays out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from tune_mcp.config.stages import Stage
+from tune_mcp.observe import observation as observations
+from tune_mcp.observe import result_files
+from tune_mcp.observe.extract import ResultFiles, extract
+from tune_mcp.observe.observation import Attempt as AttemptRecord
+from tune_mcp.precheck import fingerprint
+from tune_mcp.run_dir import RunDir
+from tune_mcp.session import events
+from tune_mcp.session.plan import Plan
+from tune_mcp.session.state import Halt
+from tune_mcp.supervise import comparing, sealed
+from tune_mcp.supervise.job import StageResult
+from tune_mcp.supervise.purge import purge
+from tune_mcp.supervise.recording import attempt_made, record
+from tune_mcp.supervise.retry import Keep, Stop, Verdict, judge
+from tune_mcp.supervise.sealed import Attempt
+
+HASHES = frozenset({"last_discovered_at", "test_file_sha256", "threshold_file_sha256"})
+"""What a stage may say otherwise without being another stage: the files' digests are compared on their own."""
+_OF_CONFIGURATION = frozenset({"HLT-01", "SMP-06"})
+
+Repeat = tuple[str, int]
+"""Test key, repeat."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The attempt that counts, read with the present definitions, and all attempts of its epoch for the history."""
+
+    attempt: Attempt
+    keep: Keep
+    history: tuple[tuple[Attempt, Verdict | None], ...]
+
+
+@dataclass(frozen=True)
+class Reread:
+    """What a look found: repeats that count without a launch, and those whose whole evidence still cannot be read."""
+
+    counted: dict[Repeat, Counted] = field(default_factory=dict[Repeat, Counted])
+    unreadable: dict[Repeat, Halt] = field(default_factory=dict[Repeat, Halt])
+
+
+def look(run: RunDir, plan: Plan, repeats: Iterable[Repeat]) -> Reread:
+    """Judge the sealed attempts of these repeats by ``plan``; nothing is written."""
+    found = Reread()
+    tests = plan.tests()
+    for test, repeat in repeats:
+        one = _first_complete(run, plan, tests[test], sealed.attempts(run, test, repeat))
+        if isinstance(one, Counted):
+            found.counted[(test, repeat)] = one
+        elif one is not None:
+            found.unreadable[(test, repeat)] = one
+    return found
+
+
+def _first_complete(run: RunDir, plan: Plan, stages: tuple[Stage, ...], made: list[Attempt]) -> Counted | Halt | None:
+    by_key = {stage.key: stage for stage in stages}
+    verdicts: list[tuple[Attempt, Verdict | None]] = []
+    unreadable: Halt | None = None
+    for attempt in made:
+        read = _read(run, plan, stages, attempt)
+        verdict = judge(read.result, by_key, tuple(told for _, told in verdicts if told)) if read else None
+        verdicts.append((read or attempt, verdict))
+        if read and isinstance(verdict, Keep):
+            epoch = [pair for pair in verdicts if pair[0].epoch == attempt.epoch]
+            known = {pair[0].job.attempt for pair in epoch}
+            epoch += [(one, None) for one in made if one.epoch == attempt.epoch and one.job.attempt not in known]
+            return Counted(read, verdict, tuple(epoch))
+        if isinstance(verdict, Stop) and verdict.halt.rule in _OF_CONFIGURATION:
+            unreadable = unreadable or verdict.halt
+    return unreadable
+
+
+def _read(run: RunDir, plan: Plan, stages: tuple[Stage, ...], attempt: Attempt) -> Attempt | None:
+    """The attempt with its numbers as the present definitions have them; None when it cannot be taken for the same."""
+    job, result = attempt.job, attempt.result
+    if job.tree.git_sha not in plan.commits or not _same_files(plan, stages, job.tree.file_sha256):
+        return None
+    if not _same_machine(run, attempt):
+        return None
+    if {one.key: one.model_dump(exclude=set(HASHES)) for one in job.stages} == {
+        one.key: one.model_dump(exclude=set(HASHES)) for one in stages
+    }:
+        return Attempt(job.model_copy(update={"stages": stages}), result, attempt.home, attempt.epoch, None)
+    if result_files.changed(attempt.basetemp, result.evidence_sha256, result_files.named_by(stages)):
+        return None
+    files = ResultFiles(attempt.basetemp)
+    values: dict[str, StageResult] = {}
+    for stage in stages:
+        found = extract(stage, files)
+        problems = tuple(problem.sentence() for problem in found.problems)
+        values[stage.key] = StageResult(
+            metrics=found.metrics, total=found.total, ok=found.ok, problems=problems, absent=found.absent
+        )
+    return Attempt(
+        job.model_copy(update={"stages": stages}),
+        result.model_copy(update={"stages": values}),
+        attempt.home,
+        attempt.epoch,
+        attempt.environment_sha256,
+    )
+
+
+def _same_files(plan: Plan, stages: tuple[Stage, ...], then: Mapping[str, str]) -> bool:
+    """Whether the test and its threshold file are those of the plan, or differ by what was proven to measure alike."""
+    proven = {name for one in plan.equivalents for name in one.files}
+    names = {name for stage in stages for name in (stage.test, stage.threshold_path)}
+    return all(name in proven or then.get(name) == plan.file_sha256.get(name) for name in names)
+
+
+def _same_machine(run: RunDir, attempt: Attempt) -> bool:
+    recorded = events.ledger(run).environment_sha256
+    if recorded is not None and recorded == attempt.environment_sha256:
+        return True
+    kept, then = comparing.read(run), attempt.result.environment
+    return kept is not None and then is not None and not fingerprint.differences(kept, then)
+
+
+def count(run: RunDir, plan: Plan, found: Mapping[Repeat, Counted], who: str, now: datetime) -> None:
+    """Write down what ``look`` found, as the supervisor writes an observation; its lock must be held."""
+    for (test, repeat), one in found.items():
+        attempt = one.attempt
+        if attempt.epoch is not None:
+            attempt = _brought_back(run, plan, attempt, who, now)
+        usual = attempt.home == run.test_folder(test)
+        known = events.ledger(run).observations
+        for stage in attempt.job.stages:
+            if (stage.key, repeat) in known:
+                what = f"{stage.key} run {repeat}: replaced by what its sealed attempt says"
+                events.append(run, "withdrawn", now, what, stage=stage.key, repeat=repeat)
+        history = _history(run, one, attempt)
+        keys = ", ".join(stage.key for stage in attempt.job.stages)
+        text = (
+            f"{test} run {repeat}: attempt {attempt.job.attempt} is complete, read again from its sealed files ({keys})"
+        )
+        record(
+            plan.run_id, attempt.job, attempt.result, "ok", one.keep.reason, history, now,
+            None if usual else attempt.home,
+        )  # fmt: skip
+        events.append(run, "read_again", now, text, test=test, repeat=repeat, attempt=attempt.job.attempt, who=who)
+
+
+def _history(run: RunDir, one: Counted, counted: Attempt) -> tuple[AttemptRecord, ...]:
+    """What is known of every attempt of the epoch; those after the one that counts are superseded."""
+    number = counted.job.attempt
+    first = observations.load(run, counted.job.stages[0].key, counted.job.repeat)
+    known = first.content.history if isinstance(first, observations.Stored) and one.attempt.epoch is None else ()
+    found = {entry.attempt: entry for entry in known}
+    for attempt, verdict in one.history:
+        told = found.get(attempt.job.attempt)
+        if verdict is not None:
+            at = datetime.fromisoformat(attempt.result.ended_at)
+            found[attempt.job.attempt] = attempt_made(attempt.job, attempt.result, verdict, at)
+        elif told is None:
+            found[attempt.job.attempt] = AttemptRecord(
+                attempt=attempt.job.attempt, verdict="superseded", pytest_rc=attempt.result.pytest_rc,
+                started_at=attempt.result.started_at, ended_at=attempt.result.ended_at,
+                duration_s=attempt.result.duration_s, log="", log_sha256=attempt.result.log_sha256,
+            )  # fmt: skip
+    return tuple(
+        entry
+        if entry.attempt <= number
+        else entry.model_copy(update={"verdict": "superseded", "reason": f"attempt {number} was complete and counts"})
+        for _, entry in sorted(found.items())
+    )
+
+
+def _brought_back(run: RunDir, plan: Plan, attempt: Attempt, who: str, now: datetime) -> Attempt:
+    """Put what the supervisor had moved aside back into its place; what stands there is moved aside in turn."""
+    test, repeat, folder = attempt.job.test_key, attempt.job.repeat, attempt.epoch
+    if folder is None:
+        return attempt
+    keys = [stage.key for stage in plan.tests()[test]]
+    reason = f"attempt {attempt.job.attempt} in {folder.name} was complete, and the first complete one counts"
+    purge(run, test, keys, repeat, who=who, reason=reason, now=now)
+    place = run.test_folder(test)
+    attempts = place / "attempts"
+    attempts.mkdir(parents=True, exist_ok=True)
+    for path in sealed.numbers(folder, repeat).values():
+        path.rename(attempts / path.name)
+    for usual in (run.log(test, repeat), run.basetemp(test, repeat), run.guard_record(test, repeat)):
+        if (folder / usual.name).exists():
+            (folder / usual.name).rename(usual)
+    events.append(
+        run, "restored", now, f"{test} run {repeat} from {folder.name}",
+        test=test, repeat=repeat, folder=str(folder.relative_to(run.path)), who=who,
+    )  # fmt: skip
+    home = place if attempt.home == folder else attempts / attempt.home.name
+    return Attempt(attempt.job, attempt.result, home, None, attempt.environment_sha256)

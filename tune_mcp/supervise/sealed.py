@@ -1,0 +1,113 @@
+"""The sealed attempts of one repeat, oldest first, wherever they lie now: in the live set or in ``purged/``.
+
+An attempt's result counts only as it was sealed: the ledger holds the digest of its result.json. Attempts that a person
+had purged are not listed; what the supervisor itself moved aside before a new pass is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tune_mcp.errors import Json
+from tune_mcp.files import read_plain, sha256_bytes, sha256_file
+from tune_mcp.run_dir import RunDir
+from tune_mcp.session import events
+from tune_mcp.supervise.job import JOB_FILE, RESULT_FILE, AttemptResult, Job, parse_result, read_job
+
+SUPERVISOR = "supervisor"
+"""Who purged what was moved aside before a new pass; anybody else is a person with a reason."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One sealed attempt: ``epoch`` is the purged folder that holds it, None for the live set.
+
+    ``home`` is the folder in which its log and basetemp lie; ``environment_sha256`` the machine on record at that time.
+    """
+
+    job: Job
+    result: AttemptResult
+    home: Path
+    epoch: Path | None
+    environment_sha256: str | None
+
+    @property
+    def log(self) -> Path:
+        """Its pytest log."""
+        return self.home / self.job.run.log(self.job.test_key, self.job.repeat).name
+
+    @property
+    def basetemp(self) -> Path:
+        """The folder below which its result files lie."""
+        return self.home / self.job.run.basetemp(self.job.test_key, self.job.repeat).name
+
+
+def attempts(run: RunDir, test: str, repeat: int) -> list[Attempt]:
+    """Every attempt that was sealed and is as it was sealed, in the order in which they were made."""
+    known = {
+        (event.facts.get("key"), event.facts.get("sha256")): event.facts.get("environment")
+        for event in events.read(run.events, '"sealed"')
+        if event.kind == "sealed"
+    }
+    found: list[Attempt] = []
+    for epoch in (*_moved_aside(run, test, repeat), None):
+        root = epoch or run.test_folder(test)
+        found += _within(run, root, epoch, repeat, known)
+    return found
+
+
+def _moved_aside(run: RunDir, test: str, repeat: int) -> Iterator[Path]:
+    """The folders that the supervisor moved this repeat into, and nobody brought back."""
+    folders: dict[str, Path] = {}
+    for event in events.read(run.events):
+        name = event.facts.get("folder")
+        if (event.facts.get("test"), event.facts.get("repeat")) != (test, repeat) or not isinstance(name, str):
+            continue
+        if event.kind == "purged" and event.facts.get("who") == SUPERVISOR:
+            folders[name] = run.purged / Path(name).name
+        elif event.kind == "restored":
+            folders.pop(name, None)
+    yield from (folder for folder in folders.values() if folder.is_dir())
+
+
+def numbers(folder: Path, repeat: int) -> dict[int, Path]:
+    """Attempt number -> its folder; anything of another name is a stray."""
+    named = re.compile(rf"run{repeat}_a([1-9][0-9]*)")
+    if not folder.is_dir():
+        return {}
+    found = ((named.fullmatch(path.name), path) for path in folder.iterdir() if path.is_dir())
+    return dict(sorted((int(match[1]), path) for match, path in found if match))
+
+
+def _within(
+    run: RunDir, root: Path, epoch: Path | None, repeat: int, known: dict[tuple[Json, Json], Json]
+) -> Iterator[Attempt]:
+    made = numbers(epoch or root / "attempts", repeat)
+    for number, path in made.items():
+        try:
+            data = read_plain(path / RESULT_FILE)
+            job, result = read_job(path / JOB_FILE), parse_result(data)
+            job = job.model_copy(update={"run_dir": str(run.path)})
+        except (OSError, ValueError, ValidationError):
+            continue
+        seal = (job.key, sha256_bytes(data))
+        if seal not in known or result.key != job.key or (job.repeat, job.attempt) != (repeat, number):
+            continue
+        later = [home for other, home in made.items() if other >= number]
+        home = next((home for home in (*later, root) if _is_its_log(home / f"run{repeat}.log", result)), None)
+        if home is not None:
+            machine = known[seal]
+            yield Attempt(job, result, home, epoch, machine if isinstance(machine, str) else None)
+
+
+def _is_its_log(path: Path, result: AttemptResult) -> bool:
+    """An attempt's files lie with it, or where they were written when none came after it: the log tells which."""
+    try:
+        return path.is_file() and result.log_sha256 == sha256_file(path)
+    except OSError:
+        return False
