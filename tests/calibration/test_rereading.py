@@ -227,15 +227,28 @@ def test_a_fix_that_does_not_fit_the_files_is_refused_and_costs_no_launch(tmp_pa
     assert resumed(run)[0].read_again == {"test_toy_ci": [1]}, "nothing was lost by the refusal"
 
 
-@pytest.mark.rule("GAP-11", "RES-06")
-def test_what_a_person_purges_is_measured_again_although_it_could_be_read(tmp_path: Path) -> None:
-    run = halted(tmp_path, {"paths": {"latency_mean_s": "speed.latency"}}, slow_first)
-    fix(project_of(run))
+@pytest.mark.rule("GAP-11", "RES-06", "STR-20")
+@pytest.mark.parametrize("how", ["config was wrong", "artifact edited"])
+def test_a_repeat_that_its_sealed_files_show_to_be_complete_is_purged_on_a_persons_word_only(
+    tmp_path: Path, how: str
+) -> None:
+    if how == "artifact edited":
+        run = toy.finished_run(toy.make_toy(tmp_path / "repo"), 3, slow_first)
+        run.observation("toy_speed", 1).write_text("{}")
+    else:
+        run = halted(tmp_path, {"paths": {"latency_mean_s": "speed.latency"}}, slow_first)
+        fix(project_of(run))
+    item = PurgeItem(stage="toy_speed", repeat=1, reason="the disk was full")
 
-    reply, launched = resumed(run, PurgeItem(stage="toy_speed", repeat=1, reason="the disk was full"))
+    with pytest.raises(Refusal) as error:
+        resumed(run, item)
+    assert str(error.value.code) == "REPEAT_IS_STRICT"
+    assert list(running.replacing(project_of(run), run.run_id, [item])) == [("test_toy_ci", 1)], "and is asked for"
 
-    assert (launched[0], reply.read_again) == ((1, 1), {})
-    assert reply.measured_again == {"test_toy_ci": [1, 2, 3]}
+    with toy.supervised_here() as executor:
+        reply = running.resume_run(project_of(run), run.run_id, [item], person="a person")
+    assert (executor.jobs[0].repeat, reply.read_again) == (1, {})
+    assert 1 in reply.measured_again["test_toy_ci"]
 
 
 def crashed(job: Job) -> AttemptResult:

@@ -419,7 +419,8 @@ def test_a_bad_stage_takes_its_whole_repeat_out_and_nothing_is_deleted(project: 
     sibling = run.observation("toy_accuracy", 2).read_bytes()
 
     with toy.supervised_here() as executor:
-        running.resume_run(project, run.run_id, [PurgeItem(stage="toy_accuracy", repeat=2, reason="edited by hand")])
+        item = PurgeItem(stage="toy_accuracy", repeat=2, reason="edited by hand")
+        running.resume_run(project, run.run_id, [item], person="a person")
 
     assert [job.repeat for job in executor.jobs] == [2]
     (folder,) = run.purged.iterdir()
@@ -428,10 +429,10 @@ def test_a_bad_stage_takes_its_whole_repeat_out_and_nothing_is_deleted(project: 
     }  # fmt: skip
     assert (folder / "toy_accuracy.json").read_bytes() == sibling
     why = json.loads((folder / "purge.json").read_text())
-    assert (why["test"], why["repeat"], why["who"], why["reason"]) == ("test_toy_ci", 2, "resume_run", "edited by hand")
+    assert (why["test"], why["repeat"], why["who"], why["reason"]) == ("test_toy_ci", 2, "a person", "edited by hand")
     assert watching.strict_audit(project, run.run_id).ready
     reporting.report(project, run.run_id)
-    replaced = "`test_toy_ci` repeat 2 (toy_accuracy, toy_speed): edited by hand — by resume_run"
+    replaced = "`test_toy_ci` repeat 2 (toy_accuracy, toy_speed): edited by hand — by a person"
     assert replaced in run.report_md.read_text()
 
 

@@ -74,7 +74,8 @@ def demand_person(purges: dict[Repeat, Purge], person: str | None) -> None:
     raise Refusal(
         Code.REPEAT_IS_STRICT,
         ("RES-06", "STR-20"),
-        f"{named} {'is' if len(strict) == 1 else 'are'} strict-complete; no measurement is dropped for its value",
+        f"{named} {'is' if len(strict) == 1 else 'are'} strict-complete, as recorded or in its sealed files; "
+        "no measurement is dropped for its value",
         "leave it: worst-of-N needs every valid repeat. A person who holds it to be disturbed may replace it, through "
         "a client that can ask or at a terminal: tune-mcp resume RUN --purge STAGE:REPEAT:REASON",
         {"stage": strict[0].stage, "repeat": strict[0].repeat, "strict": listed},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from tune_mcp import run_dir
@@ -12,7 +13,7 @@ from tune_mcp.calibration import config_place, equivalence, halted, planning, se
 from tune_mcp.calibration.evidence import demand_ours
 from tune_mcp.calibration.preparing import comparable_or_refuse, precheck, take_host
 from tune_mcp.calibration.project import Project
-from tune_mcp.calibration.purging import Repeat, asked_for, demand_person, question
+from tune_mcp.calibration.purging import Purge, Repeat, asked_for, demand_person, question
 from tune_mcp.calibration.recovering import recover, suspects
 from tune_mcp.contract.audit import Cell
 from tune_mcp.contract.running import DEFAULT_REPEATS, MAX_REPEATS, PurgeItem, RunReply, StopReply
@@ -228,11 +229,9 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = (), p
     proven = _same_measurement(project, plan, git)
     audited = audit(run, plan)
     items = asked_for(plan, audited, purge)
+    new = planning.amended(project, plan, _strict_tests(audited), git, proven)
+    items = _complete(run, new, items)
     demand_person(items, person)
-    strict = frozenset(
-        stage.stage.test_key for stage in audited.stages for cell in stage.cells if cell.cell is Cell.STRICT
-    )
-    new = planning.amended(project, plan, strict, git, proven)
     open_repeats = _open(plan, audited)
     again = rereading.look(run, new, (one for one in open_repeats if one not in items))
     halted.mended(run, plan, new, items, again)
@@ -256,12 +255,24 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = (), p
     return reply.model_copy(
         update={
             "equivalence": proven.sentence() if proven else None,
-            "kept": _by_test(every - open_repeats),
+            "kept": _by_test(every - open_repeats - items.keys()),
             "read_again": _by_test(again.counted),
-            "measured_again": _by_test(open_repeats - again.counted.keys()),
+            "measured_again": _by_test((open_repeats | items.keys()) - again.counted.keys()),
             "notes": () if named == project.options.config else (f"configuration: {plan.config_dir}, as planned",),
         }
     )
+
+
+def _strict_tests(audited: Audit) -> frozenset[str]:
+    return frozenset(
+        stage.stage.test_key for stage in audited.stages for cell in stage.cells if cell.cell is Cell.STRICT
+    )
+
+
+def _complete(run: RunDir, plan: Plan, items: dict[Repeat, Purge]) -> dict[Repeat, Purge]:
+    """A repeat that its sealed files show to be complete is dropped like a strict one: on a person's word only."""
+    found = rereading.look(run, plan, [key for key, item in items.items() if not item.strict]).counted
+    return {key: replace(item, strict=True) if key in found else item for key, item in items.items()}
 
 
 def _open(plan: Plan, audited: Audit) -> set[rereading.Repeat]:
@@ -293,10 +304,13 @@ def replacing(project: Project, run_id: str, purge: Sequence[PurgeItem]) -> dict
     if now.active:
         raise _busy_repeat(run, now, purge) or _active(run)
     audited = audit(run, plan)
-    strict = [one for one in asked_for(plan, audited, purge).values() if one.strict]
-    if strict:
-        _same_measurement(project, plan, provenance.read(project.repo_root))
-    return {one.key: question(plan, audited, one) for one in strict}
+    items = asked_for(plan, audited, purge)
+    if items:
+        project = config_place.of_run(project, plan)
+        git = provenance.read(project.repo_root)
+        proven = _same_measurement(project, plan, git)
+        items = _complete(run, planning.amended(project, plan, _strict_tests(audited), git, proven), items)
+    return {one.key: question(plan, audited, one) for one in items.values() if one.strict}
 
 
 def _same_measurement(project: Project, plan: Plan, git: provenance.GitState) -> Equivalence | None:
