@@ -240,8 +240,8 @@ def test_a_stage_without_configured_counts_says_so_and_a_docs_stage_needs_none(t
 def test_a_file_is_read_once_however_many_metrics_look_into_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = written(tmp_path, '{"a": 1, "b": 2, "c": 3}')
     reads: list[Path] = []
-    read = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda self: (reads.append(self), read(self))[1])
+    read = extraction.read_plain
+    monkeypatch.setattr(extraction, "read_plain", lambda path, limit: (reads.append(path), read(path, limit))[1])
 
     found = extract(stage(a=metric("a"), b=metric("b"), c=metric("c")), files)
 

@@ -108,7 +108,7 @@ class ResultFiles:
         if path.stat().st_size > _LARGEST_RESULT_FILE:
             raise ValueError("file larger than 256 MiB")
         try:
-            return parse_foreign_json(read_plain(path))
+            return parse_foreign_json(read_plain(path, _LARGEST_RESULT_FILE))
         except ValueError as error:
             raise ValueError(f"not JSON that can be read: {error}") from error
 

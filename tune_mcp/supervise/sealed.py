@@ -6,7 +6,6 @@ had purged are not listed; what the supervisor itself moved aside before a new p
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from pydantic import ValidationError
 
 from tune_mcp.errors import Json
 from tune_mcp.files import read_plain, sha256_bytes, sha256_file
-from tune_mcp.run_dir import RunDir
+from tune_mcp.run_dir import ATTEMPT, RunDir
 from tune_mcp.session import events
 from tune_mcp.supervise.job import JOB_FILE, RESULT_FILE, AttemptResult, Job, parse_result, read_job
 
@@ -77,11 +76,10 @@ def _moved_aside(run: RunDir, test: str, repeat: int) -> Iterator[Path]:
 
 def numbers(folder: Path, repeat: int) -> dict[int, Path]:
     """Attempt number -> its folder; anything of another name is a stray."""
-    named = re.compile(rf"run{repeat}_a([1-9][0-9]*)")
     if not folder.is_dir():
         return {}
-    found = ((named.fullmatch(path.name), path) for path in folder.iterdir() if path.is_dir())
-    return dict(sorted((int(match[1]), path) for match, path in found if match))
+    found = ((ATTEMPT.fullmatch(path.name), path) for path in folder.iterdir() if path.is_dir())
+    return dict(sorted((int(match[2]), path) for match, path in found if match and int(match[1]) == repeat))
 
 
 def _within(
