@@ -158,6 +158,7 @@ def make_caches(machine: Machine, models: Sequence[str]) -> None:
     utmos = machine.home / ".cache/sglang-omni/utmos"
     utmos.mkdir(parents=True)
     (speaker / ".complete").touch()
+    (utmos / ".utmos_cache.json").write_text("{}")
     for path in (speaker / "wavlm_large.pt", speaker / "wavlm_large_finetune.pth", utmos / "utmos.jit"):
         path.touch()
         os.truncate(path, 110 * 2**20)  # as long as the real ones have to be, and no block on the disk

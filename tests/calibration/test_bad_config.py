@@ -196,6 +196,35 @@ handoff:
 """
 
 
+@pytest.mark.rule("DSC-01", "MOD-02")
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace("  title:", "  owner: me\n  title:", 1),
+        lambda text: text.replace("  title:", "  gpus: many\n  title:", 1),
+        lambda text: "- a list\n" + text,
+        lambda text: text + "\n[",
+        lambda text: "",
+    ],
+)
+def test_discover_writes_a_table_anew_that_nobody_can_read(tmp_path: Path, damage: Callable[[str], str]) -> None:
+    project = toy.make_toy(tmp_path / "repo")
+    path = project.places.stages_path_for_writing(toy.MODEL, project.repo_root)
+    whole = path.read_text()
+    path.write_text(damage(whole))
+
+    if damage(whole):
+        with pytest.raises(Refusal):
+            preparing.precheck(project, toy.MODEL)
+    found = catalogue.discover(project, toy.MODEL)
+
+    def undated(text: str) -> list[str]:
+        return [line for line in text.splitlines() if "last_discovered_at" not in line]
+
+    assert found.written and undated(path.read_text()) == undated(whole)
+    assert preparing.precheck(project, toy.MODEL).checks
+
+
 @pytest.mark.rule("MOD-02")
 def test_a_folder_of_the_older_script_is_used_where_it_lies_and_stays_as_it_is(tmp_path: Path) -> None:
     root = toy.make_toy(tmp_path / "repo").repo_root

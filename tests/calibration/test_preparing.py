@@ -52,9 +52,14 @@ def test_no_gap_is_ever_mended_and_no_command_that_is_told_rebuilds_anything(tmp
 
     assert not menders.exists(), "a command that only a person may run was run"
     gaps = [check for check in told if check.status not in ("ok", "warn")]
-    assert {"hf.model:org/m", "hf.dataset:org/d", "speaker_sim.assets", "venv.imports", "venv.pins", "venv.python"} <= {
-        check.id for check in gaps
-    }
+    assert {
+        "hf.model:org/m",
+        "hf.dataset:org/d",
+        "speaker_sim.assets",
+        "venv.imports",
+        "venv.dependencies:version",
+        "venv.python",
+    } <= {check.id for check in gaps}
     fixes = [check.fix for check in gaps]
     assert all(fixes)
     forbidden = ("prepare_omni_venv", "ensure_hf_models", "rm -rf", "rm -r", "--clear", "ln -s", "sudo", "--upgrade")
@@ -70,7 +75,7 @@ def test_what_was_green_is_looked_at_again_when_a_run_starts(tmp_path: Path) -> 
     project = toy.make_toy(tmp_path / "repo", config=config, files=files)
     found = preparing.precheck(project, "toy")
     assert found.ok and [check.id for check in found.checks if check.status == "ok" and check.fix] == []
-    assert {"venv.pins", "venv.imports"} <= {check.id for check in found.checks}
+    assert {"venv.dependencies", "venv.imports"} <= {check.id for check in found.checks}
 
     (project.repo_root / "fragile.py").write_text("import not_there")
     run = toy.start(project, repeats=1)

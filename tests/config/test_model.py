@@ -52,7 +52,7 @@ metric_sources:
           - "org/one"
     variants:
       stream:
-        constant_filter: "_STREAM_"
+        constant_filter: ".*_STREAM_"
         json_file: "stream0/speed.json"
         sample_counts:
           total: "summary.total"
@@ -203,7 +203,7 @@ def test_a_wrong_type_or_key_is_refused_by_its_name(tmp_path: Path, block: str, 
 
 
 @pytest.mark.rule("MOD-02")
-@pytest.mark.parametrize("missing", ["test_globs", "metric_sources"])
+@pytest.mark.parametrize("missing", ["test_globs"])
 def test_what_a_model_cannot_do_without_is_asked_for(tmp_path: Path, missing: str) -> None:
     text = "".join(line + "\n" for line in SMALL.splitlines() if not line.startswith(missing))
     assert refused(tmp_path, text).details["key"] == missing
@@ -214,3 +214,66 @@ def test_a_sample_count_is_a_number_above_zero_or_a_constant(tmp_path: Path, val
     text = f"name: m\ntest_globs: [t.py]\nmetric_sources:\n  test_a_ci.py:\n    expected_samples: {value}\n"
     with pytest.raises(Refusal):
         load(tmp_path, text)
+
+
+OLDER = """
+name: m
+hf_model_id: org/a
+default_venv_python: /venv/bin/python
+hf_datasets: [org/d]
+hf_model_ids_by_test: {test_a_ci.py: org/b, test_b_ci.py: null}
+auto_env: null
+extra_env: {test_a_ci.py: null}
+gpus_per_test: null
+pytest_extra_args: {test_a_ci.py: null}
+test_globs: [tests/test_a_ci.py]
+"""
+
+
+def test_a_config_of_the_older_script_loads_unchanged(tmp_path: Path) -> None:
+    model = load(tmp_path, OLDER)
+
+    assert model.default_venv_python == ("/venv/bin/python",)
+    assert (model.hf_datasets, model.model_ids("test_a_ci.py"), model.model_ids("test_b_ci.py")) == (
+        ("org/d",),
+        ("org/b",),
+        ("org/a",),
+    )
+    assert (model.metric_sources, model.extra_env, model.auto_env, model.gpus_per_test) == ({}, {}, {}, {})
+
+
+@pytest.mark.parametrize("empty", ["metric_sources:\n", "metric_sources: null\n", "metric_sources: {test_a_ci.py: }\n"])
+def test_a_section_that_is_left_blank_says_nothing(tmp_path: Path, empty: str) -> None:
+    assert load(tmp_path, "name: m\ntest_globs: [tests/test_a_ci.py]\n" + empty).metric_sources == {}
+
+
+@pytest.mark.rule("DSC-11")
+@pytest.mark.parametrize(
+    ("pattern", "symbol", "claimed"),
+    [
+        ("STREAM_", "_STREAM_P95", True),
+        ("STREAM_", "NON_STREAM_P95", False),
+        (".*_STREAM_", "NON_STREAM_P95", True),
+        ("NON|STREAM", "STREAM_P95", True),
+    ],
+)
+def test_a_filter_fits_from_the_start_of_the_bare_name_as_the_older_script_took_it(
+    tmp_path: Path, pattern: str, symbol: str, claimed: bool
+) -> None:
+    block = f"    variants: {{one: {{constant_filter: '{pattern}'}}}}\n"
+    text = f"name: m\ntest_globs: [t.py]\nmetric_sources:\n  test_a_ci.py:\n{block}"
+    source = load(tmp_path, text).metric_sources["test_a_ci.py"]
+    assert source.variants["one"].claims(symbol) is claimed
+
+
+def test_keys_for_what_precheck_looks_at_are_typed(tmp_path: Path) -> None:
+    text = SMALL + (
+        "required_files:\n- {path: $HOME/x.jit, min_bytes: 10, tests: [test_a_ci.py], fetch: 'get {python}'}\n"
+        "hf_files: {org/t: [tokenizer.json]}\nconsole_scripts: [sgl-omni]\n"
+        "dependency_extras: [test]\noptional_dependencies: [gradio]\n"
+    )
+    model = load(tmp_path, text)
+    assert (model.required_files[0].path, model.required_files[0].min_bytes) == ("$HOME/x.jit", 10)
+    assert (model.hf_files, model.console_scripts) == ({"org/t": ("tokenizer.json",)}, ("sgl-omni",))
+    assert refused(tmp_path, SMALL + "required_files:\n- {path: x.jit}\n").details["key"] == "required_files.0.path"
+    assert refused(tmp_path, SMALL + "console_scripts: [a/b]\n").details["key"] == "console_scripts.0"

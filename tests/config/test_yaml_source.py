@@ -120,6 +120,6 @@ default_venv_python: 3
 
 
 def test_a_missing_key_is_told_at_the_line_of_its_block(tmp_path: Path) -> None:
-    found = refusal(tmp_path, "name: m\ntest_globs: [a.py]\n", as_model=True)
-    assert (found.details["key"], found.details["line"]) == ("metric_sources", 1)
+    found = refusal(tmp_path, "name: m\nmetric_sources: {}\n", as_model=True)
+    assert (found.details["key"], found.details["line"]) == ("test_globs", 1)
     assert "is missing" in found.message

@@ -79,7 +79,7 @@ metric_sources:
       moss: {constant_filter: ^MOSS_VC_, extra_env: {MODEL: moss}, gpus: 1}
     variants:
       nonstream:
-        constant_filter: _VC_(?!STREAM_)
+        constant_filter: .*_VC_(?!STREAM_)
         json_file: non0/speed_results.json
         sample_counts: {total: summary.total_requests, ok: summary.completed_requests}
         sample_counts_by_group:
@@ -91,7 +91,7 @@ metric_sources:
           similarity_mean: non0/sim_results.json::summary.mean
           utmos_mean: non0/utmos_results.json::summary.mean
       stream:
-        constant_filter: _VC_STREAM_
+        constant_filter: .*_VC_STREAM_
         json_file: str0/speed_results.json
         sample_counts: {total: summary.total_requests, ok: summary.completed_requests}
         paths:
@@ -262,7 +262,10 @@ def test_a_constant_that_fits_two_filters_is_refused(tts: Project, change: tuple
 @pytest.mark.rule("DSC-11", "DSC-12")
 @pytest.mark.parametrize(
     ("change", "owner"),
-    [(("^MOSS_VC_", "^MOSSY_VC_"), "calibration_presets.moss"), (("_VC_STREAM_", "_VC_STREAMED_"), "variants.stream")],
+    [
+        (("^MOSS_VC_", "^MOSSY_VC_"), "calibration_presets.moss"),
+        ((".*_VC_STREAM_", ".*_VC_STREAMED_"), "variants.stream"),
+    ],
 )
 def test_a_filter_that_fits_nothing_is_refused(tts: Project, change: tuple[str, str], owner: str) -> None:
     with pytest.raises(Refusal) as caught:
@@ -294,7 +297,7 @@ def test_constants_of_no_variant_stay_with_the_test_itself(project: Project) -> 
     project.write("tests/test_a_ci.py", "A_ACC_MIN = 0.5\nA_STREAM_ACC_MIN = 0.4\n")
     found = project.discover(
         "metric_sources:\n  test_a_ci.py:\n    json_file: all.json\n    paths: {accuracy: a.acc}\n"
-        "    variants:\n      stream: {constant_filter: _STREAM_, json_file: stream.json, paths: {accuracy: s.acc}}\n"
+        "    variants:\n      stream: {constant_filter: .*_STREAM_, json_file: stream.json, paths: {accuracy: s.acc}}\n"
     )
     places = {key: stage.metrics["accuracy"] for key, stage in found.stages.items()}
     assert {key: (m.source, m.json_file, m.json_path) for key, m in places.items()} == {

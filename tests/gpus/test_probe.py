@@ -20,7 +20,7 @@ import pytest
 import toy
 from nvml import Recorded
 
-from tune_mcp.gpus import Condition, Gpu, GpuProcess, GpuReading, Presence, Probe, parse
+from tune_mcp.gpus import Condition, Gpu, GpuProcess, GpuReading, Presence, Probe, accepting, parse
 from tune_mcp.gpus.nvml import look
 
 ROW: dict[str, Any] = {
@@ -84,6 +84,33 @@ def test_memory_and_processes_are_needed_even_where_they_are_not_supported(machi
     machine.machine({fact: {"error": 3}})
 
     assert not Probe()().gpus[0].free
+
+
+@pytest.mark.rule("GPU-06", "GPU-01")
+@pytest.mark.parametrize(
+    ("facts", "untold", "free"),
+    [
+        ({"used": {"error": 3}}, ("memory",), True),
+        ({"processes": {"error": 3}}, ("processes",), True),
+        ({"used": {"error": 13}, "processes": {"error": 4}}, ("memory", "processes"), True),
+        ({"used": 0, "total": 0}, ("memory",), True),
+        ({"used": {"error": 3}, "processes": [[7, None]]}, ("memory",), False),
+        ({"used": 3 * nvml.GIB, "processes": {"error": 3}}, ("processes",), False),
+        ({"used": {"error": 3}, "processes": nvml.TROUBLE}, ("memory",), False),
+    ],
+)
+def test_what_nvml_does_not_report_counts_as_unused_only_where_the_host_accepts_that(
+    machine: Recorded, facts: dict[str, Any], untold: tuple[str, ...], free: bool
+) -> None:
+    machine.machine(facts)
+
+    (plain,) = Probe()().gpus
+    (accepted,) = accepting(Probe(), True)().gpus
+
+    assert (plain.untold, plain.free, plain.unknown_accepted) == (untold, False, False)
+    assert (accepted.free, accepted.unknown_accepted) == (free, True)
+    assert accepting(Probe(), False)().gpus == (plain,)
+    assert "accepted by the host profile" in accepting(Probe(), True)().summary()
 
 
 @pytest.mark.rule("GPU-06", "GPU-15")

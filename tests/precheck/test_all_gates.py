@@ -144,7 +144,7 @@ def test_every_group_of_gaps_is_told_at_once_and_nothing_is_touched(tmp_path: Pa
         "hf.model:org/m",
         "hf.dataset:org/d",
         "speaker_sim.assets",
-        "venv.pins",
+        "venv.dependencies:version",
     } <= set(gaps(found.checks))
     assert all(check.fix for check in found.blocking())
     assert found.pins == {"torch": "2.11.0"}

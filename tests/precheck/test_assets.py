@@ -109,6 +109,90 @@ def test_a_model_without_all_of_its_weights_is_missing(hub: Path, files: dict[st
     assert gaps_of(hub, "model", MODEL) == [said]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.nemo", "onnx/model.onnx", "model-q4.gguf", "model.pt", "pytorch_model.bin", "model.safetensors",
+        "last.ckpt", "model.pth", "flax_model.msgpack", "tf_model.h5", "utmos.jit", "weights.npz", "engine.plan",
+        "encoder.mlpackage/weights", "model",
+    ],
+)  # fmt: skip
+def test_weights_of_any_format_are_weights(hub: Path, name: str) -> None:
+    repo = cached(hub, MODEL, {"config.json": "{}", name: "w"})
+    assert gaps_of(hub, "model", MODEL) == []
+
+    (repo / "blobs" / f"{1:040x}").write_text("")
+    assert gaps_of(hub, "model", MODEL) == [f"empty: {name}"]
+
+
+@pytest.mark.parametrize(
+    ("files", "whole"),
+    [
+        ({"tokenizer.json": "{}", "tokenizer_config.json": "{}"}, True),
+        ({"spiece.model": "s", "special_tokens_map.json": "{}"}, True),
+        ({"preprocessor_config.json": "{}", "README.md": "r"}, True),
+        ({"qwen.tiktoken": "t"}, True),
+        ({"tokenizer.json": "{}", "config.json": "{}"}, False),
+        ({"README.md": "r", ".gitattributes": "g"}, False),
+        ({"modeling.py": "p"}, False),
+    ],
+)
+def test_a_tokenizer_by_itself_is_whole_and_what_is_left_of_a_cut_download_is_not(
+    hub: Path, files: dict[str, str], whole: bool
+) -> None:
+    cached(hub, MODEL, files)
+
+    assert gaps_of(hub, "model", MODEL) == ([] if whole else ["no weight file"])
+
+
+def test_a_repository_without_weights_is_whole_by_its_own_listing(hub: Path) -> None:
+    repo = cached(hub, MODEL, {"config.json": "{}", "empty.py": ""})
+    assert gaps_of(hub, "model", MODEL) == ["no weight file"]
+
+    listed(repo, {"config.json": 2, "empty.py": 0})
+
+    assert gaps_of(hub, "model", MODEL) == []
+
+
+@pytest.mark.parametrize(
+    ("shards", "lacking"),
+    [
+        (("m-00001-of-00002.gguf", "m-00002-of-00002.gguf"), "m-00002-of-00002.gguf"),
+        (("m-00000-of-00002.ckpt", "m-00001-of-00002.ckpt"), "m-00001-of-00002.ckpt"),
+    ],
+)
+def test_a_shard_of_any_format_that_is_not_there_is_named(hub: Path, shards: tuple[str, str], lacking: str) -> None:
+    cached(hub, MODEL, dict.fromkeys(shards, "w"))
+    assert gaps_of(hub, "model", MODEL) == []
+
+    next((hub / "models--org--voice").rglob(lacking)).unlink()
+
+    assert gaps_of(hub, "model", MODEL) == [f"shards not there: {lacking}"]
+
+
+def test_config_says_what_a_repository_needs(tmp_path: Path, hub: Path) -> None:
+    repo = cached(hub, MODEL, {"config.json": "{}", "fp16/a.bin": "w"})
+    listed(repo, {"config.json": 2, "fp16/a.bin": 1, "fp32/a.bin": 1})
+    assert gaps_of(hub, "model", MODEL) == ["not downloaded: fp32/a.bin"]
+
+    assert gaps_of(hub, "model", MODEL, ("config.json", "fp16/*")) == []
+    assert gaps_of(hub, "model", MODEL, ("fp16/*", "*.nemo")) == ["no file fits *.nemo"]
+    assert gaps_of(hub, "model", MODEL, ("fp32/*",)) == ["not downloaded: fp32/a.bin"]
+    assert gaps_of(hub, "model", MODEL, ()) == [], "an empty list takes what is there"
+    needs = Needs(env={"HF_HOME": str(tmp_path / "hf")}, model_ids=("org/none",), hf_files={"org/none": ("*.nemo",)})
+    (found,) = assets.checks(subject(tmp_path, needs, [stage()]))
+    assert found.fix == f"hf download org/none --include '*.nemo' --cache-dir {hub}"
+
+
+def test_a_repository_without_weights_names_the_key_that_says_it_needs_none(tmp_path: Path, hub: Path) -> None:
+    cached(hub, MODEL, {"config.json": "{}"})
+
+    (found,) = assets.checks(asking(tmp_path))
+
+    assert found.status == "missing"
+    assert "name its files under hf_files in models/toy/config.yaml" in found.detail
+
+
 def test_a_link_whose_blob_is_gone_is_no_weight(hub: Path) -> None:
     repo = cached(hub, MODEL, {"model.safetensors": "w"})
     next((repo / "blobs").iterdir()).unlink()

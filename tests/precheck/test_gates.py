@@ -12,10 +12,10 @@ import pytest
 import toy
 from pydantic import ValidationError
 
-from tune_mcp.calibration import preparing
+from tune_mcp.calibration import catalogue, preparing
 from tune_mcp.calibration.project import Project
 from tune_mcp.contract.precheck import Check
-from tune_mcp.gpus import Gpu, GpuProcess, GpuReading, Presence
+from tune_mcp.gpus import Gpu, GpuProcess, GpuReading, Presence, Untold
 from tune_mcp.precheck import disk, gpu
 from tune_mcp.precheck.catalogue import stale_files, unknown_metrics
 from tune_mcp.precheck.gates import Precheck, Probes, precheck
@@ -122,6 +122,52 @@ def test_busy_gpus_are_told_with_their_pids_and_split_ones_with_their_key(subjec
     assert ("1 split ones (MIG)" in split.detail, "allow_mig: true" in split.fix, allowed.status) == (True, True, "ok")
 
 
+@pytest.mark.rule("GPU-13")
+@pytest.mark.parametrize("untold", [("memory",), ("processes",), ("memory", "processes")])
+def test_a_gpu_without_numbers_is_told_as_what_it_is_with_the_key_that_accepts_it(
+    subject: Subject, untold: tuple[Untold, ...]
+) -> None:
+    one = replace(subject, gpus_per_test={"a": 1}, host="spark")
+    gpu_without = Gpu(
+        0, "GPU-0", "NVIDIA GB10", *((None, None) if "memory" in untold else (4, 97871)), 0, untold=untold
+    )
+    reading = GpuReading(Presence.PRESENT, (gpu_without,))
+
+    (blocked,) = gpu.checks(one, reading)
+    (accepted,) = gpu.checks(one, reading.accepting_unknown(True))
+
+    assert (blocked.status, "NVML reports no " in blocked.detail) == ("unknown", True)
+    assert blocked.fix.startswith("set gpu_memory_unknown: accept in hosts/spark.yaml")
+    assert (accepted.status, "accepted by gpu_memory_unknown" in accepted.detail) == ("ok", True)
+
+
+@pytest.mark.rule("GPU-19", "GPU-13")
+@pytest.mark.parametrize("reading", [NONE, machine(0), GpuReading(Presence.UNKNOWN, reason="late")])
+def test_a_test_of_which_nobody_says_how_many_gpus_it_needs_is_told_with_the_line_to_add(
+    subject: Subject, reading: GpuReading
+) -> None:
+    one = replace(subject, gpus_per_test={"a": 1}, gpus_by_default=("test_a_ci.py", "test_b_ci.py"))
+
+    default, free = gpu.checks(one, reading)
+
+    line = "add gpus_per_test: {test_a_ci.py: 0, test_b_ci.py: 0} to models/toy/config.yaml"
+    assert (default.id, default.status, default.fix.startswith(line)) == ("gpu.default", "warn", True)
+    assert free.id == "gpu.free" and (free.fix.startswith(line) if reading is NONE else True)
+
+
+@pytest.mark.rule("GPU-19")
+def test_discover_and_precheck_name_the_test_that_gpus_per_test_leaves_out(tmp_path: Path) -> None:
+    config = {key: value for key, value in toy.CONFIG.items() if key != "gpus_per_test"}
+    project = toy.make_toy(tmp_path / "cpu", config=config)
+
+    found = catalogue.discover(project, toy.MODEL)
+    default = by_id(preparing.precheck(project, toy.MODEL).checks)["gpu.default"]
+
+    file = Path(toy.TEST_FILE).name
+    assert any(f"add gpus_per_test: {{{file}: 0}} to models/toy/config.yaml" in one for one in found.problems)
+    assert file in default.detail and f"{{{file}: 0}}" in default.fix
+
+
 @pytest.mark.rule("ENV-20", "PRE-09")
 def test_precheck_json_says_where_it_was_what_was_loaded_and_what_a_launch_sets(subject: Subject) -> None:
     env = {"HOME": "/github/home", "HF_HOME": "/hf", "UV_CACHE_DIR": "/uv"}
@@ -191,12 +237,12 @@ def test_an_interpreter_that_is_none_is_a_mismatch_with_a_fix(
 
 @pytest.mark.rule("ENV-08")
 def test_an_interpreter_that_does_not_answer_is_unknown_and_one_without_pytest_is_a_gap(subject: Subject) -> None:
-    (late,) = checks(subject, VenvFacts(problem="did not answer within 20 s"))
+    (late,) = checks(subject, VenvFacts(problem="did not answer within 20 s", late=True))
     python, pytest_check = checks(subject, VenvFacts(versions={"python": "3.11.9"}))
 
     assert (late.status, python.status) == ("unknown", "ok")
     assert (pytest_check.id, pytest_check.status) == ("venv.pytest", "missing")
-    assert pytest_check.fix == f"{subject.venv_python} -m pip install pytest"
+    assert pytest_check.fix == f"{subject.venv_python} -m pip install 'pytest>=7.0'"
     (subject.repo_root / "pyproject.toml").write_text("[project]\n")
     (_, pytest_check) = checks(subject, VenvFacts(versions={"python": "3.11.9"}))
     assert pytest_check.fix.endswith("&& uv pip install -e ."), "where something is pinned, nothing goes by its name"

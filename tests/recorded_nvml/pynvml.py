@@ -23,7 +23,8 @@ NVML_ERROR_GPU_IS_LOST = 15
 NVML_TEMPERATURE_GPU = 0
 NVML_CLOCK_SM = 1
 NVML_CLOCK_MEM = 2
-_NAMES = {3: "Not Supported", 6: "Not Found", 9: "Driver Not Loaded", 12: "NVML Shared Library Not Found",
+_NAMES = {3: "Not Supported", 4: "Insufficient Permissions", 6: "Not Found", 9: "Driver Not Loaded",
+          12: "NVML Shared Library Not Found",
           13: "Function Not Found", 15: "GPU is lost", 999: "Unknown Error"}  # fmt: skip
 _recorded: dict[str, Any] = {}
 

@@ -318,7 +318,7 @@ def _forbidden(symbol: str, stage: Stage, plan: Plan) -> Trouble | None:
         code = Code.PROTECTED_CONSTANT
         return code, f"{code}: gate_thresholds of preset {preset} is false; it is report only (TTS-09)"
     pattern = plan.preset_filters.get(stage.test_key)
-    if pattern and not re.search(pattern, bare):
+    if pattern and not re.match(pattern, bare):
         code = Code.PRESET_MISMATCH
         return code, f"{code}: {symbol} does not belong to preset {stage.calibration_preset} (TTS-07)"
     return None

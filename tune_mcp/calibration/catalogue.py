@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from tune_mcp.calibration.project import Project
+from tune_mcp.calibration.project import Project, gpus_by_default
 from tune_mcp.config.stages import Stage, StageTable
 from tune_mcp.config.stages_yaml import dump_stages
 from tune_mcp.contract.catalogue import (
@@ -20,8 +20,10 @@ from tune_mcp.discover.aliases import aliases
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import read_plain, write_atomic
 from tune_mcp.precheck.catalogue import stale_files
+from tune_mcp.precheck.gpu import line_to_add
 
 if TYPE_CHECKING:
+    from tune_mcp.config.model import ModelConfig
     from tune_mcp.discover.stages import Discovery
 
 
@@ -118,17 +120,24 @@ def discover(project: Project, model: str, write: bool = True) -> DiscoverReply:
         ),
         conflicts=tuple(found.conflicts),
         unrecognised=tuple(found.unrecognised),
-        problems=tuple(found.problems),
+        problems=(*found.problems, *_assumed_gpus(config, found.stages)),
         suggestions=dict(found.suggestions),
         next=_after(found, model, write),
     )
 
 
+def _assumed_gpus(config: ModelConfig, table: StageTable) -> tuple[str, ...]:
+    files = gpus_by_default(config, tuple(table.values()))
+    said = "gpus_per_test does not name it, so each launch takes 1 GPU"
+    return tuple(f"{file}: {said}; {line_to_add(config.name, (file,))}" for file in files)
+
+
 def _previous(project: Project, model: str) -> StageTable | None:
+    """The table that is to be replaced; None without one, or with one that cannot be read: it is written anew."""
     try:
         return project.places.stages(model)
     except Refusal as refusal:
-        if refusal.code is Code.STAGES_STALE:
+        if refusal.code in (Code.STAGES_STALE, Code.INVALID_CONFIG):
             return None
         raise
 

@@ -109,6 +109,7 @@ def new_plan(
             timeout_s=dict(config.timeout_s),
             cache_wipes=config.cache_wipes,
             allow_mig=project.host.allow_mig if project.host else False,
+            accept_unknown_gpus=project.host is not None and project.host.gpu_memory_unknown == "accept",
             cleanup_command=project.host.cleanup_command if project.host else (),
             venv_imports=config.venv_imports,
             ci_machine=config.ci_machine,

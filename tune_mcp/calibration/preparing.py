@@ -13,7 +13,7 @@ from tune_mcp.contract.precheck import Check, PrecheckReply
 from tune_mcp.discover.aliases import expand
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import FileLock
-from tune_mcp.gpus import GpuReader, read_gpus
+from tune_mcp.gpus import GpuReader, accepting, read_gpus
 from tune_mcp.precheck import comparable
 from tune_mcp.precheck.gates import Precheck, Probes
 from tune_mcp.precheck.gates import precheck as look
@@ -36,7 +36,8 @@ def precheck(project: Project, model: str, stages: Sequence[str] = ("ALL",)) -> 
     subject = project.subject(config, select(table, keys))
     lock = _lock(project)
     load = environment.as_launched(project.env) if lock.status in ("ok", "warn") else _undisturbed
-    answer = look(subject, Probes(read_gpus, read_venv, load), iso(utc_now()))
+    accept = project.host is not None and project.host.gpu_memory_unknown == "accept"
+    answer = look(subject, Probes(accepting(read_gpus, accept), read_venv, load), iso(utc_now()))
     checks = (*_host(project), lock, *answer.checks)
     found = answer.model_copy(update={"checks": checks})
     return PrecheckReply(

@@ -124,6 +124,7 @@ class Project:
             host=self.host.name if self.host else None,
             gpus_per_test=gpus_per_test(model, stages),
             allow_mig=self.host.allow_mig if self.host else False,
+            gpus_by_default=gpus_by_default(model, stages),
             needs=Needs.of(model, self.host, stages),
             catalogue=(model, self.places.metric_rules(model.name), self.places.stages(model.name)),
         )
@@ -142,6 +143,12 @@ def gpus_per_test(model: ModelConfig, stages: tuple[Stage, ...]) -> dict[str, in
         own = stage.gpus if stage.gpus is not None else model.gpus_per_test.get(file, DEFAULT_GPUS)
         needs[stage.test_key] = max(own, needs.get(stage.test_key, 0))
     return needs
+
+
+def gpus_by_default(model: ModelConfig, stages: tuple[Stage, ...]) -> tuple[str, ...]:
+    """The test files of which neither a stage nor the model says how many GPUs a launch needs."""
+    files = {stage.test.rpartition("/")[2] for stage in stages if stage.gpus is None}
+    return tuple(sorted(files - model.gpus_per_test.keys()))
 
 
 def select(table: StageTable, keys: tuple[str, ...]) -> tuple[Stage, ...]:

@@ -6,7 +6,7 @@ import re
 from pathlib import PurePosixPath
 from typing import Annotated, cast
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from tune_mcp.config.stages import Frozen, Location
@@ -60,6 +60,10 @@ def _absolute(path: str) -> str:
     return path
 
 
+def _one_or_more(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
 def locate(source: str, json_file: str | None) -> Location | None:
     """``file::a.b`` or ``a.b`` in ``json_file``; None when no file is known (rules DSC-08, DSC-17)."""
     file, _, keys = source.rpartition("::")
@@ -73,6 +77,10 @@ RelativePath = Annotated[str, AfterValidator(_below)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 JsonSource = Annotated[str, AfterValidator(_source)]
 """``dotted.path`` in the block's ``json_file``, or ``file::dotted.path``."""
+
+
+Strings = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
+"""A list of strings, or one string by itself."""
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 ConstantName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$")]

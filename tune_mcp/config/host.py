@@ -46,6 +46,8 @@ class HostProfile(ConfigModel):
 
     ``cleanup_command`` is the project's own script that frees the GPUs: a run executes it, in ``repo_root``, before and
     after every launch that uses GPUs, and nothing else ever does. ``allow_mig`` lets a split GPU count like any other.
+    ``gpu_memory_unknown: accept`` lets a GPU for which NVML has no memory in use or no list of processes (unified
+    memory) count as free as far as what is known of it says so; a run records that.
     """
 
     name: Name
@@ -57,6 +59,7 @@ class HostProfile(ConfigModel):
     speaker_similarity_bootstrap: dict[str, BootstrapStep] = Field(default_factory=dict)
     cleanup_command: tuple[str, ...] = ()
     allow_mig: bool = False
+    gpu_memory_unknown: Literal["refuse", "accept"] = "refuse"
 
     @model_validator(mode="before")
     @classmethod

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import (
     AfterValidator,
     Field,
+    StringConstraints,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
@@ -17,8 +18,18 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from tune_mcp.config.ci_machine import CiMachine
-from tune_mcp.config.fields import ConfigModel, ConstantName, Gpus, JsonSource, ModuleName, Name, Regex, RelativePath
-from tune_mcp.config.launch_env import Env
+from tune_mcp.config.fields import (
+    ConfigModel,
+    ConstantName,
+    Gpus,
+    JsonSource,
+    ModuleName,
+    Name,
+    Regex,
+    RelativePath,
+    Strings,
+)
+from tune_mcp.config.launch_env import Env, Public
 from tune_mcp.config.metrics import SampleSource
 from tune_mcp.config.yaml_source import Yaml
 
@@ -57,6 +68,7 @@ def _file_name(name: str) -> str:
 IGNORED_KEYS = frozenset({"expected_wer_normalizer"})
 """Keys of older models that the older script itself had stopped to read."""
 FileName = Annotated[str, AfterValidator(_file_name)]
+FileBaseName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$")]
 _Samples = Annotated[int, Field(gt=0)] | ConstantName
 
 
@@ -99,14 +111,19 @@ class ResultSource(ConfigModel):
         return found if isinstance(found, tuple) else (found,)
 
 
+def fits(pattern: str, symbol: str) -> bool:
+    """Whether a ``constant_filter`` means a constant: from the start of its bare name on, as ``re.match`` means it."""
+    return re.match(pattern, symbol.lstrip("_")) is not None
+
+
 class Variant(ResultSource):
     """One of several result trees of one pytest run; its constants are those whose bare name fits the filter."""
 
-    constant_filter: Regex
+    constant_filter: Regex = ".*"
 
     def claims(self, symbol: str) -> bool:
         """Whether a constant belongs here (rule DSC-11)."""
-        return re.search(self.constant_filter, symbol.lstrip("_")) is not None
+        return fits(self.constant_filter, symbol)
 
 
 class Preset(ConfigModel):
@@ -116,7 +133,7 @@ class Preset(ConfigModel):
     reported, never written (TTS-09).
     """
 
-    constant_filter: Regex
+    constant_filter: Regex = ".*"
     extra_env: Env = Field(default_factory=dict)
     gpus: Gpus | None = None
     hf_model_ids: tuple[str, ...] = ()
@@ -124,7 +141,21 @@ class Preset(ConfigModel):
 
     def claims(self, symbol: str) -> bool:
         """Whether a constant belongs to this preset and to no other."""
-        return re.search(self.constant_filter, symbol.lstrip("_")) is not None
+        return fits(self.constant_filter, symbol)
+
+
+_BY_NAME = frozenset(
+    (
+        "hf_model_ids_by_test",
+        "auto_env",
+        "extra_env",
+        "gpus_per_test",
+        "pytest_extra_args",
+        "metric_sources",
+        "timeout_s",
+    )
+)
+"""Mappings in which an entry that is left blank means that nothing is said about it."""
 
 
 class FileSource(ResultSource):
@@ -154,6 +185,20 @@ class Optimisation(ConfigModel):
         return self
 
 
+class RequiredFile(ConfigModel):
+    """A file that a test loads and that is no repository of a hub cache: weights of a score, a marker, a license.
+
+    ``path`` is absolute once its variables (``$HOME``, ``${X:-$HOME/.cache}``) have the values of a launch;
+    ``min_bytes`` is what a whole one has at least. ``fetch`` is the command that a person runs to get it: ``{python}``
+    and ``{repo}`` stand for the project's interpreter and its checkout. Without ``tests`` every test needs it.
+    """
+
+    path: Annotated[str, Field(pattern=r"^[/$~]")]
+    min_bytes: Annotated[int, Field(ge=0)] = 1
+    tests: tuple[FileName, ...] = ()
+    fetch: Public = ""
+
+
 class ModelConfig(ConfigModel):
     """One model. Keys of the per-test mappings are names of test files, without folders.
 
@@ -163,15 +208,20 @@ class ModelConfig(ConfigModel):
     ``ci_env_file`` is the script that CI sources before every test, which ``auto_env`` is compared with.
     ``ci_attempts`` is how often CI runs a failing test before it is red, ``ci_false_alarms`` the share of red runs of a
     clean commit that is wished for; both only enter what a report says.
+
+    ``hf_files`` limits a repository of weights or data to the files that the tests load (globs; ``[]`` takes whatever
+    its snapshot has). ``required_files`` are files outside a hub cache, ``console_scripts`` commands that must be in
+    the interpreter's ``bin``. ``dependency_extras`` names extras or dependency groups of pyproject.toml that the tests
+    need as well; ``optional_dependencies`` declared packages whose absence is only a warning.
     """
 
     name: Name
     description: str = ""
     hf_model_id: str | None = None
-    hf_model_ids_by_test: dict[FileName, tuple[str, ...]] = Field(default_factory=dict)
+    hf_model_ids_by_test: dict[FileName, Strings] = Field(default_factory=dict)
     hf_datasets: tuple[str, ...] = ()
     omni_ci_home: str | None = None
-    default_venv_python: tuple[str, ...] = ()
+    default_venv_python: Strings = ()
     auto_env: Env = Field(default_factory=dict)
     extra_env: dict[FileName, Env] = Field(default_factory=dict)
     gpus_per_test: dict[FileName, Gpus] = Field(default_factory=dict)
@@ -182,7 +232,7 @@ class ModelConfig(ConfigModel):
     stage_base_strip_prefix: str = ""
     stage_base_strip_suffix: str = ""
     stage_base_docs_override: Name | None = None
-    metric_sources: dict[FileName, FileSource]
+    metric_sources: dict[FileName, FileSource] = Field(default_factory=dict)
     timeout_s: dict[FileName, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     cache_wipes: tuple[RelativePath, ...] = ()
     optimisations: dict[Name, Optimisation] = Field(default_factory=dict)
@@ -191,11 +241,24 @@ class ModelConfig(ConfigModel):
     ci_env_file: RelativePath | None = None
     ci_attempts: Annotated[int, Field(ge=1, le=10)] = 1
     ci_false_alarms: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    hf_files: dict[str, tuple[RelativePath, ...]] = Field(default_factory=dict)
+    required_files: tuple[RequiredFile, ...] = ()
+    console_scripts: tuple[FileBaseName, ...] = ()
+    dependency_extras: tuple[Name, ...] = ()
+    optional_dependencies: tuple[Name, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
     def _older_keys(cls, value: Yaml) -> Yaml:
-        return {k: v for k, v in value.items() if k not in IGNORED_KEYS} if isinstance(value, dict) else value
+        """Without what is ignored, and without the entries by test file or variable that were left blank."""
+        if not isinstance(value, dict):
+            return value
+        kept = {key: inner for key, inner in value.items() if key not in IGNORED_KEYS}
+        for key in _BY_NAME & kept.keys():
+            inner = kept[key]
+            if isinstance(inner, dict):
+                kept[key] = {name: one for name, one in inner.items() if one is not None}
+        return kept
 
     def venv_pythons(self, repo_root: Path) -> tuple[Path, ...]:
         """The interpreters to try, best first."""
@@ -214,4 +277,5 @@ class ModelConfig(ConfigModel):
         maps = (self.metric_sources, self.hf_model_ids_by_test, self.gpus_per_test, self.extra_env)
         names = [name for mapping in (*maps, self.pytest_extra_args, self.timeout_s) for name in mapping]
         names += [name for one in self.optimisations.values() for name in one.tests]
+        names += [name for one in self.required_files for name in one.tests]
         return tuple(dict.fromkeys(names))

@@ -40,14 +40,14 @@ class Modules:
         origins = [entry for entry in module.imports if entry.endswith(f".{name}")]
         if len(origins) != 1 or name not in module.elsewhere:
             return None
-        for path in _paths(origins[0].removesuffix(f".{name}"), module.path):
+        for path in files_of_module(origins[0].removesuffix(f".{name}"), module.path):
             other = self.read(path)
             if other is not None:
                 return self.number(other, name, depth - 1)
         return None
 
 
-def _paths(module: str, importer: str) -> tuple[str, ...]:
+def files_of_module(module: str, importer: str) -> tuple[str, ...]:
     """The files that ``module`` may be, seen from the file that imports it."""
     bare = module.lstrip(".")
     level = len(module) - len(bare)

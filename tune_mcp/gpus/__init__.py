@@ -8,9 +8,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Protocol, Self
+from types import MappingProxyType
+from typing import Annotated, Literal, Protocol, Self
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
@@ -18,6 +21,8 @@ from pydantic.dataclasses import dataclass
 PROBE_DEADLINE_S = 15.0
 MEMORY_LIMIT_MIB = 2048
 """A GPU with more memory in use than this is not free (rule GPU-01; the limit itself still is)."""
+Untold = Literal["memory", "processes"]
+UNTOLD: Mapping[Untold, str] = MappingProxyType({"memory": "memory in use", "processes": "list of processes"})
 _KNOWN = ConfigDict(extra="forbid", defer_build=True)
 _ABANDON_S = 1.0
 Count = Annotated[int, Field(ge=0)]
@@ -55,6 +60,8 @@ class Gpu:
     """One physical GPU: NVML index, UUID, model, memory in MiB, utilisation in percent, its compute processes.
 
     ``trouble`` says what could not be read of it; ``minor`` is the N of /dev/nvidiaN; ``mig`` that it is split.
+    ``untold`` is what NVML does not support for it (``memory``, ``processes``: unified memory, a MIG slice), and
+    ``unknown_accepted`` that the host profile takes such a GPU for free as far as the others of its numbers say so.
     """
 
     index: Count
@@ -68,17 +75,24 @@ class Gpu:
     minor: Count | None = None
     trouble: str = ""
     condition: Condition = Field(default_factory=Condition)
+    untold: tuple[Untold, ...] = ()
+    unknown_accepted: bool = False
 
     @property
     def free(self) -> bool:
-        """At most 2048 MiB in use and no compute process (rule GPU-01); never where that is not known for sure."""
-        return (
-            not self.trouble
-            and not self.processes
-            and self.memory_used_mib is not None
-            and self.memory_total_mib is not None
-            and self.memory_used_mib <= min(MEMORY_LIMIT_MIB, self.memory_total_mib)
-        )
+        """At most 2048 MiB in use and no compute process (rule GPU-01); never where that is not known for sure.
+
+        What NVML does not support counts as unused only where the host profile accepts that.
+        """
+        if self.trouble or self.processes or (self.untold and not self.unknown_accepted):
+            return False
+        if self.memory_used_mib is None or self.memory_total_mib is None:
+            return "memory" in self.untold
+        return self.memory_used_mib <= min(MEMORY_LIMIT_MIB, self.memory_total_mib)
+
+    def accepting_unknown(self) -> Self:
+        """The same GPU where what NVML does not report of it counts as unused."""
+        return replace(self, unknown_accepted=bool(self.untold))
 
     @property
     def memory(self) -> str:
@@ -110,6 +124,12 @@ class GpuReading:
                 raise ValueError(f"two GPUs have the same {name}")
         return self
 
+    def accepting_unknown(self, accept: bool) -> Self:
+        """The same look where ``accept`` (``gpu_memory_unknown`` of the host) lets untold numbers count as unused."""
+        if not accept or not any(gpu.untold for gpu in self.gpus):
+            return self
+        return replace(self, gpus=tuple(gpu.accepting_unknown() for gpu in self.gpus))
+
     def usable(self, *, allow_mig: bool) -> tuple[Gpu, ...]:
         """The GPUs that a launch may be granted at all: whole ones, and split ones where the host profile says so."""
         return tuple(gpu for gpu in self.gpus if allow_mig or not gpu.mig)
@@ -123,7 +143,10 @@ class GpuReading:
                 return f"unknown: {self.reason}"
             case Presence.PRESENT:
                 names = sorted({gpu.name for gpu in self.gpus})
-                return ", ".join(f"{sum(gpu.name == name for gpu in self.gpus)}× {name}" for name in names)
+                counted = ", ".join(f"{sum(gpu.name == name for gpu in self.gpus)}× {name}" for name in names)
+                accepted = {UNTOLD[name] for gpu in self.gpus if gpu.unknown_accepted for name in gpu.untold}
+                untold = " and ".join(sorted(accepted, reverse=True))
+                return f"{counted} (no {untold} from NVML, accepted by the host profile)" if untold else counted
 
 
 class GpuReader(Protocol):
@@ -132,6 +155,11 @@ class GpuReader(Protocol):
     def __call__(self) -> GpuReading:
         """One look, with a deadline of its own."""
         ...
+
+
+def accepting(read: GpuReader, accept: bool) -> GpuReader:
+    """The same reader where a host profile accepts GPUs whose numbers NVML does not report."""
+    return lambda: read().accepting_unknown(accept)
 
 
 def parse(data: bytes) -> GpuReading:

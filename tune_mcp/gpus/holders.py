@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tune_mcp.gpus import MEMORY_LIMIT_MIB, Gpu
+from tune_mcp.gpus import MEMORY_LIMIT_MIB, UNTOLD, Gpu
 
 PROC = Path("/proc")
 _STUCK = {"D": "in uninterruptible sleep", "Z": "a zombie", "X": "dead"}
@@ -46,9 +46,13 @@ def describe(gpu: Gpu, proc: Path = PROC) -> str:
     """``GPU 0: 17000/97871 MiB, held by pid 12 python server.py (16500 MiB)``."""
     if gpu.trouble:
         return f"GPU {gpu.index}: {gpu.trouble}"
+    found = holders(gpu, proc)
+    if gpu.untold:
+        names = " and ".join(UNTOLD[name] for name in gpu.untold)
+        held = f", held by {', '.join(map(str, found))}" if found else ""
+        return f"GPU {gpu.index}: NVML reports no {names} for it (not supported){held}"
     if gpu.memory_used_mib is None:
         return f"GPU {gpu.index}: NVML does not tell its memory"
-    found = holders(gpu, proc)
     if found:
         return f"GPU {gpu.index}: {gpu.memory}, held by {', '.join(map(str, found))}"
     if gpu.memory_used_mib > MEMORY_LIMIT_MIB:

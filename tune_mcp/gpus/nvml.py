@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+NO_PERMISSION = 4
+"""NVML's error for what a container or a MIG slice may not see."""
 SLOWED_BY = {
     0x04: "power cap",
     0x08: "hardware slowdown",
@@ -43,14 +45,17 @@ def look(nvml: Any, *, devices: bool) -> dict[str, object]:
 def _one(nvml: Any, index: int) -> dict[str, object]:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
     troubles: list[str] = []
+    untold: list[str] = []
 
-    def ask(read: Callable[[], Any], *, needed: bool) -> Any:
-        """The answer, or None; ``needed`` answers are missed, the others only where NVML should have had one."""
+    def ask(read: Callable[[], Any], *, needed: str = "") -> Any:
+        """The answer, or None: a reason in ``troubles``, or its name in ``untold`` where NVML has no such answer."""
         try:
             return read()
         except nvml.NVMLError as error:
-            if needed or error.value not in (nvml.NVML_ERROR_NOT_SUPPORTED, nvml.NVML_ERROR_FUNCTION_NOT_FOUND):
+            if error.value not in (nvml.NVML_ERROR_NOT_SUPPORTED, nvml.NVML_ERROR_FUNCTION_NOT_FOUND, NO_PERMISSION):
                 troubles.append(str(error))
+            elif needed:
+                untold.append(needed)
             return None
 
     def told(read: Callable[[], Any]) -> Any:
@@ -60,10 +65,18 @@ def _one(nvml: Any, index: int) -> dict[str, object]:
         except nvml.NVMLError:
             return None
 
-    memory = ask(lambda: nvml.nvmlDeviceGetMemoryInfo(handle), needed=True)
-    compute = ask(lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle), needed=True)
-    shared = ask(lambda: nvml.nvmlDeviceGetMPSComputeRunningProcesses(handle), needed=False)
-    mig = ask(lambda: nvml.nvmlDeviceGetMigMode(handle)[0], needed=False)
+    def whole() -> Any:
+        """The memory; none where NVML reports zeros for want of memory of its own."""
+        found = nvml.nvmlDeviceGetMemoryInfo(handle)
+        if found.total == 0:
+            untold.append("memory")
+            return None
+        return found
+
+    memory = ask(whole, needed="memory")
+    compute = ask(lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle), needed="processes")
+    shared = ask(lambda: nvml.nvmlDeviceGetMPSComputeRunningProcesses(handle))
+    mig = ask(lambda: nvml.nvmlDeviceGetMigMode(handle)[0])
     rates = told(lambda: nvml.nvmlDeviceGetUtilizationRates(handle))
     power = told(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
     slowed = told(lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
@@ -79,6 +92,7 @@ def _one(nvml: Any, index: int) -> dict[str, object]:
         "mig": mig == 1,
         "minor": told(lambda: nvml.nvmlDeviceGetMinorNumber(handle)),
         "trouble": "; ".join(troubles),
+        "untold": untold,
         "condition": {
             "temperature_c": told(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
             "power_w": None if power is None else round(power / 1000),

@@ -54,7 +54,7 @@ def _asset(subject: Subject, kind: RepoKind, repo_id: str) -> Check:
     hub = subject.needs.hub()
     name = f"hf.{kind}:{repo_id}"
     try:
-        found = gaps(hub, kind, repo_id)
+        found = gaps(hub, kind, repo_id, subject.needs.hf_files.get(repo_id))
         writers = holders(hub, folder_name(kind, repo_id)) if found else ()
     except OSError as error:
         return Check(
@@ -66,6 +66,8 @@ def _asset(subject: Subject, kind: RepoKind, repo_id: str) -> Check:
     if not found:
         return Check(id=name, status="ok", detail=f"in {hub}")
     detail = "; ".join(found)
+    if "no weight file" in found:
+        detail += f" (where it needs none, name its files under hf_files in models/{subject.model}/config.yaml)"
     if writers:
         # A second download would only wait for the first; whose process that is, is not ours to judge (ENV-29).
         pids = ", ".join(str(pid) if pid else "outside this container" for pid in writers)
@@ -82,6 +84,7 @@ def download(subject: Subject, kind: RepoKind, repo_id: str) -> str:
             *(f"{name}={shlex.quote(env[name])}" for name in _DOWNLOAD_SETTINGS if name in env),
             f"{shlex.quote(_hf())} download {shlex.quote(repo_id)}",
             *(["--repo-type dataset"] if kind == "dataset" else []),
+            *(f"--include {shlex.quote(glob)}" for glob in subject.needs.hf_files.get(repo_id, ())),
             f"--cache-dir {shlex.quote(str(subject.needs.hub()))}",
         ]
     )

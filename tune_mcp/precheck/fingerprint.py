@@ -26,11 +26,13 @@ _IMAGE_FILES = ("/etc/image-digest", "/.image-digest")
 
 
 class GpuIdentity(Frozen):
-    """A GPU as hardware: model, UUID, memory in MiB."""
+    """A GPU as hardware: model, UUID, memory in MiB. ``unknown_accepted``: measured on, as the host profile allows,
+    although NVML could not tell whether it was in use."""
 
     name: str
     uuid: str
     memory_total_mib: int | None
+    unknown_accepted: bool = False
 
 
 class Environment(Frozen):
@@ -67,7 +69,13 @@ def take(reading: GpuReading, venv: VenvFacts, launch_env: dict[str, str], pytho
         cpu_set=cpus,
         memory_mib=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20,
         gpus=tuple(
-            GpuIdentity(name=gpu.name, uuid=gpu.uuid, memory_total_mib=gpu.memory_total_mib) for gpu in reading.gpus
+            GpuIdentity(
+                name=gpu.name,
+                uuid=gpu.uuid,
+                memory_total_mib=gpu.memory_total_mib,
+                unknown_accepted=gpu.unknown_accepted,
+            )
+            for gpu in reading.gpus
         ),
         gpu_driver=reading.driver,
         image_digest=_image_digest(),

@@ -18,20 +18,22 @@ from tune_mcp.precheck import (
     catalogue,
     ci_env,
     comparable,
+    dependencies,
     disk,
     gpu,
     host_paths,
     imports,
     layout,
-    pins,
     ptrace,
     repository,
+    required_files,
+    scripts,
     speaker_sim,
     venv,
 )
 from tune_mcp.precheck.bounded import Asked, Deadline
+from tune_mcp.precheck.declared import Declared, read_declared
 from tune_mcp.precheck.imports import Imports, ModuleFact
-from tune_mcp.precheck.pins import Pins, read_pins
 from tune_mcp.precheck.subject import Subject
 from tune_mcp.precheck.venv import VenvFacts
 from tune_mcp.session import provenance
@@ -54,6 +56,7 @@ GATES: tuple[tuple[str, Gate], ...] = (
     ("env.ci", ci_env.checks),
     ("hf.assets", assets.checks),
     ("speaker_sim.assets", speaker_sim.checks),
+    ("files", required_files.checks),
     ("host.ptrace", ptrace.checks),
 )
 """Gates that only read files, with the id under which one that gives no answer is told."""
@@ -124,12 +127,14 @@ def precheck(
     venv_probe = Asked(lambda: probes.read_venv(subject))
     import_probe = Asked(lambda: probes.try_imports(subject, 0.9 * deadline.seconds))
     commit = Asked(lambda: _commit(subject))
-    pinned = Asked(lambda: read_pins(subject))
+    declared = Asked(lambda: read_declared(subject))
+    commands = Asked(lambda: scripts.read_wanted(subject))
     asked = [(name, _asked(gate, subject)) for name, gate in gates]
     checks = [check for name, answer in asked for check in _checks(name, answer, deadline)]
     facts = _facts(venv_probe, deadline)
-    wanted = _pins(pinned, deadline)
-    checks += [*venv.checks(subject, facts), *pins.checks(subject, wanted, facts)]
+    wanted = _declared(declared, deadline)
+    checks += [*venv.checks(subject, facts), *dependencies.checks(subject, wanted, facts)]
+    checks += scripts.checks(subject, _commands(commands, deadline), facts)
     reading = _reading(gpu_probe, deadline)
     checks += gpu.checks(subject, reading)
     loaded, late = _imports(import_probe, deadline)
@@ -143,7 +148,7 @@ def precheck(
         modules=dict(loaded.loaded),
         checks=_ordered(checks),
         versions={**facts.versions, **loaded.versions()},
-        pins=wanted.exact,
+        pins=wanted.exact(),
         pytest_plugins=facts.pytest_plugins,
         gpus=tuple(
             GpuFact(index=one.index, uuid=one.uuid, name=one.name, memory_total_mib=one.memory_total_mib)
@@ -173,7 +178,7 @@ def _facts(asked: Asked[VenvFacts], deadline: Deadline) -> VenvFacts:
     try:
         return asked.answer(deadline.left())
     except TimeoutError:
-        return VenvFacts(problem=_late(deadline))
+        return VenvFacts(problem=_late(deadline), late=True)
 
 
 def _imports(asked: Asked[Imports], deadline: Deadline) -> tuple[Imports, str]:
@@ -199,13 +204,22 @@ def _said(asked: Asked[str | None], deadline: Deadline) -> str | None:
         return None  # repo.head has said so
 
 
-def _pins(asked: Asked[Pins], deadline: Deadline) -> Pins:
+def _declared(asked: Asked[Declared], deadline: Deadline) -> Declared:
     try:
         return asked.answer(deadline.left())
     except TimeoutError:
-        return Pins(problem=f"pyproject.toml: {_late(deadline)}")
+        return Declared(problem=f"pyproject.toml: {_late(deadline)}")
     except OSError as error:
-        return Pins(problem=f"pyproject.toml cannot be read: {error}")
+        return Declared(problem=f"pyproject.toml cannot be read: {error}")
+
+
+def _commands(asked: Asked[scripts.Wanted], deadline: Deadline) -> scripts.Wanted:
+    try:
+        return asked.answer(deadline.left())
+    except TimeoutError:
+        return scripts.Wanted(problem=_late(deadline))
+    except OSError as error:
+        return scripts.Wanted(problem=f"cannot be read: {error}")
 
 
 def _reading(asked: Asked[GpuReading], deadline: Deadline) -> GpuReading:

@@ -2,7 +2,8 @@
 
 The library finds the snapshot and, where it kept the repository's listing, tells what that lacks; nothing is ever
 asked of the network. On top stand our own looks at the bytes: links that lead nowhere, empty or cut files, shards that
-an index announces. Only the repositories that are asked for are looked at: a whole-cache scan takes minutes on a
+an index announces. A format is never asked for: what counts as whole is the repository's own list of files, or the
+files that config names. Only the repositories that are asked for are looked at: a whole-cache scan takes minutes on a
 network file system.
 """
 
@@ -10,7 +11,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
 from typing import Literal, Protocol, cast
@@ -18,7 +20,15 @@ from typing import Literal, Protocol, cast
 from tune_mcp.files import read_text
 
 RepoKind = Literal["model", "dataset"]
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+_DESCRIBING = re.compile(
+    r"(?i)(.*\.(json|jsonl|md|txt|rst|py|pyc|ya?ml|toml|cfg|ini|jinja|template|png|jpe?g|gif|svg|webp|pdf|html|lock|csv|tsv"
+    r"|ipynb|sh|sha256|sig|gitignore|gitattributes)|license.*|notice.*|readme.*|\.git.*)"
+)
+_TOKENIZER = re.compile(
+    r"(?i)(tokenizer.*|.*token.*\.model|.*(spm|bpe|spiece|sentencepiece).*\.(model|vocab)|.*\.tiktoken|tekken\.json|vocab\..*"
+    r"|merges\.txt|special_tokens_map\.json|added_tokens\.json|(pre)?processor_config\.json|feature_extractor.*\.json)"
+)
+"""Names of what describes a model and of what a tokenizer or processor consists of; every other file is weights."""
 _SHARD = re.compile(r"(?P<head>.*-)(?P<number>\d{5})-of-(?P<total>\d{5})(?P<tail>\..+)")
 _NAMED_AT_ONCE = 3
 
@@ -36,8 +46,10 @@ def folder_name(kind: RepoKind, repo_id: str) -> str:
     return repo_folder_name(repo_id=repo_id, repo_type=kind)
 
 
-def gaps(hub: Path, kind: RepoKind, repo_id: str) -> list[str]:
+def gaps(hub: Path, kind: RepoKind, repo_id: str, wanted: tuple[str, ...] | None = None) -> list[str]:
     """What is missing of a repository; empty when the whole snapshot of ``main`` is there.
+
+    ``wanted`` limits the look to files that fit these globs, each of which needs one; empty takes what is there.
 
     Raises ``OSError`` for a cache that cannot be read, ``ValueError`` for a name that no repository can have.
     """
@@ -54,7 +66,7 @@ def gaps(hub: Path, kind: RepoKind, repo_id: str) -> list[str]:
         snapshot = error.snapshot_path
     except LocalEntryNotFoundError:
         return ["no snapshot of main", *_unfinished(repo)]
-    return [*_in_snapshot(Path(snapshot), kind, _listed(hub, kind, repo_id)), *_unfinished(repo)]
+    return [*_in_snapshot(Path(snapshot), kind, _listed(hub, kind, repo_id), wanted), *_unfinished(repo)]
 
 
 def _listed(hub: Path, kind: RepoKind, repo_id: str) -> dict[str, int]:
@@ -69,7 +81,9 @@ def _listed(hub: Path, kind: RepoKind, repo_id: str) -> dict[str, int]:
     return {file.path: file.size for file in files}
 
 
-def _in_snapshot(snapshot: Path, kind: RepoKind, listed: dict[str, int]) -> Iterator[str]:
+def _in_snapshot(
+    snapshot: Path, kind: RepoKind, listed: dict[str, int], wanted: tuple[str, ...] | None
+) -> Iterator[str]:
     present: dict[str, int] = {}
     broken: list[str] = []
     for path in sorted(snapshot.rglob("*")):
@@ -80,23 +94,51 @@ def _in_snapshot(snapshot: Path, kind: RepoKind, listed: dict[str, int]) -> Iter
         elif target.is_file() and not name.endswith(".incomplete"):
             present[name] = target.stat().st_size
     broken += sorted(listed.keys() - present.keys() - set(broken))
+    if wanted:
+        broken = [name for name in broken if _fits(name, wanted)]
+        absent = [glob for glob in wanted if not any(fnmatchcase(name, glob) for name in (*present, *broken))]
+        present = {name: size for name, size in present.items() if _fits(name, wanted)}
+        if absent:
+            yield f"no file fits {_some(absent)}"
+    elif wanted is not None:
+        broken = [name for name in broken if (snapshot / name).is_symlink()]
     if broken:
         yield f"not downloaded: {_some(broken)}"
     if cut := [name for name, size in present.items() if size != listed.get(name, size)]:
         yield f"not as long as announced: {_some(cut)}"
-    if kind == "dataset":
-        if not present:
-            yield "no file in its snapshot"
-    else:
-        weights = {name: size for name, size in present.items() if name.endswith(WEIGHTS)}
-        if not weights:
-            yield "no weight file"
-        if empty := [name for name, size in weights.items() if size == 0]:
-            yield f"empty: {_some(empty)}"
+    if wanted is None and not listed and (lacking := _lacking(kind, present)):
+        yield lacking
+    empty = [name for name, size in present.items() if size == 0 and name not in listed and _is_weights(name)]
+    if kind == "model" and empty:
+        yield f"empty: {_some(empty)}"
+    if wanted is not None:
+        return
     if absent := sorted(_expected(snapshot, present) - set(present) - set(broken)):
         yield f"shards not there: {_some(absent)}"
     if unread := [name for name in present if name.endswith(".index.json") and _index(snapshot / name) is None]:
         yield f"unreadable: {_some(unread)}"
+
+
+def _fits(name: str, globs: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)
+
+
+def _is_weights(name: str) -> bool:
+    last = name.rpartition("/")[2]
+    return _DESCRIBING.fullmatch(last) is None and _TOKENIZER.fullmatch(last) is None
+
+
+def _lacking(kind: RepoKind, present: Mapping[str, int]) -> str:
+    """What a snapshot without a listing cannot do without: some file, and weights where a model is described.
+
+    ``config.json`` alone is what a cut download leaves; a tokenizer by itself has none.
+    """
+    if kind == "dataset":
+        return "" if present else "no file in its snapshot"
+    if any(_is_weights(name) for name in present):
+        return ""
+    alone = "config.json" not in present and any(_TOKENIZER.fullmatch(name.rpartition("/")[2]) for name in present)
+    return "" if alone else "no weight file"
 
 
 def _expected(snapshot: Path, present: dict[str, int]) -> set[str]:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from tune_mcp.config.ci_machine import CiMachine
 from tune_mcp.config.host import BootstrapStep, HostProfile
-from tune_mcp.config.model import ModelConfig
+from tune_mcp.config.model import ModelConfig, RequiredFile
 from tune_mcp.config.stages import Stage
 from tune_mcp.session.plan import LaunchSettings
 
@@ -22,6 +22,8 @@ class Needs:
 
     ``model_ids`` are those of the selected stages; ``datasets`` and ``test_globs`` the model's. ``imports`` are the
     modules to load, None for the repository's own package. ``unread`` says why the data sets are not known.
+    ``files``, ``scripts``, ``hf_files``, ``extras`` and ``optional`` are the model's keys ``required_files`` (for the
+    selected test files), ``console_scripts``, ``hf_files``, ``dependency_extras`` and ``optional_dependencies``.
     """
 
     env: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -33,10 +35,17 @@ class Needs:
     imports: tuple[str, ...] | None = None
     ci_machine: CiMachine = field(default_factory=CiMachine)
     ci_env_file: str | None = None
+    files: tuple[RequiredFile, ...] = ()
+    scripts: tuple[str, ...] = ()
+    hf_files: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    extras: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, model: ModelConfig, host: HostProfile | None, stages: Iterable[Stage]) -> Needs:
         """From the configuration as it stands."""
+        stages = tuple(stages)
+        tests = {PurePosixPath(stage.test).name for stage in stages}
         return cls(
             env=launch_settings(model, host),
             model_ids=_unique(
@@ -51,6 +60,11 @@ class Needs:
             imports=model.venv_imports,
             ci_machine=model.ci_machine,
             ci_env_file=model.ci_env_file,
+            files=tuple(one for one in model.required_files if not one.tests or tests.intersection(one.tests)),
+            scripts=model.console_scripts,
+            hf_files=model.hf_files,
+            extras=model.dependency_extras,
+            optional=model.optional_dependencies,
         )
 
     @classmethod

@@ -19,7 +19,8 @@ class Subject:
     """A model's selected stages on this machine: where the repository and its interpreter are, and what they need.
 
     ``gpus_per_test`` maps a test key to the GPUs that one launch of it needs; ``allow_mig`` lets split ones count;
-    ``needs`` is the rest that they ask of the machine. ``catalogue`` is what their table was
+    ``gpus_by_default`` are the test files of which no config says how many, so that one is assumed. ``needs`` is the
+    rest that they ask of the machine. ``catalogue`` is what their table was
     discovered by, and the table; None where it is fixed already: in a run that was planned.
     """
 
@@ -32,5 +33,6 @@ class Subject:
     host: str | None
     gpus_per_test: dict[str, int]
     allow_mig: bool = False
+    gpus_by_default: tuple[str, ...] = ()
     needs: Needs = field(default_factory=Needs)
     catalogue: tuple[ModelConfig, MetricRules, StageTable] | None = None

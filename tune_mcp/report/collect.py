@@ -55,7 +55,7 @@ def collect(
     plan's (default: it is one of the plan's).
     """
     machine = hardware(run)
-    context = ContextReader(repo_root, machine.phrase, plan.repeats)
+    context = ContextReader(repo_root, machine.phrase, plan.repeats, plan.settings)
     past = HistoryReader(repo_root, plan.calibration_git_sha)
     same = same_code or plan.commits.__contains__
     noise = read_noise(plan, audited.stages, applied.rows, earlier, machine.summary, same)

@@ -1,20 +1,23 @@
 """The one line under each stage's heading that says what was measured, on what (rules CTX-01 to CTX-07).
 
 Constants are read from the syntax tree of the stage's test file, then of its threshold file, through imports; a name
-that is not there, or is no plain number, is ``?`` and never guessed or copied from another stage (CTX-06).
+that is not there, or is no plain number, is ``?`` and never guessed or copied from another stage (CTX-06). The
+concurrency is that of the launch: what pytest was told beats what the test files say (``launch_values``).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tune_mcp.config.stages import Stage
 from tune_mcp.discover.scope import Modules
 from tune_mcp.errors import Json, Refusal
 from tune_mcp.files import parse_json, read_plain
+from tune_mcp.report.launch_values import LaunchValues
 from tune_mcp.run_dir import RunDir
+from tune_mcp.session.plan import LaunchSettings
 
 UNKNOWN = "?"
 
@@ -57,9 +60,11 @@ class ContextReader:
     repo_root: Path
     phrase: str
     repeats: int
+    settings: LaunchSettings = field(default_factory=LaunchSettings)
 
     def __post_init__(self) -> None:
         self._modules = Modules(self.repo_root)
+        self._launched = LaunchValues(self.repo_root, self._modules, self.settings)
 
     def line(self, stage: Stage) -> str:
         """``— 2× NVIDIA H20, 2000 samples, max_tokens=32, concurrency=8, 5 runs`` (CTX-04, CTX-05)."""
@@ -80,6 +85,9 @@ class ContextReader:
                 named[_label(name)] = value
         if samples is None:
             samples = UNKNOWN if stage.expected_samples is None else str(stage.expected_samples)
+        concurrency = self._launched.concurrency(stage, named.get("concurrency"))
+        if concurrency is not None:
+            named["concurrency"] = concurrency
         order = sorted(named, key=lambda label: {"max_tokens": 0, "concurrency": 1}.get(label, 2))
         return samples, [f"{label}={named[label]}" for label in order]
 
@@ -88,7 +96,7 @@ class ContextReader:
         for file in dict.fromkeys((stage.test, stage.threshold_path)):
             try:
                 module = self._modules.read(file)
-                value = self._modules.number(module, name) if module else None
+                value = self._launched.number(stage, module, name) if module else None
             except Refusal:
                 continue
             if value is not None:

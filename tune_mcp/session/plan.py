@@ -39,6 +39,7 @@ class LaunchSettings(Frozen):
     timeout_s: dict[str, float] = Field(default_factory=dict)
     cache_wipes: tuple[str, ...] = ()
     allow_mig: bool = False
+    accept_unknown_gpus: bool = False
     cleanup_command: tuple[str, ...] = ()
     venv_imports: tuple[str, ...] | None = None
     ci_machine: CiMachine = Field(default_factory=CiMachine)

@@ -16,7 +16,7 @@ from tune_mcp.config.loader import ConfigPlaces
 from tune_mcp.config.stages import Stage
 from tune_mcp.errors import Refusal
 from tune_mcp.files import FileLock
-from tune_mcp.gpus import GpuReading, Presence, read_gpus
+from tune_mcp.gpus import GpuReading, Presence, accepting, read_gpus
 from tune_mcp.precheck import fingerprint
 from tune_mcp.precheck.bounded import Deadline
 from tune_mcp.precheck.gates import PATIENT_DEADLINE_S, Precheck, Probes, precheck
@@ -64,7 +64,8 @@ def prechecked(run: RunDir, plan: Plan) -> Precheck:
     venvs: list[VenvFacts] = []
 
     def gpus() -> GpuReading:
-        readings.append(gpus_seen.Recording(run, read_gpus, utc_now)())
+        look = accepting(read_gpus, plan.settings.accept_unknown_gpus)
+        readings.append(gpus_seen.Recording(run, look, utc_now)())
         return readings[-1]
 
     def venv(subject: Subject) -> VenvFacts:

@@ -32,6 +32,7 @@ def next_job(
         plugins=plugins,
         cache_wipes=settings.cache_wipes,
         allow_mig=settings.allow_mig,
+        accept_unknown_gpus=settings.accept_unknown_gpus,
         cleanup_command=settings.cleanup_command,
         signatures=settings.signatures,
         gpus=settings.gpus_per_test.get(test, 0),

@@ -24,8 +24,8 @@ class Job(Frozen):
     ``test`` is the file relative to ``repo_root``; ``gpus`` how many to grant; ``timeout_s`` the wall-clock limit of
     pytest; ``tree`` what it must still be; ``plugins`` the pytest plugins that the venv has;
     ``cache_wipes`` the folders below OMNI_CI_HOME that it must find empty; ``signatures`` what the model adds to the
-    watchdog's; ``allow_mig`` whether a split GPU will do; ``cleanup_command`` the project's own script that frees GPUs,
-    where the host profile names one.
+    watchdog's; ``allow_mig`` whether a split GPU will do, ``accept_unknown_gpus`` whether one whose use NVML does not
+    report; ``cleanup_command`` the project's own script that frees GPUs, where the host profile names one.
     """
 
     schema_version: int = 1
@@ -45,6 +45,7 @@ class Job(Frozen):
     signatures: OwnSignatures = Field(default_factory=OwnSignatures)
     gpus: int = 0
     allow_mig: bool = False
+    accept_unknown_gpus: bool = False
     cleanup_command: tuple[str, ...] = ()
     timeout_s: float
 

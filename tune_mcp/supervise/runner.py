@@ -29,7 +29,7 @@ from pathlib import Path
 from tune_mcp.config.signatures import rules as watch_rules
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import open_appending, sha256_file, write_atomic
-from tune_mcp.gpus import read_gpus
+from tune_mcp.gpus import accepting, read_gpus
 from tune_mcp.observe import result_files
 from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.run_dir import iso
@@ -73,7 +73,8 @@ class Runner:
         self.basetemp = job.run.basetemp(job.test_key, job.repeat)
         self.record = job.run.guard_record(job.test_key, job.repeat)
         self.started = datetime.now(UTC)
-        read = gpus_seen.Recording(job.run, read_gpus, lambda: datetime.now(UTC))
+        look = accepting(read_gpus, job.accept_unknown_gpus)
+        read = gpus_seen.Recording(job.run, look, lambda: datetime.now(UTC))
         self.gpus = GpuUse(job, read, self.say, self.phase, orders.wait, self.cancelled)
         self.dropped: tuple[str, ...] = ()
         self.scratch: scratch.Scratch | None = None
