@@ -1,0 +1,50 @@
+"""A wrong path in config.yaml for one of a test's stages: the run halts, and what was measured counts all the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import omni
+import toy
+
+from tune_mcp.calibration import catalogue, reporting, running, watching
+from tune_mcp.run_dir import RunDir
+
+STAGE = "tts_higgs_nonstream_utmos"
+
+
+def wrong(config: dict[str, Any]) -> None:
+    omni.without_gpus(config)
+    paths = config["metric_sources"]["test_tts_ci.py"]["variants"]["nonstream"]["paths"]
+    paths["utmos_mean"] = paths["utmos_mean"].replace("utmos_mean", "utmos_meen")
+
+
+def utmos(run: RunDir, repeat: int) -> float:
+    base = run.path / f"_pytest/test_tts_ci__higgs/basetemp_run{repeat}/test_voice_cloning_non_streami0"
+    return json.loads((base / "vc_nonstream_c16/utmos_results.json").read_text())["summary"]["utmos_mean"]
+
+
+def test_after_the_fix_the_sealed_repeat_is_read_again_and_nothing_is_launched_for_it(tmp_path: Path) -> None:
+    machine = omni.make(tmp_path, ["tts"], wrong)
+    project = machine.project()
+    reply = running.start_run(project, "tts", ["tts_higgs"], repeats=2)
+    now = toy.wait_until_rest(project, reply.run_id)
+    run = project.run(reply.run_id)
+    assert now.state == "halted", toy.told(run)
+    seen = utmos(run, 1)
+
+    (machine.repo / ".tune/models/tts/config.yaml").write_text(omni.shipped(machine, "tts", omni.without_gpus))
+    catalogue.discover(project, "tts")
+    resumed = running.resume_run(project, reply.run_id)
+    now = toy.wait_until_rest(project, reply.run_id)
+
+    assert now.state == "finished", toy.told(run)
+    assert resumed.read_again and not set(resumed.read_again) & set(resumed.measured_again), resumed.text()
+    attempts = run.path / "_pytest/test_tts_ci__higgs/attempts"
+    assert sorted(path.name for path in attempts.iterdir()) == ["run1_a1", "run2_a1"], "each repeat was launched once"
+    assert watching.strict_audit(project, reply.run_id).ready
+    reporting.report(project, reply.run_id)
+    rows = {row.stage_key: row for row in reporting.apply_plan(project, reply.run_id).rows}
+    assert rows[STAGE].worst_raw == min(seen, utmos(run, 2)), "the worst of all that was measured"
