@@ -12,6 +12,7 @@ import toy
 from tune_mcp.calibration import catalogue, reporting, running, watching
 from tune_mcp.run_dir import RunDir
 
+KEY = "test_tts_ci__higgs"
 STAGE = "tts_higgs_nonstream_utmos"
 
 
@@ -41,7 +42,7 @@ def test_after_the_fix_the_sealed_repeat_is_read_again_and_nothing_is_launched_f
     now = toy.wait_until_rest(project, reply.run_id)
 
     assert now.state == "finished", toy.told(run)
-    assert resumed.read_again and not set(resumed.read_again) & set(resumed.measured_again), resumed.text()
+    assert (resumed.read_again, resumed.measured_again) == ({KEY: [1]}, {KEY: [2]}), resumed.text()
     attempts = run.path / "_pytest/test_tts_ci__higgs/attempts"
     assert sorted(path.name for path in attempts.iterdir()) == ["run1_a1", "run2_a1"], "each repeat was launched once"
     assert watching.strict_audit(project, reply.run_id).ready
