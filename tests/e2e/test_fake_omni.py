@@ -98,7 +98,10 @@ def test_both_presets_are_measured_and_written_apart(machine: omni.Machine, monk
     assert all(row.calibration_preset and row.calibration_preset.upper() in row.symbol for row in rows), rows
     after = (machine.repo / THRESHOLDS).read_text()
     assert numbers(after) == expected(numbers(before), rows)
-    assert "1088 samples" in run.report_md.read_text()
+    text = run.report_md.read_text()
+    assert "1088 samples, concurrency=32" in text, "from the recogniser's environment default"
+    assert "50 samples, concurrency=16" in text, "from pytest_extra_args"
+    assert "slack unknown" not in text and "limit unknown" not in text, "every limit is read from the assertions"
 
     asserted_launch(machine, run)
     prechecked = json.loads(run.precheck.read_text())
@@ -199,6 +202,10 @@ def test_every_omni_family_is_strict_and_what_its_tests_leave_in_tmp_is_named_an
     assert "test_qwen3_omni_mmsu_ci" in left and "2000 file(s)" in left
     (folder,) = re.findall(r"mmsu_audio_\w+", left)
     assert not (Path(tempfile.gettempdir()) / folder).exists()
+    reporting.report(project, run.run_id)
+    text = run.report_md.read_text()
+    unread = [line.split("|")[1].strip() for line in text.splitlines() if "(slack unknown)" in line]
+    assert unread == ["latency_mean_s"] * ("videoamme_talker_tp2" in families), "a limit pinned by hand, and no other"
     speed = run.path / "_pytest/test_qwen3_omni_tts_ci/basetemp_run1/vc_nonstream0/speed_results.json"
     assert math.isinf(json.loads(speed.read_text())["config"]["request_rate"]), "as the real benchmark writes it"
 

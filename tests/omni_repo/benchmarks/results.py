@@ -247,12 +247,18 @@ def answer_record(number, ok, family):
             "raw_response": "A", "is_correct": right, "is_parseable": True, "is_success": ok, "latency_s": took,
             "has_audio": False, "audio_duration_s": 0.0, "error": "" if ok else "502",
         }  # fmt: skip
-    return {
-        "sample_id": f"validation_{number}", "subject": "Art", "question_type": "multiple-choice", "expected": "A",
-        "latency_s": took, "prompt_tokens": 300, "completion_tokens": 34, "output_token_rate": 596.81,
+    common = {
+        "expected": "A", "latency_s": took, "prompt_tokens": 300, "completion_tokens": 34, "output_token_rate": 596.81,
         "predicted": "A" if right else "B", "raw_response": "Answer: A", "is_correct": right, "is_success": ok,
         "is_mc_fallback": False, "error": "" if ok else "502: upstream worker disconnected",
-    }
+    }  # fmt: skip
+    if family == "mmmu":
+        return {"sample_id": f"validation_{number}", "subject": "Art", "question_type": "multiple-choice", **common}
+    return {
+        "sample_id": f"{number:03}-1", "video_path": f"/videos/v{number}.mp4", "url": "u", "video_id": f"v{number}",
+        "question_id": f"{number:03}-1", "duration": "short", "domain": "d", "sub_category": "s", "task_type": "t",
+        **common, "audio_duration_s": 3.4567, "rtf": took / 3.4567, "wav_path": f"audio/{number:03}-1.wav",
+    }  # fmt: skip
 
 
 def counts(samples):
@@ -262,6 +268,11 @@ def counts(samples):
 
 def by(samples, key):
     return {name: counts([one for one in samples if one[key] == name]) for name in sorted({one[key] for one in samples})}
+
+
+def simple(samples, key):
+    """As ``by``, without the number of parseable answers."""
+    return {name: {k: v for k, v in found.items() if k != "parseable"} for name, found in by(samples, key).items()}
 
 
 def understand(port, folder, family, *, count, accuracy, qps, tokens, latency, concurrency, speech=False):
@@ -296,9 +307,14 @@ def understand(port, folder, family, *, count, accuracy, qps, tokens, latency, c
         config = {"model": "qwen3-omni", "base_url": f"http://localhost:{port}", "max_samples": count,
                   "max_tokens": 256, "temperature": 0.0, "max_concurrency": concurrency, "warmup": 0,
                   "enable_audio": speech, "asr_concurrency": DEFAULT_ASR_TRANSCRIBE_CONCURRENCY}
+        if family != "mmmu":
+            summary |= {f"per_{key}": simple(samples, key) for key in ("duration", "domain", "task_type")}
+            config |= {"repo_id": f"zhaochenyang20/{family}", "split": "test", "video_fps": 2, "video_max_frames": 128,
+                       "video_min_pixels": None, "video_max_pixels": 401408, "video_total_pixels": None,
+                       "asr_device": "cuda:0", "lang": "en"}
         results = {"summary": summary, "speed": speed, "config": config, "per_sample": samples}
     save(results, folder, f"{family}_results.json")
     if speech:
         for number in range(count):
-            write_wav(folder / "audio" / f"validation_{number}.wav")
+            write_wav(folder / "audio" / f"{samples[number]['sample_id']}.wav")
     return {**results, "speed": speed}
