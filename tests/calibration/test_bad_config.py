@@ -214,8 +214,9 @@ def test_discover_writes_a_table_anew_that_nobody_can_read(tmp_path: Path, damag
     path.write_text(damage(whole))
 
     if damage(whole):
-        with pytest.raises(Refusal):
+        with pytest.raises(Refusal) as caught:
             preparing.precheck(project, toy.MODEL)
+        assert caught.value.next == "call discover with model=toy: it writes the file anew"
     found = catalogue.discover(project, toy.MODEL)
 
     def undated(text: str) -> list[str]:

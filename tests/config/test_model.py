@@ -222,7 +222,7 @@ hf_model_id: org/a
 default_venv_python: /venv/bin/python
 hf_datasets: [org/d]
 hf_model_ids_by_test: {test_a_ci.py: org/b, test_b_ci.py: null}
-auto_env: null
+auto_env: {HF_HUB_DISABLE_XET: "1", EMPTY: null}
 extra_env: {test_a_ci.py: null}
 gpus_per_test: null
 pytest_extra_args: {test_a_ci.py: null}
@@ -239,7 +239,12 @@ def test_a_config_of_the_older_script_loads_unchanged(tmp_path: Path) -> None:
         ("org/b",),
         ("org/a",),
     )
-    assert (model.metric_sources, model.extra_env, model.auto_env, model.gpus_per_test) == ({}, {}, {}, {})
+    assert (model.metric_sources, model.extra_env, model.auto_env, model.gpus_per_test) == (
+        {},
+        {},
+        {"HF_HUB_DISABLE_XET": "1"},
+        {},
+    )
 
 
 @pytest.mark.parametrize("empty", ["metric_sources:\n", "metric_sources: null\n", "metric_sources: {test_a_ci.py: }\n"])

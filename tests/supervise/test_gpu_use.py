@@ -45,10 +45,10 @@ def machine(tmp_path: Path) -> Iterator[Recorded]:
 TREE = Baseline(git_sha="0" * 40, changed={}, untracked={}, file_sha256={}, config_sha256={})
 
 
-def project_with(folder: Path, gpus: int = 1, script: str | None = None) -> Project:
+def project_with(folder: Path, gpus: int = 1, script: str | None = None, **more: object) -> Project:
     """The toy on a host of its own; ``script`` is the body of the cleanup script that the profile names."""
     config = toy.CONFIG | {"gpus_per_test": {"test_toy_ci.py": gpus}}
-    profile: dict[str, Any] = {"name": "here", "hostname": os.uname().nodename, "repo_root": str(folder)}
+    profile: dict[str, Any] = {"name": "here", "hostname": os.uname().nodename, "repo_root": str(folder), **more}
     files = {}
     if script is not None:
         profile["cleanup_command"] = ["bash", SCRIPT, "--kill-orphans"]
@@ -224,6 +224,36 @@ def test_a_gpu_stays_taken_while_the_pytest_of_a_killed_runner_lives(tmp_path: P
     assert gpu_locks() == ["gpu-GPU-0"]
     os.kill(pid, signal.SIGKILL)
     toy.wait_for(lambda: not gpu_locks(), what="the free lock")
+
+
+@pytest.mark.rule("GPU-06", "GPU-21")
+@pytest.mark.parametrize("facts", [{"used": {"error": 3}}, {"processes": {"error": 3}}, {"used": 0, "total": 0}])
+def test_a_gpu_without_numbers_is_measured_on_where_the_host_accepts_it_and_the_run_records_that(
+    tmp_path: Path, machine: Recorded, facts: dict[str, Any]
+) -> None:
+    machine.machine(facts)
+    project = project_with(tmp_path / "repo", gpu_memory_unknown="accept")
+
+    run = toy.start(project, 1)
+    now = toy.wait_until_rest(project, run.run_id)
+
+    assert now.state == "finished", toy.told(run)
+    environment, prechecked = (json.loads(path.read_text()) for path in (run.environment, run.precheck))
+    assert [gpu["unknown_accepted"] for gpu in environment["gpus"]] == [True]
+    assert "accepted by the host profile" in prechecked["gpu_summary"]
+
+
+@pytest.mark.rule("GPU-06")
+def test_a_gpu_without_numbers_blocks_a_run_where_the_host_says_nothing(tmp_path: Path, machine: Recorded) -> None:
+    machine.machine({"used": {"error": 3}})
+    project = project_with(tmp_path / "repo")
+
+    run = toy.start(project, 1)
+    now = toy.wait_until_rest(project, run.run_id)
+
+    assert now.state == "failed", toy.told(run)
+    assert "gpu_memory_unknown: accept" in run.run_log.read_text() + run.precheck.read_text()
+    assert toy.launches(project, 1) == ()
 
 
 @pytest.mark.rule("GPU-21")

@@ -49,7 +49,7 @@ def precheck(project: Project, model: str, stages: Sequence[str] = ("ALL",)) -> 
         gpu_summary=found.gpu_summary,
         next=f"call start_run with model={model}"
         if found.ok
-        else f"mend {found.blocking()[0].id}, then call precheck again",
+        else f"fix {found.blocking()[0].id}, then call precheck again",
     )
 
 

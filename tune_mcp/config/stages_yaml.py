@@ -20,7 +20,7 @@ def load_stages(path: Path) -> StageTable:
 
     Raises INVALID_CONFIG with file, line and key.
     """
-    source = read_yaml(path)
+    source = read_yaml(path, f"call discover with model={path.parent.name}: it writes the file anew")
     table: StageTable = {}
     for key, value in source.data.items():
         filled = value

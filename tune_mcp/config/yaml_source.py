@@ -62,12 +62,13 @@ _Loader.yaml_implicit_resolvers = {
 
 @dataclass
 class YamlSource:
-    """The mapping of one file, the line of every key path, and the problems found so far."""
+    """The mapping of one file, the line of every key path, the problems found so far, what a refusal says to do."""
 
     path: Path
     data: dict[str, Yaml]
     lines: dict[KeyPath, int]
     problems: list[Problem] = field(default_factory=list[Problem])
+    remedy: str = ""
 
     def check(self, model: type[Model], value: Yaml, prefix: KeyPath = ()) -> Model | None:
         """``value`` (found at ``prefix``) as ``model``; None after noting every problem of it."""
@@ -100,7 +101,9 @@ class YamlSource:
             "problems": [{"line": p.line, "key": p.key, "what": p.what} for p in problems],
         }
         message = f"{self.path}:{first.line}: {first.key}: {first.what}{more}"
-        return Refusal(Code.INVALID_CONFIG, rules, message, f"correct {self.path} and call again", details)
+        return Refusal(
+            Code.INVALID_CONFIG, rules, message, self.remedy or f"correct {self.path} and call again", details
+        )
 
     def _explain(self, model: type[BaseModel], errors: list[ErrorDetails], prefix: KeyPath) -> Iterator[Problem]:
         found: dict[KeyPath, list[tuple[str, str]]] = {}
@@ -121,9 +124,12 @@ def dotted(path: KeyPath) -> str:
     return ".".join(str(step) for step in path) or "(top)"
 
 
-def read_yaml(path: Path) -> YamlSource:
-    """Read ``path``. Raises INVALID_CONFIG for a file that is no plain YAML mapping with string keys."""
-    source = YamlSource(path, {}, {(): 1})
+def read_yaml(path: Path, remedy: str = "") -> YamlSource:
+    """Read ``path``; ``remedy`` is what a refusal of it says to do.
+
+    Raises INVALID_CONFIG for a file that is no plain YAML mapping with string keys.
+    """
+    source = YamlSource(path, {}, {(): 1}, remedy=remedy)
     try:
         data = read_plain(path)
     except OSError as error:
