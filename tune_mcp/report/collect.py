@@ -22,6 +22,7 @@ from tune_mcp.report.noise import read as read_noise
 from tune_mcp.report.replaced import replaced
 from tune_mcp.report.suite import CiGate, suite
 from tune_mcp.report.threshold_history import HistoryReader
+from tune_mcp.report.uncounted import uncounted
 from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session.plan import Plan
 
@@ -97,6 +98,7 @@ def collect(
         incidents=history.incidents(run),
         checks=_checks(precheck.get("checks")),
         replaced=replaced(run, audited),
+        uncounted=uncounted(run, audited),
     )
 
 

@@ -189,6 +189,32 @@ class ReplacedFacts(Frozen):
     values: tuple[ReplacedValue, ...]
 
 
+class UncountedValue(Frozen):
+    """One value that does not count; ``worst`` is the worst that does, None when nothing does."""
+
+    stage: str
+    metric: str
+    value: Number
+    worst: Number | None
+    worse: bool
+
+
+class UncountedFacts(Frozen):
+    """One attempt that was measured and does not count: purged, superseded or quarantined, with what can be read.
+
+    ``attempt`` is None for a folder without numbered attempts, ``where`` a folder below the run directory.
+    """
+
+    test: str
+    repeat: int
+    attempt: int | None
+    t: str
+    who: str
+    reason: str
+    where: str
+    values: tuple[UncountedValue, ...]
+
+
 class EventFacts(Frozen):
     """One line of events.jsonl."""
 
@@ -347,6 +373,7 @@ class ReportFacts(Frozen):
     optimisations: tuple[OptimisationFacts, ...] = ()
     checks: tuple[CheckFacts, ...] = ()
     replaced: tuple[ReplacedFacts, ...] = ()
+    uncounted: tuple[UncountedFacts, ...] = ()
 
     def metrics(self) -> list[tuple[StageFacts, MetricFacts]]:
         """All metrics, in stage order."""

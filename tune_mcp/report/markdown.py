@@ -299,8 +299,26 @@ def _attempts(facts: ReportFacts) -> list[str]:
     if facts.replaced:
         lines += ["", "Replaced by a person, although complete:", ""]
         lines += [f"- {_said(line)}" for line in wording.replaced_lines(facts)]
+    if facts.uncounted:
+        lines += ["", "Measured, and not counted:", ""]
+        lines += _table(
+            ("When", "Test", "Repeat", "Attempt", "Values", "By", "Why", "Where"),
+            (
+                (
+                    one.t,
+                    f"`{one.test}`",
+                    str(one.repeat),
+                    "—" if one.attempt is None else str(one.attempt),
+                    wording.uncounted_values(one),
+                    _said(one.who),
+                    _said(one.reason),
+                    f"`{one.where}`",
+                )
+                for one in facts.uncounted
+            ),
+        )
     if facts.superseded:
-        lines += ["", "Superseded by a later run of the same repeat; their values are in no table above:", ""]
+        lines += ["", "Superseded by another run of the same repeat:", ""]
     for one in facts.superseded:
         repeat = f" repeat {one.repeat}" if one.repeat else ""
         stages = f" ({', '.join(one.stages)})" if one.stages else ""

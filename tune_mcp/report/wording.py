@@ -7,7 +7,7 @@ from statistics import median
 
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report import since
-from tune_mcp.report.facts import MetricFacts, ReportFacts, StageFacts
+from tune_mcp.report.facts import MetricFacts, ReportFacts, StageFacts, UncountedFacts
 from tune_mcp.report.figures import chance_text, chances_text, percent, plain
 from tune_mcp.report.statistics import UNSEEN, repeats_for
 
@@ -142,6 +142,8 @@ def notes(facts: ReportFacts) -> list[tuple[str, str]]:
         found.append(("One repeat", "it shows no spread at all: a smoke run, no calibration."))
     if "different environments" in facts.environment_note:
         found.append(("Environment", f"{facts.environment_note}: their values are not comparable."))
+    if worse := worse_text(facts):
+        found.append(("Worse values that do not count", worse))
     if facts.changed_files:
         found.append(("Changed since the run was planned", f"{changed_text(facts)}."))
     if facts.applied:
@@ -150,6 +152,29 @@ def notes(facts: ReportFacts) -> list[tuple[str, str]]:
     if facts.previous and facts.previous.differences:
         found.append(("Conditions of the last calibration", f"{'; '.join(facts.previous.differences)}."))
     return found
+
+
+def worse_text(facts: ReportFacts) -> str:
+    """The values that were measured, do not count, and are worse than what is proposed; empty when there are none."""
+    worse = [
+        f"{value.stage}/{value.metric} {plain(value.value)} against {plain(value.worst)} ({one.test} repeat "
+        f"{one.repeat}, {one.reason})"
+        for one in facts.uncounted
+        for value in one.values
+        if value.worse and value.worst is not None
+    ]
+    more = f"; and {len(worse) - 6} more" if len(worse) > 6 else ""
+    return f"{'; '.join(worse[:6])}{more}. Each is in the table of what does not count." if worse else ""
+
+
+def uncounted_values(one: UncountedFacts) -> str:
+    """Every value of an attempt that does not count, those worse than what does marked."""
+    told = [
+        f"{value.stage}/{value.metric} {plain(value.value)}"
+        + (f" (worse than {plain(value.worst)})" if value.worse and value.worst is not None else "")
+        for value in one.values
+    ]
+    return ", ".join(told) or "nothing can be read"
 
 
 def changed_text(facts: ReportFacts) -> str:
