@@ -77,6 +77,12 @@ def test_digamma_and_trigamma_are_those_of_scipy(x: float, first: float, second:
     assert trigamma(x) == pytest.approx(second, rel=1e-7)
 
 
+def test_digamma_and_trigamma_are_exact_where_closed_forms_are_known() -> None:
+    assert trigamma(1) == pytest.approx(math.pi**2 / 6, rel=2e-11)
+    assert trigamma(0.5) == pytest.approx(math.pi**2 / 2, rel=1e-11)
+    assert digamma(0.5) == pytest.approx(-0.5772156649015329 - 2 * math.log(2), rel=1e-11)
+
+
 def test_a_tail_without_a_degree_of_freedom_is_refused() -> None:
     with pytest.raises(ValueError, match="one degree of freedom"):
         student_tail(1.0, 0)
@@ -116,7 +122,10 @@ def test_two_repeats_have_a_variance_and_one_has_none() -> None:
 
 def test_a_family_that_nobody_named_is_taken_for_the_widest() -> None:
     assert PRIORS["other"] == PRIORS["wer"]
-    assert all(one.sd <= PRIORS["count"].sd and one.degrees < 2 for one in PRIORS.values())
+    assert {family: (one.degrees, one.sd) for family, one in PRIORS.items() if family in ("cer", "score")} == {
+        "cer": (0.87, 0.0022),
+        "score": (1.43, 0.0032),
+    }
 
 
 def test_six_metrics_give_their_family_a_prior_of_its_own() -> None:
@@ -373,6 +382,8 @@ def test_a_shift_between_calibrations_is_found_over_the_metrics_and_scatter_is_n
     assert (shift_between(pairs(0.0)) or 0) < 0.004
     assert shift_between(pairs(0.03)[:5]) is None
     moved = (Series((2.0, 2.0), "max"), Series((2.2, 2.2), "max"))
+    single = (Series((2.0,), "max"), Series((2.2,), "max"))
+    assert shift_between([moved] * 5 + [single]) is None
     assert shift_between([moved] * 6) == pytest.approx(math.log(1.1) / math.sqrt(2))
     assert shift_between([(Series((0.0, 1.0), "max"), moved[1])] * 6) is None
 

@@ -242,8 +242,7 @@ def prior(family: Family, series: Iterable[Series]) -> Prior:
     Series without any spread, step or digit have no variance and count as absent, and so do single repeats; with fewer
     than six others the history's prior stands.
     """
-    found = [(one.variance(), len(one.values) - 1) for one in series if len(one.values) > 1]
-    found = [(variance, degrees) for variance, degrees in found if variance > 0]
+    found = [(variance, len(one.values) - 1) for one in series if (variance := one.variance()) > 0]
     if len(found) < LEAST_FOR_A_PRIOR:
         return PRIORS[family]
     logs = [math.log(variance) - digamma(d / 2) + math.log(d / 2) for variance, d in found]
