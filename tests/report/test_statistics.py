@@ -120,6 +120,19 @@ def test_two_repeats_have_a_variance_and_one_has_none() -> None:
     assert Series((3.0,), "max", 1.0).variance() == 0
 
 
+def test_two_equal_repeats_are_unchanged_and_one_is_not() -> None:
+    assert Series((1.0, 1.0), "max").unchanged
+    assert not Series((1.0,), "max").unchanged
+    assert not Series((1.0, 1.0, 2.0), "max").unchanged
+
+
+@pytest.mark.parametrize("degrees", [0.06, 0.7, 5.0, 30.0, 50.0, 59.9])
+def test_degrees_are_found_over_their_whole_range(degrees: float) -> None:
+    assert statistics._inverse_trigamma_degrees(trigamma(degrees / 2)) == pytest.approx(degrees, rel=1e-6)
+    assert statistics._inverse_trigamma_degrees(trigamma(31)) == 60
+    assert statistics._inverse_trigamma_degrees(1e9) == pytest.approx(0.05)
+
+
 def test_a_family_that_nobody_named_is_taken_for_the_widest() -> None:
     assert PRIORS["other"] == PRIORS["wer"]
     assert {family: (one.degrees, one.sd) for family, one in PRIORS.items() if family in ("cer", "score")} == {
@@ -295,6 +308,7 @@ def test_a_limit_between_two_steps_is_the_middle_of_the_last_that_passes_and_the
 ) -> None:
     series = Series((0.75, 0.8125), "min", 1 / 16)
     assert series.boundary(limit, strict=strict) == pytest.approx(boundary)
+    assert strict or series.boundary(limit) == series.boundary(limit, strict=False)
     mirrored = Series((0.25, 0.1875), "max", 1 / 16)
     assert 1 - mirrored.boundary(1 - limit, strict=strict) == pytest.approx(boundary)
 
