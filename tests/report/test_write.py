@@ -360,3 +360,15 @@ def test_a_report_of_another_version_still_counts_as_an_earlier_one(workshop) ->
     case.run.report_json.write_text(json.dumps(older))
     before = workshop.make().report().previous
     assert before is not None and before.calibration_git_sha == "a" * 40
+
+
+def test_a_worst_value_that_a_strict_assertion_fails_is_said_and_is_no_small_chance(workshop, values) -> None:
+    values[("tts_similarity", "similarity_mean")] = (0.72,) * 5
+    path = "tests/test_tts_ci.py"
+    workshop.sources[path] = workshop.sources[path].replace(
+        'result["similarity"] >= TTS_SIM', 'result["similarity"] > TTS_SIM'
+    )
+    case = workshop.make(values=values)
+    metric = next(one for _, one in case.report().metrics() if one.key == "similarity_mean")
+    assert metric.chance.noise >= 1 - 0.5 / 6
+    assert "5 of 5 repeats miss the proposed limit" in case.html()

@@ -9,7 +9,7 @@ from tune_mcp.observe.worst import Direction
 from tune_mcp.report import since
 from tune_mcp.report.facts import MetricFacts, ReportFacts, StageFacts, UncountedFacts
 from tune_mcp.report.figures import chance_text, chances_text, percent, plain
-from tune_mcp.report.statistics import UNSEEN, repeats_for
+from tune_mcp.report.statistics import UNSEEN, Series, repeats_for
 
 Pairs = Sequence[tuple[StageFacts, MetricFacts]]
 _TESTS_NAMED = 5
@@ -114,6 +114,8 @@ def basis_text(metric: MetricFacts) -> str:
     n = metric.spread.n
     if metric.limit_proposed is None:
         return "limit unknown: as if it were the worst value"
+    if missing := _missing(metric, metric.limit_proposed):
+        return f"{missing} of {n} repeats miss the proposed limit"
     if n == 1:
         return "one repeat shows no spread: what such metrics usually have"
     if not metric.spread.spread:
@@ -124,6 +126,12 @@ def basis_text(metric: MetricFacts) -> str:
     told += " and with slow runs" if metric.chance.with_slow > metric.chance.noise else ""
     modes = any(flag.kind == "bistable" for flag in metric.flags)
     return f"{told}; it assumes one mode and two are seen" if modes else told
+
+
+def _missing(metric: MetricFacts, limit: float) -> int:
+    """How many repeats miss a limit; a strict assertion also fails at the limit itself."""
+    series = Series(metric.values, metric.worst_op)
+    return series.beyond(limit, strict=metric.asserted is not None and metric.asserted.strict)
 
 
 def chance_label(metric: MetricFacts) -> str:
