@@ -102,6 +102,7 @@ def test_location_and_scatter_of_a_row() -> None:
     assert (row.spread_relative, row.halves) == (2.5, None)
     assert row.sd == pytest.approx(math.sqrt(7))
     assert row.cv == pytest.approx(math.sqrt(7) / 3)
+    assert spread((1.0, 3.0)).sd == pytest.approx(math.sqrt(2))
     negative = spread((-1.0, -2.0, -6.0))
     assert (negative.spread_relative, negative.cv) == (2.5, pytest.approx(math.sqrt(7) / 3))
 

@@ -307,7 +307,7 @@ def _bounds(n: int, beyond: int, *, unchanged: bool) -> tuple[float, float]:
     """
     if unchanged:
         return (1 - UNSEEN / (n + 1), 1.0) if beyond else (0.0, UNSEEN / (n + 1))
-    return beyond / (n + 1), min(1.0, (beyond + 1) / (n + 1))
+    return beyond / (n + 1), (beyond + 1) / (n + 1)
 
 
 def _moderated(series: Series, known: Prior) -> float:
