@@ -36,7 +36,11 @@ _MMMU_P95 = {
 MMMU_THRESHOLDS = slack(_MMMU_P95)
 
 def test_mmmu(tmp_path):
-    run(output_dir=tmp_path / "mmmu")
+    found = run(output_dir=tmp_path / "mmmu")
+    assert found["accuracy"] >= MMMU_MIN_ACCURACY
+    assert found["wer"] <= MMMU_WER_BELOW_50_CORPUS_THRESHOLD_DERIVED
+    assert found["above"] <= MMMU_N_ABOVE_50_MAX
+    assert_speed(found, MMMU_THRESHOLDS[CONCURRENCY])
 """
 
 CONFIGURED = """\
@@ -172,7 +176,7 @@ def test_without_an_entry_inference_gives_the_same_stages_and_a_block_to_copy(pr
 
 @pytest.mark.rule("MOD-05", "MOD-06", "DSC-07")
 def test_what_cannot_be_inferred_needs_config_even_after_the_blank_block_is_copied(project: Project) -> None:
-    code = "A_ACC_MIN = 0.5\ndef test_a(tmp_path_factory):\n    run(tmp_path_factory.mktemp(NAME))\n"
+    code = "A_ACC_MIN = 0.5\ndef test_a(tmp_path_factory):\n    assert run(tmp_path_factory.mktemp(NAME)) > A_ACC_MIN\n"
     project.write("tests/test_a_ci.py", code)
     found = project.discover()
     assert found.needs_config == (("a_accuracy", "accuracy", "A_ACC_MIN"),)
@@ -309,7 +313,7 @@ def test_constants_of_no_variant_stay_with_the_test_itself(project: Project) -> 
 
 @pytest.mark.rule("DSC-10")
 def test_two_constants_that_claim_one_metric_are_a_question(project: Project) -> None:
-    code = TALKER + "MMMU_LATENCY_MEAN_MAX_S = 9.0\n"
+    code = TALKER + "    assert found['latency'] < MMMU_LATENCY_MEAN_MAX_S\nMMMU_LATENCY_MEAN_MAX_S = 9.0\n"
     project.write("tests/test_mmmu_ci.py", code)
     found = project.discover(CONFIGURED)
     metric = found.stages["mmmu_speed"].metrics["latency_mean_s"]

@@ -6,22 +6,26 @@ whatever else bears a threshold's name is told, not taken.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from tune_mcp.config.metrics import MetricRules, MetricSpec
-from tune_mcp.config.model import FileSource
+from tune_mcp.config.model import FileSource, Preset, Variant
 from tune_mcp.discover.constants import Constant, ConstantKind, ModuleConstants
 from tune_mcp.errors import Code, Refusal
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One threshold: its metric, and its source as stages.yaml writes it (``NAME`` or ``_NAME['key']``)."""
+    """One threshold: its metric, and its source as stages.yaml writes it (``NAME`` or ``_NAME['key']``).
+
+    ``writable``: it is a plain number; any other only shows that a metric has more than one constant.
+    """
 
     spec: MetricSpec
     symbol: str
     source: str
+    writable: bool = True
 
 
 @dataclass
@@ -31,6 +35,7 @@ class Tree:
     preset: str | None
     variant: str | None
     claims: list[Claim] = field(default_factory=list[Claim])
+    rivals: list[Claim] = field(default_factory=list[Claim])
 
 
 @dataclass
@@ -53,6 +58,13 @@ def route(test: str, config: FileSource, module: ModuleConstants, rules: MetricR
     presets: list[str | None] = [*config.calibration_presets] or [None]
     trees = {(variant, preset): Tree(preset, variant) for variant in variants for preset in presets}
     for claim in _claims(config, module, rules, found):
+        if not claim.writable:
+            for (variant, preset), tree in trees.items():
+                if _fits(claim.symbol, config.variants, variant) and _fits(
+                    claim.symbol, config.calibration_presets, preset
+                ):
+                    tree.rivals.append(claim)
+            continue
         variant = _one(
             test, "variants", "DSC-11", claim, [k for k, v in config.variants.items() if v.claims(claim.symbol)]
         )
@@ -66,6 +78,12 @@ def route(test: str, config: FileSource, module: ModuleConstants, rules: MetricR
             trees[variant, preset].claims.append(claim)
     found.trees = [tree for tree in trees.values() if tree.claims or _sibling_has_claims(tree, trees)]
     return found
+
+
+def _fits(symbol: str, filters: Mapping[str, Variant] | Mapping[str, Preset], owner: str | None) -> bool:
+    """Whether a constant belongs to one of the presets or variants, None for those of none."""
+    fitting = [name for name, one in filters.items() if one.claims(symbol)]
+    return fitting == ([owner] if owner is not None else [])
 
 
 def _sibling_has_claims(tree: Tree, trees: dict[tuple[str | None, str | None], Tree]) -> bool:
@@ -111,15 +129,20 @@ def _claims(config: FileSource, module: ModuleConstants, rules: MetricRules, fou
                 found.unrecognised += [name] if rules.looks_like_threshold(name) else []
             elif constant.problem is not None:
                 found.problems.append(f"{where} is not calibrated: {constant.problem} [APL-17]")
+                yield Claim(spec, name, name, writable=False)
             else:
                 yield Claim(spec, name, name)
         elif spec is not None or rules.named_as_nested(name):
             found.problems.append(f"{where} is not calibrated: {_WHAT[constant.kind]} [APL-17]")
+            if spec is not None and constant.kind is ConstantKind.DERIVED:
+                yield Claim(spec, name, name, writable=False)
     for name, how in module.elsewhere.items():
         if name == name.upper() and rules.match(name, None) and name not in config.ignored_constants:
             found.problems.append(
                 f"{module.path}: {name} is not calibrated: {how}; name its file as threshold_file [DSC-13]"
             )
+            if (spec := rules.match(name, None)) is not None and not rules.protected(name):
+                yield Claim(spec, name, name, writable=False)
 
 
 _WHAT = {

@@ -12,7 +12,9 @@ from pathlib import Path
 from tune_mcp.config.metrics import MetricRules
 from tune_mcp.config.model import ModelConfig
 from tune_mcp.config.stages import DOCS_GROUP, Stage, StageMetric, StageTable
+from tune_mcp.discover.assertions import AssertionReader
 from tune_mcp.discover.calibrated import CalibratedFile, CalibratedFiles, clash
+from tune_mcp.discover.claimants import drop_unread, rivals_of
 from tune_mcp.discover.infer import infer
 from tune_mcp.discover.routing import Claim, Routing, Tree, route
 from tune_mcp.discover.scope import Modules
@@ -59,7 +61,7 @@ def discover(
     Raises INVALID_CONFIG for files that do not parse, constants that fit two presets or variants, a missing threshold
     file, and two stages of one key.
     """
-    builder = _Builder(model, rules, Modules(repo_root))
+    builder = _Builder(model, rules, Modules(repo_root), AssertionReader(repo_root))
     builder.build()
     before = previous or {}
     stages: StageTable = {}
@@ -97,6 +99,7 @@ class _Builder:
     model: ModelConfig
     rules: MetricRules
     modules: Modules
+    reader: AssertionReader
     stages: StageTable = field(default_factory=dict[str, Stage])
     collisions: list[Collision] = field(default_factory=list[Collision])
     unrecognised: list[str] = field(default_factory=list[str])
@@ -108,6 +111,7 @@ class _Builder:
         files = CalibratedFiles(self.model, self.rules, self.modules)
         found = [files.read(path) for path in files.paths()]
         routes = [(file, route(file.name, file.config, file.thresholds, self.rules)) for file in found]
+        self.problems += drop_unread(routes, self.reader)
         docs = [file for file, routing in routes if not routing.trees]
         for file, routing in routes:
             self.unrecognised += [f"{file.thresholds.path}: {name}" for name in routing.unrecognised]
@@ -147,17 +151,18 @@ class _Builder:
                 claims.setdefault(claim.spec.key, []).append(claim)
         metrics: dict[str, StageMetric] = {}
         for metric_key in (known for known in self.rules.metrics if known in claims):
-            metrics[metric_key] = self.metric(key, claims[metric_key], sources)
+            rivals = rivals_of(metric_key, claims[metric_key], tree, file, self.reader)
+            metrics[metric_key] = self.metric(key, claims[metric_key], rivals, sources)
         if not metrics:
             what = f"{key}: preset {tree.preset} has no {group} threshold although another preset has"
             self.problems.append(f"{what}; it is run and counted, never applied [TTS-05]")
         self.add(file, key, group, tree, sources, metrics)
 
-    def metric(self, stage_key: str, claims: list[Claim], sources: StageSources) -> StageMetric:
+    def metric(self, stage_key: str, claims: list[Claim], rivals: list[Claim], sources: StageSources) -> StageMetric:
         spec = claims[0].spec
         location = sources.metric(spec.key)
-        if len(claims) > 1:
-            names = tuple(claim.source for claim in claims)
+        if len(claims) + len(rivals) > 1:
+            names = tuple(claim.source for claim in (*claims, *rivals))
             self.collisions.append(Collision(stage_key, spec.key, names))
             what = f"{stage_key}: {' and '.join(names)} both claim {spec.key}"
             self.problems.append(f"{what}; put all but one into ignored_constants [DSC-10]")

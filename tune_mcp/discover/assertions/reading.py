@@ -175,7 +175,7 @@ class NameReader:
                     yield from self._made_at_run_time(path)
             elif isinstance(inner, ast.Attribute):
                 yield from self._member(path, inner)
-                if inner.attr in ("__dict__", "import_module"):
+                if inner.attr in ("__dict__", "import_module") or ast.unparse(inner) == "sys.modules":
                     yield from self._made_at_run_time(path)
             elif isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name) and inner.func.id == "getattr":
                 if len(inner.args) > 1 and not isinstance(inner.args[1], ast.Constant):
