@@ -73,6 +73,7 @@ def results(tmp_path_factory):
 
 def test_accuracy(results):
     assert results["summary"]["accuracy"] >= TOY_ACC_MIN / SLACK
+    assert results["summary"]["wer_corpus"] <= TOY_WER_MAX_CORPUS * SLACK
 
 
 def test_speed(results):

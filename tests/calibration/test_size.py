@@ -35,6 +35,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, s
         toy.toy_source()
         .replace('{"throughput_qps": 1.0, "latency_mean_s": 9.0}', '{"throughput_qps": 99.0}')
         .replace("_TOY_P95 =", "TOY_WER_MAX_CORPUS = 0.5\nTOY_SIMILARITY_MIN = 0.9\n_TOY_P95 =")
+        + "    assert results['summary']['wer_corpus'] <= TOY_WER_MAX_CORPUS\n"
+        + "    assert results['summary']['similarity'] >= TOY_SIMILARITY_MIN\n"
     )
     sources = toy.CONFIG["metric_sources"]["test_toy_ci.py"]
     paths = {**sources["paths"], "corpus_wer": "summary.wer_corpus", "similarity_mean": "summary.similarity"}
