@@ -11,6 +11,8 @@ import toy
 from precheck.machine import subject
 
 from tune_mcp.precheck import venv_probe
+from tune_mcp.precheck.imports import try_imports
+from tune_mcp.precheck.needs import Needs
 from tune_mcp.precheck.venv import VenvFacts, checks, packages_of
 
 CUSTOM = {
@@ -65,6 +67,19 @@ def test_a_venv_that_prints_or_loses_its_output_answers_all_the_same(venv: Path,
         file.unlink()
 
     assert (facts.problem, facts.versions["python"]) == ("", ".".join(map(str, sys.version_info[:3])))
+
+
+@pytest.mark.parametrize("what", [what for what in CUSTOM if "child" not in what])
+def test_modules_are_loaded_whatever_the_site_customisation_does_to_the_output(venv: Path, what: str) -> None:
+    file = site(venv) / "sitecustomize.py"
+    file.write_text(CUSTOM[what])
+    asked = subject(venv.parent, Needs(imports=("json", "no_such_module")), python=venv)
+    try:
+        found = try_imports(asked, {"PATH": "/usr/bin:/bin"}, 60.0)
+    finally:
+        file.unlink()
+
+    assert (list(found.loaded), list(found.failed), found.untried) == (["json"], ["no_such_module"], "")
 
 
 def test_packages_plugins_scripts_extras_and_markers_are_read_without_an_import(venv: Path) -> None:

@@ -25,20 +25,19 @@ from tune_mcp.precheck.venv import canonical, sync
 
 _PROGRAM = """
 import importlib, json, os, sys, threading
-out = os.fdopen(os.dup(1), "w", buffering=1)
-os.dup2(2, 1)
+out = os.fdopen(int(sys.argv[1]), "w", buffering=1)
 threading.Thread(target=lambda: os.read(0, 1) or os._exit(1), daemon=True).start()
-for name in sys.argv[1:]:
-    print(json.dumps({"begin": name}), file=out)
+for name in sys.argv[2:]:
+    out.write(json.dumps({"begin": name}) + "\\n")
     try:
         module = importlib.import_module(name)
     except BaseException as error:
-        print(json.dumps({"failed": name, "error": f"{type(error).__name__}: {error}"[:400]}), file=out)
+        out.write(json.dumps({"failed": name, "error": f"{type(error).__name__}: {error}"[:400]}) + "\\n")
         continue
     cuda = getattr(getattr(module, "version", None), "cuda", None)
     said = {"version": getattr(module, "__version__", None), "file": getattr(module, "__file__", None), "cuda": cuda}
     known = {key: str(value) for key, value in said.items() if value is not None}
-    print(json.dumps({"done": name, **known}), file=out)
+    out.write(json.dumps({"done": name, **known}) + "\\n")
 out.flush()
 os._exit(0)
 """
@@ -89,22 +88,30 @@ def try_imports(subject: Subject, env: Mapping[str, str], deadline_s: float) -> 
         return Imports()
     # The child ends when its standard input does: nobody is left behind loading torch when we are killed.
     stdin, lifeline = os.pipe()
+    # A pipe of its own for the answer: a site customisation may print to stdout, close it or replace it.
+    answer, told = os.pipe()
     try:
         child = subprocess.Popen(
-            [str(subject.venv_python), "-B", "-c", _PROGRAM, *names],
+            [str(subject.venv_python), "-B", "-c", _PROGRAM, str(told), *names],
             cwd=subject.repo_root,
             env=dict(env),
             stdin=stdin,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            pass_fds=(told,),
             start_new_session=True,
         )
+        os.close(told)
+        told = -1
+        child.stdout = os.fdopen(answer, "rb")
+        answer = -1
         return _heard(child, names, deadline_s)
     except OSError as error:
         return Imports(untried=f"the interpreter does not start: {error}")
     finally:
-        os.close(stdin)
-        os.close(lifeline)
+        for handle in (stdin, lifeline, answer, told):
+            if handle >= 0:
+                os.close(handle)
 
 
 def _heard(child: subprocess.Popen[bytes], names: tuple[str, ...], deadline_s: float) -> Imports:
