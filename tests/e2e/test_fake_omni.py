@@ -234,7 +234,9 @@ def test_a_container_without_the_capability_hears_so_for_the_tp2_stage_alone(tmp
             cwd=Path(toy.__file__).parents[1],
         )
         checks = json.loads(done.stdout)["checks"]
-        return {check["id"]: check["fix"] for check in checks if check["status"] not in ("ok", "warn")}
+        # Whether somebody else measures on this machine (imports are then not tried) is not this test's business.
+        told = [check for check in checks if check["id"] not in ("host.free", "venv.imports")]
+        return {check["id"]: check["fix"] for check in told if check["status"] not in ("ok", "warn")}
 
     assert gaps("videoamme_talker_tp2") == {"host.ptrace": "docker run --cap-add=SYS_PTRACE"}
     assert gaps("mmsu") == {}
@@ -258,7 +260,7 @@ def test_the_host_is_resolved_first_and_a_container_may_be_called_anything(machi
 
     told = {check.id: check for check in preparing.precheck(named, "tts", ["tts_higgs"]).checks}
     assert told["host.profile"].detail == "box (chosen by name: box)"
-    assert [check.id for check in told.values() if check.id.startswith("host.") and check.status != "ok"] == []
+    assert (told["host.profile"].status, told["host.paths"].status) == ("ok", "ok")
 
     (none,) = [check for check in preparing.precheck(plain, "tts", ["tts_higgs"]).checks if check.id == "host.profile"]
     assert "box" in none.detail and "sglang-h20-ci" in none.detail, "the profiles that there are, to choose from"
