@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
+
 from tune_mcp.calibration import catalogue, running, watching
 from tune_mcp.calibration.project import Options, Project
 from tune_mcp.contract.precheck import Check
@@ -297,8 +299,10 @@ def measured(job: Job, **parts: Mapping[str, object]) -> AttemptResult:
         document[part].update(values)
     (basetemp / "toy0").mkdir(parents=True)
     (basetemp / "toy0" / "result.json").write_text(json.dumps(document))
-    log.write_text(f"{job.test}::test_accuracy PASSED\n{job.test}::test_speed PASSED\n2 passed in 0.25s\n")
-    record.write_text("".join(json.dumps(line) + "\n" for line in _guard_lines(job.test)))
+    verdicts = asserted(Path(job.repo_root) / job.test, document)
+    lines = [f"{job.test}::{name} {'FAILED' if failed else 'PASSED'}" for name, failed in verdicts.items()]
+    log.write_text("\n".join([*lines, "the end in 0.25s", ""]))
+    record.write_text("".join(json.dumps(line) + "\n" for line in _guard_lines(job.test, verdicts)))
     files = ResultFiles(basetemp)
     stages: dict[str, StageResult] = {}
     for stage in job.stages:
@@ -312,7 +316,7 @@ def measured(job: Job, **parts: Mapping[str, object]) -> AttemptResult:
         started_at="2026-04-23T05:00:00Z",
         ended_at="2026-04-23T05:00:01Z",
         duration_s=0.25,
-        pytest_rc=0,
+        pytest_rc=int(any(verdicts.values())),
         guard=guard_record.read(record),
         stages=stages,
         log_sha256=sha256_file(log),
@@ -320,17 +324,46 @@ def measured(job: Job, **parts: Mapping[str, object]) -> AttemptResult:
     )
 
 
-def _guard_lines(test: str) -> Iterator[dict[str, object]]:
-    ids = [f"{test}::test_accuracy", f"{test}::test_speed"]
+def asserted(path: Path, document: object) -> dict[str, BaseException | None]:
+    """What the file's own test functions say to a result: name -> what it raised. Only ``results`` may be asked for.
+
+    A file that cannot be imported here, or has no test, passes as the toy's two tests do.
+    """
+    module: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
+    found: dict[str, BaseException | None] = {}
+    try:
+        exec(compile(path.read_bytes(), str(path), "exec"), module)
+    except Exception:
+        module = {}
+    for name in [name for name in module if name.startswith("test_")]:
+        try:
+            module[name](document) if module[name].__code__.co_argcount else module[name]()
+        except (Exception, pytest.fail.Exception) as error:
+            found[name] = error
+        else:
+            found[name] = None
+    return found or {"test_accuracy": None, "test_speed": None}
+
+
+def _guard_lines(test: str, verdicts: Mapping[str, BaseException | None]) -> Iterator[dict[str, object]]:
+    ids = {f"{test}::{name}": error for name, error in verdicts.items()}
     yield {"event": "start", "pytest": "9.0.0", "worker": False, "collect_only": False}
-    yield {"event": "collected", "ids": ids, "dropped": []}
-    for name in ids:
+    yield {"event": "collected", "ids": [*ids], "dropped": []}
+    for name, error in ids.items():
         for when in ("setup", "call", "teardown"):
             yield {"event": "ran", "id": name, "when": when, "function": when == "call"}
+            failed = error if when == "call" else None
+            if failed is not None:
+                asserted = isinstance(failed, AssertionError | pytest.fail.Exception)
+                yield {
+                    "event": "failure", "id": name, "when": when, "exception": type(failed).__qualname__,
+                    "assertion": asserted, "message": str(failed).partition("\n")[0],
+                }  # fmt: skip
             if when == "call":
                 yield {"event": "called", "id": name}
-            yield {"event": "report", "id": name, "when": when, "outcome": "passed", "xfail": False, "duration": 0.01}
-    yield {"event": "finish", "exitstatus": 0, "shouldstop": "", "shouldfail": ""}
+            outcome = "failed" if failed else "passed"
+            yield {"event": "report", "id": name, "when": when, "outcome": outcome, "xfail": False, "duration": 0.01}
+    yield {"event": "finish", "exitstatus": int(any(ids.values())), "shouldstop": "", "shouldfail": ""}
 
 
 def real_pytest(job: Job) -> AttemptResult | None:

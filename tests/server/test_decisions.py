@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import toy
 from mcp_types import ElicitResult
 
+from tune_mcp.calibration import reporting
 from tune_mcp.calibration.project import Project
+from tune_mcp.cli import decisions
+from tune_mcp.errors import Refusal
 
 pytestmark = pytest.mark.anyio
 METRICS = ("latency_mean_s", "rtf_mean", "throughput_qps")
@@ -196,3 +200,67 @@ async def test_every_file_that_apply_touches_is_named_in_the_reply_and_the_pull_
     pull_request = (project.run(run_id).apply_folder(plan_id) / "pull_request.md").read_text()
     for name in (*touched, *facts["commit_files"]):
         assert name in text and f"`{name}`" in pull_request
+
+
+BROKEN = '\n\ndef test_other(results):\n    raise ConnectionResetError("peer")\n'
+
+
+class Witness(Person):
+    """Says ``word`` to the question about failed tests."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__({"mode": "smart"})
+        self.word = word
+
+    async def __call__(self, context: Any, params: Any) -> ElicitResult:
+        if "no threshold is the reason" in params.message:
+            self.messages.append(params.message)
+            return ElicitResult(action="accept", content={"choice": self.word})
+        return await super().__call__(context, params)
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> tuple[Project, str]:
+    """A toy with a test that fails for no threshold's sake."""
+    project = toy.make_toy(tmp_path / "repo", test_source=toy.toy_source() + BROKEN)
+    return project, toy.finished_run(project).run_id
+
+
+@pytest.mark.rule("RTY-04", "SCP-06")
+async def test_only_a_person_writes_thresholds_although_a_test_fails_for_another_reason(
+    connect: Any, broken: tuple[Project, str], era: str
+) -> None:
+    project, run_id = broken
+    before = source(project)
+    async with connect(project.repo_root, era) as session:
+        plan_id = await planned(session, run_id)
+        call = {"run_id": run_id, "plan_id": plan_id, "mode": "smart"}
+        found = await session.refused("apply", **call, otherwise="apply")
+        assert found["code"] == "TEST_FAILED" and "test_other" in found["message"]
+        assert found["details"]["failed_tests"][0]["repeats"] == [1, 2]
+        assert "tune-mcp apply" in found["next"]
+    async with connect(project.repo_root, era, answer=Witness("leave")) as session:
+        assert (await session.refused("apply", **call))["code"] == "TEST_FAILED"
+    assert source(project) == before
+    person = Witness("write")
+    async with connect(project.repo_root, era, answer=person) as session:
+        _, facts = await session.call("apply", **call)
+
+    assert len(facts["applied"]) == 3 and "ConnectionResetError: peer" in person.messages[-1]
+    told = json.loads((project.run(run_id).apply_folder(plan_id) / "decision.json").read_text())
+    assert "test_other" in told["failures_agreed"][0]
+
+
+async def test_at_a_terminal_the_same_is_asked_and_enter_writes_nothing(
+    broken: tuple[Project, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, run_id = broken
+    reporting.report(project, run_id)
+    typed: list[str] = [""]
+    monkeypatch.setattr("builtins.input", lambda _="": typed.pop(0))
+    monkeypatch.setattr(decisions, "at_terminal", lambda: True)
+    with pytest.raises(Refusal, match=r"^TEST_FAILED"):
+        decisions.apply_at_terminal(project, run_id, "smart", None, [])
+    typed += ["write"]
+
+    assert len(decisions.apply_at_terminal(project, run_id, "smart", None, []).applied) == 3

@@ -7,27 +7,30 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import unified_diff
 from pathlib import Path
 from typing import Literal
 
-from tune_mcp.apply import doubts
+from tune_mcp.apply import doubts, reading, reality
 from tune_mcp.apply.doubts import Doubt
 from tune_mcp.apply.literals import Edit, rewrite
+from tune_mcp.apply.locating import Concurrency, Files, locate
 from tune_mcp.apply.readers import Readers
+from tune_mcp.apply.reality import FailedTest
 from tune_mcp.config.policy import GroupPolicy
 from tune_mcp.config.stages import Number, Stage, WorstOp
-from tune_mcp.discover.constants import ModuleConstants, NumberLiteral, parse_module, split_source
+from tune_mcp.discover.assertions import Gate, Unread, UnreadKind
+from tune_mcp.discover.constants import ModuleConstants, NumberLiteral, split_source
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import digest, inside, read_plain
+from tune_mcp.files import digest
 from tune_mcp.observe.audit import Audit
+from tune_mcp.observe.outcomes import Outcome, Outcomes, TestFailure
 from tune_mcp.observe.worst import Direction, Worst, direction, worst_of_n
 from tune_mcp.session.plan import Plan
 
 Decision = Literal["auto", "skip", "ask"]
-CONCURRENCY_SYMBOL = "CONCURRENCY"
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class Row:
 
     ``decision`` is what mode smart does: write (auto), leave (skip), or ask a person (ask). ``reason`` says why.
     ``literal`` is where the present value stands, None when it cannot be located beyond doubt; ``code`` is then the
-    refusal of whoever asks for an edit. ``doubts`` are what a person must see before the value is written.
+    refusal of whoever asks for an edit. ``doubts`` are what a person must see before the value is written,
+    ``gate`` is what the test asserts, as far as it can be read and pytest did not contradict it.
     """
 
     worst: Worst
@@ -51,6 +55,7 @@ class Row:
     reason: str
     code: Code | None = None
     doubts: tuple[Doubt, ...] = ()
+    gate: Gate | Unread | None = None
 
     @property
     def stage(self) -> Stage:
@@ -105,11 +110,16 @@ class Row:
 
 @dataclass(frozen=True)
 class ApplyPlan:
-    """All rows, the bytes of the files they were read from, and the digest that binds a later ``apply`` to them."""
+    """All rows, the bytes of the files they were read from, and the digest that binds a later ``apply`` to them.
+
+    ``failed_tests`` are failures that no threshold explains; ``unchecked`` says that no repeat has a record of pytest.
+    """
 
     plan_id: str
     rows: tuple[Row, ...]
     contents: dict[str, bytes]
+    failed_tests: tuple[FailedTest, ...] = ()
+    unchecked: bool = False
 
     def row(self, stage_key: str, metric_key: str) -> Row:
         """The row a decision names. Raises DECISION_INVALID."""
@@ -147,18 +157,36 @@ def writable(row: Row) -> bool:
     return row.decision != "skip"
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What is known of a run beside its numbers.
+
+    ``outcomes`` is what pytest reported, ``before`` the threshold that (stage key, metric key) had while the run was
+    measured where an apply has changed it since, ``allowed(test key, repeat, failure)`` by what a failure is accepted.
+    """
+
+    outcomes: Outcomes = field(default_factory=dict[tuple[str, int], "Outcome"])
+    before: Mapping[tuple[str, str], Number] = field(default_factory=dict[tuple[str, str], Number])
+    allowed: Callable[[str, int, TestFailure], str] = lambda _test, _repeat, _failure: ""
+
+
 def build(
     repo_root: Path,
     plan: Plan,
     audited: Audit,
     catalogue: Mapping[str, Stage] | None = None,
+    seen: Seen | None = None,
 ) -> ApplyPlan:
     """Compute the plan of a run whose gates passed; ``audited`` must be strict-ready (the caller checked).
 
-    ``catalogue`` are all stages of the model (default: the run's), for thresholds that others read too.
+    ``catalogue`` are all stages of the model (default: the run's), for thresholds that others read too. Without
+    ``seen`` no reading of an assertion can be held against pytest.
     """
-    files = _Files(repo_root)
+    seen = seen or Seen()
+    files = Files(repo_root)
     readers = Readers(repo_root, plan.table(), catalogue or {})
+    readings = reading.read(files, plan, audited, seen.before)
+    by_test = reading.by_test(readings.values())
     rows: list[Row] = []
     threshold_files: set[str] = set()
     for stage in audited.stages:
@@ -169,51 +197,42 @@ def build(
         concurrency = Concurrency(files.module(stage.stage.test), thresholds)
         policy = plan.groups[stage.stage.group]
         rows += [_row(worst, thresholds, concurrency, policy, plan) for worst in worst_of_n(stage, policy)]
-    rows = [_doubted(_alone(row, readers), plan) for row in _unshared(rows)]
+    rows = [replace(row, gate=readings[row.key].read) for row in rows]
+    against = [reality.contradiction(readings[row.key], by_test[row.stage.test_key], seen.outcomes) for row in rows]
+    rows = [_asserted(row, contradicted) for row, contradicted in zip(rows, against, strict=True)]
+    rows = [
+        _doubted(_alone(row, readers), contradicted, plan)
+        for row, contradicted in zip(_unshared(rows), against, strict=True)
+    ]
     contents = {name: files.contents[name] for name in files.contents if name in threshold_files}
-    return ApplyPlan(_plan_id(plan, audited, files.modules, rows), tuple(rows), contents)
+    failed = reality.failed_tests(by_test, seen.outcomes, seen.allowed)
+    plan_id = _plan_id(plan, audited, files.modules, rows, failed)
+    return ApplyPlan(plan_id, tuple(rows), contents, failed, unchecked=not seen.outcomes)
 
 
-@dataclass
-class _Files:
-    """The files that a plan is made of, each read and parsed once."""
+def _asserted(row: Row, contradicted: str) -> Row:
+    """A reference that is compared from both sides, or from the other one, is no bound: never written."""
+    if contradicted:
+        return replace(row, gate=Unread(contradicted, UnreadKind.UNCLEAR))
+    why = ""
+    if isinstance(row.gate, Unread) and row.gate.kind is UnreadKind.TWO_SIDED:
+        why = f"{row.place} is no bound: {row.gate.reason}"
+    elif isinstance(row.gate, Gate) and row.gate.worst != row.worst_op:
+        sides = {"min": "a lower bound", "max": "an upper bound"}
+        why = (
+            f"the test asserts {row.place} as {sides[row.gate.worst]} ({row.gate.how}), but the metric's worst is "
+            f"{row.worst_op}: correct one of them, then run discover"
+        )
+    if not why:
+        return row
+    row = replace(row, gate=Unread(why, UnreadKind.DISAGREE))
+    return _unknown(row, why) if row.literal else row
 
-    repo_root: Path
-    contents: dict[str, bytes] = field(default_factory=dict[str, bytes])
-    modules: dict[str, ModuleConstants] = field(default_factory=dict[str, ModuleConstants])
 
-    def module(self, name: str) -> ModuleConstants:
-        if name not in self.modules:
-            try:
-                self.contents[name] = read_plain(inside(self.repo_root, name))
-            except ValueError as error:
-                raise Refusal(
-                    Code.OUTSIDE_REPO, "APL-24", str(error), "put the repository's files back as they were"
-                ) from error
-            self.modules[name] = parse_module(self.contents[name], name)
-        return self.modules[name]
-
-
-@dataclass(frozen=True)
-class Concurrency:
-    """At which concurrency a stage's nested thresholds are read: what the symbol says, checked against the code."""
-
-    test: ModuleConstants
-    thresholds: ModuleConstants
-
-    def value(self) -> int | None:
-        """The number of the symbol ``CONCURRENCY``, in the test file before the threshold file."""
-        values = (place.number(CONCURRENCY_SYMBOL) for place in (self.test, self.thresholds))
-        return next((value for value in values if isinstance(value, int)), None)
-
-    def read_at(self, symbol: str) -> set[int]:
-        """Every index at which either file reads ``symbol[index]``, as far as it is a number there."""
-        found: set[int] = set()
-        for place in (self.test, self.thresholds):
-            for index in place.indexed.get(symbol, ()):
-                value = place.number(index) if isinstance(index, str) else index
-                found |= {value} if isinstance(value, int) else set()
-        return found
+def _unknown(row: Row, why: str) -> Row:
+    return replace(
+        row, literal=None, direction=Direction.UNKNOWN, decision="skip", reason=why, code=Code.THRESHOLD_UNKNOWN
+    )
 
 
 def _row(
@@ -242,29 +261,6 @@ def _row(
     )
 
 
-Trouble = tuple[Code, str]
-"""Why a literal may not be written: the code of the refusal and one sentence."""
-
-
-def locate(
-    source: str, stage: Stage, module: ModuleConstants, concurrency: Concurrency, plan: Plan
-) -> tuple[NumberLiteral | None, Trouble | None]:
-    """The literal that is the threshold ``source`` of ``stage``, or why there is none that the plan may write."""
-    symbol, subkey = split_source(source)
-    if trouble := _forbidden(symbol, stage, plan):
-        return None, trouble
-    try:
-        literal = module.find(source, concurrency.value() if subkey else None)
-    except Refusal as refusal:
-        return None, (refusal.code, refusal.message)
-    read_at = concurrency.read_at(symbol) if subkey else set[int]()
-    if read_at and literal.concurrency not in read_at:
-        at = ", ".join(map(str, sorted(read_at)))
-        why = f"the code reads {symbol}[{at}], not {symbol}[{literal.concurrency}] (APL-16)"
-        return None, (Code.THRESHOLD_UNKNOWN, why)
-    return literal, None
-
-
 def _unshared(rows: list[Row]) -> Iterator[Row]:
     """Two metrics that claim one literal are a conflict: neither value is right for both, so neither is written."""
     claims = Counter((row.file, row.literal.start) for row in rows if row.literal)
@@ -276,14 +272,7 @@ def _unshared(rows: list[Row]) -> Iterator[Row]:
                 if one is not row and one.literal == row.literal and one.file == row.file
             )
             why = f"{row.place} is the threshold of {others} too; let one metric alone feed it, then run discover"
-            yield replace(
-                row,
-                literal=None,
-                direction=Direction.UNKNOWN,
-                decision="skip",
-                reason=why,
-                code=Code.THRESHOLD_UNKNOWN,
-            )
+            yield _unknown(row, why)
         else:
             yield row
 
@@ -298,30 +287,14 @@ def _alone(row: Row, readers: Readers) -> Row:
     return replace(row, decision="skip", reason=f"{other} reads it too and was not measured in this run")
 
 
-def _doubted(row: Row, plan: Plan) -> Row:
+def _doubted(row: Row, contradicted: str, plan: Plan) -> Row:
     """The row with what a person must see first: with a doubt it is never written by a mode alone."""
-    if not writable(row):
-        return row
-    found = tuple(doubts.find(row.worst, plan.repeats))
+    if not writable(row) or row.gate is None:
+        return replace(row, reason=f"{row.reason}; {contradicted}") if contradicted else row
+    found = tuple(doubts.find(row.worst, row.current_raw, row.direction, row.gate, contradicted, plan.repeats))
     if not found:
         return row
     return replace(row, doubts=found, decision="ask", reason="; ".join(doubt.text for doubt in found))
-
-
-def _forbidden(symbol: str, stage: Stage, plan: Plan) -> Trouble | None:
-    bare = symbol.lstrip("_")
-    if any(re.fullmatch(pattern, name) for pattern in plan.protected for name in (symbol, bare)):
-        code = Code.PROTECTED_CONSTANT
-        return code, f"{code}: {symbol} fixes the sample scope or the load; it is never written (SMP-09)"
-    if stage.test_key in plan.report_only:
-        preset = stage.calibration_preset
-        code = Code.PROTECTED_CONSTANT
-        return code, f"{code}: gate_thresholds of preset {preset} is false; it is report only (TTS-09)"
-    pattern = plan.preset_filters.get(stage.test_key)
-    if pattern and not re.match(pattern, bare):
-        code = Code.PRESET_MISMATCH
-        return code, f"{code}: {symbol} does not belong to preset {stage.calibration_preset} (TTS-07)"
-    return None
 
 
 def _smart(found: Direction, policy: GroupPolicy, group: str) -> tuple[Decision, str]:
@@ -337,7 +310,13 @@ def _smart(found: Direction, policy: GroupPolicy, group: str) -> tuple[Decision,
     return "ask", f"{group} loosens: a person decides" if found is Direction.LOOSENS else "a person decides"
 
 
-def _plan_id(plan: Plan, audited: Audit, modules: Mapping[str, ModuleConstants], rows: list[Row]) -> str:
+def _plan_id(
+    plan: Plan,
+    audited: Audit,
+    modules: Mapping[str, ModuleConstants],
+    rows: list[Row],
+    failed: tuple[FailedTest, ...],
+) -> str:
     artifacts = {
         f"{stage.stage.key}/run{repeat}": cell.stored.sha256 if cell.stored else None
         for stage in audited.stages
@@ -346,4 +325,5 @@ def _plan_id(plan: Plan, audited: Audit, modules: Mapping[str, ModuleConstants],
     files = {name: module.sha256 for name, module in modules.items()}
     # What others read can change a decision without changing one of these files.
     decided = [[*row.key, row.decision, row.reason] for row in rows]
-    return digest([plan.run_id, plan.calibration_git_sha, plan.stages_sha256, artifacts, files, decided])[:16]
+    tests = [[one.text, one.allowed] for one in failed]
+    return digest([plan.run_id, plan.calibration_git_sha, plan.stages_sha256, artifacts, files, decided, tests])[:16]

@@ -23,6 +23,7 @@ class Answers(Frozen):
     schema_version: int = 1
     mode: Mode | None = None
     otherwise: Otherwise | None = None
+    failures_agreed: bool = False
     decisions: tuple[Decision, ...] = Field(default=())
 
 
@@ -78,6 +79,18 @@ def clear(run: RunDir, plan_id: str) -> None:
     """Drop every answer: what was agreed to was carried out and taken back."""
     _note(run, plan_id, "no answer counts any more", None)
     _path(run, plan_id).unlink(missing_ok=True)
+
+
+def load_failures_agreed(run: RunDir, plan_id: str) -> bool:
+    """Whether a person wants the plan written although tests fail."""
+    return _read(run, plan_id).failures_agreed
+
+
+def store_failures_agreed(run: RunDir, plan_id: str) -> None:
+    """Keep that a person does."""
+    answers = _read(run, plan_id)
+    if not answers.failures_agreed:
+        _write(run, plan_id, answers.model_copy(update={"failures_agreed": True}))
 
 
 def load_mode(run: RunDir, plan_id: str) -> tuple[Mode | None, Otherwise | None]:

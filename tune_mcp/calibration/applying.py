@@ -87,13 +87,16 @@ def apply(
     decisions: Sequence[Decision] = (),
     by: str = "arguments",
     otherwise: str | None = None,
+    *,
+    failures_agreed: bool = False,
 ) -> ApplyReply:
     """Write the thresholds: all files or none (contract, tool 12). ``by`` records who decided.
 
-    ``otherwise`` (keep or apply) is the person's word on every open question that ``decisions`` does not name.
+    ``otherwise`` (keep or apply) is the person's word on every open question that ``decisions`` does not name;
+    ``failures_agreed``: a person wants it although tests fail for another reason than a threshold.
 
     Raises the gates' refusals, NOT_REPORTED, STALE_REPORT, UNRESOLVED_CONTEXT, STALE_PLAN, DECISION_MISSING,
-    DECISION_INVALID, THRESHOLD_UNKNOWN, THRESHOLD_CHANGED, RUN_ACTIVE, INVALID_ARGUMENT.
+    TEST_FAILED, DECISION_INVALID, THRESHOLD_UNKNOWN, THRESHOLD_CHANGED, RUN_ACTIVE, INVALID_ARGUMENT.
     """
     chosen, word = deciding.checked_mode(mode), deciding.checked_otherwise(otherwise)
     settling.settle(project)
@@ -101,6 +104,9 @@ def apply(
     decided = deciding.checked_decisions(proposal, decisions)
     if chosen == "report":
         return _nothing(proposal, run_id, "report", "mode report: no file was touched")
+    failing = deciding.failing(proposal)
+    if failing and not failures_agreed:
+        raise deciding.tests_failed(project, run_id, failing)
     completed = deciding.completed(proposal, chosen, decided, word)
     missing = deciding.open_questions(proposal, chosen, completed)
     if missing:
@@ -133,6 +139,7 @@ def _write(
         decided_at=iso(utc_now()),
         decisions=tuple(decided.values()),
         otherwise=otherwise,
+        failures_agreed=tuple(one.text for one in deciding.failing(proposal)),
         applied=applied,
         kept=tuple(_kept(row, decided) for row in proposal.rows if row not in written),
     )

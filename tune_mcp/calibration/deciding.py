@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from tune_mcp.apply import plan as plans
 from tune_mcp.apply.plan import ApplyPlan, Row
+from tune_mcp.apply.reality import FailedTest
 from tune_mcp.calibration.project import Project
 from tune_mcp.config.stages import Number
 from tune_mcp.contract.applying import CHOICES, MODES, STANDING, Decision, Mode, Otherwise
@@ -116,6 +117,39 @@ def missing(project: Project, run_id: str, rows: Sequence[Row]) -> Refusal:
             "decisions": [*decisions],
             "choices": [*CHOICES],
             "reasons": {"/".join(row.key): row.reason for row in rows},
+        },
+    )
+
+
+def failing(proposal: ApplyPlan) -> tuple[FailedTest, ...]:
+    """The failures that no threshold explains and that config does not accept."""
+    return tuple(one for one in proposal.failed_tests if not one.allowed)
+
+
+def failures_question(proposal: ApplyPlan, run_id: str) -> str:
+    """What a person agrees to who writes thresholds although these tests fail."""
+    lines = "\n".join(one.text for one in failing(proposal))
+    return (
+        f"Plan {proposal.plan_id} of {run_id}: these tests failed, and no threshold is the reason. CI will be red "
+        f"whatever is written:\n{lines}\nWrite the thresholds anyway?"
+    )
+
+
+def tests_failed(project: Project, run_id: str, failed: Sequence[FailedTest]) -> Refusal:
+    """TEST_FAILED: nobody agreed to these failures."""
+    named = "; ".join(one.text for one in failed[:5]) + (f"; and {len(failed) - 5} more" if failed[5:] else "")
+    return Refusal(
+        Code.TEST_FAILED,
+        ("RTY-04", "SCP-06"),
+        f"{len(failed)} test failure(s) have no threshold as their reason, so CI would be red whatever is written: "
+        f"{named}",
+        f"fix the tests and measure anew, or name them in allowed_pytest_failure of config.yaml; a person may agree: "
+        f"{terminal(project, run_id)}",
+        {
+            "failed_tests": [
+                {"test": one.nodeid, "when": one.when, "message": one.message, "repeats": [*one.repeats]}
+                for one in failed
+            ]
         },
     )
 

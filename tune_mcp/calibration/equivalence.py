@@ -10,7 +10,7 @@ import re
 from datetime import datetime
 from pathlib import Path
 
-from tune_mcp.apply.plan import Concurrency, locate
+from tune_mcp.apply.locating import Concurrency, locate
 from tune_mcp.config.loader import REPO_PLACE
 from tune_mcp.discover.blanked import same_but_for
 from tune_mcp.discover.constants import ModuleConstants, NumberLiteral, parse_module, split_source

@@ -8,14 +8,12 @@ from pathlib import Path
 
 from tune_mcp.apply import plan as plans
 from tune_mcp.apply.plan import ApplyPlan, Row
-from tune_mcp.calibration import equivalence, evidence, publishing, settling
+from tune_mcp.calibration import equivalence, evidence, publishing, seeing, settling
 from tune_mcp.calibration.equivalence import NotEquivalent
 from tune_mcp.calibration.evidence import Evidence
 from tune_mcp.calibration.project import Project
-from tune_mcp.config.loader import ConfigPlaces
-from tune_mcp.config.model import ModelConfig
 from tune_mcp.config.stages import StageTable
-from tune_mcp.contract.reporting import DIRTY, ApplyPlanReply, PlanRow, ReportReply
+from tune_mcp.contract.reporting import DIRTY, ApplyPlanReply, FailedTestEntry, PlanRow, ReportReply
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report import since, wording
@@ -28,14 +26,15 @@ from tune_mcp.session.plan import Plan
 
 _NOTES_SHOWN = 5
 _LOOSENING_SHOWN = 20
+_UNCHECKED = "no repeat has a record of which tests passed, so what the assertions say could not be checked against it"
 
 
 def report(project: Project, run_id: str) -> ReportReply:
     """Write report.md, report.json and report.html once every gate passes (contract, tool 10)."""
     found = evidence.gated(project, run_id)
     settling.settle(project)
-    proposal = plans.build(project.repo_root, found.plan, found.audit, catalogue(project, found))
-    model = _model(project, found.plan)
+    proposal = _build(project, found)
+    model = seeing.model_config(project, found.plan)
     facts = write_report(
         found.run,
         project.repo_root,
@@ -72,14 +71,9 @@ def report(project: Project, run_id: str) -> ReportReply:
         unknown=counts[Direction.UNKNOWN],
         loosening=tuple(_movement(row) for row in _loudest(proposal))[:_LOOSENING_SHOWN],
         notes=tuple(notes + ([DIRTY] if found.plan.dirty else [])),
+        failed_tests=_failed(proposal),
         next=f"tell the user the report's path and the loosening metrics, then call apply_plan with run_id={run_id}",
     )
-
-
-def _model(project: Project, plan: Plan) -> ModelConfig:
-    """The model's config as it is now, read where the run read it. Raises INVALID_CONFIG or UNKNOWN_MODEL."""
-    config = Path(plan.config_dir) if plan.config_dir else project.options.config
-    return ConfigPlaces.resolve(project.repo_root, config).model(plan.model)
 
 
 def _same_code(repo_root: Path, plan: Plan, git_sha: str) -> bool:
@@ -124,7 +118,24 @@ def apply_plan(project: Project, run_id: str) -> ApplyPlanReply:
         diff=proposal.diff(),
         dirty=found.plan.dirty,
         files_changed=_files(project, found, proposal),
+        failed_tests=_failed(proposal),
+        notes=(_UNCHECKED,) if proposal.unchecked and rows else (),
         next=advice,
+    )
+
+
+def _failed(proposal: ApplyPlan) -> tuple[FailedTestEntry, ...]:
+    return tuple(
+        FailedTestEntry(
+            nodeid=one.nodeid,
+            when=one.when,
+            message=one.message,
+            cause=str(one.cause),
+            repeats=one.repeats,
+            allowed=one.allowed,
+            text=one.text,
+        )
+        for one in proposal.failed_tests
     )
 
 
@@ -181,7 +192,12 @@ def propose(project: Project, run_id: str) -> tuple[Evidence, ApplyPlan]:
             "put the file back, or start a new run on the tree as it is",
             {"files": {**changed}},
         )
-    return found, plans.build(project.repo_root, found.plan, found.audit, catalogue(project, found))
+    return found, _build(project, found)
+
+
+def _build(project: Project, found: Evidence) -> ApplyPlan:
+    about = seeing.seen(project, found)
+    return plans.build(project.repo_root, found.plan, found.audit, catalogue(project, found), about)
 
 
 def catalogue(project: Project, found: Evidence) -> StageTable:

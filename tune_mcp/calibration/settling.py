@@ -51,6 +51,7 @@ class Record(Frozen):
     """``decision.json``: who decided what about one plan, and what was written because of it.
 
     ``otherwise`` is the standing word for what the person did not name; its decisions are among ``decisions``.
+    ``failures_agreed`` are test failures without a threshold as their reason that a person accepted.
     ``order`` counts the applies of a run: a value that is written twice has its first old value from the earlier one.
     """
 
@@ -61,6 +62,7 @@ class Record(Frozen):
     decided_at: str
     decisions: tuple[Decision, ...]
     otherwise: Otherwise | None = None
+    failures_agreed: tuple[str, ...] = ()
     applied: tuple[Applied, ...]
     kept: tuple[Kept, ...]
 

@@ -62,7 +62,7 @@ def status(
             seen, changed = now, _pulse(run, plan) != first
     if not first[0].at_rest:
         _polled(run)
-    return _status(run, plan, timed_out=wait_s > 0 and not changed)
+    return _status(project, run, plan, timed_out=wait_s > 0 and not changed)
 
 
 def _polled(run: RunDir) -> None:
@@ -91,8 +91,9 @@ def _pulse(run: RunDir, plan: Plan) -> tuple[RunState, object, int]:
     return now.state, now.record.current if now.record else None, size
 
 
-def _status(run: RunDir, plan: Plan, *, timed_out: bool) -> StatusReply:
+def _status(project: Project, run: RunDir, plan: Plan, *, timed_out: bool) -> StatusReply:
     # GPUs and logs are of a status alone: an audit at a terminal does not wait for them.
+    from tune_mcp.calibration.failing import failed_tests
     from tune_mcp.calibration.gpus_shown import entries
     from tune_mcp.calibration.tailing import active_tail
     from tune_mcp.gpus import MEMORY_LIMIT_MIB, Presence
@@ -141,6 +142,7 @@ def _status(run: RunDir, plan: Plan, *, timed_out: bool) -> StatusReply:
         alerts=tuple(_alerts(run, now, age, plan, seen.reading if seen else None)),
         poll_within_s=_poll_within(now, left, plan.settings.poll_interval_max_s),
         milestones=tuple(f"{event.t} {event.text}" for event in log if event.kind in events.MILESTONES)[-3:],
+        failed_tests=failed_tests(project, run, plan, audited),
         next=_next(run, now, audited),
     )
 

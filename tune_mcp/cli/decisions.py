@@ -69,13 +69,28 @@ def apply_at_terminal(
             named = deciding.checked_decisions(proposal, decisions)
             agreed = deciding.agreed_with_mode(proposal, deciding.checked_mode(mode), named)
         chosen = deciding.checked_mode(mode)
+        failures_agreed = chosen != "report" and _agreed_to_failures(run, proposal, run_id)
         decided = _asked(run, proposal, chosen, [*decisions, *agreed], otherwise)
     except EOFError:
         applying.declined(run, proposal.plan_id, "the input at the terminal ended")
         raise Refusal(
             Code.DECLINED, ("SCP-06", "APL-04"), "nobody answered; nothing was written", "apply again when decided"
         ) from None
-    return applying.apply(project, run_id, proposal.plan_id, chosen, decided, "a person, at a terminal", otherwise)
+    return applying.apply(
+        project, run_id, proposal.plan_id, chosen, decided, "a person, at a terminal", otherwise,
+        failures_agreed=failures_agreed,
+    )  # fmt: skip
+
+
+def _agreed_to_failures(run: RunDir, proposal: ApplyPlan, run_id: str) -> bool:
+    """Whether the person wants thresholds although tests fail for other reasons; asked only where some do."""
+    if not deciding.failing(proposal) or answered.load_failures_agreed(run, proposal.plan_id):
+        return bool(deciding.failing(proposal))
+    print(deciding.failures_question(proposal, run_id))
+    agreed = _ask("write anyway, or leave", ("write", "leave"), "leave") == "write"
+    if agreed:
+        answered.store_failures_agreed(run, proposal.plan_id)
+    return agreed
 
 
 def resume_at_terminal(project: Project, run_id: str, purge: Sequence[PurgeItem]) -> RunReply:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, cast
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     StringConstraints,
     ValidationError,
@@ -86,6 +87,26 @@ SampleScope = _Samples | tuple[_Samples, ...]
 SampleScopes = Annotated[SampleScope | dict[str, SampleScope] | None, WrapValidator(_scope)]
 
 
+def _by_pattern(value: object) -> object:
+    """A pattern, a list of them (each alone or as ``{test, reason}``), or pattern -> reason: all as the last."""
+    if isinstance(value, str):
+        return {value: ""}
+    if not isinstance(value, list | tuple):
+        return value
+    found: dict[object, object] = {}
+    for item in cast("list[object]", value):
+        entry = cast("dict[object, object]", item) if isinstance(item, dict) else {"test": item}
+        if not set(entry) <= {"test", "reason"} or not isinstance(entry.get("test"), str):
+            what = "{given} is no test id, and no {{test: ..., reason: ...}}"
+            raise PydanticCustomError("tune_allowed_failure", what, {"given": repr(entry), "rule": "RTY-04"})
+        found[entry["test"]] = entry.get("reason", "")
+    return found
+
+
+AllowedFailures = Annotated[dict[str, str], BeforeValidator(_by_pattern)]
+"""Test id, name or regular expression for either -> why its failure is accepted."""
+
+
 class ResultSource(ConfigModel):
     """Where one result tree keeps its numbers.
 
@@ -159,11 +180,16 @@ _BY_NAME = frozenset(
 
 
 class FileSource(ResultSource):
-    """Everything about one test file. ``threshold_file`` holds its literals where the test only imports them."""
+    """Everything about one test file. ``threshold_file`` holds its literals where the test only imports them.
+
+    ``allowed_pytest_failure`` is the place of a boolean in a result file (true: this repeat's failure is expected), or
+    tests of the file that may fail, as at the top level.
+    """
 
     variants: dict[Name, Variant] = Field(default_factory=dict)
     calibration_presets: dict[Name, Preset] = Field(default_factory=dict)
     threshold_file: RelativePath | None = None
+    allowed_pytest_failure: JsonSource | AllowedFailures | None = None
 
 
 class Optimisation(ConfigModel):
@@ -204,6 +230,7 @@ class ModelConfig(ConfigModel):
 
     ``default_venv_python`` and ``test_globs`` are relative to the repository root where they are not absolute;
     ``timeout_s`` limits one pytest in seconds; ``cache_wipes`` are folders below OMNI_CI_HOME emptied before each.
+    ``allowed_pytest_failure`` are tests that may fail for another reason than a threshold.
     ``venv_imports`` are modules that precheck loads; without the key it is the repository's own package.
     ``ci_env_file`` is the script that CI sources before every test, which ``auto_env`` is compared with.
     ``ci_attempts`` is how often CI runs a failing test before it is red, ``ci_false_alarms`` the share of red runs of a
@@ -236,6 +263,7 @@ class ModelConfig(ConfigModel):
     timeout_s: dict[FileName, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     cache_wipes: tuple[RelativePath, ...] = ()
     optimisations: dict[Name, Optimisation] = Field(default_factory=dict)
+    allowed_pytest_failure: AllowedFailures = Field(default_factory=dict)
     venv_imports: tuple[ModuleName, ...] | None = None
     ci_machine: CiMachine = Field(default_factory=CiMachine)
     ci_env_file: RelativePath | None = None

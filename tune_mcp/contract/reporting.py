@@ -13,6 +13,22 @@ _DIFF_ROOM = 3500
 DIRTY = "calibrated on a dirty tree: see workspace.diff and plan.json"
 
 
+class FailedTestEntry(Frozen):
+    """A test that failed for another reason than a threshold. ``allowed`` says by what config accepts it."""
+
+    nodeid: str
+    when: str
+    message: str
+    cause: str
+    repeats: tuple[int, ...]
+    allowed: str
+    text: str
+
+    def line(self) -> str:
+        """One line for people."""
+        return f"FAILED TEST, no threshold's: {self.text}" + (f" (accepted: {self.allowed})" if self.allowed else "")
+
+
 class ReportReply(Reply):
     """Where the report stands, and what it says in a few lines."""
 
@@ -29,6 +45,7 @@ class ReportReply(Reply):
     unknown: int
     loosening: tuple[str, ...]
     notes: tuple[str, ...]
+    failed_tests: tuple[FailedTestEntry, ...] = ()
 
     def lines(self) -> Iterable[str]:
         """Commit and paths first, then what would loosen."""
@@ -39,6 +56,7 @@ class ReportReply(Reply):
             f"{self.metrics} metrics in {self.stages} stages: {self.loosens} would loosen, {self.tightens} tighten, "
             f"{self.equal} stay, {self.unknown} unknown"
         )
+        yield from (one.line() for one in self.failed_tests)
         yield from (f"LOOSENS {line}" for line in self.loosening)
         if self.loosens > len(self.loosening):
             yield f"LOOSENS … and {self.loosens - len(self.loosening)} more, by less"
@@ -82,12 +100,16 @@ class ApplyPlanReply(Reply):
     diff: str
     dirty: bool
     files_changed: tuple[str, ...] = ()
+    failed_tests: tuple[FailedTestEntry, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def lines(self) -> Iterable[str]:
         """One line a metric, loosening ones first, then the diff as far as there is room."""
         yield f"plan_id: {self.plan_id} ({len(self.rows)} metrics)"
         if self.dirty:
             yield DIRTY
+        yield from (f"note: {note}" for note in self.notes)
+        yield from (one.line() for one in self.failed_tests)
         order = {"loosens": 0, "first baseline": 1, "unknown": 2, "tightens": 3, "equal": 4}
         for row in sorted(self.rows, key=lambda row: order[row.direction])[:_ROWS_SHOWN]:
             yield (

@@ -86,6 +86,7 @@ class StatusReply(Reply):
     alerts: tuple[str, ...]
     poll_within_s: int
     milestones: tuple[str, ...]
+    failed_tests: tuple[str, ...] = ()
 
     def lines(self) -> Iterable[str]:
         """Strict counts first (STR-15), then the work, then what deserves attention; one line when nothing changed."""
@@ -105,6 +106,7 @@ class StatusReply(Reply):
             yield f"  … and {len(self.stages) - len(shown)} more stages"
         for gap in [gap for gap in self.missing if gap.cell != Cell.NOT_RUN.value][:8]:
             yield f"  {gap.stage_key} run {gap.repeat} {gap.cell} {gap.reason}"
+        yield from (f"  FAILED TEST, no threshold's: {text}" for text in self.failed_tests)
         for gpu in self.gpus:
             yield f"  {gpu.line()} (seen {self.gpus_seen_at})"
         if self.processes:

@@ -86,6 +86,13 @@ class ResultFiles:
             walked.append(part)
         return _number(node)
 
+    def flag(self, location: Location) -> bool | None:
+        """The boolean at ``location``; None where there is none."""
+        node = self._document(location.json_file)[0]
+        for part in location.json_path.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        return node if isinstance(node, bool) else None
+
     def _document(self, name: str) -> tuple[Json, str]:
         if name in self._broken:
             return None, self._broken[name]

@@ -8,14 +8,13 @@ from pathlib import Path
 
 from tune_mcp import __version__
 from tune_mcp.apply.plan import ApplyPlan
-from tune_mcp.discover.assertions import AssertionReader
 from tune_mcp.errors import Json
 from tune_mcp.files import digest, inside, sha256_file
 from tune_mcp.observe.audit import Audit, AuditedStage
 from tune_mcp.report import history, statistics
 from tune_mcp.report.context import ContextReader, hardware, read_object
 from tune_mcp.report.earlier import EarlierReport
-from tune_mcp.report.facts import CellFacts, CheckFacts, ReportFacts, StageFacts
+from tune_mcp.report.facts import CellFacts, CheckFacts, FailedTestFacts, ReportFacts, StageFacts
 from tune_mcp.report.metric import MetricReader
 from tune_mcp.report.noise import SameCode
 from tune_mcp.report.noise import read as read_noise
@@ -60,7 +59,7 @@ def collect(
     past = HistoryReader(repo_root, plan.calibration_git_sha)
     same = same_code or plan.commits.__contains__
     noise = read_noise(plan, audited.stages, applied.rows, earlier, machine.summary, same)
-    metrics = MetricReader(AssertionReader(repo_root), past, {row.key: row for row in applied.rows}, noise)
+    metrics = MetricReader(past, {row.key: row for row in applied.rows}, noise)
     stages = [_stage(stage, context, plan, metrics) for stage in audited.stages]
     precheck, environment = read_object(run.precheck), read_object(run.environment)
     return ReportFacts(
@@ -99,6 +98,8 @@ def collect(
         checks=_checks(precheck.get("checks")),
         replaced=replaced(run, audited),
         uncounted=uncounted(run, audited),
+        failed_tests=tuple(FailedTestFacts(text=one.text, allowed=one.allowed) for one in applied.failed_tests),
+        unchecked=applied.unchecked,
     )
 
 

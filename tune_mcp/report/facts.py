@@ -106,6 +106,7 @@ class MetricFacts(Frozen):
     within_noise: bool
     flags: tuple[FlagFacts, ...]
     unread: str = ""
+    doubts: tuple[str, ...] = ()
     chance_present: FailChance | None = None
     past: tuple[PastFacts, ...] = ()
     loosened_in_a_row: int = 0
@@ -162,6 +163,13 @@ class SupersededFacts(Frozen):
     t: str
     reason: str
     who: str
+
+
+class FailedTestFacts(Frozen):
+    """A test that failed for another reason than a threshold; ``allowed`` says by what config accepts it."""
+
+    text: str
+    allowed: str
 
 
 class ReplacedValue(Frozen):
@@ -374,6 +382,8 @@ class ReportFacts(Frozen):
     checks: tuple[CheckFacts, ...] = ()
     replaced: tuple[ReplacedFacts, ...] = ()
     uncounted: tuple[UncountedFacts, ...] = ()
+    failed_tests: tuple[FailedTestFacts, ...] = ()
+    unchecked: bool = False
 
     def metrics(self) -> list[tuple[StageFacts, MetricFacts]]:
         """All metrics, in stage order."""

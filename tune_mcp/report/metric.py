@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tune_mcp.apply.plan import Row
 from tune_mcp.config.stages import Number, Stage
-from tune_mcp.discover.assertions import AssertionReader, Gate, Unread, UnreadKind
+from tune_mcp.discover.assertions import Gate, Unread, UnreadKind
 from tune_mcp.report import shape, statistics
 from tune_mcp.report.facts import AssertedFacts, FlagFacts, MetricFacts
 from tune_mcp.report.figures import change_percent, direction_text
@@ -20,7 +20,6 @@ from tune_mcp.report.threshold_history import HistoryReader, loosened_in_a_row
 class MetricReader:
     """Tells the metrics of one apply plan's rows, by (stage key, metric key)."""
 
-    assertions: AssertionReader
     past: HistoryReader
     rows: Mapping[tuple[str, str], Row]
     noise: Noise
@@ -31,20 +30,10 @@ class MetricReader:
             if (row := self.rows.get((stage.key, key))) is not None:
                 yield self._one(stage, row)
 
-    def _gate(self, stage: Stage, row: Row) -> Gate | Unread:
-        """What the stage's tests assert of the row's threshold, unless that is the other side than config's."""
-        source, environment = row.worst.source, stage.extra_env
-        gate = self.assertions.gate(stage.test, stage.threshold_path, source, row.concurrency, environment)
-        if isinstance(gate, Gate) and gate.worst != row.worst_op:
-            held = "from below" if gate.worst == "min" else "from above"
-            why = f"the test holds it {held}, config takes its {row.worst_op} as the worst ({gate.how})"
-            return Unread(why, UnreadKind.DISAGREE)
-        return gate
-
     def _one(self, stage: Stage, row: Row) -> MetricFacts:
         worst, display = row.worst, stage.metrics[row.worst.metric_key].display
         values, current, proposed = worst.per_run_raw, row.current_raw, row.write_value
-        gate = self._gate(stage, row)
+        gate = row.gate or Unread("not read", UnreadKind.UNCLEAR)
         described = statistics.spread(values)
         limit = _limit(gate, proposed)
         present = None if current is None else _limit(gate, current)
@@ -72,6 +61,7 @@ class MetricReader:
             direction_text=direction_text(row.worst_op, current, proposed),
             change_percent=None if current is None else change_percent(current, proposed),
             decision=row.decision,
+            doubts=tuple(doubt.text for doubt in row.doubts),
             reason=row.reason,
             asserted=AssertedFacts(strict=gate.strict, how=gate.how, tests=gate.tests)
             if isinstance(gate, Gate)

@@ -89,6 +89,7 @@ def remarks(stage: StageFacts, metric: MetricFacts, facts: ReportFacts) -> list[
     if metric.loosened_in_a_row > 1:
         values = ", ".join(plain(one.value) for one in metric.past[-3:])
         found.append(f"would be the change number {metric.loosened_in_a_row} in a row that loosens (before: {values})")
+    found += metric.doubts
     return found + [flag.text for flag in metric.flags if flag.kind not in ("identical", "trend")]
 
 
@@ -144,6 +145,9 @@ def chance_label(metric: MetricFacts) -> str:
 def notes(facts: ReportFacts) -> list[tuple[str, str]]:
     """What a reader must know before any number: (headline, sentence), the gravest first."""
     found: list[tuple[str, str]] = []
+    for one in facts.failed_tests:
+        accepted = f" Accepted: {one.allowed}." if one.allowed else " CI will be red whatever is written."
+        found.append(("Failed test, no threshold's", f"{one.text}.{accepted}"))
     if facts.dirty:
         found.append(("Dirty tree", f"{facts.dirty_note}."))
     if facts.repeats == 1:
@@ -159,6 +163,9 @@ def notes(facts: ReportFacts) -> list[tuple[str, str]]:
         found.append(("Applied", f"{len(facts.applied)} {told}; the tables show the files as they stood before."))
     if facts.previous and facts.previous.differences:
         found.append(("Conditions of the last calibration", f"{'; '.join(facts.previous.differences)}."))
+    if facts.unchecked and facts.metrics():
+        what = "no repeat has a record of which tests passed, so no reading of an assertion was checked against it."
+        found.append(("Assertions", what))
     return found
 
 

@@ -51,6 +51,12 @@ class Agreement(BaseModel):
         return word if word in STANDING else None
 
 
+class Failures(BaseModel):
+    """The question about tests that fail for no threshold's sake."""
+
+    choice: Literal["leave", "write"] = Field(default="leave", description="leave: write nothing")
+
+
 class Choice(BaseModel):
     """The question for one metric."""
 
@@ -113,14 +119,37 @@ def _said(decision: Decision) -> str:
 _OVER = "no further question"
 
 
+def _ask_failures(run_id: str, plan_id: str, ctx: Context[Any, Any], how: Any) -> Any:
+    """Asked right after the mode, where a test failed for another reason than a threshold."""
+    agreement = cast("Agreement", how.data) if isinstance(how, AcceptedElicitation) else None
+    found = _again(run_id, plan_id) if agreement and agreement.mode != "report" and can_ask(ctx) else None
+    if found is None:
+        return Failures()
+    from tune_mcp.calibration import answered, deciding
+
+    project, proposal = found
+    if not deciding.failing(proposal) or answered.load_failures_agreed(project.run(run_id), plan_id):
+        return Failures(choice="write")
+    return Elicit(deciding.failures_question(proposal, run_id), Failures)
+
+
+_ask_failures.__annotations__ |= {"how": Annotated[ElicitationResult[Agreement], Resolve(_ask_mode)]}
+
+
 def _slot(number: int, before: Callable[..., Any] | None) -> Callable[..., Any]:
     """Question ``number``: stores the answer to the one before it, then asks its own if there is one."""
 
     def slot(
-        run_id: str, plan_id: str, otherwise: str | None, ctx: Context[Any, Any], how: Any, previous: Any = None
+        run_id: str,
+        plan_id: str,
+        otherwise: str | None,
+        ctx: Context[Any, Any],
+        how: Any,
+        failures: Any,
+        previous: Any = None,
     ) -> Any:
         agreement = cast("Agreement", how.data) if isinstance(how, AcceptedElicitation) else None
-        if agreement is None or agreement.mode == "report":
+        if agreement is None or agreement.mode == "report" or not _writes(failures):
             return _OVER
         if number and not (isinstance(previous, AcceptedElicitation) and cast("object", previous.data) != _OVER):
             return _OVER
@@ -134,6 +163,8 @@ def _slot(number: int, before: Callable[..., Any] | None) -> Callable[..., Any]:
         word = agreement.word(otherwise)
         if not number:
             answered.store_mode(run, plan_id, agreement.mode, word)
+            if deciding.failing(proposal):
+                answered.store_failures_agreed(run, plan_id)
         rows = deciding.asked_one_by_one(proposal, agreement.mode) if word is None else ()
         if number and isinstance(previous, AcceptedElicitation) and number - 1 < len(rows):
             choice = cast("object", previous.data)
@@ -151,6 +182,7 @@ def _slot(number: int, before: Callable[..., Any] | None) -> Callable[..., Any]:
         "otherwise": str | None,
         "ctx": Context,
         "how": Annotated[ElicitationResult[Agreement], Resolve(_ask_mode)],
+        "failures": Annotated[ElicitationResult[Failures], Resolve(_ask_failures)],
     }
     if before is not None:
         annotations["previous"] = Annotated[ElicitationResult[Any], Resolve(before)]
@@ -163,6 +195,11 @@ def _slot(number: int, before: Callable[..., Any] | None) -> Callable[..., Any]:
         ]
     )
     return slot
+
+
+def _writes(failures: object) -> bool:
+    """Whether the person wants thresholds although tests fail, or none failed."""
+    return isinstance(failures, AcceptedElicitation) and cast("Failures", failures.data).choice == "write"
 
 
 def _decision(row: Row, choice: Choice) -> Decision:
@@ -210,6 +247,7 @@ def register_apply(mcp: MCPServer[Any], server: ServerContext) -> None:
         ] = None,
         ctx: Context[Any, Any] = None,  # type: ignore[assignment]
         how: Annotated[ElicitationResult[Agreement], Resolve(_ask_mode)] = None,  # type: ignore[assignment]
+        failures: Annotated[ElicitationResult[Failures], Resolve(_ask_failures)] = None,  # type: ignore[assignment]
         last: Annotated[ElicitationResult[Any], Resolve(LAST)] = None,  # type: ignore[assignment]
     ) -> Annotated[CallToolResult, ApplyAnswer]:
         """Write the thresholds of a plan into the test files, all files or none. Only after the user has seen the
@@ -220,14 +258,23 @@ def register_apply(mcp: MCPServer[Any], server: ServerContext) -> None:
 
         try:
             call = _Call(run_id, plan_id, mode, decisions, otherwise)
-            word = await server.workers.run(lambda: _agreed(server.project(), call, asked=can_ask(ctx), how=how))
+            word = await server.workers.run(
+                lambda: _agreed(server.project(), call, asked=can_ask(ctx), how=how, failures=failures)
+            )
         except Refusal as refusal:
             return refused(refusal)
         except Exception as error:
             return internal(error)
         return await server.workers.answer(
             lambda: applying.apply(
-                server.project(), run_id, plan_id, word.mode, word.decisions, word.by, word.otherwise
+                server.project(),
+                run_id,
+                plan_id,
+                word.mode,
+                word.decisions,
+                word.by,
+                word.otherwise,
+                failures_agreed=word.failures_agreed,
             ),
             shielded=True,
         )
@@ -252,9 +299,10 @@ class _Word:
     decisions: Sequence[Decision]
     otherwise: Otherwise | None
     by: str
+    failures_agreed: bool = False
 
 
-def _agreed(project: Project, call: _Call, *, asked: bool, how: object) -> _Word:
+def _agreed(project: Project, call: _Call, *, asked: bool, how: object, failures: object) -> _Word:
     """What was decided, by whom; a person's answer counts more than an argument.
 
     Raises DECLINED when the person said no or did not answer, DECISION_INVALID for an answer that cannot stand: it
@@ -291,4 +339,10 @@ def _agreed(project: Project, call: _Call, *, asked: bool, how: object) -> _Word
     brought = [one for one in call.decisions if (one.stage_key, one.metric_key) not in {*stored, *single}]
     named = {**{(one.stage_key, one.metric_key): one for one in brought}, **stored}
     with_mode = [] if word else deciding.agreed_with_mode(proposal, agreement.mode, named)
-    return _Word(agreement.mode, [*brought, *stored.values(), *with_mode], word, "a person, through the client")
+    return _Word(
+        agreement.mode,
+        [*brought, *stored.values(), *with_mode],
+        word,
+        "a person, through the client",
+        _writes(failures),
+    )

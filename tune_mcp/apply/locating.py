@@ -1,0 +1,97 @@
+"""Where a threshold stands in its file, and what forbids that the plan writes there (rules APL-15 to APL-17)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tune_mcp.config.stages import Stage
+from tune_mcp.discover.constants import ModuleConstants, NumberLiteral, parse_module, split_source
+from tune_mcp.errors import Code, Refusal
+from tune_mcp.files import inside, read_plain
+from tune_mcp.session.plan import Plan
+
+CONCURRENCY_SYMBOL = "CONCURRENCY"
+
+
+@dataclass
+class Files:
+    """The files that a plan is made of, each read and parsed once."""
+
+    repo_root: Path
+    contents: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    modules: dict[str, ModuleConstants] = field(default_factory=dict[str, ModuleConstants])
+
+    def module(self, name: str) -> ModuleConstants:
+        """The constants of one file. Raises OUTSIDE_REPO for a file that leaves the repository."""
+        if name not in self.modules:
+            try:
+                self.contents[name] = read_plain(inside(self.repo_root, name))
+            except ValueError as error:
+                raise Refusal(
+                    Code.OUTSIDE_REPO, "APL-24", str(error), "put the repository's files back as they were"
+                ) from error
+            self.modules[name] = parse_module(self.contents[name], name)
+        return self.modules[name]
+
+
+@dataclass(frozen=True)
+class Concurrency:
+    """At which concurrency a stage's nested thresholds are read: what the symbol says, checked against the code."""
+
+    test: ModuleConstants
+    thresholds: ModuleConstants
+
+    def value(self) -> int | None:
+        """The number of the symbol ``CONCURRENCY``, in the test file before the threshold file."""
+        values = (place.number(CONCURRENCY_SYMBOL) for place in (self.test, self.thresholds))
+        return next((value for value in values if isinstance(value, int)), None)
+
+    def read_at(self, symbol: str) -> set[int]:
+        """Every index at which either file reads ``symbol[index]``, as far as it is a number there."""
+        found: set[int] = set()
+        for place in (self.test, self.thresholds):
+            for index in place.indexed.get(symbol, ()):
+                value = place.number(index) if isinstance(index, str) else index
+                found |= {value} if isinstance(value, int) else set()
+        return found
+
+
+Trouble = tuple[Code, str]
+"""Why a literal may not be written: the code of the refusal and one sentence."""
+
+
+def locate(
+    source: str, stage: Stage, module: ModuleConstants, concurrency: Concurrency, plan: Plan
+) -> tuple[NumberLiteral | None, Trouble | None]:
+    """The literal that is the threshold ``source`` of ``stage``, or why there is none that the plan may write."""
+    symbol, subkey = split_source(source)
+    if trouble := _forbidden(symbol, stage, plan):
+        return None, trouble
+    try:
+        literal = module.find(source, concurrency.value() if subkey else None)
+    except Refusal as refusal:
+        return None, (refusal.code, refusal.message)
+    read_at = concurrency.read_at(symbol) if subkey else set[int]()
+    if read_at and literal.concurrency not in read_at:
+        at = ", ".join(map(str, sorted(read_at)))
+        why = f"the code reads {symbol}[{at}], not {symbol}[{literal.concurrency}] (APL-16)"
+        return None, (Code.THRESHOLD_UNKNOWN, why)
+    return literal, None
+
+
+def _forbidden(symbol: str, stage: Stage, plan: Plan) -> Trouble | None:
+    bare = symbol.lstrip("_")
+    if any(re.fullmatch(pattern, name) for pattern in plan.protected for name in (symbol, bare)):
+        code = Code.PROTECTED_CONSTANT
+        return code, f"{code}: {symbol} fixes the sample scope or the load; it is never written (SMP-09)"
+    if stage.test_key in plan.report_only:
+        preset = stage.calibration_preset
+        code = Code.PROTECTED_CONSTANT
+        return code, f"{code}: gate_thresholds of preset {preset} is false; it is report only (TTS-09)"
+    pattern = plan.preset_filters.get(stage.test_key)
+    if pattern and not re.match(pattern, bare):
+        code = Code.PRESET_MISMATCH
+        return code, f"{code}: {symbol} does not belong to preset {stage.calibration_preset} (TTS-07)"
+    return None

@@ -1,0 +1,100 @@
+"""What each test asserts about each threshold of a run, beside the values that its repeats had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from tune_mcp.apply.locating import Concurrency, Files, locate
+from tune_mcp.config.stages import Number
+from tune_mcp.contract.audit import Cell
+from tune_mcp.discover.assertions import AssertionReader, Gate, Unread, UnreadKind
+from tune_mcp.discover.constants import split_source
+from tune_mcp.observe.audit import Audit, AuditedStage
+from tune_mcp.session.plan import Plan
+
+Before = Mapping[tuple[str, str], Number]
+"""(stage key, metric key) -> the threshold that the run was measured with, where an apply has changed it since."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is known about the assertion on one threshold, for one stage of one test.
+
+    ``present`` is the threshold that the repeats were measured with, None when there was none or it is not known;
+    ``blank``: it has no value yet. ``values`` are those of the repeats that count, by
+    repeat from 1. ``tests`` names the tests that assert it, or may do so.
+    """
+
+    place: str
+    test_key: str
+    read: Gate | Unread
+    tests: frozenset[str]
+    values: Mapping[int, Number]
+    present: Number | None
+    blank: bool = False
+
+    def fails(self, repeat: int) -> bool:
+        """Whether, by the reading, that repeat fails the threshold that it was measured with."""
+        value = self.values.get(repeat)
+        if not isinstance(self.read, Gate) or self.present is None or value is None:
+            return False
+        return not self.read.passes(value, self.present)
+
+    @property
+    def may_fail(self) -> bool:
+        """Whether a failure of its test may be this threshold's although no reading says so."""
+        if isinstance(self.read, Unread):
+            return self.read.kind is not UnreadKind.NOT_ASSERTED
+        return self.present is None
+
+
+def read(
+    files: Files, plan: Plan, audited: Audit, before: Before, tests: Iterable[str] | None = None
+) -> dict[tuple[str, str], Reading]:
+    """The readings by (stage key, metric key), of all tests of the run or of those test keys."""
+    assertions = AssertionReader(files.repo_root)
+    wanted = None if tests is None else frozenset(tests)
+    return {
+        (stage.stage.key, metric): _one(files, plan, assertions, stage, metric, before)
+        for stage in audited.stages
+        if not stage.stage.is_docs and (wanted is None or stage.stage.test_key in wanted)
+        for metric in stage.stage.metrics
+    }
+
+
+def by_test(readings: Iterable[Reading]) -> dict[str, list[Reading]]:
+    """The readings of each test key."""
+    found: dict[str, list[Reading]] = {}
+    for one in readings:
+        found.setdefault(one.test_key, []).append(one)
+    return found
+
+
+def _one(
+    files: Files, plan: Plan, assertions: AssertionReader, audited: AuditedStage, metric: str, before: Before
+) -> Reading:
+    stage, source = audited.stage, audited.stage.metrics[metric].source
+    thresholds = files.module(stage.threshold_path)
+    concurrency = Concurrency(files.module(stage.test), thresholds)
+    literal, _ = locate(source, stage, thresholds, concurrency, plan)
+    at = literal.concurrency if literal else concurrency.value() if split_source(source)[1] else None
+    found = assertions.gate(stage.test, stage.threshold_path, source, at, stage.extra_env)
+    asserting = found.tests if isinstance(found, Gate) else None
+    tests = assertions.reading_tests(stage.test, stage.threshold_path, source) if asserting is None else asserting
+    return Reading(
+        place=source,
+        test_key=stage.test_key,
+        read=found,
+        tests=frozenset(tests),
+        values=_values(audited, metric),
+        present=before.get((stage.key, metric), literal.value if literal else None),
+    )
+
+
+def _values(audited: AuditedStage, metric: str) -> dict[int, Number]:
+    return {
+        repeat: value
+        for repeat, cell in enumerate(audited.cells, 1)
+        if cell.stored and cell.cell is Cell.STRICT and (value := cell.stored.content.metrics.get(metric)) is not None
+    }

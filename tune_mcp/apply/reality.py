@@ -1,0 +1,112 @@
+"""What we read from the assertions, held against what pytest reported of every repeat that counts.
+
+A reading that pytest contradicts is thrown away: nothing is printed or decided from it. A failure that no threshold
+explains is named, since CI would be red whatever is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tune_mcp.apply.reading import Reading
+from tune_mcp.discover.assertions import Gate
+from tune_mcp.observe.outcomes import Outcomes, TestFailure, matching, names
+
+_BLANK_ERRORS = frozenset({"TypeError", "KeyError"})
+"""What a comparison with None, or a look into an empty table, raises."""
+
+
+class Cause(StrEnum):
+    """Why a failure is no threshold's."""
+
+    FIXTURE = "not in the test's own call"
+    EXCEPTION = "not an assertion"
+    NO_THRESHOLD = "the test reads no calibrated threshold"
+    PASSES = "every threshold that the test reads passes"
+
+
+@dataclass(frozen=True)
+class FailedTest:
+    """A test that failed for no threshold's sake, in which repeats. ``allowed`` says by what it is accepted."""
+
+    test_key: str
+    nodeid: str
+    when: str
+    message: str
+    cause: Cause
+    repeats: tuple[int, ...]
+    allowed: str = ""
+
+    @property
+    def text(self) -> str:
+        """``tests/a.py::test_b (call) in repeats 1, 2: ConnectionResetError: peer; not an assertion``."""
+        which = "repeat " if len(self.repeats) == 1 else "repeats "
+        phase = "" if self.when == "call" else f" ({self.when})"
+        return f"{self.nodeid}{phase} in {which}{', '.join(map(str, self.repeats))}: {self.message}; {self.cause}"
+
+
+def contradiction(reading: Reading, others: Sequence[Reading], outcomes: Outcomes) -> str:
+    """What pytest reported that the reading cannot explain; empty when it holds or nothing can be said."""
+    if not isinstance(reading.read, Gate) or reading.present is None:
+        return ""
+    for repeat, value in reading.values.items():
+        outcome = outcomes.get((reading.test_key, repeat))
+        nodes = tuple(matching(outcome.tests, reading.tests)) if outcome else ()
+        if outcome is None or not nodes:
+            continue
+        limit = f"{value!r} against {reading.present!r} ({reading.read.how})"
+        if reading.fails(repeat) and not outcome.failed() & frozenset(nodes):
+            return f"by our reading repeat {repeat} fails, {limit}, but pytest passed {nodes[0]}"
+        if reading.fails(repeat):
+            continue
+        for failure in outcome.failures:
+            if failure.nodeid in nodes and failure.by_assert and not _explained(failure, repeat, others):
+                what = f"pytest failed {failure.nodeid}: {failure.message}"
+                return f"by our reading repeat {repeat} passes, {limit}, but {what}"
+    return ""
+
+
+def _explained(failure: TestFailure, repeat: int, readings: Iterable[Reading]) -> bool:
+    """Whether one threshold that the test reads fails by its reading, or cannot be read and so may have failed."""
+    asserting = (one for one in readings if names(failure.nodeid) & one.tests)
+    return any(one.fails(repeat) or one.may_fail for one in asserting)
+
+
+def failed_tests(
+    readings: Mapping[str, Sequence[Reading]], outcomes: Outcomes, allowed: Callable[[str, int, TestFailure], str]
+) -> tuple[FailedTest, ...]:
+    """Every failure that is no threshold's, each once. ``readings`` by test key; ``allowed(test key, repeat, failure)``
+    says by what config accepts a failure, empty when it does not.
+    """
+    found: dict[tuple[str, str, str, str, str], FailedTest] = {}
+    for (test_key, repeat), outcome in sorted(outcomes.items()):
+        for failure in outcome.failures:
+            cause = cause_of(failure, repeat, readings.get(test_key, ()))
+            if cause is None:
+                continue
+            message = ": ".join(filter(None, (failure.exception, failure.message))) or "no reason was recorded"
+            word = allowed(test_key, repeat, failure)
+            key = (test_key, failure.nodeid, failure.when, message, word)
+            repeats = (*found[key].repeats, repeat) if key in found else (repeat,)
+            found[key] = FailedTest(test_key, failure.nodeid, failure.when, message, cause, repeats, word)
+    return tuple(found.values())
+
+
+def cause_of(failure: TestFailure, repeat: int, readings: Sequence[Reading]) -> Cause | None:
+    """Why a failure is no threshold's, None when one explains it."""
+    if failure.when != "call":
+        return Cause.FIXTURE
+    asserting = [one for one in readings if names(failure.nodeid) & one.tests]
+    if any(one.blank for one in asserting) and failure.exception in _BLANK_ERRORS:
+        return None
+    if not failure.assertion:
+        return Cause.EXCEPTION
+    if not asserting:
+        return Cause.NO_THRESHOLD
+    if any(one.fails(repeat) for one in asserting):
+        return None
+    if failure.by_assert and any(one.may_fail for one in asserting):
+        return None
+    return Cause.PASSES if failure.by_assert else Cause.EXCEPTION
