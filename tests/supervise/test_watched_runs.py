@@ -172,3 +172,72 @@ def test_an_interrupt_that_we_did_not_send_halts_and_says_so(tmp_path: Path) -> 
     now = watching.status(project, run.run_id)
     assert now.state == "halted" and "interrupted from outside or by the test itself, not by tune-mcp" in now.reason
     assert "✓" not in watching.strict_audit(project, run.run_id).text()
+
+
+QUICKLY = {"exit_after_s": 0.5}
+LINGERING = {
+    "thread": ["import threading", "threading.Thread(target=time.sleep, args=(600,), name='poller').start()"],
+    "exit handler": ["import atexit", "atexit.register(time.sleep, 600)"],
+    "ignores everything": [
+        "import signal, threading",
+        "[signal.signal(one, signal.SIG_IGN) for one in (signal.SIGINT, signal.SIGTERM)]",
+        "threading.Thread(target=time.sleep, args=(600,), name='poller').start()",
+    ],
+    "child": [
+        "import atexit, subprocess, sys",
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])",
+        "atexit.register(child.wait)",
+    ],
+}
+
+
+@pytest.mark.rule("XPY-05", "MET-02")
+@pytest.mark.parametrize("how", list(LINGERING))
+def test_a_pytest_that_does_not_exit_after_its_session_is_stopped_and_its_numbers_are_kept(
+    tmp_path: Path, how: str
+) -> None:
+    project = watched(tmp_path, *LINGERING[how], no_progress=QUICKLY)
+
+    run = toy.finished_run(project, 1, toy.real_pytest)
+
+    assert watching.strict_audit(project, run.run_id).ready, toy.told(run)
+    (only,) = results(run)
+    assert (only.stopped_by, only.guard.exitstatus, only.pytest_rc == 0) == ("exit", 0, only.pytest_rc == 0)
+    (kept,) = attempts(run)
+    assert kept.verdict == "kept"
+    assert "did not exit by itself within 0.5 s of its session's end" in kept.reason
+    assert ("thread poller" in kept.reason) == (how in ("thread", "ignores everything"))
+    assert ("1 process(es)" in kept.reason) == (how == "child")
+    assert told(run, "retry") == []
+    assert len(toy.launches(project, 1)) == 1
+
+
+PATIENTLY = {"exit_after_s": 3}
+TEARDOWN = "@pytest.fixture(autouse=True, scope='session')\ndef server():\n    yield\n    time.sleep(3.5)\n"
+UNCONFIGURE = "@pytest.hookimpl(trylast=True)\ndef pytest_unconfigure():\n    time.sleep(3.5)\n"
+
+
+@pytest.mark.rule("XPY-05", "RTY-04")
+@pytest.mark.parametrize("slow", [TEARDOWN, UNCONFIGURE], ids=["teardown", "unconfigure"])
+def test_a_teardown_and_the_hooks_of_other_plugins_may_take_longer_than_the_grace(tmp_path: Path, slow: str) -> None:
+    conftest = f"import time\nimport pytest\n{slow}"
+    files = {"conftest.py": conftest, ".tune/models/toy/signatures.yaml": json.dumps({"no_progress": PATIENTLY})}
+    project = toy.make_toy(tmp_path / "repo", files=files)
+    toy.steer(project, 1, speed={"throughput_qps": 0.1})
+
+    run = toy.finished_run(project, 1, toy.real_pytest)
+
+    (only,) = results(run)
+    assert (only.pytest_rc, only.stopped_by, only.signals) == (1, "", ())
+    assert [(one.verdict, one.reason[:19]) for one in attempts(run)] == [("kept", "threshold_assertion")]
+
+
+@pytest.mark.rule("RTY-04")
+def test_a_fork_that_ends_the_session_in_its_own_process_starts_no_grace(tmp_path: Path) -> None:
+    """A child that runs through pytest's end writes the guard's line too, long before its parent is done."""
+    fork = ["pid = os.fork()", "(pid == 0) and sys.exit(0)", "os.waitpid(pid, 0)", "time.sleep(3.5)"]
+    project = watched(tmp_path, "import sys", *fork, no_progress=PATIENTLY)
+
+    run = toy.finished_run(project, 1, toy.real_pytest)
+
+    assert {one.stopped_by for one in results(run)} == {""}

@@ -32,13 +32,13 @@ class NotEquivalent(Exception):
         super().__init__("; ".join(reasons[:4]) + (f"; and {len(reasons) - 4} more" if len(reasons) > 4 else ""))
 
 
-def prove(repo_root: Path, plan: Plan, now: GitState, moment: datetime) -> Equivalence:
-    """The verdict on ``now``'s commit. Raises ``NotEquivalent``, also for a tree with other dirt than the plan's."""
+def prove(repo_root: Path, plan: Plan, now: GitState, moment: datetime, tree: drift.Baseline) -> Equivalence:
+    """The verdict on ``now``'s commit. Raises ``NotEquivalent``, also for other dirt than that of ``tree``."""
     found = compare(repo_root, plan, now.head, moment)
     dirty = [name for name in found.files if {name} & {*plan.changed, *plan.untracked, *now.changed, *now.untracked}]
     if dirty:
         raise NotEquivalent(*(f"{name} has changes that are in no commit" for name in dirty))
-    if moved := drift.dirt_moved(now, plan.launch_tree):
+    if moved := drift.dirt_moved(now, tree):
         raise NotEquivalent(*moved)
     return found
 
@@ -133,7 +133,7 @@ def _tracked(repo_root: Path, plan: Plan, git_sha: str, path: str, data: bytes) 
 
 
 def _module(repo_root: Path, git_sha: str, path: str) -> ModuleConstants:
-    return parse_module(provenance.blob(repo_root, f"{git_sha}:{path}"), path)
+    return parse_module(provenance.blob(repo_root, f"{git_sha}:./{path}"), path)
 
 
 def refusal(plan: Plan, head: str, why: NotEquivalent) -> Refusal:

@@ -15,8 +15,10 @@ from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import sha256_file
 from tune_mcp.precheck.catalogue import contradicted, stale_files, unknown_metrics
 from tune_mcp.precheck.needs import launch_settings
-from tune_mcp.run_dir import iso
-from tune_mcp.session.drift import config_digest
+from tune_mcp.run_dir import RunDir, iso
+from tune_mcp.session import own_output, provenance
+from tune_mcp.session import plan as plans
+from tune_mcp.session.drift import Baseline, config_digest
 from tune_mcp.session.plan import Equivalence, LaunchSettings, Plan, stages_digest
 from tune_mcp.session.provenance import GitState
 from tune_mcp.supervise.rereading import HASHES
@@ -88,6 +90,7 @@ def new_plan(
         diff_sha256=diff_sha256,
         changed=git.changed,
         untracked=git.untracked,
+        apart=_apart(project, config.name),
         calibration_started_at=iso(now),
         repo_root=str(project.repo_root),
         venv_python=str(python.path),
@@ -115,8 +118,24 @@ def new_plan(
             ci_machine=config.ci_machine,
             signatures=project.places.signatures(config.name),
             poll_interval_max_s=(project.host.agent_policy if project.host else AgentPolicy()).poll_interval_max_s,
+            test_outputs=config.test_outputs,
         ),
     )
+
+
+def _apart(project: Project, model: str) -> tuple[str, ...]:
+    """Files of the tree that are no part of what is measured: our own output, and config, which has digests."""
+    root = project.repo_root
+    top = provenance.top_level(root) or root
+    config = (path for path in project.places.model_files(model) if path.is_relative_to(root))
+    return tuple(sorted({*own_output.files(root, top), *(str(path.relative_to(root)) for path in config)}))
+
+
+def present_tree(project: Project, run: RunDir, plan: Plan) -> Baseline:
+    """What the tree must be for the run to go on: as planned, but for outputs that are known or declared by now."""
+    tree = plans.launch_tree(run, plan)
+    apart = (*tree.apart, *_apart(project, plan.model))
+    return tree.model_copy(update={"apart": apart, "test_outputs": project.places.model(plan.model).test_outputs})
 
 
 def _protected(rules: MetricRules) -> tuple[str, ...]:
@@ -184,6 +203,10 @@ def amended(
             "file_sha256": hashes,
             "config_sha256": config_hashes(project, plan.model),
             "changed": {name: what for name, what in plan.changed.items() if name not in hashes} | measured,
+            "apart": tuple(sorted({*plan.apart, *_apart(project, plan.model)})),
+            "settings": plan.settings.model_copy(
+                update={"test_outputs": project.places.model(plan.model).test_outputs}
+            ),
             "equivalents": equivalents,
             "resumed_git_sha": proven.git_sha if proven else None,
         }

@@ -315,17 +315,21 @@ def replacing(project: Project, run_id: str, purge: Sequence[PurgeItem]) -> dict
 
 def _same_measurement(project: Project, plan: Plan, git: provenance.GitState) -> Equivalence | None:
     """None on the calibrated commit, the proof on another one. Raises COMMIT_MOVED (RES-02)."""
+    tree = planning.present_tree(project, project.run(plan.run_id), plan)
     if git.head != plan.calibration_git_sha:
         try:
-            return equivalence.prove(project.repo_root, plan, git, utc_now())
+            return equivalence.prove(project.repo_root, plan, git, utc_now(), tree)
         except equivalence.NotEquivalent as why:
             raise equivalence.refusal(plan, git.head, why) from why
-    if moved := drift.dirt_moved(git, plan.launch_tree):
+    if moved := drift.dirt_moved(git, tree):
+        tracked = [name for name, digest in git.changed.items() if tree.changed.get(name) != digest]
+        out = drift.way_out(tracked, [name for name in git.untracked if name not in tree.untracked], tree)
         raise Refusal(
             Code.COMMIT_MOVED,
             ("SES-11", "RES-02"),
             f"the tree is not the one that {plan.run_id} measures: {'; '.join(moved[:4])}",
-            "put these files back, or stop_run this run and start a new one",
+            f"{f'{out}, then call resume_run; or ' if out else ''}put these files back, or stop_run this run and start "
+            "a new one",
             {"moved": list(moved[:50])},
         )
     return None

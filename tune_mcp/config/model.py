@@ -235,6 +235,7 @@ class ModelConfig(ConfigModel):
     ``ci_env_file`` is the script that CI sources before every test, which ``auto_env`` is compared with.
     ``ci_attempts`` is how often CI runs a failing test before it is red, ``ci_false_alarms`` the share of red runs of a
     clean commit that is wished for; both only enter what a report says.
+    ``test_outputs`` are globs of tracked data files that the tests rewrite; no test, threshold or source file is one.
 
     ``hf_files`` limits a repository of weights or data to the files that the tests load (globs; ``[]`` takes whatever
     its snapshot has). ``required_files`` are files outside a hub cache, ``console_scripts`` commands that must be in
@@ -274,6 +275,7 @@ class ModelConfig(ConfigModel):
     console_scripts: tuple[FileBaseName, ...] = ()
     dependency_extras: tuple[Name, ...] = ()
     optional_dependencies: tuple[Name, ...] = ()
+    test_outputs: tuple[RelativePath, ...] = ()
 
     @model_validator(mode="before")
     @classmethod

@@ -74,10 +74,14 @@ class Startup(ConfigModel):
 
 
 class NoProgress(ConfigModel):
-    """No log line and no processor time: after this long people are told, after that long pytest is stopped."""
+    """No log line and no processor time: after this long people are told, after that long pytest is stopped.
+
+    ``exit_after_s`` is how long pytest may take to exit once its session is over.
+    """
 
     alert_after_s: Seconds | None = None
     stop_after_s: Seconds | None = None
+    exit_after_s: Seconds | None = None
 
 
 class Room(ConfigModel):
@@ -108,6 +112,7 @@ class WatchRules(ConfigModel):
     startup_after_s: float
     alert_after_s: float
     stop_after_s: float
+    exit_after_s: float
     free_mib: float
     log_mib: float
     log_mib_per_s: float
@@ -179,6 +184,7 @@ def rules(own: OwnSignatures | None = None) -> WatchRules:
             "startup_after_s": startup.after_s,
             "alert_after_s": limits.alert_after_s,
             "stop_after_s": limits.stop_after_s,
+            "exit_after_s": limits.exit_after_s,
             "free_mib": room.free_mib,
             "log_mib": room.log_mib,
             "log_mib_per_s": room.log_mib_per_s,

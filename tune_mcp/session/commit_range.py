@@ -72,7 +72,7 @@ def touching(repo: Path, path: str, until: str, most: int) -> tuple[Commit, ...]
 def content(repo: Path, sha: str, path: str) -> bytes | None:
     """A file's bytes at a commit; None where it was not there."""
     try:
-        return git(repo, "cat-file", "blob", f"{sha}:{path}")
+        return git(repo, "cat-file", "blob", f"{sha}:./{path}")
     except Refusal:
         return None
 

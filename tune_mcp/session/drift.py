@@ -1,13 +1,17 @@
 """Whether a tree is still the one that the run measures, and whether it was another one in between (SES-11).
 
 Files decide, not git's word alone: a test, threshold or catalogue file is compared by its bytes, everything else that
-git tracks or could be imported by its digest. What a run may leave in its tree is told apart by name (see
-docs/explanation/decisions.md).
+git tracks or could be imported by its digest. What a run may leave in its tree is told apart by name and by who writes
+it (see docs/explanation/decisions.md and docs/how-to/what-tests-leave.md).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from json import dumps
 from pathlib import Path, PurePosixPath
+from re import escape, fullmatch
+from shlex import quote
 
 from tune_mcp.config.loader import REPO_PLACE
 from tune_mcp.config.stages import Frozen
@@ -18,20 +22,28 @@ from tune_mcp.session.provenance import GitState
 _OURS = (f"{REPO_PLACE}/", f"{RUNS_FOLDER}/")
 _BYTECODE = frozenset({"__pycache__", ".pytest_cache"})
 _LOGS = frozenset({".log", ".pyc"})
-OUTPUTS = frozenset(
+_LOADED = frozenset(
+    {".py", ".pyi", ".pyx", ".pyd", ".so", ".pth", ".egg-link", ".ini", ".toml", ".cfg", ".sh", ".bash"}
+)
+"""Suffixes of files that Python, pytest or a shell loads, and of their settings: never taken for an output."""
+_CLIENTS = frozenset(
     {
-        ".json", ".jsonl", ".csv", ".tsv", ".txt", ".xml", ".html", ".md", ".out", ".err", ".png", ".svg", ".wav",
-        ".mp3", ".flac", ".npy", ".npz",
+        ".claude", ".cursor", ".vscode", ".codex", ".gemini", ".idea", ".zed", ".continue", ".windsurf", ".roo",
+        ".kilocode", ".opencode", ".junie", ".kiro", ".amazonq", ".qwen", ".trae", ".fleet", ".cline", ".goose",
+        ".mcp.json", "mcp.json", "opencode.json", "opencode.jsonc", ".clinerules", ".roomodes",
     }
 )  # fmt: skip
-"""What a new file may end in and still be taken for a test's output: nothing that Python or pytest would load."""
+"""What clients and editors keep at the top of a project for themselves: no test reads it."""
+_CLIENT_PREFIX = ".aider"
 
 
 class Baseline(Frozen):
     """What a launch must find: the commit, how the tree differs from it, and the measured files byte for byte.
 
     ``changed`` and ``untracked`` are those of ``GitState``; ``file_sha256`` maps test and threshold files (relative to
-    the repository) and ``config_sha256`` the catalogue's files (absolute) to their digests.
+    the repository) and ``config_sha256`` the catalogue's files (absolute) to their digests. ``apart`` are files that
+    are no part of the tree: our own output, and untracked ones that the tests write. ``test_outputs`` are globs of
+    tracked files that the model's tests rewrite; they never cover a measured or a loaded file.
     """
 
     git_sha: str
@@ -39,6 +51,14 @@ class Baseline(Frozen):
     untracked: dict[str, str]
     file_sha256: dict[str, str]
     config_sha256: dict[str, str]
+    apart: tuple[str, ...] = ()
+    test_outputs: tuple[str, ...] = ()
+
+
+def is_loaded(name: str) -> bool:
+    """Whether Python, pytest, a shell or dotenv would load such a file; ``/`` at the end: another repository."""
+    path = PurePosixPath(name)
+    return name.endswith("/") or path.suffix in _LOADED or path.name.startswith(".env")
 
 
 def config_digest(path: Path) -> str:
@@ -73,7 +93,7 @@ def dirt_moved(now: GitState, planned: Baseline) -> tuple[str, ...]:
     ]
     for name in sorted({*now.untracked, *planned.untracked}):
         before, after = planned.untracked.get(name), now.untracked.get(name)
-        if before == after or _apart(name, planned) or (before is None and PurePosixPath(name).suffix in OUTPUTS):
+        if before == after or _apart(name, planned) or (before is None and not is_loaded(name)):
             continue
         found.append(f"{name} {'appeared' if before is None else 'is gone' if after is None else 'was changed'}")
     return tuple(found)
@@ -84,8 +104,76 @@ def appeared(now: GitState, planned: Baseline) -> tuple[str, ...]:
     return tuple(
         name
         for name in sorted({*now.untracked} - {*planned.untracked})
-        if PurePosixPath(name).suffix in OUTPUTS and not _apart(name, planned)
+        if not is_loaded(name) and not _apart(name, planned)
     )
+
+
+def rewritten(before: GitState, after: GitState, planned: Baseline) -> tuple[str, ...]:
+    """Tracked files that were written between two looks at one launch, whatever they hold now."""
+    return tuple(name for name in _written(before, after) if name in planned.file_sha256 or not _apart(name, planned))
+
+
+def outputs(before: GitState, after: GitState, planned: Baseline) -> tuple[str, ...]:
+    """What the tests of one launch wrote that is no part of the tree: untracked data, and declared outputs."""
+    untracked = (
+        name
+        for name in sorted(planned.untracked)
+        if before.untracked.get(name) != after.untracked.get(name) and not is_loaded(name)
+    )
+    declared = (name for name in _written(before, after) if _declared(name, planned))
+    return (*(name for name in untracked if not _apart(name, planned)), *declared)
+
+
+def way_out(tracked: Iterable[str], new: Iterable[str], planned: Baseline) -> str:
+    """What a person can do about files that the tests write into the tree, a clause; empty when there is none.
+
+    ``tracked`` are files that differ from the plan, ``new`` untracked ones. A measured or a loaded file can only be put
+    back; a new one that Python or pytest would load can be ignored, because that is a person's word.
+    """
+    declarable = [name for name in tracked if not _is_ours(name, planned) and not is_loaded(name)]
+    made = [name for name in new if not _is_ours(name, planned) and is_loaded(name)]
+    steps: list[str] = []
+    if declarable:
+        listed = ", ".join(dumps(name) for name in declarable[:5])
+        steps.append(f"if the tests write it, add test_outputs: [{listed}] to the model's config.yaml")
+    if made:
+        lines = " ".join(quote(f"/{name}") for name in made[:5])
+        exclude = '"$(git rev-parse --git-path info/exclude)"'
+        steps.append(f"if the tests make it, let git ignore it: printf '%s\\n' {lines} >> {exclude}")
+    return "; ".join(steps)
+
+
+def _is_ours(name: str, planned: Baseline) -> bool:
+    """Whether the file has a digest of its own in the plan, or lies where only we write."""
+    return name in planned.file_sha256 or name.startswith(_OURS)
+
+
+def _written(before: GitState, after: GitState) -> list[str]:
+    return [
+        name
+        for name in sorted({*before.stamps, *after.stamps})
+        if before.stamps.get(name) != after.stamps.get(name) or before.changed.get(name) != after.changed.get(name)
+    ]
+
+
+def _declared(name: str, planned: Baseline) -> bool:
+    """Whether the model says that its tests rewrite this file; a measured or loaded one stays what it is."""
+    return (
+        name not in planned.file_sha256
+        and not is_loaded(name)
+        and any(_fits(PurePosixPath(name), glob) for glob in planned.test_outputs)
+    )
+
+
+def _fits(path: PurePosixPath, glob: str) -> bool:
+    """``**`` for any depth, a folder for all that is in it; never by the file's name alone."""
+    return fullmatch(_regex(glob.rstrip("/")) + "(/.*)?", str(path)) is not None
+
+
+def _regex(glob: str) -> str:
+    parts = [escape(part) for part in glob.split("**/")]
+    whole = "(?:.*/)?".join(parts)
+    return whole.replace(r"\*\*", ".*").replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
 
 
 def touched(before: GitState, after: GitState, planned: Baseline) -> tuple[str, ...]:
@@ -95,22 +183,30 @@ def touched(before: GitState, after: GitState, planned: Baseline) -> tuple[str, 
         found
         + [
             f"{name} was written"
-            for name in sorted({*before.stamps, *after.stamps})
+            for name in rewritten(before, after, planned)
             if before.stamps.get(name) != after.stamps.get(name)
-            and (name in planned.file_sha256 or not _apart(name, planned))
         ]
     )
 
 
 def _apart(name: str, planned: Baseline) -> bool:
-    """Files that are not part of the tree here: ours, caches and logs, and those that are compared by their bytes."""
+    """Files that are no part of the tree here: ours, a client's, caches, logs, outputs, those compared by bytes."""
     path = PurePosixPath(name)
     return (
         name in planned.file_sha256
         or name.startswith(_OURS)
         or path.suffix in _LOGS
         or not _BYTECODE.isdisjoint(path.parts)
+        or _of_client(path)
+        or name in planned.apart
+        or _declared(name, planned)
     )
+
+
+def _of_client(path: PurePosixPath) -> bool:
+    """Whether it lies where a client keeps its own files, at the top of the project or of the repository around it."""
+    top = next((part for part in path.parts if part != ".."), "")
+    return top in _CLIENTS or top.startswith(_CLIENT_PREFIX)
 
 
 def _is(path: Path, sha: str) -> bool:

@@ -45,6 +45,7 @@ class LaunchSettings(Frozen):
     ci_machine: CiMachine = Field(default_factory=CiMachine)
     signatures: OwnSignatures = Field(default_factory=OwnSignatures)
     poll_interval_max_s: int = Field(default=120, ge=1, le=120)
+    test_outputs: tuple[str, ...] = ()
 
 
 class ChangedLiteral(Frozen):
@@ -86,6 +87,7 @@ class Plan(Frozen):
     ``catalogue`` has exactly the selected stages, in order. ``file_sha256`` maps every test and threshold file
     (relative to the repository root) to its digest, ``config_sha256`` the files of the catalogue (absolute).
     ``changed`` maps tracked files that are not the commit's, ``untracked`` those that git does not know, to digests.
+    ``apart`` are files of the tree that hold the output of those who started the run (``tune-mcp run | tee x.txt``).
     ``equivalents`` are commits that resume_run proved to measure the same; ``resumed_git_sha`` is the one that it went
     on from last, None for the calibrated commit itself.
     ``protected`` are name patterns that are never written; ``preset_filters`` maps a test key to the pattern that
@@ -106,6 +108,7 @@ class Plan(Frozen):
     diff_sha256: str | None = None
     changed: dict[str, str] = Field(default_factory=dict)
     untracked: dict[str, str] = Field(default_factory=dict)
+    apart: tuple[str, ...] = ()
     equivalents: tuple[Equivalence, ...] = ()
     resumed_git_sha: Sha | None = None
     calibration_started_at: str
@@ -139,6 +142,8 @@ class Plan(Frozen):
             untracked=self.untracked,
             file_sha256=self.file_sha256,
             config_sha256=self.config_sha256,
+            apart=self.apart,
+            test_outputs=self.settings.test_outputs,
         )
 
     def table(self) -> StageTable:
@@ -151,6 +156,16 @@ class Plan(Frozen):
         for stage in self.table().values():
             found.setdefault(stage.test_key, []).append(stage)
         return {test: tuple(stages) for test, stages in found.items()}
+
+
+def launch_tree(run: RunDir, plan: Plan) -> Baseline:
+    """What every launch must find, without the untracked files that this run's tests were seen to write."""
+    learned: set[str] = set()
+    for event in events.read(run.events, '"rewritten"'):
+        names = event.facts.get("rewritten")
+        if event.kind == "appeared" and isinstance(names, list):
+            learned |= {str(name) for name in names} & set(plan.untracked)
+    return plan.launch_tree.model_copy(update={"apart": (*plan.apart, *sorted(learned))})
 
 
 def stages_digest(table: StageTable) -> str:

@@ -17,7 +17,8 @@ _HASHED_UP_TO_BYTES = 16 * 1024 * 1024
 _QUESTIONS = (
     ("status", "--porcelain=v2", "--branch", "-z", "--untracked-files=all", "--no-renames", "--ignore-submodules=none"),
     ("log", "-g", "-1", "--date=raw", "--format=%H %gd %gs", "HEAD"),
-    ("ls-files", "-v", "-z"),
+    ("ls-files", "-v", "-z", "--full-name", "--", ":/"),
+    ("rev-parse", "--show-prefix", "--show-cdup"),
 )
 _PLAINLY = ("-c", "core.fsmonitor=false", "-c", "log.showSignature=false", "--no-replace-objects")
 _SHA = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
@@ -25,10 +26,10 @@ _ELSEWHERE = frozenset(
     {
         "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX",
         "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_NAMESPACE", "GIT_GRAFT_FILE", "GIT_SHALLOW_FILE", "GIT_EXTERNAL_DIFF",
-        "GIT_DIFF_OPTS",
+        "GIT_DIFF_OPTS", "GIT_LITERAL_PATHSPECS", "GIT_GLOB_PATHSPECS", "GIT_NOGLOB_PATHSPECS", "GIT_ICASE_PATHSPECS",
     }
 )  # fmt: skip
-"""Variables of a caller inside a git hook that would make git answer for another repository."""
+"""Variables of a caller, a git hook say, that would make git answer for another repository or other paths."""
 
 
 Stamp = tuple[int, int, int, int]
@@ -42,7 +43,8 @@ class GitState:
     ``changed`` maps tracked files that are not those of HEAD, or that git was told not to look at; ``untracked`` files
     that git does not know (ignored ones apart); both to digests, and a submodule's digest covers its own commit and
     files. ``position`` is the newest entry of HEAD's reflog; ``stamps`` are those of every tracked file: they tell a
-    tree that was changed and put back.
+    tree that was changed and put back. Names are relative to the folder that was asked about; a larger repository
+    around it is part of the tree (``../other/file``).
     """
 
     head: str
@@ -63,7 +65,8 @@ def git(repo: Path, *words: str) -> bytes:
     kept = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
     try:
         done = subprocess.run(
-            ["git", "-C", str(repo), *_PLAINLY, *words],
+            ["git", *_PLAINLY, *words],
+            cwd=repo,
             capture_output=True,
             stdin=subprocess.DEVNULL,
             env={**kept, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"},
@@ -115,7 +118,8 @@ def read(repo: Path) -> GitState:
 
     with ThreadPoolExecutor(len(_QUESTIONS)) as pool:
         asked = [pool.submit(git, repo, *words) for words in _QUESTIONS]
-        status, position, tracked = (one.result() for one in asked)
+        status, position, tracked, placed = (one.result() for one in asked)
+    place = _Place.of(placed)
     head, branch = "", ""
     changed: dict[str, str] = {}
     untracked: dict[str, str] = {}
@@ -128,17 +132,20 @@ def read(repo: Path) -> GitState:
         elif kind == "#":
             continue
         elif kind == "?":
-            untracked[_printable(rest)] = _digest(repo / rest)
+            name = place.name(rest)
+            untracked[_printable(name)] = _digest(repo / name)
         else:
             # "1 XY sub mH mI mW hH hI path", or "u" with three stages; what is staged changes no file.
             fields = rest.split(" ", 7 if kind == "1" else 9)
             mode = fields[4 if kind == "1" else 5]
-            changed[_printable(fields[-1])] = f"{mode} {_digest(repo / fields[-1])}"
+            name = place.name(fields[-1])
+            changed[_printable(name)] = f"{mode} {_digest(repo / name)}"
     if not _SHA.fullmatch(head):
         raise _no_commit(repo, head or "git status names none")
     stamps: dict[str, Stamp | None] = {}
     for entry in _entries(tracked):
         tag, _, path = entry.partition(" ")
+        path = place.name(path)
         name = _printable(path)
         stamps[name] = _stamp(repo / path)
         if (tag.islower() or tag == "S") and stamps[name]:
@@ -146,6 +153,25 @@ def read(repo: Path) -> GitState:
             changed[name] = f"hidden {_digest(repo / path)}"
     branch = "HEAD" if branch == "(detached)" else branch
     return GitState(head, branch, changed, untracked, position.decode(errors="replace").strip(), stamps)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a folder lies in its work tree: git names files from the top, we name them from the folder."""
+
+    prefix: str
+    up: str
+
+    @classmethod
+    def of(cls, answer: bytes) -> _Place:
+        """From ``rev-parse --show-prefix --show-cdup``; both lines are empty at the top."""
+        prefix, _, up = os.fsdecode(answer).removesuffix("\n").rpartition("\n")
+        return cls(prefix, up)
+
+    def name(self, path: str) -> str:
+        """The name of a file, below the folder or above it."""
+        inside = path.startswith(self.prefix) and path != self.prefix
+        return path.removeprefix(self.prefix) if inside else self.up + path
 
 
 ABSENT = "000000"
@@ -167,12 +193,13 @@ def changes(repo: Path, old: str, new: str) -> tuple[Change, ...]:
     """Every path on which the trees of two commits differ; a rename is two of them. Raises NO_HEAD."""
     words = ("diff-tree", "-r", "-z", "--raw", "--no-abbrev", "--no-renames", "--ignore-submodules=none")
     answer = _entries(git(repo, *words, old, new))
+    place = _Place.of(git(repo, *_QUESTIONS[-1]))
     pairs = zip(answer[::2], answer[1::2], strict=True)
-    return tuple(Change(_printable(path), *facts.lstrip(":").split(" ")[:4]) for facts, path in pairs)
+    return tuple(Change(_printable(place.name(path)), *facts.lstrip(":").split(" ")[:4]) for facts, path in pairs)
 
 
 def blob(repo: Path, name: str) -> bytes:
-    """The bytes of a blob, by its name or as ``<commit>:<path>``. Raises NO_HEAD."""
+    """The bytes of a blob, by its name or as ``<commit>:./<path>``. Raises NO_HEAD."""
     return git(repo, "cat-file", "blob", name)
 
 

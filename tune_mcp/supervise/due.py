@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tune_mcp.config.stages import Stage
 from tune_mcp.run_dir import RunDir
+from tune_mcp.session import plan as plans
 from tune_mcp.session.plan import Plan
 from tune_mcp.supervise.job import Job
 
@@ -25,7 +26,7 @@ def next_job(
         repeat=repeat,
         attempt=max(made, default=0) + 1,
         stages=stages,
-        tree=plan.launch_tree,
+        tree=plans.launch_tree(run, plan),
         venv_python=plan.venv_python,
         env={**settings.env, **stages[0].extra_env},
         pytest_extra_args=settings.pytest_extra_args.get(file, ()),

@@ -14,6 +14,7 @@ import functools
 import inspect
 import json
 import os
+import threading
 import time
 import types
 import unittest
@@ -227,3 +228,12 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         shouldstop=str(session.shouldstop or ""),
         shouldfail=str(session.shouldfail or ""),
     )
+
+
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+def pytest_unconfigure() -> Generator[None, None, None]:
+    """After every other plugin: the session is over, and all that pytest has to do is to exit."""
+    yield
+    main = threading.main_thread()
+    waiting = [thread.name for thread in threading.enumerate() if thread is not main and not thread.daemon]
+    _write("exiting", threads=waiting)

@@ -92,10 +92,13 @@ class AttemptResult(Frozen):
     """The sealed end of an attempt.
 
     ``pytest_rc`` is negative for a signal, None when pytest was never started. ``stopped_by`` says who ended it:
-    ``""`` itself, ``cancel``, ``timeout``, ``watchdog`` (for the signature ``stopped_for``, explained by
-    ``stop_reason``). ``signals`` are those that we sent to pytest: another one came from outside. ``blocked`` is why it
-    was not started. ``moved`` says what of the tree was another one before, during or after the launch; ``appeared``
-    are new files that look like a test's output. Times are UTC, ``duration_s`` is pytest alone (no waiting, no drain).
+    ``""`` itself, ``cancel``, ``timeout``, ``exit`` (it did not exit after its session's end), ``watchdog`` (for the
+    signature ``stopped_for``, explained by ``stop_reason``). ``signals`` are those that we sent to pytest: another one
+    came from outside. ``blocked`` is why it was not started. ``moved`` says what of the tree was another one before,
+    during or after the launch; ``appeared``
+    are new files that look like a test's output, ``outputs`` files of the tree that its tests wrote and that are no
+    part of it. ``rewritten`` are files that moved the tree while pytest ran, ``way_out`` what can be done about them.
+    Times are UTC, ``duration_s`` is pytest alone (no waiting, no drain).
     ``environment`` is the machine as this attempt found it, ``incomparable`` how it differs from the run's.
     The granted GPUs are described as they were just before and just after pytest; ``slowed_by`` are the reasons for
     which their clocks were seen held down. Both are notes, nothing is judged by them.
@@ -116,6 +119,9 @@ class AttemptResult(Frozen):
     blocked: Blocked | None = None
     moved: str = ""
     appeared: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    rewritten: tuple[str, ...] = ()
+    way_out: str = ""
     incomparable: str = ""
     environment: Environment | None = None
     guard: GuardSummary = GuardSummary()

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from tune_mcp.config.stages import Stage
 from tune_mcp.contract.audit import Cell
-from tune_mcp.errors import Code, NotPlain, Refusal, unusable
+from tune_mcp.errors import Code, Json, NotPlain, Refusal, unusable
 from tune_mcp.files import dump_json, parse_json, read_plain, read_text, write_atomic
 from tune_mcp.observe.audit import AuditedCell, judge
 from tune_mcp.observe.observation import Attempt, Missing, load
@@ -95,6 +95,7 @@ class Supervisor:
     _plugins: tuple[str, ...] = ()
     _beat_due: float = 0.0
     _appeared: set[str] = field(default_factory=set[str])
+    _outputs: set[str] = field(default_factory=set[str])
     _watchers: Watchers = field(init=False)
 
     def __post_init__(self) -> None:
@@ -329,6 +330,16 @@ class Supervisor:
             self._appeared |= new
             names = ", ".join(sorted(new)[:6])
             self._event("appeared", f"{len(new)} new file(s) in the tree, taken for the tests' output: {names}")
+        outputs = {*result.outputs} - self._outputs if result else set[str]()
+        if outputs:
+            self._outputs |= outputs
+            names = ", ".join(sorted(outputs)[:6])
+            self._event(
+                "appeared",
+                f"the tests rewrite {len(outputs)} file(s) of the tree, which are left out of its comparison: {names}; "
+                "each repeat starts from what the one before left",
+                rewritten=[*sorted(outputs)],
+            )
 
     def _tell_left(self, job: Job, result: AttemptResult | None) -> None:
         """What the tests of a file leave in their TMPDIR is named once: each repeat leaves the same."""
@@ -385,7 +396,7 @@ class Supervisor:
             test=job.test_key, repeat=job.repeat, duration_s=seconds,
         )  # fmt: skip
 
-    def _event(self, kind: str, text: str, **facts: str | int | float | None) -> None:
+    def _event(self, kind: str, text: str, **facts: Json) -> None:
         events.append(self.run_dir, kind, self.clock.now(), text, **facts)
 
     def _end(self, state: RunState, kind: str, text: str, more: str = "", halt: Halt | None = None) -> None:

@@ -73,6 +73,15 @@ def describe(process: psutil.Process) -> str:
         return str(process.pid)
 
 
+def below(pid: int) -> tuple[str, ...]:
+    """The living processes below ``pid``, for messages."""
+    try:
+        children = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return ()
+    return tuple(describe(child) for child in children)
+
+
 @dataclass(frozen=True)
 class Grace:
     """How long each rung of the ladder may take, in seconds. Teardown of a model server can take minutes."""
@@ -80,6 +89,10 @@ class Grace:
     interrupt_s: float = 30.0
     terminate_s: float = 10.0
     kill_s: float = 10.0
+
+
+AFTER_THE_SESSION = Grace(interrupt_s=5.0, terminate_s=5.0)
+"""When pytest has nothing left to tear down."""
 
 
 @dataclass

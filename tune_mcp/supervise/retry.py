@@ -75,8 +75,7 @@ def judge(
     if result is None:
         return _no_result(runner_end, earlier)
     if result.moved:
-        step = "put the tree back and call resume_run, or stop_run and start a new run on the tree as it is"
-        return Stop(Halt(code=Code.COMMIT_MOVED, rule="SES-11", message=result.moved, next=step), quarantined=True)
+        return _moved(result)
     if result.incomparable:
         step = "go on where the run was measured, or put the machine back as it was, then call resume_run"
         message = f"this attempt is not comparable with the run's other ones: {result.incomparable}"
@@ -126,6 +125,22 @@ def _broke_off(reason: str, earlier: tuple[Verdict, ...]) -> Verdict:
     return _twice(reason, earlier, "fix what the test's own error names, then call resume_run") or Again(reason)
 
 
+def _moved(result: AttemptResult) -> Stop:
+    """The tree is another one. What was written while pytest ran is most likely a test's work, and can be declared."""
+    step = "put the tree back and call resume_run, or stop_run and start a new run on the tree as it is"
+    message = result.moved
+    if result.way_out:
+        message = f"while {_attempt(result.key)} ran: {message}"
+        step = f"{result.way_out}, then call resume_run; if somebody else wrote it, {step}"
+    return Stop(Halt(code=Code.COMMIT_MOVED, rule="SES-11", message=message, next=step), quarantined=True)
+
+
+def _attempt(key: str) -> str:
+    """``test_x_ci run 2 attempt 1`` of an attempt's key."""
+    test, repeat, attempt = key.rsplit(".", 3)[1:]
+    return f"{test} run {repeat[1:]} attempt {attempt[1:]}"
+
+
 def _no_result(runner_end: int | None, earlier: tuple[Verdict, ...]) -> Verdict:
     """The runner is gone: killed by somebody else, or by a bug of ours, which a second attempt would only repeat."""
     if runner_end is None:
@@ -159,7 +174,7 @@ def _beside(result: AttemptResult, stages: Mapping[str, Stage]) -> str:
 
 def _infrastructure(result: AttemptResult) -> str:
     """Why this attempt says nothing about the code: ended from outside, or a known crash in its log."""
-    rc = result.pytest_rc
+    rc = _exit_code(result)
     if result.stopped_by == "timeout":
         return "stopped at its wall-clock limit"
     if result.stopped_by == "watchdog":
@@ -176,6 +191,11 @@ def _infrastructure(result: AttemptResult) -> str:
             return _SILENT_END
         return _BROKE_OFF
     return ""
+
+
+def _exit_code(result: AttemptResult) -> int | None:
+    """pytest's exit code; that of its session where it never came to exit with it."""
+    return result.guard.exitstatus if result.stopped_by == "exit" else result.pytest_rc
 
 
 def _signalled(number: int) -> str:
@@ -199,7 +219,7 @@ def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple
     for key, found in result.stages.items():
         stage = stages[key]
         if stage.is_docs:
-            if result.pytest_rc != 0:
+            if _exit_code(result) != 0:
                 if cause := _infrastructure(result):
                     return Again(cause)
                 what = f"{key} failed" + (f": {_first(result.guard.failures)}" if result.guard.failures else "")
@@ -218,7 +238,9 @@ def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple
             partial.append(f"{key} {ok}/{total}")
     if not partial:
         failed = len(result.guard.failed)
-        rc = result.pytest_rc
+        rc = _exit_code(result)
+        if result.stopped_by == "exit":
+            return Keep(f"{f'threshold_assertion ({failed} test(s) failed); ' if failed else ''}{result.stop_reason}")
         if failed and failed == len({failure.nodeid for failure in result.guard.failures_in("teardown")}):
             return Keep(f"teardown_error ({failed} test(s) failed after they had measured)")
         if failed:

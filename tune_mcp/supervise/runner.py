@@ -51,11 +51,19 @@ from tune_mcp.supervise.job import (
     read_result,
     seal,
 )
-from tune_mcp.supervise.processes import StopLadder, become_subreaper, default_signals, plain_command_line
+from tune_mcp.supervise.processes import (
+    AFTER_THE_SESSION,
+    StopLadder,
+    become_subreaper,
+    below,
+    default_signals,
+    plain_command_line,
+)
 from tune_mcp.supervise.tree_record import TreeRecorder
 from tune_mcp.supervise.waiting import Orders
 from tune_mcp.supervise.watch import signatures
 from tune_mcp.supervise.watch.alerts import WATCH_FILE, AlertBook
+from tune_mcp.supervise.watch.exiting import ExitWatch
 from tune_mcp.supervise.watch.slow_start import Launch
 from tune_mcp.supervise.watch.watchdog import Watchdog
 
@@ -150,12 +158,22 @@ class Runner:
 
     def _tree_after(self, before: provenance.GitState) -> dict[str, object]:
         """The same look when pytest is done, and whether the tree was another one in between (SES-11)."""
-        now, moved = self._tree_before()
-        if now is None:
-            return {"moved": moved}
+        job, root = self.job, Path(self.job.repo_root)
+        try:
+            now = provenance.read(root)
+        except Refusal as refusal:
+            return {"moved": refusal.message}
+        outputs = drift.outputs(before, now, job.tree)
+        tree = job.tree.model_copy(update={"apart": (*job.tree.apart, *outputs)})
+        moved = drift.moved(root, now, tree) or drift.touched(before, now, tree)
+        new = sorted({*now.untracked} - {*before.untracked} - {*drift.appeared(now, tree)})
+        written = drift.rewritten(before, now, tree)
         return {
-            "moved": moved or _listed(drift.touched(before, now, self.job.tree)),
-            "appeared": drift.appeared(now, self.job.tree),
+            "moved": _listed(moved),
+            "appeared": drift.appeared(now, tree),
+            "outputs": outputs,
+            "rewritten": written if moved else (),
+            "way_out": drift.way_out(written, new, tree) if moved else "",
         }
 
     def _machine_after(self, python: Path) -> dict[str, object]:
@@ -237,13 +255,16 @@ class Runner:
                 pass_fds=self.gpus.lock_handles,
             )
         watchdog, tree = self._watchdog(variables), TreeRecorder(job.folder, main.pid)
+        exiting = ExitWatch(self.record, watchdog.rules.exit_after_s, lambda: below(main.pid))
         ladder = StopLadder(self.say)
         with self.gpus.watched():
-            stopped_by, reason = self._wait(main, begin + job.timeout_s, tree, watchdog)
+            stopped_by, reason = self._wait(main, begin + job.timeout_s, tree, watchdog, exiting)
+            if stopped_by == "exit":
+                ladder.grace = AFTER_THE_SESSION
             if stopped_by:
                 self.phase("stopping")
                 ladder.interrupt(main)
-            duration = time.monotonic() - begin
+            duration = (exiting.over_at or time.monotonic()) - begin
         watchdog.ended()
         self.phase("draining")
         leftovers = ladder.drain(main)
@@ -271,7 +292,12 @@ class Runner:
         )
 
     def _wait(
-        self, main: subprocess.Popen[bytes], end: float, tree: TreeRecorder, watchdog: Watchdog
+        self,
+        main: subprocess.Popen[bytes],
+        end: float,
+        tree: TreeRecorder,
+        watchdog: Watchdog,
+        exiting: ExitWatch,
     ) -> tuple[str, str]:
         """Until pytest ends or has to be stopped: by whom, and why in words.
 
@@ -283,6 +309,9 @@ class Runner:
                 return "", ""
             if self.cancelled():
                 return "cancel", ""
+            if reason := exiting.look():
+                self.say(reason)
+                return "exit", reason
             if time.monotonic() >= end:
                 self.say(f"pytest reached its limit of {self.job.timeout_s:g} s")
                 return "timeout", ""

@@ -242,7 +242,7 @@ class Watchdog:
                 f"no log line and no processor time for {still:.0f} s"
                 + (f", perhaps waiting on the lock {locks[0]}, which an earlier build left behind" if locks else ""),
                 (f"delete {locks[0]}; " if locks else "")
-                + f"pytest is stopped after {self.rules.stop_after_s:g} s and the repeat tried again",
+                + f"pytest is stopped after {self.rules.stop_after_s:g} s; a repeat that is not whole is tried again",
                 (*locks, *self._running()),
             )
         if still >= self.rules.stop_after_s:
