@@ -122,6 +122,16 @@ def test_direction_strictness_and_limit_are_read(
 
 
 UNREAD = [
+    (
+        "def test_a(m):\n    for _ in range(3):\n        x = run()\n        if x >= REF:\n            break\n"
+        "    else:\n        pytest.fail('no')",
+        UnreadKind.UNCLEAR,
+    ),
+    ("def test_a(m):\n    match m:\n        case 1:\n            assert m <= REF", UnreadKind.UNCLEAR),
+    (
+        "def test_a(m):\n    try:\n        assert m <= REF\n    except AssertionError:\n        pass",
+        UnreadKind.NOT_ASSERTED,
+    ),
     ("def test_a(m):\n    pass", UnreadKind.NOT_ASSERTED),
     ("def test_a(m):\n    print(REF)", UnreadKind.NOT_ASSERTED),
     ("def test_a(m):\n    if m <= REF:\n        pass", UnreadKind.NOT_ASSERTED),

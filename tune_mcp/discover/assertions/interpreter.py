@@ -52,6 +52,10 @@ from tune_mcp.discover.imports import SourceFiles
 _MAX_DEPTH = 60
 _BRIEF = 2_000
 _HOW_LONG = 90
+_SAME_EACH_TIME = frozenset(
+    {"mean", "min", "max", "sum", "item", "items", "values", "keys", "tolist", "json", "median"}
+)
+"""Methods without arguments that give the same part of a result each time; any other may measure anew."""
 _CATCH_ALL = frozenset({"", "Exception", "BaseException", "AssertionError"})
 
 
@@ -212,6 +216,7 @@ class Interpreter(Calls):
                 | ast.TryStar()
                 | ast.With()
                 | ast.AsyncWith()
+                | ast.Match()
             ):
                 return self.compound(node, scope, frame)
             case ast.Continue() | ast.Break():
@@ -370,6 +375,14 @@ class Interpreter(Calls):
                 return self._with(items, body, scope)
             case ast.Try() | ast.TryStar():
                 return self._try(node, scope, frame)
+            case ast.Match(cases=cases):
+                for case in cases:
+                    names = [one for one in ast.walk(case.pattern) if isinstance(one, ast.MatchAs) and one.name]
+                    with self.under(self.unknown(f"a match on line {node.lineno}")):
+                        for name in names:
+                            scope.names[str(name.name)] = self.unknown(str(name.name))
+                        self.block(case.body, scope)
+                return False
             case _:
                 return False
 
@@ -537,7 +550,7 @@ class Interpreter(Calls):
 
     def _opaque_call(self, function: Opaque, given: list[Value], node: ast.AST) -> Value:
         name = f"{function.name}(…)"
-        if not given:
+        if not given and function.name.rpartition(".")[2] in _SAME_EACH_TIME:
             return function.child("call", None, name)
         if any(tainted(one) and not isinstance(one, str) for one in given):
             self._foreign(function.name, given, {}, node)
