@@ -104,3 +104,23 @@ def test_a_run_in_which_everything_counts_has_no_such_table(tmp_path: Path) -> N
 
     assert facts(project, run).uncounted == ()
     assert "not counted" not in run.report_md.read_text()
+
+
+@pytest.mark.rule("GAP-10", "GPU-20")
+def test_what_a_stopped_attempt_had_written_is_shown_although_it_was_never_sealed(tmp_path: Path) -> None:
+    write = '(folder / "result.json").write_text(json.dumps(found))'
+    source = toy.toy_source().replace("    held(k)\n", "", 1).replace(write, f"{write}\n    held(k)", 1)
+    project = toy.make_toy(tmp_path / "repo", test_source=source)
+    toy.steer(project, 1, **SLOW)
+    run = toy.start_and_hold(project, 1)
+    running.stop_run(project, run.run_id, "it was slow")
+    toy.let_go(project, 1)
+    toy.wait_until_rest(project, run.run_id)
+    (toy.state_folder(project) / "run1.json").unlink()
+
+    running.resume_run(project, run.run_id)
+    assert toy.wait_until_rest(project, run.run_id).strict_complete, toy.told(run)
+
+    (one,) = facts(project, run).uncounted
+    assert told(one)["latency_mean_s"] == (7.5, True)
+    assert "stopped before it was sealed" in one.reason and one.t != "?"

@@ -80,6 +80,11 @@ def _purged(run: RunDir) -> Iterator[_Left]:
 
 
 def _superseded(run: RunDir, stages: Mapping[str, list[AuditedStage]]) -> Iterator[_Left]:
+    launched = {
+        (event.facts.get("test"), event.facts.get("repeat"), event.facts.get("attempt")): event.t
+        for event in events.read(run.events, '"launched"')
+        if event.kind == "launched"
+    }
     for test, fed in stages.items():
         for repeat, cell in enumerate(fed[0].cells, 1):
             if cell.stored is None:
@@ -91,8 +96,9 @@ def _superseded(run: RunDir, stages: Mapping[str, list[AuditedStage]]) -> Iterat
                 told = history.get(number or 0)
                 if basetemp.resolve() == counted or (told and told.verdict == "kept"):
                     continue
-                why = f"{told.verdict}: {told.reason}" if told else "another attempt counts"
-                yield _Left(test, repeat, number, told.started_at if told else "", "supervisor", why, home, basetemp)
+                why = f"{told.verdict}: {told.reason}" if told else "broke off or was stopped before it was sealed"
+                began = told.started_at if told else launched.get((test, repeat, number), "")
+                yield _Left(test, repeat, number, began, "supervisor", why, home, basetemp)
 
 
 def _attempts(folder: Path, root: Path, repeat: int) -> Iterator[tuple[int | None, Path, Path]]:
