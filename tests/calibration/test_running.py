@@ -405,7 +405,7 @@ def test_a_resume_takes_model_stages_and_repeats_from_the_plan_and_has_no_argume
 
     assert (reply.model, reply.stages, reply.repeats) == ("toy", ("toy_speed",), 3)
     assert {stage.key for job in executor.jobs for stage in job.stages} == {"toy_speed"}
-    assert list(inspect.signature(running.resume_run).parameters) == ["project", "run_id", "purge"]
+    assert list(inspect.signature(running.resume_run).parameters) == ["project", "run_id", "purge", "person"]
 
 
 @pytest.mark.rule("GPU-14")
