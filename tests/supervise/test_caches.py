@@ -8,7 +8,7 @@ import pytest
 import toy
 
 from tune_mcp.calibration import running
-from tune_mcp.supervise.caches import wipe
+from tune_mcp.supervise.caches import wipe, wipe_home
 
 
 @pytest.mark.rule("WDG-08", "WDG-09")
@@ -68,3 +68,28 @@ def test_each_repeat_of_a_run_finds_the_cache_cold(tmp_path: Path) -> None:
 
     assert toy.wait_until_rest(project, reply.run_id).state == "finished"
     assert [entry.name for entry in cache.iterdir()] == ["kernel.so"]
+
+
+@pytest.mark.rule("WDG-08", "WDG-09")
+@pytest.mark.parametrize("name", ["HOME", "FLASHINFER_WORKSPACE_BASE"])
+def test_the_cache_that_flashinfer_itself_uses_is_emptied_where_the_settings_name_it(tmp_path: Path, name: str) -> None:
+    cache, other = tmp_path / "home/.cache/flashinfer", tmp_path / "other/.cache/flashinfer"
+    for folder in (cache / "0.6/90a", other):
+        folder.mkdir(parents=True)
+        (folder / "kernel.so").write_text("x")
+    settings = {"HOME": str(tmp_path / "other"), name: str(tmp_path / "home")}
+
+    assert wipe_home(settings) == str(cache)
+    assert (list(cache.iterdir()), (other / "kernel.so").exists()) == ([], True)
+    assert wipe_home({}) == wipe_home({"HOME": "home"}) == wipe_home(settings) == "", "a caller's home is a person's"
+
+
+def test_a_home_cache_that_a_link_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/kept").touch()
+    (tmp_path / "home/.cache").mkdir(parents=True)
+    (tmp_path / "home/.cache/flashinfer").symlink_to(tmp_path / "precious")
+
+    with pytest.raises(ValueError):
+        wipe_home({"HOME": str(tmp_path / "home")})
+    assert (tmp_path / "precious/kept").exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tune_mcp.files import inside
@@ -26,14 +26,30 @@ def wipe(root: Path, relatives: Iterable[str] = ()) -> tuple[str, ...]:
         folder = inside(root, relative)
         if folder.resolve() == root.resolve():
             raise ValueError(f"{relative!r} is the slice itself")
-        if not folder.is_dir():
-            continue
-        entries = list(folder.iterdir())
-        for entry in entries:
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
-        if entries:
+        if _empty(folder):
             emptied.append(relative)
     return tuple(emptied)
+
+
+def wipe_home(settings: Mapping[str, str]) -> str:
+    """Empty FlashInfer's own cache, below ``$FLASHINFER_WORKSPACE_BASE`` or ``$HOME``; its path when it held something.
+
+    Only where the model's or host's ``settings`` name that folder: a home that they leave to the caller is a person's.
+    Raises ``ValueError`` for a cache that a link leads elsewhere, ``OSError`` when something cannot be removed.
+    """
+    base = settings.get("FLASHINFER_WORKSPACE_BASE") or settings.get("HOME", "")
+    if not base.startswith("/"):
+        return ""
+    folder = inside(Path(base), ALWAYS[0])
+    return str(folder) if _empty(folder) else ""
+
+
+def _empty(folder: Path) -> bool:
+    """Remove what is in a folder, not the folder; whether there was anything."""
+    entries = list(folder.iterdir()) if folder.is_dir() else []
+    for entry in entries:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    return bool(entries)

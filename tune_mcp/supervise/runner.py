@@ -190,6 +190,8 @@ class Runner:
             if not slice_root:
                 raise ValueError("OMNI_CI_HOME, the root of cache_wipes, is not set")
             emptied = caches.wipe(Path(slice_root), self.job.cache_wipes)
+            if own := caches.wipe_home(self.job.env):
+                self.say(f"wiped {own}")
         except (OSError, ValueError) as error:
             return Blocked(
                 code=Code.CLEANUP_FAILED,
