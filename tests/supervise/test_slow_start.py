@@ -48,6 +48,22 @@ def off(tmp_path: Path, variables: dict[str, str]) -> dict[str, str]:
     return {cause.name: cause.found for cause in causes(launch, STARTUP) if cause.off}
 
 
+@pytest.mark.parametrize("name", ["HOME", "FLASHINFER_WORKSPACE_BASE"])
+def test_old_kernels_where_flashinfer_itself_caches_are_seen_and_the_remedy_names_the_place(
+    tmp_path: Path, name: str
+) -> None:
+    kernel = tmp_path / "own/.cache/flashinfer/90a/kernel.so"
+    kernel.parent.mkdir(parents=True)
+    kernel.touch()
+    os.utime(kernel, (1, 1))
+    variables = {"OMNI_CI_HOME": str(tmp_path / "slice"), name: str(tmp_path / "own")}
+
+    found = causes(Launch(variables, tmp_path / "bin/python", 100.0), rules().startup)[0]
+
+    assert (found.off, str(kernel) in found.found) == (True, True)
+    assert "${FLASHINFER_WORKSPACE_BASE:-$HOME}/.cache/flashinfer" in rules().startup.remedy[0]
+
+
 @pytest.mark.rule("WDG-04")
 def test_an_aligned_launch_has_nothing_off_not_even_kernels_it_made_itself(
     tmp_path: Path, aligned: dict[str, str]

@@ -26,12 +26,13 @@ def old_locks(variables: Mapping[str, str], began: float) -> tuple[str, ...]:
 
 
 def _files(variables: Mapping[str, str]) -> Iterator[Path]:
-    home, cache, root = (variables.get(name, "") for name in ("HOME", "XDG_CACHE_HOME", "OMNI_CI_HOME"))
+    names = ("HOME", "XDG_CACHE_HOME", "OMNI_CI_HOME", "FLASHINFER_WORKSPACE_BASE")
+    home, cache, root, base = (variables.get(name, "") for name in names)
     folders = [
         variables.get("TORCH_EXTENSIONS_DIR", ""),
         f"{cache}/torch_extensions" if cache else "",
         f"{home}/.cache/torch_extensions" if home else "",
-        f"{home}/.cache/flashinfer" if home else "",
+        f"{base or home}/.cache/flashinfer" if base or home else "",
         f"{root}/.cache/flashinfer" if root else "",
     ]
     for folder in dict.fromkeys(folders):

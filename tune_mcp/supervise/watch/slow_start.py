@@ -84,7 +84,7 @@ def causes(launch: Launch, startup: Startup) -> tuple[Cause, ...]:
     root = launch.variables.get("OMNI_CI_HOME", "")
     slice_root = Path(root) if root.startswith("/") else None
     return (
-        _leftovers(slice_root, launch.began),
+        _leftovers(slice_root, _flashinfer_base(launch.variables), launch.began),
         _home(launch.variables, startup.home),
         _below(launch.variables, "XDG_CACHE_HOME", slice_root),
         _compilers(launch),
@@ -100,12 +100,13 @@ def remedy(startup: Startup, launch: Launch) -> str:
     return "; ".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
 
 
-def _leftovers(slice_root: Path | None, began: float) -> Cause:
+def _leftovers(slice_root: Path | None, base: str, began: float) -> Cause:
+    """Kernels of an earlier build, in the slice and where FlashInfer itself caches: below ``base``."""
     name = "JIT leftovers"
     if slice_root is None:
         return Cause(name, None, "OMNI_CI_HOME is not set")
-    folder = slice_root / ".cache" / "flashinfer"
-    for number, path in enumerate(_files(folder)):
+    folders = dict.fromkeys((slice_root / ".cache/flashinfer", Path(base or slice_root) / ".cache/flashinfer"))
+    for number, path in enumerate(path for folder in folders for path in _files(folder)):
         if number >= _MOST_FILES:
             break
         try:
@@ -113,7 +114,12 @@ def _leftovers(slice_root: Path | None, began: float) -> Cause:
                 return Cause(name, True, f"{path} is older than this launch")
         except OSError:
             continue
-    return Cause(name, False, f"nothing in {folder} is older than this launch")
+    return Cause(name, False, f"nothing in {', '.join(map(str, folders))} is older than this launch")
+
+
+def _flashinfer_base(variables: Mapping[str, str]) -> str:
+    base = variables.get("FLASHINFER_WORKSPACE_BASE") or variables.get("HOME", "")
+    return base if base.startswith("/") else ""
 
 
 def _files(folder: Path) -> Iterable[Path]:
