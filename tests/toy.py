@@ -500,6 +500,8 @@ def planned_run(project: Project) -> RunDir:
     run = finished_run(project)
     for observation in run.path.glob(f"{MODEL}_*/run*.json"):
         observation.unlink()
+    for result in run.path.glob("_pytest/*/attempts/*/result.json"):
+        result.unlink()  # or they would be read again from there
     return run
 
 
