@@ -122,6 +122,7 @@ def test_direction_strictness_and_limit_are_read(
 
 
 UNREAD = [
+    ("NOTHING = None\ndef test_a(m):\n    assert m <= REF * NOTHING.factor()", UnreadKind.UNCLEAR),
     (
         "def test_a(m):\n    for _ in range(3):\n        x = run()\n        if x >= REF:\n            break\n"
         "    else:\n        pytest.fail('no')",

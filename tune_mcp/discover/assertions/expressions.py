@@ -65,7 +65,7 @@ _COMPARE: dict[type[ast.cmpop], Callable[..., object]] = {
     ast.NotEq: operator.ne,
 }  # fmt: skip
 _BOOLEAN = frozenset({*COMPARISONS, operator.eq, operator.ne, operator.is_, operator.contains, bool})
-_MAX_STEPS = 150_000
+_MAX_STEPS = 60_000
 _MAX_LENGTH = 10_000
 
 

@@ -279,7 +279,7 @@ def computed(function: Callable[..., object], args: Iterable[Value]) -> Value:
     """The function's value. Raises Undefined where Python would raise."""
     try:
         return function(*args)
-    except (ArithmeticError, ValueError, TypeError, LookupError) as error:
+    except Exception as error:
         raise Undefined(str(error)) from error
 
 

@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 
 from tune_mcp.discover.assertions.expressions import TooLong
-from tune_mcp.discover.assertions.formula import Opaque, Origin, Value, depends
+from tune_mcp.discover.assertions.formula import Opaque, Origin, Undefined, Value, depends
 from tune_mcp.discover.assertions.gate import Gate, Unread, UnreadKind
 from tune_mcp.discover.assertions.interpreter import Interpreter, Raised, Target
 from tune_mcp.discover.assertions.judging import Failure, judge
@@ -87,6 +87,9 @@ class AssertionReader:
                     failures += _Run(machine, module, self.files, test).failures()
         except (TooLong, RecursionError):
             return Unread("the tests take too many steps to follow", UnreadKind.UNCLEAR)
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError, Undefined) as error:
+            # Code in a form that nobody thought of: the limit is unknown, the report is made all the same.
+            return Unread(f"the tests could not be followed: {type(error).__name__}: {error}", UnreadKind.UNCLEAR)
         found = judge(failures, machine.present)
         if isinstance(found, Unread) and found.kind is UnreadKind.NOT_ASSERTED and reading.unsure:
             return Unread(reading.unsure, UnreadKind.UNCLEAR)
