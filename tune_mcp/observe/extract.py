@@ -93,6 +93,10 @@ class ResultFiles:
             node = node.get(part) if isinstance(node, dict) else None
         return node if isinstance(node, bool) else None
 
+    def document(self, name: str) -> Json:
+        """What the file holds; None when it cannot be read."""
+        return self._document(name)[0]
+
     def _document(self, name: str) -> tuple[Json, str]:
         if name in self._broken:
             return None, self._broken[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tune_mcp.config.metrics import family
 from tune_mcp.config.stages import Stage
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import plan as plans
@@ -26,6 +27,7 @@ def next_job(
         repeat=repeat,
         attempt=max(made, default=0) + 1,
         stages=stages,
+        timed=tuple(stage.key for stage in stages if family(stage.group, plan.groups.get(stage.group)) == "speed"),
         tree=plans.launch_tree(run, plan),
         venv_python=plan.venv_python,
         env={**settings.env, **stages[0].extra_env},

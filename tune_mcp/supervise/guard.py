@@ -220,6 +220,12 @@ def pytest_keyboard_interrupt(excinfo: pytest.ExceptionInfo[BaseException]) -> N
 
 
 @pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    """The record's last change: what is written later was not written by this session."""
+    _write("closed")
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """The last line; without it the session did not end by itself."""
     _write(

@@ -21,11 +21,12 @@ from tune_mcp.supervise.scratch import Left
 class Job(Frozen):
     """One attempt at one observation: everything a runner needs, wherever it finds itself.
 
-    ``test`` is the file relative to ``repo_root``; ``gpus`` how many to grant; ``timeout_s`` the wall-clock limit of
-    pytest; ``tree`` what it must still be; ``plugins`` the pytest plugins that the venv has;
-    ``cache_wipes`` the folders below OMNI_CI_HOME that it must find empty; ``signatures`` what the model adds to the
-    watchdog's; ``allow_mig`` whether a split GPU will do, ``accept_unknown_gpus`` whether one whose use NVML does not
-    report; ``cleanup_command`` the project's own script that frees GPUs, where the host profile names one.
+    ``timed`` are the keys of the stages that measure time; ``test`` is the file relative to ``repo_root``; ``gpus``
+    how many to grant; ``timeout_s`` the wall-clock limit of pytest; ``tree`` what it must still be; ``plugins`` the
+    pytest plugins that the venv has; ``cache_wipes`` the folders below OMNI_CI_HOME that it must find empty;
+    ``signatures`` what the model adds to the watchdog's; ``allow_mig`` whether a split GPU will do,
+    ``accept_unknown_gpus`` whether one whose use NVML does not report; ``cleanup_command`` the project's own script
+    that frees GPUs, where the host profile names one.
     """
 
     schema_version: int = 1
@@ -36,6 +37,7 @@ class Job(Frozen):
     repeat: int
     attempt: int
     stages: tuple[Stage, ...]
+    timed: tuple[str, ...] = ()
     tree: Baseline
     venv_python: str
     env: dict[str, str]
@@ -103,6 +105,8 @@ class AttemptResult(Frozen):
     The granted GPUs are described as they were just before and just after pytest; ``slowed_by`` are the reasons for
     which their clocks were seen held down. Both are notes, nothing is judged by them.
     ``left_in_tmp`` is what the tests left in their TMPDIR, which was emptied.
+    ``strangers`` are result files that are not this launch's, with the reason; ``signatures_of_files`` the digests of
+    all fractional numbers of those that measure time: no two repeats have the same.
     ``dropped_env`` are the names of the caller's variables that pytest did not get; never their values.
     """
 
@@ -136,6 +140,8 @@ class AttemptResult(Frozen):
     slowed_by: tuple[str, ...] = ()
     log_sha256: str | None = None
     evidence_sha256: dict[str, str] = Field(default_factory=dict)
+    strangers: dict[str, str] = Field(default_factory=dict)
+    signatures_of_files: dict[str, str] = Field(default_factory=dict)
     dropped_env: tuple[str, ...] = ()
 
 

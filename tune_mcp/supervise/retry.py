@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from tune_mcp.config.stages import Stage
 from tune_mcp.errors import Code
+from tune_mcp.observe.result_files import named_by
 from tune_mcp.session.state import Halt
 from tune_mcp.supervise.guard_record import Failure
 from tune_mcp.supervise.job import AttemptResult, Blocked
@@ -87,6 +88,14 @@ def judge(
     whole = _beside(result, stages) or result.guard.shortfall()
     unmeasured = result.guard.failures_in("setup")
     if not trouble and not whole and not unmeasured:
+        strangers = [name for name in named_by(stages.values()) if name in result.strangers]
+        if strangers:
+            return _stop(
+                Code.HALT_UNRESOLVED,
+                "MET-01",
+                f"{strangers[0]} is no result of this launch: {result.strangers[strangers[0]]}",
+                "let every launch of the test write its own result files before it ends, then call resume_run",
+            )
         return _complete(result, stages, earlier)
     if cause := _infrastructure(result):
         if cause in _SILENT_ENDS and (halt := _twice(cause, earlier, _WHO_ENDS_IT)):

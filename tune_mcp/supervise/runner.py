@@ -30,11 +30,11 @@ from tune_mcp.config.signatures import rules as watch_rules
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import open_appending, sha256_file, write_atomic
 from tune_mcp.gpus import accepting, read_gpus
-from tune_mcp.observe import result_files
+from tune_mcp.observe import of_launch, result_files
 from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.run_dir import iso
 from tune_mcp.session import drift, gpus_seen, provenance
-from tune_mcp.supervise import caches, comparing, environment, guard_record, scratch
+from tune_mcp.supervise import caches, comparing, copies, environment, guard_record, scratch
 from tune_mcp.supervise.gpu.use import GpuUse
 from tune_mcp.supervise.invocation import pytest_argv
 from tune_mcp.supervise.job import (
@@ -322,6 +322,11 @@ class Runner:
                 return "watchdog", reason
             self.orders.look(_LOOK_CLOSELY_S if watchdog.alarmed else _LOOK_EVERY_S)
 
+    def _session(self) -> tuple[int, int]:
+        """When the launch began and its session ended, by the clock of the file system that holds the results (ns)."""
+        guard = self.job.folder / "guard" / "tune_guard.py"
+        return guard.stat().st_mtime_ns, self.record.stat().st_mtime_ns if self.record.is_file() else 0
+
     def _evidence(self) -> dict[str, object]:
         files = ResultFiles(self.basetemp)
         stages: dict[str, StageResult] = {}
@@ -335,13 +340,20 @@ class Runner:
                 absent=found.absent,
             )
         guard = guard_record.read(self.record)
+        sealed = result_files.digests(self.basetemp, result_files.named_by(self.job.stages))
+        timed = [stage for stage in self.job.stages if stage.key in self.job.timed]
+        marks = {name: of_launch.signature(files.document(name)) for name in result_files.named_by(timed)}
+        known = {name: mark for name, mark in marks.items() if mark}
         raised = [failure.sentence() for failure in guard.failures]
         return {
             "guard": guard,
             "stages": stages,
             "signature": signatures.failure_in(self.log, watch_rules(self.job.signatures), raised),
             "log_sha256": sha256_file(self.log),
-            "evidence_sha256": result_files.digests(self.basetemp, result_files.named_by(self.job.stages)),
+            "evidence_sha256": sealed,
+            "signatures_of_files": known,
+            "strangers": copies.of_earlier(self.job, known)
+            | of_launch.strangers(self.basetemp, sealed, *self._session()),
         }
 
 

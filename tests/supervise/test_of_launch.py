@@ -1,0 +1,114 @@
+"""A result counts only if it is a new file of its own launch, and not an earlier one's numbers once more."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import toy
+
+from tune_mcp.calibration import watching
+from tune_mcp.errors import Json
+from tune_mcp.observe import of_launch
+
+WRITE = '    (folder / "result.json").write_text(json.dumps(found))\n'
+PRECISE = (
+    '    found["speed"]["latency_mean_s"] += time.perf_counter_ns() % 10**9 / 1e11\n'
+    '    found["speed"]["throughput_qps"] += time.perf_counter_ns() % 10**9 / 1e11\n'
+)
+FIRST = (
+    '    target = folder / "result.json"\n    first = STATE / "first"\n    text = json.dumps(found)\n'
+    "    if k == 1:\n        target.write_text(text)\n        first.write_text(str(target))\n        return found\n"
+    "    import shutil, subprocess, sys\n    old = Path(first.read_text()).resolve()\n"
+)
+DAEMON = """    target.write_text(text)
+    loop = (
+        "import os, sys\\nwhile True:\\n    open(sys.argv[1] + '.new', 'w').write(sys.argv[2])\\n"
+        "    os.replace(sys.argv[1] + '.new', sys.argv[1])"
+    )
+    subprocess.Popen([sys.executable, "-c", loop, str(target), text], start_new_session=True)
+"""
+LINKED = (
+    "    target.write_text(text)\n    base = tmp_path_factory.getbasetemp()\n"
+    '    away = base.resolve().with_name("away")\n    base.rename(away)\n    base.symlink_to(away)\n'
+)
+WAYS = {
+    "hard link": ("    os.link(old, target)\n", "hard link"),
+    "hard link with a new time": ("    os.link(old, target)\n    os.utime(target)\n", "hard link"),
+    "copy with its time": ("    shutil.copy2(old, target)\n", "older than the launch"),
+    "copy": ("    shutil.copy(old, target)\n", "every number in it is that of repeat 1, attempt 1"),
+    "cached numbers, written anew": (
+        "    target.write_text(json.dumps(json.loads(old.read_text()), indent=3, sort_keys=True))\n",
+        "every number in it is that of repeat 1",
+    ),
+    "an old time": ("    target.write_text(text)\n    os.utime(target, (1, 1))\n", "older than the launch"),
+    "a daemon": (DAEMON, "after pytest's session had ended"),
+    "a time to come": ("    target.write_text(text)\n    os.utime(target, (9e9, 9e9))\n", "session had ended"),
+    "a linked basetemp": (LINKED, "its folder is a link"),
+}  # fmt: skip
+
+
+@pytest.mark.rule("MET-01", "XPY-06")
+@pytest.mark.parametrize("way", WAYS)
+def test_a_result_of_another_launch_is_no_observation(tmp_path: Path, way: str) -> None:
+    code, why = WAYS[way]
+    source = toy.toy_source()
+    assert WRITE in source
+    project = toy.make_toy(tmp_path / "repo", test_source=source.replace(WRITE, PRECISE + FIRST + code))
+
+    run = toy.finished_run(project, 2, toy.real_pytest)
+
+    now = watching.status(project, run.run_id)
+    assert (now.state, why in now.reason) == ("halted", True), (now.reason, toy.told(run))
+    assert "toy_speed: ✓✗" in watching.strict_audit(project, run.run_id).text()
+
+
+@pytest.mark.rule("MET-01")
+@pytest.mark.parametrize("change", ["", PRECISE], ids=["few round numbers that repeat", "precise numbers"])
+def test_new_files_with_their_own_or_with_round_numbers_count(tmp_path: Path, change: str) -> None:
+    same = toy.toy_source().replace("VALUES[(k - 1) % len(VALUES)]", "VALUES[0]").replace(WRITE, change + WRITE)
+
+    run = toy.finished_run(project := toy.make_toy(tmp_path / "repo", test_source=same), 2, toy.real_pytest)
+
+    assert watching.strict_audit(project, run.run_id).ready, toy.told(run)
+
+
+@pytest.mark.parametrize(
+    ("document", "proves"),
+    [
+        ({"a": 0.123456789, "b": 0.987654321}, True),
+        ({"a": [0.123456789], "b": {"c": 17.25309}}, True),
+        ({"a": 0.12345678901234567}, False),
+        ({"a": 0.5, "b": 12.25, "c": 0.125, "d": 0.75, "e": 3.0}, False),
+        ({"a": 0.123456789, "b": 0.123456789}, False),
+        ({"a": 123456789, "b": "0.123456789"}, False),
+        ({}, False),
+    ],
+)  # fmt: skip
+def test_numbers_prove_a_copy_only_where_chance_cannot_make_them_equal(document: Json, proves: bool) -> None:
+    assert (of_launch.signature(document) is not None) is proves
+
+
+def test_the_order_of_keys_and_the_layout_change_no_signature_and_one_number_does() -> None:
+    one: Json = {"a": 0.123456789, "b": [0.987654321, 2.5]}
+    assert of_launch.signature(one) == of_launch.signature({"b": [2.5, 0.987654321], "a": 0.123456789})
+    assert of_launch.signature(one) != of_launch.signature({"a": 0.123456788, "b": [0.987654321, 2.5]})
+
+
+def test_a_file_that_was_moved_here_from_before_is_known_by_its_birth(tmp_path: Path) -> None:
+    old = tmp_path / "old.json"
+    old.write_text(json.dumps({}))
+    born = of_launch.birth_ns(old)
+    assert born, "the file system of the tests tells when a file was made"
+    base = tmp_path / "base"
+    base.mkdir()
+    old.rename(base / "r.json")
+    os.utime(base / "r.json")
+    changed = (base / "r.json").stat()
+
+    found = of_launch.strangers(base, ["r.json", "none.json", "../x"], born + 1, changed.st_ctime_ns + 1)
+
+    assert found == {"r.json": "it is older than the launch"}
+    assert of_launch.strangers(base, ["r.json"], born, max(changed.st_ctime_ns, changed.st_mtime_ns)) == {}
