@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import toy
 
+from tune_mcp import files
 from tune_mcp.calibration import reporting, watching
 from tune_mcp.calibration.project import Project
 from tune_mcp.config.policy import GroupPolicy
@@ -438,8 +439,8 @@ def test_one_audit_reads_the_ledger_once_and_every_artifact_once(
     project: Project, run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
-    read = Path.open
-    monkeypatch.setattr(Path, "open", lambda self, *a, **k: opened.append(self.name) or read(self, *a, **k))
+    read = files.plain_handle
+    monkeypatch.setattr(files, "plain_handle", lambda path, *a: opened.append(path.name) or read(path, *a))
 
     assert watching.strict_audit(project, run.run_id).ready
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tune_mcp.config.metrics import MetricRules
 from tune_mcp.config.model import ModelConfig
-from tune_mcp.config.stages import DOCS_GROUP, Stage, StageMetric, StageTable
+from tune_mcp.config.stages import DOCS_GROUP, Location, Stage, StageMetric, StageTable
 from tune_mcp.discover.assertions import AssertionReader
 from tune_mcp.discover.calibrated import CalibratedFile, CalibratedFiles, clash
 from tune_mcp.discover.claimants import drop_unread, rivals_of
@@ -20,6 +20,7 @@ from tune_mcp.discover.routing import Claim, Routing, Tree, route
 from tune_mcp.discover.scope import Modules
 from tune_mcp.discover.sources import StageSources
 from tune_mcp.discover.suggest import suggestion
+from tune_mcp.errors import Code, Refusal
 from tune_mcp.run_dir import iso
 
 
@@ -195,6 +196,10 @@ class _Builder:
         scope = file.scope.scope(group, tree.variant, sources.expected(group))
         self.problems += scope.problems
         counts = sources.counts(group)
+        if counts and counts.total == counts.ok:
+            if sources.configured_counts(group):
+                raise _same_counts(file.name, counts.total)
+            counts = None
         if counts is None and group != DOCS_GROUP:
             self.problems.append(f"{key}: sample_counts are not known, so no repeat of it can be strict [SMP-01]")
         own_file = file.config.threshold_file
@@ -218,3 +223,15 @@ class _Builder:
             sample_counts=counts,
             metrics=metrics,
         )
+
+
+def _same_counts(test: str, place: Location) -> Refusal:
+    """INVALID_CONFIG: a repeat that lost samples would look whole (rule SMP-01)."""
+    return Refusal(
+        Code.INVALID_CONFIG,
+        "SMP-01",
+        f"sample_counts of {test} read total and ok from the same place, {place.json_file}::{place.json_path}, so no "
+        "lost sample could ever be seen",
+        "name the key that counts the good samples as ok, and the one that counts all as total",
+        {"key": f"metric_sources.{test}.sample_counts"},
+    )

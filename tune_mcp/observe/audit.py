@@ -142,17 +142,35 @@ def audit(run: RunDir, plan: Plan, ledger: Ledger | None = None) -> Audit:
 
 
 def _judged(run: RunDir, plan: Plan, recorded: Ledger | None) -> Audit:
-    stages = tuple(
-        AuditedStage(
-            stage,
-            tuple(
-                judge(stage, repeat, load(run, stage.key, repeat), plan, recorded)
-                for repeat in range(1, plan.repeats + 1)
-            ),
-        )
-        for stage in plan.table().values()
-    )
-    return Audit(plan, stages, _provenance(plan, stages))
+    stages: list[AuditedStage] = []
+    for stage in plan.table().values():
+        found = _loaded(run, plan, stage)
+        scoped = _scoped(stage, found, plan, recorded)
+        cells = (judge(scoped, repeat, one, plan, recorded) for repeat, one in enumerate(found, 1))
+        stages.append(AuditedStage(stage, tuple(cells)))
+    return Audit(plan, tuple(stages), _provenance(plan, tuple(stages)))
+
+
+def one_scope(run: RunDir, plan: Plan, stages: tuple[Stage, ...], recorded: Ledger | None) -> tuple[Stage, ...]:
+    """The stages, each with the sample scope that its repeats must have: the catalogue's, else the first strict one's.
+
+    Repeats of 4, 8 and 12 samples are not the same measurement, whichever of them is meant.
+    """
+
+    return tuple(_scoped(stage, _loaded(run, plan, stage), plan, recorded) for stage in stages)
+
+
+def _loaded(run: RunDir, plan: Plan, stage: Stage) -> list[Stored | Missing | Broken]:
+    return [load(run, stage.key, repeat) for repeat in range(1, plan.repeats + 1)]
+
+
+def _scoped(stage: Stage, found: list[Stored | Missing | Broken], plan: Plan, recorded: Ledger | None) -> Stage:
+    if stage.is_docs or stage.expected_samples is not None:
+        return stage
+    for repeat, one in enumerate(found, 1):
+        if isinstance(one, Stored) and judge(stage, repeat, one, plan, recorded).cell is Cell.STRICT:
+            return stage.model_copy(update={"expected_samples": one.content.sample_counts.total})
+    return stage
 
 
 def judge(

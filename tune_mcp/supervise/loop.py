@@ -15,7 +15,7 @@ from tune_mcp.config.stages import Stage
 from tune_mcp.contract.audit import Cell
 from tune_mcp.errors import Code, Json, NotPlain, Refusal, unusable
 from tune_mcp.files import dump_json, parse_json, read_plain, read_text, write_atomic
-from tune_mcp.observe.audit import AuditedCell, judge
+from tune_mcp.observe.audit import AuditedCell, judge, one_scope
 from tune_mcp.observe.observation import Attempt, Missing, load
 from tune_mcp.precheck.gates import Precheck
 from tune_mcp.run_dir import RunDir, iso
@@ -170,10 +170,11 @@ class Supervisor:
     def _open(self, stages: tuple[Stage, ...]) -> list[int]:
         """The repeats that do not count: those with a stage, among all that their pytest fed, not strict (STR-16)."""
         recorded = events.ledger(self.run_dir)
+        scoped = one_scope(self.run_dir, self.plan, stages, recorded)
         return [
             repeat
             for repeat in range(1, self.plan.repeats + 1)
-            if any(cell.cell is not Cell.STRICT for cell in self._cells(stages, repeat, recorded))
+            if any(cell.cell is not Cell.STRICT for cell in self._cells(scoped, repeat, recorded))
         ]
 
     def _cells(self, stages: tuple[Stage, ...], repeat: int, recorded: events.Ledger) -> list[AuditedCell]:
@@ -194,7 +195,8 @@ class Supervisor:
                 self._event("withdrawn", f"{stage.key} run {repeat}: never written", stage=stage.key, repeat=repeat)
         if len(absent) == len(stages):
             return
-        reasons = sorted({cell.reason for cell in self._cells(stages, repeat, recorded) if cell.reason})
+        scoped = one_scope(self.run_dir, self.plan, stages, recorded)
+        reasons = sorted({cell.reason for cell in self._cells(scoped, repeat, recorded) if cell.reason})
         reason = f"not strict before pass {number}: {'; '.join(reasons)}"
         self._purge(test, stages, repeat, reason)
 
@@ -204,7 +206,8 @@ class Supervisor:
 
     def _observe(self, test: str, stages: tuple[Stage, ...], repeat: int) -> None:
         """Up to MAX_TRIES attempts at one repeat; the last one is written down either way."""
-        by_key = {stage.key: stage for stage in stages}
+        scoped = one_scope(self.run_dir, self.plan, stages, events.ledger(self.run_dir))
+        by_key = {stage.key: stage for stage in scoped}
         verdicts: tuple[Verdict, ...] = ()
         history: tuple[Attempt, ...] = ()
         tries = 0

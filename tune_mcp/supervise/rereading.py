@@ -16,6 +16,7 @@ from datetime import datetime
 from tune_mcp.config.stages import Stage
 from tune_mcp.observe import observation as observations
 from tune_mcp.observe import result_files
+from tune_mcp.observe.audit import one_scope
 from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.observe.observation import Attempt as AttemptRecord
 from tune_mcp.precheck import fingerprint
@@ -58,9 +59,10 @@ class Reread:
 def look(run: RunDir, plan: Plan, repeats: Iterable[Repeat]) -> Reread:
     """Judge the sealed attempts of these repeats by ``plan``; nothing is written."""
     found = Reread()
-    tests = plan.tests()
+    tests, recorded = plan.tests(), events.ledger(run)
     for test, repeat in repeats:
-        one = _first_complete(run, plan, tests[test], sealed.attempts(run, test, repeat))
+        scoped = one_scope(run, plan, tests[test], recorded)
+        one = _first_complete(run, plan, tests[test], scoped, sealed.attempts(run, test, repeat))
         if isinstance(one, Counted):
             found.counted[(test, repeat)] = one
         elif one is not None:
@@ -68,8 +70,10 @@ def look(run: RunDir, plan: Plan, repeats: Iterable[Repeat]) -> Reread:
     return found
 
 
-def _first_complete(run: RunDir, plan: Plan, stages: tuple[Stage, ...], made: list[Attempt]) -> Counted | Halt | None:
-    by_key = {stage.key: stage for stage in stages}
+def _first_complete(
+    run: RunDir, plan: Plan, stages: tuple[Stage, ...], scoped: tuple[Stage, ...], made: list[Attempt]
+) -> Counted | Halt | None:
+    by_key = {stage.key: stage for stage in scoped}
     verdicts: list[tuple[Attempt, Verdict | None]] = []
     unreadable: Halt | None = None
     for attempt in made:
