@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from tune_mcp.discover.source_tree import parsed
 from tune_mcp.errors import Refusal
-from tune_mcp.files import inside
+from tune_mcp.files import inside, read_plain
 
 
 @dataclass
@@ -31,7 +31,7 @@ class SourceFiles:
         if path not in self._trees:
             try:
                 file = inside(self.repo_root, path)
-                self._trees[path] = parsed(file.read_bytes(), path) if file.is_file() else None
+                self._trees[path] = parsed(read_plain(file), path) if file.is_file() else None
             except (OSError, ValueError, SyntaxError, RecursionError, MemoryError, Refusal):
                 self._trees[path] = None
         return self._trees[path]

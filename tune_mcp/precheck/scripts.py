@@ -11,6 +11,7 @@ from pathlib import Path
 from shutil import which
 
 from tune_mcp.contract.precheck import Check
+from tune_mcp.files import open_plain
 from tune_mcp.precheck.declared import read_declared
 from tune_mcp.precheck.started import Started, started
 from tune_mcp.precheck.subject import Subject
@@ -80,7 +81,7 @@ def _gap(subject: Subject, folder: Path, name: str, place: str) -> Check | None:
     if not os.access(script, os.X_OK):
         fix = f"chmod +x {shlex.quote(str(script))}"
         return Check(id=ident, status="mismatch", detail=f"{script} cannot be executed{by}", fix=fix)
-    with script.open("rb") as file:
+    with open_plain(script) as file:
         match = _SHEBANG.match(file.read(400))
     if match and not (python := Path(os.fsdecode(match[1]))).exists():
         detail = f"{script} is for {python}, which is not there{by}"
