@@ -220,12 +220,6 @@ def pytest_keyboard_interrupt(excinfo: pytest.ExceptionInfo[BaseException]) -> N
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_unconfigure() -> None:
-    """The record's last change: what is written later was not written by this session."""
-    _write("closed")
-
-
-@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """The last line; without it the session did not end by itself."""
     _write(
@@ -238,7 +232,10 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
 def pytest_unconfigure() -> Generator[None, None, None]:
-    """After every other plugin: the session is over, and all that pytest has to do is to exit."""
+    """After every other plugin: the session is over, and all that pytest has to do is to exit.
+
+    It is the record's last change: a result that is written later was not written by this session.
+    """
     yield
     main = threading.main_thread()
     waiting = [thread.name for thread in threading.enumerate() if thread is not main and not thread.daemon]
