@@ -285,3 +285,26 @@ def test_a_stray_folder_beside_the_attempts_is_ignored(tmp_path: Path) -> None:
     reply, launched = resumed(run)
 
     assert (launched, reply.read_again) == ([(2, 1), (3, 1)], {"test_toy_ci": [1]})
+
+
+def read_by_an_older_version(job: Job) -> AttemptResult:
+    """The files are whole, but the version that sealed them could not read one."""
+    found = toy.measured(job)
+    if job.repeat > 1:
+        return found
+    stages = {
+        key: stage.model_copy(update={"metrics": dict.fromkeys(stage.metrics), "problems": ("not strict JSON",)})
+        for key, stage in found.stages.items()
+    }
+    return found.model_copy(update={"stages": stages})
+
+
+@pytest.mark.rule("HLT-02", "RES-04")
+def test_what_an_older_version_could_not_read_counts_without_a_fix_and_without_a_launch(tmp_path: Path) -> None:
+    run = halted(tmp_path, {}, read_by_an_older_version)
+
+    reply, launched = resumed(run)
+
+    assert reply.read_again == {toy.TEST_KEY: [1]}
+    assert [repeat for repeat, _ in launched] == [2, 3]
+    assert watching.strict_audit(project_of(run), run.run_id).ready

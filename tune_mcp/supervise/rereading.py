@@ -97,7 +97,8 @@ def _read(run: RunDir, plan: Plan, stages: tuple[Stage, ...], attempt: Attempt) 
         return None
     if not _same_machine(run, attempt):
         return None
-    if {one.key: one.model_dump(exclude=set(HASHES)) for one in job.stages} == {
+    readable = not any(one.problems for one in result.stages.values())  # else a later version may read what this cannot
+    if readable and {one.key: one.model_dump(exclude=set(HASHES)) for one in job.stages} == {
         one.key: one.model_dump(exclude=set(HASHES)) for one in stages
     }:
         return Attempt(job.model_copy(update={"stages": stages}), result, attempt.home, attempt.epoch, None)
