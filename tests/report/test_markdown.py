@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from tune_mcp.report import html
 from tune_mcp.report.facts import AppliedRow
 from tune_mcp.report.markdown import render, with_applied_changes
 
@@ -144,3 +145,11 @@ def test_repeats_of_two_environments_are_said_at_the_top(case) -> None:
     top = render(facts).split("## Conclusions")[0]
     assert "> **Environment:** 2 different environments among the repeats: their values are not comparable." in top
     assert "> **Environment:**" not in case.markdown()
+
+
+def test_processes_that_the_tests_end_are_said_as_the_model_words_them(case) -> None:
+    assert "Processes that the tests end" not in case.markdown()
+    facts = case.report().model_copy(update={"tests_end_processes": "clean.sh kills every my-server"})
+
+    assert "- Processes that the tests end: clean.sh kills every my-server" in render(facts)
+    assert "clean.sh kills every my-server" in html.render(facts)

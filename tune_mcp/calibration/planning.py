@@ -119,6 +119,7 @@ def new_plan(
             signatures=project.places.signatures(config.name),
             poll_interval_max_s=(project.host.agent_policy if project.host else AgentPolicy()).poll_interval_max_s,
             test_outputs=config.test_outputs,
+            tests_end_processes=config.tests_end_processes,
         ),
     )
 

@@ -235,6 +235,7 @@ class ModelConfig(ConfigModel):
     ``ci_env_file`` is the script that CI sources before every test, which ``auto_env`` is compared with.
     ``ci_attempts`` is how often CI runs a failing test before it is red, ``ci_false_alarms`` the share of red runs of a
     clean commit that is wished for; both only enter what a report says.
+    ``tests_end_processes`` says in words which processes the tests themselves kill; the report repeats it.
     ``test_outputs`` are globs of tracked data files that the tests rewrite; no test, threshold or source file is one.
 
     ``hf_files`` limits a repository of weights or data to the files that the tests load (globs; ``[]`` takes whatever
@@ -276,6 +277,7 @@ class ModelConfig(ConfigModel):
     dependency_extras: tuple[Name, ...] = ()
     optional_dependencies: tuple[Name, ...] = ()
     test_outputs: tuple[RelativePath, ...] = ()
+    tests_end_processes: str = ""
 
     @model_validator(mode="before")
     @classmethod

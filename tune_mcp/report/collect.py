@@ -82,6 +82,7 @@ def collect(
         versions=_flat(precheck.get("versions")),
         environment={key: value for key, value in _flat(environment).items() if key != "schema_version"},
         environment_note=_environment_note(audited),
+        tests_end_processes=plan.settings.tests_end_processes,
         changed_files=_changed(repo_root, plan),
         tune_version=plan.tune_version,
         report_version=__version__,

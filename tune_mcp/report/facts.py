@@ -363,6 +363,7 @@ class ReportFacts(Frozen):
     versions: dict[str, str]
     environment: dict[str, str]
     environment_note: str
+    tests_end_processes: str = ""
     changed_files: tuple[str, ...]
     tune_version: str
     report_version: str

@@ -346,6 +346,7 @@ def _provenance(facts: ReportFacts) -> list[str]:
         f"- GPU: {facts.gpu_summary}",
         f"- Host profile: {facts.host or 'none'}",
         f"- Environment: {facts.environment_note}",
+        *([f"- Processes that the tests end: {_said(facts.tests_end_processes)}"] if facts.tests_end_processes else []),
         *(f"- Precheck, {one.status}: {one.id} — {_said(one.detail)}" for one in facts.checks),
         f"- tune-mcp: {facts.tune_version} measured, {facts.report_version} reported",
         f"- Run directory: `{facts.run_dir}`",

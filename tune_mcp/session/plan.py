@@ -46,6 +46,7 @@ class LaunchSettings(Frozen):
     signatures: OwnSignatures = Field(default_factory=OwnSignatures)
     poll_interval_max_s: int = Field(default=120, ge=1, le=120)
     test_outputs: tuple[str, ...] = ()
+    tests_end_processes: str = ""
 
 
 class ChangedLiteral(Frozen):
