@@ -34,7 +34,7 @@ from tune_mcp.observe import of_launch, result_files
 from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.run_dir import iso
 from tune_mcp.session import drift, gpus_seen, provenance
-from tune_mcp.supervise import caches, comparing, copies, environment, guard_record, scratch
+from tune_mcp.supervise import bytecode, caches, comparing, copies, environment, guard_record, scratch
 from tune_mcp.supervise.gpu.use import GpuUse
 from tune_mcp.supervise.invocation import pytest_argv
 from tune_mcp.supervise.job import (
@@ -240,6 +240,8 @@ class Runner:
         )
         variables = {**launch.variables, "TUNE_GUARD_RECORD": str(self.record), "TMPDIR": str(scratch.tmp)}
         self.say(f"launch: {shlex.join([job.venv_python, *pytest_argv(job, job.run)[1:]])}")
+        if not bytecode.clear(Path(job.repo_root)):
+            variables["PYTHONPYCACHEPREFIX"] = str(job.folder / "bytecode")
         self.dropped = launch.dropped
         self.phase("pytest")
         default_signals_for_child()
