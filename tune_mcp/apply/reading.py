@@ -22,8 +22,7 @@ class Reading:
     """What is known about the assertion on one threshold, for one stage of one test.
 
     ``present`` is the threshold that the repeats were measured with, None when there was none or it is not known;
-    ``blank``: it has no value yet. ``values`` are those of the repeats that count, by
-    repeat from 1. ``tests`` names the tests that assert it, or may do so.
+    ``values`` are those of the repeats that count, by repeat from 1. ``tests`` names the tests that assert it, or may.
     """
 
     place: str
@@ -32,7 +31,6 @@ class Reading:
     tests: frozenset[str]
     values: Mapping[int, Number]
     present: Number | None
-    blank: bool = False
 
     def fails(self, repeat: int) -> bool:
         """Whether, by the reading, that repeat fails the threshold that it was measured with."""

@@ -14,9 +14,6 @@ from tune_mcp.apply.reading import Reading
 from tune_mcp.discover.assertions import Gate
 from tune_mcp.observe.outcomes import Outcomes, TestFailure, matching, names
 
-_BLANK_ERRORS = frozenset({"TypeError", "KeyError"})
-"""What a comparison with None, or a look into an empty table, raises."""
-
 
 class Cause(StrEnum):
     """Why a failure is no threshold's."""
@@ -99,8 +96,6 @@ def cause_of(failure: TestFailure, repeat: int, readings: Sequence[Reading]) -> 
     if failure.when != "call":
         return Cause.FIXTURE
     asserting = [one for one in readings if names(failure.nodeid) & one.tests]
-    if any(one.blank for one in asserting) and failure.exception in _BLANK_ERRORS:
-        return None
     if not failure.assertion:
         return Cause.EXCEPTION
     if not asserting:

@@ -65,10 +65,8 @@ def summary(proposal: ApplyPlan, mode: Mode) -> str:
     """What agreeing would do: counts, then every value that loosens or that the plan has a doubt about."""
     loosens = sum(row.direction is Direction.LOOSENS for row in proposal.rows)
     tightens = sum(row.direction is Direction.TIGHTENS for row in proposal.rows)
-    first = sum(row.direction is Direction.FIRST_BASELINE for row in proposal.rows)
     asks = len(asked_one_by_one(proposal, mode))
     text = f"{tightens} value(s) tighten CI, {loosens} loosen it"
-    text += f", {first} are a first baseline" if first else ""
     text += f", {asks} of them asked about one by one." if asks else "."
     lines = [_movement(row) for row in proposal.rows if wants_word(row, "full")]
     more = [f"… and {len(lines) - _LISTED} more, see the report"] if len(lines) > _LISTED else []

@@ -110,7 +110,7 @@ class ApplyPlanReply(Reply):
             yield DIRTY
         yield from (f"note: {note}" for note in self.notes)
         yield from (one.line() for one in self.failed_tests)
-        order = {"loosens": 0, "first baseline": 1, "unknown": 2, "tightens": 3, "equal": 4}
+        order = {"loosens": 0, "unknown": 1, "tightens": 2, "equal": 3}
         for row in sorted(self.rows, key=lambda row: order[row.direction])[:_ROWS_SHOWN]:
             yield (
                 f"  {row.decision:<4} {row.stage_key}/{row.metric_key}: {row.current_raw!r} -> {row.write_value!r} "

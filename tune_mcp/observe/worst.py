@@ -20,7 +20,6 @@ class Direction(StrEnum):
 
     TIGHTENS = "tightens"
     LOOSENS = "loosens"
-    FIRST_BASELINE = "first baseline"
     EQUAL = "equal"
     UNKNOWN = "unknown"
 
