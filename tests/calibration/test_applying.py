@@ -325,7 +325,7 @@ def test_a_threshold_that_cannot_be_located_is_never_edited_nor_guessed(tmp_path
         with pytest.raises(Refusal, match=r"^THRESHOLD_UNKNOWN"):
             applying.apply(project, run.run_id, plan.plan_id, "full", [decide(choice, value)], otherwise="apply")
 
-    reply = applying.apply(project, run.run_id, plan.plan_id, "full", otherwise="apply")
+    reply = applying.apply(project, run.run_id, plan.plan_id, "full", otherwise="apply", failures_agreed=True)
 
     assert source(project) == text.replace("MIN = 0.5 ", "MIN = 0.625 ")
     assert any("toy_speed/throughput_qps was not edited" in warning for warning in reply.warnings)
