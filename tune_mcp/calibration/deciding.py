@@ -18,6 +18,8 @@ from tune_mcp.observe.worst import Direction
 from tune_mcp.report.figures import direction_text
 
 _LISTED = 40
+_LONGEST_LIST = 4500
+"""Characters of ready decisions in a refusal's text; a longer list stands in its details alone."""
 
 
 def wants_word(row: Row, mode: Mode) -> bool:
@@ -103,12 +105,15 @@ def missing(project: Project, run_id: str, rows: Sequence[Row]) -> Refusal:
     kind = "loosening metric(s)" if all(row.direction is Direction.LOOSENS for row in rows) else "metric(s)"
     why = "; ".join(f"{'/'.join(row.key)}: {row.reason}" for row in rows[:6])
     decisions = ready(rows)
+    listed = json.dumps(decisions)
+    if len(listed) > _LONGEST_LIST:
+        listed = f"the {len(decisions)} entries of details.decisions, edited"
     return Refusal(
         Code.DECISION_MISSING,
         ("APL-05", "APL-12"),
         f"{len(rows)} {kind} need a person's decision: {why}" + (f"; and {len(rows) - 6} more" if rows[6:] else ""),
         "let the user choose keep, apply or custom (with value) for each and pass "
-        f"decisions={json.dumps(decisions)}; otherwise=keep or otherwise=apply is the user's word on all that "
+        f"decisions={listed}; otherwise=keep or otherwise=apply is the user's word on all that "
         f"decisions does not name. A person may also run: {terminal(project, run_id)}",
         {
             "missing": [{"stage_key": row.stage.key, "metric_key": row.worst.metric_key} for row in rows],
