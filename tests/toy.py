@@ -301,7 +301,9 @@ def measured(job: Job, **parts: Mapping[str, object]) -> AttemptResult:
     (basetemp / "toy0" / "result.json").write_text(json.dumps(document))
     verdicts = asserted(Path(job.repo_root) / job.test, document)
     lines = [f"{job.test}::{name} {'FAILED' if failed else 'PASSED'}" for name, failed in verdicts.items()]
-    log.write_text("\n".join([*lines, "the end in 0.25s", ""]))
+    failed = sum(error is not None for error in verdicts.values())
+    ended = f"{len(verdicts) - failed} passed in 0.25s"
+    log.write_text("\n".join([*lines, f"{failed} failed, {ended}" if failed else ended, ""]))
     record.write_text("".join(json.dumps(line) + "\n" for line in _guard_lines(job.test, verdicts)))
     files = ResultFiles(basetemp)
     stages: dict[str, StageResult] = {}
