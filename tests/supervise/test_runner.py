@@ -99,7 +99,9 @@ def test_the_results_of_an_older_attempt_are_never_taken_for_this_one(
     """The older script read an old basetemp when its pytest never ran, and recorded it as ok."""
     monkeypatch.setattr(loop, "MAX_TRIES", 1)
     monkeypatch.setattr(loop, "MAX_PASSES", 1)
-    source = toy.toy_source().replace("import pytest\n", "import pytest\nos._exit(0)\n", 1)
+    source = toy.toy_source().replace(
+        "import pytest\n", 'import pytest\nif "TUNE_GUARD_RECORD" in os.environ:\n    os._exit(0)\n', 1
+    )
     project = toy.make_toy(tmp_path / "repo", test_source=source)
 
     def attempt(job: Job) -> AttemptResult | None:
