@@ -39,10 +39,10 @@ def near(value, spread=0.03):
 
 def served(port, count):
     """Which of ``count`` requests came back; sent in batches."""
-    good = []
-    for first in range(0, count, BATCH):
+    good, batch = [], min(BATCH, max(1, count // 4))  # so that each worker has some
+    for first in range(0, count, batch):
         status, _ = ask(port, f"/v1/generate?first={first}")
-        good += [status == 200] * min(BATCH, count - first)
+        good += [status == 200] * min(batch, count - first)
     return good
 
 
