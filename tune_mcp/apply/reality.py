@@ -45,7 +45,10 @@ class FailedTest:
 
 
 def contradiction(reading: Reading, others: Sequence[Reading], outcomes: Outcomes) -> str:
-    """What pytest reported that the reading cannot explain; empty when it holds or nothing can be said."""
+    """What pytest reported that the reading cannot explain; empty when it holds or nothing can be said.
+
+    An unexplained failure of a test that asserts several thresholds speaks against none of them: it is named instead.
+    """
     if not isinstance(reading.read, Gate) or reading.present is None:
         return ""
     for repeat, value in reading.values.items():
@@ -59,7 +62,8 @@ def contradiction(reading: Reading, others: Sequence[Reading], outcomes: Outcome
         if reading.fails(repeat):
             continue
         for failure in outcome.failures:
-            if failure.nodeid in nodes and failure.by_assert and not _explained(failure, repeat, others):
+            alone = sum(bool(names(failure.nodeid) & one.tests) for one in others) == 1
+            if failure.nodeid in nodes and failure.by_assert and alone and not _explained(failure, repeat, others):
                 what = f"pytest failed {failure.nodeid}: {failure.message}"
                 return f"by our reading repeat {repeat} passes, {limit}, but {what}"
     return ""
