@@ -28,7 +28,7 @@ from tune_mcp.session import events
 def proposal_for(project: Project, run_id: str, plan_id: str) -> tuple[Evidence, ApplyPlan]:
     """The plan of ``plan_id``, if it still holds. Raises gate refusals, NOT_REPORTED, STALE_REPORT, STALE_PLAN."""
     found, proposal = propose(project, run_id)
-    demand_ours(found.plan)
+    demand_ours(project, found.plan)
     digest = read_report_digest(found.run)
     if digest is None:
         raise Refusal(

@@ -10,7 +10,7 @@ from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Code, Json, Refusal
 from tune_mcp.files import sha256_file
 from tune_mcp.observe.audit import Audit, AuditedCell, Fault, audit
-from tune_mcp.run_dir import RunDir
+from tune_mcp.run_dir import RUNS_FOLDER, RunDir
 from tune_mcp.session import events, provenance, state
 from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import Conclusion, Liveness, RunState
@@ -45,10 +45,11 @@ def conclude(run: RunDir, plan: Plan) -> Conclusion:
     return state.conclude(run)
 
 
-def demand_ours(plan: Plan) -> None:
-    """A run of the older script is read, never continued, stopped or applied: nobody recorded that it was measured.
+def demand_ours(project: Project, plan: Plan) -> None:
+    """Refuse to continue, stop or apply a run that was not measured here. Raises FOREIGN_ARTIFACT.
 
-    It has no supervisor and no ledger, so whoever can write files can write one. Raises FOREIGN_ARTIFACT.
+    A run of the older script is only read: it has no supervisor and no ledger, so whoever can write files can write
+    one. A run that was copied into another clone, or whose repository was moved, belongs to where it was measured.
     """
     if plan.legacy:
         raise Refusal(
@@ -59,6 +60,18 @@ def demand_ours(plan: Plan) -> None:
             "start a new run with start_run",
             {"run_id": plan.run_id},
         )
+    measured_in = Path(plan.repo_root)
+    if measured_in == project.repo_root:
+        return
+    lives_there = (measured_in / RUNS_FOLDER / plan.run_id).is_dir()
+    raise Refusal(
+        Code.FOREIGN_ARTIFACT,
+        "SES-06",
+        f"{plan.run_id} was measured in {measured_in}, and this is {project.repo_root}: "
+        + ("a copy of the run" if lives_there else "the repository was moved, or the run was copied here"),
+        f"work in {measured_in}" if lives_there else "move the repository back, or start a new run with start_run",
+        {"run_id": plan.run_id, "measured_in": str(measured_in)},
+    )
 
 
 def gated(project: Project, run_id: str) -> Evidence:

@@ -105,22 +105,27 @@ def new_plan(
         protected=_protected(rules),
         preset_filters={test: preset.constant_filter for test, preset in _presets(config, stages).items()},
         report_only=tuple(test for test, preset in _presets(config, stages).items() if not preset.gate_thresholds),
-        settings=LaunchSettings(
-            env=launch_settings(config, project.host),
-            pytest_extra_args=dict(config.pytest_extra_args),
-            gpus_per_test=gpus_per_test(config, stages),
-            timeout_s=dict(config.timeout_s),
-            cache_wipes=config.cache_wipes,
-            allow_mig=project.host.allow_mig if project.host else False,
-            accept_unknown_gpus=project.host is not None and project.host.gpu_memory_unknown == "accept",
-            cleanup_command=project.host.cleanup_command if project.host else (),
-            venv_imports=config.venv_imports,
-            ci_machine=config.ci_machine,
-            signatures=project.places.signatures(config.name),
-            poll_interval_max_s=(project.host.agent_policy if project.host else AgentPolicy()).poll_interval_max_s,
-            test_outputs=config.test_outputs,
-            tests_end_processes=config.tests_end_processes,
-        ),
+        settings=_settings(project, config, stages),
+    )
+
+
+def _settings(project: Project, config: ModelConfig, stages: tuple[Stage, ...]) -> LaunchSettings:
+    """What model and host add to each launch, as they stand now."""
+    return LaunchSettings(
+        env=launch_settings(config, project.host),
+        pytest_extra_args=dict(config.pytest_extra_args),
+        gpus_per_test=gpus_per_test(config, stages),
+        timeout_s=dict(config.timeout_s),
+        cache_wipes=config.cache_wipes,
+        allow_mig=project.host.allow_mig if project.host else False,
+        accept_unknown_gpus=project.host is not None and project.host.gpu_memory_unknown == "accept",
+        cleanup_command=project.host.cleanup_command if project.host else (),
+        venv_imports=config.venv_imports,
+        ci_machine=config.ci_machine,
+        signatures=project.places.signatures(config.name),
+        poll_interval_max_s=(project.host.agent_policy if project.host else AgentPolicy()).poll_interval_max_s,
+        test_outputs=config.test_outputs,
+        tests_end_processes=config.tests_end_processes,
     )
 
 
@@ -173,7 +178,7 @@ def amended(
 ) -> Plan:
     """The plan with the catalogue, files and commit of the present tree.
 
-    A halted run's cause may have been mended (HLT-02). ``proven`` says that HEAD measures the same as the calibrated
+    A halted run's cause may have been fixed (HLT-02). ``proven`` says that HEAD measures the same as the calibrated
     commit; None: it is that commit. A test that has a strict repeat keeps its definition: its files may differ by what
     was proven and by nothing else, so nothing that was measured under another definition is mixed in.
     Raises STAGES_CHANGED otherwise, and what ``checked_stages`` raises.
@@ -196,6 +201,12 @@ def amended(
             raise _changed(f"{new.key} is defined otherwise now, and {old.test_key} has strict repeats already")
         undated = {"last_discovered_at"}
         catalogue[new.key] = old if new.model_dump(exclude=undated) == old.model_dump(exclude=undated) else new
+    settings = _settings(project, project.places.model(plan.model), stages)
+    if other_launch := strict_tests & launched_otherwise(plan, settings):
+        named = ", ".join(sorted(other_launch))
+        raise _changed(
+            f"pytest_extra_args, gpus or environment of {named} are other ones now, and it has strict repeats"
+        )
     measured = {name: what for name, what in git.changed.items() if name in hashes}
     return plan.model_copy(
         update={
@@ -205,12 +216,24 @@ def amended(
             "config_sha256": config_hashes(project, plan.model),
             "changed": {name: what for name, what in plan.changed.items() if name not in hashes} | measured,
             "apart": tuple(sorted({*plan.apart, *_apart(project, plan.model)})),
-            "settings": plan.settings.model_copy(
-                update={"test_outputs": project.places.model(plan.model).test_outputs}
-            ),
+            "settings": settings,
             "equivalents": equivalents,
             "resumed_git_sha": proven.git_sha if proven else None,
         }
+    )
+
+
+def launched_otherwise(plan: Plan, settings: LaunchSettings) -> frozenset[str]:
+    """The test keys of ``plan`` whose pytest would measure under other conditions with ``settings``."""
+
+    def conditions(of: LaunchSettings, stage: Stage) -> tuple[object, ...]:
+        arguments = of.pytest_extra_args.get(stage.test.rpartition("/")[2], ())
+        return of.env, of.cache_wipes, arguments, of.gpus_per_test.get(stage.test_key)
+
+    return frozenset(
+        stage.test_key
+        for stage in plan.catalogue.values()
+        if conditions(plan.settings, stage) != conditions(settings, stage)
     )
 
 

@@ -218,7 +218,7 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = (), p
     """
     run = project.run(run_id)
     plan = project.plan(run)
-    demand_ours(plan)
+    demand_ours(project, plan)
     now = state.conclude(run)
     if now.active:
         raise _busy_repeat(run, now, purge) or _active(run)
@@ -233,7 +233,8 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = (), p
     items = _complete(run, new, items)
     demand_person(items, person)
     open_repeats = _open(plan, audited)
-    again = rereading.look(run, new, (one for one in open_repeats if one not in items))
+    otherwise = planning.launched_otherwise(plan, new.settings)
+    again = rereading.look(run, new, (one for one in open_repeats if one not in items and one[0] not in otherwise))
     halted.mended(run, plan, new, items, again)
 
     def prepare(run: RunDir, moment: datetime) -> Plan:
@@ -299,7 +300,7 @@ def replacing(project: Project, run_id: str, purge: Sequence[PurgeItem]) -> dict
     """
     run = project.run(run_id)
     plan = project.plan(run)
-    demand_ours(plan)
+    demand_ours(project, plan)
     now = state.conclude(run)
     if now.active:
         raise _busy_repeat(run, now, purge) or _active(run)
@@ -358,7 +359,7 @@ def stop_run(project: Project, run_id: str, reason: str, sleep: Callable[[float]
         raise Refusal(Code.INVALID_ARGUMENT, "GPU-20", "stop_run needs a reason", "say why, in a few words")
     run = project.run(run_id)
     plan = project.plan(run)
-    demand_ours(plan)
+    demand_ours(project, plan)
     now = state.conclude(run)
     halt = halted.standing(run)
     if now.active:

@@ -1,0 +1,100 @@
+"""A run belongs to the repository and the launch settings that it was measured with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import toy
+import yaml
+
+from tune_mcp.calibration import applying, reporting, running
+from tune_mcp.calibration.project import Project
+from tune_mcp.errors import Refusal
+from tune_mcp.run_dir import RunDir
+
+
+def config_of(project: Project) -> Path:
+    return project.repo_root / f".tune/models/{toy.MODEL}/config.yaml"
+
+
+def configure(project: Project, **keys: object) -> None:
+    path = config_of(project)
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | keys))
+
+
+@pytest.mark.rule("SES-06")
+def test_a_run_that_was_copied_into_another_clone_is_applied_and_continued_where_it_was_measured(
+    tmp_path: Path,
+) -> None:
+    project = toy.make_toy(tmp_path / "first")
+    run = toy.finished_run(project, 2)
+    clone = tmp_path / "second"
+    shutil.copytree(project.repo_root, clone)
+    other = toy.open_project(clone)
+    reporting.report(other, run.run_id)
+    plan_id = reporting.apply_plan(other, run.run_id).plan_id
+    before = (clone / toy.TEST_FILE).read_bytes()
+
+    for verb in (
+        lambda: applying.apply(other, run.run_id, plan_id, "full"),
+        lambda: running.resume_run(other, run.run_id),
+        lambda: running.stop_run(other, run.run_id, "over"),
+    ):
+        with pytest.raises(Refusal, match=rf"FOREIGN_ARTIFACT.*a copy of the run. Next: work in {project.repo_root}"):
+            verb()
+
+    assert (clone / toy.TEST_FILE).read_bytes() == before
+
+
+@pytest.mark.rule("SES-06")
+def test_a_run_of_a_moved_repository_is_read_and_not_continued(tmp_path: Path) -> None:
+    project = toy.make_toy(tmp_path / "first")
+    run = toy.finished_run(project, 2)
+    project.repo_root.rename(tmp_path / "moved")
+    moved = toy.open_project(tmp_path / "moved")
+
+    assert reporting.report(moved, run.run_id).run_id == run.run_id
+    with pytest.raises(Refusal, match=r"FOREIGN_ARTIFACT.*was moved.* Next: move the repository back"):
+        running.resume_run(moved, run.run_id)
+
+
+def arguments_of(run: RunDir) -> list[list[str]]:
+    jobs = sorted(run.path.glob("_pytest/*/attempts/*/job.json"))
+    return [json.loads(job.read_text())["pytest_extra_args"] for job in jobs]
+
+
+@pytest.mark.rule("HLT-02")
+def test_fixed_pytest_arguments_are_used_by_the_resumed_run(tmp_path: Path) -> None:
+    project = toy.make_toy(tmp_path / "repo")
+    configure(project, pytest_extra_args={"test_toy_ci.py": ["--no-such-option"]})
+    toy.commit(project)
+    run = toy.start(project, 1)
+    assert toy.wait_until_rest(project, run.run_id).state == "halted"
+    configure(project, pytest_extra_args={"test_toy_ci.py": ["--durations=1"]})
+    toy.commit(project)
+
+    running.resume_run(toy.open_project(project.repo_root), run.run_id)
+
+    assert toy.wait_until_rest(project, run.run_id).strict_complete, toy.told(run)
+    assert arguments_of(run)[-1] == ["--durations=1"]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"pytest_extra_args": {"test_toy_ci.py": ["--durations=1"]}}, {"auto_env": {"MODE": "2"}}],
+    ids=["arguments", "environment"],
+)
+@pytest.mark.rule("HLT-08")
+def test_a_test_with_a_complete_repeat_is_not_continued_under_other_launch_settings(
+    tmp_path: Path, keys: dict[str, object]
+) -> None:
+    project = toy.make_toy(tmp_path / "repo")
+    run = toy.start_and_hold(project, 2, repeat=2)
+    running.stop_run(project, run.run_id, "the settings change")
+    configure(project, **keys)
+
+    with pytest.raises(Refusal, match=r"STAGES_CHANGED.*are other ones now, and it has strict repeats"):
+        running.resume_run(toy.open_project(project.repo_root), run.run_id)
