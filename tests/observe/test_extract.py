@@ -148,7 +148,19 @@ def test_a_name_that_is_no_text_is_told_as_its_escape(tmp_path: Path) -> None:
 @pytest.mark.rule("HLT-06")
 def test_a_file_over_the_size_limit_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extraction, "_LARGEST_RESULT_FILE", 10)
-    assert f"{FILE}::speed.qps: file larger than" in reason(written(tmp_path, '{"speed": {"qps": 1}}'))
+    assert reason(written(tmp_path, '{"speed": {"qps": 1}}')) == f"{FILE}: file larger than 256 MiB"
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}\n{"a": 2}\n', '{"a": 1, "a": 2}', "a,b\n1,2\n", b"PK\x03\x04"])
+def test_a_file_that_cannot_be_read_at_all_is_one_and_the_same_sentence_for_all_that_stands_in_it(
+    tmp_path: Path, text: str | bytes
+) -> None:
+    found = extract(stage(counts(), a=metric("a"), b=metric("b")), written(tmp_path, text))
+
+    assert [problem.key for problem in found.problems] == ["a", "b", "sample_counts.total", "sample_counts.ok"]
+    assert len({problem.sentence() for problem in found.problems}) == 1
+    assert found.problems[0].sentence().startswith(f"{FILE}: not JSON that can be read: ")
+    assert found.absent == ()
 
 
 @pytest.mark.parametrize("text", ["[]", "null", "3", '"x"', "true"])

@@ -334,6 +334,66 @@ def test_a_test_that_finished_and_left_unreadable_numbers_is_a_matter_of_configu
     assert all(one.sentence() in found.halt.message for one in guard.get("failures", ()))
 
 
+@pytest.mark.rule("HLT-01", "XPY-04", "WDG-01")
+def test_unreadable_numbers_of_tests_that_all_passed_halt_although_a_stopped_server_left_its_line() -> None:
+    signature = "killed (137): worker process exited with code -9"
+
+    found = verdict(ended(signature=signature, stages=speed(problems=LOST)))
+
+    assert isinstance(found, Stop) and found.halt.rule == "HLT-01"
+    assert signature in found.halt.message
+    for other in ({"pytest_rc": 1}, {"pytest_rc": -9}, {"stopped_by": "watchdog", "stop_reason": "x"}):
+        assert isinstance(verdict(ended(**{"signature": signature, "stages": speed(problems=LOST), **other})), Again)
+
+
+@pytest.mark.rule("HLT-01", "XPY-04", "WDG-01")
+def test_the_same_unreadable_numbers_twice_behind_failed_thresholds_are_no_crash() -> None:
+    guard = failed("call", "AssertionError", "assert 1 >= 2")
+    crash = ended(pytest_rc=1, guard=guard, signature="killed (137): x", stages=speed(problems=LOST))
+    first = verdict(crash)
+    other = verdict(crash.model_copy(update={"stages": speed(problems=("y: r.json::y: not finite",))}), first)
+    twice = verdict(crash, first, other)
+    raised = crash.model_copy(update={"guard": WHOLE.model_copy(update=failed("call", "OSError", "b"))})
+
+    assert isinstance(first, Again) and isinstance(other, Again)
+    assert isinstance(twice, Stop) and twice.halt.rule == "HLT-01"
+    assert isinstance(verdict(raised, first), Again)
+
+
+@pytest.mark.rule("HLT-01")
+def test_what_is_wrong_with_a_whole_file_is_said_once_and_counted_for_each_value() -> None:
+    said = "toy0/result.json: not JSON that can be read: duplicate key 'a'"
+
+    found = verdict(ended(stages=speed(problems=(said, said, said))))
+
+    assert isinstance(found, Stop)
+    assert found.halt.message.count(said) == 1 and "3 value(s)" in found.halt.message
+
+
+@pytest.mark.rule("XPY-06", "RTY-03")
+@pytest.mark.parametrize(
+    "exception",
+    ["NameError", "ImportError", "ModuleNotFoundError", "SyntaxError", "_pytest.fixtures.FixtureLookupError"],
+)
+def test_a_fixture_that_is_written_wrongly_is_tried_twice_and_not_forty_times(exception: str) -> None:
+    broken = ended(pytest_rc=1, guard=failed("setup", exception, "x"), stages=NO_FILE)
+    first = verdict(broken)
+    again = verdict(broken, first)
+    server = ended(pytest_rc=1, guard=failed("setup", "RuntimeError", "x"), stages=NO_FILE)
+
+    assert isinstance(first, Again)
+    assert isinstance(again, Stop) and "metric_sources" not in again.halt.next
+    assert isinstance(verdict(server, verdict(server)), Again)
+
+
+@pytest.mark.rule("RTY-04")
+def test_an_error_that_is_no_assertion_is_not_recorded_as_a_threshold() -> None:
+    found = verdict(ended(pytest_rc=1, guard=failed("call", "NameError", "name 'x'")))
+    assert isinstance(found, Keep)
+    assert found.reason.startswith("test_error (1 test(s) failed") and "NameError: name 'x'" in found.reason
+    assert "threshold" in str(verdict(ended(pytest_rc=1, guard=failed("call", "AssertionError", "assert 1 >= 2"))))
+
+
 @pytest.mark.rule("RTY-04")
 def test_a_red_teardown_after_every_number_is_kept_under_its_own_name() -> None:
     found = verdict(ended(pytest_rc=1, guard=failed("teardown")))

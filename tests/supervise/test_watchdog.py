@@ -231,6 +231,17 @@ def test_a_suspicious_line_stops_only_when_nothing_moves_for_its_whole_window(
     assert name in scene.after(10) and scene.dog.stopped_by == name
 
 
+@pytest.mark.parametrize("quote", ["", ">   "])
+def test_an_error_in_the_source_that_a_traceback_quotes_is_no_alert(scene: Scene, quote: str) -> None:
+    scene.says(f'{quote}        raise RuntimeError("Server exited with code 1.")')
+    scene.after(1, busy=0.5)
+    assert not scene.open
+
+    scene.says("E           RuntimeError: Server exited with code 1.")
+    scene.after(1, busy=0.5)
+    assert scene.open == {"server did not start"}
+
+
 @pytest.mark.rule("FAIL-07")
 def test_a_second_worker_out_of_memory_is_told_as_a_launch_into_a_teardown(scene: Scene) -> None:
     scene.says("[worker-1] loading", "worker 1: torch.OutOfMemoryError: CUDA out of memory")

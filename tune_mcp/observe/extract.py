@@ -22,7 +22,8 @@ _LARGEST_RESULT_FILE = 256 * 1024 * 1024
 class Problem:
     """One value that could not be read: where it was looked for, why not, and names that look alike.
 
-    ``absent``: the whole file is not there, so perhaps the test never came to write it.
+    ``absent``: the whole file is not there, so perhaps the test never came to write it. ``whole_file``: it is there and
+    cannot be read at all, which is the same sentence for everything that stands in it.
     """
 
     key: str
@@ -31,9 +32,12 @@ class Problem:
     reason: str
     near: tuple[str, ...] = ()
     absent: bool = False
+    whole_file: bool = False
 
     def sentence(self) -> str:
         """One line for people and for the halt message."""
+        if self.whole_file:
+            return printable(f"{self.json_file}: {self.reason}")
         hint = f" (near: {', '.join(self.near)})" if self.near else ""
         return printable(f"{self.key}: {self.json_file}::{self.json_path}: {self.reason}{hint}")
 
@@ -92,6 +96,10 @@ class ResultFiles:
         for part in location.json_path.split("."):
             node = node.get(part) if isinstance(node, dict) else None
         return node if isinstance(node, bool) else None
+
+    def unreadable(self, name: str) -> bool:
+        """Whether the file is there and was found to be nothing that can be read."""
+        return name in self._broken and name not in self.absent
 
     def document(self, name: str) -> Json:
         """What the file holds; None when it cannot be read."""
@@ -164,8 +172,8 @@ def extract(stage: Stage, files: ResultFiles) -> Extraction:
 def _read(key: str, place: Location, files: ResultFiles, problems: list[Problem]) -> int | float | None:
     value, reason, near = files.look_up(place)
     if value is None:
-        absent = place.json_file in files.absent
-        problems.append(Problem(key, place.json_file, place.json_path, reason, near, absent))
+        absent, whole_file = place.json_file in files.absent, files.unreadable(place.json_file)
+        problems.append(Problem(key, place.json_file, place.json_path, reason, near, absent, whole_file))
     return value
 
 

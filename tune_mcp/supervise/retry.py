@@ -27,6 +27,15 @@ _WHO_ENDS_IT = (
     "find what ends the process (os._exit; the thread method of pytest-timeout: raise its timeout or set "
     "timeout_method = signal), then call resume_run"
 )
+_DEFECTS = frozenset(
+    {"NameError", "UnboundLocalError", "ImportError", "ModuleNotFoundError", "SyntaxError", "IndentationError"}
+    | {"FixtureLookupError"}
+)
+"""Errors of a program's own text: in the same words a second time, no further launch ends otherwise."""
+_UNREADABLE = (
+    "if config.yaml names a wrong place, fix metric_sources, run discover, then call resume_run; if the test wrote a "
+    "bad value, resume_run with purge measures this repeat again, and a changed test needs a new run"
+)
 MAX_TRIES = 4
 """Attempts per repeat and pass, the first included (RTY-03, read strictly: see docs/explanation/decisions.md)."""
 MAX_PASSES = 10
@@ -97,10 +106,11 @@ def judge(
                 "let every launch of the test write its own result files before it ends, then call resume_run",
             )
         return _complete(result, stages, earlier)
-    if cause := _infrastructure(result):
+    unreadable = "" if whole or unmeasured else "; ".join(dict.fromkeys(trouble))
+    if (cause := _infrastructure(result)) and not _finished_well(result, unreadable, earlier):
         if cause in _SILENT_ENDS and (halt := _twice(cause, earlier, _WHO_ENDS_IT)):
             return halt
-        return Again(cause)
+        return Again(cause, shortfall=unreadable)
     if whole:
         return _stop(
             Code.HALT_UNRESOLVED,
@@ -109,7 +119,10 @@ def judge(
             "mend the test file or pytest's configuration, then call resume_run",
         )
     if unmeasured:
-        return Again(f"a fixture failed before its test ran: {_first(unmeasured)}")
+        reason = f"a fixture failed before its test ran: {_first(unmeasured)}"
+        if all(failure.exception.rpartition(".")[2] in _DEFECTS for failure in unmeasured):
+            return _broke_off(reason, earlier)
+        return Again(reason)
     raised = tuple(failure for failure in result.guard.failures_in("call") if not failure.assertion)
     absent = sorted({name for stage in result.stages.values() for name in stage.absent})
     if raised and absent:
@@ -118,10 +131,25 @@ def judge(
         Code.HALT_UNRESOLVED,
         "HLT-01",
         f"pytest ended by itself (exit code {result.pytest_rc}), but {len(trouble)} value(s) cannot be read: "
-        + "; ".join(trouble[:3])
-        + (f"; beside it failed {_first(result.guard.failures)}" if result.guard.failures else ""),
-        "fix metric_sources in config.yaml or the test's result files, run discover, then call resume_run",
+        + "; ".join([*dict.fromkeys(trouble)][:3])
+        + (f"; beside it failed {_first(result.guard.failures)}" if result.guard.failures else "")
+        + (f"; its log also has a line of a known crash, {result.signature}" if result.signature else ""),
+        _UNREADABLE,
     )
+
+
+def _finished_well(result: AttemptResult, unreadable: str, earlier: tuple[Verdict, ...]) -> bool:
+    """Whether a crash's line in the log explains nothing: every test passed, or the same values lack a second time.
+
+    An orderly stop of a server prints such lines too. Only a test that ended by itself can have finished well.
+    """
+    if not unreadable or result.stopped_by or result.pytest_rc not in (0, 1):
+        return False
+    if result.pytest_rc == 0 and not result.guard.failures:
+        return True
+    only_asserted = all(failure.when == "call" and failure.assertion for failure in result.guard.failures)
+    before = any(isinstance(verdict, Again) and verdict.shortfall == unreadable for verdict in earlier)
+    return only_asserted and before
 
 
 def _first(failures: Sequence[Failure]) -> str:
@@ -252,6 +280,9 @@ def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple
             return Keep(f"{f'threshold_assertion ({failed} test(s) failed); ' if failed else ''}{result.stop_reason}")
         if failed and failed == len({failure.nodeid for failure in result.guard.failures_in("teardown")}):
             return Keep(f"teardown_error ({failed} test(s) failed after they had measured)")
+        others = tuple(one for one in result.guard.failures if one.exception and not one.assertion)
+        if failed and others:
+            return Keep(f"test_error ({failed} test(s) failed, not all by an assertion: {_first(others)})")
         if failed:
             return Keep(f"threshold_assertion ({failed} test(s) failed)")
         return Keep("" if rc == 0 else f"pytest ended with {rc} after every test had passed")

@@ -42,12 +42,13 @@ class ExitWatch:
             self._take(line)
         if self.over_at is None or self._clock() - self.over_at < self._grace_s:
             return ""
-        threads = f"thread {', '.join(self._threads[:3])}" if self._threads else "no thread of Python but its main one"
         children = self._children()
-        processes = f"{len(children)} process(es), {', '.join(children[:3])}" if children else "no process"
+        left = [f"thread {', '.join(self._threads[:3])}"] if self._threads else []
+        left += [f"{len(children)} process(es), {', '.join(children[:3])}"] if children else []
+        had = f"it still had {'; '.join(left)}" if left else "no other thread or process was left: an exit handler?"
         return (
-            f"pytest did not exit by itself within {self._grace_s:g} s of its session's end (it still had {threads}; "
-            f"{processes}), so it was stopped; what it had measured is whole"
+            f"pytest did not exit by itself within {self._grace_s:g} s of its session's end ({had}), so it was "
+            "stopped; what it had measured is whole"
         )
 
     def _new_lines(self) -> list[bytes]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tune_mcp.config.signatures import Signature, WatchRules
 from tune_mcp.supervise.watch.log_lines import last_line, redacted
 
-_SOURCE = re.compile(r"\0?(>? {4,}|> {2,})\S")
+QUOTED_SOURCE = re.compile(r"\0?(>? {4,}|> {2,})\S")
 """Source code that a traceback quotes: an error that is written there was perhaps never raised."""
 
 
@@ -21,12 +21,12 @@ class _Told(Signature):
     """Said by the process that it happened to."""
 
     def fits(self, line: str) -> bool:
-        return not _SOURCE.match(line) and not _REPORTED.match(line) and super().fits(line)
+        return not QUOTED_SOURCE.match(line) and not _REPORTED.match(line) and super().fits(line)
 
 
 class _Reported(Signature):
     def fits(self, line: str) -> bool:
-        return not _SOURCE.match(line) and super().fits(line)
+        return not QUOTED_SOURCE.match(line) and super().fits(line)
 
 
 def failure_in(log: Path, rules: WatchRules, raised: Iterable[str] = ()) -> str:

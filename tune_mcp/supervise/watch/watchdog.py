@@ -27,6 +27,7 @@ from tune_mcp.supervise.watch import slow_start
 from tune_mcp.supervise.watch.alerts import AlertBook
 from tune_mcp.supervise.watch.jit_locks import old_locks
 from tune_mcp.supervise.watch.log_lines import Found, GrowingLog, LineFinder, last_text, redacted
+from tune_mcp.supervise.watch.signatures import QUOTED_SOURCE
 from tune_mcp.supervise.watch.slow_start import Launch
 from tune_mcp.supervise.watch.stillness import Stillness
 
@@ -185,6 +186,8 @@ class Watchdog:
         if self._counts[pattern] >= _ENOUGH:
             self._finder.forget(pattern)
         if isinstance(pattern, Signature):
+            if pattern in self.rules.suspicious and QUOTED_SOURCE.match(found.line):
+                return  # what a traceback quotes was perhaps never raised; what was raised has a line of its own
             self._signature(pattern, line, at)
         elif pattern in self.rules.startup.up:
             self._come_up(at)
