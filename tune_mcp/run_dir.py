@@ -53,6 +53,11 @@ class RunDir:
         return self.path / "environment.json"
 
     @property
+    def loaded(self) -> Path:
+        """What the launches so far loaded from outside git's view."""
+        return self.path / "loaded.json"
+
+    @property
     def gpus(self) -> Path:
         return self.path / "gpus.json"
 

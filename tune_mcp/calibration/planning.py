@@ -7,14 +7,15 @@ from datetime import datetime
 from tune_mcp import __version__
 from tune_mcp.calibration.config_place import recorded_in
 from tune_mcp.calibration.project import Interpreter, Project, gpus_per_test, select
-from tune_mcp.config.host import AgentPolicy
+from tune_mcp.config.host import AgentPolicy, HostProfile
 from tune_mcp.config.metrics import MetricRules
 from tune_mcp.config.model import ModelConfig, Preset
 from tune_mcp.config.stages import Stage, StageTable
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import sha256_file
+from tune_mcp.precheck import revisions
 from tune_mcp.precheck.catalogue import contradicted, stale_files, unknown_metrics
-from tune_mcp.precheck.needs import launch_settings
+from tune_mcp.precheck.needs import Needs, launch_settings
 from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session import own_output, provenance
 from tune_mcp.session import plan as plans
@@ -126,7 +127,15 @@ def _settings(project: Project, config: ModelConfig, stages: tuple[Stage, ...]) 
         poll_interval_max_s=(project.host.agent_policy if project.host else AgentPolicy()).poll_interval_max_s,
         test_outputs=config.test_outputs,
         tests_end_processes=config.tests_end_processes,
+        assets=_assets(config, project.host, stages),
     )
+
+
+def _assets(config: ModelConfig, host: HostProfile | None, stages: tuple[Stage, ...]) -> tuple[str, ...]:
+    """The declared models and data sets: their revisions are a part of what is measured."""
+    needs = Needs.of(config, host, stages)
+    models = [revisions.named("model", name) for name in needs.model_ids]
+    return (*models, *(revisions.named("dataset", name) for name in needs.datasets))
 
 
 def _apart(project: Project, model: str) -> tuple[str, ...]:

@@ -30,7 +30,8 @@ Sha = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}([0-9a-f]{24})?$")
 class LaunchSettings(Frozen):
     """What the model and the host add to every launch, and per test file; fixed with the plan.
 
-    ``poll_interval_max_s`` is the host's own ceiling for looks at a run (POL-10).
+    ``poll_interval_max_s`` is the host's own ceiling for looks at a run (POL-10). ``assets`` are the declared models
+    and data sets, each as its kind and its name.
     """
 
     env: dict[str, str] = Field(default_factory=dict)
@@ -47,6 +48,7 @@ class LaunchSettings(Frozen):
     poll_interval_max_s: int = Field(default=120, ge=1, le=120)
     test_outputs: tuple[str, ...] = ()
     tests_end_processes: str = ""
+    assets: tuple[str, ...] = ()
 
 
 class ChangedLiteral(Frozen):

@@ -21,6 +21,8 @@ from tune_mcp.precheck.venv import packages_of
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
+from tune_mcp.supervise import loaded
+from tune_mcp.supervise.job import AttemptResult, Job
 
 _NEXT = "go on where the run was measured, or stop_run it and start a new run here"
 
@@ -37,7 +39,9 @@ def settle(run: RunDir, plan: Plan, found: Environment, now: datetime) -> None:
             raise _refusal("environment.json is gone, or is not what the supervisor wrote")
         if other := fingerprint.differences(kept, found):
             raise _refusal("; ".join(other))
+        _loaded_as_recorded(run)
         return
+    run.loaded.unlink(missing_ok=True)
     data = dump_json(found.model_dump(mode="json"))
     events.append(run, "environment", now, "the machine is on record", sha256=sha256_bytes(data))
     write_atomic(run.environment, data)
@@ -61,6 +65,32 @@ def look(run: RunDir, python: Path, gpu_uuids: tuple[str, ...] = ()) -> tuple[En
     now = now.model_copy(update={"gpus": tuple(gpu for gpu in kept.gpus if gpu.uuid in gpu_uuids)})
     found = [f"GPU {uuid} is none of the run's" for uuid in strange]
     return now, "; ".join([*found, *fingerprint.differences(kept, now)])
+
+
+def remember(job: Job, result: AttemptResult) -> None:
+    """Let what a sealed attempt loaded be what the next one is compared with; its digest is on the ledger by now.
+
+    One that differs from the run's others is no measure for them.
+    """
+    if result.loaded_sha256 is None or result.moved or result.incomparable:
+        return
+    data = read_plain(job.folder / loaded.RECORD_FILE)
+    if sha256_bytes(data) == result.loaded_sha256:
+        write_atomic(job.run.loaded, data)
+
+
+def _loaded_as_recorded(run: RunDir) -> None:
+    """Raise HOST_NOT_COMPARABLE for a record that no attempt of this run made; write a lost one again."""
+    known = {str(event.facts["loaded"]) for event in events.read(run.events, '"sealed"') if "loaded" in event.facts}
+    if not known or (run.loaded.is_file() and sha256_bytes(read_plain(run.loaded)) in known):
+        return
+    if not run.loaded.exists():
+        for path in sorted(run.path.glob(f"*/*/attempts/*/{loaded.RECORD_FILE}")):  # a crash came before the copy
+            data = read_plain(path)
+            if sha256_bytes(data) in known:
+                write_atomic(run.loaded, data)
+                return
+    raise _refusal("loaded.json is gone, or is not what the supervisor wrote")
 
 
 def _refusal(what: str) -> Refusal:

@@ -33,6 +33,7 @@ def next_job(
         env={**settings.env, **stages[0].extra_env},
         pytest_extra_args=settings.pytest_extra_args.get(file, ()),
         plugins=plugins,
+        assets=settings.assets,
         cache_wipes=settings.cache_wipes,
         allow_mig=settings.allow_mig,
         accept_unknown_gpus=settings.accept_unknown_gpus,

@@ -5,7 +5,8 @@ was collected, what ran, what each phase reported and how the session ended, one
 Phases are counted where the work is done (an item's ``setup``, ``runtest`` and ``teardown``, and the test function's
 own body), because a plugin that runs a test again, or not at all, need not report it.
 It also takes back what could cut a file short: ``-x``/``--maxfail`` from an ini file, the environment or a conftest,
-and ``--stepwise`` (rules XPY-01, XPY-06). Standard library only; copied beside the run as ``tune_guard.py``.
+and ``--stepwise`` (rules XPY-01, XPY-06). At the end it lists beside itself, in ``loaded.json``, which files this
+session imported, took settings from and read. Standard library only; copied beside the run as ``tune_guard.py``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import functools
 import inspect
 import json
 import os
+import sys
 import threading
 import time
 import types
@@ -25,6 +27,32 @@ import pytest
 
 _RECORD = os.environ.get("TUNE_GUARD_RECORD")
 _CONTEXT = os.environ.get("TUNE_GUARD_CONTEXT", "{}")
+_SEARCHED = tuple(sys.path)
+_HERE = os.path.join(os.getcwd(), "")
+_OPENED: dict[str, bool] = {}
+"""Data files that this process opened below its first folder, and settings anywhere: path to whether for writing."""
+_OPENED_LIMIT = 4000
+
+
+def _open_seen(event: str, args: tuple[Any, ...]) -> None:
+    """Called for every audited event, so it decides at once; what it raised would fail the test's own ``open``."""
+    if event != "open" or len(args) != 3:
+        return
+    path, _, flags = args
+    if type(path) is not str or type(flags) is not int or len(_OPENED) >= _OPENED_LIMIT:
+        return
+    if not path.startswith("/"):
+        try:
+            path = os.path.join(os.getcwd(), path)
+        except OSError:
+            return
+    if path.endswith(".pyc") or not (path.startswith(_HERE) or "/.env" in path) or "-packages/" in path:
+        return
+    _OPENED[path] = _OPENED.get(path, False) or bool(flags & (os.O_WRONLY | os.O_RDWR))
+
+
+if _RECORD:
+    sys.addaudithook(_open_seen)
 
 
 def _write(event: str, **facts: object) -> None:
@@ -219,9 +247,37 @@ def pytest_keyboard_interrupt(excinfo: pytest.ExceptionInfo[BaseException]) -> N
     _write("interrupted", by=excinfo.typename)
 
 
+def _file_of(module: object) -> str:
+    """Where a module or plugin was loaded from; asked of its namespace, because a lazy module imports when asked."""
+    try:
+        path = vars(module).get("__file__")
+    except TypeError:
+        return ""
+    return os.path.abspath(path) if isinstance(path, str) else ""
+
+
+def _write_loaded(config: pytest.Config) -> None:
+    ini = getattr(config, "inipath", None)
+    modules = [*list(sys.modules.values()), *config.pluginmanager.get_plugins()]
+    found = {
+        "interpreter": [sys.executable, sys.prefix, sys.base_prefix, sys.version, str(sys.flags)],
+        "search_path": _SEARCHED,
+        "settings": [str(ini)] if ini else [],
+        "modules": sorted({path for path in map(_file_of, modules) if path}),
+        "read": sorted(path for path, written in list(_OPENED.items()) if not written),
+    }
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "loaded.json"), "w") as out:
+        json.dump(found, out)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """The last line; without it the session did not end by itself."""
+    if _RECORD:
+        try:
+            _write_loaded(session.config)
+        except Exception as error:  # a list that is missing is noticed by who reads it
+            _write("not_listed", error=repr(error))
     _write(
         "finish",
         exitstatus=int(exitstatus),

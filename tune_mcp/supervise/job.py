@@ -26,7 +26,8 @@ class Job(Frozen):
     pytest plugins that the venv has; ``cache_wipes`` the folders below OMNI_CI_HOME that it must find empty;
     ``signatures`` what the model adds to the watchdog's; ``allow_mig`` whether a split GPU will do,
     ``accept_unknown_gpus`` whether one whose use NVML does not report; ``cleanup_command`` the project's own script
-    that frees GPUs, where the host profile names one.
+    that frees GPUs, where the host profile names one; ``assets``
+    are the models and data sets whose revisions are compared.
     """
 
     schema_version: int = 1
@@ -50,6 +51,7 @@ class Job(Frozen):
     accept_unknown_gpus: bool = False
     cleanup_command: tuple[str, ...] = ()
     timeout_s: float
+    assets: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -101,7 +103,8 @@ class AttemptResult(Frozen):
     are new files that look like a test's output, ``outputs`` files of the tree that its tests wrote and that are no
     part of it. ``rewritten`` are files that moved the tree while pytest ran, ``way_out`` what can be done about them.
     Times are UTC, ``duration_s`` is pytest alone (no waiting, no drain).
-    ``environment`` is the machine as this attempt found it, ``incomparable`` how it differs from the run's.
+    ``environment`` is the machine as this attempt found it, ``incomparable`` how it differs from the run's;
+    ``loaded_sha256`` is the digest of the record of what it loaded from outside git's view.
     The granted GPUs are described as they were just before and just after pytest; ``slowed_by`` are the reasons for
     which their clocks were seen held down. Both are notes, nothing is judged by them.
     ``left_in_tmp`` is what the tests left in their TMPDIR, which was emptied.
@@ -127,6 +130,7 @@ class AttemptResult(Frozen):
     rewritten: tuple[str, ...] = ()
     way_out: str = ""
     incomparable: str = ""
+    loaded_sha256: str | None = None
     environment: Environment | None = None
     guard: GuardSummary = GuardSummary()
     stages: dict[str, StageResult] = Field(default_factory=dict)

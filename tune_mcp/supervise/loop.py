@@ -22,7 +22,7 @@ from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import Current, Halt, Owner, RunState, SupervisorRecord
-from tune_mcp.supervise import rereading, scratch
+from tune_mcp.supervise import comparing, rereading, scratch
 from tune_mcp.supervise.due import next_job
 from tune_mcp.supervise.executor import Executor
 from tune_mcp.supervise.gpu.use import read_after
@@ -271,7 +271,7 @@ class Supervisor:
         if result is None:  # its runner was killed, and what it had in its TMPDIR stays otherwise
             with suppress(OSError):
                 scratch.clear(job.run, job.key, job.folder)
-        self._put_on_ledger(job)
+        self._put_on_ledger(job, result)
         after = read_after(job)
         if after and after.trouble:
             self._event("gpus_not_clear", f"after {job.test_key} run {job.repeat}: {after.trouble}")
@@ -279,13 +279,16 @@ class Supervisor:
         self._tell_left(job, result)
         return result
 
-    def _put_on_ledger(self, job: Job) -> None:
+    def _put_on_ledger(self, job: Job, result: AttemptResult | None) -> None:
         """The digest of the sealed result: what is read again after a fix is what was sealed then."""
         if sha := result_sha256(job):
             self._event(
                 "sealed", f"{job.test_key} run {job.repeat} attempt {job.attempt}",
                 key=job.key, sha256=sha, environment=events.ledger(self.run_dir).environment_sha256,
+                **({"loaded": result.loaded_sha256} if result and result.loaded_sha256 else {}),
             )  # fmt: skip
+            if result:
+                comparing.remember(job, result)
 
     def _watch(self, job: Job, news: AlertNews) -> None:
         """Take over what the attempt's watchdog saw: news as milestones, open alerts into the record."""

@@ -34,7 +34,7 @@ from tune_mcp.observe import of_launch, result_files
 from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.run_dir import iso
 from tune_mcp.session import drift, gpus_seen, provenance
-from tune_mcp.supervise import bytecode, caches, comparing, copies, environment, guard_record, scratch
+from tune_mcp.supervise import bytecode, caches, comparing, copies, environment, guard_record, loaded, scratch
 from tune_mcp.supervise.gpu.use import GpuUse
 from tune_mcp.supervise.invocation import pytest_argv
 from tune_mcp.supervise.job import (
@@ -110,20 +110,23 @@ class Runner:
         python = Path(self.job.venv_python)
         if incomparable := comparing.look(self.job.run, python)[1]:
             return self._result(incomparable=incomparable)
+        found = loaded.before(self.job)
+        if found.moved or found.incomparable:
+            return self._result(moved=found.moved, incomparable=found.incomparable)
         blocked = self.gpus.acquire()
         if self.cancelled():
             return None
         if blocked := blocked or self._wiped() or self._without_tmpdir():
             return self._result(blocked=blocked)
+        started_ns = time.time_ns()
         ended = self._pytest()
         ended["left_in_tmp"] = self._emptied(self.job.attempt)
         if ended["stopped_by"] == "cancel":
             return None
         self.phase("extracting")
         return self._result(
+            **self._compared(planned, python, started_ns),
             **ended,
-            **self._tree_after(planned),
-            **self._machine_after(python),
             **self.gpus.facts(),
             dropped_env=self.dropped,
             **self._evidence(),
@@ -180,6 +183,17 @@ class Runner:
         """The machine when pytest is done, with the GPUs that it was granted (SCP-02)."""
         found, incomparable = comparing.look(self.job.run, python, tuple(gpu.uuid for gpu in self.gpus.grant.gpus))
         return {"environment": found, "incomparable": incomparable}
+
+    def _compared(self, before: provenance.GitState, python: Path, started_ns: int) -> dict[str, object]:
+        """Tree and machine when pytest is done, and what it loaded besides (SES-11, SCP-02)."""
+        facts = {**self._tree_after(before), **self._machine_after(python)}
+        record, found = loaded.after(self.job, before, started_ns)
+        return {
+            **facts,
+            "moved": "; ".join(filter(None, (str(facts["moved"]), found.moved))),
+            "incomparable": "; ".join(filter(None, (str(facts["incomparable"]), found.incomparable))),
+            "loaded_sha256": loaded.store(self.job, record) if record else None,
+        }
 
     def _wiped(self) -> Blocked | None:
         """Make the caches cold; why that failed, None when it did not (WDG-09: a launch requires it)."""

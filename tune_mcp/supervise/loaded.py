@@ -1,0 +1,376 @@
+"""What Python and pytest loaded for one launch from outside git's view, and whether another repeat loaded the same.
+
+The guard plugin lists it inside the measured process, so it is asked the way the launch asks. Compared are: the files
+of every imported module, installed or ignored by git; settings files that pytest used, also above the repository;
+``.pth`` files, site customisation and the RECORD of every installed distribution; editable installs by their own
+commit; ignored files that pytest's process read; revisions of the declared models and data sets. A file is hashed when
+it is first seen and again only when size, times or inode changed.
+
+``loaded.json`` of the run directory is the record of the last attempt that was comparable. It holds what all attempts
+before it loaded, too, and its digest stands in the ledger as that of a sealed attempt.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from tune_mcp.config.stages import Frozen
+from tune_mcp.errors import Json, Refusal
+from tune_mcp.files import dump_json, parse_json, read_plain, sha256_bytes, sha256_file, write_atomic
+from tune_mcp.precheck import revisions
+from tune_mcp.precheck.revisions import Revision
+from tune_mcp.run_dir import RUNS_FOLDER
+from tune_mcp.session import drift, provenance
+from tune_mcp.session.provenance import GitState
+from tune_mcp.supervise.job import Job
+
+LISTED_FILE = "guard/loaded.json"
+"""In the attempt's folder, as the guard wrote it."""
+RECORD_FILE = "loaded.json"
+"""In the attempt's folder, with digests; the run directory has the last comparable one."""
+_HASHED_UP_TO_BYTES = 16 * 1024 * 1024
+_NAMED_AT_ONCE = 5
+_CUSTOMISING = ("sitecustomize", "usercustomize")
+_NOT_READ = frozenset({".git", RUNS_FOLDER, ".pytest_cache", "__pycache__", ".hypothesis"})
+_OURS = "tune_mcp-"
+
+Stamp = tuple[int, int, int, int]
+"""Size, modification and change time (ns), inode."""
+FileState = tuple[str, int, int, int, int]
+"""Digest, then the stamp at which it was taken."""
+
+
+class Loaded(Frozen):
+    """The files by path, and what else decides a launch. ``began_ns`` is when the run's first comparable one began.
+
+    ``site`` maps a folder of the search path to the names in it that run code by themselves, ``projects`` an editable
+    install to its commit and local changes.
+    """
+
+    schema_version: int = 1
+    began_ns: int
+    interpreter: tuple[str, ...]
+    search_path: tuple[str, ...]
+    settings: tuple[str, ...]
+    files: dict[str, FileState]
+    site: dict[str, tuple[str, ...]]
+    projects: dict[str, str] = Field(default_factory=dict)
+    revisions: dict[str, Revision] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What another repeat loaded otherwise, one sentence each: inside the repository, and anywhere else."""
+
+    inside: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
+
+    @property
+    def moved(self) -> str:
+        """A clause for COMMIT_MOVED; empty when there is nothing."""
+        return _listed(self.inside)
+
+    @property
+    def incomparable(self) -> str:
+        """A clause for HOST_NOT_COMPARABLE; empty when there is nothing."""
+        return _listed(self.elsewhere)
+
+
+class _Listed(Frozen):
+    """What the guard wrote."""
+
+    interpreter: tuple[str, ...]
+    search_path: tuple[str, ...]
+    settings: tuple[str, ...]
+    modules: tuple[str, ...]
+    read: tuple[str, ...]
+
+
+def recorded(path: Path) -> Loaded | None:
+    """A record; None when there is none or it cannot be read."""
+    try:
+        return Loaded.model_validate(parse_json(read_plain(path)))
+    except (OSError, ValueError, ValidationError):
+        return None
+
+
+def before(job: Job) -> Difference:
+    """What has changed since the record, as far as that can be seen without a launch."""
+    kept = recorded(job.run.loaded)
+    if kept is None:
+        return Difference()
+    found = _Comparison(job, kept)
+    for path in kept.files:
+        found.compare(path, _stamp(path))
+    found.site(_site(kept.search_path))
+    found.projects({name: _project(Path(name)) for name in kept.projects})
+    found.revisions(_revisions(job))
+    return found.difference()
+
+
+def after(job: Job, tree: GitState, started_ns: int) -> tuple[Loaded | None, Difference]:
+    """The record of this attempt, with all that was known before it, and how it differs from that.
+
+    ``tree`` is what git sees, ``started_ns`` when the launch began. None when the guard left no list.
+    """
+    listed = _read_listed(job)
+    if listed is None:
+        return None, Difference()
+    kept = recorded(job.run.loaded)
+    found = _Comparison(job, kept)
+    ours = f"{job.run.path}{os.sep}"
+    searched = tuple(path for path in listed.search_path if not f"{path}{os.sep}".startswith(ours))
+    found.search_path = searched
+    site = _site(searched)
+    known = _known_to_git(Path(job.repo_root), tree)
+    names = dict.fromkeys([*listed.modules, *listed.settings, *_own_files(job, listed, site)])
+    for path in (*kept.files, *names) if kept else names:
+        if path not in known and not path.startswith(ours):
+            found.compare(path, _stamp(path), started_ns)
+    for path in listed.read:
+        if path not in known and path not in names and _is_input(path, job, started_ns):
+            found.compare(path, _stamp(path), started_ns, data=True)
+    found.site(site)
+    projects = {name: _project(Path(name)) for name in _editable(site, Path(job.repo_root))}
+    found.projects(projects)
+    now = _revisions(job)
+    found.revisions(now)
+    if kept:
+        found.same("the interpreter", kept.interpreter, listed.interpreter)
+        found.same("the search path of modules", kept.search_path, searched)
+        found.same("pytest's settings file", kept.settings, listed.settings)
+    record = Loaded(
+        began_ns=kept.began_ns if kept else started_ns,
+        interpreter=listed.interpreter,
+        search_path=searched,
+        settings=listed.settings,
+        files=found.files,
+        site=site,
+        projects=projects,
+        revisions=now,
+    )
+    return record, found.difference()
+
+
+def store(job: Job, record: Loaded) -> str:
+    """Write the attempt's record; returns its digest."""
+    data = dump_json(record.model_dump(mode="json"))
+    write_atomic(job.folder / RECORD_FILE, data, durable=False)
+    return sha256_bytes(data)
+
+
+class _Comparison:
+    """File after file against the record; ``files`` becomes the new one."""
+
+    def __init__(self, job: Job, kept: Loaded | None) -> None:
+        self._root = f"{job.repo_root}{os.sep}"
+        self._kept = kept
+        self.search_path: tuple[str, ...] = kept.search_path if kept else ()
+        self.files: dict[str, FileState] = {}
+        self._inside: list[str] = []
+        self._elsewhere: list[str] = []
+
+    def compare(self, path: str, now: Stamp | None, started_ns: int | None = None, *, data: bool = False) -> None:
+        """One file: unchanged since it was recorded, or new and older than the first launch.
+
+        ``started_ns``: after a launch that began then. ``data``: read, not imported.
+        """
+        before = self._kept.files.get(path) if self._kept else None
+        if before and now == before[1:]:
+            self.files[path] = before
+            return
+        if now is None:
+            if before and self._is_loaded_from(path):
+                self._tell(path, "is gone")
+            return
+        state = (_digest(path, now), *now)
+        changed = now[2]
+        if before:
+            if before[0] != state[0]:
+                self._tell(path, "is not what an earlier repeat loaded")
+        elif started_ns is not None:
+            searched = self._is_loaded_from(path)
+            if not searched and changed >= started_ns:
+                return  # made by the launch itself: compiled code, a copy below a cache
+            if self._kept and searched and changed > self._kept.began_ns and (not data or drift.is_loaded(path)):
+                self._tell(path, "is new or was changed since the first repeat")
+            elif not self._kept and changed >= started_ns and self._decides(path):
+                self._tell(path, "was written while it was in use")
+        self.files[path] = state
+
+    def site(self, now: Mapping[str, tuple[str, ...]]) -> None:
+        """Names that run code by themselves: a new one shows before it was loaded, one that is gone afterwards too."""
+        for folder, names in now.items():
+            for name in names if self._kept and folder in self._kept.site else ():
+                if self._kept and name not in self._kept.site[folder]:
+                    self._tell(f"{folder}/{name}", "appeared")
+
+    def projects(self, now: Mapping[str, str]) -> None:
+        """Editable installs elsewhere."""
+        for name, state in now.items():
+            if self._kept and self._kept.projects.get(name, state) != state:
+                self._tell(name, "(an editable install) has another commit or other changes")
+
+    def revisions(self, now: Mapping[str, Revision]) -> None:
+        """Models and data sets."""
+        for name, revision in now.items():
+            if (
+                self._kept
+                and (known := self._kept.revisions.get(name))
+                and (told := revisions.difference(known, revision))
+            ):
+                self._elsewhere.append(f"{name} {told}")
+
+    def same(self, what: str, before: tuple[str, ...], now: tuple[str, ...]) -> None:
+        """A fact of the launch as a whole."""
+        if before != now:
+            only = [text for text in now if text not in before] or [text for text in before if text not in now] or now
+            self._elsewhere.append(f"{what} is another one than in an earlier repeat ({', '.join(only)[:200]})")
+
+    def difference(self) -> Difference:
+        """All of it; a file is named once."""
+        return Difference(tuple(dict.fromkeys(self._inside)), tuple(dict.fromkeys(self._elsewhere)))
+
+    def _is_loaded_from(self, path: str) -> bool:
+        """Whether the file lies where a launch looks for modules or settings, not in a cache that a launch fills."""
+        places = (folder for folder in self.search_path if len(folder) > 1)
+        return path.startswith(self._root) or any(path.startswith(f"{folder}{os.sep}") for folder in places)
+
+    def _decides(self, path: str) -> bool:
+        """Installed modules, conftests and settings: no launch writes them."""
+        name = path.rpartition("/")[2]
+        return not path.startswith(self._root) or "-packages/" in path or name == "conftest.py" or name[:4] == ".env"
+
+    def _tell(self, path: str, what: str) -> None:
+        if path.startswith(self._root) and "-packages/" not in path:
+            self._inside.append(f"{path.removeprefix(self._root)}, which git ignores, {what}")
+        else:
+            self._elsewhere.append(f"{path} {what}")
+
+
+def _read_listed(job: Job) -> _Listed | None:
+    try:
+        value: object = json.loads(read_plain(job.folder / LISTED_FILE))
+        listed = _Listed.model_validate(value)
+    except (OSError, ValueError, ValidationError):
+        return None
+    return listed.model_copy(update={"modules": _spelled(listed.modules), "read": _spelled(listed.read)})
+
+
+def _spelled(paths: Iterable[str]) -> tuple[str, ...]:
+    """Without names that no JSON file of ours can hold."""
+    return tuple(path for path in paths if path.isprintable())
+
+
+def _known_to_git(root: Path, tree: GitState) -> frozenset[str]:
+    """Plain files that git compares already; what a link of the tree leads to is not among them."""
+    links = {name for name, stamp in tree.stamps.items() if stamp and stat.S_ISLNK(stamp[1])}
+    names = {*tree.stamps, *tree.untracked} - links
+    return frozenset(os.path.normpath(f"{root}/{name}") for name in names)
+
+
+def _own_files(job: Job, listed: _Listed, site: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+    """Files that decide a launch without being modules."""
+    python = Path(job.venv_python)
+    yield from (str(python), str(python.parent.parent / "pyvenv.cfg"), listed.interpreter[0])
+    for folder, names in site.items():
+        yield from (f"{folder}/{name}" for name in names if not name.startswith(_CUSTOMISING))
+        if folder.endswith("-packages"):
+            yield from (f"{folder}/{name}/RECORD" for name in _names(folder) if name.endswith(".dist-info"))
+    for folder in {Path(job.repo_root), (Path(job.repo_root) / job.test).parent}:
+        yield from (f"{folder}/{name}" for name in _names(str(folder)) if name.startswith(".env"))
+
+
+def _site(search_path: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Folder -> what in it is run without being asked for."""
+    found: dict[str, tuple[str, ...]] = {}
+    for folder in search_path:
+        runs = (".pth", ".egg-link") if folder.endswith("-packages") else ()
+        names = [name for name in _names(folder) if name.endswith(runs) or name.startswith(_CUSTOMISING)]
+        found[folder] = tuple(sorted(names))
+    return found
+
+
+def _editable(site: Iterable[str], repo_root: Path) -> Iterator[str]:
+    """Folders of the editable installs that are not the repository itself."""
+    top = provenance.top_level(repo_root) or repo_root
+    for folder in site:
+        for name in _names(folder) if folder.endswith("-packages") else ():
+            if not name.endswith(".dist-info") or name.startswith(_OURS):
+                continue
+            try:
+                value = parse_json(read_plain(Path(folder) / name / "direct_url.json"))
+            except (OSError, ValueError):
+                continue
+            place = _place(value)
+            if place and not Path(place).is_relative_to(top):
+                yield place
+
+
+def _place(direct_url: Json) -> str:
+    """The folder of an editable install (PEP 610); empty for another one."""
+    facts = direct_url if isinstance(direct_url, dict) else {}
+    url, kind = facts.get("url"), facts.get("dir_info")
+    editable = isinstance(kind, dict) and kind.get("editable") is True
+    return url.removeprefix("file://") if editable and isinstance(url, str) and url.startswith("file:///") else ""
+
+
+def _project(folder: Path) -> str:
+    """The commit of an editable install and a digest of what is changed in it; empty where git knows nothing."""
+    try:
+        state = provenance.read(folder)
+    except Refusal:
+        return ""
+    new = {name: sha for name, sha in state.untracked.items() if drift.is_loaded(name)}
+    return f"{state.head} {sha256_bytes(dump_json([state.changed, new]))[:16]}"
+
+
+def _revisions(job: Job) -> dict[str, Revision]:
+    return revisions.of(job.env, job.assets)
+
+
+def _is_input(path: str, job: Job, started_ns: int) -> bool:
+    """Whether it is a file that was there before the launch: what a launch writes is its output."""
+    parts = path.removeprefix(f"{job.repo_root}{os.sep}").split(os.sep)
+    if not _NOT_READ.isdisjoint(parts):
+        return False
+    now = _stamp(path)
+    return now is not None and now[2] < started_ns
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _stamp(path: str) -> Stamp | None:
+    """None for what is no plain file."""
+    try:
+        facts = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    plain = stat.S_ISREG(facts.st_mode)
+    return (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino) if plain else None
+
+
+def _digest(path: str, stamp: Stamp) -> str:
+    if stamp[0] > _HASHED_UP_TO_BYTES:
+        return f"size:{stamp[0]}:{stamp[1]}"
+    try:
+        return sha256_file(Path(path))
+    except OSError as error:
+        return f"unreadable:{error.errno}"
+
+
+def _listed(found: tuple[str, ...]) -> str:
+    more = len(found) - _NAMED_AT_ONCE
+    return "; ".join(found[:_NAMED_AT_ONCE]) + (f"; and {more} more" if more > 0 else "")
