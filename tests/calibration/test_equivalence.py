@@ -105,6 +105,24 @@ def test_a_run_goes_on_over_a_commit_that_changes_only_its_thresholds(project: P
     assert verdict.facts["git_sha"] == new and verdict.text in run.run_log.read_text()
 
 
+@pytest.mark.rule("RES-02")
+def test_a_commit_whose_measuring_code_reads_the_changed_threshold_measures_something_else(project: Project) -> None:
+    steered = ("accuracy, throughput, latency = VALUES[(k - 1) % len(VALUES)]", "accuracy = serve(rate=TOY_ACC_MIN)")
+    edit(project, steered)
+    edit(project, ("def repeat():", "def serve(rate):\n    return os.cpu_count() * rate\n\n\ndef repeat():"))
+    edit(project, ("    found = {", "    throughput, latency = 12.5, 0.125\n    found = {"))
+    catalogue.discover(project, toy.MODEL)
+    toy.commit(project)
+    run = toy.finished_run(project, 3, lambda job: None if job.repeat == 2 else toy.measured(job))
+    thresholds(project)
+
+    message = refused(project, run)
+
+    line = (project.repo_root / toy.TEST_FILE).read_text().splitlines().index("    return os.cpu_count() * rate") + 1
+    assert f"TOY_ACC_MIN is not only asserted: {toy.TEST_FILE}:{line} " in message
+    assert "_TOY_P95 is not only asserted" not in message
+
+
 @pytest.mark.rule("SES-08", "RES-02")
 def test_report_and_apply_work_on_the_proven_commit(project: Project, run: RunDir) -> None:
     new = thresholds(project)

@@ -1,7 +1,8 @@
 """Whether another commit measures the same as the calibrated one, proven from both trees (RES-02; note A1.3).
 
-Equivalent means: the trees differ in nothing but threshold literals that this very plan tracks, and in our own
-configuration, of which the plan holds a snapshot. Everything else refuses, whatever it looks like.
+Equivalent means: the trees differ in nothing but threshold literals that this very plan tracks and that nothing but
+assertions reads, and in our own configuration, of which the plan holds a snapshot. Everything else refuses, whatever it
+looks like.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from tune_mcp.apply.locating import Concurrency, locate
 from tune_mcp.config.loader import REPO_PLACE
 from tune_mcp.discover.blanked import same_but_for
 from tune_mcp.discover.constants import ModuleConstants, NumberLiteral, parse_module, split_source
+from tune_mcp.discover.measuring_uses import measuring_uses
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.run_dir import iso
 from tune_mcp.session import drift, provenance
@@ -66,6 +68,8 @@ def compare(repo_root: Path, plan: Plan, git_sha: str, moment: datetime) -> Equi
     if others:
         raise NotEquivalent(*others)
     literals = [literal for change in rest for literal in _literals(repo_root, plan, git_sha, change)]
+    if read := _measured_by(repo_root, git_sha, literals):
+        raise NotEquivalent(*read)
     return Equivalence(
         git_sha=git_sha,
         calibration_git_sha=base,
@@ -74,6 +78,18 @@ def compare(repo_root: Path, plan: Plan, git_sha: str, moment: datetime) -> Equi
         literals=tuple(literals),
         config_files=config,
     )
+
+
+def _measured_by(repo_root: Path, git_sha: str, literals: list[ChangedLiteral]) -> list[str]:
+    """Where the code reads a changed threshold for anything but an assertion: it measures something else then."""
+    names = dict.fromkeys((one.file, one.source.partition("[")[0]) for one in literals)
+
+    def find(word: str) -> dict[str, bytes]:
+        return provenance.holding(repo_root, git_sha, word)
+
+    return [
+        f"{symbol} is not only asserted: {use}" for file, symbol in names for use in measuring_uses(symbol, file, find)
+    ]
 
 
 def _is_our_config(change: Change) -> bool:

@@ -203,6 +203,19 @@ def blob(repo: Path, name: str) -> bytes:
     return git(repo, "cat-file", "blob", name)
 
 
+def holding(repo: Path, commit: str, word: str) -> dict[str, bytes]:
+    """The Python files of a commit that hold a word: path to bytes. Raises NO_HEAD."""
+    words = ("grep", "-l", "-z", "-w", "-F", "-e", word, commit, "--", ":/*.py")
+    # Without a match git grep fails; that the commit is there tells it from another failure.
+    try:
+        found = _entries(git(repo, *words))
+    except Refusal:
+        git(repo, "cat-file", "-e", f"{commit}^{{commit}}")
+        return {}
+    names = [name.removeprefix(f"{commit}:") for name in found]
+    return {_printable(name): blob(repo, f"{commit}:./{name}") for name in names}
+
+
 def diff(repo: Path) -> bytes:
     """The tracked changes against HEAD, as a patch that can be applied. Raises NO_HEAD."""
     return git(repo, "diff", "--no-ext-diff", "--no-textconv", "--no-color", "--binary", "HEAD")
