@@ -16,12 +16,12 @@ PLAIN = 'assert results["summary"]["accuracy"] >= TOY_ACC_MIN'
 ACCURACY = 'results["summary"]["accuracy"]'
 
 
-def accuracy_facts(folder: Path, assertion: str) -> tuple[dict[str, Any], str]:
+def accuracy_facts(folder: Path, assertion: str, config: dict[str, Any] | None = None) -> tuple[dict[str, Any], str]:
     """The accuracy's facts in report.json, and report.md, after three repeats of 0.75, 0.625 and 0.875."""
     source = toy.toy_source()
     assert PLAIN in source
     files = {"tests/test_toy_ci.py": source.replace(PLAIN, assertion)}
-    project = toy.make_toy(folder / "repo", files=files)
+    project = toy.make_toy(folder / "repo", files=files, config=config)
     run = toy.finished_run(project, 3, toy.measured)
     reporting.report(project, run.run_id)
     reporting.apply_plan(project, run.run_id)
@@ -56,8 +56,8 @@ def test_a_strict_comparison_fails_the_worst_repeat_of_its_own_proposal(tmp_path
 def test_a_reference_that_is_compared_from_both_sides_has_no_limit(tmp_path: Path, assertion: str) -> None:
     facts, text = accuracy_facts(tmp_path, assertion)
     assert (facts["asserted"], facts["limit_proposed"], facts["present_misses"]) == (None, None, None)
-    assert facts["unread"].startswith("compared from both sides")
-    assert "limit unknown: compared from both sides" in text
+    assert facts["unread"].startswith("TOY_ACC_MIN is no bound: compared from both sides")
+    assert "limit unknown: TOY_ACC_MIN is no bound: compared from both sides" in text
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,17 @@ def test_slack_on_the_measured_side_is_solved_for_the_measured_value(
 ) -> None:
     facts, _ = accuracy_facts(tmp_path, assertion)
     assert (facts["limit_present"], facts["limit_proposed"], facts["present_misses"]) == (present, proposed, 0)
+
+
+def test_a_limit_that_every_value_passes_is_told_with_the_reason(tmp_path: Path) -> None:
+    facts, text = accuracy_facts(tmp_path, f"assert {ACCURACY} >= TOY_ACC_MIN if TOY_ACC_MIN > 5 else True")
+    assert (facts["limit_proposed"], facts["present_misses"]) == (None, 0)
+    assert facts["unread"].startswith("with 0.625 every value passes (tests/test_toy_ci.py:")
+    assert "limit unknown: with 0.625 every value passes" in text
+
+
+def test_slack_from_the_environment_of_every_launch_is_read(tmp_path: Path) -> None:
+    config = {**toy.CONFIG, "auto_env": {**toy.CONFIG.get("auto_env", {}), "TOY_SLACK": "0.5"}}
+    assertion = f"import os\n    assert {ACCURACY} >= TOY_ACC_MIN * float(os.environ['TOY_SLACK'])"
+    facts, _ = accuracy_facts(tmp_path, assertion, config)
+    assert (facts["limit_proposed"], facts["present_misses"]) == (0.3125, 0)

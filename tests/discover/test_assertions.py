@@ -197,3 +197,5 @@ def test_a_variable_of_the_environment_that_is_given_is_known(tmp_path: Path) ->
     body = "def test_a(m):\n    assert m <= REF * float(os.environ.get('SLACK', '1.1'))"
     gate = read(tmp_path, body, env={"SLACK": "1.5"})
     assert isinstance(gate, Gate) and gate.limit(2.0) == 3.0
+    subscript = read(tmp_path, body.replace(".get('SLACK', '1.1')", "['SLACK']"), env={"SLACK": "1.5"})
+    assert isinstance(subscript, Gate) and subscript.limit(2.0) == 3.0

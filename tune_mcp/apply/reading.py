@@ -77,7 +77,7 @@ def _one(
     concurrency = Concurrency(files.module(stage.test), thresholds)
     literal, _ = locate(source, stage, thresholds, concurrency, plan)
     at = literal.concurrency if literal else concurrency.value() if split_source(source)[1] else None
-    found = assertions.gate(stage.test, stage.threshold_path, source, at, stage.extra_env)
+    found = assertions.gate(stage.test, stage.threshold_path, source, at, {**plan.settings.env, **stage.extra_env})
     asserting = found.tests if isinstance(found, Gate) else None
     tests = assertions.reading_tests(stage.test, stage.threshold_path, source) if asserting is None else asserting
     return Reading(

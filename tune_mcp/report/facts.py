@@ -66,8 +66,8 @@ class MetricFacts(Frozen):
     """One metric of one stage: all repeats, what stands in the file, what is proposed, and what that would do.
 
     Raw values throughout; ``scale`` and ``digits`` are for display only. ``limit_present`` and ``limit_proposed`` are
-    what the test compares a measured value with, slack and rounding included, by ``asserted``; None when unknown, and
-    ``unread`` says why. ``present_misses`` counts repeats that fail the present limit.
+    what the test compares a measured value with, slack and rounding included, by ``asserted``; None when unknown or
+    infinite, and ``unread`` says why. ``present_misses`` counts repeats that fail the present limit.
     ``quantum`` is the step of one sample. ``worst_repeats`` are the repeats (from 1) that hold the worst value.
     ``within_noise``: the proposed change is no larger than the spread of the repeats. ``family`` is what the metric
     scatters like. ``chance`` is that of the proposed value, ``chance_present`` that of the present one, None when its

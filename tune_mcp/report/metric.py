@@ -66,7 +66,7 @@ class MetricReader:
             asserted=AssertedFacts(strict=gate.strict, how=gate.how, tests=gate.tests)
             if isinstance(gate, Gate)
             else None,
-            unread=gate.reason if isinstance(gate, Unread) else "",
+            unread=_unread(gate, proposed),
             limit_present=present,
             limit_proposed=limit,
             present_misses=None if current is None else _misses(gate, values, current),
@@ -90,6 +90,16 @@ def _limit(gate: Gate | Unread, reference: Number) -> float | None:
     """The limit for a reference, None when it is not known or there is none."""
     found = gate.limit(reference) if isinstance(gate, Gate) else math.nan
     return found if math.isfinite(found) else None
+
+
+def _unread(gate: Gate | Unread, reference: Number) -> str:
+    """Why there is no limit to show, "" when there is one."""
+    if isinstance(gate, Unread):
+        return gate.reason
+    if math.isfinite(limit := gate.limit(reference)):
+        return ""
+    every = limit == (-math.inf if gate.worst == "min" else math.inf)
+    return f"with {reference!r} {'every value passes' if every else 'no value passes'} ({gate.how})"
 
 
 def _misses(gate: Gate | Unread, values: tuple[Number, ...], reference: Number) -> int | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import math
 import operator
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 
 from tune_mcp.discover.assertions.formula import (
@@ -25,7 +27,9 @@ from tune_mcp.discover.assertions.formula import (
     Value,
     choose,
     computed,
+    depends,
     every,
+    is_number,
     leaves,
     negated,
     some,
@@ -66,6 +70,7 @@ _COMPARE: dict[type[ast.cmpop], Callable[..., object]] = {
 }  # fmt: skip
 _BOOLEAN = frozenset({*COMPARISONS, operator.eq, operator.ne, operator.is_, operator.contains, bool})
 _MAX_STEPS = 60_000
+_CLOCKED = 64
 _MAX_LENGTH = 10_000
 
 
@@ -93,6 +98,9 @@ class Expressions(ABC):
         self.allowed = _MAX_STEPS
         self.testing = False
         self._settings: dict[str, Opaque] = {}
+        self.deadline = math.inf
+        self.pinned = ""
+        self.at: ast.stmt | None = None
 
     @abstractmethod
     def call(self, function: Value, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
@@ -115,6 +123,24 @@ class Expressions(ABC):
         self.steps += 1
         if self.steps > self.allowed:
             raise TooLong
+        if self.steps % _CLOCKED == 0:
+            self.clock()
+
+    def fits(self, *parts: Sized) -> None:
+        """Hold a list to a length. Raises TooLong."""
+        if sum(map(len, parts)) > _MAX_LENGTH:
+            raise TooLong
+
+    def clock(self) -> None:
+        """Look at this thread's CPU time. Raises TooLong."""
+        if time.thread_time() > self.deadline:
+            self.allowed = 0
+            raise TooLong
+
+    def pins(self, old: Value, value: Value) -> None:
+        """A number takes the place of a limit that the constant made: said where nothing else asserts it."""
+        if depends(old) and is_number(value) and self.at is not None:
+            self.pinned = f"its limit is pinned to {value!r} ({self.place(self.at)})"
 
     @abstractmethod
     def place(self, node: ast.AST) -> str:
@@ -314,6 +340,7 @@ class Expressions(ABC):
         if isinstance(key, Hashable) and not isinstance(key, Expr):
             condition = beyond(self.guards, table.created)
             old = table.entries.get(key, MISSING)
+            self.pins(old, value)
             table.entries[key] = choose(condition, value, old)
         else:
             self.spoil(table, "a dict with an unknown key", [value])
@@ -504,7 +531,7 @@ class Expressions(ABC):
     def item(self, value: Value, index: Value, node: ast.AST) -> Value:
         """``value[index]``."""
         self.step()
-        value, index = self.plain(value), self.plain(index)
+        index = self.plain(index)
         match value:
             case Choice():
                 return choose(value.condition, self.item(value.then, index, node), self.item(value.other, index, node))
@@ -512,6 +539,8 @@ class Expressions(ABC):
                 if isinstance(index, Expr) or not isinstance(index, Hashable):
                     return self.unknown(f"{value.name}[…]", [value, index], value)
                 return value.child("item", index, f"{value.name}[{index!r}]")
+            case Library(name="os.environ"):
+                return self.call(Library("os.environ.get"), [index], {}, node)
             case Table():
                 found = self.entry(value, index)
                 return self.unknown(f"{ast.unparse(node)[:40]}", [value]) if found is MISSING else found
@@ -560,6 +589,7 @@ class Expressions(ABC):
         if isinstance(left, Table) and isinstance(right, Table) and function is OPERATORS["or_"]:
             return Table(left.entries | right.entries, self.now())
         if isinstance(left, Items) and isinstance(right, Items) and function is operator.add:
+            self.fits(left.items, right.items)
             return Items(left.items + right.items, self.now())
         if isinstance(left, Library) and function is OPERATORS["truediv"]:
             return self.setting(left.name)

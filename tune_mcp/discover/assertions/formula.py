@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TypeGuard
+from typing import TypeGuard, cast
 
 Value = object
 """A plain Python value, an expression, or one of the interpreter's objects."""
@@ -20,6 +21,11 @@ Value = object
 OPERATORS: Mapping[str, Callable[..., object]] = vars(operator)
 """The functions of the module ``operator`` by name."""
 TIMES, DIVIDE, POWER = OPERATORS["mul"], OPERATORS["truediv"], OPERATORS["pow"]
+_SHIFT = OPERATORS["lshift"]
+_GROWING = (POWER, pow, _SHIFT)
+_LARGE = 20_000
+"""The most bits, characters or elements that are computed with."""
+_WIDE = re.compile(r"\d{4}")
 
 
 class Expr:
@@ -276,11 +282,29 @@ def apply(like: Apply, args: tuple[Value, ...]) -> Value:
 
 
 def computed(function: Callable[..., object], args: Iterable[Value]) -> Value:
-    """The function's value. Raises Undefined where Python would raise."""
+    """The function's value. Raises Undefined where Python would raise, or where the value could be very large."""
     try:
-        return function(*args)
+        given = list(args)
+        if _may_be_huge(function, given):
+            raise Undefined("a very large value")
+        return function(*given)
     except Exception as error:
         raise Undefined(str(error)) from error
+
+
+def _may_be_huge(function: Callable[..., object], args: list[Value]) -> bool:
+    """Whether Python could be busy with it for long: whole numbers of many digits, long texts and tuples."""
+    sizes = [one.bit_length() if isinstance(one, int) else len(one) if isinstance(one, Sized) else 0 for one in args]
+    if sum(sizes) > _LARGE:
+        return True
+    if any(isinstance(one, str) and _WIDE.search(one) for one in args) and function in (format, OPERATORS["mod"]):
+        return True
+    if function in _GROWING and len(args) == 2 and all(isinstance(one, int) for one in args):
+        power = abs(cast("int", args[1]))
+        return (power if function is _SHIFT else sizes[0] * power) > _LARGE
+    if function is TIMES and not all(isinstance(one, (int, float)) for one in args):
+        return any(isinstance(one, int) and one * max(sizes) > _LARGE for one in args)
+    return False
 
 
 def evaluate(value: Value, reference: float, measured: float) -> Value:
@@ -288,26 +312,35 @@ def evaluate(value: Value, reference: float, measured: float) -> Value:
 
     Raises Undefined where Python would raise.
     """
-    match value:
-        case Reference():
-            return reference
-        case Opaque():
-            return measured
-        case Apply():
-            return computed(value.function, (evaluate(one, reference, measured) for one in value.args))
-        case Not():
-            return not evaluate(value.arg, reference, measured)
-        case Every():
-            return all(evaluate(one, reference, measured) for one in value.args)
-        case Some():
-            return any(evaluate(one, reference, measured) for one in value.args)
-        case Choice():
-            chosen = value.then if evaluate(value.condition, reference, measured) else value.other
-            return evaluate(chosen, reference, measured)
-        case Expr():
-            raise Undefined(type(value).__name__)
-        case _:
-            return value
+    known: dict[int, Value] = {}
+
+    def of(one: Value) -> Value:
+        if not isinstance(one, Expr):
+            return one
+        if id(one) not in known:
+            known[id(one)] = anew(one)
+        return known[id(one)]
+
+    def anew(one: Expr) -> Value:
+        match one:
+            case Reference():
+                return reference
+            case Opaque():
+                return measured
+            case Apply():
+                return computed(one.function, [of(part) for part in one.args])
+            case Not():
+                return not of(one.arg)
+            case Every():
+                return all(of(part) for part in one.args)
+            case Some():
+                return any(of(part) for part in one.args)
+            case Choice():
+                return of(one.then if of(one.condition) else one.other)
+            case _:
+                raise Undefined(type(one).__name__)
+
+    return of(value)
 
 
 RISING: dict[Callable[..., object], str] = {
@@ -337,11 +370,18 @@ class Trend:
 
     reference_sign: int
     positive: bool = False
+    _known: dict[int, int] = field(default_factory=dict[int, int])
+    _signs: dict[int, int | None] = field(default_factory=lambda: dict[int, int | None]())
 
     def of(self, value: Value) -> int:
         """1: rises (conditions: becomes true), -1: falls, 0: does not move. Raises TwoSided or NotMonotone."""
         if not isinstance(value, Expr):
             return 0
+        if id(value) not in self._known:
+            self._known[id(value)] = self._of(value)
+        return self._known[id(value)]
+
+    def _of(self, value: Expr) -> int:
         match value:
             case Opaque():
                 return 1
@@ -407,8 +447,13 @@ class Trend:
 
     def sign(self, value: Value) -> int | None:
         """1: zero or above, -1: below zero, None: unknown. A measured value is taken as positive."""
-        if is_number(value):
-            return 1 if value >= 0 else -1
+        if not isinstance(value, Expr):
+            return (1 if value >= 0 else -1) if is_number(value) else None
+        if id(value) not in self._signs:
+            self._signs[id(value)] = self._signed(value)
+        return self._signs[id(value)]
+
+    def _signed(self, value: Expr) -> int | None:
         match value:
             case Reference():
                 return self.reference_sign

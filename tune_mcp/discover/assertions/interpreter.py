@@ -105,8 +105,10 @@ class Interpreter(Calls):
         near: str,
         env: Mapping[str, str],
         reaches: Callable[[str, ast.AST], bool],
+        long: set[int],
     ) -> None:
         super().__init__(target.concurrency, env)
+        self.long = long
         self.reaches = reaches
         self.files = files
         self.target = target
@@ -176,6 +178,7 @@ class Interpreter(Calls):
             over = frame.over()
             if over is True:
                 return True
+            self.at = statement
             with self.under(negated(self._here(over))):
                 if self.statement(statement, scope, frame):
                     return True
@@ -278,6 +281,8 @@ class Interpreter(Calls):
             case ast.Name(id=name):
                 home = scope.outer.get(name, scope)
                 value = self._injected(name, value, home)
+                if home.parent is None:
+                    self.pins(home.names.get(name), value)
                 stored(home.names, name, value, True if fresh else beyond(self.guards, home.created))
             case ast.Tuple(elts=elements) | ast.List(elts=elements):
                 known = self.known_items(value)
@@ -320,6 +325,7 @@ class Interpreter(Calls):
         new = self.eval(value, scope)
         if isinstance(old, Items) and isinstance(op, ast.Add):
             condition = beyond(self.guards, old.created)
+            self.fits(old.items, old.items)
             old.items += [(every([condition, one]), element) for one, element in self.iterate(new)]
             return
         node = ast.BinOp(left=target, op=op, right=value)
@@ -562,10 +568,7 @@ class Interpreter(Calls):
         path = function.scope.module.path
         matters = any(tainted(one) for one in (*given, function.owner)) or self.reaches(path, function.node)
         if not matters and self.testing and PurePosixPath(path).parts[0] != self.near:
-            for one in given:
-                if isinstance(one, Table | Items):
-                    self.spoil(one, f"`{function.name}`")
-            return self.unknown(f"{function.name}(…)", given)
+            return self._skipped(function, args, keywords)
         odd = [one for one in function.decorators if not _is_plain_decorator(one)]
         self.raised.append([])
         found = self.run(function, args, keywords) if matters else self._briefly(function, args, keywords)
@@ -578,18 +581,29 @@ class Interpreter(Calls):
 
     def _briefly(self, function: Function, args: list[Value], keywords: dict[str, Value]) -> Value:
         """Run a function that the constant does not reach, unless it takes long: then what it gives is unknown."""
+        if id(function.node) in self.long:
+            return self._skipped(function, args, keywords)
         kept = (len(self.guards), len(self.raised), len(self.frames), self.depth, self.allowed)
         self.allowed = min(self.allowed, self.steps + _BRIEF)
         try:
             return self.run(function, args, keywords)
         except TooLong:
-            if self.steps > kept[4]:
+            if self.steps > kept[4] or self.allowed == 0:
                 raise
             del self.guards[kept[0] :], self.raised[kept[1] :], self.frames[kept[2] :]
             self.depth = kept[3]
-            return self.unknown(f"{function.name}(…)", [*args, *keywords.values()])
+            self.long.add(id(function.node))
+            return self._skipped(function, args, keywords)
         finally:
             self.allowed = kept[4]
+
+    def _skipped(self, function: Function, args: list[Value], keywords: dict[str, Value]) -> Value:
+        """What a function gives that is not followed: unknown, and so is what it was given to change."""
+        given = [*args, *keywords.values()]
+        for one in given:
+            if isinstance(one, Table | Items):
+                self.spoil(one, f"`{function.name}`")
+        return self.unknown(f"{function.name}(…)", given)
 
     def run(self, function: Function, args: list[Value], keywords: dict[str, Value]) -> Value:
         """Run a function's body with its parameters bound, and give what it returns."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from tune_mcp.config.stages import WorstOp
@@ -79,12 +79,15 @@ class _Never(Exception):
     """The condition holds only where there is no measurement."""
 
 
-def judge(failures: Iterable[Failure], present: float | None) -> Gate | Unread:
-    """The gate that all failing conditions agree on. ``present`` is the constant's value now, if it is a number."""
+def judge(failures: Iterable[Failure], present: float | None, clock: Callable[[], None]) -> Gate | Unread:
+    """The gate that all failing conditions agree on. ``present`` is the constant's value now, if it is a number.
+
+    ``clock`` is called often, and raises when it takes too long.
+    """
     uses: list[_Use] = []
     for failure in failures:
         try:
-            for piece in _pieces(failure.condition):
+            for piece in _pieces(failure.condition, clock):
                 use = _use(piece, failure, present)
                 if use is not None:
                     uses.append(use)
@@ -99,6 +102,7 @@ def judge(failures: Iterable[Failure], present: float | None) -> Gate | Unread:
     if first.condition:
         return Unread(f"asserted only under a condition on {first.condition} ({first.failure.how})", UnreadKind.UNCLEAR)
     for use in uses[1:]:
+        clock()
         if use.worst != first.worst and use.measured == first.measured:
             return Unread(f"compared from both sides ({first.failure.how}; {use.failure.how})", UnreadKind.TWO_SIDED)
         if not _agree(first, use, present):
@@ -119,10 +123,11 @@ def _agree(one: _Use, other: _Use, present: float | None) -> bool:
     return True
 
 
-def _pieces(condition: Value) -> Iterator[Value]:
+def _pieces(condition: Value, clock: Callable[[], None]) -> Iterator[Value]:
     """The condition as alternatives, each a conjunction; only those that hold the constant."""
-    waiting = [_normal(condition)]
+    waiting = [_normal(condition, clock)]
     for _ in range(_MAX_PIECES):
+        clock()
         if not waiting:
             return
         one = waiting.pop(0)
@@ -140,28 +145,26 @@ def _pieces(condition: Value) -> Iterator[Value]:
     raise _Unclear("too many conditions")
 
 
-def _normal(value: Value) -> Value:
-    """The condition with its negations at the comparisons."""
+def _normal(value: Value, clock: Callable[[], None], *, positive: bool = True) -> Value:
+    """The condition, or its negation, with negations at the comparisons only."""
+    clock()
     match value:
-        case Every():
-            return every(_normal(one) for one in value.args)
-        case Some():
-            return some(_normal(one) for one in value.args)
-        case Choice():
-            yes, no = _normal(value.condition), _normal(negated(value.condition))
-            return some([every([yes, _normal(value.then)]), every([no, _normal(value.other)])])
-        case Not(arg=Every() as inner):
-            if inner.ref and any(isinstance(one, EachTime) for one in inner.args):
+        case Not():
+            return _normal(value.arg, clock, positive=not positive)
+        case Every() | Some():
+            is_every = isinstance(value, Every)
+            if is_every and not positive and value.ref and any(isinstance(one, EachTime) for one in value.args):
                 raise _Unclear(_ENOUGH)
-            return some(_normal(negated(one)) for one in inner.args)
-        case Not(arg=Some() as inner):
-            return every(_normal(negated(one)) for one in inner.args)
-        case Not(arg=Choice() as inner):
-            return _normal(Choice(inner.condition, negated(inner.then), negated(inner.other)))
-        case Not(arg=Not() as inner):
-            return _normal(inner.arg)
+            found = [_normal(one, clock, positive=positive) for one in value.args]
+            return every(found) if is_every is positive else some(found)
+        case Choice():
+            sides = ((value.then, True), (value.other, False))
+            return some(
+                every([_normal(value.condition, clock, positive=wanted), _normal(one, clock, positive=positive)])
+                for one, wanted in sides
+            )
         case _:
-            return value
+            return value if positive else negated(value)
 
 
 def _use(piece: Value, failure: Failure, present: float | None) -> _Use | None:

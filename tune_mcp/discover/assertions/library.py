@@ -47,6 +47,8 @@ _UNITTEST: dict[str, tuple[Callable[..., object], bool]] = {
     "assertLessEqual": (operator.le, True), "assertEqual": (operator.eq, True), "assertNotEqual": (operator.ne, True),
     "assertEquals": (operator.eq, True),
 }  # fmt: skip
+_TEXT_METHODS = frozenset({"lower", "upper", "strip", "startswith", "endswith", "replace", "removeprefix",
+                           "removesuffix", "split", "rpartition", "partition"})  # fmt: skip
 _HARMLESS = re.compile(r"(print|pprint|log|logger|logging|warnings|json|repr|sys|time|math|os|hash|id|type)\b")
 _ASKS = re.compile(r"assert|check|verif|expect|requir|ensure|valid|compar|gate|must|fail|should", re.IGNORECASE)
 _NUMERIC_TYPES = frozenset({"int", "float", "dict", "list", "str", "tuple", "Number", "numbers.Number", "numbers.Real"})
@@ -345,14 +347,11 @@ class Calls(Expressions):
         given = [*args, *keywords.values()]
         if isinstance(owner, Opaque) and name == "get" and args:
             return self.item(owner, args[0], node)
-        if isinstance(owner, str) and name == "format":
-            return (
-                self.pure(lambda *values: owner.format(*values), "a text", args) if not keywords else self.unknown("…")
-            )
         if (
-            as_tuple(owner) is None
-            and not isinstance(owner, (Expr, Approx))
+            isinstance(owner, str)
+            and name in _TEXT_METHODS
             and not any(isinstance(one, (Expr, Items)) for one in given)
+            and not keywords
         ):
             return self.pure(lambda *values: getattr(owner, name)(*values), name, args)
         return self.unknown(f"….{name}(…)", [owner, *given])
@@ -362,6 +361,7 @@ class Calls(Expressions):
         if name in ("append", "add") and args:
             owner.items.append((condition, args[0]))
         elif name in ("extend", "update") and args:
+            self.fits(owner.items, owner.items)
             owner.items += [(every([condition, one]), value) for one, value in self.iterate(args[0])]
         elif name == "insert" and len(args) == 2 and args[0] == 0:
             owner.items.insert(0, (condition, args[1]))

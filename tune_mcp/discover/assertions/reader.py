@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -28,7 +30,10 @@ from tune_mcp.discover.constants import split_source
 from tune_mcp.discover.imports import SourceFiles
 
 _BEFORE = ("setUpClass", "setup_class", "setUp", "setup_method", "asyncSetUp")
-_MAX_CASES = 64
+_MAX_CASES = 256
+_GATE_SECONDS, _FILE_SECONDS, _SECONDS = 2.0, 8.0, 20.0
+"""The CPU time that one constant, one test file and all of them may take."""
+_LONG = "the tests take too many steps to follow"
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class AssertionReader:
     repo_root: Path
     files: SourceFiles = field(init=False)
     names: NameReader = field(init=False)
+    _long: set[int] = field(default_factory=set[int])
+    _spent: dict[str, float] = field(default_factory=dict[str, float])
     _reached: dict[tuple[str, str], frozenset[tuple[str, str]]] = field(
         default_factory=lambda: dict[tuple[str, str], frozenset[tuple[str, str]]]()
     )
@@ -67,6 +74,28 @@ class AssertionReader:
         ``concurrency`` is the outer key of a nested dict, None takes its only one. ``env`` is the environment of the
         tests; a variable that it does not name is unknown.
         """
+        started = time.thread_time()
+        if self._spent.get(test_file, 0.0) > _FILE_SECONDS or sum(self._spent.values()) > _SECONDS:
+            return Unread(_LONG, UnreadKind.UNCLEAR)
+        try:
+            return self._gate(test_file, threshold_file, source, concurrency, env or {}, started + _GATE_SECONDS)
+        except (TooLong, RecursionError):
+            return Unread(_LONG, UnreadKind.UNCLEAR)
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError, Undefined) as error:
+            # Code in a form that nobody thought of: the limit is unknown, the report is made all the same.
+            return Unread(f"the tests could not be followed: {type(error).__name__}: {error}", UnreadKind.UNCLEAR)
+        finally:
+            self._spent[test_file] = self._spent.get(test_file, 0.0) + time.thread_time() - started
+
+    def _gate(
+        self,
+        test_file: str,
+        threshold_file: str,
+        source: str,
+        concurrency: int | None,
+        env: Mapping[str, str],
+        deadline: float,
+    ) -> Gate | Unread:
         reading = self.reading(test_file, threshold_file, source)
         symbol, subkey = split_source(source)
         target = Target(threshold_file, symbol, subkey, concurrency)
@@ -75,24 +104,21 @@ class AssertionReader:
             reached = self.names.closure(path, node)
             return (threshold_file, symbol) in reached or (threshold_file, ANYTHING) in reached
 
-        machine = Interpreter(self.files, target, test_file, env or {}, reaches)
-        try:
-            module = machine.module(test_file)
-            machine.module(threshold_file)
-            if not machine.found:
-                return Unread(f"{source} is not assigned at the top level of {threshold_file}", UnreadKind.UNCLEAR)
-            failures: list[Failure] = []
-            for test in self.names.tests(test_file):
-                if test.name in reading.tests:
-                    failures += _Run(machine, module, self.files, test).failures()
-        except (TooLong, RecursionError):
-            return Unread("the tests take too many steps to follow", UnreadKind.UNCLEAR)
-        except (AttributeError, KeyError, IndexError, TypeError, ValueError, Undefined) as error:
-            # Code in a form that nobody thought of: the limit is unknown, the report is made all the same.
-            return Unread(f"the tests could not be followed: {type(error).__name__}: {error}", UnreadKind.UNCLEAR)
-        found = judge(failures, machine.present)
-        if isinstance(found, Unread) and found.kind is UnreadKind.NOT_ASSERTED and reading.unsure:
-            return Unread(reading.unsure, UnreadKind.UNCLEAR)
+        machine = Interpreter(self.files, target, test_file, env, reaches, self._long)
+        machine.deadline = deadline
+        module = machine.module(test_file)
+        machine.module(threshold_file)
+        if not machine.found:
+            return Unread(f"{source} is not assigned at the top level of {threshold_file}", UnreadKind.UNCLEAR)
+        failures: list[Failure] = []
+        for test in self.names.tests(test_file):
+            if test.name in reading.tests:
+                failures += _Run(machine, module, self.files, test).failures()
+        found = judge(failures, machine.present, machine.clock)
+        if isinstance(found, Unread) and found.kind is UnreadKind.NOT_ASSERTED:
+            if reading.unsure:
+                return Unread(reading.unsure, UnreadKind.UNCLEAR)
+            return Unread(machine.pinned or found.reason, found.kind)
         return found
 
     def reading_tests(self, test_file: str, threshold_file: str, source: str) -> frozenset[str]:
@@ -200,10 +226,9 @@ class _Run:
         for node in nodes:
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("parametrize") and len(node.args) > 1:
                 axes.append(self._axis(node))
-        combined = [
-            {name: value for one in combination for name, value in one.items()} for combination in product(*axes)
-        ]
-        return combined[:_MAX_CASES]
+        if math.prod(map(len, axes)) > _MAX_CASES:
+            raise TooLong
+        return [{name: value for one in combination for name, value in one.items()} for combination in product(*axes)]
 
     def _axis(self, node: ast.Call) -> list[dict[str, Value]]:
         named = self.machine.eval(node.args[0], self.module.scope)

@@ -1,0 +1,78 @@
+"""Odd test files cannot hold up a report: what takes long is unread with the reason, and so is what would need it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tune_mcp.discover.assertions import AssertionReader, Gate, Unread, UnreadKind, reader
+
+HEAD = "import pytest\nREF = 2.0\n"
+LONG = {
+    "conditions that double": "def test_a(m):\n    ok = m <= REF\n"
+    + "".join(f"    ok = (ok and m[{one}]) or (m[{one}] > 1 and not ok)\n" for one in range(40))
+    + "    assert ok",
+    "nested loops": "def test_a(m):\n    for i in range(900):\n        for j in range(900):\n"
+    "            if m[i] > j:\n                break\n            assert m <= REF",
+    "recursion": "def f(n, r):\n    return f(n, r) + f(n, r)\ndef test_a(m):\n    assert m <= f(3, REF)",
+    "a list that doubles": "X = [1]\nfor _ in range(60):\n    X = X + X\ndef test_a(m):\n    assert m <= REF",
+    "a list that extends itself": "X = [1]\nfor _ in range(60):\n    X.extend(X)\ndef test_a(m):\n    assert m <= REF",
+    "very many parameter sets": "".join(f"@pytest.mark.parametrize('{one}', range(999))\n" for one in "abc")
+    + "def test_a(m, a, b, c):\n    assert m <= REF",
+}
+LARGE = [
+    "9 ** 9 ** 9",
+    "1 << 10 ** 11",
+    "'a' * 10 ** 10",
+    "(0,) * 10 ** 9",
+    "f'{1:>{10 ** 10}}'",
+    "'%9999999999d' % 1",
+    "'x'.ljust(10 ** 10)",
+    "'{:>9999999999}'.format(1)",
+    "pow(9, 9 ** 9)",
+]
+
+
+def gate_of(tmp_path: Path, body: str) -> Gate | Unread:
+    (tmp_path / "test_x.py").write_text(HEAD + body)
+    return AssertionReader(tmp_path).gate("test_x.py", "test_x.py", "REF", None)
+
+
+@pytest.mark.parametrize("body", LONG.values(), ids=LONG)
+def test_what_takes_too_many_steps_is_unread(tmp_path: Path, body: str) -> None:
+    found = gate_of(tmp_path, body)
+    assert isinstance(found, Unread)
+    assert (found.kind, found.reason) == (UnreadKind.UNCLEAR, "the tests take too many steps to follow")
+
+
+@pytest.mark.parametrize("value", LARGE)
+def test_a_value_that_would_be_very_large_is_never_computed(tmp_path: Path, value: str) -> None:
+    unused = gate_of(tmp_path, f"X = {value}\ndef test_a(m):\n    assert m <= REF")
+    assert isinstance(unused, Gate) and unused.limit(2.0) == 2.0
+    used = gate_of(tmp_path, f"X = {value}\ndef test_a(m):\n    assert m <= REF * len(str(X))")
+    assert isinstance(used, Unread) and used.kind is UnreadKind.UNCLEAR
+
+
+def test_sums_that_double_are_read_without_doing_them_twice(tmp_path: Path) -> None:
+    found = gate_of(tmp_path, "def test_a(m):\n    x = REF\n" + "    x = x + x\n" * 60 + "    assert m <= x")
+    assert isinstance(found, Gate) and found.limit(1.0) == 2.0**60
+
+
+def test_a_file_that_has_taken_its_time_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "_FILE_SECONDS", 0.0)
+    (tmp_path / "test_x.py").write_text(HEAD + "def test_a(m):\n    assert m <= REF")
+    assertions = AssertionReader(tmp_path)
+    first, second = (assertions.gate("test_x.py", "test_x.py", "REF", None) for _ in range(2))
+    assert isinstance(first, Gate)
+    assert isinstance(second, Unread) and second.kind is UnreadKind.UNCLEAR
+    # Which tests read it is known all the same.
+    assert assertions.reading_tests("test_x.py", "test_x.py", "REF") == {"test_a"}
+
+
+@pytest.mark.parametrize("change", ["LIMITS['x'] = 155", "LIMITS.update({'x': 155})", "LIMITS.update(x=155)"])
+def test_a_limit_that_is_pinned_to_another_number_is_said_to_be(tmp_path: Path, change: str) -> None:
+    body = f"LIMITS = {{'x': REF * 1.1}}\n{change}\ndef test_a(m):\n    assert m <= LIMITS['x']"
+    found = gate_of(tmp_path, body)
+    assert isinstance(found, Unread) and found.kind is UnreadKind.NOT_ASSERTED
+    assert found.reason == f"its limit is pinned to 155 (test_x.py:4: {change})"
