@@ -55,6 +55,18 @@ def planned(project: Project, run: RunDir) -> str:
     return reporting.apply_plan(project, run.run_id).plan_id
 
 
+def test_a_finished_run_that_lost_a_file_does_not_say_that_every_repeat_is_strict(
+    project: Project, run: RunDir
+) -> None:
+    assert "every stage × repeat is strict" in watching.status(project, run.run_id).reason
+
+    run.observation("toy_speed", 1).unlink()
+
+    now = watching.status(project, run.run_id)
+    assert (now.state, now.strict_complete) == ("finished", False)
+    assert "lost or changed since" in now.reason and "is strict" not in now.text().splitlines()[1]
+
+
 @pytest.mark.rule("STR-01", "STR-04", "STR-05", "STR-11", "RPT-10", "GAP-09", "SMP-01", "STR-21")
 @pytest.mark.parametrize(
     "change",

@@ -1,4 +1,4 @@
-"""The machine is looked at and never mended; what does not fit refuses; what is green once is looked at again."""
+"""The machine is looked at and never fixed; what does not fit refuses; what is green once is looked at again."""
 
 from __future__ import annotations
 

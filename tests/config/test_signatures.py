@@ -34,7 +34,7 @@ def test_every_shipped_signature_tells_cause_and_remedy_and_has_its_limits() -> 
 
 @pytest.mark.rule("WDG-07", "WDG-12")
 def test_no_remedy_is_a_threshold() -> None:
-    """A slow or crashing environment is mended; calibration must never be talked into another number."""
+    """A slow or crashing environment is fixed; calibration must never be talked into another number."""
     remedies = [one.remedy for one in SHIPPED.fatal + SHIPPED.suspicious] + list(SHIPPED.startup.remedy)
     assert remedies and not [text for text in remedies if "threshold" in text or "baseline" in text]
 

@@ -237,6 +237,6 @@ def test_what_must_never_be_done_stands_in_one_list_and_has_a_rule_that_is_tried
 def test_the_prompt_asks_for_every_gap_first_and_for_one_fix_at_a_time() -> None:
     text = " ".join(read_prompt(ROOT / "prompts" / "precheck.md").render({"model": "m"}).split())
 
-    assert "Report every line that is not ok to the user before anything is mended." in text
+    assert "Report every line that is not ok to the user before anything is fixed." in text
     assert "With the user's word, run the fix of one gap, then `precheck` again." in text
     assert "Leave alone what is ok: no bulk download, no new environment." in text

@@ -83,7 +83,7 @@ def readonly(folder: Path) -> None:
     run = toy.finished_run(project, 2)
     halted = toy.finished_run(project, 1, lambda job: toy.measured(job, summary={"evaluated": 0, "total_samples": 0}))
     before = content(run) | content(halted)
-    mended = running.PurgeItem(stage="toy_speed", repeat=1, reason="the samples are there now")
+    fixed = running.PurgeItem(stage="toy_speed", repeat=1, reason="the samples are there now")
     mounted(folder, "remount", "ro")
 
     assert watching.status(project, run.run_id).strict_complete
@@ -92,7 +92,7 @@ def readonly(folder: Path) -> None:
     assert {found.state for found in listing.list_runs(project).runs} == {"finished", "halted"}
     for call in (
         lambda: running.stop_run(project, halted.run_id, "x"),
-        lambda: running.resume_run(project, halted.run_id, [mended]),
+        lambda: running.resume_run(project, halted.run_id, [fixed]),
         lambda: reporting.report(project, run.run_id),
     ):
         said = refused(call)

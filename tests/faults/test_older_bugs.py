@@ -89,9 +89,9 @@ def test_a_refused_resume_writes_nothing_and_a_resume_only_appends(tmp_path: Pat
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
 
     toy.git(project.repo_root, "reset", "-q", "--soft", "HEAD~1")
-    mended = running.PurgeItem(stage="toy_speed", repeat=1, reason="the samples are there now")
+    fixed = running.PurgeItem(stage="toy_speed", repeat=1, reason="the samples are there now")
     with toy.supervised_here():
-        running.resume_run(project, run.run_id, [mended])
+        running.resume_run(project, run.run_id, [fixed])
     assert watching.status(project, run.run_id).strict_complete, toy.told(run)
     for path in (run.run_log, run.events):
         assert path.read_bytes().startswith(before[path]) and len(path.read_bytes()) > len(before[path])

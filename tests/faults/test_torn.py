@@ -121,7 +121,7 @@ def test_a_run_that_breaks_off_at_any_write_is_resumed_to_the_same_numbers(
 
 @pytest.mark.rule("HLT-02", "SES-13", "RES-04")
 def test_a_resume_that_breaks_off_at_any_write_loses_neither_plan(tmp_path: Path) -> None:
-    """Bugs 24 and 25 of the older script. The resume amends the plan, which was mended after a halt."""
+    """Bugs 24 and 25 of the older script. The resume amends the plan, which was fixed after a halt."""
     project = toy.make_toy(tmp_path / "repo", samples=3)
     run = toy.finished_run(project, 2, lambda job: toy.measured(job, summary={"total_samples": 4, "evaluated": 4}))
     assert watching.status(project, run.run_id).state == "halted"

@@ -116,9 +116,9 @@ def test_after_a_halt_nothing_else_starts_and_what_halted_does_not_count_althoug
     lines = watching.strict_audit(project, run.run_id).text().splitlines()
     assert sorted(line.split()[1] for line in lines if "_speed: " in line) == ["———", "✓✗—"]
 
-    mended = PurgeItem(stage=executor.jobs[0].stages[0].key, repeat=2, reason="the rerun is gone")
+    fixed = PurgeItem(stage=executor.jobs[0].stages[0].key, repeat=2, reason="the rerun is gone")
     with toy.supervised_here() as executor:
-        running.resume_run(project, run.run_id, [mended])
+        running.resume_run(project, run.run_id, [fixed])
     assert [(job.test_key, job.repeat) for job in executor.jobs][:2] == [(first, 2), (first, 3)]
     assert watching.strict_audit(project, run.run_id).ready
 
@@ -315,7 +315,7 @@ def test_what_halted_a_run_is_never_measured_again_as_it_was(project: Project, t
     run = toy.finished_run(project, 2, script(toy.measured, then=lambda job: toy.measured(job, summary=zero)))
     match then:
         case "given up":
-            assert "once its cause is mended" in running.stop_run(project, run.run_id, "to get past the halt").next
+            assert "once its cause is fixed" in running.stop_run(project, run.run_id, "to get past the halt").next
         case "record gone":
             run.supervisor.unlink()
         case "record forged":
@@ -339,7 +339,7 @@ def test_what_halted_a_run_is_never_measured_again_as_it_was(project: Project, t
 def test_a_halt_is_not_passed_by_with_the_purge_of_another_repeat(project: Project) -> None:
     zero = {"total_samples": 0, "evaluated": 0}
     run = toy.finished_run(project, 3, script(toy.measured, then=lambda job: toy.measured(job, summary=zero)))
-    third = PurgeItem(stage="toy_speed", repeat=3, reason="mended")
+    third = PurgeItem(stage="toy_speed", repeat=3, reason="fixed")
 
     assert refused(lambda: running.resume_run(project, run.run_id, [third])) == "HALT_UNRESOLVED"
     assert not run.purged.exists()

@@ -159,3 +159,8 @@ def test_the_suites_own_cleanup_finds_no_process_of_ours_by_a_name_in_a_path_or_
     assert ["tune_mcp.supervise" in words for words in shown] == [False, False, True]
     for words in shown:
         assert not any(name in " ".join(words) for name in ("sgl-omni", "stage_process", os.fspath(tmp_path)))
+
+
+def test_what_was_left_is_named_with_dots_only_where_there_is_more() -> None:
+    assert scratch.Left(files=1, size_bytes=0, names=("a",)).sentence() == "1 file(s), 0.0 MiB (a)"
+    assert scratch.Left(files=9, size_bytes=0, names=("a", "b", "c")).sentence() == "9 file(s), 0.0 MiB (a, b, c, ...)"

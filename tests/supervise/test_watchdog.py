@@ -156,6 +156,12 @@ def test_a_line_that_healthy_tests_print_neither_stops_nor_alerts(scene: Scene, 
     assert scene.after(20) == "" and scene.open == set()
 
 
+def test_a_socket_below_tmp_path_is_told_with_the_place_whose_path_is_short(scene: Scene) -> None:
+    scene.says("E       OSError: AF_UNIX path too long")
+    scene.after(1, busy=0.5)
+    assert "tempfile.mkdtemp()" in scene.alert("socket path too long").remedy
+
+
 @pytest.mark.rule("WDG-01")
 def test_a_crash_line_while_the_test_goes_on_is_told_and_does_not_stop_it(scene: Scene) -> None:
     scene.says(OOM)

@@ -155,7 +155,7 @@ def _check_compiles(data: bytes, path: str) -> None:
             Code.INVALID_CONFIG,
             "DSC-13",
             f"{path} does not compile: {error}",
-            "mend the file, then run discover",
+            "fix the file, then run discover",
             {"file": path},
         ) from error
 

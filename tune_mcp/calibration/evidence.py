@@ -113,7 +113,7 @@ def gated(project: Project, run_id: str) -> Evidence:
             Code.FOREIGN_ARTIFACT,
             ("STR-14", "SES-10"),
             _gap(foreign),
-            f"resume_run {run_id} measures that repeat again, or start a new run",
+            f"resume_run {run_id} reads its sealed files again, or measures it again where they are not whole",
             {"run_id": run_id, "gaps": _listed(foreign)},
         )
     elsewhere = [gap for gap in gaps if gap[2].fault is Fault.ENVIRONMENT]

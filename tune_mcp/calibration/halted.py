@@ -1,4 +1,4 @@
-"""What a halt bars until its cause is mended: a fresh run, and a resume of the same thing (HLT-02, HLT-03, POL-06).
+"""What a halt bars until its cause is fixed: a fresh run, and a resume of the same thing (HLT-02, HLT-03, POL-06).
 
 The run's events say whether a halt stands, not its last record: that one is overwritten, and could be lost.
 """
@@ -30,7 +30,7 @@ class OpenHalt:
 
 
 def standing(run: RunDir) -> OpenHalt | None:
-    """The halt that stands. A resume that took a mend into the plan and then broke off has ended it."""
+    """The halt that stands. A resume that took a fix into the plan and then broke off has ended it."""
     if not run.events.is_file() or b'"halted"' not in read_plain(run.events):
         return None  # most runs never halt, and all of them are asked at each start
     found: OpenHalt | None = None
@@ -48,11 +48,11 @@ def _halt(event: events.Event) -> Halt:
     try:
         return Halt.model_validate({name: event.facts.get(name) for name in Halt.model_fields})
     except ValidationError:  # a line that is not the supervisor's: strict, because nobody knows better
-        return Halt(code=Code.HALT_UNRESOLVED, rule="HLT-02", message=event.text, next="mend its cause")
+        return Halt(code=Code.HALT_UNRESOLVED, rule="HLT-02", message=event.text, next="fix its cause")
 
 
 def none_open(project: Project, model: str, head: str) -> None:
-    """A halted run of this commit waits for its cause to be mended; a fresh directory would hide it (HLT-03).
+    """A halted run of this commit waits for its cause to be fixed; a fresh directory would hide it (HLT-03).
 
     A person who moved to another commit wants that one measured, and a new run is the only way to it (SES-18). Raises
     HALT_UNRESOLVED.
@@ -64,7 +64,7 @@ def none_open(project: Project, model: str, head: str) -> None:
                 Code.HALT_UNRESOLVED,
                 ("HLT-03", "SES-18"),
                 f"{run.run_id} halted on this commit: {found.halt.message}",
-                f"mend the cause and call resume_run {run.run_id}, or give it up with stop_run",
+                f"fix the cause and call resume_run {run.run_id}, or give it up with stop_run",
                 {"run_id": run.run_id},
             )
 
@@ -84,7 +84,7 @@ def _is_of(project: Project, run: RunDir, model: str, head: str) -> bool:
         ) from changed
 
 
-def mended(run: RunDir, plan: Plan, new: Plan, purged: Container[tuple[str | None, int | None]], again: Reread) -> None:
+def fixed(run: RunDir, plan: Plan, new: Plan, purged: Container[tuple[str | None, int | None]], again: Reread) -> None:
     """Nothing is measured again as it was when it halted the run. Raises HALT_UNRESOLVED (HLT-02, POL-06).
 
     ``new`` is the plan on the present tree, ``again`` what its definitions make of the sealed result files: where they
@@ -116,7 +116,7 @@ def mended(run: RunDir, plan: Plan, new: Plan, purged: Container[tuple[str | Non
         ("HLT-02", "POL-06", halt.rule),
         f"{run.run_id} halted at {halt.test} run {halt.repeat}, and neither its config"
         f"{f' ({plan.config_dir})' if plan.config_dir else ''} nor its test files have changed since: {halt.message}",
-        f"{halt.next}; if the cause was mended where no file of this run shows it, say so: resume_run with purge of a "
-        f"stage of {halt.test}, repeat {halt.repeat}, and what was mended as the reason",
+        f"{halt.next}; if the cause was fixed where no file of this run shows it, say so: resume_run with purge of a "
+        f"stage of {halt.test}, repeat {halt.repeat}, and what was fixed as the reason",
         {"run_id": run.run_id, "test": halt.test, "repeat": halt.repeat},
     )

@@ -108,7 +108,7 @@ def apply_plan(project: Project, run_id: str) -> ApplyPlanReply:
         advice = "nothing: a run of the older script is read, never applied; start_run measures anew"
     elif changes:
         advice = f"let the user choose a mode (report, smart, full), then call apply with plan_id={proposal.plan_id}"
-        advice += f"; mode smart leaves {asks} loosening metric(s) to the user" if asks else ""
+        advice += f"; mode smart asks the user about {asks} metric(s)" if asks else ""
     else:
         advice = "nothing: every threshold holds the worst of N already, or cannot be located"
     return ApplyPlanReply(

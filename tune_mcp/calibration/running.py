@@ -235,7 +235,7 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = (), p
     open_repeats = _open(plan, audited)
     otherwise = planning.launched_otherwise(plan, new.settings)
     again = rereading.look(run, new, (one for one in open_repeats if one not in items and one[0] not in otherwise))
-    halted.mended(run, plan, new, items, again)
+    halted.fixed(run, plan, new, items, again)
 
     def prepare(run: RunDir, moment: datetime) -> Plan:
         for item in items.values():
@@ -381,7 +381,7 @@ def stop_run(project: Project, run_id: str, reason: str, sleep: Callable[[float]
         next=f"poll status with run_id={run_id}: pytest is still tearing down"
         if now.active
         else f"start_run makes a new one, resume_run {run_id} goes on from here"
-        + (" once its cause is mended" if halt else ""),
+        + (" once its cause is fixed" if halt else ""),
     )
 
 

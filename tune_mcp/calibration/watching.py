@@ -129,7 +129,7 @@ def _status(project: Project, run: RunDir, plan: Plan, *, timed_out: bool) -> St
         missing_total=len(gaps),
         stages=tuple(stage.line() for stage in audited.stages),
         current=CurrentWork(**current.model_dump()) if current else None,
-        reason=record.reason if record else "",
+        reason=_reason(now, audited),
         eta_s=left,
         gpus=entries(seen),
         gpus_known=seen is not None and seen.reading.presence is not Presence.UNKNOWN,
@@ -193,6 +193,13 @@ def _poll_within(now: Conclusion, left: tuple[int, int] | None, ceiling: int) ->
     return min(wanted, ceiling, MAX_POLL_S)
 
 
+def _reason(now: Conclusion, audited: Audit) -> str:
+    """Why the run is in its state; what a finished run said of itself holds only as long as its files do."""
+    if now.state is RunState.FINISHED and not audited.ready:
+        return "the run ended complete, but files of it were lost or changed since, or its commit is gone"
+    return now.record.reason if now.record else ""
+
+
 def _next(run: RunDir, now: Conclusion, audited: Audit, then: str = "strict_audit and report") -> str:
     name = run.run_id
     if now.active:
@@ -206,7 +213,7 @@ def _next(run: RunDir, now: Conclusion, audited: Audit, then: str = "strict_audi
     if now.state is RunState.HALTED and now.record and now.record.halt:
         return f"{now.record.halt.next} (run_id={name})"
     if now.state is RunState.FAILED:
-        return f"mend what the reason says, then resume_run {name}"
+        return f"fix what the reason says, then resume_run {name}"
     return f"resume_run {name} fills the gaps; start_run would begin anew"
 
 

@@ -117,7 +117,7 @@ def _unreadable(path: Path, why: str) -> Refusal:
         Code.INVALID_ARGUMENT,
         "DOC-03",
         f"{path} cannot be changed safely: {why}",
-        "mend the file, or add the entry by hand",
+        "fix the file, or add the entry by hand",
     )
 
 

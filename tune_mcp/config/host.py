@@ -27,7 +27,7 @@ class Physical(ConfigModel):
 
 
 class AgentPolicy(ConfigModel):
-    """What an agent on this machine keeps to: tell gaps before mending them, and look at a run this often."""
+    """What an agent on this machine keeps to: tell gaps before fixing them, and look at a run this often."""
 
     env_check: Literal["report_missing_first"] = "report_missing_first"
     poll_interval_max_s: Annotated[int, Field(ge=1, le=120)] = 120

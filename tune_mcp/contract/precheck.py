@@ -12,7 +12,7 @@ Status = Literal["ok", "missing", "mismatch", "busy", "warn", "unknown"]
 
 
 class Check(Frozen):
-    """One gate's answer. ``fix`` is the exact command that mends this one gap, empty when there is nothing to do."""
+    """One gate's answer. ``fix`` is the exact command that fixes this one gap, empty when there is nothing to do."""
 
     id: str
     status: Status
@@ -31,7 +31,7 @@ class PrecheckReply(Reply):
     gpu_summary: str
 
     def lines(self) -> Iterable[str]:
-        """One line a check, with the command that mends it below."""
+        """One line a check, with the command that fixes it below."""
         blocking = sum(check.status not in ("ok", "warn") for check in self.checks)
         yield f"precheck {self.model}: {'ok' if self.ok else f'{blocking} gap(s)'} — {len(self.checks)} checks"
         for check in self.checks:

@@ -72,7 +72,7 @@ def _unreadable(path: str, reason: str) -> Refusal:
         Code.INVALID_CONFIG,
         "DSC-13",
         f"{path} does not parse as Python: {reason}",
-        "mend the file, then run discover",
+        "fix the file, then run discover",
         {"file": path, "reason": reason},
     )
 

@@ -21,7 +21,7 @@ _MODULE = "benchmarks.metrics.speaker_similarity_assets"
 
 
 def checks(subject: Subject) -> Iterator[Check]:
-    """``speaker_sim.assets``, where a model or a host names the folder. One command mends all of it."""
+    """``speaker_sim.assets``, where a model or a host names the folder. One command fixes all of it."""
     named = subject.needs.env.get(VARIABLE)
     if not named:
         return

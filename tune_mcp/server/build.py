@@ -26,7 +26,7 @@ finished -> strict_audit -> report -> apply_plan -> apply. Every answer ends wit
 - Ask once, at the beginning, for a missing model, stages or repeats; ask nothing while a run is active.
 - While a run is active: poll at most 120 s apart, show the user the strict counts, start nothing else, edit no file.
   Slow is normal. Failed threshold assertions in the log are normal.
-- halted: mend what it names, then resume_run. failed precheck: tell the user the gaps, mend only those.
+- halted: fix what it names, then resume_run. failed precheck: tell the user the gaps, fix only those.
 - Complete means that strict_audit says STRICT + GIT: READY. Nothing else does.
 - Thresholds are written by apply alone, never by hand; commit or push only when the user asks for it.
 - A refusal says CODE [RULE]: what is wrong. Next: what to do. Do that, do not work around it.

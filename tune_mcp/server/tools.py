@@ -72,7 +72,7 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
     @tool(mcp, "Precheck the machine", READ)
     async def precheck(model: Model, stages: Stages = "ALL") -> Annotated[CallToolResult, PrecheckAnswer]:
         """Is this machine ready? Read only: changes and kills nothing. All gaps at once, each with the exact command
-        that mends it. Tell the user the gaps before mending any; mend only what is listed; never rebuild an
+        that fixes it. Tell the user the gaps before fixing any; fix only what is listed; never rebuild an
         environment that is ok. start_run repeats this check as its first phase."""
         from tune_mcp.calibration import preparing
 

@@ -68,7 +68,7 @@ class Current(Frozen):
 
 
 class Halt(Frozen):
-    """Why a run halted: a refusal-like code, the rule, what was found, and what to mend before resume_run."""
+    """Why a run halted: a refusal-like code, the rule, what was found, and what to fix before resume_run."""
 
     code: str
     rule: str

@@ -60,7 +60,7 @@ class Again:
 
 @dataclass(frozen=True)
 class Stop:
-    """Nothing else starts until a person has mended the cause and calls resume_run.
+    """Nothing else starts until a person has fixed the cause and calls resume_run.
 
     ``quarantined``: what was measured is not what the plan says, so nothing of it stays in the live set.
     """
@@ -116,7 +116,7 @@ def judge(
             Code.HALT_UNRESOLVED,
             "XPY-06",
             f"the test file did not run whole: {whole}",
-            "mend the test file or pytest's configuration, then call resume_run",
+            "fix the test file or pytest's configuration, then call resume_run",
         )
     if unmeasured:
         reason = f"a fixture failed before its test ran: {_first(unmeasured)}"
@@ -269,7 +269,7 @@ def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple
                 Code.HALT_UNRESOLVED,
                 "SMP-06",
                 f"{key}: wrong sample scope, {ok}/{total} samples{wanted}",
-                "mend sample_counts or expected_samples, run discover, then call resume_run",
+                "fix sample_counts or expected_samples, run discover, then call resume_run",
             )
         if ok < total:
             partial.append(f"{key} {ok}/{total}")
@@ -292,7 +292,7 @@ def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple
             Code.HALT_UNRESOLVED,
             "SMP-11",
             f"the same samples were missing twice ({shortfall}), so this is no accident",
-            "find out why these samples fail, or mend sample_counts, then call resume_run",
+            "find out why these samples fail, or fix sample_counts, then call resume_run",
         )
     return Again(f"partial: {shortfall}", shortfall=shortfall)
 

@@ -211,7 +211,7 @@ class Runner:
                 code=Code.CLEANUP_FAILED,
                 rule="WDG-09",
                 reason=f"a cache could not be wiped: {error}",
-                next="make the folder writable or mend cache_wipes in config.yaml, then call resume_run",
+                next="make the folder writable or fix cache_wipes in config.yaml, then call resume_run",
             )
         self.say(f"wiped below {slice_root}: {', '.join(emptied) or 'nothing, it was cold'}")
         return None

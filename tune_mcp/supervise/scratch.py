@@ -36,7 +36,8 @@ class Left(Frozen):
     def sentence(self) -> str:
         """``2000 file(s), 64.0 MiB (mmsu_audio_x1, ...)``."""
         size = self.size_bytes / 1024**2
-        return f"{self.files} file(s), {size:.1f} MiB ({', '.join(self.names)}{', ...' if self.names else ''})"
+        more = ", ..." if self.files > len(self.names) else ""
+        return f"{self.files} file(s), {size:.1f} MiB ({', '.join(self.names)}{more})"
 
 
 @dataclass(frozen=True)

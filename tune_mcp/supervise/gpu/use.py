@@ -91,7 +91,7 @@ class GpuUse:
                 code=Code.CLEANUP_FAILED,
                 rule="GPU-09",
                 reason=failed,
-                next="run the script by hand, mend it or the host profile's cleanup_command, then call resume_run",
+                next="run the script by hand, fix it or the host profile's cleanup_command, then call resume_run",
             )
         self.grant = self._gate.wait(self.job.gpus)
         self._note(self.grant.gpus)
