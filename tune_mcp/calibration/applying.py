@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from tune_mcp.apply import transaction
+from tune_mcp.apply import proof, transaction
 from tune_mcp.apply.literals import rewrite
 from tune_mcp.apply.plan import ApplyPlan, Row
 from tune_mcp.calibration import deciding, publishing, settling
@@ -23,6 +25,7 @@ from tune_mcp.report.figures import direction_text
 from tune_mcp.report.write import read_report_digest, untouched
 from tune_mcp.run_dir import RunDir, iso, utc_now
 from tune_mcp.session import events
+from tune_mcp.supervise import environment
 
 
 def proposal_for(project: Project, run_id: str, plan_id: str) -> tuple[Evidence, ApplyPlan]:
@@ -156,6 +159,7 @@ def _write(
         for file, content in proposal.contents.items()
         if any(row.file == file for row in written)
     ]
+    unproved = _proved(project, found, proposal, changes, {key: value for key, (value, _) in values.items()})
     catalogue = publishing.catalogue(project, found.plan.model)
     before = catalogue.sha256
     with settling.changing(project, found.run, folder) as unsettled:
@@ -171,13 +175,37 @@ def _write(
         mode=mode,
         applied=applied,
         kept=_names(proposal, applied),
-        warnings=(*([DIRTY] if found.plan.dirty else []), *_unwritten(proposal, decided), *unsettled),
+        warnings=(*([DIRTY] if found.plan.dirty else []), *_unwritten(proposal, decided), *unproved, *unsettled),
         undo_command=f"tune-mcp apply {found.run.run_id} --undo {proposal.plan_id} --repo {project.repo_root}",
         pull_request=str(publishing.write_pull_request(project, found.run, folder)),
         commit_files=publishing.commit_files(project, found.run),
         files_changed=(*edited, *([catalogue.name] if catalogue.sha256 != before else [])),
         next="list every change to the user; commit or push only if the user asks for it (prompt publish)",
     )
+
+
+def _proved(
+    project: Project,
+    found: Evidence,
+    proposal: ApplyPlan,
+    changes: Sequence[transaction.FileChange],
+    values: Mapping[tuple[str, str], Number],
+) -> tuple[str, ...]:
+    """Which files could not be loaded to prove the edit, one sentence each. Raises THRESHOLD_UNKNOWN."""
+    python, unproved = Path(found.plan.venv_python), list[str]()
+    for change in changes:
+        file = str(change.path.relative_to(project.repo_root))
+        rows = [row for row in proposal.rows if row.file == file]
+        # A preset that its variables choose is another module with the same text.
+        for chosen in {tuple(sorted(row.stage.extra_env.items())) for row in rows}:
+            settings = {**found.plan.settings.env, **dict(chosen)}
+            launch = environment.build(os.environ, settings, python, (project.repo_root,), ())
+            same = [row for row in rows if tuple(sorted(row.stage.extra_env.items())) == chosen]
+            asked = proof.Interpreter(python, project.repo_root, launch.variables)
+            why = proof.prove(asked, file, proposal.contents[file], change.content, same, values)
+            if why:
+                unproved.append(f"{file} could not be loaded to prove the edit ({why}); its text alone was read")
+    return tuple(dict.fromkeys(unproved))
 
 
 def _applied(row: Row, value: Number) -> Applied:
