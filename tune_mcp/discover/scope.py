@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from tune_mcp.config.metrics import SCOPE_ROLES, MetricRules
 from tune_mcp.discover.constants import ConstantKind, ModuleConstants, parse_module
+from tune_mcp.discover.imports import SourceFiles
 from tune_mcp.files import inside, read_plain
 
 
@@ -16,7 +17,11 @@ class Modules:
     """The Python files of a repository, each parsed once."""
 
     repo_root: Path
+    files: SourceFiles = field(init=False)
     parsed: dict[str, ModuleConstants | None] = field(default_factory=dict[str, ModuleConstants | None])
+
+    def __post_init__(self) -> None:
+        self.files = SourceFiles(self.repo_root)
 
     def read(self, path: str) -> ModuleConstants | None:
         """The constants of ``path`` (relative to the repository), None when there is no such file inside it."""
@@ -40,24 +45,14 @@ class Modules:
         origins = [entry for entry in module.imports if entry.endswith(f".{name}")]
         if len(origins) != 1 or name not in module.elsewhere:
             return None
-        for path in files_of_module(origins[0].removesuffix(f".{name}"), module.path):
-            other = self.read(path)
-            if other is not None:
-                return self.number(other, name, depth - 1)
-        return None
+        other = self.imported(origins[0].removesuffix(f".{name}"), module.path)
+        return self.number(other, name, depth - 1) if other else None
 
-
-def files_of_module(module: str, importer: str) -> tuple[str, ...]:
-    """The files that ``module`` may be, seen from the file that imports it."""
-    bare = module.lstrip(".")
-    level = len(module) - len(bare)
-    folder = PurePosixPath(".")
-    if level:
-        parents = PurePosixPath(importer).parents
-        folder = parents[min(level, len(parents)) - 1]
-    path = folder.joinpath(*bare.split(".")) if bare else folder
-    near = PurePosixPath(importer).parent.joinpath(*bare.split(".")) if bare else path
-    return f"{path}.py", f"{path}/__init__.py", f"{near}.py"
+    def imported(self, module: str, importer: str) -> ModuleConstants | None:
+        """The constants of the file that ``module`` (with its leading dots) is, seen from the file ``importer``."""
+        bare = module.lstrip(".")
+        path = self.files.resolve(importer, bare, len(module) - len(bare))
+        return self.read(path) if path else None
 
 
 @dataclass(frozen=True)

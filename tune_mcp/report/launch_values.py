@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from tune_mcp.config.stages import Stage
 from tune_mcp.discover.constants import ModuleConstants
-from tune_mcp.discover.scope import Modules, files_of_module
+from tune_mcp.discover.scope import Modules
 from tune_mcp.discover.source_tree import number_of, read_tree
 from tune_mcp.errors import Refusal
 from tune_mcp.files import inside, read_plain
@@ -82,14 +82,11 @@ class LaunchValues:
         origins = [entry for entry in module.imports if entry.endswith(f".{name}")]
         if len(origins) != 1 or name not in module.elsewhere:
             return None
-        for path in files_of_module(origins[0].removesuffix(f".{name}"), module.path):
-            try:
-                other = self.modules.read(path)
-            except Refusal:
-                return None
-            if other is not None:
-                return self._followed(env, other, name, depth - 1)
-        return None
+        try:
+            other = self.modules.imported(origins[0].removesuffix(f".{name}"), module.path)
+        except Refusal:
+            return None
+        return self._followed(env, other, name, depth - 1) if other else None
 
     def _assigned(self, module: ModuleConstants) -> Mapping[str, ast.expr]:
         """What stands right of each name that the module's own level assigns."""

@@ -3,57 +3,36 @@
 from __future__ import annotations
 
 import ast
-import math
 import operator
-import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sized
-from contextlib import contextmanager
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
 
 from tune_mcp.discover.assertions.formula import (
-    COMPARISONS,
     OPERATORS,
     Apply,
     Choice,
-    EachTime,
-    Every,
     Expr,
-    Not,
     Opaque,
     Origin,
     Present,
-    Some,
-    Undefined,
     Value,
     choose,
-    computed,
-    depends,
     every,
-    is_number,
-    leaves,
     negated,
     some,
 )
 from tune_mcp.discover.assertions.objects import (
     MISSING,
     Approx,
-    Class,
     Function,
-    Guards,
-    Instance,
     Items,
-    Lazy,
     Library,
-    Method,
-    Module,
     Scope,
     Table,
-    as_tuple,
     beyond,
-    opaques_in,
     stored,
-    tainted,
 )
+from tune_mcp.discover.assertions.values import Values, count, is_condition
 
 BINARY: dict[type[ast.operator], Callable[..., object]] = {
     ast.Add: OPERATORS["add"], ast.Sub: OPERATORS["sub"], ast.Mult: OPERATORS["mul"], ast.Div: OPERATORS["truediv"],
@@ -68,19 +47,6 @@ _COMPARE: dict[type[ast.cmpop], Callable[..., object]] = {
     ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
 }  # fmt: skip
-_BOOLEAN = frozenset({*COMPARISONS, operator.eq, operator.ne, operator.is_, operator.contains, bool})
-_MAX_STEPS = 60_000
-_CLOCKED = 64
-_MAX_LENGTH = 10_000
-
-
-class TooLong(Exception):
-    """The code takes more steps than a test's assertions should."""
-
-
-def count(*conditions: object) -> int:
-    """How many conditions hold: the length of a list whose elements are there under conditions."""
-    return sum(map(bool, conditions))
 
 
 def joined(*texts: object) -> str:
@@ -88,126 +54,25 @@ def joined(*texts: object) -> str:
     return "".join(map(str, texts))
 
 
-class Expressions(ABC):
-    """Evaluates expressions; statements, calls and imports come from the classes below it."""
+def _near(left: object, right: object) -> bool:
+    """Stand in for ``pytest.approx``; it is only ever known that it holds from both sides."""
+    return left == right
 
-    def __init__(self, concurrency: int | None) -> None:
-        self.concurrency = concurrency
-        self.guards: list[Value] = []
-        self.steps = 0
-        self.allowed = _MAX_STEPS
-        self.testing = False
-        self._settings: dict[str, Opaque] = {}
-        self.deadline = math.inf
-        self.pinned = ""
-        self.at: ast.stmt | None = None
 
-    @abstractmethod
-    def call(self, function: Value, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        """Call a value."""
+class Expressions(Values):
+    """Evaluates expressions."""
 
     @abstractmethod
     def lookup(self, scope: Scope, name: str) -> Value:
         """What a name means, MISSING for a name that nothing binds."""
 
     @abstractmethod
-    def force(self, lazy: Lazy) -> Value:
-        """The value of an imported name."""
+    def bind(self, target: ast.expr, value: Value, scope: Scope, *, fresh: bool = False) -> None:
+        """Assign to a target."""
 
     @abstractmethod
-    def imported(self, importer: str, dotted: str, level: int = 0) -> Module | Library:
-        """The module that an import names."""
-
-    def step(self) -> None:
-        """Count one step. Raises TooLong."""
-        self.steps += 1
-        if self.steps > self.allowed:
-            raise TooLong
-        if self.steps % _CLOCKED == 0:
-            self.clock()
-
-    def fits(self, *parts: Sized) -> None:
-        """Hold a list to a length. Raises TooLong."""
-        if sum(map(len, parts)) > _MAX_LENGTH:
-            raise TooLong
-
-    def clock(self) -> None:
-        """Look at this thread's CPU time. Raises TooLong."""
-        if time.thread_time() > self.deadline:
-            self.allowed = 0
-            raise TooLong
-
-    def pins(self, old: Value, value: Value) -> None:
-        """A number takes the place of a limit that the constant made: said where nothing else asserts it."""
-        if depends(old) and is_number(value) and self.at is not None:
-            self.pinned = f"its limit is pinned to {value!r} ({self.place(self.at)})"
-
-    @abstractmethod
-    def place(self, node: ast.AST) -> str:
-        """Where the code stands, and the code."""
-
-    # What is unknown
-
-    def unknown(self, name: str, args: Iterable[Value] = (), root: Opaque | None = None) -> Opaque:
-        """A value that only a run knows. ``args`` are what it was made from."""
-        found = list(args)
-        origin = Origin.MEASURED if self.testing else Origin.SETTING
-        parents = opaques_in([*found, *([root] if root else [])])
-        return Opaque(name, origin, any(tainted(one) for one in found), None, parents)
-
-    def setting(self, name: str) -> Opaque:
-        """A value from the surroundings, the same each time."""
-        return self._settings.setdefault(name, Opaque(name, Origin.SETTING))
-
-    def plain(self, value: Value) -> Value:
-        """The value as an operand: what is from a library is unknown."""
-        return self.setting(value.name) if isinstance(value, Library) else value
-
-    # Conditions
-
-    @contextmanager
-    def under(self, *conditions: Value) -> Generator[None]:
-        """Run what follows under more conditions."""
-        size = len(self.guards)
-        self.guards += [one for one in conditions if one is not True]
-        try:
-            yield
-        finally:
-            del self.guards[size:]
-
-    def now(self) -> Guards:
-        """The conditions in force."""
-        return tuple(self.guards)
-
-    def truth(self, value: Value) -> Value:
-        """The value as a condition."""
-        self.step()
-        value = self.plain(value)
-        match value:
-            case Items():
-                return some(condition for condition, _ in value.items)
-            case Table():
-                return some(
-                    True if entry is not MISSING and not isinstance(entry, Choice) else self._there(entry)
-                    for entry in value.entries.values()
-                )
-            case Choice():
-                return choose(value.condition, self.truth(value.then), self.truth(value.other))
-            case Apply(function=function, args=args) if function is count:
-                return some(args)
-            case Expr():
-                return value if is_condition(value) else Apply(bool, "bool", (value,))
-            case Instance() | Function() | Class() | Module() | Method() | Approx():
-                return True
-            case _:
-                return bool(value)
-
-    def _there(self, entry: Value) -> Value:
-        if isinstance(entry, Choice):
-            return choose(entry.condition, self._there(entry.then), self._there(entry.other))
-        return entry is not MISSING
-
-    # Expressions
+    def defaults(self, arguments: ast.arguments, scope: Scope) -> dict[str, Value]:
+        """The defaults of a function's parameters."""
 
     def eval(self, node: ast.expr, scope: Scope) -> Value:
         """The value of an expression."""
@@ -312,17 +177,6 @@ class Expressions(ABC):
             found += inner if inner is not None else [value]
         return found, whole
 
-    def known_items(self, value: Value) -> list[Value] | None:
-        """The elements of a known sequence."""
-        if isinstance(value, Items):
-            return value.known()
-        if isinstance(value, Table):
-            return list(value.entries)
-        if isinstance(value, str):
-            return list(value)
-        found = as_tuple(value)
-        return None if found is None else list(found)
-
     def _table(self, node: ast.Dict, scope: Scope) -> Value:
         table = Table({}, self.now())
         for key, value in zip(node.keys, node.values, strict=True):
@@ -335,41 +189,31 @@ class Expressions(ABC):
                 return self.unknown("a dict", [table, found])
         return table
 
-    def put(self, table: Table, key: Value, value: Value) -> None:
-        """Set an entry where the conditions in force hold."""
-        if isinstance(key, Hashable) and not isinstance(key, Expr):
-            condition = beyond(self.guards, table.created)
-            old = table.entries.get(key, MISSING)
-            self.pins(old, value)
-            table.entries[key] = choose(condition, value, old)
-        else:
-            self.spoil(table, "a dict with an unknown key", [value])
+    def index(self, node: ast.expr, scope: Scope) -> Value:
+        """The index of a subscript; a slice is unknown."""
+        if isinstance(node, ast.Slice):
+            bounds = [self.eval(one, scope) if one else None for one in (node.lower, node.upper, node.step)]
+            if all(one is None or isinstance(one, int) for one in bounds):
+                return slice(*bounds)
+            return self.unknown("a slice", bounds)
+        return self.eval(node, scope)
 
-    def spoil(self, container: Value, why: str, others: Iterable[Value] = ()) -> None:
-        """Something that is not understood may have changed a container."""
-        blurred = self.unknown(why, [container, *others])
-        if isinstance(container, Table):
-            container.entries = dict.fromkeys(container.entries, blurred)
-        elif isinstance(container, Items):
-            container.items = [(EachTime(), blurred)]
-
-    def iterate(self, value: Value) -> list[tuple[Value, Value]]:
-        """The elements of an iterable, each with the condition under which it comes."""
-        self.step()
-        value = self.plain(value)
-        known = self.known_items(value)
-        if known is not None:
-            return [(True, one) for one in known[:_MAX_LENGTH]]
-        if isinstance(value, Items):
-            return list(value.items)
-        if isinstance(value, Choice):
-            yes, no = self.iterate(value.then), self.iterate(value.other)
-            return [(every([value.condition, condition]), one) for condition, one in yes] + [
-                (every([negated(value.condition), condition]), one) for condition, one in no
-            ]
-        if isinstance(value, Opaque):
-            return [(EachTime(), value.child("each", object(), f"{value.name}[…]"))]
-        return [] if value is None or isinstance(value, (int, float)) else [(EachTime(), self.unknown("…", [value]))]
+    def _call(self, node: ast.Call, scope: Scope) -> Value:
+        function = self.eval(node.func, scope)
+        args, whole = self.elements(node.args, scope)
+        keywords: dict[str, Value] = {}
+        for keyword in node.keywords:
+            value = self.eval(keyword.value, scope)
+            if keyword.arg is not None:
+                keywords[keyword.arg] = value
+            elif isinstance(value, Table) and all(isinstance(key, str) for key in value.entries):
+                keywords.update({str(key): one for key, one in value.entries.items()})
+            else:
+                whole = False
+                args = [*args, value]
+        if not whole and not isinstance(function, (Opaque, Library)):
+            return self.unknown(ast.unparse(node.func)[:40], [*args, *keywords.values()])
+        return self.call(function, args, keywords, node)
 
     def _boolean(self, is_and: bool, nodes: list[ast.expr], scope: Scope) -> Value:
         value = self.eval(nodes[0], scope)
@@ -453,211 +297,3 @@ class Expressions(ABC):
                 return Present(value, f"{value.name} is None", likely=False)
             case _:
                 return value is None
-
-    def contains(self, container: Value, element: Value, node: ast.AST) -> Value:
-        """``element in container``."""
-        if isinstance(container, Choice):
-            yes, no = self.contains(container.then, element, node), self.contains(container.other, element, node)
-            return choose(container.condition, yes, no)
-        if isinstance(container, Opaque) and container.origin is not Origin.SETTING:
-            return Present(container, f"{ast.unparse(node)[:60]}", likely=True)
-        if isinstance(container, Table) and isinstance(element, Hashable) and not isinstance(element, Expr):
-            return self._there(container.entries.get(element, MISSING))
-        if isinstance(container, Table) and isinstance(element, Opaque) and self._level(container) is not None:
-            return True
-        known = self.known_items(container)
-        if known is not None and not any(isinstance(one, (Expr, Items, Table)) for one in (element, *known)):
-            return element in known
-        if isinstance(container, str) and isinstance(element, str):
-            return element in container
-        return self.unknown(ast.unparse(node)[:60], [container, element])
-
-    # Parts of values
-
-    def attribute(self, value: Value, name: str) -> Value:
-        """``value.name``."""
-        self.step()
-        match value:
-            case Choice():
-                then, other = self.attribute(value.then, name), self.attribute(value.other, name)
-                return choose(value.condition, then, other)
-            case Opaque():
-                if name == "get":
-                    return Method(value, name)
-                return value.child("attribute", name, f"{value.name}.{name}")
-            case Library():
-                dotted = f"{value.name}.{name}"
-                return self.imported(value.importer, dotted) if value.importer else Library(dotted)
-            case Module():
-                found = value.scope.names.get(name, MISSING)
-                if found is MISSING:
-                    return self.imported(value.path, f"{value.dotted}.{name}")
-                return self.force(found) if isinstance(found, Lazy) else found
-            case Instance():
-                return self._member(value, name)
-            case Class():
-                found = value.find(name)
-                if isinstance(found, Function) and "classmethod" in found.decorators:
-                    return Function(found.node, found.scope, found.defaults, value)
-                return self.unknown(f"{value.name}.{name}") if found is MISSING else found
-            case Expr() | Function():
-                return self.unknown(f"….{name}", [value])
-            case _:
-                return Method(value, name)
-
-    def _member(self, value: Instance, name: str) -> Value:
-        if name in value.names:
-            return value.names[name]
-        found = value.kind.find(name)
-        if found is MISSING:
-            return Library(f"unittest.{name}") if value.kind.has_base("TestCase") else self.unknown(f"….{name}")
-        if not isinstance(found, Function) or "staticmethod" in found.decorators:
-            return found
-        owner = value.kind if "classmethod" in found.decorators else value
-        bound = Function(found.node, found.scope, found.defaults, owner)
-        if any(one in ("property", "cached_property", "functools.cached_property") for one in found.decorators):
-            return self.call(bound, [], {}, found.node)
-        return bound
-
-    def index(self, node: ast.expr, scope: Scope) -> Value:
-        """The index of a subscript; a slice is unknown."""
-        if isinstance(node, ast.Slice):
-            bounds = [self.eval(one, scope) if one else None for one in (node.lower, node.upper, node.step)]
-            if all(one is None or isinstance(one, int) for one in bounds):
-                return slice(*bounds)
-            return self.unknown("a slice", bounds)
-        return self.eval(node, scope)
-
-    def item(self, value: Value, index: Value, node: ast.AST) -> Value:
-        """``value[index]``."""
-        self.step()
-        index = self.plain(index)
-        match value:
-            case Choice():
-                return choose(value.condition, self.item(value.then, index, node), self.item(value.other, index, node))
-            case Opaque():
-                if isinstance(index, Expr) or not isinstance(index, Hashable):
-                    return self.unknown(f"{value.name}[…]", [value, index], value)
-                return value.child("item", index, f"{value.name}[{index!r}]")
-            case Library(name="os.environ"):
-                return self.call(Library("os.environ.get"), [index], {}, node)
-            case Table():
-                found = self.entry(value, index)
-                return self.unknown(f"{ast.unparse(node)[:40]}", [value]) if found is MISSING else found
-            case Library():
-                return self.setting(value.name)
-            case _:
-                known = self.known_items(value)
-                if known is None or not isinstance(index, (int, slice)):
-                    return self.unknown(f"{ast.unparse(node)[:40]}", [value, index])
-                if isinstance(index, slice):
-                    part = known[index]
-                    return Items([(True, one) for one in part]) if isinstance(value, Items) else tuple(part)
-                return known[index] if -len(known) <= index < len(known) else self.unknown("…", [value])
-
-    def entry(self, table: Table, key: Value) -> Value:
-        """The entry of a dict; an unknown whole number is taken as the load that the gate is asked for."""
-        if isinstance(key, Choice):
-            return choose(key.condition, self.entry(table, key.then), self.entry(table, key.other))
-        if isinstance(key, Hashable) and not isinstance(key, Expr):
-            return self._entry_value(table.entries.get(key, MISSING))
-        level = self._level(table)
-        if level is not None:
-            return self._entry_value(table.entries[level])
-        return self.unknown("an entry of a dict", [table, key])
-
-    def _entry_value(self, found: Value) -> Value:
-        """An entry that is there under a condition is taken as there: Python would raise otherwise."""
-        if isinstance(found, Choice) and MISSING in (found.then, found.other):
-            return self._entry_value(found.then if found.other is MISSING else found.other)
-        return found
-
-    def _level(self, table: Table) -> Hashable | None:
-        numbers = [key for key in table.entries if isinstance(key, int)]
-        if not numbers or len(numbers) != len(table.entries):
-            return None
-        if self.concurrency in numbers:
-            return self.concurrency
-        return numbers[0] if len(numbers) == 1 else None
-
-    # Operations
-
-    def binary(self, function: Callable[..., object] | None, left: Value, right: Value, node: ast.AST) -> Value:
-        """An arithmetic operation."""
-        if function is None:
-            return self.unknown(ast.unparse(node)[:40], [left, right])
-        if isinstance(left, Table) and isinstance(right, Table) and function is OPERATORS["or_"]:
-            return Table(left.entries | right.entries, self.now())
-        if isinstance(left, Items) and isinstance(right, Items) and function is operator.add:
-            self.fits(left.items, right.items)
-            return Items(left.items + right.items, self.now())
-        if isinstance(left, Library) and function is OPERATORS["truediv"]:
-            return self.setting(left.name)
-        return self.pure(function, type(node).__name__, [left, right])
-
-    def pure(self, function: Callable[..., object], name: str, args: list[Value]) -> Value:
-        """A function without side effects: computed when all is known, else an expression."""
-        found = [self.plain(one) for one in args]
-        if any(isinstance(one, _OBJECTS) for one in found):
-            return self.unknown(name, found)
-        if any(isinstance(one, Expr) for one in found):
-            return Apply(function, name, tuple(found))
-        try:
-            return computed(function, found)
-        except Undefined:
-            return self.unknown(f"an error in {name}", found)
-
-    def reduced(self, items: Items, name: str) -> Opaque:
-        """One unknown value made of many."""
-        values = [value for _, value in items.items]
-        roots = {leaf.root for value in values for leaf in leaves(value).values() if isinstance(leaf, Opaque)}
-        found = self.unknown(name, [items, *values])
-        return Opaque(name, found.origin, found.ref, roots.pop() if len(roots) == 1 else None, found.parents)
-
-    # Given by the statements below
-
-    @abstractmethod
-    def bind(self, target: ast.expr, value: Value, scope: Scope, *, fresh: bool = False) -> None:
-        """Assign to a target."""
-
-    @abstractmethod
-    def defaults(self, arguments: ast.arguments, scope: Scope) -> dict[str, Value]:
-        """The defaults of a function's parameters."""
-
-    def _call(self, node: ast.Call, scope: Scope) -> Value:
-        function = self.eval(node.func, scope)
-        args, whole = self.elements(node.args, scope)
-        keywords: dict[str, Value] = {}
-        for keyword in node.keywords:
-            value = self.eval(keyword.value, scope)
-            if keyword.arg is not None:
-                keywords[keyword.arg] = value
-            elif isinstance(value, Table) and all(isinstance(key, str) for key in value.entries):
-                keywords.update({str(key): one for key, one in value.entries.items()})
-            else:
-                whole = False
-                args = [*args, value]
-        if not whole and not isinstance(function, (Opaque, Library)):
-            return self.unknown(ast.unparse(node.func)[:40], [*args, *keywords.values()])
-        return self.call(function, args, keywords, node)
-
-
-_OBJECTS = (Items, Table, Instance, Function, Class, Module, Method, Approx)
-
-
-def _near(left: object, right: object) -> bool:
-    """Stand in for ``pytest.approx``; it is only ever known that it holds from both sides."""
-    return left == right
-
-
-def is_condition(value: Value) -> bool:
-    """Whether the value can only be True or False."""
-    match value:
-        case bool() | Every() | Some() | Not() | Present() | EachTime():
-            return True
-        case Apply():
-            return value.function in _BOOLEAN or value.name in ("approx", "isclose")
-        case Choice():
-            return is_condition(value.then) and is_condition(value.other)
-        case _:
-            return False

@@ -20,13 +20,10 @@ from tune_mcp.discover.assertions.formula import (
     Every,
     Expr,
     Not,
-    NotMonotone,
     Opaque,
     Origin,
     Present,
     Some,
-    Trend,
-    TwoSided,
     Undefined,
     Value,
     depends,
@@ -39,6 +36,7 @@ from tune_mcp.discover.assertions.formula import (
     some,
 )
 from tune_mcp.discover.assertions.gate import Gate, Rule, Unread, UnreadKind, compares
+from tune_mcp.discover.assertions.trend import NotMonotone, Trend, TwoSided
 
 _MAX_PIECES = 4000
 _PROBES = (1.0, 0.5, 2.0, 0.9, 1.1, 0.01, 100.0, 0.1, 10.0, 0.97, 1.03, 0.3333, 3.1416, 0.777, 1.2345, 17.0)

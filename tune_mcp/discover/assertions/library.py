@@ -9,7 +9,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 
-from tune_mcp.discover.assertions.expressions import Expressions, count
+from tune_mcp.discover.assertions.expressions import Expressions
 from tune_mcp.discover.assertions.formula import (
     Apply,
     Choice,
@@ -34,6 +34,7 @@ from tune_mcp.discover.assertions.objects import (
     beyond,
     tainted,
 )
+from tune_mcp.discover.assertions.values import count
 
 _PURE: dict[str, Callable[..., object]] = {
     "round": round, "abs": abs, "float": float, "int": int, "pow": pow, "str": str, "format": format,
@@ -42,14 +43,15 @@ _PURE: dict[str, Callable[..., object]] = {
     **{f"operator.{name}": getattr(operator, name) for name in ("lt", "le", "gt", "ge", "eq", "ne", "add", "sub", "mul",
                                                                "truediv", "neg", "abs")},
 }  # fmt: skip
-_UNITTEST: dict[str, tuple[Callable[..., object], bool]] = {
-    "assertGreater": (operator.gt, True), "assertGreaterEqual": (operator.ge, True), "assertLess": (operator.lt, True),
-    "assertLessEqual": (operator.le, True), "assertEqual": (operator.eq, True), "assertNotEqual": (operator.ne, True),
-    "assertEquals": (operator.eq, True),
+_UNITTEST: dict[str, Callable[..., object]] = {
+    "assertGreater": operator.gt, "assertGreaterEqual": operator.ge, "assertLess": operator.lt,
+    "assertLessEqual": operator.le, "assertEqual": operator.eq, "assertNotEqual": operator.ne,
 }  # fmt: skip
 _TEXT_METHODS = frozenset({"lower", "upper", "strip", "startswith", "endswith", "replace", "removeprefix",
                            "removesuffix", "split", "rpartition", "partition"})  # fmt: skip
-_HARMLESS = re.compile(r"(print|pprint|log|logger|logging|warnings|json|repr|sys|time|math|os|hash|id|type)\b")
+_HARMLESS = re.compile(
+    r"(print|pprint|log|logger|logging|warnings|json|repr|sys|time|math|statistics|os|hash|id|type)\b"
+)
 _ASKS = re.compile(r"assert|check|verif|expect|requir|ensure|valid|compar|gate|must|fail|should", re.IGNORECASE)
 _NUMERIC_TYPES = frozenset({"int", "float", "dict", "list", "str", "tuple", "Number", "numbers.Number", "numbers.Real"})
 
@@ -103,8 +105,7 @@ class Calls(Expressions):
     def _asserted(self, name: str, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> bool:
         """A method of unittest.TestCase."""
         if name in _UNITTEST and len(args) >= 2:
-            function, _ = _UNITTEST[name]
-            self.fails(negated(self._ordered(function, args[0], args[1])), node)
+            self.fails(negated(self._ordered(_UNITTEST[name], args[0], args[1])), node)
         elif name in ("assertTrue", "assert_") and args:
             self.fails(negated(self.truth(args[0])), node)
         elif name == "assertFalse" and args:
@@ -149,20 +150,6 @@ class Calls(Expressions):
         if "default_factory" in keywords:
             return self.call(keywords["default_factory"], [], {}, node)
         return keywords["default"]
-
-    def _do_dataclasses_replace(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        instance = args[0]
-        if not isinstance(instance, Instance):
-            raise KeyError
-        return Instance(instance.kind, instance.names | keywords, self.now())
-
-    def _do_dataclasses_asdict(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        instance = args[0]
-        if not isinstance(instance, Instance):
-            raise KeyError
-        return Table({**instance.names}, self.now())
-
-    _do_vars = _do_dataclasses_asdict
 
     def _do_copy_deepcopy(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
         return self.copied(args[0], deep=True)
@@ -245,14 +232,6 @@ class Calls(Expressions):
             total = self.pure(operator.add, "+", [total, one])
         return total
 
-    def _do_statistics_mean(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        value = self.plain(args[0])
-        if isinstance(value, Opaque):
-            return value.child("mean", None, f"mean({value.name})")
-        return self.reduced(value, "mean(…)") if isinstance(value, Items) else self.unknown("mean(…)", args)
-
-    _do_statistics_fmean = _do_numpy_mean = _do_np_mean = _do_statistics_median = _do_statistics_mean
-
     def _do_isinstance(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
         return self._is_a(args[0], args[1], node)
 
@@ -320,9 +299,6 @@ class Calls(Expressions):
         table.entries.update(keywords)
         return table
 
-    def _do_collections_defaultdict(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        return self.unknown("defaultdict(…)", args)
-
     def _do_enumerate(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
         found = self.iterate(args[0])
         start = args[1] if len(args) > 1 else keywords.get("start", 0)
@@ -363,14 +339,8 @@ class Calls(Expressions):
         elif name in ("extend", "update") and args:
             self.fits(owner.items, owner.items)
             owner.items += [(every([condition, one]), value) for one, value in self.iterate(args[0])]
-        elif name == "insert" and len(args) == 2 and args[0] == 0:
-            owner.items.insert(0, (condition, args[1]))
         elif name == "copy":
             return self.copied(owner, deep=False)
-        elif name in ("count", "index", "sort", "reverse"):
-            return self.unknown(f"….{name}(…)", [owner, *args])
-        elif name == "clear" and condition is True:
-            owner.items.clear()
         else:
             self.spoil(owner, f"….{name}(…)", args)
             return self.unknown(f"….{name}(…)", [owner, *args])
@@ -396,16 +366,6 @@ class Calls(Expressions):
                 for key, value in {**given, **keywords}.items():
                     self.put(owner, key, value)
                 return None
-            case "setdefault" if len(args) == 2:
-                found = self.entry(owner, args[0])
-                if found is MISSING:
-                    self.put(owner, args[0], args[1])
-                    return args[1]
-                return found
-            case "pop" if args and beyond(self.guards, owner.created) is True and not isinstance(args[0], Expr):
-                found = self.entry(owner, args[0])
-                owner.entries.pop(args[0], None)
-                return (args[1] if len(args) > 1 else None) if found is MISSING else found
             case _:
                 self.spoil(owner, f"….{name}(…)", args)
                 return self.unknown(f"….{name}(…)", [owner, *args])

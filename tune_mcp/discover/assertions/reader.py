@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-from tune_mcp.discover.assertions.expressions import TooLong
+from tune_mcp.discover.assertions.branches import Raised
 from tune_mcp.discover.assertions.formula import Opaque, Origin, Undefined, Value, depends
 from tune_mcp.discover.assertions.gate import Gate, Unread, UnreadKind
-from tune_mcp.discover.assertions.interpreter import Interpreter, Raised, Target
+from tune_mcp.discover.assertions.interpreter import Interpreter
 from tune_mcp.discover.assertions.judging import Failure, judge
 from tune_mcp.discover.assertions.objects import (
     MISSING,
@@ -26,6 +26,8 @@ from tune_mcp.discover.assertions.objects import (
     tainted,
 )
 from tune_mcp.discover.assertions.reading import ANYTHING, NameReader, TestNode
+from tune_mcp.discover.assertions.statements import Target
+from tune_mcp.discover.assertions.values import TooLong
 from tune_mcp.discover.constants import split_source
 from tune_mcp.discover.imports import SourceFiles
 

@@ -1,0 +1,244 @@
+"""Branches, loops and exceptions: every path is taken under its condition, and where a test fails is kept."""
+
+from __future__ import annotations
+
+import ast
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tune_mcp.discover.assertions.formula import (
+    EachTime,
+    Every,
+    Expr,
+    Opaque,
+    Origin,
+    Some,
+    Value,
+    depends,
+    every,
+    negated,
+    some,
+)
+from tune_mcp.discover.assertions.library import Calls
+from tune_mcp.discover.assertions.objects import (
+    Instance,
+    Items,
+    Scope,
+    beyond,
+)
+
+_HOW_LONG = 90
+_CATCH_ALL = frozenset({"", "Exception", "BaseException", "AssertionError"})
+
+
+@dataclass
+class Raised:
+    """A place where an exception leaves a test: its condition, the code, and the exception's name."""
+
+    condition: Value
+    how: str
+    kind: str
+
+
+@dataclass
+class Frame:
+    """One running function: whether it has returned, and what."""
+
+    scope: Scope
+    results: list[tuple[Value, Value]] = field(default_factory=list[tuple[Value, Value]])
+    yields: list[tuple[Value, Value]] = field(default_factory=list[tuple[Value, Value]])
+    done: Value = False
+    ended: list[Value] = field(default_factory=list[Value])
+    """For each loop that runs, the innermost last: where this iteration has ended."""
+    caught: list[list[Raised]] = field(default_factory=list[list[Raised]])
+
+    def over(self) -> Value:
+        """Where the statements that follow do not run."""
+        return some([self.done, *self.ended])
+
+
+class Branches(Calls):
+    """Runs statements with a body; the other statements come from the class below."""
+
+    def __init__(self, concurrency: int | None, env: Mapping[str, str]) -> None:
+        super().__init__(concurrency, env)
+        self.raised: list[list[Raised]] = [[]]
+        self.frames: list[Frame] = []
+
+    @abstractmethod
+    def block(self, body: list[ast.stmt], scope: Scope) -> bool:
+        """Run statements; True when none after them would run."""
+
+    def since(self, scope: Scope) -> Value:
+        """The condition that has been added since the scope was entered."""
+        return beyond(self.guards, scope.created)
+
+    def compound(self, node: ast.stmt, scope: Scope, frame: Frame) -> bool:
+        """Run a statement with a body."""
+        match node:
+            case ast.If(test=test, body=body, orelse=orelse):
+                condition = self.truth(self.eval(test, scope))
+                if not isinstance(condition, Expr):
+                    return self.block(body if condition else orelse, scope)
+                with self.under(condition):
+                    first = self.block(body, scope)
+                with self.under(negated(condition)):
+                    second = self.block(orelse, scope)
+                return first and second
+            case (
+                ast.For(target=target, iter=iterable, body=body, orelse=orelse)
+                | ast.AsyncFor(target=target, iter=iterable, body=body, orelse=orelse)
+            ):
+                return self._loop(target, self.iterate(self.eval(iterable, scope)), body, orelse, scope, frame)
+            case ast.While(test=test, body=body, orelse=orelse):
+                condition = self.truth(self.eval(test, scope))
+                turns: list[tuple[Value, Value]] = [(every([EachTime(), condition]), None)] if condition else []
+                return self._loop(None, turns, body, orelse, scope, frame)
+            case ast.With(items=items, body=body) | ast.AsyncWith(items=items, body=body):
+                return self._with(items, body, scope)
+            case ast.Try() | ast.TryStar():
+                return self._try(node, scope, frame)
+            case ast.Match(cases=cases):
+                for case in cases:
+                    names = [one for one in ast.walk(case.pattern) if isinstance(one, ast.MatchAs) and one.name]
+                    with self.under(self.unknown(f"a match on line {node.lineno}")):
+                        for name in names:
+                            scope.names[str(name.name)] = self.unknown(str(name.name))
+                        self.block(case.body, scope)
+                return False
+            case _:
+                return False
+
+    def _loop(
+        self,
+        target: ast.expr | None,
+        turns: list[tuple[Value, Value]],
+        body: list[ast.stmt],
+        orelse: list[ast.stmt],
+        scope: Scope,
+        frame: Frame,
+    ) -> bool:
+        again = any(not isinstance(condition, bool) for condition, _ in turns)
+        carried = self._carried(body, target, scope) if again else {}
+        for name, value in carried.items():
+            scope.names[name] = self.unknown(name, [value])
+        frame.ended += [False, False]
+        for condition, element in turns:
+            frame.ended[-1] = False
+            if frame.over() is True:
+                break
+            with self.under(condition, negated(self.here(frame.over()))):
+                if target is not None:
+                    self.bind(target, element, scope, fresh=True)
+                self.block(body, scope)
+        broken = frame.ended[-2]
+        del frame.ended[-2:]
+        for name in carried:
+            scope.names[name] = self.unknown(name, [scope.names[name]])
+        with self.under(negated(broken)):
+            if orelse and broken is not True:
+                self.block(orelse, scope)
+        return frame.over() is True
+
+    def _carried(self, body: list[ast.stmt], target: ast.expr | None, scope: Scope) -> dict[str, Value]:
+        """Names that one turn of a loop leaves to the next; those only ever set to plain constants are followed."""
+        names: set[str] = set()
+        plain: dict[str, bool] = {}
+        for statement in body:
+            for node in ast.walk(statement):
+                if isinstance(node, ast.Assign):
+                    for one in node.targets:
+                        if isinstance(one, ast.Name):
+                            plain[one.id] = plain.get(one.id, True) and isinstance(node.value, ast.Constant)
+                            names.add(one.id)
+                elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                    names.add(node.id)
+                    plain.setdefault(node.id, False)
+                elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+                    plain[node.target.id] = False
+        bound = {node.id for node in ast.walk(target) if isinstance(node, ast.Name)} if target else set[str]()
+        known = {name for name in names - bound if name in scope.names and not plain.get(name, False)}
+        return {name: scope.names[name] for name in known if not isinstance(scope.names[name], Items)}
+
+    def _with(self, items: list[ast.withitem], body: list[ast.stmt], scope: Scope) -> bool:
+        swallows = False
+        for item in items:
+            name = ast.unparse(item.context_expr).partition("(")[0]
+            swallows = swallows or name.endswith(("raises", "assertRaises", "assertRaisesRegex", "suppress"))
+            value = self.eval(item.context_expr, scope)
+            if item.optional_vars is not None:
+                entered = value if isinstance(value, Instance | Opaque) else self.unknown(name, [value])
+                self.bind(item.optional_vars, entered, scope)
+        if not swallows:
+            return self.block(body, scope)
+        self.raised.append([])
+        self.block(body, scope)
+        for one in self.raised.pop():
+            if depends(one.condition):
+                self.note(f"`with {ast.unparse(items[0].context_expr)[:40]}`", one.how)
+        return False
+
+    def note(self, what: str, how: str) -> None:
+        """A use of the constant that is not understood."""
+        self.raised[-1].append(Raised(Opaque(what, Origin.SETTING, ref=True), how, "AssertionError"))
+
+    def _try(self, node: ast.Try | ast.TryStar, scope: Scope, frame: Frame) -> bool:
+        self.raised.append([])
+        ended = self.block([*node.body, *node.orelse], scope)
+        waiting = self.raised.pop()
+        for handler in node.handlers:
+            kinds = _kinds(handler)
+            caught = [one for one in waiting if kinds & {one.kind, *(_CATCH_ALL - {"AssertionError"})}]
+            if "Exception" in kinds and not kinds & {"", "BaseException"}:
+                caught = [one for one in caught if one.kind != "Failed"]
+            waiting = [one for one in waiting if one not in caught]
+            surprise = Opaque(f"an exception on line {node.lineno}", Origin.SETTING)
+            frame.caught.append(caught)
+            with self.under(some([*(self.left(one.condition) for one in caught), surprise])):
+                if handler.name:
+                    scope.names[handler.name] = self.unknown("an exception")
+                ended = self.block(handler.body, scope) and ended
+            frame.caught.pop()
+        self.raised[-1] += waiting
+        self.block(node.finalbody, scope)
+        return ended
+
+    def left(self, condition: Value) -> Value:
+        """A condition without those that are in force anyway."""
+        found = condition.args if isinstance(condition, Every) else (condition,)
+        return every(one for one in found if not any(one is guard for guard in self.guards))
+
+    def here(self, condition: Value) -> Value:
+        """The same for a choice of conditions."""
+        return some(self.left(one) for one in condition.args) if isinstance(condition, Some) else self.left(condition)
+
+    def raises(self, node: ast.Raise, scope: Scope, frame: Frame) -> None:
+        """A ``raise`` is reached; one without an exception gives on what was caught."""
+        if node.exc is None and frame.caught:
+            self.raised[-1] += frame.caught[-1]
+            return
+        called = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+        kind = ast.unparse(called).rpartition(".")[2] if called is not None else "Exception"
+        self.fails(True, node, kind)
+
+    def fails(self, condition: Value, node: ast.AST, kind: str = "AssertionError") -> None:
+        """The test fails where the condition and those in force hold."""
+        if condition is False:
+            return
+        whole = every([*self.guards, condition])
+        self.raised[-1].append(Raised(whole, self.place(node), kind))
+
+    def place(self, node: ast.AST) -> str:
+        """Where the code stands, and the code."""
+        text = " ".join(ast.unparse(node).split())
+        shortened = text if len(text) <= _HOW_LONG else f"{text[: _HOW_LONG - 1]}…"
+        path = self.frames[-1].scope.module.path if self.frames else ""
+        return f"{path}:{getattr(node, 'lineno', 0)}: {shortened}"
+
+
+def _kinds(handler: ast.ExceptHandler) -> frozenset[str]:
+    if handler.type is None:
+        return frozenset({""})
+    nodes = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    return frozenset(ast.unparse(one).rpartition(".")[2] for one in nodes)

@@ -1,0 +1,238 @@
+"""Plain statements: what they bind, and the constant that is asked for where its file binds it."""
+
+from __future__ import annotations
+
+import ast
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tune_mcp.discover.assertions.branches import Branches, Frame
+from tune_mcp.discover.assertions.expressions import BINARY
+from tune_mcp.discover.assertions.formula import (
+    REFERENCE,
+    Choice,
+    Opaque,
+    Value,
+    every,
+    is_number,
+    negated,
+    some,
+)
+from tune_mcp.discover.assertions.objects import (
+    MISSING,
+    Class,
+    Function,
+    Instance,
+    Items,
+    Lazy,
+    Module,
+    Scope,
+    Table,
+    beyond,
+    stored,
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The constant that is asked for: its file, its symbol, and for a dict its key and the load."""
+
+    file: str
+    symbol: str
+    subkey: str | None
+    concurrency: int | None
+
+
+class Statements(Branches):
+    """Runs statements; functions, classes and imports come from the class below."""
+
+    def __init__(self, target: Target, env: Mapping[str, str]) -> None:
+        super().__init__(target.concurrency, env)
+        self.target = target
+        self.present: float | None = None
+        self.found = False
+
+    @abstractmethod
+    def make_class(self, node: ast.ClassDef, scope: Scope) -> Class:
+        """The class that a statement defines."""
+
+    def block(self, body: list[ast.stmt], scope: Scope) -> bool:
+        """Run statements; True when none after them would run."""
+        frame = self.frames[-1]
+        for statement in body:
+            over = frame.over()
+            if over is True:
+                return True
+            self.at = statement
+            with self.under(negated(self.here(over))):
+                if self.statement(statement, scope, frame):
+                    return True
+        return frame.over() is True
+
+    def statement(self, node: ast.stmt, scope: Scope, frame: Frame) -> bool:
+        """Run one statement; True when none after it would run."""
+        match node:
+            case ast.Expr(value=ast.Yield(value=value)):
+                frame.yields.append((self.since(scope), self.eval(value, scope) if value else None))
+            case ast.Expr(value=value):
+                self.eval(value, scope)
+            case ast.Assign(targets=targets, value=value):
+                found = self.eval(value, scope)
+                for target in targets:
+                    self.bind(target, found, scope)
+            case ast.AnnAssign(target=target, value=value):
+                if value is not None:
+                    self.bind(target, self.eval(value, scope), scope)
+            case ast.AugAssign(target=target, op=op, value=value):
+                self._augmented(target, op, value, scope)
+            case ast.Assert(test=test):
+                self.fails(negated(self.truth(self.eval(test, scope))), node)
+            case ast.Return(value=value):
+                condition = self.since(scope)
+                frame.results.append((condition, self.eval(value, scope) if value else None))
+                frame.done = some([frame.done, condition])
+                return True
+            case ast.Raise():
+                self.raises(node, scope, frame)
+                return True
+            case (
+                ast.If()
+                | ast.For()
+                | ast.AsyncFor()
+                | ast.While()
+                | ast.Try()
+                | ast.TryStar()
+                | ast.With()
+                | ast.AsyncWith()
+                | ast.Match()
+            ):
+                return self.compound(node, scope, frame)
+            case ast.Continue() | ast.Break():
+                if frame.ended:
+                    which = -1 if isinstance(node, ast.Continue) else -2
+                    frame.ended[which] = some([frame.ended[which], self.since(scope)])
+                return True
+            case _:
+                self.definition(node, scope)
+        return False
+
+    def definition(self, node: ast.stmt, scope: Scope) -> None:
+        """Run a statement that only binds names: definitions and imports."""
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                value: Value = Function(node, scope, (self.defaults(node.args, scope),))
+                self.bind(ast.Name(id=node.name, ctx=ast.Store()), value, scope)
+            case ast.ClassDef():
+                self.bind(ast.Name(id=node.name, ctx=ast.Store()), self.make_class(node, scope), scope)
+            case ast.Import(names=names):
+                for alias in names:
+                    first = alias.name.partition(".")[0]
+                    wanted = alias.name if alias.asname else first
+                    scope.names[alias.asname or first] = self.imported(scope.module.path, wanted)
+            case ast.ImportFrom(module=module, names=names, level=level):
+                for alias in names:
+                    lazy = Lazy(scope.module.path, module or "", level, alias.name)
+                    if alias.name != "*":
+                        stored(scope.names, alias.asname or alias.name, lazy, self.since(scope))
+                    elif isinstance(origin := self.imported(scope.module.path, module or "", level), Module):
+                        taken = {k: v for k, v in origin.scope.names.items() if not k.startswith("_")}
+                        scope.names.update(taken)
+            case ast.Global(names=names) | ast.Nonlocal(names=names):
+                for name in names:
+                    scope.outer[name] = self._home(scope, name, is_global=isinstance(node, ast.Global))
+            case ast.Delete(targets=targets):
+                for target in targets:
+                    if isinstance(target, ast.Name):
+                        scope.names.pop(target.id, None)
+            case _:
+                for child in ast.iter_child_nodes(node):
+                    if isinstance(child, ast.expr):
+                        self.eval(child, scope)
+
+    def _home(self, scope: Scope, name: str, *, is_global: bool) -> Scope:
+        if is_global:
+            return scope.module.scope
+        one = scope.parent
+        while one is not None and name not in one.names:
+            one = one.parent
+        return one or scope
+
+    def bind(self, target: ast.expr, value: Value, scope: Scope, *, fresh: bool = False) -> None:
+        """Assign to a target where the conditions in force hold."""
+        match target:
+            case ast.Name(id=name):
+                home = scope.outer.get(name, scope)
+                value = self._injected(name, value, home)
+                if home.parent is None:
+                    self.pins(home.names.get(name), value)
+                stored(home.names, name, value, True if fresh else beyond(self.guards, home.created))
+            case ast.Tuple(elts=elements) | ast.List(elts=elements):
+                known = self.known_items(value)
+                for number, element in enumerate(elements):
+                    if known is not None and len(known) == len(elements):
+                        part = known[number]
+                    else:
+                        part = self.item(value, number, target)
+                    self.bind(element.value if isinstance(element, ast.Starred) else element, part, scope, fresh=fresh)
+            case ast.Subscript(value=inner, slice=index):
+                owner = self.eval(inner, scope)
+                for one in self._alternatives(owner):
+                    if isinstance(one, Table):
+                        self._put(one, self.index(index, scope), value)
+                    elif isinstance(one, Items):
+                        self.spoil(one, ast.unparse(target), [value])
+            case ast.Attribute(value=inner, attr=name):
+                owner = self.eval(inner, scope)
+                for one in self._alternatives(owner):
+                    if isinstance(one, Instance):
+                        stored(one.names, name, value, beyond(self.guards, one.created))
+                    elif isinstance(one, Module | Class):
+                        stored(one.scope.names, name, value, beyond(self.guards, ()))
+            case _:
+                self.eval(target, scope)
+
+    def _put(self, table: Table, key: Value, value: Value) -> None:
+        level = self._level(table) if isinstance(key, Opaque) else None
+        self.put(table, key if level is None else level, value)
+
+    def _alternatives(self, value: Value) -> list[Value]:
+        return (
+            [*self._alternatives(value.then), *self._alternatives(value.other)]
+            if isinstance(value, Choice)
+            else [value]
+        )
+
+    def _augmented(self, target: ast.expr, op: ast.operator, value: ast.expr, scope: Scope) -> None:
+        old = self.eval(target, scope)
+        new = self.eval(value, scope)
+        if isinstance(old, Items) and isinstance(op, ast.Add):
+            condition = beyond(self.guards, old.created)
+            self.fits(old.items, old.items)
+            old.items += [(every([condition, one]), element) for one, element in self.iterate(new)]
+            return
+        node = ast.BinOp(left=target, op=op, right=value)
+        self.bind(target, self.binary(BINARY.get(type(op)), old, new, node), scope)
+
+    def _injected(self, name: str, value: Value, home: Scope) -> Value:
+        """The constant that is asked for becomes an unknown where its file binds it."""
+        wanted = self.target
+        if home.parent is not None or home.module.path != wanted.file or name != wanted.symbol:
+            return value
+        if wanted.subkey is None:
+            self.found = True
+            self.present = float(value) if is_number(value) else None
+            return REFERENCE
+        table = value
+        if isinstance(table, Table) and wanted.subkey not in table.entries:
+            level = wanted.concurrency if wanted.concurrency is not None else self._only(table)
+            table = table.entries.get(level, MISSING)
+        if isinstance(table, Table) and wanted.subkey in table.entries:
+            old = table.entries[wanted.subkey]
+            self.present = float(old) if is_number(old) else None
+            table.entries[wanted.subkey] = REFERENCE
+            self.found = True
+        return value
+
+    def _only(self, table: Table) -> Value:
+        return next(iter(table.entries)) if len(table.entries) == 1 else None

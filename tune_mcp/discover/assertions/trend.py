@@ -1,0 +1,176 @@
+"""How an expression moves with the measured value: which side of a comparison is the bound, or that there is none."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from tune_mcp.discover.assertions.formula import (
+    COMPARISONS,
+    DIVIDE,
+    POWER,
+    TIMES,
+    Apply,
+    Choice,
+    Every,
+    Expr,
+    Not,
+    Opaque,
+    Reference,
+    Some,
+    Value,
+    depends,
+    is_number,
+    leaves,
+)
+
+_RISING: dict[Callable[..., object], str] = {
+    round: "round", float: "float", int: "int", math.ceil: "ceil", math.floor: "floor", math.sqrt: "sqrt",
+    math.log: "log", math.log2: "log2", math.log10: "log10", math.exp: "exp", operator.pos: "+",
+}  # fmt: skip
+"""Functions that never fall when their first argument rises."""
+_TWO_SIDED = frozenset({"isclose", "approx"})
+
+
+class TwoSided(Exception):
+    """The measured value is held from both sides."""
+
+
+class NotMonotone(Exception):
+    """Nothing is known about how an expression moves with the measured value."""
+
+
+@dataclass
+class Trend:
+    """How expressions move with the measured value, for constants of one sign (1: zero or above).
+
+    ``positive`` becomes True when an answer holds for positive measured values only.
+    """
+
+    reference_sign: int
+    positive: bool = False
+    _known: dict[int, int] = field(default_factory=dict[int, int])
+    _signs: dict[int, int | None] = field(default_factory=lambda: dict[int, int | None]())
+
+    def of(self, value: Value) -> int:
+        """1: rises (conditions: becomes true), -1: falls, 0: does not move. Raises TwoSided or NotMonotone."""
+        if not isinstance(value, Expr):
+            return 0
+        if id(value) not in self._known:
+            self._known[id(value)] = self._of(value)
+        return self._known[id(value)]
+
+    def _of(self, value: Expr) -> int:
+        match value:
+            case Opaque():
+                return 1
+            case Not():
+                return -self.of(value.arg)
+            case Every() | Some():
+                return _joined(self.of(one) for one in value.args)
+            case Choice():
+                if self._moves(value.condition):
+                    raise NotMonotone
+                return _joined((self.of(value.then), self.of(value.other)))
+            case Apply():
+                return self._apply(value)
+            case _:
+                return 0
+
+    def _moves(self, value: Value) -> bool:
+        return any(isinstance(one, Opaque) for one in leaves(value).values())
+
+    def _apply(self, value: Apply) -> int:
+        if not self._moves(value):
+            return 0
+        function, args = value.function, value.args
+        if function in COMPARISONS and len(args) == 2:
+            sense = COMPARISONS[function]
+            return _joined((sense * self.of(args[0]), -sense * self.of(args[1])))
+        if function in (operator.eq, operator.ne) or value.name in _TWO_SIDED:
+            raise TwoSided
+        if function is operator.add:
+            return _joined(self.of(one) for one in args)
+        if function is operator.sub:
+            return _joined((self.of(args[0]), -self.of(args[1])))
+        if function is operator.neg:
+            return -self.of(args[0])
+        if function is operator.mul:
+            return _joined((self._times(args[0], args[1]), self._times(args[1], args[0])))
+        if function is DIVIDE:
+            return _joined((self._times(args[0], args[1]), -self._times(args[1], args[0])))
+        if function in _RISING and not any(self._moves(one) for one in args[1:]):
+            return self.of(args[0])
+        if function in (min, max):
+            return _joined(self.of(one) for one in args)
+        if function is abs:
+            sign = self.sign(args[0])
+            if sign is None:
+                raise TwoSided if depends(args[0]) else NotMonotone
+            return sign * self.of(args[0])
+        if function in (POWER, pow) and is_number(args[1]) and args[1] > 0:
+            if self.sign(args[0]) == 1:
+                return self.of(args[0])
+            raise TwoSided if depends(args[0]) else NotMonotone
+        raise NotMonotone
+
+    def _times(self, moving: Value, factor: Value) -> int:
+        """How a product moves with one of its factors."""
+        trend = self.of(moving)
+        if trend == 0:
+            return 0
+        sign = self.sign(factor)
+        if sign is None:
+            raise NotMonotone
+        return trend * sign
+
+    def sign(self, value: Value) -> int | None:
+        """1: zero or above, -1: below zero, None: unknown. A measured value is taken as positive."""
+        if not isinstance(value, Expr):
+            return (1 if value >= 0 else -1) if is_number(value) else None
+        if id(value) not in self._signs:
+            self._signs[id(value)] = self._signed(value)
+        return self._signs[id(value)]
+
+    def _signed(self, value: Expr) -> int | None:
+        match value:
+            case Reference():
+                return self.reference_sign
+            case Opaque():
+                self.positive = True
+                return 1
+            case Choice():
+                return _same((self.sign(value.then), self.sign(value.other)))
+            case Apply():
+                return self._sign(value)
+            case _:
+                return None
+
+    def _sign(self, value: Apply) -> int | None:
+        function, args = value.function, value.args
+        if function is abs or function is math.exp:
+            return 1
+        signs = [self.sign(one) for one in args]
+        if function in (operator.add, min, max):
+            return _same(signs)
+        if function in (TIMES, DIVIDE) and None not in signs:
+            return math.prod(one for one in signs if one is not None)
+        if function is operator.neg:
+            return None if signs[0] is None else -signs[0]
+        if function in (round, float, math.sqrt) or (function is math.ceil and signs[0] == 1):
+            return signs[0]
+        return None
+
+
+def _joined(trends: Iterable[int]) -> int:
+    found = set(trends) - {0}
+    if found == {1, -1}:
+        raise NotMonotone
+    return found.pop() if found else 0
+
+
+def _same(signs: Iterable[int | None]) -> int | None:
+    found = set(signs)
+    return found.pop() if len(found) == 1 else None
