@@ -321,3 +321,59 @@ def test_a_run_without_records_of_pytest_says_once_that_nothing_was_checked(tmp_
     text = reporting.apply_plan(project, run.run_id).text()
 
     assert text.count("could not be checked") == 1 and "no reading of an assertion" in run.report_md.read_text()
+
+
+@pytest.mark.parametrize(
+    ("present", "line"),
+    [
+        ("50.0", '    assert results["summary"]["accuracy"] * 100 >= TOY_ACC_MIN\n'),
+        ("50.0", '    assert results["summary"]["accuracy"] >= TOY_ACC_MIN / 100\n'),
+        ("0.0005", '    assert results["summary"]["accuracy"] >= TOY_ACC_MIN * 1000\n'),
+    ],
+)
+@pytest.mark.parametrize("mode", ["smart", "full"])
+def test_a_constant_in_another_unit_than_its_metric_is_never_written(
+    tmp_path: Path, present: str, line: str, mode: str
+) -> None:
+    project = project_with(tmp_path, (ASSERT, line), ("TOY_ACC_MIN = 0.5 ", f"TOY_ACC_MIN = {present} "))
+    run = toy.finished_run(project, 3)
+    row = reported(project, run)["accuracy"]
+
+    assert (row.direction, row.decision) == ("unknown", "skip") and "in another unit" in row.reason
+    plan_id = reporting.apply_plan(project, run.run_id).plan_id
+    applying.apply(project, run.run_id, plan_id, mode, otherwise="apply")
+    assert f"TOY_ACC_MIN = {present} " in source_of(project)
+
+
+UNREADABLE = [
+    '    match results["summary"]["accuracy"] > TOY_ACC_MIN:\n        case False: raise AssertionError\n',
+    "    assert float(f\"{results['summary']['accuracy']:.1f}\") >= TOY_ACC_MIN\n",
+    '    import functools\n    functools.partial(ok, results["summary"]["accuracy"])(TOY_ACC_MIN)\n',
+    ASSERT + '    assert results["summary"]["accuracy"] > TOY_ACC_MIN\n',
+]
+
+
+@pytest.mark.parametrize("line", UNREADABLE)
+def test_a_tighter_value_is_asked_where_no_assertion_could_be_read(tmp_path: Path, line: str) -> None:
+    helper = "def ok(value, limit):\n    assert value > limit\n\n\ndef test_accuracy("
+    project = project_with(tmp_path, (ASSERT, line), ("def test_accuracy(", helper))
+    run = toy.finished_run(project, 3)
+    row = reported(project, run)["accuracy"]
+
+    assert (row.direction, row.decision) == ("tightens", "ask"), row.reason
+    assert refused(project, run, "smart").code == refused(project, run, "full").code == "DECISION_MISSING"
+
+
+def test_a_number_of_ones_own_that_fails_a_repeat_is_refused_and_one_applied_by_word_is_warned_of(
+    tmp_path: Path,
+) -> None:
+    project = project_with(tmp_path, STRICT[0])
+    run = toy.finished_run(project, 3)
+    reported(project, run)
+    own = Decision(stage_key="toy_accuracy", metric_key="accuracy", choice="custom", value="0.625")
+    refusal = refused(project, run, "smart", decisions=[own], otherwise="keep")
+    assert refusal.code == "DECISION_INVALID" and "repeat 2 would not pass 0.625" in refusal.message
+
+    plan_id = reporting.apply_plan(project, run.run_id).plan_id
+    reply = applying.apply(project, run.run_id, plan_id, "smart", otherwise="apply")
+    assert any("repeat 2 would not pass 0.625" in warning for warning in reply.warnings)

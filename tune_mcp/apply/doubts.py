@@ -13,6 +13,8 @@ from tune_mcp.observe.worst import Direction, Worst
 
 _SPEED = "speed"
 _DECIMALS = range(4, -1, -1)
+_OTHER_UNIT = 8
+"""From this factor on a slack is taken for a conversion: percent, milliseconds, bits."""
 
 
 class DoubtKind(StrEnum):
@@ -23,6 +25,7 @@ class DoubtKind(StrEnum):
     FAILS_REPEATS = "fails its own repeats"
     NATURAL_EDGE = "natural edge"
     BEYOND_SLACK = "beyond its slack"
+    UNREAD = "not understood"
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,11 @@ def find(
         text = f"WHAT THE TEST ASSERTS IS UNKNOWN, our reading is thrown away: {contradicted}"
         yield Doubt(DoubtKind.CONTRADICTED, text)
     gate = read if isinstance(read, Gate) else None
-    failing = tuple(
-        repeat
-        for repeat, value in enumerate(worst.per_run_raw, 1)
-        if gate and not gate.passes(value, worst.write_value)
-    )
-    if gate and failing:
-        yield Doubt(DoubtKind.FAILS_REPEATS, _fails(worst, gate, failing))
+    if isinstance(read, Unread) and not contradicted and moves is Direction.TIGHTENS:
+        text = f"whether the repeats pass the value is not known, since no assertion could be read: {read.reason}"
+        yield Doubt(DoubtKind.UNREAD, text)
+    if gate and (text := fails_text(worst, gate, worst.write_value)):
+        yield Doubt(DoubtKind.FAILS_REPEATS, text)
     if edge := _edge(worst, gate):
         yield Doubt(DoubtKind.NATURAL_EDGE, edge)
     if moves is Direction.LOOSENS and worst.stage.group != _SPEED and current is not None:
@@ -64,13 +65,28 @@ def find(
             yield Doubt(DoubtKind.BEYOND_SLACK, f"{text}{gate.limit(current):g} ({gate.how})")
 
 
-def _fails(worst: Worst, gate: Gate, failing: tuple[int, ...]) -> str:
-    which = f"repeat{'s' if len(failing) > 1 else ''} {', '.join(map(str, failing))}"
-    why = f"{which} would not pass {worst.write_value!r} ({gate.how})"
-    if gate.strict and worst.worst_raw == gate.limit(worst.write_value):
+def fails_text(worst: Worst, gate: Gate, reference: Number) -> str:
+    """Which repeats would not pass ``reference`` as the constant, why, and what would pass; empty when all pass."""
+    failing = [str(repeat) for repeat, value in enumerate(worst.per_run_raw, 1) if not gate.passes(value, reference)]
+    if not failing:
+        return ""
+    why = f"repeat{'s' if len(failing) > 1 else ''} {', '.join(failing)} would not pass {reference!r} ({gate.how})"
+    if gate.strict and worst.worst_raw == gate.limit(reference):
         why = f"the comparison is strict, so a value equal to the limit fails: {why}"
     passing = passing_value(worst, gate)
     return why if passing is None else f"{why}; {passing!r} would pass"
+
+
+def other_unit(gate: Gate, reference: Number) -> bool:
+    """Whether the limit moves so much faster or slower than the constant that this is a conversion and no slack.
+
+    A small and a large step must agree, so that neither rounding nor a cap is taken for one.
+    """
+    if reference == 0:
+        return False
+    steps = (abs(reference) / 100, abs(reference))
+    slopes = [(gate.limit(reference + step) - gate.limit(reference)) / step for step in steps]
+    return all(slope >= _OTHER_UNIT or 0 < slope <= 1 / _OTHER_UNIT for slope in slopes)
 
 
 def passing_value(worst: Worst, gate: Gate) -> Number | None:

@@ -211,7 +211,7 @@ def build(
 
 
 def _asserted(row: Row, contradicted: str) -> Row:
-    """A reference that is compared from both sides, or from the other one, is no bound: never written."""
+    """A reference compared from both sides, from the other one or in another unit is no bound: never written."""
     if contradicted:
         return replace(row, gate=Unread(contradicted, UnreadKind.UNCLEAR))
     why = ""
@@ -222,6 +222,12 @@ def _asserted(row: Row, contradicted: str) -> Row:
         why = (
             f"the test asserts {row.place} as {sides[row.gate.worst]} ({row.gate.how}), but the metric's worst is "
             f"{row.worst_op}: correct one of them, then run discover"
+        )
+    elif isinstance(row.gate, Gate) and doubts.other_unit(row.gate, row.write_value):
+        why = (
+            f"{row.place} is in another unit than the metric: with {row.write_value!r} the limit would be "
+            f"{row.gate.limit(row.write_value):g} ({row.gate.how}); let the metric's path name a value in the unit of "
+            "the constant, then run discover"
         )
     if not why:
         return row

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tune_mcp.apply import proof, transaction
+from tune_mcp.apply import doubts, proof, transaction
 from tune_mcp.apply.literals import rewrite
 from tune_mcp.apply.plan import ApplyPlan, Row
 from tune_mcp.calibration import deciding, publishing, settling
@@ -17,6 +17,7 @@ from tune_mcp.calibration.settling import Kept, Record
 from tune_mcp.config.stages import Number
 from tune_mcp.contract.applying import Applied, ApplyReply, Decision, Mode, Otherwise
 from tune_mcp.contract.reporting import DIRTY
+from tune_mcp.discover.assertions import Gate
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import read_text, sha256_bytes
 from tune_mcp.observe.worst import Direction
@@ -175,7 +176,13 @@ def _write(
         mode=mode,
         applied=applied,
         kept=_names(proposal, applied),
-        warnings=(*([DIRTY] if found.plan.dirty else []), *_unwritten(proposal, decided), *unproved, *unsettled),
+        warnings=(
+            *([DIRTY] if found.plan.dirty else []),
+            *_failing(written, values),
+            *_unwritten(proposal, decided),
+            *unproved,
+            *unsettled,
+        ),
         undo_command=f"tune-mcp apply {found.run.run_id} --undo {proposal.plan_id} --repo {project.repo_root}",
         pull_request=str(publishing.write_pull_request(project, found.run, folder)),
         commit_files=publishing.commit_files(project, found.run),
@@ -249,6 +256,14 @@ def _unwritten(proposal: ApplyPlan, decided: Mapping[tuple[str, str], Decision])
         for row in proposal.rows
         if row.decision == "skip" and row.direction is not Direction.EQUAL and row.key not in decided
     )
+
+
+def _failing(written: Sequence[Row], values: Mapping[tuple[str, str], tuple[Number, str | None]]) -> Iterator[str]:
+    """What was written on a person's word although repeats of this run would not pass it."""
+    for row in written:
+        value = values[row.key][0]
+        if isinstance(row.gate, Gate) and (why := doubts.fails_text(row.worst, row.gate, value)):
+            yield f"{row.place} = {value!r} was written although CI is likely to fail on it: {why}"
 
 
 def _nothing(proposal: ApplyPlan, run_id: str, mode: Mode, why: str) -> ApplyReply:

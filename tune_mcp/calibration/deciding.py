@@ -7,12 +7,14 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from tune_mcp.apply import doubts
 from tune_mcp.apply import plan as plans
 from tune_mcp.apply.plan import ApplyPlan, Row
 from tune_mcp.apply.reality import FailedTest
 from tune_mcp.calibration.project import Project
 from tune_mcp.config.stages import Number
 from tune_mcp.contract.applying import CHOICES, MODES, STANDING, Decision, Mode, Otherwise
+from tune_mcp.discover.assertions import Gate
 from tune_mcp.errors import Code, Json, Refusal
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report.figures import direction_text
@@ -251,6 +253,8 @@ def custom_value(row: Row, decision: Decision) -> tuple[Number, str]:
     worst = row.worst.worst_raw
     if value > worst if row.worst_op == "min" else value < worst:
         raise _bad(row, f"custom value {text} is tighter than the observed worst {worst!r}; CI would fail at once")
+    if isinstance(row.gate, Gate) and (why := doubts.fails_text(row.worst, row.gate, value)):
+        raise _bad(row, f"custom value {text} fails what was observed: {why}")
     return value, text
 
 

@@ -69,7 +69,8 @@ def _unproven(metrics: Pairs, facts: ReportFacts) -> list[str]:
 
 def remarks(stage: StageFacts, metric: MetricFacts, facts: ReportFacts) -> list[str]:
     """What a reviewer should know before writing the value, the most telling first."""
-    found = [metric.reason] if metric.direction is Direction.UNKNOWN else []
+    told = bool(metric.unread) and metric.unread in metric.reason
+    found = [metric.reason] if metric.direction is Direction.UNKNOWN and not told else []
     if metric.direction is Direction.LOOSENS and stage.group == "speed" and (unproven := facts.unproven(stage)):
         found.append(f"{', '.join(unproven)} never shows in a log of this test: look into that first")
     if metric.unread:
