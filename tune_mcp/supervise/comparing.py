@@ -6,6 +6,7 @@ compared with it before and after its pytest; the whole list of packages is read
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from tune_mcp.session.plan import Plan
 from tune_mcp.supervise import loaded
 from tune_mcp.supervise.job import AttemptResult, Job
 
+_LOADED = "loaded"
 _NEXT = "go on where the run was measured, or stop_run it and start a new run here"
 
 
@@ -67,29 +69,36 @@ def look(run: RunDir, python: Path, gpu_uuids: tuple[str, ...] = ()) -> tuple[En
     return now, "; ".join([*found, *fingerprint.differences(kept, now)])
 
 
-def remember(job: Job, result: AttemptResult) -> None:
-    """Let what a sealed attempt loaded be what the next one is compared with; its digest is on the ledger by now.
+def reference(result: AttemptResult | None) -> dict[str, str]:
+    """The ledger's fact on a sealed attempt whose loaded files the next attempts are compared with; empty for others.
 
-    One that differs from the run's others is no measure for them.
+    One that differs from the run's other attempts is no measure for them.
     """
-    if result.loaded_sha256 is None or result.moved or result.incomparable:
-        return
-    data = read_plain(job.folder / loaded.RECORD_FILE)
-    if sha256_bytes(data) == result.loaded_sha256:
-        write_atomic(job.run.loaded, data)
+    if result is None or result.loaded_sha256 is None or result.moved or result.incomparable:
+        return {}
+    return {_LOADED: result.loaded_sha256}
+
+
+def remember(job: Job, result: AttemptResult | None) -> None:
+    """Let what a sealed attempt loaded be what the next one is compared with; its digest is on the ledger by now."""
+    with suppress(OSError):  # without it the next attempt is compared with the one before
+        data = read_plain(job.folder / loaded.RECORD_FILE) if reference(result) else b""
+        if sha256_bytes(data) == reference(result).get(_LOADED):
+            write_atomic(job.run.loaded, data)
 
 
 def _loaded_as_recorded(run: RunDir) -> None:
     """Raise HOST_NOT_COMPARABLE for a record that no attempt of this run made; write a lost one again."""
-    known = {str(event.facts["loaded"]) for event in events.read(run.events, '"sealed"') if "loaded" in event.facts}
+    known = [str(event.facts[_LOADED]) for event in events.read(run.events, '"sealed"') if _LOADED in event.facts]
     if not known or (run.loaded.is_file() and sha256_bytes(read_plain(run.loaded)) in known):
         return
-    if not run.loaded.exists():
-        for path in sorted(run.path.glob(f"*/*/attempts/*/{loaded.RECORD_FILE}")):  # a crash came before the copy
-            data = read_plain(path)
-            if sha256_bytes(data) in known:
-                write_atomic(run.loaded, data)
-                return
+    if not run.loaded.exists():  # a crash came before the copy
+        places = ("_pytest/*/attempts/*", "purged/*/*")
+        found = [path for place in places for path in run.path.glob(f"{place}/{loaded.RECORD_FILE}")]
+        copies = {sha256_bytes(data): data for data in map(read_plain, found)}
+        if newest := next((copies[sha] for sha in reversed(known) if sha in copies), None):
+            write_atomic(run.loaded, newest)
+            return
     raise _refusal("loaded.json is gone, or is not what the supervisor wrote")
 
 

@@ -285,10 +285,9 @@ class Supervisor:
             self._event(
                 "sealed", f"{job.test_key} run {job.repeat} attempt {job.attempt}",
                 key=job.key, sha256=sha, environment=events.ledger(self.run_dir).environment_sha256,
-                **({"loaded": result.loaded_sha256} if result and result.loaded_sha256 else {}),
+                **comparing.reference(result),
             )  # fmt: skip
-            if result:
-                comparing.remember(job, result)
+            comparing.remember(job, result)
 
     def _watch(self, job: Job, news: AlertNews) -> None:
         """Take over what the attempt's watchdog saw: news as milestones, open alerts into the record."""
