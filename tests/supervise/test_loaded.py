@@ -220,17 +220,28 @@ def test_put_back_the_run_goes_on(machine: Machine) -> None:
 
 
 @pytest.mark.rule("SCP-02", "RES-11")
-def test_a_record_of_what_was_loaded_that_nobody_of_ours_wrote_resumes_nothing(machine: Machine) -> None:
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_text("{}")], ids=["gone", "edited"])
+def test_a_record_that_is_not_the_sealed_one_is_put_back(machine: Machine, change: Callable[[Path], object]) -> None:
     run = toy.finished_run(machine.project, 2, lambda job: toy.real_pytest(job) if job.repeat == 1 else None)
-    lost = run.loaded.read_bytes()
-    run.loaded.write_text("{}")
-    with toy.supervised_here(toy.real_pytest) as executor:
-        running.resume_run(machine.project, run.run_id)
-    assert (halt_of(run).code, executor.jobs) == ("HOST_NOT_COMPARABLE", [])
-    assert "loaded.json is gone, or is not what the supervisor wrote" in halt_of(run).message
+    sealed = json.loads(run.loaded.read_bytes())
+    change(run.loaded)
+    (machine.site / "measuring_lib.py").write_text("SCALE = 2\n")
 
-    run.loaded.unlink()
     with toy.supervised_here(toy.real_pytest):
         running.resume_run(machine.project, run.run_id)
-    assert watching.strict_audit(machine.project, run.run_id).ready, "it was written again from the sealed attempt"
-    assert json.loads(run.loaded.read_bytes())["began_ns"] == json.loads(lost)["began_ns"]
+
+    assert halt_of(run).code == "HOST_NOT_COMPARABLE" and "measuring_lib.py" in halt_of(run).message
+    assert json.loads(run.loaded.read_bytes()) == sealed
+
+
+@pytest.mark.rule("SCP-02", "RES-11")
+def test_without_any_sealed_record_the_run_does_not_go_on(machine: Machine) -> None:
+    run = toy.finished_run(machine.project, 2, lambda job: toy.real_pytest(job) if job.repeat == 1 else None)
+    for path in [run.loaded, *run.path.glob("_pytest/*/attempts/*/loaded.json")]:
+        path.write_text("{}")
+
+    with toy.supervised_here(toy.real_pytest) as executor:
+        running.resume_run(machine.project, run.run_id)
+
+    assert (halt_of(run).code, executor.jobs) == ("HOST_NOT_COMPARABLE", [])
+    assert "loaded.json is gone, or is not what the supervisor wrote" in halt_of(run).message

@@ -84,22 +84,28 @@ def remember(job: Job, result: AttemptResult | None) -> None:
     with suppress(OSError):  # without it the next attempt is compared with the one before
         data = read_plain(job.folder / loaded.RECORD_FILE) if reference(result) else b""
         if sha256_bytes(data) == reference(result).get(_LOADED):
-            write_atomic(job.run.loaded, data)
+            write_atomic(job.run.loaded, data, durable=False)  # after a power cut it is taken from the attempt
 
 
 def _loaded_as_recorded(run: RunDir) -> None:
-    """Raise HOST_NOT_COMPARABLE for a record that no attempt of this run made; write a lost one again."""
+    """Put the newest sealed record back where a crash, or somebody else, left another one.
+
+    Raises HOST_NOT_COMPARABLE when there is none any more.
+    """
     known = [str(event.facts[_LOADED]) for event in events.read(run.events, '"sealed"') if _LOADED in event.facts]
-    if not known or (run.loaded.is_file() and sha256_bytes(read_plain(run.loaded)) in known):
-        return
-    if not run.loaded.exists():  # a crash came before the copy
-        places = ("_pytest/*/attempts/*", "purged/*/*")
-        found = [path for place in places for path in run.path.glob(f"{place}/{loaded.RECORD_FILE}")]
-        copies = {sha256_bytes(data): data for data in map(read_plain, found)}
-        if newest := next((copies[sha] for sha in reversed(known) if sha in copies), None):
-            write_atomic(run.loaded, newest)
+    with suppress(OSError):
+        if not known or sha256_bytes(read_plain(run.loaded)) in known:
             return
-    raise _refusal("loaded.json is gone, or is not what the supervisor wrote")
+    copies: dict[str, bytes] = {}
+    for place in ("_pytest/*/attempts/*", "purged/*/*"):
+        for path in run.path.glob(f"{place}/{loaded.RECORD_FILE}"):
+            with suppress(OSError):
+                data = read_plain(path)
+                copies[sha256_bytes(data)] = data
+    newest = next((copies[sha] for sha in reversed(known) if sha in copies), None)
+    if newest is None:
+        raise _refusal("loaded.json is gone, or is not what the supervisor wrote")
+    write_atomic(run.loaded, newest)
 
 
 def _refusal(what: str) -> Refusal:

@@ -162,7 +162,7 @@ def after(job: Job, tree: GitState, started_ns: int) -> tuple[Loaded | None, Dif
 def store(job: Job, record: Loaded) -> str:
     """Write the attempt's record; returns its digest."""
     data = dump_json(record.model_dump(mode="json"))
-    write_atomic(job.folder / RECORD_FILE, data, durable=False)
+    write_atomic(job.folder / RECORD_FILE, data)
     return sha256_bytes(data)
 
 
@@ -300,7 +300,7 @@ def _site(search_path: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 def _editable(site: Iterable[str], repo_root: Path) -> Iterator[str]:
     """Folders of the editable installs that are not the repository itself."""
-    top = provenance.top_level(repo_root) or repo_root
+    top: Path | None = None
     for folder in site:
         for name in _names(folder) if folder.endswith("-packages") else ():
             if not name.endswith(".dist-info") or name.startswith(_OURS):
@@ -310,8 +310,10 @@ def _editable(site: Iterable[str], repo_root: Path) -> Iterator[str]:
             except (OSError, ValueError):
                 continue
             place = _place(value)
-            if place and not Path(place).is_relative_to(top):
-                yield place
+            if place:
+                top = top or provenance.top_level(repo_root) or repo_root
+                if not Path(place).is_relative_to(top):
+                    yield place
 
 
 def _place(direct_url: Json) -> str:
