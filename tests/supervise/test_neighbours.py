@@ -83,6 +83,24 @@ def test_a_supervisor_is_seen_before_and_after_it_shows_its_own_command_line(tmp
     )
 
 
+def test_a_supervisor_that_ends_while_it_is_looked_at_is_no_neighbour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files are closed already; as one whose locks cannot be read it would refuse every start on the machine."""
+    cmdline = tmp_path / "7" / "cmdline"
+    (tmp_path / "7" / "fd").mkdir(parents=True)
+    cmdline.write_bytes("\0".join(neighbours.SHOWN).encode() + b"\0")
+    look = neighbours._folders_of_open_locks
+
+    def ends(process: Path) -> dict[str, str]:
+        cmdline.write_bytes(b"")
+        return look(process)
+
+    monkeypatch.setattr(neighbours, "_folders_of_open_locks", ends)
+
+    assert neighbours.measuring(tmp_path) == ()
+
+
 def test_a_supervisor_whose_lock_cannot_be_read_counts_as_one_of_this_machine() -> None:
     unknown = neighbours.Neighbour(1, "/run", None)
     other = neighbours.Neighbour(2, "/run", "/another")

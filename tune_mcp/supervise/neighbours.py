@@ -9,6 +9,7 @@ purpose, is recorded in the events of both runs.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,12 +37,11 @@ def measuring(proc: Path = Path("/proc")) -> tuple[Neighbour, ...]:
     for entry in os.scandir(proc):
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
-        try:
-            words = (Path(entry.path) / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue  # it ended meanwhile
-        if _is_supervisor(words):
-            folders = _folders_of_open_locks(Path(entry.path))
+        process = Path(entry.path)
+        if _is_supervisor(_words(process)):
+            folders = _folders_of_open_locks(process)
+            if not folders and not _is_supervisor(_words(process)):
+                continue  # it ended meanwhile: an ending process loses its command line before its files
             found.append(Neighbour(int(entry.name), folders.get("supervisor.lock"), folders.get("host.lock")))
     return tuple(sorted(found, key=lambda one: one.pid))
 
@@ -49,6 +49,14 @@ def measuring(proc: Path = Path("/proc")) -> tuple[Neighbour, ...]:
 def under(lock_folder: Path, found: tuple[Neighbour, ...]) -> tuple[Neighbour, ...]:
     """Those that must not measure beside a holder of the lock in ``lock_folder``."""
     return tuple(one for one in found if one.lock_folder in (None, str(lock_folder.resolve())))
+
+
+def _words(process: Path) -> list[str]:
+    """Its command line; nothing of a process that has ended."""
+    try:
+        return (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []
 
 
 def _is_supervisor(words: list[str]) -> bool:
@@ -67,8 +75,9 @@ def _folders_of_open_locks(process: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     try:
         for link in (process / "fd").iterdir():
-            target = link.readlink()
-            found[target.name.removesuffix(" (deleted)")] = str(target.parent)
+            with suppress(FileNotFoundError):  # closed meanwhile
+                target = link.readlink()
+                found[target.name.removesuffix(" (deleted)")] = str(target.parent)
     except OSError:
         pass  # it ended meanwhile, or belongs to somebody else
     return found
