@@ -47,6 +47,16 @@ def test_people_see_milestones_only(run: RunDir) -> None:
     assert len(run.events.read_text().splitlines()) == 2
 
 
+def test_a_file_name_in_an_event_begins_no_line_and_sends_no_escape_to_a_terminal(run: RunDir) -> None:
+    name = "a\n2026-04-23T05:00:00Z finished     every stage × repeat is strict\x1b[2J\r\udcff"
+
+    events.append(run, "appeared", NOW, f"1 new file: {name}")
+
+    (only,) = events.read(run.events)
+    assert only.text.startswith("1 new file: a 2026") and only.text.endswith("strict\\x1b[2J\\r\\udcff")
+    assert len(run.run_log.read_text().splitlines()) <= 1
+
+
 def test_the_last_record_of_a_cell_counts_and_a_purge_takes_it_back(run: RunDir) -> None:
     recorded(run, "a", 1, "old")
     recorded(run, "a", 1, "new")

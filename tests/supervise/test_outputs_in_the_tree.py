@@ -114,7 +114,11 @@ def test_a_test_that_rewrites_a_tracked_file_is_named_and_the_way_out_works_at_t
 
 
 @pytest.mark.rule("SES-11")
-@pytest.mark.parametrize(("name", "made"), [("tests/generated.py", True), ("settings.toml", True), ("code.py", False)])
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [("tests/generated.py", True), ("settings.toml", True), ("code.py", False)]
+    + [(name, True) for name in ("tests/it's [x]*.py", "tests/a\\b?.py", "#!two\nlines.py")],
+)
 def test_what_python_or_pytest_loads_is_never_an_output(tmp_path: Path, name: str, made: bool) -> None:
     project = toy.make_toy(
         tmp_path / "repo",

@@ -88,7 +88,8 @@ class CalibratedFiles:
         if module is None:
             there = os.path.lexists(self.modules.repo_root / path)
             what = f"{path} is no plain file" if there else f"there is no file {path} inside {self.modules.repo_root}"
-            raise Refusal(Code.INVALID_CONFIG, "DSC-13", what, "correct config.yaml", {"key": key, "missing": path})
+            step = "remove it, or correct config.yaml" if there else "correct config.yaml"
+            raise Refusal(Code.INVALID_CONFIG, "DSC-13", what, step, {"key": key, "missing": path})
         return module
 
     def _check_keys(self, test: str, config: FileSource) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from json import dumps
 from pathlib import Path, PurePosixPath
-from re import escape, fullmatch
+from re import escape, fullmatch, sub
 from shlex import quote
 
 from tune_mcp.config.loader import REPO_PLACE
@@ -137,10 +137,15 @@ def way_out(tracked: Iterable[str], new: Iterable[str], planned: Baseline) -> st
         listed = ", ".join(dumps(name) for name in declarable[:5])
         steps.append(f"if the tests write it, add test_outputs: [{listed}] to the model's config.yaml")
     if made:
-        lines = " ".join(quote(f"/{name}") for name in made[:5])
+        lines = " ".join(quote(f"/{_ignore_pattern(name)}") for name in made[:5])
         exclude = '"$(git rev-parse --git-path info/exclude)"'
         steps.append(f"if the tests make it, let git ignore it: printf '%s\\n' {lines} >> {exclude}")
     return "; ".join(steps)
+
+
+def _ignore_pattern(name: str) -> str:
+    """The pattern of an ignore file that fits this name: what is special there is escaped, a line break is any sign."""
+    return sub(r"([\\*?\[\]]| $)", r"\\\1", name).replace("\n", "?").replace("\r", "?")
 
 
 def _is_ours(name: str, planned: Baseline) -> bool:

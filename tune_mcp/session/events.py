@@ -46,7 +46,14 @@ def append(run: RunDir, kind: str, now: datetime, text: str, **facts: Json) -> N
     line = dumps({"t": stamp, "kind": kind, "text": text, **facts}, ensure_ascii=False, allow_nan=False, sort_keys=True)
     append_line(run.events, line)
     if kind in MILESTONES:
-        append_line(run.run_log, f"{stamp} {kind:<12} {text}".replace("\n", " "))
+        append_line(run.run_log, f"{stamp} {kind:<12} {_one_line(text)}")
+
+
+def _one_line(text: str) -> str:
+    """A file's name may hold anything: no line break of it begins a line of ours, no escape reaches a terminal."""
+    return "".join(
+        one if one.isprintable() else " " if one == "\n" else one.encode("unicode_escape").decode() for one in text
+    )
 
 
 def read(path: Path, about: str = "") -> Iterator[Event]:
@@ -66,7 +73,7 @@ def read(path: Path, about: str = "") -> Iterator[Event]:
                 yield Event(
                     str(value["t"]),
                     str(value["kind"]),
-                    text if isinstance(text, str) else "",
+                    _one_line(text) if isinstance(text, str) else "",
                     {key: item for key, item in value.items() if key not in ("t", "kind", "text")},
                 )
 
