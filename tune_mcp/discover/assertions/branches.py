@@ -51,7 +51,8 @@ class Frame:
     done: Value = False
     ended: list[Value] = field(default_factory=list[Value])
     """For each loop that runs, the innermost last: where this iteration has ended."""
-    caught: list[list[Raised]] = field(default_factory=list[list[Raised]])
+    caught: list[tuple[int, list[Raised]]] = field(default_factory=list[tuple[int, "list[Raised]"]])
+    """For each handler that runs: how many conditions were in force where it began, and what it caught."""
 
     def over(self) -> Value:
         """Where the statements that follow do not run."""
@@ -194,8 +195,8 @@ class Branches(Calls):
                 caught = [one for one in caught if one.kind != "Failed"]
             waiting = [one for one in waiting if one not in caught]
             surprise = Opaque(f"an exception on line {node.lineno}", Origin.SETTING)
-            frame.caught.append(caught)
             with self.under(some([*(self.left(one.condition) for one in caught), surprise])):
+                frame.caught.append((len(self.guards), caught))
                 if handler.name:
                     scope.names[handler.name] = self.unknown("an exception")
                 ended = self.block(handler.body, scope) and ended
@@ -216,7 +217,10 @@ class Branches(Calls):
     def raises(self, node: ast.Raise, scope: Scope, frame: Frame) -> None:
         """A ``raise`` is reached; one without an exception gives on what was caught."""
         if node.exc is None and frame.caught:
-            self.raised[-1] += frame.caught[-1]
+            size, caught = frame.caught[-1]
+            self.raised[-1] += [
+                Raised(every([*self.guards[size:], one.condition]), one.how, one.kind) for one in caught
+            ]
             return
         called = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
         kind = ast.unparse(called).rpartition(".")[2] if called is not None else "Exception"

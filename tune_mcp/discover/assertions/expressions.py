@@ -103,7 +103,11 @@ class Expressions(Values):
                 condition = self.truth(self.eval(test, scope))
                 if not isinstance(condition, Expr):
                     return self.eval(body if condition else orelse, scope)
-                return choose(condition, self.eval(body, scope), self.eval(orelse, scope))
+                with self.under(condition):
+                    then = self.eval(body, scope)
+                with self.under(negated(condition)):
+                    other = self.eval(orelse, scope)
+                return choose(condition, then, other)
             case ast.Await(value=inner) | ast.Starred(value=inner):
                 return self.eval(inner, scope)
             case ast.NamedExpr(target=target, value=inner):

@@ -6,6 +6,7 @@ import math
 import struct
 from dataclasses import dataclass, field
 from enum import StrEnum
+from operator import neg
 
 from tune_mcp.config.stages import WorstOp
 from tune_mcp.discover.assertions.formula import (
@@ -21,6 +22,7 @@ from tune_mcp.discover.assertions.formula import (
 )
 
 _SMALLEST = 5e-324
+_SIDES = (1.7976931348623157e308, 1e150, 1e75, 1e15, 1e6)
 
 
 class UnreadKind(StrEnum):
@@ -71,9 +73,15 @@ class Rule:
     def _searched(self, worst: WorstOp, strict: bool, reference: float) -> float:
         """The outermost double that passes (strict: the first that fails), by halving over all doubles."""
         low, high = _rank(_SMALLEST if self.positive else -math.inf), _rank(math.inf)
-        bad, good = (low, high) if worst == "min" else (high, low)
-        if self.failed(reference, _unrank(good)):
+        bad = low if worst == "min" else high
+        # Not every function takes an infinite or a very large value: int(inf) raises.
+        sides = (math.inf, *_SIDES)
+        if worst == "max":
+            sides = (_SMALLEST,) if self.positive else tuple(map(neg, sides))
+        passing = next((one for one in sides if not self.failed(reference, one)), None)
+        if passing is None:
             return math.inf if worst == "min" else -math.inf
+        good = _rank(passing)
         if not self.failed(reference, _unrank(bad)):
             return -math.inf if worst == "min" else math.inf
         while abs(good - bad) > 1:

@@ -158,6 +158,9 @@ class Interpreter(Statements):
         name = f"{function.name}(…)"
         if not given and function.name.rpartition(".")[2] in _SAME_EACH_TIME:
             return function.child("call", None, name)
+        named = [one for one in given if isinstance(one, str) and one.rpartition(".")[2] == self.target.symbol]
+        if named and name.rpartition(".")[2] in ("setattr(…)", "setitem(…)"):
+            self.note(f"`{name}`", self.place(node))
         if any(tainted(one) and not isinstance(one, str) for one in given):
             self._foreign(function.name, given, {}, node)
         found = self.unknown("", [function, *given])
@@ -169,7 +172,7 @@ class Interpreter(Statements):
         matters = any(tainted(one) for one in (*given, function.owner)) or self.reaches(path, function.node)
         if not matters and self.testing and PurePosixPath(path).parts[0] != self.near:
             return self._skipped(function, args, keywords)
-        odd = [one for one in function.decorators if not _is_plain_decorator(one)]
+        odd = [one for one in function.decorators if not is_plain_decorator(one)]
         self.raised.append([])
         found = self.run(function, args, keywords) if matters else self._briefly(function, args, keywords)
         for one in self.raised.pop():
@@ -284,7 +287,8 @@ class Interpreter(Statements):
         return found
 
 
-def _is_plain_decorator(text: str) -> bool:
+def is_plain_decorator(text: str) -> bool:
+    """Whether a function does with the decorator what it does without, as far as its assertions go."""
     name = text.partition("(")[0]
     plain = ("staticmethod", "classmethod", "property", "cache", "lru_cache", "wraps", "fixture", "contextmanager",
              "cached_property", "override", "abstractmethod", "overload", "dataclass")  # fmt: skip

@@ -13,7 +13,7 @@ from pathlib import Path
 from tune_mcp.discover.assertions.branches import Raised
 from tune_mcp.discover.assertions.formula import Opaque, Origin, Undefined, Value, depends
 from tune_mcp.discover.assertions.gate import Gate, Unread, UnreadKind
-from tune_mcp.discover.assertions.interpreter import Interpreter
+from tune_mcp.discover.assertions.interpreter import Interpreter, is_plain_decorator
 from tune_mcp.discover.assertions.judging import Failure, judge
 from tune_mcp.discover.assertions.objects import (
     MISSING,
@@ -32,6 +32,7 @@ from tune_mcp.discover.constants import split_source
 from tune_mcp.discover.imports import SourceFiles
 
 _BEFORE = ("setUpClass", "setup_class", "setUp", "setup_method", "asyncSetUp")
+_BEFORE_ALL = ("setUpModule", "setup_module", "setup_function")
 _MAX_CASES = 256
 _GATE_SECONDS, _FILE_SECONDS, _SECONDS = 2.0, 8.0, 20.0
 """The CPU time that one constant, one test file and all of them may take."""
@@ -186,12 +187,15 @@ class _Run:
         marks = [*function.decorators, *self._marks()]
         if any(".skip(" in one or one.endswith(".skip") for one in marks):
             return []
+        odd = [one for one in function.decorators if not is_plain_decorator(one) and "skip" not in one]
         found: list[Raised] = []
         for bound in self._cases(function):
             found += self._once(owner, function, bound)
-        if any("xfail" in one or "expectedFailure" in one for one in marks):
+        expected = any("xfail" in one or "expectedFailure" in one for one in marks)
+        if expected or odd:
+            why = "a test that is expected to fail" if expected else f"the decorator `{odd[0][:40]}`"
             return [
-                Failure(Opaque("a test that is expected to fail", Origin.SETTING, ref=True), one.how, self.test.name)
+                Failure(Opaque(why, Origin.SETTING, ref=True), one.how, self.test.name)
                 for one in found
                 if depends(one.condition)
             ][:1]
@@ -253,6 +257,9 @@ class _Run:
         machine.testing = True
         try:
             instance = Instance(owner, {}) if owner else None
+            for name in _BEFORE_ALL:
+                if isinstance(before := self._value(self.module, name), Function):
+                    self._run(before, {})
             for name in _BEFORE:
                 before = owner.find(name) if owner else None
                 if isinstance(before, Function):

@@ -219,6 +219,8 @@ class Statements(Branches):
         wanted = self.target
         if home.parent is not None or home.module.path != wanted.file or name != wanted.symbol:
             return value
+        if self.frames[-1].scope is not home:  # a function that sets it anew
+            return value
         if wanted.subkey is None:
             self.found = True
             self.present = float(value) if is_number(value) else None

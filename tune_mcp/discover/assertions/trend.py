@@ -100,6 +100,8 @@ class Trend:
         if function is operator.mul:
             return _joined((self._times(args[0], args[1]), self._times(args[1], args[0])))
         if function is DIVIDE:
+            # Below zero the quotient moves the same way, but it jumps at zero.
+            self.positive = self.positive or self._moves(args[1])
             return _joined((self._times(args[0], args[1]), -self._times(args[1], args[0])))
         if function in _RISING and not any(self._moves(one) for one in args[1:]):
             return self.of(args[0])
