@@ -117,7 +117,7 @@ def test_a_leading_underscore_is_a_name_like_any_other() -> None:
         ("{8: REF}", ConstantKind.OTHER),
         ("{'en': {'a': 1}}", ConstantKind.OTHER),
         ("{True: {'a': 1}}", ConstantKind.OTHER),
-        ("{}", ConstantKind.OTHER),
+        ("{}", ConstantKind.NESTED),
         ("[1, 2]", ConstantKind.OTHER),
         ("(1, 2)", ConstantKind.OTHER),
         ("True", ConstantKind.OTHER),

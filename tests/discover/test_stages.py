@@ -356,8 +356,8 @@ def test_a_dict_of_known_metrics_under_an_unknown_name_is_listed(project: Projec
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("A_ACC_MIN = None", "None"),
-        ("A_ACC_MIN: float | None = None", "None"),
+        ("A_ACC_MIN = None", "it has no value"),
+        ("A_ACC_MIN: float | None = None", "it has no value"),
         ("A_ACC_MIN = 0.5 * 2", "expression"),
         ("A_ACC_MIN = slack(B)", "expression"),
         ("A_ACC_MIN = '0.5'", "string"),

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from tune_mcp.discover.constants import NumberLiteral, parse_module
+from tune_mcp.apply.filling import Filling, fill
+from tune_mcp.discover.constants import ModuleConstants, NumberLiteral, parse_module
 from tune_mcp.discover.source_tree import SourceTree, number_of, parsed_expression, read_tree
 from tune_mcp.errors import Code, Refusal
 
@@ -25,14 +26,15 @@ _TOKEN = re.compile(r"[0-9A-Za-z_.+-]+")
 class Edit:
     """One planned change. ``source`` and ``concurrency`` as in the apply plan.
 
-    ``old_token`` None means that the spelling was not recorded. ``new_text`` is the verbatim text of a person's
+    ``old_value`` None: there is no value yet, its place is filled. ``old_token`` None means that the spelling was not
+    recorded. ``new_text`` is the verbatim text of a person's
     custom value (rule APL-13); it must spell ``new_value``.
     """
 
     source: str
     concurrency: int | None
     old_token: str | None
-    old_value: int | float
+    old_value: int | float | None
     new_value: int | float
     new_text: str | None = None
 
@@ -82,6 +84,8 @@ def rewrite(data: bytes, path: str, edits: Sequence[Edit]) -> bytes:
     _check_compiles(data, path)
     planned: dict[int, Replacement] = {}
     for edit in edits:
+        if edit.old_value is None:
+            continue
         literal = module.find(edit.source, edit.concurrency)
         if literal.start in planned:
             raise Refusal(
@@ -97,7 +101,28 @@ def rewrite(data: bytes, path: str, edits: Sequence[Edit]) -> bytes:
         item = planned[start]
         new = new[:start] + item.text.encode("ascii") + new[item.literal.end :]
     prove(data, new, path, tuple(planned[start] for start in sorted(planned)))
-    return new
+    module = parse_module(new, path)
+    return fill(new, path, [_filling(module, edit) for edit in edits if edit.old_value is None])
+
+
+def _filling(module: ModuleConstants, edit: Edit) -> Filling:
+    blank = module.blank(edit.source, edit.concurrency)
+    if blank is None:
+        raise Refusal(
+            Code.THRESHOLD_CHANGED,
+            "APL-24",
+            f"{edit.source} in {module.path} had no value when the plan was made, and there is no such place now",
+            "call apply_plan again and decide on its new numbers",
+            {"source": edit.source, "file": module.path},
+        )
+    return Filling(edit.source, blank, _first_text(edit))
+
+
+def _first_text(edit: Edit) -> str:
+    """The text of a first value: a person's own, an int as it is, else a float's repr."""
+    if edit.new_text is not None:
+        return _custom_text(edit)
+    return number_text(edit.new_value, "0" if isinstance(edit.new_value, int) else "0.0")
 
 
 def literal_rule(literal: NumberLiteral) -> str:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tune_mcp.config.stages import Stage
+from tune_mcp.discover.blanks import Blank, lines_with
 from tune_mcp.discover.constants import ModuleConstants, NumberLiteral, parse_module, split_source
+from tune_mcp.discover.source_tree import read_tree
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import inside, read_plain
 from tune_mcp.session.plan import Plan
@@ -34,6 +36,11 @@ class Files:
                 ) from error
             self.modules[name] = parse_module(self.contents[name], name)
         return self.modules[name]
+
+    def lines_with(self, name: str, symbol: str) -> frozenset[int]:
+        """The lines of a file's statements that name ``symbol``, or a name that such a statement binds."""
+        self.module(name)
+        return lines_with(read_tree(self.contents[name], name).tree, symbol)
 
 
 @dataclass(frozen=True)
@@ -62,23 +69,32 @@ Trouble = tuple[Code, str]
 """Why a literal may not be written: the code of the refusal and one sentence."""
 
 
+Place = NumberLiteral | Blank
+"""Where the value of a threshold is, or where its first one comes."""
+
+
 def locate(
     source: str, stage: Stage, module: ModuleConstants, concurrency: Concurrency, plan: Plan
-) -> tuple[NumberLiteral | None, Trouble | None]:
-    """The literal that is the threshold ``source`` of ``stage``, or why there is none that the plan may write."""
+) -> tuple[Place | None, Trouble | None]:
+    """The place of the threshold ``source`` of ``stage``, or why there is none that the plan may write."""
     symbol, subkey = split_source(source)
     if trouble := _forbidden(symbol, stage, plan):
         return None, trouble
-    try:
-        literal = module.find(source, concurrency.value() if subkey else None)
-    except Refusal as refusal:
-        return None, (refusal.code, refusal.message)
     read_at = concurrency.read_at(symbol) if subkey else set[int]()
-    if read_at and literal.concurrency not in read_at:
+    known = concurrency.value() if subkey else None
+    place: Place | None
+    try:
+        place = module.find(source, known)
+    except Refusal as refusal:
+        # An empty table has no key of its own, so how the tests ask it is what is left.
+        place = module.blank(source, next(iter(read_at)) if known is None and len(read_at) == 1 else known)
+        if place is None:
+            return None, (refusal.code, refusal.message)
+    if read_at and place.concurrency not in read_at:
         at = ", ".join(map(str, sorted(read_at)))
-        why = f"the code reads {symbol}[{at}], not {symbol}[{literal.concurrency}] (APL-16)"
+        why = f"the code reads {symbol}[{at}], not {symbol}[{place.concurrency}] (APL-16)"
         return None, (Code.THRESHOLD_UNKNOWN, why)
-    return literal, None
+    return place, None
 
 
 def _forbidden(symbol: str, stage: Stage, plan: Plan) -> Trouble | None:

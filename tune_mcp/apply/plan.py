@@ -22,6 +22,7 @@ from tune_mcp.apply.reality import FailedTest
 from tune_mcp.config.policy import GroupPolicy
 from tune_mcp.config.stages import Number, Stage, WorstOp
 from tune_mcp.discover.assertions import Gate, Unread, UnreadKind
+from tune_mcp.discover.blanks import Blank
 from tune_mcp.discover.constants import ModuleConstants, NumberLiteral, split_source
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import digest
@@ -38,9 +39,9 @@ class Row:
     """One metric of the plan; the fields are the contract's (section 2, tool 11).
 
     ``decision`` is what mode smart does: write (auto), leave (skip), or ask a person (ask). ``reason`` says why.
-    ``literal`` is where the present value stands, None when it cannot be located beyond doubt; ``code`` is then the
-    refusal of whoever asks for an edit. ``doubts`` are what a person must see before the value is written,
-    ``gate`` is what the test asserts, as far as it can be read and pytest did not contradict it.
+    ``literal`` is where the present value stands, ``blank`` where the first one comes; both None when there is no place
+    beyond doubt, ``code`` is then the refusal of whoever asks for an edit. ``doubts`` are what a person must see before
+    the value is written, ``gate`` is what the test asserts, as far as it can be read and pytest did not contradict it.
     """
 
     worst: Worst
@@ -56,6 +57,7 @@ class Row:
     code: Code | None = None
     doubts: tuple[Doubt, ...] = ()
     gate: Gate | Unread | None = None
+    blank: Blank | None = None
 
     @property
     def stage(self) -> Stage:
@@ -85,7 +87,13 @@ class Row:
     @property
     def place_known(self) -> bool:
         """Whether there is a place in the file that the plan may write to."""
-        return self.literal is not None
+        return self.literal is not None or self.blank is not None
+
+    @property
+    def line(self) -> int | None:
+        """The line of that place."""
+        place = self.literal or self.blank
+        return place.line if place else None
 
     @property
     def place(self) -> str:
@@ -95,14 +103,14 @@ class Row:
         return f"{self.symbol}[{self.concurrency}]['{self.subkey}']"
 
     def edit(self, value: Number | None = None, text: str | None = None) -> Edit:
-        """The edit that writes ``value`` (default: the plan's) over the present literal."""
-        if self.literal is None:
-            raise ValueError(f"{self.place} has no literal to replace")
+        """The edit that writes ``value`` (default: the plan's) over the present literal, or where there is none yet."""
+        if not self.place_known:
+            raise ValueError(f"{self.place} has no place to write to")
         return Edit(
             source=self.worst.source,
             concurrency=self.concurrency,
-            old_token=self.literal.token,
-            old_value=self.literal.value,
+            old_token=self.literal.token if self.literal else None,
+            old_value=self.current_raw,
             new_value=self.write_value if value is None else value,
             new_text=text,
         )
@@ -139,7 +147,7 @@ class ApplyPlan:
         chosen = self.rows if rows is None else rows
         parts: list[str] = []
         for file, before in self.contents.items():
-            edits = [row.edit() for row in chosen if row.file == file and row.literal and writable(row)]
+            edits = [row.edit() for row in chosen if row.file == file and row.place_known and writable(row)]
             after = rewrite(before, file, edits) if edits else before
             parts += _diff(file, before.decode(), after.decode())
         return "".join(parts)
@@ -166,7 +174,7 @@ class Seen:
     """
 
     outcomes: Outcomes = field(default_factory=dict[tuple[str, int], "Outcome"])
-    before: Mapping[tuple[str, str], Number] = field(default_factory=dict[tuple[str, str], Number])
+    before: reading.Before = field(default_factory=dict[tuple[str, str], "Number | None"])
     allowed: Callable[[str, int, TestFailure], str] = lambda _test, _repeat, _failure: ""
 
 
@@ -232,12 +240,18 @@ def _asserted(row: Row, contradicted: str) -> Row:
     if not why:
         return row
     row = replace(row, gate=Unread(why, UnreadKind.DISAGREE))
-    return _unknown(row, why) if row.literal else row
+    return _unknown(row, why) if row.place_known else row
 
 
 def _unknown(row: Row, why: str) -> Row:
     return replace(
-        row, literal=None, direction=Direction.UNKNOWN, decision="skip", reason=why, code=Code.THRESHOLD_UNKNOWN
+        row,
+        literal=None,
+        blank=None,
+        direction=Direction.UNKNOWN,
+        decision="skip",
+        reason=why,
+        code=Code.THRESHOLD_UNKNOWN,
     )
 
 
@@ -249,8 +263,10 @@ def _row(
     plan: Plan,
 ) -> Row:
     symbol, subkey = split_source(worst.source)
-    literal, trouble = locate(worst.source, worst.stage, module, concurrency, plan)
+    place, trouble = locate(worst.source, worst.stage, module, concurrency, plan)
+    literal, blank = (place, None) if isinstance(place, NumberLiteral) else (None, place)
     found = direction(worst.worst_op, literal.value if literal else None, worst.write_value)
+    found = Direction.FIRST if blank else found
     decision, reason = _smart(found, policy, worst.stage.group)
     return Row(
         worst=worst,
@@ -258,8 +274,9 @@ def _row(
         source_kind="nested" if subkey else "bare",
         symbol=symbol,
         subkey=subkey,
-        concurrency=literal.concurrency if literal else (concurrency.value() if subkey else None),
+        concurrency=place.concurrency if place else (concurrency.value() if subkey else None),
         literal=literal,
+        blank=blank,
         direction=found,
         decision=decision,
         reason=trouble[1] if trouble else reason,
@@ -269,13 +286,11 @@ def _row(
 
 def _unshared(rows: list[Row]) -> Iterator[Row]:
     """Two metrics that claim one literal are a conflict: neither value is right for both, so neither is written."""
-    claims = Counter((row.file, row.literal.start) for row in rows if row.literal)
+    claims = Counter((row.file, row.place) for row in rows if row.place_known)
     for row in rows:
-        if row.literal and claims[(row.file, row.literal.start)] > 1:
+        if row.place_known and claims[(row.file, row.place)] > 1:
             others = ", ".join(
-                "/".join(one.key)
-                for one in rows
-                if one is not row and one.literal == row.literal and one.file == row.file
+                "/".join(one.key) for one in rows if one is not row and one.place == row.place and one.file == row.file
             )
             why = f"{row.place} is the threshold of {others} too; let one metric alone feed it, then run discover"
             yield _unknown(row, why)
@@ -285,11 +300,13 @@ def _unshared(rows: list[Row]) -> Iterator[Row]:
 
 def _alone(row: Row, readers: Readers) -> Row:
     """A threshold that an unmeasured test reads too is not tightened unless a person says so."""
-    if row.direction is not Direction.TIGHTENS:
+    if row.direction not in (Direction.TIGHTENS, Direction.FIRST):
         return row
     other = readers.unmeasured(row.file, row.worst.source)
     if other is None:
         return row
+    if row.direction is Direction.FIRST:
+        return replace(row, reason=f"{row.reason}; {other} reads it too and was not measured in this run")
     return replace(row, decision="skip", reason=f"{other} reads it too and was not measured in this run")
 
 
@@ -309,6 +326,8 @@ def _smart(found: Direction, policy: GroupPolicy, group: str) -> tuple[Decision,
         return "skip", "the present value cannot be located; never edited"
     if found is Direction.EQUAL:
         return "skip", "already there"
+    if found is Direction.FIRST:
+        return "ask", "it has no value yet: with its first one the test begins to gate, so a person decides"
     if policy.smart == "auto":
         return "auto", f"{group} follows the worst of N"
     if policy.smart == "ask_loosening" and found is Direction.TIGHTENS:

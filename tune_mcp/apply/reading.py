@@ -9,12 +9,14 @@ from tune_mcp.apply.locating import Concurrency, Files, locate
 from tune_mcp.config.stages import Number
 from tune_mcp.contract.audit import Cell
 from tune_mcp.discover.assertions import AssertionReader, Gate, Unread, UnreadKind
-from tune_mcp.discover.constants import split_source
+from tune_mcp.discover.blanks import Blank
+from tune_mcp.discover.constants import NumberLiteral, split_source
 from tune_mcp.observe.audit import Audit, AuditedStage
 from tune_mcp.session.plan import Plan
 
-Before = Mapping[tuple[str, str], Number]
-"""(stage key, metric key) -> the threshold that the run was measured with, where an apply has changed it since."""
+Before = Mapping[tuple[str, str], Number | None]
+"""(stage key, metric key) -> the threshold that the run was measured with, where an apply has changed it since; None
+where there was none."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Reading:
 
     ``present`` is the threshold that the repeats were measured with, None when there was none or it is not known;
     ``values`` are those of the repeats that count, by repeat from 1. ``tests`` names the tests that assert it, or may.
+    Of a threshold without a value ``asked_at`` are the lines of the test file that ask for it, ``keys`` the ways that a
+    KeyError may name its missing key.
     """
 
     place: str
@@ -31,6 +35,8 @@ class Reading:
     tests: frozenset[str]
     values: Mapping[int, Number]
     present: Number | None
+    asked_at: frozenset[int] = frozenset()
+    keys: frozenset[str] = frozenset()
 
     def fails(self, repeat: int) -> bool:
         """Whether, by the reading, that repeat fails the threshold that it was measured with."""
@@ -75,18 +81,24 @@ def _one(
     stage, source = audited.stage, audited.stage.metrics[metric].source
     thresholds = files.module(stage.threshold_path)
     concurrency = Concurrency(files.module(stage.test), thresholds)
-    literal, _ = locate(source, stage, thresholds, concurrency, plan)
-    at = literal.concurrency if literal else concurrency.value() if split_source(source)[1] else None
+    place, _ = locate(source, stage, thresholds, concurrency, plan)
+    symbol, subkey = split_source(source)
+    at = place.concurrency if place else concurrency.value() if subkey else None
     found = assertions.gate(stage.test, stage.threshold_path, source, at, {**plan.settings.env, **stage.extra_env})
     asserting = found.tests if isinstance(found, Gate) else None
     tests = assertions.reading_tests(stage.test, stage.threshold_path, source) if asserting is None else asserting
+    now = place.value if isinstance(place, NumberLiteral) else None
+    present = before.get((stage.key, metric), now)
+    without = present is None and ((stage.key, metric) in before or isinstance(place, Blank))
     return Reading(
         place=source,
         test_key=stage.test_key,
         read=found,
         tests=frozenset(tests),
         values=_values(audited, metric),
-        present=before.get((stage.key, metric), literal.value if literal else None),
+        present=present,
+        asked_at=files.lines_with(stage.test, symbol) if without else frozenset(),
+        keys=frozenset({repr(subkey), repr(at)}) if without else frozenset(),
     )
 
 

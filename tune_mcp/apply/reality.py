@@ -101,7 +101,7 @@ def cause_of(failure: TestFailure, repeat: int, readings: Sequence[Reading]) -> 
         return Cause.FIXTURE
     asserting = [one for one in readings if names(failure.nodeid) & one.tests]
     if not failure.assertion:
-        return Cause.EXCEPTION
+        return None if any(_without_value(failure, one) for one in asserting) else Cause.EXCEPTION
     if not asserting:
         return Cause.NO_THRESHOLD
     if any(one.fails(repeat) for one in asserting):
@@ -109,3 +109,12 @@ def cause_of(failure: TestFailure, repeat: int, readings: Sequence[Reading]) -> 
     if failure.by_assert and any(one.may_fail for one in asserting):
         return None
     return Cause.PASSES if failure.by_assert else Cause.EXCEPTION
+
+
+def _without_value(failure: TestFailure, reading: Reading) -> bool:
+    """Whether a test failed because the threshold has no value: it uses ``None``, or asks its table for the key."""
+    if failure.test_line not in reading.asked_at:
+        return False
+    if failure.exception == "KeyError":
+        return failure.message in reading.keys
+    return failure.exception in ("TypeError", "AttributeError") and "NoneType" in failure.message

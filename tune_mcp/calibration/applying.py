@@ -217,8 +217,6 @@ def _proved(
 
 def _applied(row: Row, value: Number) -> Applied:
     old = row.current_raw
-    if old is None:
-        raise ValueError(f"{row.place} was written without a known old value")
     return Applied(
         file=row.file,
         symbol=row.place,
@@ -227,7 +225,7 @@ def _applied(row: Row, value: Number) -> Applied:
         worst_op=row.worst_op,
         old=old,
         new=value,
-        direction=direction_text(row.worst_op, old, value),
+        direction=direction_text(row.worst_op, old, value, first=row.blank is not None),
     )
 
 
@@ -239,7 +237,7 @@ def _kept(row: Row, decided: Mapping[tuple[str, str], Decision]) -> Kept:
         symbol=row.place,
         current=row.current_raw,
         proposed=row.write_value,
-        direction=direction_text(row.worst_op, row.current_raw, row.write_value),
+        direction=direction_text(row.worst_op, row.current_raw, row.write_value, first=row.blank is not None),
         why="a person decided so" if decision and decision.choice == "keep" else row.reason,
     )
 

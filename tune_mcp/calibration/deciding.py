@@ -19,6 +19,7 @@ from tune_mcp.errors import Code, Json, Refusal
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report.figures import direction_text
 
+_LISTED_IN_FULL = (Direction.LOOSENS, Direction.FIRST)
 _LISTED = 40
 _LONGEST_LIST = 4500
 """Characters of ready decisions in a refusal's text; a longer list stands in its details alone."""
@@ -27,11 +28,12 @@ _LONGEST_LIST = 4500
 def wants_word(row: Row, mode: Mode) -> bool:
     """Whether a person must say something about the row before ``mode`` may write it.
 
-    In smart every row that is asked about, in full every one that loosens or that the plan has a doubt about.
+    In smart every row that is asked about, in full every one that loosens, that would get its first value (CI begins to
+    gate on it), or that the plan has a doubt about.
     """
     if mode == "report" or not plans.writable(row):
         return False
-    return row.decision == "ask" if mode == "smart" else row.direction is Direction.LOOSENS or bool(row.doubts)
+    return row.decision == "ask" if mode == "smart" else row.direction in _LISTED_IN_FULL or bool(row.doubts)
 
 
 def open_questions(proposal: ApplyPlan, mode: Mode, decided: Mapping[tuple[str, str], Decision]) -> tuple[Row, ...]:
@@ -71,6 +73,8 @@ def summary(proposal: ApplyPlan, mode: Mode) -> str:
     tightens = sum(row.direction is Direction.TIGHTENS for row in proposal.rows)
     asks = len(asked_one_by_one(proposal, mode))
     text = f"{tightens} value(s) tighten CI, {loosens} loosen it"
+    first = sum(row.direction is Direction.FIRST for row in proposal.rows)
+    text += f", {first} get their first value" if first else ""
     text += f", {asks} of them asked about one by one." if asks else "."
     lines = [_movement(row) for row in proposal.rows if wants_word(row, "full")]
     more = [f"… and {len(lines) - _LISTED} more, see the report"] if len(lines) > _LISTED else []
@@ -78,18 +82,24 @@ def summary(proposal: ApplyPlan, mode: Mode) -> str:
 
 
 def _movement(row: Row) -> str:
-    change = direction_text(row.worst_op, row.current_raw, row.write_value)
-    return f"{'/'.join(row.key)}: {row.current_raw!r} -> {row.write_value!r}, {change}"
+    return f"{'/'.join(row.key)}: {_present(row)} -> {row.write_value!r}, {_change(row)}"
+
+
+def _change(row: Row) -> str:
+    return direction_text(row.worst_op, row.current_raw, row.write_value, first=row.blank is not None)
+
+
+def _present(row: Row) -> str:
+    return "no value" if row.current_raw is None else repr(row.current_raw)
 
 
 def question(row: Row, plan_id: str) -> str:
     """The question for one metric (APL-12); the plan id in it makes a changed plan ask again."""
     runs = ", ".join(repr(value) for value in row.worst.per_run_raw)
-    change = direction_text(row.worst_op, row.current_raw, row.write_value)
     remarks = "".join(f"\n{doubt.text}" for doubt in row.doubts)
     return (
-        f"{row.stage.key}: {row.place} in {row.file} {change}.\nobserved per run: {runs}\n"
-        f"present value: {row.current_raw!r}, worst of N: {row.write_value!r}{remarks}\n"
+        f"{row.stage.key}: {row.place} in {row.file} {_change(row)}.\nobserved per run: {runs}\n"
+        f"present value: {_present(row)}, worst of N: {row.write_value!r}{remarks}\n"
         f"keep the present value, apply the worst of N, or give a custom value? (plan {plan_id})"
     )
 

@@ -143,7 +143,9 @@ def _tracked(repo_root: Path, plan: Plan, git_sha: str, path: str, data: bytes) 
         concurrency = Concurrency(module if stage.test == path else _module(repo_root, git_sha, stage.test), module)
         for metric in stage.metrics.values():
             literal, _ = locate(metric.source, stage, module, concurrency, plan)
-            if literal:  # otherwise it is no literal that apply could write, and is compared like any other code
+            if isinstance(
+                literal, NumberLiteral
+            ):  # otherwise it is no literal that apply could write, and is compared like any other code
                 found[(metric.source, literal.concurrency)] = literal
     return found
 

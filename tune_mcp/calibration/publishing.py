@@ -16,8 +16,9 @@ from tune_mcp.calibration.settling import Record
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import read_text, sha256_file, write_atomic
 from tune_mcp.observe.worst import Direction
+from tune_mcp.report import wording
 from tune_mcp.report.facts import OptimisationFacts, ReportFacts, SeenFacts
-from tune_mcp.report.figures import plain
+from tune_mcp.report.figures import old_text, plain
 from tune_mcp.report.write import read_report
 from tune_mcp.run_dir import RUNS_FOLDER, RunDir
 
@@ -115,7 +116,7 @@ def _summary(facts: ReportFacts, records: Sequence[Record]) -> Iterator[str]:
 def _changes(records: Sequence[Record]) -> Iterator[Sequence[str]]:
     for record in records:
         for one in record.applied:
-            yield one.stage_key, f"`{one.file}`: `{one.symbol}`", plain(one.old), plain(one.new), one.direction
+            yield one.stage_key, f"`{one.file}`: `{one.symbol}`", old_text(one.old), plain(one.new), one.direction
 
 
 def _run_directory(project: Project, run: RunDir) -> Iterator[str]:
@@ -150,7 +151,7 @@ def _highlights(facts: ReportFacts) -> Iterator[str]:
                 f"`{metric.place}`",
                 ", ".join(plain(value) for value in metric.values),
                 plain(metric.worst_raw),
-                "?" if metric.current_raw is None else plain(metric.current_raw),
+                wording.present_text(metric),
                 plain(metric.write_value),
                 metric.direction_text,
             )

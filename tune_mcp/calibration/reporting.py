@@ -69,6 +69,7 @@ def report(project: Project, run_id: str) -> ReportReply:
         loosens=counts[Direction.LOOSENS],
         equal=counts[Direction.EQUAL],
         unknown=counts[Direction.UNKNOWN],
+        first=counts[Direction.FIRST],
         loosening=tuple(_movement(row) for row in _loudest(proposal))[:_LOOSENING_SHOWN],
         notes=tuple(notes + ([DIRTY] if found.plan.dirty else [])),
         failed_tests=_failed(proposal),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tune_mcp.apply.plan import Seen
+from tune_mcp.apply.reading import Before
 from tune_mcp.calibration import settling
 from tune_mcp.calibration.evidence import Evidence
 from tune_mcp.calibration.project import Project
@@ -62,9 +63,9 @@ def outcomes(run: RunDir, plan: Plan, tests: Iterable[str]) -> dict[tuple[str, i
     }
 
 
-def before(run: RunDir) -> Mapping[tuple[str, str], Number]:
-    """The thresholds that the run was measured with, where an apply of it wrote others since."""
-    found: dict[tuple[str, str], Number] = {}
+def before(run: RunDir) -> Before:
+    """The thresholds that the run was measured with, where an apply of it wrote others since (None: there was none)."""
+    found: dict[tuple[str, str], Number | None] = {}
     for record in settling.in_effect(run):
         for one in record.applied:
             found.setdefault((one.stage_key, one.metric_key), one.old)

@@ -29,14 +29,14 @@ class Decision(BaseModel):
 
 
 class Applied(Frozen):
-    """One literal that was written; ``symbol`` has its concurrency resolved."""
+    """One literal that was written; ``symbol`` has its concurrency resolved. ``old`` None: it was the first value."""
 
     file: str
     symbol: str
     stage_key: str
     metric_key: str
     worst_op: WorstOp
-    old: Number
+    old: Number | None
     new: Number
     direction: str
 
@@ -64,7 +64,8 @@ class ApplyReply(Reply):
         """The list of changes."""
         yield f"applied {len(self.applied)} value(s) in mode {self.mode}; kept {len(self.kept)}"
         for one in self.applied:
-            yield f"  {one.file}:{one.symbol} = {one.new!r} (was {one.old!r}, {one.direction})"
+            was = "" if one.old is None else f"was {one.old!r}, "
+            yield f"  {one.file}:{one.symbol} = {one.new!r} ({was}{one.direction})"
         if self.files_changed:
             yield f"files changed: {', '.join(self.files_changed)}"
         yield from (f"WARNING: {warning}" for warning in self.warnings)

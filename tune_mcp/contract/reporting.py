@@ -43,6 +43,7 @@ class ReportReply(Reply):
     loosens: int
     equal: int
     unknown: int
+    first: int
     loosening: tuple[str, ...]
     notes: tuple[str, ...]
     failed_tests: tuple[FailedTestEntry, ...] = ()
@@ -55,6 +56,7 @@ class ReportReply(Reply):
         yield (
             f"{self.metrics} metrics in {self.stages} stages: {self.loosens} would loosen, {self.tightens} tighten, "
             f"{self.equal} stay, {self.unknown} unknown"
+            + (f", {self.first} get their first value" if self.first else "")
         )
         yield from (one.line() for one in self.failed_tests)
         yield from (f"LOOSENS {line}" for line in self.loosening)
@@ -110,7 +112,7 @@ class ApplyPlanReply(Reply):
             yield DIRTY
         yield from (f"note: {note}" for note in self.notes)
         yield from (one.line() for one in self.failed_tests)
-        order = {"loosens": 0, "unknown": 1, "tightens": 2, "equal": 3}
+        order = {"loosens": 0, "first baseline": 1, "unknown": 2, "tightens": 3, "equal": 4}
         for row in sorted(self.rows, key=lambda row: order[row.direction])[:_ROWS_SHOWN]:
             yield (
                 f"  {row.decision:<4} {row.stage_key}/{row.metric_key}: {row.current_raw!r} -> {row.write_value!r} "

@@ -11,10 +11,11 @@ import ast
 import keyword
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from tune_mcp.discover.bindings import ASSIGNING, ModuleScope
+from tune_mcp.discover.blanks import Blank, BlankForm, handed_on, is_none, keys_read
 from tune_mcp.discover.source_tree import SourceTree, number_of, parsed_expression, read_tree
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import sha256_bytes
@@ -62,7 +63,8 @@ class Constant:
     """One assigned name. ``problem`` says why it may not be edited; None when it is plain.
 
     ``literals`` holds one number for NUMBER, every number leaf of ``{int|Name: {str: number}}`` for NESTED, else
-    none. ``alias`` is the name right of ``A = B``.
+    none. ``alias`` is the name right of ``A = B``. ``blanks`` are its places without a value; one without ``subkey`` in
+    a NESTED constant stands for every key that is not there.
     """
 
     name: str
@@ -72,6 +74,12 @@ class Constant:
     problem: str | None
     gaps: tuple[Gap, ...] = ()
     alias: str | None = None
+    blanks: tuple[Blank, ...] = ()
+
+    def has(self, concurrency: int | None, subkey: str) -> bool:
+        """Whether a table has that key; of all tables when ``concurrency`` is None."""
+        entries = ((entry.concurrency, entry.subkey) for entry in (*self.literals, *self.gaps))
+        return any(key == subkey and concurrency in (None, outer) for outer, key in entries)
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,8 @@ class ModuleConstants:
     """The constants of one file. ``imports`` are the dotted modules imported anywhere in it (``from a.b import c``
     gives ``a.b`` and ``a.b.c``); ``elsewhere`` says how a name that no assignment binds is bound. ``indexed`` maps a
     name to every whole number and every name by which it is subscripted anywhere in the file. ``keywords`` are the
-    keyword arguments of calls anywhere in it that are whole numbers.
+    keyword arguments of calls anywhere in it that are whole numbers. ``keys_read`` maps a name to the string keys that
+    the file asks it for, ``handed_on`` are the names that it gives to other code as a whole.
     """
 
     path: str
@@ -89,6 +98,8 @@ class ModuleConstants:
     elsewhere: dict[str, str] = field(default_factory=lambda: dict[str, str]())
     indexed: dict[str, frozenset[int | str]] = field(default_factory=lambda: dict[str, frozenset[int | str]]())
     keywords: frozenset[tuple[str, int]] = frozenset()
+    keys_read: dict[str, frozenset[str]] = field(default_factory=lambda: dict[str, frozenset[str]]())
+    handed_on: frozenset[str] = frozenset()
 
     def number(self, name: str) -> int | float | None:
         """Value of a plain NUMBER constant, also through one alias ``A = B``; None for anything else."""
@@ -122,6 +133,29 @@ class ModuleConstants:
         if subkey is None:
             return constant.literals[0]
         return self._entry(source, constant, wanted, subkey)
+
+    def blank(self, source: str, concurrency: int | None) -> Blank | None:
+        """The place of ``source`` that has no value yet; None when it has one, or when nothing may be written there.
+
+        ``concurrency`` None takes the only outer key; an empty table has none. Raises INVALID_ARGUMENT.
+        """
+        symbol, outer, subkey = _parts(source)
+        constant = self.constants.get(symbol)
+        if constant is None or constant.problem is not None:
+            return None
+        if subkey is None:
+            return next((one for one in constant.blanks if constant.kind is ConstantKind.NONE), None)
+        tables = [one for one in constant.blanks if one.subkey is None]
+        wanted = concurrency if outer is None else outer
+        if wanted is None and len(tables) == 1:
+            wanted = tables[0].concurrency
+        for one in constant.blanks:
+            if one.subkey == subkey and one.concurrency == wanted:
+                return one
+        if wanted is None or constant.kind is not ConstantKind.NESTED or constant.has(wanted, subkey):
+            return None
+        fitting = (one for one in tables if one.form is BlankForm.NO_TABLE or one.concurrency == wanted)
+        return next((replace(one, concurrency=wanted, subkey=subkey) for one in fitting), None)
 
     def _entry(self, source: str, constant: Constant, wanted: int | None, subkey: str) -> NumberLiteral:
         outers = sorted({entry.concurrency for entry in (*constant.literals, *constant.gaps)} - {None}, key=str)
@@ -206,8 +240,17 @@ def parse_module(data: bytes, path: str) -> ModuleConstants:
     filled = {name: reader.nested(found[name], value, numbers) for name, value in nested}
     constants = {name: filled.get(name, constant) for name, constant in found.items()}
     imports, keywords = frozenset(_imports(source.tree)), frozenset(_keywords(source.tree))
-    indexed = _indexed(source.tree)
-    return ModuleConstants(path, sha256_bytes(data), constants, imports, elsewhere, indexed, keywords)
+    return ModuleConstants(
+        path,
+        sha256_bytes(data),
+        constants,
+        imports,
+        elsewhere,
+        _indexed(source.tree),
+        keywords,
+        keys_read(source.tree),
+        handed_on(source.tree),
+    )
 
 
 def _indexed(tree: ast.Module) -> dict[str, frozenset[int | str]]:
@@ -249,7 +292,11 @@ class _Reader:
             return Constant(name, ConstantKind.NUMBER, line, (literal,), problem or trouble)
         if isinstance(value, ast.Name):
             return Constant(name, ConstantKind.DERIVED, line, (), problem, alias=value.id)
-        return Constant(name, _kind(value), line, (), problem)
+        blanks = (self.blank(name, None, None, BlankForm.NONE, value),) if value is not None and is_none(value) else ()
+        return Constant(name, _kind(value), line, (), problem, blanks=blanks)
+
+    def blank(self, symbol: str, concurrency: int | None, subkey: str | None, form: BlankForm, node: ast.expr) -> Blank:
+        return Blank(symbol, concurrency, subkey, form, *self.source.span(node), node.lineno)
 
     def literal(
         self, symbol: str, concurrency: int | None, subkey: str | None, node: ast.expr
@@ -265,9 +312,13 @@ class _Reader:
     def nested(self, bare: Constant, outer: ast.Dict, numbers: ModuleConstants) -> Constant:
         literals: list[NumberLiteral] = []
         gaps: list[Gap] = []
+        blanks: list[Blank] = []
         troubles: list[str | None] = [bare.problem]
         inner_dicts = [value for value in outer.values if isinstance(value, ast.Dict)]
         keys = [(key, _outer_key(key, numbers)) for key in outer.keys]
+        if not keys:
+            empty = self.blank(bare.name, None, None, BlankForm.NO_TABLE, outer)
+            return replace(bare, kind=ConstantKind.NESTED, blanks=(empty,))
         if not inner_dicts or any(found is None and not isinstance(key, (ast.Name, type(None))) for key, found in keys):
             return bare
         troubles += [_unresolved(key) for key, found in keys if found is None]
@@ -275,6 +326,8 @@ class _Reader:
         for (_, concurrency), value in zip(keys, outer.values, strict=True):
             if concurrency is None:
                 continue
+            if isinstance(value, ast.Dict):
+                blanks.append(self.blank(bare.name, concurrency, None, BlankForm.NO_KEY, value))
             if not isinstance(value, ast.Dict) or not value.keys:
                 reason = "an empty dict" if isinstance(value, ast.Dict) else _WHAT[_kind(value)]
                 gaps.append(Gap(concurrency, None, value.lineno, reason))
@@ -287,6 +340,8 @@ class _Reader:
             for subkey, leaf in zip(subkeys, value.values, strict=True):
                 if not isinstance(subkey, str):
                     continue
+                if is_none(leaf):
+                    blanks.append(self.blank(bare.name, concurrency, subkey, BlankForm.NONE, leaf))
                 if number_of(leaf) is None:
                     gaps.append(Gap(concurrency, subkey, leaf.lineno, _WHAT[_kind(leaf)]))
                     continue
@@ -296,7 +351,8 @@ class _Reader:
                 else:
                     gaps.append(Gap(concurrency, subkey, leaf.lineno, trouble))
         problem = next((trouble for trouble in troubles if trouble is not None), None)
-        return Constant(bare.name, ConstantKind.NESTED, bare.line, tuple(literals), problem, tuple(gaps))
+        parts = tuple(literals), problem, tuple(gaps)
+        return Constant(bare.name, ConstantKind.NESTED, bare.line, *parts, blanks=tuple(blanks))
 
 
 def _outer_key(key: ast.expr | None, numbers: ModuleConstants) -> int | None:

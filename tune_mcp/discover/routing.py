@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from tune_mcp.config.metrics import MetricRules, MetricSpec
 from tune_mcp.config.model import FileSource, Preset, Variant
+from tune_mcp.discover.blanks import BlankForm
 from tune_mcp.discover.constants import Constant, ConstantKind, ModuleConstants
 from tune_mcp.errors import Code, Refusal
 
@@ -19,13 +20,16 @@ from tune_mcp.errors import Code, Refusal
 class Claim:
     """One threshold: its metric, and its source as stages.yaml writes it (``NAME`` or ``_NAME['key']``).
 
-    ``writable``: it is a plain number; any other only shows that a metric has more than one constant.
+    ``writable``: it is a plain number, or a place for one; any other only shows that a metric has two constants.
+    ``blank``: there is no value yet. ``absent``: there is not even a key, so it is no rival of any other constant.
     """
 
     spec: MetricSpec
     symbol: str
     source: str
     writable: bool = True
+    blank: bool = False
+    absent: bool = False
 
 
 @dataclass
@@ -132,8 +136,10 @@ def _claims(config: FileSource, module: ModuleConstants, rules: MetricRules, fou
                 yield Claim(spec, name, name, writable=False)
             else:
                 yield Claim(spec, name, name)
+        elif spec is not None and constant.kind is ConstantKind.NONE and constant.problem is None:
+            yield Claim(spec, name, name, blank=True)
         elif spec is not None or rules.named_as_nested(name):
-            found.problems.append(f"{where} is not calibrated: {_WHAT[constant.kind]} [APL-17]")
+            found.problems.append(f"{where} is not calibrated: {constant.problem or _WHAT[constant.kind]} [APL-17]")
             if spec is not None and constant.kind is ConstantKind.DERIVED:
                 yield Claim(spec, name, name, writable=False)
     for name, how in module.elsewhere.items():
@@ -166,10 +172,19 @@ def _nested(
         keys = {literal.subkey for literal in constant.literals}
         found.unrecognised += [name] if keys & rules.metrics.keys() or rules.looks_like_threshold(name) else []
         return
+    empty = [one for one in constant.blanks if one.form is BlankForm.NONE and one.subkey]
+    fillable = {one.subkey: one for one in empty if rules.match(name, one.subkey) is not None}
+    absent = tuple(_absent(constant, config, module, rules))
     for gap in constant.gaps:
+        if gap.subkey in fillable or (gap.subkey is None and absent):
+            continue
         key = f"[{gap.subkey!r}]" if gap.subkey else ""
         found.problems.append(f"{module.path}:{gap.line}: {name}{key} is not calibrated: {gap.reason} [APL-17]")
-    for subkey in dict.fromkeys(literal.subkey for literal in constant.literals):
+    if not constant.literals and not constant.gaps and not absent:
+        what = "it is an empty table, and config names no metric of it"
+        found.problems.append(f"{where} is not calibrated: {what} [APL-17]")
+    valued = [literal.subkey for literal in constant.literals]
+    for subkey in dict.fromkeys([*valued, *fillable, *absent]):
         source = f"{name}[{subkey!r}]"
         spec = rules.match(name, subkey)
         if source in config.ignored_constants:
@@ -177,4 +192,19 @@ def _nested(
         if spec is None:
             found.unrecognised.append(source)
         else:
-            yield Claim(spec, name, source)
+            yield Claim(spec, name, source, blank=subkey not in valued, absent=subkey in absent)
+
+
+def _absent(constant: Constant, config: FileSource, module: ModuleConstants, rules: MetricRules) -> Iterator[str]:
+    """Keys of metrics that no table of the constant has, and that the tests ask it for.
+
+    Where the constant is given to other code as a whole, that is so for each metric that ``paths`` names.
+    """
+    asked = module.keys_read.get(constant.name, frozenset[str]())
+    variants = [one for one in config.variants.values() if one.claims(constant.name)]
+    named = {key for level in (config, *variants) for key in level.paths}
+    if constant.name not in module.handed_on:
+        named = set[str]()
+    for key in rules.metrics:
+        if key in asked | named and not constant.has(None, key) and rules.match(constant.name, key) is not None:
+            yield key

@@ -153,11 +153,31 @@ class _Builder:
         metrics: dict[str, StageMetric] = {}
         for metric_key in (known for known in self.rules.metrics if known in claims):
             rivals = rivals_of(metric_key, claims[metric_key], tree, file, self.reader)
-            metrics[metric_key] = self.metric(key, claims[metric_key], rivals, sources)
+            mine = self.claimants(key, claims[metric_key], rivals, sources)
+            if mine:
+                metrics[metric_key] = self.metric(key, mine, rivals, sources)
         if not metrics:
             what = f"{key}: preset {tree.preset} has no {group} threshold although another preset has"
             self.problems.append(f"{what}; it is run and counted, never applied [TTS-05]")
         self.add(file, key, group, tree, sources, metrics)
+
+    def claimants(self, stage_key: str, claims: list[Claim], rivals: list[Claim], sources: StageSources) -> list[Claim]:
+        """Those that stand for the metric: a missing key only where nothing else does, and no value without a path."""
+        spec = claims[0].spec
+        there = [claim for claim in claims if not claim.absent]
+        if there or rivals or len(claims) > 1:
+            if not there and not rivals:
+                names = " and ".join(claim.source for claim in claims)
+                self.problems.append(
+                    f"{stage_key}: {names} could each be the missing {spec.key}; none is filled [DSC-10]"
+                )
+            claims = there
+        if claims and all(claim.blank for claim in claims) and sources.metric(spec.key) is None:
+            names = " and ".join(claim.source for claim in claims)
+            what = f"it has no value, and no path of {spec.key} is known to measure its first one"
+            self.problems.append(f"{stage_key}: {names} is not calibrated: {what} [APL-17]")
+            return []
+        return claims
 
     def metric(self, stage_key: str, claims: list[Claim], rivals: list[Claim], sources: StageSources) -> StageMetric:
         spec = claims[0].spec

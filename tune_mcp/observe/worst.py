@@ -16,12 +16,16 @@ _EXACT = 700
 
 
 class Direction(StrEnum):
-    """What writing the value would do to CI; derived from the worst operator, never from the sign alone (APL-21)."""
+    """What writing the value would do to CI; derived from the worst operator, never from the sign alone (APL-21).
+
+    FIRST: there was no value, so a gate that was absent begins to gate.
+    """
 
     TIGHTENS = "tightens"
     LOOSENS = "loosens"
     EQUAL = "equal"
     UNKNOWN = "unknown"
+    FIRST = "first baseline"
 
 
 @dataclass(frozen=True)

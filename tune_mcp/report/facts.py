@@ -19,12 +19,18 @@ Number = int | float
 _LAST_GROUPS = ("speed", "reliability")
 
 
+_LOUDEST = (Direction.LOOSENS, Direction.FIRST, Direction.UNKNOWN, Direction.TIGHTENS, Direction.EQUAL)
+
+
 class AppliedRow(Frozen):
-    """One literal that ``apply`` changed: stage key, place with the concurrency resolved, raw old and new value."""
+    """One literal that ``apply`` changed: stage key, place with the concurrency resolved, raw old and new value.
+
+    ``old`` None: it was the first value.
+    """
 
     stage: str
     metric: str
-    old: Number
+    old: Number | None
     new: Number
     worst_op: WorstOp
 
@@ -398,8 +404,8 @@ class ReportFacts(Frozen):
         return [found[name] for name in sorted(found, key=lambda name: name in _LAST_GROUPS)]
 
     def loudest_first(self) -> list[tuple[StageFacts, MetricFacts]]:
-        """All metrics, loosening ones first and the largest change first, then unknown, tightening, equal."""
-        order = {Direction.LOOSENS: 0, Direction.UNKNOWN: 1, Direction.TIGHTENS: 2, Direction.EQUAL: 3}
+        """All metrics, by direction as ``_LOUDEST`` says, the largest change of each first."""
+        order = {way: number for number, way in enumerate(_LOUDEST)}
         return sorted(self.metrics(), key=lambda pair: (order[pair[1].direction], -abs(pair[1].change_percent or 0.0)))
 
     def count(self, wanted: Direction) -> int:

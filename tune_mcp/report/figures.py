@@ -17,6 +17,11 @@ def plain(value: Number) -> str:
     return format(exact.to_integral_value() if exact == exact.to_integral_value() else exact.normalize(), "f")
 
 
+def old_text(value: Number | None) -> str:
+    """The number that was there before, ``none`` where there was none."""
+    return "none" if value is None else plain(value)
+
+
 def brief(value: Number) -> str:
     """The raw number for a narrow place: in full when that is short, else six significant digits after ``≈``."""
     full = plain(value)
@@ -38,9 +43,12 @@ def change_percent(old: Number, new: Number) -> float | None:
     return float((after - before) / abs(before) * 100)
 
 
-def direction_text(worst: WorstOp, old: Number | None, new: Number) -> str:
-    """``tightens (+2.1%)``, ``loosens (-7.9%)``, ``loosens (n/a)`` when old is 0, ``equal``, ``unknown`` (APL-21)."""
-    found = direction(worst, old, new)
+def direction_text(worst: WorstOp, old: Number | None, new: Number, *, first: bool = False) -> str:
+    """``tightens (+2.1%)``, ``loosens (-7.9%)``, ``loosens (n/a)`` when old is 0, ``equal``, ``unknown`` (APL-21).
+
+    ``first``: there was no value, as opposed to one that is not known.
+    """
+    found = Direction.FIRST if first and old is None else direction(worst, old, new)
     if old is None or found in (Direction.EQUAL, Direction.UNKNOWN):
         return str(found)
     change = change_percent(old, new)

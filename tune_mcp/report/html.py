@@ -11,10 +11,25 @@ from collections.abc import Callable
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report import since, wording
 from tune_mcp.report.facts import ReportFacts
-from tune_mcp.report.figures import brief, chance_text, chances_text, direction_text, percent, plain, shown_text
+from tune_mcp.report.figures import (
+    brief,
+    chance_text,
+    chances_text,
+    direction_text,
+    old_text,
+    percent,
+    plain,
+    shown_text,
+)
 from tune_mcp.report.strip import strip
 
-_SYMBOL = {Direction.LOOSENS: "▲", Direction.TIGHTENS: "▼", Direction.EQUAL: "=", Direction.UNKNOWN: "?"}
+_SYMBOL = {
+    Direction.LOOSENS: "▲",
+    Direction.TIGHTENS: "▼",
+    Direction.FIRST: "+",
+    Direction.EQUAL: "=",
+    Direction.UNKNOWN: "?",
+}
 """Beside every colour a sign and a word: a reader without colours, or on paper, loses nothing."""
 
 
@@ -33,7 +48,11 @@ def render(facts: ReportFacts) -> str:
     given: dict[str, object] = {
         "facts": facts,
         "rows": rows,
-        "tiles": [(way, sign, facts.count(way)) for way, sign in _SYMBOL.items()],
+        "tiles": [
+            (way, sign, facts.count(way))
+            for way, sign in _SYMBOL.items()
+            if way is not Direction.FIRST or facts.count(way)
+        ],
         "symbol": _SYMBOL,
         "strip": strip,
         "wording": wording,
@@ -48,5 +67,6 @@ def render(facts: ReportFacts) -> str:
         "chance": chance_text,
         "chances": chances_text,
         "direction_text": direction_text,
+        "old_text": old_text,
     }
     return environment.get_template("report.html.j2").render(**given, **texts)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report import since, wording
 from tune_mcp.report.facts import AppliedRow, MetricFacts, ReportFacts, StageFacts
-from tune_mcp.report.figures import chance_text, chances_text, direction_text, percent, plain, shown_text
+from tune_mcp.report.figures import chance_text, chances_text, direction_text, old_text, percent, plain, shown_text
 
 _APPLIED = "## Applied changes"
 _PROVENANCE = "## Provenance"
@@ -45,7 +45,13 @@ def with_applied_changes(report_md: str, rows: Sequence[AppliedRow]) -> str:
         before = head + (rest[following.start() :] if following else "")
     if rows:
         cells = (
-            (row.stage, row.metric, plain(row.old), plain(row.new), direction_text(row.worst_op, row.old, row.new))
+            (
+                row.stage,
+                row.metric,
+                old_text(row.old),
+                plain(row.new),
+                direction_text(row.worst_op, row.old, row.new, first=True),
+            )
             for row in rows
         )
         table = _table(("Stage", "Metric", "Old", "New", "Direction"), cells)
@@ -73,10 +79,6 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[i
     yield f"|{'|'.join('---:' if column in aligned else '---' for column in range(len(head)))}|"
     for row in rows:
         yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
-
-
-def _present(metric: MetricFacts) -> str:
-    return "?" if metric.current_raw is None else plain(metric.current_raw)
 
 
 def _effect(metric: MetricFacts) -> str:
@@ -119,7 +121,7 @@ def _moves(facts: ReportFacts, rows: wording.Pairs) -> Iterator[str]:
             (
                 f"`{stage.key}`",
                 f"`{metric.place}`",
-                _present(metric),
+                wording.present_text(metric),
                 plain(metric.worst_raw),
                 plain(metric.write_value),
                 _effect(metric),
@@ -178,7 +180,7 @@ def _worst_rows(stage: StageFacts) -> Iterator[str]:
                 metric.worst_op,
                 plain(metric.worst_raw),
                 plain(metric.write_value),
-                _present(metric),
+                wording.present_text(metric),
                 _effect(metric),
                 f"{metric.decision}: {_said(metric.reason)}",
             )

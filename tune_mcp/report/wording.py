@@ -16,6 +16,7 @@ _TESTS_NAMED = 5
 _SAID = {
     Direction.LOOSENS: ("would loosen", "would loosen"),
     Direction.TIGHTENS: ("would tighten", "would tighten"),
+    Direction.FIRST: ("would get its first value", "would get their first value"),
     Direction.EQUAL: ("stays", "stay"),
     Direction.UNKNOWN: ("is unknown", "are unknown"),
 }
@@ -70,7 +71,7 @@ def _unproven(metrics: Pairs, facts: ReportFacts) -> list[str]:
 def remarks(stage: StageFacts, metric: MetricFacts, facts: ReportFacts) -> list[str]:
     """What a reviewer should know before writing the value, the most telling first."""
     told = bool(metric.unread) and metric.unread in metric.reason
-    found = [metric.reason] if metric.direction is Direction.UNKNOWN and not told else []
+    found = [metric.reason] if metric.direction in (Direction.UNKNOWN, Direction.FIRST) and not told else []
     if metric.direction is Direction.LOOSENS and stage.group == "speed" and (unproven := facts.unproven(stage)):
         found.append(f"{', '.join(unproven)} never shows in a log of this test: look into that first")
     if metric.unread:
@@ -92,6 +93,13 @@ def remarks(stage: StageFacts, metric: MetricFacts, facts: ReportFacts) -> list[
         found.append(f"would be the change number {metric.loosened_in_a_row} in a row that loosens (before: {values})")
     found += metric.doubts
     return found + [flag.text for flag in metric.flags if flag.kind not in ("identical", "trend")]
+
+
+def present_text(metric: MetricFacts) -> str:
+    """The number in the file: ``none`` where there is none yet, ``?`` where it is not known."""
+    if metric.current_raw is not None:
+        return plain(metric.current_raw)
+    return "none" if metric.direction is Direction.FIRST else "?"
 
 
 def bound_text(metric: MetricFacts) -> str:

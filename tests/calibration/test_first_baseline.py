@@ -1,0 +1,126 @@
+"""A threshold without a value: measured as any other, asked about, filled byte for byte, and taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import toy
+
+from tune_mcp.calibration import applying, catalogue, reporting, undoing
+from tune_mcp.calibration.project import Project
+from tune_mcp.contract.reporting import PlanRow
+from tune_mcp.errors import Code, Refusal
+from tune_mcp.run_dir import RunDir
+
+TABLE = '_TOY_P95 = {\n    2: {"throughput_qps": 1.0, "latency_mean_s": 9.0},\n}\n'
+BARE = "TOY_ACC_MIN = 0.5  # a bare threshold\n"
+
+
+def project_with(folder: Path, *changes: tuple[str, str]) -> Project:
+    source = toy.toy_source()
+    for old, new in changes:
+        assert old in source
+        source = source.replace(old, new)
+    return toy.make_toy(folder / "repo", test_source=source)
+
+
+def source_of(project: Project) -> str:
+    return (project.repo_root / toy.TEST_FILE).read_bytes().decode()
+
+
+def measured(project: Project) -> RunDir:
+    """Two repeats by a real supervisor and a real pytest."""
+    run = toy.start(project, 2)
+    now = toy.wait_until_rest(project, run.run_id)
+    assert now.state == "finished", toy.told(run)
+    return run
+
+
+def rows_of(project: Project, run: RunDir) -> dict[str, PlanRow]:
+    reporting.report(project, run.run_id)
+    return {row.metric_key: row for row in reporting.apply_plan(project, run.run_id).rows}
+
+
+FORMS: Sequence[tuple[str, str, str, set[str]]] = [
+    (BARE, "TOY_ACC_MIN = None  # not yet\n", "TOY_ACC_MIN = 0.625  # not yet\n", {"accuracy"}),
+    (
+        BARE,
+        "TOY_ACC_MIN: float | None = None  # not yet\n",
+        "TOY_ACC_MIN: float | None = 0.625  # not yet\n",
+        {"accuracy"},
+    ),
+    (
+        TABLE,
+        "_TOY_P95 = {}  # empty\n",
+        '_TOY_P95 = {2: {"latency_mean_s": 0.25, "throughput_qps": 10.25}}  # empty\n',
+        {"throughput_qps", "latency_mean_s"},
+    ),
+    (
+        TABLE,
+        "_TOY_P95: dict[int, dict[str, float]] = {2: {}}\n",
+        '_TOY_P95: dict[int, dict[str, float]] = {2: {"latency_mean_s": 0.25, "throughput_qps": 10.25}}\n',
+        {"throughput_qps", "latency_mean_s"},
+    ),
+    (
+        TABLE,
+        '_TOY_P95 = {\n    CONCURRENCY: {  # at two\n        "throughput_qps": 1.0,  # per second\n    },\n}\n',
+        '_TOY_P95 = {\n    CONCURRENCY: {  # at two\n        "throughput_qps": 10.25,  # per second\n'
+        '        "latency_mean_s": 0.25,\n    },\n}\n',
+        {"latency_mean_s"},
+    ),
+    (
+        TABLE,
+        "_TOY_P95 = {2: {'throughput_qps': 1.0}}\n",
+        "_TOY_P95 = {2: {'throughput_qps': 10.25, 'latency_mean_s': 0.25}}\n",
+        {"latency_mean_s"},
+    ),
+    (
+        TABLE,
+        '_TOY_P95 = {2: {"throughput_qps": 1.0, "latency_mean_s": None}}\n',
+        '_TOY_P95 = {2: {"throughput_qps": 10.25, "latency_mean_s": 0.25}}\n',
+        {"latency_mean_s"},
+    ),
+]
+
+
+@pytest.mark.rule("APL-15")
+@pytest.mark.rule("APL-16")
+@pytest.mark.parametrize(("old", "blank", "filled", "first"), FORMS, ids=lambda value: None)
+def test_a_threshold_without_a_value_goes_the_whole_way(
+    tmp_path: Path, old: str, blank: str, filled: str, first: set[str]
+) -> None:
+    project = project_with(tmp_path, (old, blank))
+    found = catalogue.discover(project, toy.MODEL)
+    assert not found.needs_config and not [line for line in found.problems if "not calibrated" in line]
+    before = source_of(project)
+
+    run = measured(project)
+
+    told = reporting.report(project, run.run_id)
+    assert (told.first, told.failed_tests) == (len(first), ())
+    rows = rows_of(project, run)
+    assert {key for key, row in rows.items() if row.direction == "first baseline"} == first
+    assert {(rows[key].decision, rows[key].current_raw) for key in first} == {("ask", None)}
+    plan = reporting.apply_plan(project, run.run_id)
+    for mode in ("smart", "full"):
+        with pytest.raises(Refusal) as caught:
+            applying.apply(project, run.run_id, plan.plan_id, mode)
+        assert caught.value.code is Code.DECISION_MISSING
+        missing = {one["metric_key"] for one in caught.value.details["missing"]}  # pyright: ignore
+        assert first <= missing
+    assert source_of(project) == before
+
+    reply = applying.apply(project, run.run_id, plan.plan_id, "full", otherwise="apply")
+
+    assert source_of(project) == before.replace(blank, filled).replace(
+        "TOY_ACC_MIN = 0.5 ", "TOY_ACC_MIN = 0.625 "
+    ).replace(TABLE, TABLE.replace("1.0", "10.25").replace("9.0", "0.25"))
+    assert {(one.metric_key, one.old) for one in reply.applied if one.metric_key in first} == {
+        (key, None) for key in first
+    }
+    assert {row.direction for row in rows_of(project, run).values()} == {"equal"}
+    assert "first baseline" in run.report_md.read_text()
+    undoing.undo(project, run.run_id, plan.plan_id)
+    assert source_of(project) == before
