@@ -124,3 +124,79 @@ def test_a_threshold_without_a_value_goes_the_whole_way(
     assert "first baseline" in run.report_md.read_text()
     undoing.undo(project, run.run_id, plan.plan_id)
     assert source_of(project) == before
+
+
+@pytest.mark.rule("APL-17")
+@pytest.mark.parametrize(
+    ("old", "odd", "why"),
+    [
+        (BARE, "TOY_ACC_MIN, TOY_OTHER = None, None\n", "several targets"),
+        (BARE, "TOY_ACC_MIN = TOY_OTHER = None\n", "several targets"),
+        (BARE, "if NUM_SAMPLES:\n    TOY_ACC_MIN = None\n", "defined under a condition"),
+        (TABLE, "_TOY_P95 = dict()\n", "derived by an expression"),
+        (TABLE, "_TOY_P95 = {}\n_TOY_P95.update({})\n", "changed in place"),
+        (TABLE, "_TOY_P95 = {2: None}\n", "not a number"),
+    ],
+)
+def test_a_place_that_is_beyond_plain_assignment_is_named_and_never_filled(
+    tmp_path: Path, old: str, odd: str, why: str
+) -> None:
+    project = project_with(tmp_path, (old, odd))
+
+    found = catalogue.discover(project, toy.MODEL)
+
+    symbol = "TOY_ACC_MIN" if old == BARE else "_TOY_P95"
+    assert any(symbol in line and "not calibrated" in line and why in line for line in found.problems), found.problems
+    sources = [m.source for stage in project.places.stages(toy.MODEL).values() for m in stage.metrics.values()]
+    assert not [source for source in sources if source.startswith(symbol)]
+
+
+@pytest.mark.rule("APL-17")
+def test_a_blank_that_the_module_fills_while_it_is_loaded_is_refused(tmp_path: Path) -> None:
+    project = project_with(
+        tmp_path, (BARE, 'TOY_ACC_MIN = None\nglobals_of = vars\nglobals_of()["TOY_ACC_MIN"] = 0.5\n')
+    )
+    run = measured(project)
+    reporting.report(project, run.run_id)
+    plan = reporting.apply_plan(project, run.run_id)
+    before = source_of(project)
+
+    with pytest.raises(Refusal) as caught:
+        applying.apply(project, run.run_id, plan.plan_id, "full", otherwise="apply")
+
+    assert (caught.value.code, source_of(project)) == (Code.THRESHOLD_UNKNOWN, before)
+    assert "the loaded module has 0.5" in caught.value.message
+
+
+@pytest.mark.rule("RTY-04")
+@pytest.mark.parametrize(
+    ("blank", "call"),
+    [
+        ("TOY_ACC_MIN = None\n", "float(results['summary']['missing'] or 0)"),
+        ("TOY_ACC_MIN = None\n", "len(None)"),
+    ],
+)
+def test_an_error_on_another_line_or_of_another_key_stays_a_failure_that_is_no_thresholds(
+    tmp_path: Path, blank: str, call: str
+) -> None:
+    line = '    assert results["summary"]["accuracy"] >= TOY_ACC_MIN\n'
+    project = project_with(tmp_path, (BARE, blank), (line, f"    assert {call} >= 0\n{line}"))
+    run = measured(project)
+    reporting.report(project, run.run_id)
+    plan = reporting.apply_plan(project, run.run_id)
+
+    with pytest.raises(Refusal) as caught:
+        applying.apply(project, run.run_id, plan.plan_id, "full", otherwise="apply")
+
+    assert caught.value.code is Code.TEST_FAILED
+
+
+def test_a_test_that_guards_its_missing_value_passes_and_gets_one(tmp_path: Path) -> None:
+    line = '    assert results["summary"]["accuracy"] >= TOY_ACC_MIN\n'
+    guarded = f"    if TOY_ACC_MIN is not None:\n    {line}"
+    project = project_with(tmp_path, (BARE, "TOY_ACC_MIN = None\n"), (line, guarded))
+    run = measured(project)
+
+    row = rows_of(project, run)["accuracy"]
+
+    assert (row.direction, row.decision, row.write_value) == ("first baseline", "ask", 0.625)

@@ -170,6 +170,8 @@ def _prove(before: SourceTree, new: bytes, places: dict[tuple[int, int], list[Fi
     class Filled(ast.NodeTransformer):
         def visit(self, node: ast.AST) -> ast.AST:
             mine = places.get(before.span(node), []) if isinstance(node, (ast.Constant, ast.Dict)) else []
+            # Positions inside an f-string are not reliable before Python 3.12; no place is in one.
+            node = node if isinstance(node, ast.JoinedStr) else self.generic_visit(node)
             if mine and isinstance(node, ast.Constant):
                 return parsed_expression(mine[0].text)
             if mine and isinstance(node, ast.Dict):
@@ -179,8 +181,7 @@ def _prove(before: SourceTree, new: bytes, places: dict[tuple[int, int], list[Fi
                 if mine[0].blank.form is BlankForm.NO_TABLE:
                     added = ast.Dict([parsed_expression(str(mine[0].blank.concurrency))], [added])
                 return ast.Dict([*node.keys, *added.keys], [*node.values, *added.values])
-            # Positions inside an f-string are not reliable before Python 3.12; no place is in one.
-            return node if isinstance(node, ast.JoinedStr) else self.generic_visit(node)
+            return node
 
     expected = Filled().visit(read_tree(before.data, path).tree)
     if ast.dump(expected) != ast.dump(after.tree):

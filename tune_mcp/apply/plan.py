@@ -205,7 +205,7 @@ def build(
         concurrency = Concurrency(files.module(stage.stage.test), thresholds)
         policy = plan.groups[stage.stage.group]
         rows += [_row(worst, thresholds, concurrency, policy, plan) for worst in worst_of_n(stage, policy)]
-    rows = [replace(row, gate=readings[row.key].read) for row in rows]
+    rows = [_fillable(replace(row, gate=readings[row.key].read), files) for row in rows]
     against = [reality.contradiction(readings[row.key], by_test[row.stage.test_key], seen.outcomes) for row in rows]
     rows = [_asserted(row, contradicted) for row, contradicted in zip(rows, against, strict=True)]
     rows = [
@@ -216,6 +216,16 @@ def build(
     failed = reality.failed_tests(by_test, seen.outcomes, seen.allowed)
     plan_id = _plan_id(plan, audited, files.modules, rows, failed)
     return ApplyPlan(plan_id, tuple(rows), contents, failed, unchecked=not seen.outcomes)
+
+
+def _fillable(row: Row, files: Files) -> Row:
+    """A first value needs a place in the layout of its table."""
+    if row.blank is not None:
+        try:
+            rewrite(files.contents[row.file], row.file, [row.edit()])
+        except Refusal as refusal:
+            return _unknown(row, refusal.message)
+    return row
 
 
 def _asserted(row: Row, contradicted: str) -> Row:

@@ -100,7 +100,7 @@ def prove(
     Returns why the module could not be asked, a clause; empty when it agrees. Raises THRESHOLD_UNKNOWN when a value is
     another one than the edit says.
     """
-    known = [row for row in rows if row.file == file and row.literal is not None]
+    known = [row for row in rows if row.file == file and row.place_known]
     places = [_keys(row) for row in known]
     before, after = _ask(interpreter, file, (old, new), places)
     if error := before.error or after.error:
@@ -108,10 +108,13 @@ def prove(
     wrong: list[str] = []
     for row, was, now in zip(known, before.values, after.values, strict=True):
         wanted = values.get(row.key, row.current_raw)
-        if was is None or now is None:
+        if row.blank is not None and was is not None:
+            if row.key in values:
+                wrong.append(f"{row.place} has no value in the file, but the loaded module has {was}")
+        elif now is None or (was is None and row.blank is None):
             if row.key in values:
                 wrong.append(f"{row.place} is no number there once the module is loaded")
-        elif was != row.current_raw:
+        elif row.blank is None and was != row.current_raw:
             if row.key in values:
                 wrong.append(f"{row.place} is written as {row.current_raw}, but the loaded module has {was}")
         elif now != wanted:
@@ -131,7 +134,8 @@ def prove(
 
 def _keys(row: Row) -> list[tuple[str, str | int]]:
     names: list[tuple[str, str | int]] = [("name", name) for name in row.symbol.split(".")]
-    keys = [key for key in (row.literal.concurrency if row.literal else None, row.subkey) if key is not None]
+    place = row.literal or row.blank
+    keys = [key for key in (place.concurrency if place else None, row.subkey) if key is not None]
     return [*names, *(("key", key) for key in keys)]
 
 
