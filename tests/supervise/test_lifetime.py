@@ -166,7 +166,9 @@ def test_a_killed_runner_is_an_attempt_that_is_tried_again_after_its_pytest_is_g
     now = toy.wait_until_rest(project, run.run_id)
     assert (now.state, now.strict_complete) == ("finished", True), toy.told(run)
     assert len(toy.launches(project, 1)) == 2
-    assert any("ended without a result" in event.text for event in events.read(run.events) if event.kind == "retry")
+    assert any(
+        "the runner, not pytest, was killed" in event.text for event in events.read(run.events) if event.kind == "retry"
+    )
 
 
 def test_stopping_a_run_that_is_over_changes_nothing(project: Project) -> None:

@@ -34,7 +34,7 @@ _DEFECTS = frozenset(
 """Errors of a program's own text: in the same words a second time, no further launch ends otherwise."""
 _UNREADABLE = (
     "if config.yaml names a wrong place, fix metric_sources, run discover, then call resume_run; if the test wrote a "
-    "bad value, resume_run with purge measures this repeat again, and a changed test needs a new run"
+    "bad value, resume_run with purge measures this repeat again; a test may be changed while no repeat of it counts"
 )
 MAX_TRIES = 4
 """Attempts per repeat and pass, the first included (RTY-03, read strictly: see docs/explanation/decisions.md)."""
