@@ -377,3 +377,15 @@ def test_a_number_of_ones_own_that_fails_a_repeat_is_refused_and_one_applied_by_
     plan_id = reporting.apply_plan(project, run.run_id).plan_id
     reply = applying.apply(project, run.run_id, plan_id, "smart", otherwise="apply")
     assert any("repeat 2 would not pass 0.625" in warning for warning in reply.warnings)
+
+
+@pytest.mark.parametrize("swapped", ['results["speed"]["latency_mean_s"]', 'results["speed"].get("latency_mean_s")'])
+def test_a_constant_that_is_held_against_another_metrics_value_is_asked(tmp_path: Path, swapped: str) -> None:
+    """The path in config is not what the test asserts."""
+    line = f"    assert {swapped} >= TOY_ACC_MIN\n"
+    project = project_with(tmp_path, (ASSERT, line), ("TOY_ACC_MIN = 0.5 ", "TOY_ACC_MIN = 0.0625 "))
+    run = toy.finished_run(project, 3)
+    rows = reported(project, run)
+
+    assert rows["accuracy"].decision == "ask" and "which is latency_mean_s" in rows["accuracy"].reason
+    assert "which is" not in rows["latency_mean_s"].reason, rows["latency_mean_s"].reason

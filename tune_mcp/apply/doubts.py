@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from enum import StrEnum
@@ -26,6 +27,7 @@ class DoubtKind(StrEnum):
     NATURAL_EDGE = "natural edge"
     BEYOND_SLACK = "beyond its slack"
     UNREAD = "not understood"
+    OTHER_VALUE = "another value"
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,29 @@ def find(
         elif not gate.passes(worst.write_value, current):
             text = f"a quality metric would loosen beyond its own slack: {worst.write_value!r} fails the present limit "
             yield Doubt(DoubtKind.BEYOND_SLACK, f"{text}{gate.limit(current):g} ({gate.how})")
+
+
+_KEYS = re.compile(r"""(?:\[|\.get\()(['"])([^'"]+)\1[\])]""")
+
+
+def other_value(worst: Worst, gate: Gate, paths: Mapping[str, str]) -> Iterator[Doubt]:
+    """Whether the test asserts the value of another metric than the constant's; ``paths``: JSON path by metric.
+
+    Keys that the comparison names are compared with the ends of the paths; a helper that names none is not judged.
+    """
+    own = _leaf(paths[worst.metric_key])
+    others = {_leaf(path): metric for metric, path in paths.items() if _leaf(path) != own}
+    named = {found[2] for found in _KEYS.finditer(gate.how)}
+    if own not in named and (wrong := sorted(named & others.keys())):
+        yield Doubt(
+            DoubtKind.OTHER_VALUE,
+            f"config measures it as {paths[worst.metric_key]}, but the test names {wrong[0]} ({gate.how}), which is "
+            f"{others[wrong[0]]}: correct the path in config.yaml, then run discover",
+        )
+
+
+def _leaf(path: str) -> str:
+    return path.rsplit(".", 1)[-1]
 
 
 def fails_text(worst: Worst, gate: Gate, reference: Number) -> str:
@@ -120,7 +145,7 @@ def _edge(worst: Worst, gate: Gate | None) -> str:
     room = abs(gate.limit(value) - value) if gate else 0.0
     if room > 0:
         return ""
-    slack = "its slack does nothing there" if gate else "a slack that multiplies does nothing there"
+    slack = "no slack goes beyond it" if gate else "a slack that multiplies does nothing there"
     return (
         f"{value!r} is the best value that there is, and {slack}: the first worse sample fails CI. "
         f"That all {len(worst.per_run_raw)} repeats had it does not say that the next one will"

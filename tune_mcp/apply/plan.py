@@ -325,6 +325,10 @@ def _doubted(row: Row, contradicted: str, plan: Plan) -> Row:
     if not writable(row) or row.gate is None:
         return replace(row, reason=f"{row.reason}; {contradicted}") if contradicted else row
     found = tuple(doubts.find(row.worst, row.current_raw, row.direction, row.gate, contradicted, plan.repeats))
+    if isinstance(row.gate, Gate):
+        stages = plan.tests()[row.stage.test_key]
+        paths = {key: metric.json_path or "" for stage in stages for key, metric in stage.metrics.items()}
+        found += tuple(doubts.other_value(row.worst, row.gate, paths))
     if not found:
         return row
     return replace(row, doubts=found, decision="ask", reason="; ".join(doubt.text for doubt in found))

@@ -155,7 +155,7 @@ def notes(facts: ReportFacts) -> list[tuple[str, str]]:
     """What a reader must know before any number: (headline, sentence), the gravest first."""
     found: list[tuple[str, str]] = []
     for one in facts.failed_tests:
-        accepted = f" Accepted: {one.allowed}." if one.allowed else " CI will be red whatever is written."
+        accepted = f" Accepted: {one.allowed}." if one.allowed else " CI is red wherever it fails, whatever is written."
         found.append(("Failed test, no threshold's", f"{one.text}.{accepted}"))
     if facts.dirty:
         found.append(("Dirty tree", f"{facts.dirty_note}."))
