@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import toy
 
-from tune_mcp.calibration import applying, reporting, undoing
+from tune_mcp.apply import transaction
+from tune_mcp.calibration import applying, reporting, settling, undoing
 from tune_mcp.calibration.project import Project
+from tune_mcp.config import yaml_source
 from tune_mcp.config.stages_yaml import dump_stages
 from tune_mcp.contract.applying import Decision
 from tune_mcp.errors import Refusal
+from tune_mcp.files import sha256_file
 from tune_mcp.run_dir import RunDir
 
 
@@ -270,7 +275,7 @@ def test_undo_puts_every_byte_back_and_the_plan_can_be_applied_anew(mixed: tuple
 
     reply = undoing.undo(project, run.run_id, plan_id)
 
-    assert reply.files == (toy.TEST_FILE,)
+    assert reply.files == (toy.TEST_FILE, ".tune/models/toy/stages.yaml")
     assert (project.repo_root / toy.TEST_FILE).read_bytes() == before[project.repo_root / toy.TEST_FILE]
     assert "## Applied changes" not in run.report_md.read_text()
     assert toy.open_project(project.repo_root).places.stages("toy") == table
@@ -357,3 +362,34 @@ def test_a_custom_value_that_stands_already_is_no_change(mixed: tuple[Project, R
         len(reply.applied) == 2
         and "TOY_ACC_MIN" not in run.report_md.read_text().split("## Provenance")[0].split("## Applied changes")[1]
     )
+
+
+def test_a_catalogue_that_the_disk_does_not_give_is_named_and_refreshed_by_the_next_start(
+    mixed: tuple[Project, RunDir, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, run, plan_id = mixed
+    committing, reading, failing = transaction.commit, yaml_source.read_plain, [False]
+
+    def commit(*arguments: Any, **options: Any) -> Any:
+        done = committing(*arguments, **options)
+        failing[0] = True
+        return done
+
+    def read(path: Path, *more: Any) -> bytes:
+        if failing[0] and path.name == "stages.yaml":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return reading(path, *more)
+
+    monkeypatch.setattr(transaction, "commit", commit)
+    monkeypatch.setattr(yaml_source, "read_plain", read)
+
+    reply = applying.apply(project, run.run_id, plan_id, "full", otherwise="apply")
+
+    assert any("stages.yaml of toy was not refreshed" in warning for warning in reply.warnings), reply.warnings
+    assert (run.apply_folder(plan_id) / "unsettled").exists()
+    failing[0] = False
+    settling.settle(toy.open_project(project.repo_root))
+    sha = sha256_file(project.repo_root / toy.TEST_FILE)
+    stages = toy.open_project(project.repo_root).places.stages("toy").values()
+    assert {stage.test_file_sha256 for stage in stages} == {sha}
+    assert not (run.apply_folder(plan_id) / "unsettled").exists()

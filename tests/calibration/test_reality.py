@@ -389,3 +389,21 @@ def test_a_constant_that_is_held_against_another_metrics_value_is_asked(tmp_path
 
     assert rows["accuracy"].decision == "ask" and "which is latency_mean_s" in rows["accuracy"].reason
     assert "which is" not in rows["latency_mean_s"].reason, rows["latency_mean_s"].reason
+
+
+@pytest.mark.rule("RTY-04")
+def test_a_record_of_pytest_that_was_changed_after_its_attempt_was_sealed_hides_no_failure(tmp_path: Path) -> None:
+    broken = '    raise ConnectionResetError("peer")\n'
+    project = project_with(tmp_path, (ASSERT, ASSERT + broken))
+    run = toy.finished_run(project, 2, toy.measured)
+    for repeat in (1, 2):
+        record = run.guard_record(toy.TEST_KEY, repeat)
+        kept = [line for line in record.read_text().splitlines() if '"failure"' not in line]
+        record.write_text("\n".join(kept).replace('"failed"', '"passed"') + "\n")
+
+    told = reporting.report(project, run.run_id)
+
+    assert [one.repeats for one in told.failed_tests] == [(1, 2)]
+    assert sum("is not as it was sealed" in note for note in told.notes) == 2
+    assert any("is not as it was sealed" in note for note in reporting.apply_plan(project, run.run_id).notes)
+    assert refused(project, run, "full", otherwise="apply").code == "TEST_FAILED"

@@ -51,7 +51,7 @@ def find(
         text = f"WHAT THE TEST ASSERTS IS UNKNOWN, our reading is thrown away: {contradicted}"
         yield Doubt(DoubtKind.CONTRADICTED, text)
     gate = read if isinstance(read, Gate) else None
-    if isinstance(read, Unread) and not contradicted and moves is Direction.TIGHTENS:
+    if isinstance(read, Unread) and not contradicted and moves in (Direction.TIGHTENS, Direction.FIRST):
         text = f"whether the repeats pass the value is not known, since no assertion could be read: {read.reason}"
         yield Doubt(DoubtKind.UNREAD, text)
     if gate and (text := fails_text(worst, gate, worst.write_value)):

@@ -51,6 +51,7 @@ def report(project: Project, run_id: str) -> ReportReply:
     counts = {wanted: sum(row.direction is wanted for row in proposal.rows) for wanted in Direction}
     changed = evidence.changed_files(project.repo_root, found.run, found.plan)
     notes = [f"{name} {what}" for name, what in changed.items()][:_NOTES_SHOWN]
+    notes += seeing.changed_records(found.run, found.plan)[:_NOTES_SHOWN]
     notes += [wording.suite_text(facts), wording.advice_text(facts)]
     unproven = filter(None, map(since.unproven_text, facts.optimisations))
     notes += [f"{text} (PRF-03, PRF-04)" for text in unproven][:_NOTES_SHOWN]
@@ -120,7 +121,10 @@ def apply_plan(project: Project, run_id: str) -> ApplyPlanReply:
         dirty=found.plan.dirty,
         files_changed=_files(project, found, proposal),
         failed_tests=_failed(proposal),
-        notes=(_UNCHECKED,) if proposal.unchecked and rows else (),
+        notes=(
+            *((_UNCHECKED,) if proposal.unchecked and rows else ()),
+            *seeing.changed_records(found.run, found.plan)[:_NOTES_SHOWN],
+        ),
         next=advice,
     )
 

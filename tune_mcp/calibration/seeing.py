@@ -20,8 +20,10 @@ from tune_mcp.errors import Refusal
 from tune_mcp.observe.extract import ResultFiles
 from tune_mcp.observe.outcomes import Outcome, TestFailure, names
 from tune_mcp.run_dir import RunDir
+from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
-from tune_mcp.supervise import guard_record
+from tune_mcp.supervise import guard_record, sealed
+from tune_mcp.supervise.guard_record import GuardSummary
 
 
 def model_config(project: Project, plan: Plan) -> ModelConfig:
@@ -37,9 +39,12 @@ def seen(project: Project, found: Evidence) -> Seen:
 
 
 def outcomes(run: RunDir, plan: Plan, tests: Iterable[str]) -> dict[tuple[str, int], Outcome]:
-    """What pytest reported of every repeat that has a record of ours; an older script left none."""
+    """What pytest reported of every repeat that has a record of ours; an older script left none.
+
+    The record counts as its sealed attempt holds it: a file that was changed since is no evidence.
+    """
     records = (
-        ((test, repeat), guard_record.read(run.guard_record(test, repeat)))
+        ((test, repeat), _record(run, test, repeat))
         for test in dict.fromkeys(tests)
         for repeat in range(1, plan.repeats + 1)
     )
@@ -61,6 +66,35 @@ def outcomes(run: RunDir, plan: Plan, tests: Iterable[str]) -> dict[tuple[str, i
         for key, record in records
         if record.started
     }
+
+
+def changed_records(run: RunDir, plan: Plan) -> tuple[str, ...]:
+    """A line for each record of pytest that is not as its attempt was sealed with it."""
+    return tuple(
+        f"{run.guard_record(test, repeat)} is not as it was sealed, so it is no evidence: what was sealed counts"
+        for test in plan.tests()
+        for repeat in range(1, plan.repeats + 1)
+        if (record := _sealed_record(run, test, repeat)) is not None
+        and record != guard_record.read(run.guard_record(test, repeat))
+    )
+
+
+def _record(run: RunDir, test: str, repeat: int) -> GuardSummary:
+    found = _sealed_record(run, test, repeat)
+    return guard_record.read(run.guard_record(test, repeat)) if found is None else found
+
+
+def _sealed_record(run: RunDir, test: str, repeat: int) -> GuardSummary | None:
+    """What the attempt that counts was sealed with, an empty one where its files are other ones now.
+
+    None where no attempt at this repeat was ever sealed.
+    """
+    live = [one for one in sealed.attempts(run, test, repeat) if one.home == run.test_folder(test)]
+    if live:
+        return live[-1].result.guard
+    key = run.attempt_key(test, repeat, "")
+    ledger = (event for event in events.read(run.events, '"sealed"') if event.kind == "sealed")
+    return GuardSummary() if any(str(event.facts.get("key")).startswith(key) for event in ledger) else None
 
 
 def before(run: RunDir) -> Before:

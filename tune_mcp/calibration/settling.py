@@ -173,15 +173,17 @@ def demand_rest(project: Project) -> None:
 def _settle(project: Project, run: RunDir, folder: Path) -> str:
     before = transaction.read_journal(folder)
     journal = transaction.recover(folder, project.repo_root, utc_now)
-    said = ""
+    said, again = "", False
     if before is not None and journal is not None and before.state == "prepared":
         done = {"committed": "finished", "rolled_back": "rolled back"}[journal.state]
         said = f"an apply that was cut off is {done} (plan {folder.name})"
         events.append(run, "settled", utc_now(), said)
     if journal is not None:
-        said = "; ".join(filter(None, (said, _refresh_catalogue(project, run, journal))))
+        stale, again = _refresh_catalogue(project, run, journal)
+        said = "; ".join(filter(None, (said, stale)))
         refresh_report(run)
-    (folder / _UNSETTLED).unlink(missing_ok=True)
+    if not again:
+        (folder / _UNSETTLED).unlink(missing_ok=True)
     return said
 
 
@@ -207,8 +209,11 @@ def refresh_report(run: RunDir) -> ReportFacts | None:
     return record_applied(run, changed) if report is not None and report.applied != changed else report
 
 
-def _refresh_catalogue(project: Project, run: RunDir, journal: Journal) -> str:
-    """stages.yaml learns the present digest of each file whose other digest it knew (DSC-02); what cannot be said."""
+def _refresh_catalogue(project: Project, run: RunDir, journal: Journal) -> tuple[str, bool]:
+    """Give stages.yaml the present digest of each file whose other digest it holds (DSC-02).
+
+    Returns why that was not done, and whether it is tried again: a disk that does not read it now may do so later.
+    """
     ours = {sha: {file.before_sha256, file.after_sha256} for file in journal.files for sha in _both(file)}
     model = project.plan(run).model
 
@@ -221,7 +226,9 @@ def _refresh_catalogue(project: Project, run: RunDir, journal: Journal) -> str:
         table = project.places.stages(model)
     except Refusal as refusal:
         # Nothing of the apply depends on it: whoever needs the catalogue next is told that it is stale.
-        return f"stages.yaml of {model} was not refreshed: {refusal.message}"
+        text = f"stages.yaml of {model} was not refreshed: {refusal.message}"
+        again = isinstance(refusal.__cause__, OSError)
+        return f"{text}; {'report' if again else 'discover'} brings it up to date", again
     fresh = {
         key: stage.model_copy(
             update={
@@ -235,7 +242,7 @@ def _refresh_catalogue(project: Project, run: RunDir, journal: Journal) -> str:
         path = project.places.stages_path_for_writing(model, project.repo_root)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, dump_stages(fresh))
-    return ""
+    return "", False
 
 
 def _both(file: transaction.JournalFile) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tune_mcp.apply import transaction
-from tune_mcp.calibration import answered, settling
+from tune_mcp.calibration import answered, publishing, settling
 from tune_mcp.calibration.project import Project
 from tune_mcp.contract.applying import UndoReply
 from tune_mcp.errors import Code, Refusal
@@ -27,6 +27,8 @@ def undo(project: Project, run_id: str, plan_id: str) -> UndoReply:
     folder = run.apply_folder(plan_id)
     if transaction.read_journal(folder) is None:
         raise transaction.never_applied(folder)
+    catalogue = publishing.catalogue(project, project.plan(run).model)
+    before = catalogue.sha256
     with settling.changing(project, run, folder) as unsettled:
         # What was agreed to was carried out: whoever applies this plan again is asked again.
         answered.clear(run, plan_id)
@@ -35,7 +37,7 @@ def undo(project: Project, run_id: str, plan_id: str) -> UndoReply:
     return UndoReply(
         run_id=run_id,
         plan_id=plan_id,
-        files=tuple(file.path for file in journal.files),
+        files=(*(file.path for file in journal.files), *([catalogue.name] if catalogue.sha256 != before else [])),
         warnings=tuple(unsettled),
         next=f"call apply_plan with run_id={run_id} to decide again",
     )

@@ -78,7 +78,7 @@ class ApplyReply(Reply):
 
 
 class UndoReply(Reply):
-    """An apply that was taken back."""
+    """An apply that was taken back; ``files`` is every file that it touches, stages.yaml with its digests included."""
 
     run_id: str
     plan_id: str
