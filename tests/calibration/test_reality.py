@@ -407,3 +407,12 @@ def test_a_record_of_pytest_that_was_changed_after_its_attempt_was_sealed_hides_
     assert sum("is not as it was sealed" in note for note in told.notes) == 2
     assert any("is not as it was sealed" in note for note in reporting.apply_plan(project, run.run_id).notes)
     assert refused(project, run, "full", otherwise="apply").code == "TEST_FAILED"
+
+
+def test_what_full_alone_asks_about_is_named_with_how_far_it_loosens(tmp_path: Path) -> None:
+    line = ASSERT.replace(">= TOY_ACC_MIN", ">= TOY_ACC_MIN * 0.9")
+    project = project_with(tmp_path, (ASSERT, line), ("TOY_ACC_MIN = 0.5 ", "TOY_ACC_MIN = 0.64 "))
+    run = toy.finished_run(project, 3)
+    assert reported(project, run)["accuracy"].decision == "auto"
+
+    assert "toy_accuracy/accuracy: 0.64 -> 0.625 loosens (-2.3%)" in refused(project, run, "full").message

@@ -112,10 +112,19 @@ def ready(rows: Iterable[Row]) -> list[dict[str, Json]]:
     ]
 
 
+def _asked(row: Row) -> str:
+    """Why the row needs a word; what smart writes by itself is asked about in full because it loosens."""
+    if row.decision != "auto":
+        return row.reason
+    return (
+        f"{row.current_raw!r} -> {row.write_value!r} {direction_text(row.worst_op, row.current_raw, row.write_value)}"
+    )
+
+
 def missing(project: Project, run_id: str, rows: Sequence[Row]) -> Refusal:
     """DECISION_MISSING with the ready JSON of all that is open."""
     kind = "loosening metric(s)" if all(row.direction is Direction.LOOSENS for row in rows) else "metric(s)"
-    why = "; ".join(f"{'/'.join(row.key)}: {row.reason}" for row in rows[:6])
+    why = "; ".join(f"{'/'.join(row.key)}: {_asked(row)}" for row in rows[:6])
     decisions = ready(rows)
     listed = json.dumps(decisions)
     if len(listed) > _LONGEST_LIST:
@@ -131,7 +140,7 @@ def missing(project: Project, run_id: str, rows: Sequence[Row]) -> Refusal:
             "missing": [{"stage_key": row.stage.key, "metric_key": row.worst.metric_key} for row in rows],
             "decisions": [*decisions],
             "choices": [*CHOICES],
-            "reasons": {"/".join(row.key): row.reason for row in rows},
+            "reasons": {"/".join(row.key): _asked(row) for row in rows},
         },
     )
 
