@@ -347,7 +347,7 @@ def calls_of(act: Callable[[], object]) -> int:
 
 
 # A little more than each act has (a clock that ticks in between saves some): see the test of these numbers below.
-COMMIT_STEPS, RECOVER_STEPS, UNDO_STEPS = 72, 34, 46
+COMMIT_STEPS, RECOVER_STEPS, UNDO_STEPS = 82, 42, 56
 SIDES = pytest.mark.parametrize("after", [False, True], ids=["before", "behind"])
 
 

@@ -97,3 +97,13 @@ def test_where_the_module_cannot_be_loaded_the_answer_says_so(
 
     assert len(reply.applied) == 3
     assert [one for one in reply.warnings if "could not be loaded to prove the edit" in one and why in one]
+
+
+def test_all_files_together_have_a_time_after_which_their_text_alone_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof, "WHOLE_S", 0)
+    reply = applied(made(tmp_path, ""))
+
+    assert len(reply.applied) == 3
+    assert [one for one in reply.warnings if "no time was left" in one]

@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ from tune_mcp.config.stages import Frozen, Number
 from tune_mcp.errors import Code, Refusal
 
 DEADLINE_S = 20.0
+"""For one module, imports of its own included."""
+WHOLE_S = 30.0
+"""For all modules of one apply together: a client waits for the answer."""
 _PROGRAM = r"""
 import base64, importlib, importlib.util, json, numbers, os, sys, threading, types
 out = os.fdopen(int(sys.argv[1]), "w")
@@ -80,11 +84,15 @@ class _Answers(Frozen):
 
 @dataclass(frozen=True)
 class Interpreter:
-    """The project's Python, the repository that it is started in, and the environment of a launch without GPUs."""
+    """The project's Python, the repository that it is started in, and the environment of a launch without GPUs.
+
+    ``until`` is the end of the time for all questions, on the monotonic clock.
+    """
 
     python: Path
     repo_root: Path
     env: Mapping[str, str]
+    until: float
 
 
 def prove(
@@ -153,12 +161,15 @@ def _ask(
 def _run(
     interpreter: Interpreter, file: str, sources: tuple[bytes, ...], places: list[list[tuple[str, str | int]]]
 ) -> tuple[_Answer, ...]:
+    seconds = min(DEADLINE_S, interpreter.until - time.monotonic())
+    if seconds <= 0:
+        return tuple(_Answer(error=f"no time was left of {WHOLE_S:g} s for all files") for _ in sources)
     question = json.dumps(
         {
             "path": str(interpreter.repo_root / file),
             "sources": [base64.b64encode(source).decode() for source in sources],
             "places": places,
-            "deadline": DEADLINE_S,
+            "deadline": seconds,
         }
     )
     answer, told = os.pipe()
@@ -179,9 +190,9 @@ def _run(
         finally:
             os.close(told)
         try:
-            child.communicate(question.encode(), timeout=DEADLINE_S)
+            child.communicate(question.encode(), timeout=seconds)
         except subprocess.TimeoutExpired:
-            return tuple(_Answer(error=f"it did not load within {DEADLINE_S:g} s") for _ in sources)
+            return tuple(_Answer(error=f"it did not load within {seconds:.0f} s") for _ in sources)
         finally:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, signal.SIGKILL)  # also what loading it has started

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 from tune_mcp.apply import doubts, proof, transaction
@@ -27,6 +30,9 @@ from tune_mcp.report.write import read_report_digest, untouched
 from tune_mcp.run_dir import RunDir, iso, utc_now
 from tune_mcp.session import events
 from tune_mcp.supervise import environment
+
+_PROOFS_AT_ONCE = 4
+"""Modules that are loaded at the same time; each may import torch."""
 
 
 def proposal_for(project: Project, run_id: str, plan_id: str) -> tuple[Evidence, ApplyPlan]:
@@ -199,20 +205,24 @@ def _proved(
     values: Mapping[tuple[str, str], Number],
 ) -> tuple[str, ...]:
     """Which files could not be loaded to prove the edit, one sentence each. Raises THRESHOLD_UNKNOWN."""
-    python, unproved = Path(found.plan.venv_python), list[str]()
-    for change in changes:
-        file = str(change.path.relative_to(project.repo_root))
+    python, until = Path(found.plan.venv_python), time.monotonic() + proof.WHOLE_S
+
+    def ask(change: transaction.FileChange) -> list[str]:
+        file, unproved = str(change.path.relative_to(project.repo_root)), list[str]()
         rows = [row for row in proposal.rows if row.file == file]
         # A preset that its variables choose is another module with the same text.
         for chosen in {tuple(sorted(row.stage.extra_env.items())) for row in rows}:
             settings = {**found.plan.settings.env, **dict(chosen)}
             launch = environment.build(os.environ, settings, python, (project.repo_root,), ())
             same = [row for row in rows if tuple(sorted(row.stage.extra_env.items())) == chosen]
-            asked = proof.Interpreter(python, project.repo_root, launch.variables)
+            asked = proof.Interpreter(python, project.repo_root, launch.variables, until)
             why = proof.prove(asked, file, proposal.contents[file], change.content, same, values)
             if why:
                 unproved.append(f"{file} could not be loaded to prove the edit ({why}); its text alone was read")
-    return tuple(dict.fromkeys(unproved))
+        return unproved
+
+    with ThreadPoolExecutor(_PROOFS_AT_ONCE) as pool:
+        return tuple(dict.fromkeys(chain.from_iterable(pool.map(ask, changes))))
 
 
 def _applied(row: Row, value: Number) -> Applied:
