@@ -12,6 +12,7 @@ import yaml
 
 from tune_mcp.calibration import applying, reporting, running
 from tune_mcp.calibration.project import Project
+from tune_mcp.contract.applying import ApplyReply
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir
 
@@ -26,27 +27,26 @@ def configure(project: Project, **keys: object) -> None:
 
 
 @pytest.mark.rule("SES-06")
-def test_a_run_that_was_copied_into_another_clone_is_applied_and_continued_where_it_was_measured(
-    tmp_path: Path,
-) -> None:
+def test_a_copied_run_goes_on_only_where_it_was_measured_and_is_applied_once(tmp_path: Path) -> None:
     project = toy.make_toy(tmp_path / "first")
     run = toy.finished_run(project, 2)
-    clone = tmp_path / "second"
-    shutil.copytree(project.repo_root, clone)
-    other = toy.open_project(clone)
-    reporting.report(other, run.run_id)
-    plan_id = reporting.apply_plan(other, run.run_id).plan_id
-    before = (clone / toy.TEST_FILE).read_bytes()
+    for name in ("second", "third"):
+        shutil.copytree(project.repo_root, tmp_path / name)
+    second, third = (toy.open_project(tmp_path / name) for name in ("second", "third"))
 
-    for verb in (
-        lambda: applying.apply(other, run.run_id, plan_id, "full"),
-        lambda: running.resume_run(other, run.run_id),
-        lambda: running.stop_run(other, run.run_id, "over"),
-    ):
-        with pytest.raises(Refusal, match=rf"FOREIGN_ARTIFACT.*a copy of the run. Next: work in {project.repo_root}"):
-            verb()
+    def applied(where: Project) -> ApplyReply:
+        reporting.report(where, run.run_id)
+        plan_id = reporting.apply_plan(where, run.run_id).plan_id
+        return applying.apply(where, run.run_id, plan_id, "full", otherwise="apply")
 
-    assert (clone / toy.TEST_FILE).read_bytes() == before
+    with pytest.raises(Refusal, match=rf"FOREIGN_ARTIFACT.* Next: work in {project.repo_root}"):
+        running.resume_run(second, run.run_id)
+    assert any("a copy of a run that was measured in" in one for one in applied(second).warnings)
+    assert not any("a copy of" in one for one in applied(project).warnings)
+    before = (third.repo_root / toy.TEST_FILE).read_bytes()
+    with pytest.raises(Refusal, match=r"FOREIGN_ARTIFACT.*it was applied there already"):
+        applied(third)
+    assert (third.repo_root / toy.TEST_FILE).read_bytes() == before
 
 
 @pytest.mark.rule("SES-06")
@@ -57,7 +57,7 @@ def test_a_run_of_a_moved_repository_is_read_and_not_continued(tmp_path: Path) -
     moved = toy.open_project(tmp_path / "moved")
 
     assert reporting.report(moved, run.run_id).run_id == run.run_id
-    with pytest.raises(Refusal, match=r"FOREIGN_ARTIFACT.*was moved.* Next: move the repository back"):
+    with pytest.raises(Refusal, match=r"FOREIGN_ARTIFACT.* Next: move the repository back"):
         running.resume_run(moved, run.run_id)
 
 

@@ -13,7 +13,7 @@ from tune_mcp.apply import doubts, proof, transaction
 from tune_mcp.apply.literals import rewrite
 from tune_mcp.apply.plan import ApplyPlan, Row
 from tune_mcp.calibration import deciding, publishing, settling
-from tune_mcp.calibration.evidence import Evidence, demand_ours
+from tune_mcp.calibration.evidence import Evidence, copied_from, demand_ours
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.reporting import propose
 from tune_mcp.calibration.settling import Kept, Record
@@ -184,6 +184,11 @@ def _write(
         kept=_names(proposal, applied),
         warnings=(
             *([DIRTY] if found.plan.dirty else []),
+            *(
+                [f"this is a copy of a run that was measured in {place}"]
+                if (place := copied_from(project, found.plan))
+                else []
+            ),
             *_failing(written, values),
             *_unwritten(proposal, decided),
             *unproved,

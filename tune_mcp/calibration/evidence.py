@@ -46,10 +46,10 @@ def conclude(run: RunDir, plan: Plan) -> Conclusion:
 
 
 def demand_ours(project: Project, plan: Plan) -> None:
-    """Refuse to continue, stop or apply a run that was not measured here. Raises FOREIGN_ARTIFACT.
+    """Refuse to continue, stop or apply a run of the older script, and a copy of one that was applied elsewhere.
 
-    A run of the older script is only read: it has no supervisor and no ledger, so whoever can write files can write
-    one. A run that was copied into another clone, or whose repository was moved, belongs to where it was measured.
+    The older script had no supervisor and no ledger, so whoever can write files can write one of its runs. Raises
+    FOREIGN_ARTIFACT.
     """
     if plan.legacy:
         raise Refusal(
@@ -60,17 +60,34 @@ def demand_ours(project: Project, plan: Plan) -> None:
             "start a new run with start_run",
             {"run_id": plan.run_id},
         )
-    measured_in = Path(plan.repo_root)
-    if measured_in == project.repo_root:
-        return
-    lives_there = (measured_in / RUNS_FOLDER / plan.run_id).is_dir()
-    raise Refusal(
+    original = RunDir(Path(plan.repo_root) / RUNS_FOLDER / plan.run_id)
+    if copied_from(project, plan) and any(event.kind == "applied" for event in events.read(original.events)):
+        raise _elsewhere(project, plan, applied=True)
+
+
+def demand_here(project: Project, plan: Plan) -> None:
+    """A run goes on only in the repository where it was measured. Raises FOREIGN_ARTIFACT."""
+    if Path(plan.repo_root) != project.repo_root:
+        raise _elsewhere(project, plan)
+
+
+def copied_from(project: Project, plan: Plan) -> str:
+    """The repository in which the run was measured and still lies, when that is another one; else empty."""
+    there = Path(plan.repo_root)
+    return plan.repo_root if there != project.repo_root and (there / RUNS_FOLDER / plan.run_id).is_dir() else ""
+
+
+def _elsewhere(project: Project, plan: Plan, applied: bool = False) -> Refusal:
+    place = copied_from(project, plan)
+    what = f"{plan.run_id} was measured in {plan.repo_root}, and this is {project.repo_root}"
+    if applied:
+        what += "; it was applied there already"
+    return Refusal(
         Code.FOREIGN_ARTIFACT,
         "SES-06",
-        f"{plan.run_id} was measured in {measured_in}, and this is {project.repo_root}: "
-        + ("a copy of the run" if lives_there else "the repository was moved, or the run was copied here"),
-        f"work in {measured_in}" if lives_there else "move the repository back, or start a new run with start_run",
-        {"run_id": plan.run_id, "measured_in": str(measured_in)},
+        what,
+        f"work in {place}" if place else "move the repository back, or start a new run with start_run",
+        {"run_id": plan.run_id, "measured_in": plan.repo_root},
     )
 
 

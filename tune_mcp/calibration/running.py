@@ -10,7 +10,7 @@ from datetime import datetime
 
 from tune_mcp import run_dir
 from tune_mcp.calibration import config_place, equivalence, halted, planning, settling
-from tune_mcp.calibration.evidence import demand_ours
+from tune_mcp.calibration.evidence import demand_here, demand_ours
 from tune_mcp.calibration.preparing import comparable_or_refuse, precheck, take_host
 from tune_mcp.calibration.project import Project
 from tune_mcp.calibration.purging import Purge, Repeat, asked_for, demand_person, question
@@ -219,6 +219,7 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = (), p
     run = project.run(run_id)
     plan = project.plan(run)
     demand_ours(project, plan)
+    demand_here(project, plan)
     now = state.conclude(run)
     if now.active:
         raise _busy_repeat(run, now, purge) or _active(run)
