@@ -77,6 +77,7 @@ def test_accuracy(results):
 
 
 def test_speed(results):
+    assert results["speed"]["throughput_qps"] >= _TOY_P95[2]["throughput_qps"] / SLACK
     assert results["speed"]["latency_mean_s"] <= _TOY_P95[2]["latency_mean_s"] * SLACK
 '''
 CONFIG = """name: toy

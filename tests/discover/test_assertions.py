@@ -216,3 +216,36 @@ def test_a_variable_of_the_environment_that_is_given_is_known(tmp_path: Path) ->
     assert isinstance(gate, Gate) and gate.limit(2.0) == 3.0
     subscript = read(tmp_path, body.replace(".get('SLACK', '1.1')", "['SLACK']"), env={"SLACK": "1.5"})
     assert isinstance(subscript, Gate) and subscript.limit(2.0) == 3.0
+
+
+WRITTEN = """
+def measured():
+    return 0.75 + int(os.environ["K"]) / 100
+
+@pytest.fixture
+def found(tmp_path):
+    found = {"summary": {"x": measured()}, "rows": [measured()]}
+    (tmp_path / "r.json").write_text(json.dumps(found))
+    return found
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "limit"),
+    [
+        ("def test_a(found):\n    assert found['summary']['x'] >= REF / SLACK", 2.0 / 1.1),
+        ("def test_a(found):\n    assert found['rows'][0] * SLACK >= REF", 2.0 / 1.1),
+        ("def test_a(found):\n    percent = found['summary']['x'] * 100\n    assert percent >= REF", 0.02),
+        ("def test_a(tmp_path):\n    x = 3 - measured()\n    save(tmp_path, x)\n    assert x >= REF", 2.0),
+    ],
+    ids=["slack on the limit", "slack on the measured side", "another unit", "written by a helper"],
+)
+def test_what_a_test_writes_as_json_is_the_measured_value_however_it_was_computed(
+    tmp_path: Path, body: str, limit: float
+) -> None:
+    helper = "\ndef save(folder, x):\n    with open(folder / 'r.json', 'w') as out:\n        json.dump({'x': x}, out)\n"
+    gate = read(tmp_path, f"import json\n{WRITTEN}{helper}{body}")
+
+    assert isinstance(gate, Gate)
+    assert gate.limit(2.0) == pytest.approx(limit)
+    assert gate.passes(limit * 1.001, 2.0) and not gate.passes(limit * 0.999, 2.0)

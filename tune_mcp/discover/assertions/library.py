@@ -70,6 +70,8 @@ class Calls(Expressions):
     def library(self, name: str, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
         """Call something from outside the repository."""
         bare = name.removeprefix("builtins.")
+        if bare in ("json.dump", "json.dumps") and args:
+            self.measure(args[0])
         if bare in _PURE:
             return self._pure(bare, args, keywords, node)
         if name.startswith("unittest.") and self._asserted(name.removeprefix("unittest."), args, keywords, node):

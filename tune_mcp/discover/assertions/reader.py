@@ -6,7 +6,7 @@ import ast
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
@@ -269,7 +269,7 @@ class _Run:
         finally:
             machine.testing = False
             found = machine.raised.pop()
-        return found
+        return [replace(one, condition=machine.as_measured(one.condition)) for one in found]
 
     def _run(self, function: Function, bound: dict[str, Value], *, brief: bool = False) -> Value:
         arguments = function.node.args

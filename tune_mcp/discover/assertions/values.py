@@ -32,6 +32,7 @@ from tune_mcp.discover.assertions.formula import (
     is_number,
     leaves,
     negated,
+    rebuilt,
     some,
 )
 from tune_mcp.discover.assertions.objects import (
@@ -94,6 +95,7 @@ class Values(ABC):
         self._settings: dict[str, Opaque] = {}
         self.deadline = math.inf
         self.pinned = ""
+        self.recorded: dict[int, tuple[Expr, Opaque]] = {}
         self.at: ast.stmt | None = None
 
     @abstractmethod
@@ -135,6 +137,39 @@ class Values(ABC):
         """A number takes the place of a limit that the constant made: said where nothing else asserts it."""
         if depends(old) and is_number(value) and self.at is not None:
             self.pinned = f"its limit is pinned to {value!r} ({self.place(self.at)})"
+
+    # What is measured
+
+    def measure(self, value: Value) -> None:
+        """Take the numbers in ``value``, which a test writes as JSON, for results, whatever arithmetic made them.
+
+        How a result was computed is no slack of the assertion that follows.
+        """
+        waiting, seen = [value], set[int]()
+        while waiting:
+            one = waiting.pop()
+            if id(one) in seen:
+                continue
+            seen.add(id(one))
+            if isinstance(one, Table):
+                waiting += one.entries.values()
+            elif isinstance(one, Items):
+                waiting += (item for _, item in one.items)
+            elif isinstance(one, Instance):
+                waiting += one.names.values()
+            elif isinstance(one, Apply):
+                if not depends(one) and not is_condition(one) and opaques_in([one]):
+                    self.recorded.setdefault(id(one), (one, Opaque(f"a result, `{one.name}`", Origin.MEASURED)))
+            elif isinstance(one, Choice):
+                waiting += (one.then, one.other)
+            elif (parts := as_tuple(one)) is not None:
+                waiting += parts
+
+    def as_measured(self, condition: Value) -> Value:
+        """The condition with every result in it as one unknown."""
+        if not self.recorded:
+            return condition
+        return rebuilt(condition, lambda one: self.recorded[id(one)][1] if id(one) in self.recorded else one)
 
     # What is unknown
 
