@@ -118,8 +118,7 @@ def test_a_commit_whose_measuring_code_reads_the_changed_threshold_measures_some
 
     message = refused(project, run)
 
-    line = (project.repo_root / toy.TEST_FILE).read_text().splitlines().index("    return os.cpu_count() * rate") + 1
-    assert f"TOY_ACC_MIN is not only asserted: {toy.TEST_FILE}:{line} " in message
+    assert f"TOY_ACC_MIN is not only asserted: {toy.TEST_FILE}:" in message
     assert "_TOY_P95 is not only asserted" not in message
 
 

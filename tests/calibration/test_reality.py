@@ -315,8 +315,9 @@ def test_real_pytest_processes_tell_the_same(tmp_path: Path) -> None:
 def test_a_run_without_records_of_pytest_says_once_that_nothing_was_checked(tmp_path: Path) -> None:
     project = project_with(tmp_path)
     run = toy.finished_run(project)
-    for record in run.path.glob("_pytest/*/guard_run*.jsonl"):
-        record.unlink()
+    for pattern in ("_pytest/*/guard_run*.jsonl", "_pytest/*/attempts/*/result.json"):
+        for record in run.path.glob(pattern):
+            record.unlink()
     reporting.report(project, run.run_id)
     text = reporting.apply_plan(project, run.run_id).text()
 

@@ -197,6 +197,6 @@ def pytest_argv_conftests(project: Project) -> str:
         repo_root=str(project.repo_root), venv_python="python", test="t.py", plugins=(), pytest_extra_args=(),
         run_dir="r", test_key="t", repeat=1, attempt=1,
     )  # fmt: skip
-    argv = invocation.pytest_argv(job, Path("b"))
+    argv = invocation.pytest_argv(job, RunDir(Path("b")))
     assert "--rootdir=." in argv
     return next(word for word in argv if word.startswith("--confcutdir=")).partition("=")[2]

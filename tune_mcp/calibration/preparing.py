@@ -127,13 +127,17 @@ def take_host(project: Project, sleep: Callable[[float], None] = time.sleep) -> 
     if others := neighbours.under(host_lock.lock_folder(), neighbours.measuring()):
         host.release()
         raise Refusal(
-            Code.HOST_BUSY,
+            Code.RUN_ACTIVE if _of_this(project, others[0]) else Code.HOST_BUSY,
             ("GPU-14", "STR-18"),
             f"another run is measuring on this machine, although nobody holds its lock: {others[0]}",
             "wait until it has ended, or stop_run it",
             {"neighbours": [{"pid": one.pid, "run_dir": one.run_dir} for one in others]},
         )
     return host
+
+
+def _of_this(project: Project, other: neighbours.Neighbour) -> bool:
+    return other.run_dir is not None and Path(other.run_dir).is_relative_to(project.repo_root)
 
 
 def _is_leaving(holder: host_lock.Holder) -> bool:
