@@ -34,6 +34,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, s
     source = (
         toy.toy_source()
         .replace('{"throughput_qps": 1.0, "latency_mean_s": 9.0}', '{"throughput_qps": 99.0}')
+        .replace('    assert results["speed"]["latency_mean_s"] <= _TOY_P95[CONCURRENCY]["latency_mean_s"]\n', "")
         .replace("_TOY_P95 =", "TOY_WER_MAX_CORPUS = 0.5\nTOY_SIMILARITY_MIN = 0.9\n_TOY_P95 =")
         + "    assert results['summary']['wer_corpus'] <= TOY_WER_MAX_CORPUS\n"
         + "    assert results['summary']['similarity'] >= TOY_SIMILARITY_MIN\n"

@@ -198,12 +198,13 @@ def _nested(
 def _absent(constant: Constant, config: FileSource, module: ModuleConstants, rules: MetricRules) -> Iterator[str]:
     """Keys of metrics that no table of the constant has, and that the tests ask it for.
 
-    Where the constant is given to other code as a whole, that is so for each metric that ``paths`` names.
+    Where a constant without any value is given to other code as a whole, that is so for each metric that ``paths``
+    names; a table that has some values is taken for complete but for what the file asks it for by name.
     """
     asked = module.keys_read.get(constant.name, frozenset[str]())
     variants = [one for one in config.variants.values() if one.claims(constant.name)]
     named = {key for level in (config, *variants) for key in level.paths}
-    if constant.name not in module.handed_on:
+    if constant.literals or constant.name not in module.handed_on:
         named = set[str]()
     for key in rules.metrics:
         if key in asked | named and not constant.has(None, key) and rules.match(constant.name, key) is not None:
