@@ -14,8 +14,8 @@ from tune_mcp.observe.worst import Direction, Worst
 
 _SPEED = "speed"
 _DECIMALS = range(4, -1, -1)
-_OTHER_UNIT = 8
-"""From this factor on a slack is taken for a conversion: percent, milliseconds, bits."""
+_OTHER_UNIT = 50
+"""From this factor on a slack is taken for a conversion: minutes, percent, milliseconds. A slack of 10 occurs."""
 
 
 class DoubtKind(StrEnum):

@@ -188,9 +188,10 @@ def _ending(console: Console, repo: Path, plan: dict[str, Any], written: dict[st
         table.add_column(name, justify="left" if name in ("stage", "threshold", "effect") else "right", no_wrap=True)
     for row in plan["rows"]:
         place = row["symbol"] + (f"[{row['concurrency']}]['{row['subkey']}']" if row["subkey"] else "")
+        before = "?" if row["current_raw"] is None else f"{row['current_raw']:g}"
         colour = "red" if row["direction"] == "loosens" else "green"
         table.add_row(
-            row["stage_key"], place.replace("[", "\\["), f"{row['current_raw']:g}", f"{row['worst_raw']:.5g}",
+            row["stage_key"], place.replace("[", "\\["), before, f"{row['worst_raw']:.5g}",
             f"{row['write_value']:.5g}", f"[{colour}]{row['direction']}[/{colour}]",
         )  # fmt: skip
     console.print()
