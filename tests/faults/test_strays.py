@@ -194,7 +194,9 @@ def test_a_config_or_test_file_that_is_no_file_is_refused_by_its_name(
         said = "".join(capsys.readouterr())
         assert "Traceback" not in said and "INTERNAL" not in said, said
         if verb == "discover":
-            assert code == 2 and Path(name).name in said, said
+            # discover puts a new catalogue in the place of a link that leads nowhere
+            anew = kind == "dangling link" and name.endswith("stages.yaml")
+            assert code == (0 if anew else 2) and Path(name).name in said, said
             assert "there is no model" not in said
 
 

@@ -362,3 +362,12 @@ def test_the_lock_names_the_run_before_until_that_one_is_recovered(run: RunDir, 
     assert host_lock.last() == Path("/n")
     last.release()
     assert recovering.suspects(toy.make_toy(tmp_path / "new")) == [], "its folder is gone"
+
+
+def test_a_pytest_that_ended_before_its_tree_was_looked_at_is_no_error(run: RunDir) -> None:
+    with subprocess.Popen([sys.executable, "-S", "-c", ""]) as process:
+        toy.wait_for(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE, what="its end")
+
+        TreeRecorder(run.path, process.pid).look()
+
+    assert _tree(run.path / tree_record.TREE_FILE).pytest.start_ticks == 0

@@ -57,7 +57,10 @@ class TreeRecorder:
         self._read = read
         self._boot_id = boot_id()
         self._clock = clock
-        self._pytest = owner(pytest_pid)
+        try:
+            self._pytest = owner(pytest_pid)
+        except ProcessLookupError:  # it ended before anybody looked; no process ever has this identity
+            self._pytest = Owner(boot_id=self._boot_id, pid=pytest_pid, start_ticks=0)
         self._members: tuple[Owner, ...] | None = None
         self._pause = 0.1
         self._due = clock()
