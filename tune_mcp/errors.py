@@ -105,7 +105,7 @@ _STORAGE = {
 
 
 def unusable(error: Exception) -> Refusal | None:
-    """The refusal for a disk or a file that cannot be used (note E102); None for any other error, a bug."""
+    """The refusal for a disk or a file that cannot be used; None for any other error, a bug."""
     if isinstance(error, NotPlain | IsADirectoryError | NotADirectoryError):
         where: object = getattr(error, "filename2", None) or error.filename
         what = error.strerror if isinstance(error, NotPlain) else "not a plain file"
