@@ -185,7 +185,9 @@ def test_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
     writers = [subprocess.Popen([sys.executable, "-c", program, str(log), letter]) for letter in "abc"]
 
     assert [writer.wait(timeout=30) for writer in writers] == [0, 0, 0]
-    lines = log.read_text().splitlines()
+    # The end of a line that another process is just writing can look like the torn end of a crash: an empty line
+    # follows then, which readers pass over. The lines themselves are whole.
+    lines = [line for line in log.read_text().splitlines() if line]
     assert sorted(lines) == ["a" * 500] * 40 + ["b" * 500] * 40 + ["c" * 500] * 40
 
 

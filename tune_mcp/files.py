@@ -120,7 +120,8 @@ def write_json(path: Path, value: object, *, durable: bool = True) -> None:
 def append_line(path: Path, line: str) -> None:
     """Append one line with a single ``write`` and make it durable, so that lines of two writers never mix.
 
-    A lone surrogate is written as its escape, which is JSON too. Half a line that a crash left behind is ended first.
+    A lone surrogate is written as its escape, which is JSON too. Half a line that a crash left behind is ended first;
+    a line that is just being written by another process can look like one, and an empty line follows it.
     Raises ``OSError`` when the disk takes only a part.
     """
     if "\n" in line:
