@@ -189,11 +189,7 @@ class Supervisor:
     def _clear(self, test: str, stages: tuple[Stage, ...], repeat: int, number: int) -> None:
         """Take a repeat that is on disk but not strict out of the way, whole (GAP-05, RES-04)."""
         recorded = events.ledger(self.run_dir)
-        absent = [stage for stage in stages if isinstance(load(self.run_dir, stage.key, repeat), Missing)]
-        for stage in absent:
-            if (stage.key, repeat) in recorded.observations:  # a crash came between the ledger's line and the file
-                self._event("withdrawn", f"{stage.key} run {repeat}: never written", stage=stage.key, repeat=repeat)
-        if len(absent) == len(stages):
+        if all(isinstance(load(self.run_dir, stage.key, repeat), Missing) for stage in stages):
             return
         scoped = one_scope(self.run_dir, self.plan, stages, recorded)
         reasons = sorted({cell.reason for cell in self._cells(scoped, repeat, recorded) if cell.reason})

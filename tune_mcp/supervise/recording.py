@@ -5,13 +5,20 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from tune_mcp.files import dump_json, read_plain, sha256_bytes, write_atomic
+from pydantic import ValidationError
+
+from tune_mcp.errors import Json
+from tune_mcp.files import dump_json, parse_json, read_plain, sha256_bytes, write_atomic
 from tune_mcp.observe.observation import Attempt, Counts, Observation
 from tune_mcp.observe.result_files import named_by
 from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session import events
 from tune_mcp.supervise.job import AttemptResult, Job
 from tune_mcp.supervise.retry import Again, Keep, Stop, Verdict
+
+COPIES = "recorded"
+"""Folder in the attempt's own: what was recorded of it, by stage key."""
+_OF_THE_WRITING = {"recorded_at", "attempts", "history"}
 
 
 def attempt_made(
@@ -52,9 +59,12 @@ def record(
 ) -> None:
     """Write run{k}.json of every fed stage, each with its digest in the ledger first (MET-05, STR-14).
 
-    ``home`` is the folder of the attempt's log and basetemp where they do not lie at their usual place.
+    The attempt's folder keeps a copy of each. An observation of the same attempt that is on the ledger already and
+    says the same is written from its copy, byte for byte, and stays on the ledger as it is: once, however often a
+    crash or a lost artifact has it written again. ``home`` is the folder of the attempt's log and basetemp where they
+    do not lie at their usual place.
     """
-    run = job.run
+    run, known = job.run, events.ledger(job.run).observations
     home = home or run.test_folder(job.test_key)
     evidence = result.evidence_sha256 if result else {}
     for stage in job.stages:
@@ -78,14 +88,31 @@ def record(
                 "history": history,
             }
         )
+        copy = job.folder / COPIES / f"{stage.key}.json"
+        standing = known.get((stage.key, job.repeat))
+        data = _standing(copy, standing, observation) or dump_json(observation.model_dump(mode="json"))
+        if (sha := sha256_bytes(data)) != standing:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(copy, data, durable=False)  # without it the observation is recorded anew, under another digest
+            what = f"{stage.key} run {job.repeat}"
+            facts: dict[str, Json] = {"stage": stage.key, "repeat": job.repeat}
+            if standing:
+                events.append(run, "withdrawn", now, f"{what}: another observation replaces it", **facts)
+            events.append(run, "recorded", now, what, sha256=sha, **facts)
         path = run.observation(stage.key, job.repeat)
         path.parent.mkdir(exist_ok=True)
-        data = dump_json(observation.model_dump(mode="json"))
-        events.append(
-            run, "recorded", now, f"{stage.key} run {job.repeat}",
-            stage=stage.key, repeat=job.repeat, sha256=sha256_bytes(data),
-        )  # fmt: skip
         write_atomic(path, data)
+
+
+def _standing(copy: Path, sha: str | None, now: Observation) -> bytes | None:
+    """The bytes that the ledger knows by ``sha``, where they say the same as ``now`` but for when it was written."""
+    try:
+        data = read_plain(copy)
+        kept = Observation.model_validate(parse_json(data))
+    except (OSError, ValueError, ValidationError):
+        return None
+    same = kept.model_dump(exclude=_OF_THE_WRITING) == now.model_dump(exclude=_OF_THE_WRITING)
+    return data if same and sha256_bytes(data) == sha else None
 
 
 def _relative(run: RunDir, path: Path) -> str:

@@ -143,11 +143,6 @@ def count(run: RunDir, plan: Plan, found: Mapping[Repeat, Counted], who: str, no
         if attempt.epoch is not None:
             attempt = _brought_back(run, plan, attempt, who, now)
         usual = attempt.home == run.test_folder(test)
-        known = events.ledger(run).observations
-        for stage in attempt.job.stages:
-            if (stage.key, repeat) in known:
-                what = f"{stage.key} run {repeat}: replaced by what its sealed attempt says"
-                events.append(run, "withdrawn", now, what, stage=stage.key, repeat=repeat)
         history = _history(run, one, attempt)
         keys = ", ".join(stage.key for stage in attempt.job.stages)
         text = (
