@@ -85,7 +85,15 @@ SHIPPED = {
     "utmos_mean": ("utmos", "min", 1, 4), "throughput_qps": ("speed", "min", 1, 3),
     "output_tok_per_req_s": ("speed", "min", 1, 1), "latency_mean_s": ("speed", "max", 1, 3),
     "latency_p95_s": ("speed", "max", 1, 3), "rtf_mean": ("speed", "max", 1, 4), "rtf_p95": ("speed", "max", 1, 4),
-    "failed_requests": ("reliability", "max", 1, 0),
+    "failed_requests": ("reliability", "max", 1, 0), "cer_percent": ("diarization", "max", 1, 2),
+    "cer_no_spk_percent": ("diarization", "max", 1, 2), "cp_cer_percent": ("diarization", "max", 1, 2),
+    "cer_no_spk_cp_valid_percent": ("diarization", "max", 1, 2), "delta_cer_percent": ("diarization", "max", 1, 2),
+    "cer_no_spk_below_50_corpus": ("diarization", "max", 1, 2), "n_above_50_pct_cer": ("diarization", "max", 1, 0),
+    "speaker_timestamp_der_percent": ("diarization", "max", 1, 2), "cer_valid_samples": ("diarization", "min", 1, 0),
+    "cp_cer_valid_samples": ("diarization", "min", 1, 0), "latency_max_s": ("speed", "max", 1, 3),
+    "ttfa_p95_s": ("speed", "max", 1, 4), "text_ttft_p95_s": ("speed", "max", 1, 4),
+    "inter_chunk_p95_s": ("speed", "max", 1, 4), "prompt_tokens_min": ("speed", "min", 1, 0),
+    "completion_tokens_min": ("speed", "min", 1, 0), "audio_duration_min_s": ("speed", "min", 1, 3),
 }  # fmt: skip
 """Metric -> group, worst, scale and digits of the display."""
 
@@ -100,7 +108,8 @@ def test_the_shipped_metrics_have_these_groups_bounds_and_displays() -> None:
 def test_the_shipped_groups_are_asked_about_and_rounded_so() -> None:
     assert {group: (policy.smart, policy.rounding) for group, policy in RULES.groups.items()} == {
         "accuracy": ("auto", "raw"), "wer": ("auto", "ceil4"), "similarity": ("auto", "raw"),
-        "utmos": ("auto", "raw"), "speed": ("ask_loosening", "display"), "reliability": ("ask_loosening", "ceil_int"),
+        "diarization": ("auto", "raw"), "utmos": ("auto", "raw"),
+        "speed": ("ask_loosening", "display"), "reliability": ("ask_loosening", "ceil_int"),
     }  # fmt: skip
 
 
@@ -168,6 +177,7 @@ def test_every_shipped_group_says_how_its_metrics_scatter() -> None:
     assert {group: policy.family for group, policy in RULES.groups.items()} == {
         "accuracy": "accuracy",
         "wer": "wer",
+        "diarization": "cer",
         "similarity": "score",
         "utmos": "score",
         "speed": "speed",

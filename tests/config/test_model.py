@@ -189,7 +189,7 @@ def test_a_result_path_outside_basetemp_is_refused(tmp_path: Path, path: str) ->
 @pytest.mark.parametrize(
     ("block", "key"),
     [
-        ("hf_datasets: org/data", "hf_datasets"),
+        ("hf_datasets: {org: data}", "hf_datasets"),
         ("auto_env: {A: 1}", "auto_env.A"),
         ("gpus_per_test: {test_a_ci.py: true}", "gpus_per_test.test_a_ci.py"),
         ("gpus_per_test: {tests/test_a_ci.py: 1}", "gpus_per_test.tests/test_a_ci.py"),
@@ -282,3 +282,21 @@ def test_keys_for_what_precheck_looks_at_are_typed(tmp_path: Path) -> None:
     assert (model.hf_files, model.console_scripts) == ({"org/t": ("tokenizer.json",)}, ("sgl-omni",))
     assert refused(tmp_path, SMALL + "required_files:\n- {path: x.jit}\n").details["key"] == "required_files.0.path"
     assert refused(tmp_path, SMALL + "console_scripts: [a/b]\n").details["key"] == "console_scripts.0"
+
+
+def test_one_string_stands_for_a_list_of_one(tmp_path: Path) -> None:
+    text = (
+        "name: m\ntest_globs: tests/test_a_ci.py\nhf_datasets: org/data\ncache_wipes: flashinfer\n"
+        "hf_datasets_by_test: {test_a_ci.py: org/other}\npytest_extra_args: {test_a_ci.py: --level '16 a'}\n"
+        "metric_sources: {test_a_ci.py: {ignored_constants: A_MIN, variants: {v: {context_vars: N_SAMPLES}}}}\n"
+    )
+    found = load(tmp_path, text)
+    source = found.metric_sources["test_a_ci.py"]
+    assert (found.test_globs, found.hf_datasets, found.cache_wipes) == (
+        ("tests/test_a_ci.py",),
+        ("org/data",),
+        ("flashinfer",),
+    )
+    assert found.datasets("test_a_ci.py") == ("org/other",)
+    assert found.pytest_extra_args["test_a_ci.py"] == ("--level", "16 a")
+    assert (source.ignored_constants, source.variants["v"].context_vars) == (("A_MIN",), ("N_SAMPLES",))

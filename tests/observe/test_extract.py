@@ -281,3 +281,40 @@ def test_whatever_a_test_wrote_extraction_answers_with_a_number_or_a_reason(
     value = found.metrics["x"]
     assert (value is None) == any(problem.key == "x" for problem in found.problems)
     assert value is None or (type(value) in (int, float) and math.isfinite(value))
+
+
+def test_a_list_may_be_counted_by_its_length(tmp_path: Path) -> None:
+    files = written(tmp_path, '{"rows": [1, 2, 3], "speed": {"qps": 2.0}, "named": {"__len__": 9}, "map": {"a": 1}}')
+
+    found = extract(stage(counts("rows.__len__", "named.__len__"), qps=metric()), files)
+
+    assert (found.total, found.ok, found.problems) == (3, 9, ())
+    assert "no '__len__' in map" in reason(files, metric("map.__len__"))
+
+
+@pytest.mark.rule("MET-02")
+@pytest.mark.parametrize(
+    ("text", "invalid", "problem"),
+    [
+        ('{"valid": true}', "", ""),
+        ('{"valid": false}', "v.json::valid is false", ""),
+        ('{"valid": 1}', "", "observation_validity: v.json::valid: no true or false"),
+        ("{}", "", "observation_validity: v.json::valid: no true or false"),
+        ("", "", "observation_validity: v.json::valid: no true or false"),
+    ],
+)
+def test_a_test_may_say_itself_that_a_repeat_is_no_observation(
+    tmp_path: Path, text: str, invalid: str, problem: str
+) -> None:
+    files = written(tmp_path, '{"speed": {"qps": 2.0}, "summary": {"total": 4, "ok": 4}}')
+    if text:
+        written(tmp_path, text, "v.json")
+    asked = stage(counts(), qps=metric()).model_copy(
+        update={"observation_validity": Location(json_file="v.json", json_path="valid")}
+    )
+
+    found = extract(asked, files)
+
+    assert found.invalid == invalid
+    assert [one.sentence() for one in found.problems] == ([problem] if problem else [])
+    assert found.metrics == {"qps": 2.0}

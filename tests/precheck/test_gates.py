@@ -287,5 +287,5 @@ def test_a_precheck_changes_nothing_and_says_who_measures(project: Project) -> N
     assert host.id == answer.checks[0].id, "what blocks stands first"
     lock.release()
     again = preparing.precheck(project, toy.MODEL)
-    assert by_id(again.checks)["host.free"].status == "ok"
+    assert by_id(again.checks)["host.free"].status != "busy", "a neighbour that tests side by side start is only named"
     assert files() == before

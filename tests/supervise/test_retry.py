@@ -398,3 +398,12 @@ def test_an_error_that_is_no_assertion_is_not_recorded_as_a_threshold() -> None:
 def test_a_red_teardown_after_every_number_is_kept_under_its_own_name() -> None:
     found = verdict(ended(pytest_rc=1, guard=failed("teardown")))
     assert found == Keep("teardown_error (1 test(s) failed after they had measured)")
+
+
+@pytest.mark.rule("RTY-03")
+def test_a_repeat_that_the_test_itself_calls_invalid_is_never_kept() -> None:
+    said = {"toy_speed": speed()["toy_speed"].model_copy(update={"invalid": "v.json::valid is false"})}
+
+    found = verdict(ended(stages=said), Again("a crash"))
+
+    assert found == Again("the test itself calls this repeat invalid: v.json::valid is false")

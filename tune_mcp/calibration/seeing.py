@@ -131,14 +131,18 @@ class Accepting:
 
     def word(self, repeat: int, failure: TestFailure) -> str:
         """By what the failure is accepted; empty when it is not."""
-        own = self.source.allowed_pytest_failure
-        patterns = {**self.everywhere, **(own if isinstance(own, dict) else {})}
-        if isinstance(own, str):
-            place = locate(own, self.source.json_file)
-            if place is not None and not place.json_file.endswith(".py"):
-                flag = ResultFiles(self.run.basetemp(self.test_key, repeat)).flag(place)
-                return f"{own} is true" if flag is True else self._by_name(patterns, failure)
-            patterns[own] = ""
+        patterns = dict(self.everywhere)
+        files = ResultFiles(self.run.basetemp(self.test_key, repeat))
+        for level in (self.source, *self.source.variants.values()):
+            own = level.allowed_pytest_failure
+            if isinstance(own, str):
+                place = locate(own, level.json_file or self.source.json_file)
+                if place is None or place.json_file.endswith(".py"):
+                    patterns[own] = ""
+                elif files.flag(place) is True:
+                    return f"{own} is true"
+            elif own:
+                patterns |= own
         return self._by_name(patterns, failure)
 
     def _by_name(self, patterns: Mapping[str, str], failure: TestFailure) -> str:

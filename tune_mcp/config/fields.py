@@ -60,7 +60,8 @@ def _absolute(path: str) -> str:
     return path
 
 
-def _one_or_more(value: object) -> object:
+def one_or_more(value: object) -> object:
+    """One string where a list is asked for is a list of one."""
     return (value,) if isinstance(value, str) else value
 
 
@@ -79,7 +80,7 @@ JsonSource = Annotated[str, AfterValidator(_source)]
 """``dotted.path`` in the block's ``json_file``, or ``file::dotted.path``."""
 
 
-Strings = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
+Strings = Annotated[tuple[str, ...], BeforeValidator(one_or_more)]
 """A list of strings, or one string by itself."""
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 ConstantName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]

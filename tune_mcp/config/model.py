@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Annotated, cast
 
@@ -29,6 +31,7 @@ from tune_mcp.config.fields import (
     Regex,
     RelativePath,
     Strings,
+    one_or_more,
 )
 from tune_mcp.config.launch_env import Env, Public
 from tune_mcp.config.metrics import SampleSource
@@ -66,6 +69,12 @@ def _file_name(name: str) -> str:
     return name
 
 
+def _words(value: object) -> object:
+    """One string holds all arguments, as a shell would take it apart."""
+    return shlex.split(value) if isinstance(value, str) else value
+
+
+Arguments = Annotated[tuple[Annotated[str, AfterValidator(_complete)], ...], BeforeValidator(_words)]
 IGNORED_KEYS = frozenset({"expected_wer_normalizer"})
 """Keys of older models that the older script itself had stopped to read."""
 FileName = Annotated[str, AfterValidator(_file_name)]
@@ -112,15 +121,17 @@ class ResultSource(ConfigModel):
 
     ``json_file`` is relative to pytest's basetemp and the default of every dotted path. ``paths`` maps a metric key to
     a path; one left blank is not known yet and stays NEEDS_CONFIG. ``sample_counts_by_group`` and a mapping in
-    ``expected_samples`` override by group (``default`` for the others).
+    ``expected_samples`` override by group (``default`` for the others). ``observation_validity`` is the place of a
+    boolean that the test writes: a repeat counts only where it is true.
     """
 
     json_file: RelativePath | None = None
     paths: dict[str, JsonSource | None] = Field(default_factory=dict)
     sample_counts: SampleSource | None = None
     sample_counts_by_group: dict[str, SampleSource] = Field(default_factory=dict)
-    ignored_constants: tuple[str, ...] = ()
+    ignored_constants: Strings = ()
     expected_samples: SampleScopes = None
+    observation_validity: JsonSource | None = None
 
     def expected(self, group: str) -> tuple[int | str, ...]:
         """What config says about the sample count of ``group``; empty when it says nothing."""
@@ -138,9 +149,18 @@ def fits(pattern: str, symbol: str) -> bool:
 
 
 class Variant(ResultSource):
-    """One of several result trees of one pytest run; its constants are those whose bare name fits the filter."""
+    """One of several result trees of one pytest run; its constants are those whose bare name fits the filter.
+
+    ``stage_base_override`` opens the keys of its stages in place of the test's name, ``omit_variant_suffix`` leaves the
+    variant's own name out of them. ``context_vars`` are the constants that its context line shows instead of those
+    found by name; the first that is a whole number is its number of samples where ``expected_samples`` is silent.
+    """
 
     constant_filter: Regex = ".*"
+    stage_base_override: Name | None = None
+    omit_variant_suffix: bool = False
+    context_vars: Annotated[tuple[ConstantName, ...], BeforeValidator(one_or_more)] = ()
+    allowed_pytest_failure: JsonSource | None = None
 
     def claims(self, symbol: str) -> bool:
         """Whether a constant belongs here (rule DSC-11)."""
@@ -157,7 +177,7 @@ class Preset(ConfigModel):
     constant_filter: Regex = ".*"
     extra_env: Env = Field(default_factory=dict)
     gpus: Gpus | None = None
-    hf_model_ids: tuple[str, ...] = ()
+    hf_model_ids: Strings = ()
     gate_thresholds: bool = True
 
     def claims(self, symbol: str) -> bool:
@@ -168,6 +188,8 @@ class Preset(ConfigModel):
 _BY_NAME = frozenset(
     (
         "hf_model_ids_by_test",
+        "hf_datasets_by_test",
+        "requires_speaker_sim_by_test",
         "auto_env",
         "extra_env",
         "gpus_per_test",
@@ -229,6 +251,9 @@ class ModelConfig(ConfigModel):
     """One model. Keys of the per-test mappings are names of test files, without folders.
 
     ``default_venv_python`` and ``test_globs`` are relative to the repository root where they are not absolute;
+    ``hf_datasets_by_test`` names the data sets of a test where it does not need all ``hf_datasets``;
+    ``requires_speaker_sim_by_test`` says which tests load the checkpoints of speaker similarity,
+    ``requires_speaker_sim`` for the others; without both, they are needed where a model or host names the folder.
     ``timeout_s`` limits one pytest in seconds; ``cache_wipes`` are folders below OMNI_CI_HOME emptied before each.
     ``allowed_pytest_failure`` are tests that may fail for another reason than a threshold.
     ``venv_imports`` are modules that precheck loads; without the key it is the repository's own package.
@@ -248,22 +273,23 @@ class ModelConfig(ConfigModel):
     description: str = ""
     hf_model_id: str | None = None
     hf_model_ids_by_test: dict[FileName, Strings] = Field(default_factory=dict)
-    hf_datasets: tuple[str, ...] = ()
+    hf_datasets: Strings = ()
+    hf_datasets_by_test: dict[FileName, Strings] = Field(default_factory=dict)
+    requires_speaker_sim: bool | None = None
+    requires_speaker_sim_by_test: dict[FileName, bool] = Field(default_factory=dict)
     omni_ci_home: str | None = None
     default_venv_python: Strings = ()
     auto_env: Env = Field(default_factory=dict)
     extra_env: dict[FileName, Env] = Field(default_factory=dict)
     gpus_per_test: dict[FileName, Gpus] = Field(default_factory=dict)
-    pytest_extra_args: dict[FileName, tuple[Annotated[str, AfterValidator(_complete)], ...]] = Field(
-        default_factory=dict
-    )
-    test_globs: Annotated[tuple[RelativePath, ...], Field(min_length=1)]
+    pytest_extra_args: dict[FileName, Arguments] = Field(default_factory=dict)
+    test_globs: Annotated[tuple[RelativePath, ...], BeforeValidator(one_or_more), Field(min_length=1)]
     stage_base_strip_prefix: str = ""
     stage_base_strip_suffix: str = ""
     stage_base_docs_override: Name | None = None
     metric_sources: dict[FileName, FileSource] = Field(default_factory=dict)
     timeout_s: dict[FileName, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    cache_wipes: tuple[RelativePath, ...] = ()
+    cache_wipes: Annotated[tuple[RelativePath, ...], BeforeValidator(one_or_more)] = ()
     optimisations: dict[Name, Optimisation] = Field(default_factory=dict)
     allowed_pytest_failure: AllowedFailures = Field(default_factory=dict)
     venv_imports: tuple[ModuleName, ...] | None = None
@@ -304,9 +330,19 @@ class ModelConfig(ConfigModel):
             return chosen.hf_model_ids
         return self.hf_model_ids_by_test.get(test, (self.hf_model_id,) if self.hf_model_id else ())
 
+    def datasets(self, test: str) -> tuple[str, ...]:
+        """The data sets that a test file needs."""
+        return self.hf_datasets_by_test.get(test, self.hf_datasets)
+
+    def speaker_sim(self, tests: Iterable[str]) -> bool | None:
+        """Whether any of the test files loads the checkpoints of speaker similarity; None where config is silent."""
+        said = {self.requires_speaker_sim_by_test.get(test, self.requires_speaker_sim) for test in tests}
+        return True if True in said else None if None in said else False if said else None
+
     def named_tests(self) -> tuple[str, ...]:
         """Every test file name that some key mentions, in a fixed order."""
         maps = (self.metric_sources, self.hf_model_ids_by_test, self.gpus_per_test, self.extra_env)
+        maps = (*maps, self.hf_datasets_by_test, self.requires_speaker_sim_by_test)
         names = [name for mapping in (*maps, self.pytest_extra_args, self.timeout_s) for name in mapping]
         names += [name for one in self.optimisations.values() for name in one.tests]
         names += [name for one in self.required_files for name in one.tests]

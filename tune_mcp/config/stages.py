@@ -79,6 +79,7 @@ class Stage(Frozen):
     expected_samples: int | None = None
     last_discovered_at: str | None = None
     sample_counts: SampleCounts | None = None
+    observation_validity: Location | None = None
     metrics: dict[str, StageMetric]
 
     @property

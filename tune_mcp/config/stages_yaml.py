@@ -75,6 +75,7 @@ def _stage(stage: Stage) -> dict[str, object]:
         "expected_samples": stage.expected_samples,
         "last_discovered_at": stage.last_discovered_at,
         "sample_counts": _counts(stage.sample_counts),
+        **({"observation_validity": _location(place)} if (place := stage.observation_validity) else {}),
         "metrics": {key: _metric(metric) for key, metric in stage.metrics.items()},
     }
 

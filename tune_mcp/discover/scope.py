@@ -73,12 +73,22 @@ class ScopeReader:
     rules: MetricRules
     variants: tuple[str, ...] = ()
 
-    def scope(self, group: str, variant: str | None, configured: Sequence[int | str]) -> Scope:
-        """The scope of one stage; what config says beats what names suggest (SMP-03 to SMP-05)."""
-        if configured:
-            expected, used, problems = self._configured(configured)
+    def scope(
+        self, group: str, variant: str | None, configured: Sequence[int | str], context: Sequence[str] = ()
+    ) -> Scope:
+        """The scope of one stage; what config says beats what names suggest (SMP-03 to SMP-05).
+
+        ``context`` are the constants that config wants shown; the first whole number of them that speaks of samples
+        is the scope where nothing else says it.
+        """
+        counts = [name for name in context if self.rules.role(name) not in ("tokens", "concurrency")]
+        stated = next((name for name in counts if isinstance(self._number(name), int)), None)
+        if configured or stated:
+            expected, used, problems = self._configured(configured or (stated or "",))
         else:
             expected, used, problems = self._from_names(group, variant)
+        if context:
+            return Scope(expected, tuple(context), problems)
         names = [name for name in self._named("samples") if self._speaks_of(name, group, variant) is not None]
         samples = used or tuple(name for name in names if self._number(name) is not None)
         others = [name for role in SCOPE_ROLES[1:] for name in self._named(role) if self._number(name) is not None]

@@ -55,6 +55,13 @@ class StageSources:
         found = self.inferred.counts()
         return self.configured_counts(group) or (found if found and self._unless_elsewhere(found.total) else None)
 
+    def validity(self) -> Location | None:
+        """Where the test says whether a repeat is an observation at all."""
+        for level in self.levels:
+            if level.observation_validity:
+                return locate(level.observation_validity, level.json_file or self.json_file)
+        return None
+
     def expected(self, group: str) -> tuple[int | str, ...]:
         """What config says about a group's number of samples."""
         return next((found for level in self.levels if (found := level.expected(group))), ())

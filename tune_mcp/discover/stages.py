@@ -145,7 +145,7 @@ class _Builder:
         return [group for group in self.rules.groups if group in present]
 
     def stage(self, file: CalibratedFile, tree: Tree, group: str, sources: StageSources) -> None:
-        key = "_".join(part for part in (file.base, tree.preset, tree.variant, group) if part)
+        key = "_".join(part for part in (*_name(file, tree), group) if part)
         claims: dict[str, list[Claim]] = {}
         for claim in tree.claims:
             if claim.spec.group == group:
@@ -213,7 +213,8 @@ class _Builder:
             what = f"{file.path} and {self.stages[key].test} both make the stage {key}"
             raise clash(what, "rename a test, preset or variant, or change stage_base_strip_*")
         preset = file.config.calibration_presets.get(tree.preset) if tree.preset else None
-        scope = file.scope.scope(group, tree.variant, sources.expected(group))
+        variant = file.config.variants.get(tree.variant) if tree.variant else None
+        scope = file.scope.scope(group, tree.variant, sources.expected(group), variant.context_vars if variant else ())
         self.problems += scope.problems
         counts = sources.counts(group)
         if counts and counts.total == counts.ok:
@@ -224,7 +225,8 @@ class _Builder:
             self.problems.append(f"{key}: sample_counts are not known, so no repeat of it can be strict [SMP-01]")
         own_file = file.config.threshold_file
         policy = self.rules.policy(group)
-        words = [file.base.replace("_", " ").upper(), tree.preset, tree.variant, policy.label or group]
+        base, preset_word, variant_word = _name(file, tree)
+        words = [base.replace("_", " ").upper(), preset_word, variant_word, policy.label or group]
         self.stages[key] = Stage(
             key=key,
             test=file.path,
@@ -241,8 +243,17 @@ class _Builder:
             threshold_file_sha256=file.thresholds.sha256 if own_file else None,
             expected_samples=scope.expected_samples,
             sample_counts=counts,
+            observation_validity=sources.validity(),
             metrics=metrics,
         )
+
+
+def _name(file: CalibratedFile, tree: Tree) -> tuple[str, str | None, str | None]:
+    """What a tree's stage keys and titles begin with: base, preset and variant, as config names them."""
+    if tree.variant is None:
+        return file.base, tree.preset, None
+    variant = file.config.variants[tree.variant]
+    return variant.stage_base_override or file.base, tree.preset, None if variant.omit_variant_suffix else tree.variant
 
 
 def _same_counts(test: str, place: Location) -> Refusal:

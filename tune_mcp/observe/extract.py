@@ -44,12 +44,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class Extraction:
-    """What one stage yielded: every tracked metric (None where unreadable), the counts, and the problems."""
+    """What one stage yielded: every tracked metric (None where unreadable), the counts, and the problems.
+
+    ``invalid`` names the place where the test itself says that this repeat is no observation.
+    """
 
     metrics: dict[str, int | float | None]
     total: int | None
     ok: int | None
     problems: tuple[Problem, ...] = ()
+    invalid: str = ""
 
     @property
     def absent(self) -> tuple[str, ...]:
@@ -82,6 +86,8 @@ class ResultFiles:
                 node = node[int(part)]
             elif isinstance(node, dict) and part in node:
                 node = node[part]
+            elif part == "__len__" and isinstance(node, list):
+                node = len(node)
             else:
                 names = list(node) if isinstance(node, dict) else []
                 near = get_close_matches(part, names, n=3, cutoff=0.5) or sorted(names)[:5]
@@ -166,7 +172,17 @@ def extract(stage: Stage, files: ResultFiles) -> Extraction:
         ok = _count("sample_counts.ok", stage.sample_counts.ok, files, problems)
     elif stage.metrics:
         problems.append(Problem("sample_counts", "?", "?", "NEEDS_CONFIG: no sample counts are configured"))
-    return Extraction(metrics, total, ok, tuple(problems))
+    invalid = ""
+    if (place := stage.observation_validity) is not None:
+        said = files.flag(place)
+        if said is None:
+            unread = place.json_file in files.absent, files.unreadable(place.json_file)
+            problems.append(
+                Problem("observation_validity", place.json_file, place.json_path, "no true or false", (), *unread)
+            )
+        elif not said:
+            invalid = f"{place.json_file}::{place.json_path} is false"
+    return Extraction(metrics, total, ok, tuple(problems), invalid)
 
 
 def _read(key: str, place: Location, files: ResultFiles, problems: list[Problem]) -> int | float | None:

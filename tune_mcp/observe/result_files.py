@@ -20,6 +20,8 @@ def named_by(stages: Iterable[Stage]) -> tuple[str, ...]:
         found |= {metric.json_file for metric in stage.metrics.values() if metric.json_file}
         if stage.sample_counts:
             found |= {stage.sample_counts.total.json_file, stage.sample_counts.ok.json_file}
+        if stage.observation_validity:
+            found.add(stage.observation_validity.json_file)
     return tuple(sorted(found))
 
 

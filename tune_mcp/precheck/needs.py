@@ -20,8 +20,9 @@ SLICE = "OMNI_CI_HOME"
 class Needs:
     """``env`` is what every launch gets: the model's ``auto_env`` with the host's folders on top (HST-04, ENV-10).
 
-    ``model_ids`` are those of the selected stages; ``datasets`` and ``test_globs`` the model's. ``imports`` are the
-    modules to load, None for the repository's own package. ``unread`` says why the data sets are not known.
+    ``model_ids`` and ``datasets`` are those of the selected stages, ``test_globs`` the model's. ``speaker_sim``:
+    whether they load the checkpoints of speaker similarity, None where config does not say. ``imports`` are the modules
+    to load, None for the repository's own package. ``unread`` says why the data sets are not known.
     ``files``, ``scripts``, ``hf_files``, ``extras`` and ``optional`` are the model's keys ``required_files`` (for the
     selected test files), ``console_scripts``, ``hf_files``, ``dependency_extras`` and ``optional_dependencies``.
     """
@@ -40,6 +41,7 @@ class Needs:
     hf_files: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     extras: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    speaker_sim: bool | None = None
 
     @classmethod
     def of(cls, model: ModelConfig, host: HostProfile | None, stages: Iterable[Stage]) -> Needs:
@@ -54,7 +56,7 @@ class Needs:
                 for name in stage.hf_model_ids
                 or model.model_ids(PurePosixPath(stage.test).name, stage.calibration_preset)
             ),
-            datasets=_unique(model.hf_datasets),
+            datasets=_unique(name for test in sorted(tests) or ("",) for name in model.datasets(test)),
             test_globs=model.test_globs,
             profile=host,
             imports=model.venv_imports,
@@ -65,6 +67,7 @@ class Needs:
             hf_files=model.hf_files,
             extras=model.dependency_extras,
             optional=model.optional_dependencies,
+            speaker_sim=model.speaker_sim(tests),
         )
 
     @classmethod

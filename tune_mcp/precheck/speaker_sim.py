@@ -21,9 +21,14 @@ _MODULE = "benchmarks.metrics.speaker_similarity_assets"
 
 
 def checks(subject: Subject) -> Iterator[Check]:
-    """``speaker_sim.assets``, where a model or a host names the folder. One command fixes all of it."""
+    """``speaker_sim.assets``, where the selected tests need them or, if config does not say, the folder is named."""
     named = subject.needs.env.get(VARIABLE)
+    if subject.needs.speaker_sim is False or (not named and not subject.needs.speaker_sim):
+        return
     if not named:
+        what = f"the tests need the checkpoints of speaker similarity, and nothing names their folder, {VARIABLE}"
+        fix = "set physical.speaker_sim in the host profile"
+        yield Check(id="speaker_sim.assets", status="missing", detail=what, fix=fix)
         return
     folder = Path(named)
     gaps = list(_gaps(folder))

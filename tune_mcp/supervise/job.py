@@ -10,6 +10,7 @@ from tune_mcp.config.signatures import OwnSignatures
 from tune_mcp.config.stages import Frozen, Stage
 from tune_mcp.files import dump_json, parse_json, read_plain, sha256_file, write_atomic
 from tune_mcp.gpus import Gpu
+from tune_mcp.observe.extract import Extraction
 from tune_mcp.precheck.fingerprint import Environment
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session.drift import Baseline
@@ -72,7 +73,7 @@ class Job(Frozen):
 class StageResult(Frozen):
     """What one stage yielded in this attempt; ``problems`` are sentences that name file, key and near matches.
 
-    ``absent`` are the result files that were not there at all.
+    ``absent`` are the result files that were not there at all, ``invalid`` where the test calls the repeat invalid.
     """
 
     metrics: dict[str, int | float | None]
@@ -80,6 +81,19 @@ class StageResult(Frozen):
     ok: int | None
     problems: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
+    invalid: str = ""
+
+    @classmethod
+    def of(cls, found: Extraction) -> StageResult:
+        """What was extracted, as the attempt keeps it."""
+        return cls(
+            metrics=found.metrics,
+            total=found.total,
+            ok=found.ok,
+            problems=tuple(problem.sentence() for problem in found.problems),
+            absent=found.absent,
+            invalid=found.invalid,
+        )
 
 
 class Blocked(Frozen):

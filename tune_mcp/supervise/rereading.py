@@ -105,13 +105,7 @@ def _read(run: RunDir, plan: Plan, stages: tuple[Stage, ...], attempt: Attempt) 
     if result_files.changed(attempt.basetemp, result.evidence_sha256, result_files.named_by(stages)):
         return None
     files = ResultFiles(attempt.basetemp)
-    values: dict[str, StageResult] = {}
-    for stage in stages:
-        found = extract(stage, files)
-        problems = tuple(problem.sentence() for problem in found.problems)
-        values[stage.key] = StageResult(
-            metrics=found.metrics, total=found.total, ok=found.ok, problems=problems, absent=found.absent
-        )
+    values = {stage.key: StageResult.of(extract(stage, files)) for stage in stages}
     return Attempt(
         job.model_copy(update={"stages": stages}),
         result.model_copy(update={"stages": values}),

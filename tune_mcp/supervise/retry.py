@@ -251,7 +251,10 @@ def _because(signature: str) -> str:
 
 
 def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple[Verdict, ...]) -> Verdict:
-    """All metrics are there and every test ran once: only the sample counts can still spoil it."""
+    """All metrics are there and every test ran once: only the test's own word and the sample counts can spoil it."""
+    invalid = dict.fromkeys(found.invalid for found in result.stages.values() if found.invalid)
+    if invalid:
+        return Again(f"the test itself calls this repeat invalid: {', '.join(invalid)}")
     partial: list[str] = []
     for key, found in result.stages.items():
         stage = stages[key]

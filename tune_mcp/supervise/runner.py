@@ -345,16 +345,7 @@ class Runner:
 
     def _evidence(self) -> dict[str, object]:
         files = ResultFiles(self.basetemp)
-        stages: dict[str, StageResult] = {}
-        for stage in self.job.stages:
-            found = extract(stage, files)
-            stages[stage.key] = StageResult(
-                metrics=found.metrics,
-                total=found.total,
-                ok=found.ok,
-                problems=tuple(problem.sentence() for problem in found.problems),
-                absent=found.absent,
-            )
+        stages = {stage.key: StageResult.of(extract(stage, files)) for stage in self.job.stages}
         guard = guard_record.read(self.record)
         sealed = result_files.digests(self.basetemp, result_files.named_by(self.job.stages))
         timed = [stage for stage in self.job.stages if stage.key in self.job.timed]
