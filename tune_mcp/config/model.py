@@ -71,7 +71,7 @@ def _file_name(name: str) -> str:
 
 def _words(value: object) -> object:
     """One string holds all arguments, as a shell would take it apart."""
-    return shlex.split(value) if isinstance(value, str) else value
+    return tuple(shlex.split(value)) if isinstance(value, str) else value
 
 
 Arguments = Annotated[tuple[Annotated[str, AfterValidator(_complete)], ...], BeforeValidator(_words)]
