@@ -77,8 +77,9 @@ class Refusal(Exception):
         super().__init__(self.text())
 
     def text(self) -> str:
-        """``CODE [RULE-ID]: what is wrong. Next: what to do.``"""
-        return f"{self.code} [{self.rules[0]}]: {self.message}. Next: {self.next}."
+        """``CODE [RULE-ID]: what is wrong. Next: what to do.``; the rule only where one explains this refusal."""
+        rule = f" [{self.rules[0]}]" if self.rules else ""
+        return f"{self.code}{rule}: {self.message}. Next: {self.next}."
 
     def data(self) -> dict[str, Json]:
         """The structured form of the contract."""

@@ -18,7 +18,7 @@ _RUN_ID = re.compile(r"\d{8}T\d{6}Z_[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 ATTEMPT = re.compile(r"run([1-9]\d*)_a([1-9]\d*)")
 """The name of an attempt's folder: repeat and number of the attempt."""
 _LOG = re.compile(r"run([1-9]\d{0,8})\.log")
-_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def iso(moment: datetime) -> str:
 
 def create(repo_root: Path, label: str, now: datetime) -> RunDir:
     """Make a new, empty run directory; an existing one is never taken (rules SES-01, SES-02, SES-14, SES-15)."""
-    if not _LABEL.fullmatch(label):
+    if not LABEL.fullmatch(label):
         raise Refusal(
             Code.INVALID_ARGUMENT,
             "SES-02",

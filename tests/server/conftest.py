@@ -49,7 +49,8 @@ class Session:
         text, facts = read(result)
         assert result.is_error, text
         assert set(facts) == {"code", "rules", "message", "next", "details"}
-        assert text == f"{facts['code']} [{facts['rules'][0]}]: {facts['message']}. Next: {facts['next']}."
+        rule = f" [{facts['rules'][0]}]" if facts["rules"] else ""
+        assert text == f"{facts['code']}{rule}: {facts['message']}. Next: {facts['next']}."
         return facts
 
 

@@ -31,12 +31,11 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("start_run", {"model": "toy", "repeats": -1}, "INVALID_ARGUMENT"),
     ("start_run", {"model": "toy", "repeats": 101}, "INVALID_ARGUMENT"),
     ("start_run", {"model": "toy", "repeats": 2.5}, "INVALID_ARGUMENT"),
-    ("start_run", {"model": "toy", "repeats": None}, "INVALID_ARGUMENT"),
     ("start_run", {"model": "toy", "repeats": True}, "INVALID_ARGUMENT"),
     ("start_run", {"model": "toy", "skip_precheck": True}, "INVALID_ARGUMENT"),
     ("start_run", {"model": "toy", "label": "../../etc"}, "INVALID_ARGUMENT"),
     ("start_run", {"model": "toy", "label": "x" * 61}, "INVALID_ARGUMENT"),
-    ("start_run", {"model": "toy", "label": ""}, "INVALID_ARGUMENT"),
+    ("start_run", {"model": "toy", "label": "-x"}, "INVALID_ARGUMENT"),
     ("start_run", {"model": "toy", "stages": ["toy_speed", "nope"]}, "UNKNOWN_STAGE"),
     ("resume_run", {"run_id": NOBODY}, "UNKNOWN_RUN"),
     ("resume_run", {"run_id": NOBODY, "purge": [{"stage": "toy_speed"}]}, "INVALID_ARGUMENT"),
@@ -49,7 +48,9 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("stop_run", {"run_id": NOBODY, "reason": "over"}, "UNKNOWN_RUN"),
     ("stop_run", {"run_id": NOBODY, "reason": " "}, "INVALID_ARGUMENT"),
     ("status", {"run_id": "../../etc/passwd"}, "UNKNOWN_RUN"),
-    ("status", {"run_id": ""}, "UNKNOWN_RUN"),
+    ("status", {"wait_s": 121}, "WAIT_TOO_LONG"),
+    ("strict_audit", {"run_id": ""}, "UNKNOWN_RUN"),
+    ("strict_audit", {"run_id": None}, "INVALID_ARGUMENT"),
     ("status", {"run_id": NOBODY, "wait_s": 50.5}, "WAIT_TOO_LONG"),
     ("status", {"run_id": NOBODY, "wait_s": 86400}, "WAIT_TOO_LONG"),
     ("status", {"run_id": NOBODY, "wait_s": -1}, "INVALID_ARGUMENT"),
@@ -57,6 +58,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("status", {"run_id": NOBODY, "wait_s": True}, "INVALID_ARGUMENT"),
     ("strict_audit", {"run_id": "/etc/passwd"}, "UNKNOWN_RUN"),
     ("tail_pytest", {"run_id": NOBODY, "lines": "all"}, "INVALID_ARGUMENT"),
+    ("tail_pytest", {"run_id": NOBODY, "grep": "("}, "INVALID_ARGUMENT"),
+    ("tail_pytest", {"run_id": NOBODY, "repeat": -1}, "INVALID_ARGUMENT"),
     ("report", {"run_id": NOBODY}, "UNKNOWN_RUN"),
     ("apply_plan", {"run_id": NOBODY}, "UNKNOWN_RUN"),
     ("apply", {"run_id": NOBODY, "plan_id": "x", "mode": "full"}, "UNKNOWN_RUN"),
@@ -88,7 +91,8 @@ async def test_bad_input_is_refused_with_its_code_and_leaves_nothing_behind(conn
         for tool, arguments, code in BAD:
             found = await session.refused(tool, **arguments)
             assert found["code"] == code, (tool, arguments, found)
-            assert found["rules"] and found["message"] and found["next"]
+            assert found["message"] and found["next"]
+            assert code != "INVALID_ARGUMENT" or "SCP-04" not in found["rules"], "that rule is about pytest runs"
             assert "pydantic" not in json.dumps(found)
             jsonschema.validate(found, schemas[tool])
     assert toy.git(repo, "status", "--porcelain", "--ignored") == before
@@ -103,7 +107,7 @@ async def test_an_unknown_argument_is_refused_with_the_near_name_instead_of_runn
         other = await session.refused("status", colour="red")
 
     assert found["code"] == "INVALID_ARGUMENT"
-    assert "'repeat' (near: repeats)" in found["message"]
+    assert "repeat is not known (near: repeats)" in found["message"]
     assert found["details"]["known"] == ["model", "stages", "repeats", "label"]
     assert "near" not in other["message"]
     assert not (repo / ".tune-runs").exists()
@@ -122,8 +126,56 @@ async def test_a_wrong_type_names_the_argument_and_what_was_expected(connect: An
     async with connect(repo, era) as session:
         found = await session.refused("start_run", model="toy", repeats="many")
 
-    assert found["details"] == {"tool": "start_run", "argument": "repeats"}
-    assert "valid integer" in found["message"]
+    assert found["details"]["tool"] == "start_run" and found["details"]["argument"] == "repeats"
+    assert "repeats input should be a valid integer" in found["message"]
+
+
+async def test_every_fault_of_a_call_is_named_at_once_before_any_state_is_read(
+    connect: Any, repo: Path, era: str
+) -> None:
+    (repo / toy.TEST_FILE).write_text("# another file than discover saw\n")
+    async with connect(repo, era) as session:
+        one = await session.refused("start_run", model="toy", label="../x")
+        more = await session.refused("start_run", model="toy", label="../x", repeats=0, stages=7, lanez=1)
+        decisions = await session.refused(
+            "apply",
+            run_id=NOBODY,
+            mode="yolo",
+            decisions=[{"choice": "loosen"}, {"stage_key": "a", "metric_key": "b", "choice": "keep", "why": "x"}],
+        )
+
+    assert (one["code"], set(one["details"]["errors"])) == ("INVALID_ARGUMENT", {"label"})
+    assert set(more["details"]["errors"]) == {"label", "repeats", "stages", "lanez"}
+    assert set(decisions["details"]["errors"]) == {
+        "plan_id", "mode", "decisions.0.stage_key", "decisions.0.metric_key", "decisions.0.choice", "decisions.1.why",
+    }  # fmt: skip
+    for name in decisions["details"]["errors"]:
+        assert name in decisions["message"]
+
+
+async def test_null_for_an_optional_argument_is_its_default(connect: Any, project: Project, era: str) -> None:
+    run_id = toy.finished_run(project).run_id
+    async with connect(project.repo_root, era) as session:
+        assert await session.call("catalog", model=None) == await session.call("catalog")
+        _, checked = await session.call("precheck", model="toy", stages=None)
+        assert checked["stages"] == list(toy.STAGES)
+        _, runs = await session.call("status", run_id=None, wait_s=None)
+        assert [run["run_id"] for run in runs["runs"]] == [run_id]
+        nothing = dict.fromkeys(("lines", "test", "repeat", "grep", "cursor"))
+        assert await session.call("tail_pytest", run_id=run_id, **nothing) == await session.call(
+            "tail_pytest", run_id=run_id
+        )
+        await session.call("report", run_id=run_id)
+        _, plan = await session.call("apply_plan", run_id=run_id)
+        _, applied = await session.call(
+            "apply", run_id=run_id, plan_id=plan["plan_id"], mode="report", decisions=None, otherwise=None
+        )
+        assert applied["applied"] == []
+        with toy.supervised_here():
+            _, run = await session.call("start_run", model="toy", stages=None, repeats=None, label=None)
+            assert (run["repeats"], run["stages"]) == (5, list(toy.STAGES))
+            _, more = await session.call("resume_run", run_id=run["run_id"], purge=None)
+            assert more["run_id"] == run["run_id"]
 
 
 async def test_stages_may_come_as_a_list_as_json_text_or_as_words_with_commas(connect: Any, repo: Path) -> None:

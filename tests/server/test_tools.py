@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,38 @@ async def test_every_argument_is_typed_and_every_schema_is_valid(connect: Any, r
             jsonschema.Draft202012Validator.check_schema(schema)
             assert schema["type"] == "object"
         for name, argument in tool["inputSchema"]["properties"].items():
-            assert {"type", "anyOf", "$ref"} & set(argument), (tool["name"], name)
+            assert isinstance(argument["type"], str), (tool["name"], name)
+            assert argument["description"], (tool["name"], name)
             assert name not in ("ctx", "how", "last"), "what the SDK injects is not an argument"
+
+
+def parts(schema: Any, path: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Every key of a schema, however deep, with its place; names of arguments are no keys."""
+    for key, value in schema.items():
+        yield path, key, value
+        below = value if key == "properties" else {key: value} if key == "items" else {}
+        for name, one in below.items():
+            yield from parts(one, f"{path}.{name}")
+
+
+async def test_schemas_are_plain_enough_for_every_clients_converter(connect: Any, repo: Path, era: str) -> None:
+    """Clients drop a tool, or all of them, over these; some leave limits out, so a description says them."""
+    bad = {"$ref", "$defs", "anyOf", "oneOf", "allOf", "additionalProperties", "prefixItems", "not", "const"}
+    for tool in await tools_of(connect, repo, era):
+        for schema in (tool["inputSchema"], tool["outputSchema"]):
+            for path, key, value in parts(schema):
+                assert key not in bad, (tool["name"], path)
+                assert key != "type" or isinstance(value, str)
+                assert (key, value) != ("default", None), (tool["name"], path)
+        assert len(json.dumps(tool["outputSchema"])) < 2200
+        required = set(tool["inputSchema"].get("required", ()))
+        for name, argument in tool["inputSchema"]["properties"].items():
+            assert (name in required) != ("default" in argument), (tool["name"], name)
+            for limit in ("minimum", "maximum"):
+                if argument.get(limit):
+                    assert str(argument[limit]) in argument["description"], (tool["name"], name)
+            for choice in argument.get("enum", ()):
+                assert choice and choice in argument["description"]
 
 
 async def test_the_output_schemas_require_nothing_so_that_a_refusal_fits_them_too(connect: Any, repo: Path) -> None:

@@ -21,6 +21,10 @@ class Reply(BaseModel):
         """The facts, one line each, the most important first."""
         raise NotImplementedError
 
+    def facts(self) -> dict[str, object]:
+        """The same facts typed, without what is not known; the form that several clients show to the model."""
+        return {name: value for name, value in self.model_dump(mode="json").items() if value is not None}
+
     def text(self) -> str:
         """All lines and the next step, cut in the middle when there is too much."""
         return bounded("\n".join(self.lines()), f"\nNext: {self.next}")

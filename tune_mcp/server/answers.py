@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
-from typing import Any, Optional, TypeVar, cast
+from typing import Annotated, TypeVar
 
 import anyio
 from mcp_types import CallToolResult, TextContent
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict
 
 from tune_mcp.contract.reply import Reply, bounded
 from tune_mcp.errors import Code, Json, Refusal, unusable
@@ -20,10 +20,7 @@ _THREADS = 16
 
 
 class Answer(BaseModel):
-    """Fields of a refusal; every field of an answer is optional, so that success and refusal share one schema.
-
-    A client that validates error results against the output schema would throw otherwise (see docs/explanation).
-    """
+    """The fields of a refusal, and whatever a verb answers: both fit what the SDK checks results against."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -34,15 +31,8 @@ class Answer(BaseModel):
     details: dict[str, object] | None = None
 
 
-def answer_model(*replies: type[Reply]) -> type[Answer]:
-    """The output schema of a tool that gives any of ``replies`` or a refusal."""
-    fields: dict[str, Any] = {
-        name: (Optional[field.annotation], None)  # noqa: UP045 - an annotation that is a variable
-        for reply in replies
-        for name, field in reply.model_fields.items()
-        if name not in Answer.model_fields
-    }
-    return create_model(f"{replies[0].__name__}OrRefusal", __base__=Answer, **fields)
+Answered = Annotated[CallToolResult, Answer]
+"""What every tool returns."""
 
 
 def refused(refusal: Refusal) -> CallToolResult:
@@ -57,7 +47,7 @@ def succeeded(reply: Reply) -> CallToolResult:
     """A reply as text and as structured content."""
     return CallToolResult(
         content=[TextContent(type="text", text=reply.text())],
-        structured_content=cast("dict[str, object]", reply.model_dump(mode="json")),
+        structured_content=reply.facts(),
     )
 
 

@@ -13,22 +13,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from mcp.server.mcpserver import AcceptedElicitation, Context, Elicit, ElicitationResult, MCPServer, Resolve
-from mcp_types import CallToolResult, ToolAnnotations
+from mcp_types import ToolAnnotations
 from pydantic import BaseModel, Field
 
-from tune_mcp.contract.applying import MODES, STANDING, ApplyReply, Decision, Mode, Otherwise
+from tune_mcp.contract.applying import STANDING, ApplyReply, Decision, Mode, Otherwise
 from tune_mcp.contract.options import Options
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.server.answers import Answer, answer_model, internal, refused
-from tune_mcp.server.asking import can_ask
-from tune_mcp.server.context import ServerContext, server_context
-from tune_mcp.server.registering import tool
+from tune_mcp.server.answers import Answered, internal, refused
+from tune_mcp.server.arguments import RunId
+from tune_mcp.server.context import ServerContext, can_ask, server_context
+from tune_mcp.server.registering import tool, void
 
 if TYPE_CHECKING:
     from tune_mcp.apply.plan import ApplyPlan, Row
     from tune_mcp.calibration.project import Project
 
-ApplyAnswer: type[Answer] = answer_model(ApplyReply)
 HINTS = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=False)
 MAX_QUESTIONS = 128
 """More loosening metrics than any model has; whoever has more decides the rest at a terminal."""
@@ -45,7 +44,7 @@ class Agreement(BaseModel):
         description="your word on every single question: ask each one, keep all present values, or apply all",
     )
 
-    def word(self, called: str | None) -> Otherwise | None:
+    def word(self, called: str) -> Otherwise | None:
         """The standing word that the person agreed to, None when each question is asked."""
         word = called if self.otherwise == "as the call says" else self.otherwise
         return word if word in STANDING else None
@@ -90,22 +89,21 @@ def _again(run_id: str, plan_id: str) -> tuple[Project, ApplyPlan] | None:
 
 
 def _ask_mode(
-    run_id: str, plan_id: str, mode: str, decisions: list[Decision], otherwise: str | None, ctx: Context[Any, Any]
+    run_id: str, plan_id: str, mode: Mode, decisions: list[Decision], otherwise: str, ctx: Context[Any, Any]
 ) -> Any:
     from tune_mcp.calibration import answered, deciding
 
-    valid = mode in MODES and mode != "report" and otherwise in (None, *STANDING)
-    found = _open(run_id, plan_id) if valid and can_ask(ctx) else None
+    found = _open(run_id, plan_id) if mode != "report" and can_ask(ctx) else None
     if found is None:
         return Agreement(mode="report")
     project, proposal = found
     saved, word = answered.load_mode(project.run(run_id), plan_id)
-    if saved is not None and saved == mode and not decisions and otherwise in (None, word):
+    if saved is not None and saved == mode and not decisions and otherwise in ("", word):
         return Agreement(mode=saved, otherwise=word or "ask")
     brought = "; ".join(f"{one.stage_key}/{one.metric_key} = {_said(one)}" for one in decisions)
     return Elicit(
         f"Plan {plan_id} of {run_id}: write thresholds into the test files? Proposed mode: {mode}. "
-        f"{deciding.summary(proposal, cast('Mode', mode))}"
+        f"{deciding.summary(proposal, mode)}"
         + (f"\nDecisions that came with the call: {brought}." if brought else "")
         + (f"\nStanding word that came with the call, for every single question: {otherwise}." if otherwise else ""),
         Agreement,
@@ -142,7 +140,7 @@ def _slot(number: int, before: Callable[..., Any] | None) -> Callable[..., Any]:
     def slot(
         run_id: str,
         plan_id: str,
-        otherwise: str | None,
+        otherwise: str,
         ctx: Context[Any, Any],
         how: Any,
         failures: Any,
@@ -179,7 +177,7 @@ def _slot(number: int, before: Callable[..., Any] | None) -> Callable[..., Any]:
     annotations: dict[str, Any] = {
         "run_id": str,
         "plan_id": str,
-        "otherwise": str | None,
+        "otherwise": str,
         "ctx": Context,
         "how": Annotated[ElicitationResult[Agreement], Resolve(_ask_mode)],
         "failures": Annotated[ElicitationResult[Failures], Resolve(_ask_failures)],
@@ -223,33 +221,28 @@ LAST = _chain(MAX_QUESTIONS + 1)
 def register_apply(mcp: MCPServer[Any], server: ServerContext) -> None:
     """Put ``apply`` on the server."""
 
-    @tool(mcp, "Apply thresholds", HINTS)
+    @tool(mcp, "Apply thresholds", HINTS, ApplyReply)
     async def apply(
-        run_id: Annotated[str, Field(description="The run's id.")],
+        run_id: RunId,
         plan_id: Annotated[str, Field(description="From apply_plan; anything that changed since makes it stale.")],
-        mode: Annotated[
-            str,
-            Field(
-                description="report, smart or full, as the user chose.",
-                json_schema_extra={"enum": list(MODES)},
-            ),
-        ],
+        mode: Annotated[Mode, Field(description="report, smart or full, as the user chose.")],
         decisions: Annotated[
             list[Decision],
-            Field(description="The user's word on single metrics; a refusal holds the list, ready to be edited."),
+            Field(description="The user's word on single metrics; apply_plan holds the list, ready to be edited."),
         ] = [],  # noqa: B006 - the SDK reads the default, nobody changes it
         otherwise: Annotated[
-            str | None,
+            Literal["", "keep", "apply"],
             Field(
-                description="keep or apply: the user's standing word on every metric that decisions does not name.",
-                json_schema_extra={"enum": [*STANDING]},
+                description="keep or apply: the user's standing word on every metric that decisions does not name. "
+                "Leave it empty to be told what needs a decision.",
+                json_schema_extra=lambda schema: void(schema.pop("enum")),
             ),
-        ] = None,
+        ] = "",
         ctx: Context[Any, Any] = None,  # type: ignore[assignment]
         how: Annotated[ElicitationResult[Agreement], Resolve(_ask_mode)] = None,  # type: ignore[assignment]
         failures: Annotated[ElicitationResult[Failures], Resolve(_ask_failures)] = None,  # type: ignore[assignment]
         last: Annotated[ElicitationResult[Any], Resolve(LAST)] = None,  # type: ignore[assignment]
-    ) -> Annotated[CallToolResult, ApplyAnswer]:
+    ) -> Answered:
         """Write the thresholds of a plan into the test files, all files or none. Only after the user has seen the
         report and chosen a mode: report (touch nothing), smart (what tightens; every loosening or doubtful metric
         needs a decision), full (all; what loosens must be named in decisions, or otherwise given). The client asks
@@ -286,16 +279,16 @@ class _Call:
 
     run_id: str
     plan_id: str
-    mode: str
+    mode: Mode
     decisions: Sequence[Decision]
-    otherwise: str | None
+    otherwise: Literal["", "keep", "apply"]
 
 
 @dataclass(frozen=True)
 class _Word:
     """What was decided, and by whom."""
 
-    mode: str
+    mode: Mode
     decisions: Sequence[Decision]
     otherwise: Otherwise | None
     by: str
@@ -310,9 +303,8 @@ def _agreed(project: Project, call: _Call, *, asked: bool, how: object, failures
     """
     from tune_mcp.calibration import answered, applying, deciding
 
-    chosen, standing = deciding.checked_mode(call.mode), deciding.checked_otherwise(call.otherwise)
-    if chosen == "report" or not asked:
-        return _Word(chosen, call.decisions, standing, "arguments")
+    if call.mode == "report" or not asked:
+        return _Word(call.mode, call.decisions, call.otherwise or None, "arguments")
     run_id, plan_id = call.run_id, call.plan_id
     proposal = applying.askable(project, run_id, plan_id)
     if not isinstance(how, AcceptedElicitation):
@@ -325,7 +317,7 @@ def _agreed(project: Project, call: _Call, *, asked: bool, how: object, failures
             {"plan_id": plan_id},
         )
     agreement = cast("Agreement", how.data)
-    run, word = project.run(run_id), agreement.word(standing)
+    run, word = project.run(run_id), agreement.word(call.otherwise)
     answered.store_mode(run, plan_id, agreement.mode, word)
     stored = answered.load(run, plan_id)
     for one in stored.values():

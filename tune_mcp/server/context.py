@@ -1,9 +1,11 @@
-"""What the server was started with; every call resolves the project anew, so nothing is remembered between calls."""
+"""What the server was started with, and what the client of a call can do. Every call resolves the project anew."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from mcp.server.mcpserver import Context
 
 from tune_mcp.contract.options import Options
 from tune_mcp.server.answers import Workers
@@ -27,3 +29,13 @@ class ServerContext:
 
 
 server_context = ServerContext()
+
+
+def can_ask(ctx: Context[Any, Any]) -> bool:
+    """Whether the client declared that it can show a person a form (a bare ``elicitation: {}`` counts)."""
+    capabilities = ctx.request_context.session.client_params
+    found = getattr(capabilities, "capabilities", None) or getattr(ctx, "client_capabilities", None)
+    elicitation = getattr(found, "elicitation", None)
+    return elicitation is not None and (
+        getattr(elicitation, "form", None) is not None or getattr(elicitation, "url", None) is None
+    )

@@ -8,19 +8,24 @@ from typing import Any
 
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
-from mcp_types import Resource
+from mcp_types import Resource, Tool
 
 from tune_mcp import run_dir
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import dump_json, open_plain, read_text
 from tune_mcp.run_dir import RunDir
 from tune_mcp.server.context import ServerContext, server_context
+from tune_mcp.server.registering import published
 
 _TAIL_BYTES = 256 * 1024
 
 
 class TuneServer(MCPServer[Any]):
     """Lists the reports of present runs beside the fixed resources."""
+
+    async def list_tools(self) -> list[Tool]:
+        """The tools with schemas that every client understands."""
+        return [published(tool) for tool in await super().list_tools()]
 
     async def list_resources(self) -> list[Resource]:
         """The fixed ones, and report.md of each run that has one."""

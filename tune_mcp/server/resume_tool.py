@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, cast
 
 from mcp.server.mcpserver import AcceptedElicitation, Context, Elicit, ElicitationResult, MCPServer, Resolve
-from mcp_types import CallToolResult
 from pydantic import BaseModel, Field
 
 from tune_mcp.contract.reply import Reply
-from tune_mcp.contract.running import PurgeItem
+from tune_mcp.contract.running import PurgeItem, RunReply
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.server.asking import can_ask
-from tune_mcp.server.context import ServerContext, server_context
+from tune_mcp.server.answers import Answered
+from tune_mcp.server.arguments import RunId
+from tune_mcp.server.context import ServerContext, can_ask, server_context
 from tune_mcp.server.registering import tool
-from tune_mcp.server.start_tool import START, RunAnswer
+from tune_mcp.server.start_tool import START
 
 
 class Replacement(BaseModel):
@@ -42,9 +42,9 @@ def _ask(run_id: str, purge: list[PurgeItem], ctx: Context[Any, Any]) -> Any:
 def register_resume(mcp: MCPServer[Any], server: ServerContext) -> None:
     """Put ``resume_run`` on the server."""
 
-    @tool(mcp, "Resume a run", START)
+    @tool(mcp, "Resume a run", START, RunReply)
     async def resume_run(
-        run_id: Annotated[str, Field(description="The run's id, as start_run and status give it: never a path.")],
+        run_id: RunId,
         purge: Annotated[
             list[PurgeItem],
             Field(
@@ -54,7 +54,7 @@ def register_resume(mcp: MCPServer[Any], server: ServerContext) -> None:
         ] = [],  # noqa: B006 - the SDK reads the default, nobody changes it
         ctx: Context[Any, Any] = None,  # type: ignore[assignment]
         word: Annotated[ElicitationResult[Any], Resolve(_ask)] = None,  # type: ignore[assignment]
-    ) -> Annotated[CallToolResult, RunAnswer]:
+    ) -> Answered:
         """Go on with an interrupted, halted, exhausted, stopped or lost run, on the same commit or on one that
         differs only in thresholds of this run (proven, and said in the reply). Complete repeats are kept, the others
         are measured. After a halt, fix its cause first. On any other commit: start_run."""

@@ -6,23 +6,17 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal, cast
 
 from mcp.server.mcpserver import AcceptedElicitation, Context, Elicit, ElicitationResult, MCPServer, Resolve
-from mcp_types import CallToolResult, ToolAnnotations
+from mcp_types import ToolAnnotations
 from pydantic import BaseModel, Field, create_model
 
 from tune_mcp.contract.running import DEFAULT_REPEATS, MAX_REPEATS, RunReply
 from tune_mcp.errors import Refusal
-from tune_mcp.server.answers import Answer, answer_model
-from tune_mcp.server.asking import can_ask
-from tune_mcp.server.context import ServerContext, server_context
+from tune_mcp.server.answers import Answered
+from tune_mcp.server.arguments import ALL_STAGES, Label, Model, Stages
+from tune_mcp.server.context import ServerContext, can_ask, server_context
 from tune_mcp.server.registering import tool
 
 START = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False)
-RunAnswer: type[Answer] = answer_model(RunReply)
-EVERY_STAGE = "ALL"
-Stages = Annotated[
-    list[str] | str,
-    Field(description='Stage keys, test-file bases, "@group" or "ALL"; a list, or one string with commas.'),
-]
 
 
 class Selection(BaseModel):
@@ -41,17 +35,17 @@ def tokens(stages: list[str] | str) -> Sequence[str]:
 def _form(names: list[str], stages: list[str] | str, repeats: int) -> type[BaseModel]:
     """One form with just the open fields (ASK-06, ASK-08); what the call gave on purpose is not asked again."""
     fields: dict[str, Any] = {"model": (Literal[tuple(names)], Field(description="which model"))}
-    if list(tokens(stages)) == [EVERY_STAGE]:
-        fields["stages"] = (str, Field(default=EVERY_STAGE, description="ALL, or names with commas between them"))
+    if list(tokens(stages)) == ALL_STAGES:
+        fields["stages"] = (str, Field(default="ALL", description="ALL, or names with commas between them"))
     if repeats == DEFAULT_REPEATS:
         text = "observations per stage: 5 for thresholds, 1 is a smoke test"
         fields["repeats"] = (Literal["1", "2", "3", "5"], Field(default="5", description=text))
     return create_model("Selection", **fields)
 
 
-def _ask(model: str | None, stages: list[str] | str, repeats: int, ctx: Context[Any, Any]) -> Any:
+def _ask(model: str, stages: list[str] | str, repeats: int, ctx: Context[Any, Any]) -> Any:
     """The one question, before anything runs; nobody is asked when the call will be refused anyway (ASK-11)."""
-    if model is not None or not can_ask(ctx):
+    if model or not can_ask(ctx):
         return Selection()
     from tune_mcp.calibration import choosing
     from tune_mcp.supervise import host_lock
@@ -69,20 +63,21 @@ def _ask(model: str | None, stages: list[str] | str, repeats: int, ctx: Context[
 def register_start(mcp: MCPServer[Any], server: ServerContext) -> None:
     """Put ``start_run`` on the server."""
 
-    @tool(mcp, "Start a calibration run", START)
+    @tool(mcp, "Start a calibration run", START, RunReply)
     async def start_run(
-        model: Annotated[str | None, Field(description="Model name, as catalog lists them.")] = None,
-        stages: Stages = EVERY_STAGE,
+        model: Model = "",
+        stages: Stages = ALL_STAGES,
         repeats: Annotated[
             int,
             Field(
-                description="Observations per stage; 5 for thresholds, 1 is a smoke test.",
-                json_schema_extra={"minimum": 1, "maximum": MAX_REPEATS},
+                description=f"Observations per stage, 1 to {MAX_REPEATS}; 5 for thresholds, 1 is a smoke test.",
+                ge=1,
+                le=MAX_REPEATS,
             ),
         ] = DEFAULT_REPEATS,
-        label: Annotated[str | None, Field(description="Short word for the run directory's name.")] = None,
+        label: Label = "",
         chosen: Annotated[ElicitationResult[Any], Resolve(_ask)] = None,  # type: ignore[assignment]
-    ) -> Annotated[CallToolResult, RunAnswer]:
+    ) -> Answered:
         """Begin a new calibration of the present commit, always in a new run directory. Returns at once; a detached
         supervisor does the work and outlives this server. Show the user the plan line and both commands, then poll
         status. For every new request of the user call this, never an old run. After an interruption: resume_run.
@@ -98,6 +93,6 @@ def register_start(mcp: MCPServer[Any], server: ServerContext) -> None:
             if name is None:
                 raise choosing.unnamed(project)
             asked = [picked.stages] if picked.stages else tokens(stages)
-            return running.start_run(project, name, asked, int(picked.repeats or repeats), label)
+            return running.start_run(project, name, asked, int(picked.repeats or repeats), label or None)
 
         return await server.workers.answer(start)

@@ -15,53 +15,41 @@ from tune_mcp.contract.catalogue import CatalogReply, DiscoverReply
 from tune_mcp.contract.precheck import PrecheckReply
 from tune_mcp.contract.reporting import ApplyPlanReply, ReportReply
 from tune_mcp.contract.running import StopReply
-from tune_mcp.contract.status import MAX_WAIT_S, RunsReply, StatusReply
+from tune_mcp.contract.status import RunsReply, StatusReply
 from tune_mcp.contract.tailing import MAX_LINES, TailReply
 from tune_mcp.server import dashboard
-from tune_mcp.server.answers import Answer, answer_model
+from tune_mcp.server.answers import Answered
 from tune_mcp.server.apply_tool import register_apply
+from tune_mcp.server.arguments import ALL_STAGES, Model, Pattern, Reason, RunId, Stages, Wait
 from tune_mcp.server.context import ServerContext
-from tune_mcp.server.registering import tool
+from tune_mcp.server.registering import tool, void
 from tune_mcp.server.resume_tool import register_resume
-from tune_mcp.server.start_tool import Stages, register_start, tokens
+from tune_mcp.server.start_tool import register_start, tokens
 
 READ = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 WRITE = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 STOP = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
-
-CatalogAnswer: type[Answer] = answer_model(CatalogReply)
-DiscoverAnswer: type[Answer] = answer_model(DiscoverReply)
-PrecheckAnswer: type[Answer] = answer_model(PrecheckReply)
-StopAnswer: type[Answer] = answer_model(StopReply)
-StatusAnswer: type[Answer] = answer_model(StatusReply, RunsReply)
-AuditAnswer: type[Answer] = answer_model(AuditReply)
-TailAnswer: type[Answer] = answer_model(TailReply)
-ReportAnswer: type[Answer] = answer_model(ReportReply)
-PlanAnswer: type[Answer] = answer_model(ApplyPlanReply)
-
-Model = Annotated[str, Field(description="Model name, as catalog lists them.")]
-RunId = Annotated[str, Field(description="The run's id, as start_run and status give it: never a path.")]
 
 
 def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
     """Put all twelve tools on the server."""
     answer = server.workers.answer
 
-    @tool(mcp, "Catalog", READ)
+    @tool(mcp, "Catalog", READ, CatalogReply)
     async def catalog(
-        model: Annotated[str | None, Field(description="Show this model's stages and aliases.")] = None,
-    ) -> Annotated[CallToolResult, CatalogAnswer]:
+        model: Annotated[str, Field(description="Show this model's stages and aliases; empty: all models.")] = "",
+    ) -> Answered:
         """Hosts and models that can be calibrated here. With model: its stages, metrics and the aliases that
         start_run accepts. Call this first. A stage marked STALE needs discover."""
         from tune_mcp.calibration import catalogue
 
-        return await answer(lambda: catalogue.catalog(server.project(), model))
+        return await answer(lambda: catalogue.catalog(server.project(), model or None))
 
-    @tool(mcp, "Discover stages", WRITE)
+    @tool(mcp, "Discover stages", WRITE, DiscoverReply)
     async def discover(
         model: Model,
         write: Annotated[bool, Field(description="Write stages.yaml; false only shows.")] = True,
-    ) -> Annotated[CallToolResult, DiscoverAnswer]:
+    ) -> Answered:
         """Read the model's test files and config into stages.yaml. Call it when catalog says STALE, after a test
         constant or config.yaml changed, or for a new model. Lists what is added, removed, changed, and metrics that
         still need a JSON path (NEEDS_CONFIG)."""
@@ -69,8 +57,8 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
 
         return await answer(lambda: catalogue.discover(server.project(), model, write))
 
-    @tool(mcp, "Precheck the machine", READ)
-    async def precheck(model: Model, stages: Stages = "ALL") -> Annotated[CallToolResult, PrecheckAnswer]:
+    @tool(mcp, "Precheck the machine", READ, PrecheckReply)
+    async def precheck(model: Model, stages: Stages = ALL_STAGES) -> Answered:
         """Is this machine ready? Read only: changes and kills nothing. All gaps at once, each with the exact command
         that fixes it. Tell the user the gaps before fixing any; fix only what is listed; never rebuild an
         environment that is ok. start_run repeats this check as its first phase."""
@@ -82,34 +70,26 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
 
     register_resume(mcp, server)
 
-    @tool(mcp, "Stop a run", STOP)
-    async def stop_run(
-        run_id: RunId, reason: Annotated[str, Field(description="Why; kept with the run.")]
-    ) -> Annotated[CallToolResult, StopAnswer]:
+    @tool(mcp, "Stop a run", STOP, StopReply)
+    async def stop_run(run_id: RunId, reason: Reason) -> Answered:
         """Stop a run gracefully when the user wants it: pytest is interrupted, its servers are ended, what is
         complete stays and can be resumed. On a halted run: give it up, so that a fresh run may start."""
         from tune_mcp.calibration import running
 
         return await answer(lambda: running.stop_run(server.project(), run_id, reason))
 
-    @tool(mcp, "Status of a run", READ, page=dashboard.URI)
+    @tool(mcp, "Status of a run", READ, StatusReply, RunsReply, page=dashboard.URI)
     async def status(
-        run_id: Annotated[str | None, Field(description="Leave out for the list of runs, newest first.")] = None,
-        wait_s: Annotated[
-            float,
-            Field(
-                description="Wait up to this many seconds for a change.",
-                json_schema_extra={"minimum": 0, "maximum": MAX_WAIT_S},
-            ),
-        ] = 0,
+        run_id: Annotated[str, Field(description="Leave it empty for the list of runs, newest first.")] = "",
+        wait_s: Wait = 0,
         ctx: Context[Any, Any] = None,  # type: ignore[assignment]
-    ) -> Annotated[CallToolResult, StatusAnswer]:
+    ) -> Answered:
         """How far a run is; the strict counts come first and are the only progress that counts. Poll with wait_s=45
         while the run is active, never more than poll_within_s apart. Slow is normal: a run takes minutes to hours.
         Stop polling when state is finished, stopped, failed, lost, halted or exhausted, and do what next says."""
         from tune_mcp.calibration import listing
 
-        if run_id is None:
+        if not run_id:
             return await answer(lambda: listing.list_runs(server.project()))
         return await _watched(run_id, wait_s, ctx)
 
@@ -133,39 +113,49 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
             gone.set()
         return results[0]
 
-    @tool(mcp, "Strict audit", READ)
-    async def strict_audit(run_id: RunId) -> Annotated[CallToolResult, AuditAnswer]:
+    @tool(mcp, "Strict audit", READ, AuditReply)
+    async def strict_audit(run_id: RunId) -> Answered:
         """The matrix of stage × repeat: ✓ strict, △ partial, ✗ failed, — not run; and whether every artifact is of
         one commit. Only "STRICT + GIT: READY" means that the calibration is complete."""
         from tune_mcp.calibration import watching
 
         return await answer(lambda: watching.strict_audit(server.project(), run_id))
 
-    @tool(mcp, "Tail the active pytest log", READ)
+    @tool(mcp, "Tail the active pytest log", READ, TailReply)
     async def tail_pytest(
         run_id: RunId,
-        lines: Annotated[int, Field(json_schema_extra={"minimum": 1, "maximum": MAX_LINES})] = 30,
-        test: Annotated[str | None, Field(description="A test of the run; default: the one that runs now.")] = None,
-        repeat: Annotated[int | None, Field(description="Which repeat of it, from 1.")] = None,
-        grep: Annotated[str | None, Field(description="Regular expression; only matching lines.")] = None,
-        cursor: Annotated[str | None, Field(description="From an earlier answer: what came after it.")] = None,
-    ) -> Annotated[CallToolResult, TailAnswer]:
+        lines: Annotated[
+            int,
+            Field(
+                description=f"How many lines, 1 to {MAX_LINES}.",
+                json_schema_extra={"minimum": 1, "maximum": MAX_LINES},
+            ),
+        ] = 30,
+        test: Annotated[str, Field(description="A test of the run; empty: the one that runs now.")] = "",
+        repeat: Annotated[int, Field(description="Which repeat of it, from 1; 0: the latest.", ge=0)] = 0,
+        grep: Pattern = "",
+        cursor: Annotated[str, Field(description="From an earlier answer: what came after it.")] = "",
+    ) -> Answered:
         """The end of the log of the pytest that runs now: server start-up, requests, assertions. Follows to the next
         test by itself through cursor. A failed threshold assertion in it is normal during calibration."""
         from tune_mcp.calibration import tailing
 
-        return await answer(lambda: tailing.tail_pytest(server.project(), run_id, lines, test, repeat, grep, cursor))
+        return await answer(
+            lambda: tailing.tail_pytest(
+                server.project(), run_id, lines, test or None, repeat or None, grep or None, cursor or None
+            )
+        )
 
-    @tool(mcp, "Write the report", WRITE)
-    async def report(run_id: RunId) -> Annotated[CallToolResult, ReportAnswer]:
+    @tool(mcp, "Write the report", WRITE, ReportReply)
+    async def report(run_id: RunId) -> Answered:
         """Write report.md, report.json and report.html of a finished run; refused unless every stage × repeat is
         strict on one commit. Tell the user the path and what would loosen."""
         from tune_mcp.calibration import reporting
 
         return await answer(lambda: reporting.report(server.project(), run_id))
 
-    @tool(mcp, "Plan the threshold changes", READ)
-    async def apply_plan(run_id: RunId) -> Annotated[CallToolResult, PlanAnswer]:
+    @tool(mcp, "Plan the threshold changes", READ, ApplyPlanReply)
+    async def apply_plan(run_id: RunId) -> Answered:
         """What would be written into the test files, per metric: present value, worst of N, value to write, whether
         it tightens or loosens CI. Writes nothing. Its plan_id is what apply needs."""
         from tune_mcp.calibration import reporting
@@ -173,10 +163,6 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         return await answer(lambda: reporting.apply_plan(server.project(), run_id))
 
     register_apply(mcp, server)
-
-
-def void(_: object) -> None:
-    """Drop a value."""
 
 
 async def _progress(ctx: Context[Any, Any] | None) -> None:
