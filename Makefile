@@ -3,13 +3,18 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 REPEATS ?= 5
+# Two test processes share the tests; JOBS=0 runs them in one, for a debugger.
+JOBS ?= 2
+PARALLEL := -n $(JOBS) --dist worksteal
+# The folders that start real runs, servers, browsers or node, or kill what they started.
+SLOW := browser calibration cli clients docs e2e faults server supervise verbs
 # The inspector wants a newer node than Debian has, so node comes along.
 NPM_TOOLS := node@22.23.3 @modelcontextprotocol/inspector@2.12.0 @modelcontextprotocol/conformance@0.2.0-alpha.12
 # Its thirteen packages are of no use to the tests, so it has an environment of its own.
 MUTATION_TOOL := cosmic-ray==8.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage test-browser test-clients lint bench chances mutate lock clean docs
+.PHONY: help demo test-fast test coverage test-browser test-clients lint bench chances mutate lock clean docs
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,8 +32,11 @@ $(VENV)/.dev: $(VENV)/.run requirements-dev.lock
 demo: $(VENV)/.run ## calibrate a real speech workload on this CPU, through the MCP server
 	$(BIN)/tune-mcp demo --repeats $(REPEATS)
 
-test: $(VENV)/.dev ## all tests that need neither a browser nor node
-	$(BIN)/python -m pytest --ignore=tests/browser --ignore=tests/clients
+test-fast: $(VENV)/.dev ## the tests that start no run, server or browser (JOBS=2, under 90 seconds)
+	$(BIN)/python -m pytest $(PARALLEL) $(SLOW:%=--ignore=tests/%)
+
+test: $(VENV)/.dev ## all tests that need neither a browser nor node (JOBS=2, under 8 minutes)
+	$(BIN)/python -m pytest $(PARALLEL) --ignore=tests/browser --ignore=tests/clients
 
 coverage: $(VENV)/.dev ## the same but for kills and crashes, with the share of lines and branches that they reach
 	$(BIN)/coverage erase

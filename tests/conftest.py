@@ -1,16 +1,45 @@
-"""Shared by all tests: markers, and a host lock of the session's own, so that tests never meet a real run."""
+"""Shared by all tests: markers, a host lock for each test, so that none meets a real run, and no wait for the disk."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tune_mcp.supervise import neighbours
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """``rule`` names the rules of the register that a test tries to break."""
     config.addinivalue_line("markers", "rule(*ids): rules of the register that this test tries to break")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_the_disk() -> Iterator[None]:
+    """``os.fsync`` returns at once in this process: it protects from a power cut, and no test cuts the power.
+
+    Every other process reads what was written all the same. Tests of fsync itself replace it again.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """This process sees the runs of its own tests alone: another test process of the machine has runs too."""
+    base, measuring = tmp_path_factory.getbasetemp(), neighbours.measuring
+
+    def ours(proc: Path = Path("/proc")) -> tuple[neighbours.Neighbour, ...]:
+        found = measuring(proc)
+        own = (one for one in found if one.lock_folder and Path(one.lock_folder).is_relative_to(base))
+        return tuple(own) if proc == Path("/proc") else found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbours, "measuring", ours)
+        yield
 
 
 @pytest.fixture(autouse=True)
