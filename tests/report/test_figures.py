@@ -2,7 +2,17 @@ from __future__ import annotations
 
 import pytest
 
-from tune_mcp.report.figures import brief, chance_text, change_percent, direction_text, percent, plain, shown_text
+from tune_mcp.config.stages import Display
+from tune_mcp.report.figures import (
+    brief,
+    chance_text,
+    change_percent,
+    direction_text,
+    percent,
+    plain,
+    reading_digits,
+    shown_text,
+)
 
 
 @pytest.mark.rule("APL-21")
@@ -57,7 +67,8 @@ def test_a_chance_is_never_a_false_zero_or_a_false_certainty() -> None:
 
 def test_a_shortened_number_admits_that_it_is_one() -> None:
     assert brief(0.0131) == "0.0131"
-    assert brief(0.9178391234567) == "≈0.917839"
+    assert (brief(0.9178391234567), brief(46.1789123), brief(4.736998578298837)) == ("≈0.91784", "≈46.179", "≈4.737")
+    assert (brief(1234567.5), brief(1234567)) == ("≈1234600", "1234567")
     assert percent(None) == "n/a"
     assert change_percent(0, 3) is None
 
@@ -67,3 +78,23 @@ def test_a_shortened_number_admits_that_it_is_one() -> None:
 )
 def test_a_small_share_is_never_shown_as_nothing(share: float | None, text: str) -> None:
     assert percent(share) == text
+
+
+@pytest.mark.rule("RPT-08")
+@pytest.mark.parametrize(
+    ("values", "digits", "scale", "texts"),
+    [
+        ((0.0003214, 0.0002), 3, 1, ["0.000321", "0.000200"]),
+        ((0.0612345, 0.2), 3, 1, ["0.0612", "0.2000"]),
+        ((5.838, 30.5638602), 3, 1, ["5.838", "30.564"]),
+        ((0.04975124, 0.0), 2, 100, ["4.98", "0.00"]),
+        ((0.000512, 0.5), 2, 100, ["0.0512", "50.0000"]),
+        ((7, 12), 0, 1, ["7", "12"]),
+        ((0.5, 0.25), 4, 1, ["0.5000", "0.2500"]),
+        ((-0.00012,), 2, 1, ["-0.000120"]),
+    ],
+)
+def test_a_small_value_is_never_shown_as_nothing(values, digits, scale, texts) -> None:
+    display = Display(label="x", digits=digits, scale=scale)
+    decimals = reading_digits(values, display)
+    assert [shown_text(value, scale, decimals) for value in values] == texts

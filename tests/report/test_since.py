@@ -75,7 +75,7 @@ def test_a_last_calibration_whose_commit_is_not_here_is_compared_without_a_range
     workshop.make(stamp="20260301T050000Z", sha="f" * 40).report()
     facts = report(workshop.make(sha=commit("Calibrate")))
 
-    assert facts.previous is not None and facts.previous.range is None
+    assert facts.previous is not None and facts.previous.changes is None
     assert "cannot be told" in since.range_text(facts.previous)
 
 
@@ -116,9 +116,9 @@ def test_a_stage_of_another_test_expects_nothing(workshop, commit) -> None:
 
 @pytest.mark.parametrize(("commits", "files", "text"), [(0, 0, "Nothing was committed"), (1, 3, "1 commit in between")])
 def test_the_size_of_the_range_is_told_in_words(commits: int, files: int, text: str) -> None:
-    span = {"commits_total": commits, "commits": (), "files_total": files, "files": ()}
+    span = {"changes": {"commits": (), "files": ()}, "commits": commits, "files": files}
     facts = {"run_id": "r", "calibration_git_sha": "s", "generated_at": "t", "repeats": 5, "comparable": True}
-    previous = PreviousFacts.model_validate({**facts, "differences": (), "worst": {}, "range": span})
+    previous = PreviousFacts.model_validate({**facts, "differences": (), "worst": {}, **span})
 
     assert since.range_text(previous).startswith(text)
 

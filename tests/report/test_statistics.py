@@ -99,7 +99,7 @@ def test_worst_of_five_covers_the_p95_with_22_6_percent() -> None:
 def test_location_and_scatter_of_a_row() -> None:
     row = spread((1.0, 2.0, 6.0))
     assert (row.n, row.median, row.minimum, row.maximum, row.mean, row.spread) == (3, 2.0, 1.0, 6.0, 3.0, 5.0)
-    assert (row.spread_relative, row.halves) == (2.5, None)
+    assert row.spread_relative == 2.5
     assert row.sd == pytest.approx(math.sqrt(7))
     assert row.cv == pytest.approx(math.sqrt(7) / 3)
     assert spread((1.0, 3.0)).sd == pytest.approx(math.sqrt(2))
@@ -448,12 +448,6 @@ def test_the_formula_of_the_advice_is_what_normal_noise_does(n: int, room: float
 
 
 # Location and scatter
-
-
-def test_two_halves_of_the_repeats_show_what_two_calibrations_would_differ_by() -> None:
-    assert spread((1.0, 9.0, 2.0, 9.5, 3.0)).halves == pytest.approx(9.25 - 2.0)
-    assert spread((2.0, 2.0, 2.0, 2.0)).halves == 0
-    assert spread((1.0, 2.0, 3.0)).halves is None
 
 
 def test_relative_figures_have_no_value_where_they_have_no_meaning() -> None:

@@ -62,13 +62,13 @@ async def test_a_person_replaces_a_repeat_and_the_report_keeps_what_it_was(
     for text in ("toy_speed/throughput_qps: 2.0 here, others 12.5, 11.125", "the backup ran", run.run_id):
         assert text in person.messages[0]
     assert watching.strict_audit(project, run.run_id).ready
-    facts = json.loads(run.report_json.read_text())["replaced"]
+    facts = json.loads(run.report_json.read_text())["uncounted"]
     assert (facts[0]["test"], facts[0]["repeat"], facts[0]["reason"]) == ("test_toy_ci", 2, "the backup ran")
-    assert facts[0]["who"] == "a person, through the client"
-    values = {value["metric"]: (value["old"], value["suspect"]) for value in facts[0]["values"]}
+    assert (facts[0]["who"], facts[0]["how"].split()[0]) == ("a person, through the client", "replaced")
+    values = {value["metric"]: (value["value"], value["suspect"]) for value in facts[0]["values"]}
     assert values == {"accuracy": (0.625, True), "throughput_qps": (2.0, False), "latency_mean_s": (0.25, False)}
     for page in (run.report_md, run.report_html):
-        assert "toy_accuracy/accuracy: was 0.625" in page.read_text() and "suspected defect" in page.read_text()
+        assert "toy_accuracy/accuracy 0.625 (worse than 0.75; suspected defect" in page.read_text()
 
 
 @pytest.mark.rule("RES-06", "SCP-06")
@@ -111,7 +111,8 @@ async def test_a_repeat_that_is_not_strict_is_purged_without_a_question(
         await session.call("report", run_id=run.run_id)
 
     assert person.messages == []
-    assert json.loads(run.report_json.read_text())["replaced"] == []
+    how = {one["how"] for one in json.loads(run.report_json.read_text())["uncounted"]}
+    assert "purged" in how and not any("replaced" in one for one in how)
 
 
 async def test_nobody_is_asked_about_a_purge_that_would_be_refused_anyway(
@@ -149,7 +150,7 @@ async def test_at_a_terminal_the_same_question_is_asked_and_enter_is_the_harmles
     with toy.supervised_here(again):
         decisions.resume_at_terminal(project, run.run_id, [PurgeItem.model_validate(PURGE[0])])
     reporting.report(project, run.run_id)
-    assert json.loads(run.report_json.read_text())["replaced"][0]["who"] == "a person, at a terminal"
+    assert json.loads(run.report_json.read_text())["uncounted"][0]["who"] == "a person, at a terminal"
 
 
 async def test_old_values_that_somebody_edited_are_not_shown_as_measured(
@@ -162,5 +163,5 @@ async def test_old_values_that_somebody_edited_are_not_shown_as_measured(
         kept.write_text(kept.read_text().replace("2.0", "11.0"))
         await session.call("report", run_id=run.run_id)
 
-    values = json.loads(run.report_json.read_text())["replaced"][0]["values"]
-    assert {value["old"] for value in values if value["stage"] == "toy_speed"} == {None}
+    values = json.loads(run.report_json.read_text())["uncounted"][0]["values"]
+    assert {value["stage"] for value in values} == {"toy_accuracy"}

@@ -18,7 +18,7 @@ from tune_mcp.apply.doubts import Doubt
 from tune_mcp.apply.literals import Edit, rewrite
 from tune_mcp.apply.locating import Concurrency, Files, locate
 from tune_mcp.apply.readers import Readers
-from tune_mcp.apply.reality import FailedTest
+from tune_mcp.apply.reality import FailedTest, Outcome, Outcomes, TestFailure
 from tune_mcp.config.policy import GroupPolicy
 from tune_mcp.config.stages import Number, Stage, WorstOp
 from tune_mcp.discover.assertions import Gate, Unread, UnreadKind
@@ -27,7 +27,6 @@ from tune_mcp.discover.constants import ModuleConstants, NumberLiteral, split_so
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import digest
 from tune_mcp.observe.audit import Audit
-from tune_mcp.observe.outcomes import Outcome, Outcomes, TestFailure
 from tune_mcp.observe.worst import Direction, Worst, direction, worst_of_n
 from tune_mcp.session.plan import Plan
 

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from tune_mcp.apply.plan import Seen
 from tune_mcp.apply.reading import Before
+from tune_mcp.apply.reality import Outcome, TestFailure, names
 from tune_mcp.calibration import settling
 from tune_mcp.calibration.evidence import Evidence
 from tune_mcp.calibration.project import Project
@@ -18,7 +19,6 @@ from tune_mcp.config.model import FileSource, ModelConfig
 from tune_mcp.config.stages import Number
 from tune_mcp.errors import Refusal
 from tune_mcp.observe.extract import ResultFiles
-from tune_mcp.observe.outcomes import Outcome, TestFailure, names
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan

@@ -144,16 +144,23 @@ class ResultFiles:
         return tuple(get_close_matches(name, sorted(found)[:500], n=3, cutoff=0.4))
 
 
-def _number(node: Json) -> tuple[int | float | None, str, tuple[str, ...]]:
+def finite_number(node: object) -> int | float | None:
+    """A finite int or float; None for anything else: a bool or a string is no measurement, nor is NaN or infinity."""
     if isinstance(node, bool) or not isinstance(node, int | float):
-        return None, f"not a number but {'null' if node is None else type(node).__name__}", ()
+        return None
     try:
-        finite = math.isfinite(node)
+        return node if math.isfinite(node) else None
     except OverflowError:  # a whole number that no float can hold
-        finite = False
-    if not finite:
+        return None
+
+
+def _number(node: Json) -> tuple[int | float | None, str, tuple[str, ...]]:
+    value = finite_number(node)
+    if value is not None:
+        return value, "", ()
+    if isinstance(node, int | float) and not isinstance(node, bool):
         return None, "not finite", ()  # json.loads makes it of NaN, Infinity and 1e999
-    return node, "", ()
+    return None, f"not a number but {'null' if node is None else type(node).__name__}", ()
 
 
 def extract(stage: Stage, files: ResultFiles) -> Extraction:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, cast
 
 from pydantic import Field, ValidationError, field_validator
 
-from tune_mcp.config.stages import Frozen
+from tune_mcp.config.stages import Frozen, Number
 from tune_mcp.files import parse_json, read_plain, sha256_bytes
+from tune_mcp.observe.extract import finite_number
 from tune_mcp.run_dir import RunDir
 
 SCHEMA_VERSION = 1
-Number = int | float
 
 
 class Counts(Frozen):
@@ -89,7 +88,7 @@ class _Found(Frozen):
         if not isinstance(value, dict):
             return value
         found = cast("dict[object, object]", value)
-        return {key: item if _is_number(item) else None for key, item in found.items()}
+        return {key: finite_number(item) for key, item in found.items()}
 
     @field_validator("sample_counts", mode="before")
     @classmethod
@@ -101,19 +100,9 @@ class _Found(Frozen):
         return {key: _count(found.get(key)) for key in ("total", "ok")}
 
 
-def _is_number(item: object) -> bool:
-    if not isinstance(item, int | float) or isinstance(item, bool):
-        return False
-    try:
-        return math.isfinite(item)
-    except OverflowError:  # a whole number that no float can hold
-        return False
-
-
 def _count(item: object) -> int | None:
-    if not isinstance(item, int | float) or not _is_number(item):
-        return None
-    return int(item) if item == int(item) and item >= 0 else None
+    value = finite_number(item)
+    return int(value) if value is not None and value == int(value) and value >= 0 else None
 
 
 @dataclass(frozen=True)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from tune_mcp import __version__
 from tune_mcp.apply.plan import ApplyPlan
+from tune_mcp.contract.precheck import Check
 from tune_mcp.errors import Json
 from tune_mcp.files import digest, inside, sha256_file
 from tune_mcp.observe.audit import Audit, AuditedStage
 from tune_mcp.report import history, statistics
 from tune_mcp.report.context import ContextReader, hardware, read_object
 from tune_mcp.report.earlier import EarlierReport
-from tune_mcp.report.facts import CellFacts, CheckFacts, FailedTestFacts, ReportFacts, StageFacts
+from tune_mcp.report.facts import ReportFacts, StageFacts
 from tune_mcp.report.metric import MetricReader
 from tune_mcp.report.noise import SameCode
 from tune_mcp.report.noise import read as read_noise
-from tune_mcp.report.replaced import replaced
 from tune_mcp.report.suite import CiGate, suite
 from tune_mcp.report.threshold_history import HistoryReader
 from tune_mcp.report.uncounted import uncounted
@@ -62,6 +64,7 @@ def collect(
     metrics = MetricReader(past, {row.key: row for row in applied.rows}, noise)
     stages = [_stage(stage, context, plan, metrics) for stage in audited.stages]
     precheck, environment = read_object(run.precheck), read_object(run.environment)
+    environments = _environments(audited)
     return ReportFacts(
         run_id=plan.run_id,
         run_dir=str(run.path),
@@ -81,7 +84,8 @@ def collect(
         gpu_summary=machine.summary,
         versions=_flat(precheck.get("versions")),
         environment={key: value for key, value in _flat(environment).items() if key != "schema_version"},
-        environment_note=_environment_note(audited),
+        environments=len(environments),
+        environment_note=_environment_note(environments),
         tests_end_processes=plan.settings.tests_end_processes,
         changed_files=_changed(repo_root, plan),
         tune_version=plan.tune_version,
@@ -93,13 +97,11 @@ def collect(
         suite=suite(stages, noise, ci or CiGate()),
         coverage_p95=statistics.coverage(plan.repeats),
         repeats_for_p95=statistics.repeats_for(0.95),
-        attempts=history.attempts(audited),
-        superseded=history.superseded(run, audited),
+        launches=history.launches(audited),
         incidents=history.incidents(run),
-        checks=_checks(precheck.get("checks")),
-        replaced=replaced(run, audited),
+        checks=tuple(_checks(precheck.get("checks"))),
         uncounted=uncounted(run, audited),
-        failed_tests=tuple(FailedTestFacts(text=one.text, allowed=one.allowed) for one in applied.failed_tests),
+        failed_tests=applied.failed_tests,
         unchecked=applied.unchecked,
     )
 
@@ -120,7 +122,7 @@ def _stage(audited: AuditedStage, context: ContextReader, plan: Plan, reader: Me
         variant=stage.variant,
         context=context.line(stage),
         expected_samples=stage.expected_samples,
-        cells=tuple(CellFacts(glyph=cell.cell.value, reason=cell.reason) for cell in audited.cells),
+        cells=tuple(cell.cell for cell in audited.cells),
         samples=tuple("—" if c is None or c.total is None else f"{c.ok}/{c.total}" for c in counts),
         durations_s=tuple(found.duration_s if found else None for found in contents),
         docs=stage.is_docs,
@@ -134,13 +136,17 @@ def _group_label(group: str) -> str:
     return group.upper() if len(group) <= 4 else group.replace("_", " ").capitalize()
 
 
-def _checks(found: Json) -> tuple[CheckFacts, ...]:
-    checks = (one for one in found if isinstance(one, dict)) if isinstance(found, list) else ()
-    return tuple(
-        CheckFacts(id=str(one.get("id")), status=str(one.get("status")), detail=str(one.get("detail") or ""))
-        for one in checks
-        if one.get("status") != "ok"
-    )
+def _checks(found: Json) -> Iterator[Check]:
+    """The checks that were not plainly ok, and let the run start all the same."""
+    for one in found if isinstance(found, list) else ():
+        try:
+            check = Check.model_validate(one)
+        except ValidationError:
+            check = Check(
+                id="?", status="unknown", detail=f"precheck.json has an entry that cannot be read: {one}"[:300]
+            )
+        if check.status != "ok":
+            yield check
 
 
 def _dirty_note(run: RunDir, plan: Plan) -> str:
@@ -157,17 +163,21 @@ def _dirty_note(run: RunDir, plan: Plan) -> str:
     return f"the tree held more than this commit: {'; '.join(parts) or 'see workspace.diff'}"
 
 
-def _environment_note(audited: Audit) -> str:
-    found = {
+def _environments(audited: Audit) -> set[str]:
+    """The environment digests that the counted repeats carry."""
+    return {
         cell.stored.content.environment_sha256
         for stage in audited.stages
         for cell in stage.cells
         if cell.stored and cell.stored.content.environment_sha256
     }
+
+
+def _environment_note(found: set[str]) -> str:
     if not found:
         return "the repeats carry no environment digest"
     if len(found) == 1:
-        return f"the same in every repeat (sha256 {found.pop()[:12]})"
+        return f"the same in every repeat (sha256 {next(iter(found))[:12]})"
     return f"{len(found)} different environments among the repeats"
 
 

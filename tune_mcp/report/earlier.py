@@ -1,19 +1,26 @@
 """Earlier reports of the same model in this repository, as far as a later one needs them (PRF-01).
 
-Only these fields of report.json are read and all others passed over, so that a report of another version still counts.
+Run directories stay on the machine that measured: their report.json counts. Another clone has the report.md that was
+committed below docs/calibration, which carries the same facts as one line of JSON in an HTML comment. Only the fields
+below are read and all others passed over, so that a report of another version still counts; a report.md without that
+line is none.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tune_mcp.config.stages import Number, WorstOp
 from tune_mcp.files import parse_json, read_plain
+from tune_mcp.report.facts import ReportFacts
 from tune_mcp.run_dir import list_runs
 
+FOLDER = "docs/calibration"
 _MOST_REPORTS = 20
+_OPEN, _CLOSE = "<!-- tune-mcp: ", " -->"
 
 
 class _Read(BaseModel):
@@ -39,7 +46,7 @@ class EarlierStage(_Read):
 
 
 class EarlierReport(_Read):
-    """One calibration that was reported before."""
+    """One calibration that was reported before; ``environment`` is None where it was published without it."""
 
     run_id: str
     model: str
@@ -47,22 +54,66 @@ class EarlierReport(_Read):
     generated_at: str
     repeats: int
     gpu_summary: str
-    environment: dict[str, str]
+    environment: dict[str, str] | None = None
     stages: tuple[EarlierStage, ...]
 
 
+def embedded(facts: ReportFacts) -> str:
+    """The line of report.md that ``published`` reads; host name, paths and variables of the machine are not in it."""
+    from json import dumps
+
+    told = EarlierReport.model_validate({**facts.model_dump(mode="json"), "environment": None})
+    text = dumps(told.model_dump(mode="json", exclude_none=True), separators=(",", ":"), sort_keys=True)
+    for sign, escaped in (("--", "-\\u002d"), ("<", "\\u003c"), (">", "\\u003e")):
+        text = text.replace(sign, escaped)  # these are only ever within a string: no comment ends there
+    return f"{_OPEN}{text}{_CLOSE}"
+
+
+def published(report_md: bytes) -> EarlierReport | None:
+    """The calibration that a report.md records; None for a text without that line."""
+    last = report_md.rstrip().rpartition(b"\n")[2]
+    if not last.startswith(_OPEN.encode()) or not last.endswith(_CLOSE.encode()):
+        return None
+    return _parsed(last.removeprefix(_OPEN.encode()).removesuffix(_CLOSE.encode()))
+
+
+def _parsed(data: bytes) -> EarlierReport | None:
+    try:
+        return EarlierReport.model_validate(parse_json(data))
+    except (ValueError, ValidationError):
+        return None
+
+
 def read(repo_root: Path, model: str, before: str) -> tuple[EarlierReport, ...]:
-    """The reports of the model's runs before run id ``before``, newest first, at most twenty."""
-    found: list[EarlierReport] = []
+    """The model's reports before run id ``before``, newest first, at most twenty; its own before its published copy."""
+    found: dict[str, EarlierReport] = {}
+    for one in (*_of_runs(repo_root, model, before), *_published(repo_root)):
+        if one.model == model and one.run_id < before:
+            found.setdefault(one.run_id, one)
+    return tuple(found[run_id] for run_id in sorted(found, reverse=True)[:_MOST_REPORTS])
+
+
+def _of_runs(repo_root: Path, model: str, before: str) -> Iterator[EarlierReport]:
+    counted = 0
     for run in list_runs(repo_root):
+        if counted == _MOST_REPORTS:
+            return
         if run.run_id >= before or not run.report_json.is_file():
             continue
         try:
-            one = EarlierReport.model_validate(parse_json(read_plain(run.report_json)))
-        except (OSError, ValueError, ValidationError):
+            one = _parsed(read_plain(run.report_json))
+        except OSError:
             continue
-        if one.model == model:
-            found.append(one)
-        if len(found) == _MOST_REPORTS:
-            break
-    return tuple(found)
+        if one is not None and one.model == model:
+            counted += 1
+            yield one
+
+
+def _published(repo_root: Path) -> Iterator[EarlierReport]:
+    for path in sorted((repo_root / FOLDER).glob("*.md")):
+        try:
+            one = published(read_plain(path))
+        except OSError:
+            continue
+        if one is not None:
+            yield one

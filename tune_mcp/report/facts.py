@@ -5,17 +5,25 @@ Frozen and complete: a renderer computes nothing but layout, so three renderings
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Literal
 
+from pydantic import Field
+
+from tune_mcp.apply.reality import FailedTest
 from tune_mcp.config.policy import Family
-from tune_mcp.config.stages import Frozen, WorstOp
+from tune_mcp.config.stages import Frozen, Number, WorstOp
+from tune_mcp.contract.audit import Cell
+from tune_mcp.contract.precheck import Check
+from tune_mcp.observe.observation import Attempt
 from tune_mcp.observe.worst import Direction
-from tune_mcp.report.shape import FlagKind
+from tune_mcp.report.figures import direction_text
+from tune_mcp.report.shape import Flag
 from tune_mcp.report.statistics import Chance, FailChance, Spread
+from tune_mcp.session.commit_range import CommitRange
 from tune_mcp.session.plan import Sha
 
-SCHEMA_VERSION = 2
-Number = int | float
+SCHEMA_VERSION = 3
 _LAST_GROUPS = ("speed", "reliability")
 
 
@@ -33,20 +41,6 @@ class AppliedRow(Frozen):
     old: Number | None
     new: Number
     worst_op: WorstOp
-
-
-class CellFacts(Frozen):
-    """One cell of the strict matrix: ``✓ △ ✗ —`` and the reason when it is not strict."""
-
-    glyph: str
-    reason: str = ""
-
-
-class FlagFacts(Frozen):
-    """A remark on the shape of the repeats; it decides nothing."""
-
-    kind: FlagKind
-    text: str
 
 
 class AssertedFacts(Frozen):
@@ -96,7 +90,6 @@ class MetricFacts(Frozen):
     current_raw: Number | None
     write_value: Number
     direction: Direction
-    direction_text: str
     change_percent: float | None
     decision: Literal["auto", "skip", "ask"]
     reason: str
@@ -110,12 +103,18 @@ class MetricFacts(Frozen):
     quantum: float | None
     one_sample: bool
     within_noise: bool
-    flags: tuple[FlagFacts, ...]
+    flag: Flag | None
     unread: str = ""
     doubts: tuple[str, ...] = ()
     chance_present: FailChance | None = None
     past: tuple[PastFacts, ...] = ()
     loosened_in_a_row: int = 0
+
+    @property
+    def direction_text(self) -> str:
+        """``tightens (+2.1%)``, ``first baseline``."""
+        first = self.direction is Direction.FIRST
+        return direction_text(self.worst_op, self.current_raw, self.write_value, first=first)
 
 
 class StageFacts(Frozen):
@@ -134,7 +133,7 @@ class StageFacts(Frozen):
     variant: str | None
     context: str
     expected_samples: int | None
-    cells: tuple[CellFacts, ...]
+    cells: tuple[Cell, ...]
     samples: tuple[str, ...]
     durations_s: tuple[float | None, ...]
     docs: bool
@@ -142,83 +141,46 @@ class StageFacts(Frozen):
     artifacts: tuple[str, ...] = ()
 
 
-class AttemptFacts(Frozen):
-    """One launch of pytest: which repeat, how it ended, and whether a later attempt superseded it."""
+class Launch(Frozen):
+    """One launch of pytest: for which repeat of which test, how it ended, and whether a later one superseded it."""
 
     test: str
     repeat: int
-    attempt: int
-    verdict: str
-    reason: str
-    pytest_rc: int | None
-    started_at: str
-    duration_s: float
-    log: str
     superseded: bool
+    attempt: Attempt
 
 
-class SupersededFacts(Frozen):
-    """A repeat that does not count because a later one replaced it (GAP-10).
+class Uncounted(StrEnum):
+    """Why something that was launched does not count."""
 
-    ``where`` is the test key, ``stages`` what it fed, ``who`` took it out (empty for the supervisor's own retry).
-    """
-
-    where: str
-    stages: tuple[str, ...]
-    repeat: int | None
-    t: str
-    reason: str
-    who: str
-
-
-class FailedTestFacts(Frozen):
-    """A test that failed for another reason than a threshold; ``allowed`` says by what config accepts it."""
-
-    text: str
-    allowed: str
-
-
-class ReplacedValue(Frozen):
-    """One metric of a replaced repeat: what it was then, and the values that count now.
-
-    ``suspect``: a quality metric that lay outside of all that count now. A disturbed machine makes a test slow, it does
-    not change what a model answers.
-    """
-
-    stage: str
-    metric: str
-    old: Number | None
-    counted: tuple[Number, ...]
-    suspect: bool
-
-
-class ReplacedFacts(Frozen):
-    """A complete repeat that a person replaced: which, who, when, why, and its values."""
-
-    test: str
-    repeat: int
-    t: str
-    who: str
-    reason: str
-    values: tuple[ReplacedValue, ...]
+    RETRIED = "tried again"
+    PURGED = "purged"
+    REPLACED = "replaced by a person, although complete"
+    WITHDRAWN = "withdrawn"
 
 
 class UncountedValue(Frozen):
-    """One value that does not count; ``worst`` is the worst that does, None when nothing does."""
+    """One value that does not count, beside those of the same metric that do.
+
+    ``worse`` than all of them. ``suspect``: a quality metric of a replaced repeat that lay outside of them; a disturbed
+    machine makes a test slow, it does not change what a model answers.
+    """
 
     stage: str
     metric: str
     value: Number
-    worst: Number | None
+    counted: tuple[Number, ...]
     worse: bool
+    suspect: bool
 
 
 class UncountedFacts(Frozen):
-    """One attempt that was measured and does not count: purged, superseded or quarantined, with what can be read.
+    """One attempt that does not count: when, who took it out, why, and what of it can still be read.
 
-    ``attempt`` is None for a folder without numbered attempts, ``where`` a folder below the run directory.
+    ``attempt`` is None where none is numbered, ``where`` a folder below the run directory, empty where nothing is left.
     """
 
+    how: Uncounted
     test: str
     repeat: int
     attempt: int | None
@@ -229,8 +191,8 @@ class UncountedFacts(Frozen):
     values: tuple[UncountedValue, ...]
 
 
-class EventFacts(Frozen):
-    """One line of events.jsonl."""
+class Incident(Frozen):
+    """One line of events.jsonl that a reader of the numbers should know of."""
 
     t: str
     kind: str
@@ -281,34 +243,12 @@ class SuiteFacts(Frozen):
     unchanged: int
 
 
-class CommitFacts(Frozen):
-    """One commit of the range since the last calibration."""
-
-    sha: str
-    day: str
-    subject: str
-
-
-class FileFacts(Frozen):
-    """One file that changed in that range, and the optimisations whose globs it falls under (PRF-02)."""
-
-    path: str
-    added: int | None
-    removed: int | None
-    optimisations: tuple[str, ...] = ()
-
-
-class RangeFacts(Frozen):
-    """Commits and files since the last calibration: how many, and the first of them, sensitive files on top."""
-
-    commits_total: int
-    commits: tuple[CommitFacts, ...]
-    files_total: int
-    files: tuple[FileFacts, ...]
-
-
 class PreviousFacts(Frozen):
-    """The newest earlier report of the same model, and the worst-of-N it had: ``stage/metric`` -> raw value."""
+    """The newest earlier report of the same model, and the worst-of-N it had: ``stage/metric`` -> raw value.
+
+    ``changes`` are the first commits and files since, ``commits`` and ``files`` how many there are; None where git does
+    not have both ends. ``sensitive`` maps a file to the optimisations whose globs it falls under (PRF-02).
+    """
 
     run_id: str
     calibration_git_sha: str
@@ -317,7 +257,10 @@ class PreviousFacts(Frozen):
     comparable: bool
     differences: tuple[str, ...]
     worst: dict[str, Number]
-    range: RangeFacts | None = None
+    changes: CommitRange | None = None
+    commits: int = 0
+    files: int = 0
+    sensitive: dict[str, tuple[str, ...]] = Field(default_factory=dict)
 
 
 class SeenFacts(Frozen):
@@ -336,14 +279,6 @@ class OptimisationFacts(Frozen):
     files: tuple[str, ...]
     evidence: str | None
     tests: tuple[SeenFacts, ...]
-
-
-class CheckFacts(Frozen):
-    """One check of precheck.json that was not plainly ok, and let the run start all the same."""
-
-    id: str
-    status: str
-    detail: str
 
 
 class ReportFacts(Frozen):
@@ -368,6 +303,7 @@ class ReportFacts(Frozen):
     gpu_summary: str
     versions: dict[str, str]
     environment: dict[str, str]
+    environments: int
     environment_note: str
     tests_end_processes: str = ""
     changed_files: tuple[str, ...]
@@ -380,16 +316,14 @@ class ReportFacts(Frozen):
     suite: SuiteFacts
     coverage_p95: float
     repeats_for_p95: int
-    attempts: tuple[AttemptFacts, ...]
-    superseded: tuple[SupersededFacts, ...]
-    incidents: tuple[EventFacts, ...]
+    launches: tuple[Launch, ...]
+    incidents: tuple[Incident, ...]
     applied: tuple[AppliedRow, ...] = ()
     previous: PreviousFacts | None = None
     optimisations: tuple[OptimisationFacts, ...] = ()
-    checks: tuple[CheckFacts, ...] = ()
-    replaced: tuple[ReplacedFacts, ...] = ()
+    checks: tuple[Check, ...] = ()
     uncounted: tuple[UncountedFacts, ...] = ()
-    failed_tests: tuple[FailedTestFacts, ...] = ()
+    failed_tests: tuple[FailedTest, ...] = ()
     unchecked: bool = False
 
     def metrics(self) -> list[tuple[StageFacts, MetricFacts]]:
@@ -410,7 +344,7 @@ class ReportFacts(Frozen):
 
     def count(self, wanted: Direction) -> int:
         """How many metrics would move that way."""
-        return sum(metric.direction is wanted for _, metric in self.metrics())
+        return sum(metric.direction == wanted for _, metric in self.metrics())
 
     def unproven(self, stage: StageFacts) -> list[str]:
         """Optimisations that no log of the stage's test shows, although config says how they would look (PRF-03)."""
@@ -422,8 +356,8 @@ class ReportFacts(Frozen):
 
     def expected(self, stage: StageFacts) -> list[OptimisationFacts]:
         """Optimisations of the stage's test whose files changed since the last calibration (PRF-02)."""
-        changed = self.previous.range.files if self.previous and self.previous.range else ()
-        named = {name for file in changed for name in file.optimisations}
+        sensitive = self.previous.sensitive if self.previous else {}
+        named = {name for names in sensitive.values() for name in names}
         return [
             one
             for one in self.optimisations

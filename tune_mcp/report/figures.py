@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from decimal import Decimal
 
-from tune_mcp.config.stages import Display, WorstOp
+from tune_mcp.config.stages import Display, Number, WorstOp
 from tune_mcp.observe.worst import Direction, direction, shown
 from tune_mcp.report.statistics import Chance
-
-Number = int | float
 
 
 def plain(value: Number) -> str:
@@ -22,12 +22,31 @@ def old_text(value: Number | None) -> str:
     return "none" if value is None else plain(value)
 
 
+def counted(number: int, thing: str, things: str = "") -> str:
+    """``1 file``, ``2 files``; ``things`` where the plural is not made with an s."""
+    return f"{number} {thing if number == 1 else things or f'{thing}s'}"
+
+
 def brief(value: Number) -> str:
-    """The raw number for a narrow place: in full when that is short, else six significant digits after ``≈``."""
+    """The raw number for reading: in full when that is short, else five significant digits after ``≈``."""
     full = plain(value)
-    if len(full) <= 9:
+    if len(full) <= 7:
         return full
-    return f"≈{format(Decimal(f'{value:.6g}'), 'f')}"
+    rounded = format(Decimal(f"{value:.5g}"), "f")
+    return full if len(full) <= len(rounded) else f"≈{rounded}"
+
+
+def reading_digits(values: Sequence[Number], display: Display) -> int:
+    """Decimals that show each of ``values``, scaled: those of config, and more where a value has no three digits then.
+
+    Values that config's decimals show in full need no more, so a count stays a count; none gets more than twelve.
+    """
+    digits = display.digits
+    for value in values:
+        scaled = abs(shown(value, display.model_copy(update={"digits": 15})))
+        if scaled and scaled != abs(shown(value, display)):
+            digits = max(digits, min(12, 2 - math.floor(math.log10(scaled))))
+    return digits
 
 
 def shown_text(raw: Number, scale: float, digits: int) -> str:

@@ -1,13 +1,9 @@
-"""What happened on the way: attempts, superseded repeats, and incidents, from artifacts and events.jsonl (GAP-10).
-
-Nothing that did not count is left out of the report: MLPerf's rule that purged repeats are shown (note D82).
-"""
+"""What happened on the way: every launch, from the artifacts, and incidents, from events.jsonl."""
 
 from __future__ import annotations
 
-from tune_mcp.errors import Json
 from tune_mcp.observe.audit import Audit
-from tune_mcp.report.facts import AttemptFacts, EventFacts, SupersededFacts
+from tune_mcp.report.facts import Incident, Launch
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 
@@ -18,7 +14,7 @@ INCIDENTS = frozenset(
         "overlap", "read_again",
     }
 )  # fmt: skip
-"""Event kinds that a reader of the numbers should know of; purges stand among the superseded repeats."""
+"""Event kinds that a reader of the numbers should know of; purges are among what does not count."""
 
 
 def finished_at(run: RunDir, audited: Audit) -> str:
@@ -33,9 +29,9 @@ def finished_at(run: RunDir, audited: Audit) -> str:
     return max(times, default="?")
 
 
-def attempts(audited: Audit) -> tuple[AttemptFacts, ...]:
+def launches(audited: Audit) -> tuple[Launch, ...]:
     """Every launch of pytest, once per test and repeat although it feeds several stages."""
-    found: dict[tuple[str, int, int], AttemptFacts] = {}
+    found: dict[tuple[str, int, int], Launch] = {}
     for stage in audited.stages:
         for repeat, cell in enumerate(stage.cells, 1):
             if cell.stored is None:
@@ -44,80 +40,15 @@ def attempts(audited: Audit) -> tuple[AttemptFacts, ...]:
             kept = [one.attempt for one in history if one.verdict == "kept"]
             last = max(kept or [one.attempt for one in history], default=0)
             for one in history:
-                found.setdefault(
-                    (stage.stage.test_key, repeat, one.attempt),
-                    AttemptFacts(
-                        test=stage.stage.test_key,
-                        repeat=repeat,
-                        attempt=one.attempt,
-                        verdict=one.verdict,
-                        reason=one.reason,
-                        pytest_rc=one.pytest_rc,
-                        started_at=one.started_at,
-                        duration_s=one.duration_s,
-                        log=one.log,
-                        superseded=one.attempt != last,
-                    ),
-                )
+                key = (stage.stage.test_key, repeat, one.attempt)
+                found[key] = Launch(test=key[0], repeat=repeat, superseded=one.attempt != last, attempt=one)
     return tuple(found[key] for key in sorted(found))
 
 
-def superseded(run: RunDir, audited: Audit) -> tuple[SupersededFacts, ...]:
-    """Repeats that were replaced by a later one: purged, withdrawn, or tried again, in the order of time."""
-    found: list[SupersededFacts] = []
-    withdrawn: dict[int | None, list[tuple[str, str]]] = {}
-    for event in events.read(run.events):
-        repeat = _whole(event.facts.get("repeat"))
-        if event.kind == "withdrawn":
-            withdrawn.setdefault(repeat, []).append((event.t, _text(event.facts.get("stage")) or "?"))
-        elif event.kind == "read_again":
-            withdrawn.pop(repeat, None)  # the same attempt counts: nothing was replaced by another measurement
-        elif event.kind == "purged":
-            found.append(
-                SupersededFacts(
-                    where=_text(event.facts.get("test")) or "?",
-                    stages=tuple(stage for _, stage in withdrawn.pop(repeat, [])),
-                    repeat=repeat,
-                    t=event.t,
-                    reason=_text(event.facts.get("reason")) or event.text,
-                    who=_text(event.facts.get("who")),
-                )
-            )
-    for repeat, stages in withdrawn.items():
-        found += [
-            SupersededFacts(where=stage, stages=(stage,), repeat=repeat, t=t, reason="withdrawn", who="")
-            for t, stage in stages
-        ]
-    fed: dict[str, list[str]] = {}
-    for stage in audited.stages:
-        fed.setdefault(stage.stage.test_key, []).append(stage.stage.key)
-    found += [
-        SupersededFacts(
-            where=one.test,
-            stages=tuple(fed[one.test]),
-            repeat=one.repeat,
-            t=one.started_at,
-            reason=f"attempt {one.attempt} {one.verdict}{f': {one.reason}' if one.reason else ''}",
-            who="",
-        )
-        for one in attempts(audited)
-        if one.superseded
-    ]
-    return tuple(sorted(found, key=lambda one: (one.t, one.where, one.repeat or 0)))
-
-
-def incidents(run: RunDir) -> tuple[EventFacts, ...]:
+def incidents(run: RunDir) -> tuple[Incident, ...]:
     """The events that a reader of the numbers should know of, in order."""
     return tuple(
-        EventFacts(t=event.t, kind=event.kind, text=event.text)
+        Incident(t=event.t, kind=event.kind, text=event.text)
         for event in events.read(run.events)
         if event.kind in INCIDENTS
     )
-
-
-def _text(value: Json) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _whole(value: Json) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -15,6 +15,7 @@ from tune_mcp.report.figures import (
     brief,
     chance_text,
     chances_text,
+    counted,
     direction_text,
     old_text,
     percent,
@@ -68,5 +69,6 @@ def render(facts: ReportFacts) -> str:
         "chances": chances_text,
         "direction_text": direction_text,
         "old_text": old_text,
+        "counted": counted,
     }
     return environment.get_template("report.html.j2").render(**given, **texts)

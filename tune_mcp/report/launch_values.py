@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
-from tune_mcp.config.stages import Stage
+from tune_mcp.config.stages import Number, Stage
 from tune_mcp.discover.constants import ModuleConstants
 from tune_mcp.discover.scope import Modules
 from tune_mcp.discover.source_tree import number_of, read_tree
@@ -24,7 +24,6 @@ UNKNOWN = "?"
 _OPTION = re.compile(r"--(?:[a-z0-9]+[-_])*concurrency")
 _WORD = "CONCURRENCY"
 _DEPTH = 6
-Number = int | float
 
 
 @dataclass

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report import since, wording
-from tune_mcp.report.facts import AppliedRow, MetricFacts, ReportFacts, StageFacts
-from tune_mcp.report.figures import chance_text, chances_text, direction_text, old_text, percent, plain, shown_text
-
-_APPLIED = "## Applied changes"
-_PROVENANCE = "## Provenance"
-_SECTION = re.compile(r"^## ", re.MULTILINE)
+from tune_mcp.report.earlier import embedded
+from tune_mcp.report.facts import MetricFacts, ReportFacts, StageFacts
+from tune_mcp.report.figures import (
+    brief,
+    chance_text,
+    chances_text,
+    counted,
+    direction_text,
+    old_text,
+    percent,
+    plain,
+    shown_text,
+)
 
 
 def render(facts: ReportFacts) -> str:
@@ -26,45 +32,11 @@ def render(facts: ReportFacts) -> str:
         _previous(facts),
         _optimisations(facts),
         _attempts(facts),
+        _applied(facts),
         _provenance(facts),
+        [embedded(facts)],
     ]
-    text = "\n\n".join("\n".join(part).rstrip() for part in parts if part) + "\n"
-    return with_applied_changes(text, facts.applied)
-
-
-def with_applied_changes(report_md: str, rows: Sequence[AppliedRow]) -> str:
-    """The report with ``## Applied changes`` right before ``## Provenance`` (APL-18 to APL-22).
-
-    An earlier such section is replaced; without rows there is none, and a report that had none stays as it is.
-    Raises ``ValueError`` for a text without a Provenance heading.
-    """
-    before, after = _split(report_md, _PROVENANCE)
-    if re.search(rf"^{_APPLIED}$", before, re.MULTILINE):
-        head, rest = _split(before, _APPLIED)
-        following = _SECTION.search(rest, 1)
-        before = head + (rest[following.start() :] if following else "")
-    if rows:
-        cells = (
-            (
-                row.stage,
-                row.metric,
-                old_text(row.old),
-                plain(row.new),
-                direction_text(row.worst_op, row.old, row.new, first=True),
-            )
-            for row in rows
-        )
-        table = _table(("Stage", "Metric", "Old", "New", "Direction"), cells)
-        before += "\n".join([_APPLIED, "", *table]) + "\n\n"
-    return before + after
-
-
-def _split(text: str, heading: str) -> tuple[str, str]:
-    """The text before and from the last line that is ``heading``."""
-    places = [match.start() for match in re.finditer(rf"^{re.escape(heading)}$", text, re.MULTILINE)]
-    if not places:
-        raise ValueError(f"the report has no heading {heading!r}")
-    return text[: places[-1]], text[places[-1] :]
+    return "\n\n".join("\n".join(part).rstrip() for part in parts if part) + "\n"
 
 
 def _said(text: str) -> str:
@@ -92,8 +64,9 @@ def _head(facts: ReportFacts) -> list[str]:
         "",
         f"**Calibration commit:** `{facts.calibration_git_sha}`",
         "",
-        f"Strict worst of {facts.repeats}: {len(facts.stages)} stages, {thresholds} thresholds, "
-        f"run `{facts.run_id}`, {facts.gpu_summary}.",
+        f"Strict worst of {facts.repeats}: {counted(len(facts.stages), 'stage')}, {counted(thresholds, 'threshold')}, "
+        f"run `{facts.run_id}`, {facts.gpu_summary}. Ready: every stage has {facts.repeats} of {facts.repeats} strict "
+        "repeats, all on this commit.",
     ]
     for headline, sentence in wording.notes(facts):
         lines += ["", f"> **{headline}:** {_said(sentence)}"]
@@ -110,7 +83,13 @@ def _summary(facts: ReportFacts) -> list[str]:
     lines += ["", f"### ⚠ Loosens CI ({len(loosening)})" if loosening else "### Loosens CI (0)", ""]
     lines += _moves(facts, loosening) if loosening else ["Nothing would loosen."]
     if others:
-        lines += ["", f"### Tightens, stays, or is unknown ({len(others)})", "", *_moves(facts, others)]
+        title = "First baseline, tightens, stays" if facts.count(Direction.FIRST) else "Tightens, stays"
+        lines += ["", f"### {title}, or is unknown ({len(others)})", "", *_moves(facts, others)]
+    if rows:
+        lines += [
+            "",
+            "≈ is rounded for reading; the table of its stage has the number in full, as it would be written.",
+        ]
     return lines
 
 
@@ -121,9 +100,9 @@ def _moves(facts: ReportFacts, rows: wording.Pairs) -> Iterator[str]:
             (
                 f"`{stage.key}`",
                 f"`{metric.place}`",
-                wording.present_text(metric),
-                plain(metric.worst_raw),
-                plain(metric.write_value),
+                wording.present_text(metric, brief),
+                brief(metric.worst_raw),
+                wording.proposed_text(metric, brief),
                 _effect(metric),
                 _said("; ".join(wording.remarks(stage, metric, facts))),
             )
@@ -143,7 +122,7 @@ def _stage(stage: StageFacts) -> list[str]:
     repeats = range(len(stage.cells))
     rows = [
         [
-            f"{k + 1} {stage.cells[k].glyph}",
+            f"{k + 1} {stage.cells[k].value}",
             *(shown_text(metric.values[k], metric.scale, metric.digits) for metric in stage.metrics),
             stage.samples[k],
             "—" if (seconds := stage.durations_s[k]) is None else f"{seconds:.1f}",
@@ -158,7 +137,7 @@ def _stage(stage: StageFacts) -> list[str]:
     rows.append([f"**worst of {len(stage.cells)}**", *worst, "", "", ""])
     lines += _table(head, rows, right=range(1, len(head)))
     lines += ["", *_worst_rows(stage), "", *_statistics(stage)]
-    notes = [f"- {metric.label}: {flag.text}." for metric in stage.metrics for flag in metric.flags]
+    notes = [f"- {metric.label}: {metric.flag.text}." for metric in stage.metrics if metric.flag]
     notes += [
         f"- {metric.label}: one sample moves it by {shown_text(metric.quantum, metric.scale, metric.digits + 2)}."
         for metric in stage.metrics
@@ -179,7 +158,7 @@ def _worst_rows(stage: StageFacts) -> Iterator[str]:
                 f"`{metric.file}`: `{metric.place}`",
                 metric.worst_op,
                 plain(metric.worst_raw),
-                plain(metric.write_value),
+                wording.proposed_text(metric),
                 wording.present_text(metric),
                 _effect(metric),
                 f"{metric.decision}: {_said(metric.reason)}",
@@ -219,7 +198,6 @@ def _certainty(facts: ReportFacts) -> list[str]:
         f"- {wording.coverage_text(facts)}",
         f"- {wording.suite_text(facts)}",
         f"- {wording.advice_text(facts)}",
-        f"- {wording.noise_text(facts)}",
         "- Spread is (max - min) / median. A flag is a remark: no value was dropped or changed because of one.",
     ]
     risky = sorted(facts.suite.gates, key=lambda gate: -gate.chance.with_slow)[:10]
@@ -260,13 +238,13 @@ def _previous(facts: ReportFacts) -> list[str]:
     ]
     if rows:
         lines += ["", *_table(("Stage", "Metric", "Worst then", "Worst now", "Change"), rows, right=(2, 3))]
-    if before.range and before.range.files:
-        lines += ["", "Files:", "", *(f"- {_said(since.file_text(file))}" for file in before.range.files)]
-        lines += _more(before.range.files_total - len(before.range.files))
-    if before.range and before.range.commits:
+    if before.changes and before.changes.files:
+        lines += ["", "Files:", "", *(f"- {_said(since.file_text(file, before))}" for file in before.changes.files)]
+        lines += _more(before.files - len(before.changes.files))
+    if before.changes and before.changes.commits:
         lines += ["", "Commits, the newest first:", ""]
-        lines += [f"- `{one.sha[:12]}` {one.day} {_said(one.subject)}" for one in before.range.commits]
-        lines += _more(before.range.commits_total - len(before.range.commits))
+        lines += [f"- `{one.sha[:12]}` {one.day} {_said(one.subject)}" for one in before.changes.commits]
+        lines += _more(before.commits - len(before.changes.commits))
     return lines
 
 
@@ -297,45 +275,52 @@ def _optimisations(facts: ReportFacts) -> list[str]:
 
 
 def _attempts(facts: ReportFacts) -> list[str]:
-    lines = ["## Superseded repeats and incidents", "", wording.attempts_text(facts)]
-    if facts.replaced:
-        lines += ["", "Replaced by a person, although complete:", ""]
-        lines += [f"- {_said(line)}" for line in wording.replaced_lines(facts)]
+    lines = ["## Superseded repeats and incidents", "", wording.launches_text(facts)]
     if facts.uncounted:
-        lines += ["", "Measured, and not counted:", ""]
+        lines += ["", "Not counted, with every value that can still be read:", ""]
         lines += _table(
-            ("When", "Test", "Repeat", "Attempt", "Values", "By", "Why", "Where"),
+            ("When", "Test", "Repeat", "Attempt", "How", "Values", "By", "Why", "Where"),
             (
                 (
                     one.t,
                     f"`{one.test}`",
                     str(one.repeat),
                     "—" if one.attempt is None else str(one.attempt),
+                    one.how,
                     wording.uncounted_values(one),
                     _said(one.who),
                     _said(one.reason),
-                    f"`{one.where}`",
+                    f"`{one.where}`" if one.where else "nothing is left",
                 )
                 for one in facts.uncounted
             ),
         )
-    if facts.superseded:
-        lines += ["", "Superseded by another run of the same repeat:", ""]
-    for one in facts.superseded:
-        repeat = f" repeat {one.repeat}" if one.repeat else ""
-        stages = f" ({', '.join(one.stages)})" if one.stages else ""
-        by = f" — by {_said(one.who)}" if one.who else ""
-        lines.append(f"- {one.t} `{one.where}`{repeat}{stages}: {_said(one.reason)}{by}")
     if facts.incidents:
         lines += ["", "Incidents:", ""]
     lines += [f"- {event.t} {event.kind}: {_said(event.text)}" for event in facts.incidents]
     return lines
 
 
+def _applied(facts: ReportFacts) -> list[str]:
+    """What ``apply`` wrote, right before the provenance (APL-18 to APL-22); nothing where it wrote nothing."""
+    cells = (
+        (
+            row.stage,
+            row.metric,
+            old_text(row.old),
+            plain(row.new),
+            direction_text(row.worst_op, row.old, row.new, first=True),
+        )
+        for row in facts.applied
+    )
+    table = _table(("Stage", "Metric", "Old", "New", "Direction"), cells)
+    return ["## Applied changes", "", *table] if facts.applied else []
+
+
 def _provenance(facts: ReportFacts) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
     return [
-        _PROVENANCE,
+        "## Provenance",
         "",
         f"- Model: {facts.model}",
         f"- Commit: `{facts.calibration_git_sha}`",

@@ -10,8 +10,8 @@ from tune_mcp.apply.plan import Row
 from tune_mcp.config.stages import Number, Stage
 from tune_mcp.discover.assertions import Gate, Unread, UnreadKind
 from tune_mcp.report import shape, statistics
-from tune_mcp.report.facts import AssertedFacts, FlagFacts, MetricFacts
-from tune_mcp.report.figures import change_percent, direction_text
+from tune_mcp.report.facts import AssertedFacts, MetricFacts
+from tune_mcp.report.figures import change_percent, reading_digits
 from tune_mcp.report.noise import Noise
 from tune_mcp.report.threshold_history import HistoryReader, loosened_in_a_row
 
@@ -46,7 +46,7 @@ class MetricReader:
             key=worst.metric_key,
             label=display.label,
             scale=display.scale,
-            digits=display.digits,
+            digits=reading_digits(values, display),
             worst_op=row.worst_op,
             place=row.place,
             file=row.file,
@@ -58,7 +58,6 @@ class MetricReader:
             current_raw=current,
             write_value=proposed,
             direction=row.direction,
-            direction_text=direction_text(row.worst_op, current, proposed, first=row.blank is not None),
             change_percent=None if current is None else change_percent(current, proposed),
             decision=row.decision,
             doubts=tuple(doubt.text for doubt in row.doubts),
@@ -79,10 +78,7 @@ class MetricReader:
             quantum=step,
             one_sample=bool(step and moved and moved <= step * (1 + 1e-9)),
             within_noise=bool(moved and described.spread and moved <= described.spread),
-            flags=tuple(
-                FlagFacts(kind=flag.kind, text=flag.text)
-                for flag in shape.flags(values, row.worst_op, is_time=family == "speed")
-            ),
+            flag=shape.flag(values, row.worst_op, is_time=family == "speed"),
         )
 
 

@@ -1,70 +1,63 @@
-"""Flags on the shape of N values: cold first repeat, trend, two modes, one repeat apart, sample quantum.
+"""Flags on the shape of N values: cold first repeat, two modes, one repeat apart; and the step of one sample.
 
 A flag is a sentence for a person and decides nothing; no value is rejected for what it is (notes A20, D81, D85, D86).
 A flag of distance needs two things at once, far against the scatter of the other values and far against the value
 itself, because either alone fires on clean data. False alarms on clean normal values, simulated at N = 5: cold 0.3 %
-at CV 5 % and 0.8 % at 10 %; apart 0.0 % and 2.7 %; bistable 0.0 % and 0.5 %; trend 1.7 % at any CV.
+at CV 5 % and 0.8 % at 10 %; apart 0.0 % and 2.7 %; bistable 0.0 % and 0.5 %.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from enum import StrEnum
 from statistics import median
-from typing import Literal
 
-from tune_mcp.config.stages import WorstOp
+from tune_mcp.config.stages import Frozen, Number, WorstOp
 
-Number = int | float
-FlagKind = Literal["cold", "trend", "bistable", "apart", "identical", "stuck"]
+
+class FlagKind(StrEnum):
+    """What the shape of the repeats looks like."""
+
+    COLD = "cold"
+    BISTABLE = "bistable"
+    APART = "apart"
+    STUCK = "stuck"
+
 
 ROBUST_Z = 3.5
 CLUSTER_Z = 5.0
 RELATIVE_GAP = 0.20
 COLD_GAP = 0.10
-TREND_CHANGE = 0.05
-TREND_P = 0.05
 _MAD_TO_SIGMA = 1.4826
 _LEAST_FOR_COLD = 4
 _LEAST_FOR_CLUSTERS = 5
-_EDGES = (0, 1, 100)
-"""Where rates, shares and counts end: no error, all right, all right in percent."""
 
 
-@dataclass(frozen=True)
-class Flag:
+class Flag(Frozen):
     """One remark on the shape of the values; it decides nothing."""
 
     kind: FlagKind
     text: str
 
 
-def flags(values: Sequence[Number], worst: WorstOp, *, is_time: bool = False) -> tuple[Flag, ...]:
-    """Every remark on ``values`` (raw, in repeat order), the most telling first; ``is_time``: speed was measured."""
-    found: list[Flag] = []
+def flag(values: Sequence[Number], worst: WorstOp, *, is_time: bool = False) -> Flag | None:
+    """The remark on ``values`` (raw, in repeat order), None for none; ``is_time``: speed was measured."""
     if len(values) > 1 and len(set(values)) == 1:
-        text = f"identical in all {len(values)} repeats"
-        if is_time and not float(values[0]).is_integer():
-            return (Flag("stuck", f"{text}: a measured time never is; does the test read an old result?"),)
-        edge = ", at the edge of its scale" if values[0] in _EDGES else ""
-        return (Flag("identical", f"{text}{edge}: no spread was seen, which does not exclude one"),)
-    cold = is_cold(values, worst)
-    if cold:
-        found.append(Flag("cold", "repeat 1 stands apart on the bad side: a cold start sets the worst value"))
-    modes = clusters(values)
-    if modes:
+        if not is_time or float(values[0]).is_integer():
+            return None
+        text = f"identical in all {len(values)} repeats: a measured time never is; does the test read an old result?"
+        return Flag(kind=FlagKind.STUCK, text=text)
+    if is_cold(values, worst):
+        text = "repeat 1 stands apart on the bad side: a cold start sets the worst value"
+        return Flag(kind=FlagKind.COLD, text=text)
+    if modes := clusters(values):
         low, high = modes
         text = f"bistable: {len(low)} repeats near {median(low):.4g}, {len(high)} near {median(high):.4g}"
-        found.append(Flag("bistable", f"{text}; calibrating to either mode is a decision"))
-    elif not cold and (lone := apart(values)) is not None:
-        found.append(Flag("apart", f"repeat {lone + 1} stands apart from the others"))
-    change = trend(values)
-    if change is not None and not cold:
-        way = "rises" if change > 0 else "falls"
-        text = f"{way} with the repeat index ({abs(change):.0%} from first to last by Theil-Sen)"
-        found.append(Flag("trend", text))
-    return tuple(found)
+        return Flag(kind=FlagKind.BISTABLE, text=f"{text}; calibrating to either mode is a decision")
+    if (lone := apart(values)) is not None:
+        return Flag(kind=FlagKind.APART, text=f"repeat {lone + 1} stands apart from the others")
+    return None
 
 
 def is_cold(values: Sequence[Number], worst: WorstOp) -> bool:
@@ -116,38 +109,6 @@ def clusters(values: Sequence[Number]) -> tuple[list[Number], list[Number]] | No
 def _deviations(values: Sequence[Number]) -> list[float]:
     mean = math.fsum(values) / len(values)
     return [(value - mean) ** 2 for value in values]
-
-
-def trend(values: Sequence[Number]) -> float | None:
-    """Relative change from first to last repeat (Theil-Sen) when it is monotone beyond chance and not tiny, else None.
-
-    Kendall's exact two-sided p <= 0.05: at N = 5 only a strictly monotone row passes, below N = 5 none.
-    """
-    n = len(values)
-    pairs = [(i, j) for i in range(n) for j in range(i + 1, n)]
-    if not pairs or len(set(values)) < n:
-        return None
-    discordant = sum(values[i] > values[j] for i, j in pairs)
-    fewer = min(discordant, len(pairs) - discordant)
-    counts = _inversions(n)
-    if 2 * sum(counts[: fewer + 1]) / sum(counts) > TREND_P:
-        return None
-    middle = median(values)
-    change = median([(values[j] - values[i]) / (j - i) for i, j in pairs]) * (n - 1)
-    relative = change / abs(middle) if middle else math.inf
-    return relative if TREND_CHANGE <= abs(relative) < math.inf else None
-
-
-def _inversions(n: int) -> list[int]:
-    """How many permutations of ``n`` things have 0, 1, 2, ... inversions."""
-    counts = [1]
-    for size in range(2, n + 1):
-        longer = [0] * (len(counts) + size - 1)
-        for place, count in enumerate(counts):
-            for shift in range(size):
-                longer[place + shift] += count
-        counts = longer
-    return counts
 
 
 def quantum(values: Sequence[Number], samples: int | None, *, is_share: bool) -> float | None:

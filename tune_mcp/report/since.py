@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from tune_mcp.observe.worst import Direction, direction
 from tune_mcp.report.facts import (
-    FileFacts,
     MetricFacts,
     OptimisationFacts,
     PreviousFacts,
@@ -17,7 +16,8 @@ from tune_mcp.report.facts import (
     SeenFacts,
     StageFacts,
 )
-from tune_mcp.report.figures import direction_text
+from tune_mcp.report.figures import counted, direction_text
+from tune_mcp.session.commit_range import ChangedFile
 
 _LOOK_AT = "check the config and its way through server args, runners, schedulers and stage factories before applying"
 _OTHER_WORK = "other work (preprocessing, long prefill, audio synthesis, ASR, video decoding)"
@@ -32,20 +32,19 @@ def previous_text(previous: PreviousFacts, facts: ReportFacts) -> str:
 
 def range_text(previous: PreviousFacts) -> str:
     """How much changed since the last calibration, and what of it is performance-sensitive by config (PRF-02)."""
-    if previous.range is None:
+    if previous.changes is None:
         return "What changed since then cannot be told: this repository does not have both commits."
-    commits, files = previous.range.commits_total, previous.range.files_total
-    if not commits and not files:
+    if not previous.commits and not previous.files:
         return "Nothing was committed in between."
-    sensitive = sum(bool(file.optimisations) for file in previous.range.files)
-    told = f"{_counted(commits, 'commit')} in between, {_counted(files, 'file')} changed"
-    return f"{told}; {sensitive or 'none'} of them under the globs of an optimisation in config."
+    told = f"{counted(previous.commits, 'commit')} in between, {counted(previous.files, 'file')} changed"
+    return f"{told}; {len(previous.sensitive) or 'none'} of them under the globs of an optimisation in config."
 
 
-def file_text(file: FileFacts) -> str:
+def file_text(file: ChangedFile, previous: PreviousFacts) -> str:
     """``a.py (+10 −3): cuda_graph``."""
     lines = "binary" if file.added is None or file.removed is None else f"+{file.added} −{file.removed}"
-    return f"{file.path} ({lines}){': ' + ', '.join(file.optimisations) if file.optimisations else ''}"
+    names = ", ".join(previous.sensitive.get(file.path, ()))
+    return f"{file.path} ({lines}){f': {names}' if names else ''}"
 
 
 def moved_text(metric: MetricFacts, old: int | float) -> str:
@@ -123,7 +122,3 @@ def seen_text(seen: SeenFacts, repeats: int) -> str:
     told += f", not in {', '.join(without)}" if seen.repeats and without else ""
     unread = f"; repeat {', '.join(map(str, seen.unread))}: log gone or too long to read whole" if seen.unread else ""
     return f"{told}{unread}"
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"

@@ -22,7 +22,6 @@ from statistics import median, stdev
 from tune_mcp.config.policy import Family
 from tune_mcp.config.stages import Frozen, Number, WorstOp
 
-_LEAST_FOR_HALVES = 4
 LEAST_FOR_A_PRIOR = 6
 """Series of a family below which the history's prior is used instead of the run's own."""
 MOST_DEGREES = 60.0
@@ -68,8 +67,7 @@ class Spread(Frozen):
     """Location and scatter of N raw values.
 
     ``spread`` is max - min; ``spread_relative`` is that over the absolute median and ``cv`` the sample standard
-    deviation over the absolute mean, both fractions, None where the denominator is 0 or N is 1. ``halves`` is what two
-    calibrations of the same thing would differ by: the medians of the odd and of the even repeats, None below N = 4.
+    deviation over the absolute mean, both fractions, None where the denominator is 0 or N is 1.
     """
 
     n: int
@@ -81,7 +79,6 @@ class Spread(Frozen):
     mean: float
     sd: float | None
     cv: float | None
-    halves: float | None = None
 
 
 class Chance(Frozen):
@@ -180,9 +177,6 @@ def spread(values: Sequence[Number]) -> Spread:
         mean=mean,
         sd=sd,
         cv=None if sd is None or not mean else sd / abs(mean),
-        halves=abs(float(median(values[::2])) - float(median(values[1::2])))
-        if len(values) >= _LEAST_FOR_HALVES
-        else None,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tune_mcp.observe.worst import Direction
 from tune_mcp.report.facts import MetricFacts
 from tune_mcp.report.figures import shown_text
 
@@ -112,7 +113,8 @@ def _rows(metric: MetricFacts) -> list[tuple[str, list[_Mark]]]:
         top.append((metric.current_raw, "present", "present"))
     if metric.limit_present is not None and metric.limit_present != metric.current_raw:
         top.append((metric.limit_present, "limit-now", "CI limit now"))
-    bottom: list[_Mark] = [(metric.write_value, "proposed", "to write")]
+    written = {Direction.UNKNOWN: "worst", Direction.FIRST: "first baseline"}.get(metric.direction, "to write")
+    bottom: list[_Mark] = [(metric.write_value, "proposed", written)]
     if metric.limit_proposed is not None and metric.limit_proposed != metric.write_value:
         bottom.append((metric.limit_proposed, "limit-then", "CI limit then"))
     return [("top", top), ("bottom", bottom)]

@@ -1,29 +1,39 @@
-"""Everything that was measured and does not count: where it lies, who took it out, when, why, and its values (GAP-10).
+"""Everything that was launched and does not count: who took it out, when, why, where it is, and its values (GAP-10).
 
 Worst-of-N is honest only if nothing worse was put aside in silence. So the values of purged repeats and of attempts
-that another one superseded are read where they can be, and one that is worse than what counts is marked.
+that another one superseded are read where they can be, and one that is worse than what counts is marked. Whoever
+replaces a complete repeat holds the machine to be disturbed, and that makes a test slow: where the answers of the model
+moved too, a defect is the likelier reason, so such quality metrics are marked as suspects.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tune_mcp.config.stages import Number
 from tune_mcp.errors import Json
-from tune_mcp.files import parse_json, read_plain
+from tune_mcp.files import parse_json, read_plain, sha256_file
 from tune_mcp.observe.audit import Audit, AuditedStage
-from tune_mcp.observe.extract import ResultFiles, extract
-from tune_mcp.report.facts import UncountedFacts, UncountedValue
+from tune_mcp.observe.extract import ResultFiles, extract, finite_number
+from tune_mcp.report.facts import Uncounted, UncountedFacts, UncountedValue
 from tune_mcp.run_dir import ATTEMPT, RunDir
 from tune_mcp.session import events
+
+_MOVED_BY_LOAD = frozenset({"speed", "reliability"})
+"""Groups that a busy machine changes; every other one is about what the model answered."""
+_Digests = Mapping[str, Json]
 
 
 @dataclass(frozen=True)
 class _Left:
-    """One attempt that does not count: its own folder, its basetemp, and the artifacts that were made of it."""
+    """One attempt that does not count; ``folder`` and ``basetemp`` are its own.
 
+    ``artifacts`` is where the run{k}.json that were made of it are kept, ``recorded`` their digests by stage key.
+    """
+
+    how: Uncounted
     test: str
     repeat: int
     attempt: int | None
@@ -33,72 +43,103 @@ class _Left:
     folder: Path
     basetemp: Path
     artifacts: Path | None = None
+    recorded: _Digests = field(default_factory=dict[str, "Json"])
 
 
 def uncounted(run: RunDir, audited: Audit) -> tuple[UncountedFacts, ...]:
-    """Every attempt that left values or files and does not count, in the order of time."""
+    """Every attempt that does not count, in the order of time."""
     stages: dict[str, list[AuditedStage]] = {}
     for stage in audited.stages:
         stages.setdefault(stage.stage.test_key, []).append(stage)
     found: list[UncountedFacts] = []
-    for left in (*_purged(run), *_superseded(run, stages)):
+    for left in (*_taken_out(run, audited), *_superseded(run, stages)):
         result = _read(left.folder / "result.json")
-        values = tuple(value for stage in stages.get(left.test, []) for value in _values(left, stage, result))
-        if values or left.basetemp.is_dir() or result:
-            started = result.get("started_at")
-            found.append(
-                UncountedFacts(
-                    test=left.test,
-                    repeat=left.repeat,
-                    attempt=left.attempt,
-                    t=left.t or (started if isinstance(started, str) else "?"),
-                    who=left.who,
-                    reason=left.reason,
-                    where=str(left.folder.relative_to(run.path)),
-                    values=values,
-                )
+        started = result.get("started_at")
+        found.append(
+            UncountedFacts(
+                how=left.how,
+                test=left.test,
+                repeat=left.repeat,
+                attempt=left.attempt,
+                t=left.t or (started if isinstance(started, str) else "?"),
+                who=left.who,
+                reason=left.reason,
+                where=left.folder.relative_to(run.path).as_posix() if left.folder.is_dir() else "",
+                values=tuple(value for stage in stages.get(left.test, []) for value in _values(left, stage, result)),
             )
+        )
     return tuple(sorted(found, key=lambda one: (one.t, one.test, one.repeat, one.attempt or 0)))
 
 
-def _purged(run: RunDir) -> Iterator[_Left]:
-    taken: dict[str, events.Event] = {}
+def _taken_out(run: RunDir, audited: Audit) -> Iterator[_Left]:
+    """Purged and replaced repeats, and observations that were withdrawn without a purge."""
+    test_of = {stage.stage.key: stage.stage.test_key for stage in audited.stages}
+    purged: dict[str, tuple[events.Event, dict[str, Json]]] = {}
+    withdrawn: dict[tuple[str, Json], dict[str, str]] = {}
+    recorded: dict[tuple[Json, Json], Json] = {}
     for event in events.read(run.events):
-        name = event.facts.get("folder")
-        if isinstance(name, str) and event.kind == "purged":
-            taken[name] = event
-        elif isinstance(name, str) and event.kind == "restored":
-            taken.pop(name, None)
-    for name, event in taken.items():
-        folder, repeat = run.purged / Path(name).name, event.facts.get("repeat")
-        if not folder.is_dir() or not isinstance(repeat, int):
-            continue
-        test, who, why = (str(event.facts.get(key) or "") for key in ("test", "who", "reason"))
-        for number, home, basetemp in _attempts(folder, folder, repeat):
-            last = basetemp == folder / f"basetemp_run{repeat}"
-            yield _Left(test, repeat, number, event.t, who, why, home, basetemp, folder if last else None)
+        facts, repeat = event.facts, event.facts.get("repeat")
+        stage, name = str(facts.get("stage")), str(facts.get("folder"))
+        if event.kind == "recorded":
+            recorded[stage, repeat] = facts.get("sha256")
+        elif event.kind == "withdrawn":
+            withdrawn.setdefault((test_of.get(stage, stage), repeat), {})[stage] = event.t
+        elif event.kind == "read_again":
+            withdrawn.pop((str(facts.get("test")), repeat), None)  # the same attempt counts, nothing was replaced
+        elif event.kind == "purged":
+            withdrawn.pop((str(facts.get("test")), repeat), None)
+            digests = {str(key): sha for (key, of), sha in recorded.items() if of == repeat}
+            purged[name if "folder" in facts else f"{event.t} {len(purged)}"] = event, digests
+        elif event.kind == "restored":
+            purged.pop(name, None)
+    for name, (event, digests) in purged.items():
+        facts, repeat = event.facts, event.facts.get("repeat")
+        test, who = str(facts.get("test") or "?"), str(facts.get("who") or "")
+        how = Uncounted.REPLACED if facts.get("replaced") is True else Uncounted.PURGED
+        why, number = str(facts.get("reason") or event.text), repeat if isinstance(repeat, int) else 0
+        folder = run.purged / Path(name).name
+        attempts = _attempts(folder, folder, number) if folder.is_dir() else iter([(None, folder, folder)])
+        for attempt, home, basetemp in attempts:
+            kept = folder if basetemp == folder / f"basetemp_run{number}" else None
+            yield _Left(how, test, number, attempt, event.t, who, why, home, basetemp, kept, digests)
+    for (test, repeat), times in withdrawn.items():
+        nowhere = run.purged / "nothing"
+        number = repeat if isinstance(repeat, int) else 0
+        what = f"withdrawn: {', '.join(times)}"
+        yield _Left(Uncounted.WITHDRAWN, test, number, None, min(times.values()), "", what, nowhere, nowhere)
 
 
 def _superseded(run: RunDir, stages: Mapping[str, list[AuditedStage]]) -> Iterator[_Left]:
+    """Attempts that the supervisor launched again: those of the artifacts' history, and whatever else is on disk."""
     launched = {
         (event.facts.get("test"), event.facts.get("repeat"), event.facts.get("attempt")): event.t
         for event in events.read(run.events, '"launched"')
         if event.kind == "launched"
     }
     for test, fed in stages.items():
+        place = run.test_folder(test)
         for repeat, cell in enumerate(fed[0].cells, 1):
             if cell.stored is None:
                 continue
             counted = (run.path / cell.stored.content.basetemp).resolve()
             history = {one.attempt: one for one in cell.stored.content.history}
-            place = run.test_folder(test)
-            for number, home, basetemp in _attempts(place / "attempts", place, repeat):
-                told = history.get(number or 0)
-                if basetemp.resolve() == counted or (told and told.verdict == "kept"):
+            counts = max(
+                (number for number, one in history.items() if one.verdict == "kept"), default=max(history, default=0)
+            )
+            on_disk = {number: places for number, *places in _attempts(place / "attempts", place, repeat)}
+            for number in sorted({*history, *(one for one in on_disk if one)}):
+                folder = place / "attempts" / f"run{repeat}_a{number}"
+                home, basetemp = on_disk.get(number, (folder, folder / "basetemp"))
+                if number == counts or basetemp.resolve() == counted:
                     continue
-                why = f"{told.verdict}: {told.reason}" if told else "broke off or was stopped before it was sealed"
+                told = history.get(number)
+                if told is None and not basetemp.is_dir() and not (home / "result.json").is_file():
+                    continue
+                why = "broke off or was stopped before it was sealed"
+                if told:
+                    why = f"{told.verdict}{f': {told.reason}' if told.reason else ''}"
                 began = told.started_at if told else launched.get((test, repeat, number), "")
-                yield _Left(test, repeat, number, began, "supervisor", why, home, basetemp)
+                yield _Left(Uncounted.RETRIED, test, repeat, number, began, "supervisor", why, home, basetemp)
 
 
 def _attempts(folder: Path, root: Path, repeat: int) -> Iterator[tuple[int | None, Path, Path]]:
@@ -115,20 +156,32 @@ def _attempts(folder: Path, root: Path, repeat: int) -> Iterator[tuple[int | Non
 
 
 def _values(left: _Left, stage: AuditedStage, result: Mapping[str, Json]) -> Iterator[UncountedValue]:
+    """What can be read of the attempt for one stage; nothing where its artifact is not what was recorded."""
+    kept: Json = None
+    if left.artifacts and (sha := left.recorded.get(stage.stage.key)):
+        path = left.artifacts / f"{stage.stage.key}.json"
+        kept = _read(path).get("metrics")
+        if not path.is_file() or sha256_file(path) != sha:
+            return
     read = extract(stage.stage, ResultFiles(left.basetemp)).metrics
     sealed = _metrics(result.get("stages"), stage.stage.key)
-    kept = _read(left.artifacts / f"{stage.stage.key}.json").get("metrics") if left.artifacts else None
     for key, metric in stage.stage.metrics.items():
-        value = next(
-            (one for one in (read.get(key), _number(sealed, key), _number(kept, key)) if one is not None), None
-        )
+        found = (_number(kept, key), read.get(key), _number(sealed, key))
+        value = next((one for one in found if one is not None), None)
         if value is None:
             continue
         measured = (cell.stored.content.metrics.get(key) for cell in stage.cells if cell.stored)
-        counted = [one for one in measured if one is not None]
-        worst = (min(counted) if metric.worst == "min" else max(counted)) if counted else None
-        worse = worst is not None and (value < worst if metric.worst == "min" else value > worst)
-        yield UncountedValue(stage=stage.stage.key, metric=key, value=value, worst=worst, worse=worse)
+        counted = tuple(one for one in measured if one is not None)
+        sign = -1 if metric.worst == "min" else 1
+        outside = bool(counted) and not min(counted) <= value <= max(counted)
+        yield UncountedValue(
+            stage=stage.stage.key,
+            metric=key,
+            value=value,
+            counted=counted,
+            worse=outside and sign * value > max(sign * one for one in counted),
+            suspect=outside and left.how is Uncounted.REPLACED and stage.stage.group not in _MOVED_BY_LOAD,
+        )
 
 
 def _metrics(stages: Json, key: str) -> Json:
@@ -137,8 +190,7 @@ def _metrics(stages: Json, key: str) -> Json:
 
 
 def _number(metrics: Json, key: str) -> Number | None:
-    value = metrics.get(key) if isinstance(metrics, dict) else None
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return finite_number(metrics.get(key)) if isinstance(metrics, dict) else None
 
 
 def _read(path: Path) -> dict[str, Json]:

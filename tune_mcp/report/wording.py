@@ -1,22 +1,24 @@
-"""Sentences that more than one rendering says, so that they say the same (RPT-07, PRF-05; notes A22, A23, D80)."""
+"""Sentences that more than one rendering says, so that they say the same (RPT-07, PRF-05)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from statistics import median
+from collections.abc import Callable, Sequence
 
+from tune_mcp.config.stages import Number
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report import since
-from tune_mcp.report.facts import MetricFacts, ReportFacts, StageFacts, UncountedFacts
-from tune_mcp.report.figures import chance_text, chances_text, percent, plain
+from tune_mcp.report.facts import MetricFacts, ReportFacts, StageFacts, Uncounted, UncountedFacts, UncountedValue
+from tune_mcp.report.figures import chance_text, chances_text, counted, percent, plain
+from tune_mcp.report.shape import FlagKind
 from tune_mcp.report.statistics import UNSEEN, Series, repeats_for
 
 Pairs = Sequence[tuple[StageFacts, MetricFacts]]
 _TESTS_NAMED = 5
+_TAKEN_OUT = (Uncounted.PURGED, Uncounted.REPLACED)
 _SAID = {
     Direction.LOOSENS: ("would loosen", "would loosen"),
     Direction.TIGHTENS: ("would tighten", "would tighten"),
-    Direction.FIRST: ("would get its first value", "would get their first value"),
+    Direction.FIRST: ("would get its first baseline", "would get their first baseline"),
     Direction.EQUAL: ("stays", "stay"),
     Direction.UNKNOWN: ("is unknown", "are unknown"),
 }
@@ -48,7 +50,7 @@ def conclusion(metrics: Pairs, facts: ReportFacts) -> list[str]:
     failing = sum(bool(metric.present_misses) for _, metric in metrics)
     if failing:
         said.append(f"{failing} {'fails' if failing == 1 else 'fail'} CI's present limit in at least one repeat.")
-    split = sum(any(flag.kind == "bistable" for flag in metric.flags) for _, metric in metrics)
+    split = sum(_has_modes(metric) for _, metric in metrics)
     if split:
         said.append(f"{split} {'has' if split == 1 else 'have'} two modes: calibrating to either is a decision.")
     said += _unproven(metrics, facts)
@@ -92,14 +94,28 @@ def remarks(stage: StageFacts, metric: MetricFacts, facts: ReportFacts) -> list[
         values = ", ".join(plain(one.value) for one in metric.past[-3:])
         found.append(f"would be the change number {metric.loosened_in_a_row} in a row that loosens (before: {values})")
     found += metric.doubts
-    return found + [flag.text for flag in metric.flags if flag.kind not in ("identical", "trend")]
+    return found + ([metric.flag.text] if metric.flag else [])
 
 
-def present_text(metric: MetricFacts) -> str:
+def _has_modes(metric: MetricFacts) -> bool:
+    return metric.flag is not None and metric.flag.kind is FlagKind.BISTABLE
+
+
+def present_text(metric: MetricFacts, number: Callable[[Number], str] = plain) -> str:
     """The number in the file: ``none`` where there is none yet, ``?`` where it is not known."""
     if metric.current_raw is not None:
-        return plain(metric.current_raw)
+        return number(metric.current_raw)
     return "none" if metric.direction is Direction.FIRST else "?"
+
+
+def proposed_text(metric: MetricFacts, number: Callable[[Number], str] = plain) -> str:
+    """The number to write; ``—`` where nothing is ever written."""
+    return "—" if metric.direction is Direction.UNKNOWN else number(metric.write_value)
+
+
+def proposed_label(metric: MetricFacts) -> str:
+    """What the proposed number is: a threshold without a value gets its first baseline."""
+    return "First baseline" if metric.direction is Direction.FIRST else "Proposed"
 
 
 def bound_text(metric: MetricFacts) -> str:
@@ -134,8 +150,7 @@ def basis_text(metric: MetricFacts) -> str:
         return "no room beyond the worst: 1/(N+1) for any distribution"
     told = "its spread, together with that of its family"
     told += " and with slow runs" if metric.chance.with_slow > metric.chance.noise else ""
-    modes = any(flag.kind == "bistable" for flag in metric.flags)
-    return f"{told}; it assumes one mode and two are seen" if modes else told
+    return f"{told}; it assumes one mode and two are seen" if _has_modes(metric) else told
 
 
 def _missing(metric: MetricFacts, limit: float) -> int:
@@ -161,7 +176,7 @@ def notes(facts: ReportFacts) -> list[tuple[str, str]]:
         found.append(("Dirty tree", f"{facts.dirty_note}."))
     if facts.repeats == 1:
         found.append(("One repeat", "it shows no spread at all: a smoke run, no calibration."))
-    if "different environments" in facts.environment_note:
+    if facts.environments > 1:
         found.append(("Environment", f"{facts.environment_note}: their values are not comparable."))
     if worse := worse_text(facts):
         found.append(("Worse values that do not count", worse))
@@ -181,24 +196,14 @@ def notes(facts: ReportFacts) -> list[tuple[str, str]]:
 def worse_text(facts: ReportFacts) -> str:
     """The values that were measured, do not count, and are worse than what is proposed; empty when there are none."""
     worse = [
-        f"{value.stage}/{value.metric} {plain(value.value)} against {plain(value.worst)} ({one.test} repeat "
-        f"{one.repeat}, {one.reason})"
+        f"{value.stage}/{value.metric} {plain(value.value)} against {_worst(value)} ({one.test} repeat {one.repeat}, "
+        f"{one.reason})"
         for one in facts.uncounted
         for value in one.values
-        if value.worse and value.worst is not None
+        if value.worse
     ]
     more = f"; and {len(worse) - 6} more" if len(worse) > 6 else ""
     return f"{'; '.join(worse[:6])}{more}. Each is in the table of what does not count." if worse else ""
-
-
-def uncounted_values(one: UncountedFacts) -> str:
-    """Every value of an attempt that does not count, those worse than what does marked."""
-    told = [
-        f"{value.stage}/{value.metric} {plain(value.value)}"
-        + (f" (worse than {plain(value.worst)})" if value.worse and value.worst is not None else "")
-        for value in one.values
-    ]
-    return ", ".join(told) or "nothing can be read"
 
 
 def changed_text(facts: ReportFacts) -> str:
@@ -208,7 +213,7 @@ def changed_text(facts: ReportFacts) -> str:
 
 
 def coverage_text(facts: ReportFacts) -> str:
-    """What the worst of N is, and what it is not (D80)."""
+    """What the worst of N is, and what it is not."""
     return (
         f"The worst of {facts.repeats} covers the true 95th percentile with a probability of "
         f"{percent(facts.coverage_p95)}, so it is not a P95, whatever a constant is called. "
@@ -221,13 +226,11 @@ def suite_text(facts: ReportFacts) -> str:
     suite = facts.suite
     if not suite.gates:
         return "There are no thresholds, so nothing can fail."
-    seen = (
-        f"With all proposed values written, a clean run of the suite ({_counted(len(suite.gates), 'test')}, each one "
-    )
+    seen = f"With all proposed values written, a clean run of the suite ({counted(len(suite.gates), 'test')}, each one "
     seen += f"gate) would miss a limit in about {chance_text(suite.chance.noise)} of cases from the spread seen here"
     told = [seen]
     if suite.counted_repeats:
-        earlier = f" and in {_counted(suite.earlier_reports, 'earlier report')}" if suite.earlier_reports else ""
+        earlier = f" and in {counted(suite.earlier_reports, 'earlier report')}" if suite.earlier_reports else ""
         noise, with_slow = chance_text(suite.chance.noise), chance_text(suite.chance.with_slow)
         told[0] += (
             f", {with_slow if with_slow != noise else 'and no more'} if slow runs come as often as in earlier "
@@ -259,11 +262,7 @@ def suite_text(facts: ReportFacts) -> str:
 
 
 def _metrics(number: int) -> str:
-    return f"{_counted(number, 'metric')} {'enters' if number == 1 else 'enter'}"
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
+    return f"{counted(number, 'metric')} {'enters' if number == 1 else 'enter'}"
 
 
 def advice_text(facts: ReportFacts) -> str:
@@ -281,32 +280,15 @@ def advice_text(facts: ReportFacts) -> str:
     if more:
         named = list(more.items())[:_TESTS_NAMED]
         tests = ", ".join(f"{test} {count} more ({count + facts.repeats} in all)" for test, count in named)
-        left = f" and {_counted(len(more) - len(named), 'test')}" if len(more) > len(named) else ""
+        left = f" and {counted(len(more) - len(named), 'test')}" if len(more) > len(named) else ""
         told.append(f"With the slack as it is, more repeats would do, in a new run of these tests: {tests}{left}")
     never = [gate for gate in short if not gate.repeats]
     if never:
-        told.append(f"No number of repeats up to 60 does for {_counted(len(never), 'test')}: more slack does")
+        told.append(f"No number of repeats up to 60 does for {counted(len(never), 'test')}: more slack does")
     slow = suite.every_attempt.with_slow > suite.false_alarms >= suite.every_attempt.noise
     if slow:
         told.append("Slow runs alone exceed it: repeats do not cure them, a second attempt or much more slack does")
     return f"{'. '.join(filter(None, told))}."
-
-
-def noise_text(facts: ReportFacts) -> str:
-    """How far two halves of the same repeats lie apart: the floor under which no change means anything (A/A)."""
-    shares = [
-        (metric.spread.halves / abs(metric.spread.median), stage, metric)
-        for stage, metric in facts.metrics()
-        if metric.spread.halves is not None and metric.spread.median
-    ]
-    if not shares:
-        return "With fewer than 4 repeats, or without thresholds, no noise floor can be told."
-    most, stage, metric = max(shares, key=lambda one: one[0])
-    middle = percent(median(share for share, _, _ in shares))
-    return (
-        f"Noise floor (A/A): the medians of the odd and of the even repeats differ by {middle} in the middle metric "
-        f"and by {percent(most)} at most ({metric.label} of {stage.key}). A change as small as that means nothing."
-    )
 
 
 def past_text(metric: MetricFacts) -> str:
@@ -317,39 +299,41 @@ def past_text(metric: MetricFacts) -> str:
 def together_failed(facts: ReportFacts) -> list[tuple[int, list[str]]]:
     """Repeats in which several tests were tried again: (repeat, tests). The host is a likelier cause than a test."""
     failed: dict[int, set[str]] = {}
-    for one in facts.attempts:
+    for one in facts.launches:
         if one.superseded:
             failed.setdefault(one.repeat, set()).add(one.test)
     return [(repeat, sorted(tests)) for repeat, tests in sorted(failed.items()) if len(tests) > 1]
 
 
-def replaced_lines(facts: ReportFacts) -> list[str]:
-    """What a person replaced: one line a repeat, then its values beside those that count, suspects marked."""
-    lines: list[str] = []
-    for one in facts.replaced:
-        lines.append(
-            f"{one.test} repeat {one.repeat} was complete and was replaced by {one.who}: {one.reason} ({one.t})"
-        )
-        for value in one.values:
-            old = "?" if value.old is None else plain(value.old)
-            counted = ", ".join(plain(other) for other in value.counted)
-            suspect = " — suspected defect: a disturbed machine does not change answers" if value.suspect else ""
-            lines.append(f"{value.stage}/{value.metric}: was {old}, counted now {counted}{suspect}")
-    return lines
-
-
-def attempts_text(facts: ReportFacts) -> str:
+def launches_text(facts: ReportFacts) -> str:
     """How many launches it took, and how many did not count."""
-    launches, again = len(facts.attempts), sum(one.superseded for one in facts.attempts)
+    launches, again = len(facts.launches), sum(one.superseded for one in facts.launches)
     if not launches:
         return "The artifacts carry no history of attempts."
-    runs = "1 launch of pytest" if launches == 1 else f"{launches} launches of pytest"
-    told = f"{runs}: {launches - again} kept{f', {again} tried again' if again else ''}."
-    purged = sum(not one.reason.startswith("attempt ") for one in facts.superseded)
-    if purged:
-        told += (
-            f" Besides these, {purged} {'repeat was' if purged == 1 else 'repeats were'} taken out and measured anew."
-        )
+    told = f"{counted(launches, 'launch', 'launches')} of pytest: {launches - again} kept"
+    told += f", {again} tried again." if again else "."
+    taken = {(one.test, one.repeat, one.t) for one in facts.uncounted if one.how in _TAKEN_OUT}
+    if taken:
+        was = "repeat was" if len(taken) == 1 else "repeats were"
+        told += f" Besides these, {len(taken)} {was} taken out and measured anew."
     for repeat, tests in together_failed(facts):
         told += f" In repeat {repeat} {len(tests)} tests failed together ({', '.join(tests)}): look at the machine."
     return told
+
+
+def uncounted_values(one: UncountedFacts) -> str:
+    """Every value of an attempt that does not count, those worse than what does and suspects marked."""
+    return ", ".join(map(_uncounted_value, one.values)) or "nothing can be read"
+
+
+def _uncounted_value(one: UncountedValue) -> str:
+    marks = [f"worse than {_worst(one)}"] if one.worse else []
+    if one.suspect:
+        marks.append(f"suspected defect: those that count are {', '.join(map(plain, one.counted))}")
+    told = f" ({'; '.join(marks)})" if marks else ""
+    return f"{one.stage}/{one.metric} {plain(one.value)}{told}"
+
+
+def _worst(one: UncountedValue) -> str:
+    """The worst of the values that count, of which ``one`` is worse."""
+    return plain(min(one.counted, key=lambda value: abs(value - one.value)))
