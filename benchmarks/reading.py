@@ -15,8 +15,6 @@ from pathlib import Path
 from figure import Figure, best, child_cpu, show
 
 from tune_mcp import run_dir
-from tune_mcp.calibration import catalogue, tailing, watching
-from tune_mcp.calibration.project import Options, Project
 from tune_mcp.config.policy import GroupPolicy
 from tune_mcp.config.stages import Display, Location, SampleCounts, Stage, StageMetric
 from tune_mcp.contract.reply import TEXT_LIMIT
@@ -25,6 +23,11 @@ from tune_mcp.run_dir import RunDir
 from tune_mcp.server.answers import succeeded
 from tune_mcp.session import plan as plans
 from tune_mcp.session.state import RunState, SupervisorRecord
+from tune_mcp.verbs.discover import discover
+from tune_mcp.verbs.project import Options, Project
+from tune_mcp.verbs.status import stamps, status
+from tune_mcp.verbs.strict_audit import strict_audit
+from tune_mcp.verbs.tail_pytest import tail_pytest
 
 POLLS_AN_HOUR = 3600 // 45
 SHA = "0" * 40
@@ -73,10 +76,10 @@ def discovered(repo: Path) -> Iterator[Figure]:
     (place / "config.yaml").write_text(json.dumps(config))
     subprocess.run(["git", "init", "-q", str(repo)], check=True)
     project = Project.resolve(Options(repo=repo))
-    stages = catalogue.discover(project, "many", write=False).stages
+    stages = discover(project, "many", write=False).stages
     if len(stages) != 28:
         raise RuntimeError(f"discover found {len(stages)} stages instead of 28")
-    ours = best(lambda: catalogue.discover(project, "many", write=False))
+    ours = best(lambda: discover(project, "many", write=False))
     parsed = best(lambda: [ast.parse(file.read_bytes()) for file in files])
     yield Figure("discover of 14 test files, 28 stages, CPU", ours, parsed, "s", "ast.parse of each", 12.0, 3)
 
@@ -84,8 +87,8 @@ def discovered(repo: Path) -> Iterator[Figure]:
 def discovered_in(repo: Path, model: str) -> Iterator[Figure]:
     """discover over a real checkout, nothing written."""
     project = Project.resolve(Options(repo=repo))
-    stages = catalogue.discover(project, model, write=False).stages
-    ours = best(lambda: catalogue.discover(project, model, write=False))
+    stages = discover(project, model, write=False).stages
+    ours = best(lambda: discover(project, model, write=False))
     yield Figure(f"discover {model}, {len(stages)} stages, CPU", ours, 1.0, "s", "the floor", 1.0, 3)
 
 
@@ -93,15 +96,15 @@ def large(run: RunDir, size: str) -> Iterator[Figure]:
     project = Project.resolve(Options(repo=run.repo_root))
     files = sorted(run.path.glob("*/run*.json"))
     parsed = best(lambda: [json.loads(file.read_bytes()) for file in files])
-    audited = best(lambda: watching.strict_audit(project, run.run_id))
-    told = best(lambda: watching.status(project, run.run_id))
+    audited = best(lambda: strict_audit(project, run.run_id))
+    told = best(lambda: status(project, run.run_id))
     yield Figure(f"strict_audit of {size} cells, CPU", audited, parsed, "s", "json.loads of each", 4.5)
     yield Figure(f"status of {size} cells, CPU", told, parsed, "s", "json.loads of each", 5.0)
     verb = [sys.executable, "-m", "tune_mcp", "audit", run.run_id, "--repo", str(run.repo_root)]
     bare = [sys.executable, "-c", COLD, str(run.path)]
     cold, beside = (min(child_cpu(argv) for _ in range(3)) for argv in (verb, bare))
     yield Figure(f"strict_audit of {size} cells in a new process, CPU", cold, beside, "s", "pydantic, json.loads", 4.5)
-    looked = best(lambda: [watching.stamps(run) for _ in range(100)]) / 100
+    looked = best(lambda: [stamps(run) for _ in range(100)]) / 100
     yield Figure(
         f"a look of a waiting status at {size} cells, CPU", looked * 1e3, told * 1e3, "ms", "a status", 0.02, 3
     )
@@ -109,7 +112,7 @@ def large(run: RunDir, size: str) -> Iterator[Figure]:
 
 def polled(run: RunDir) -> Iterator[Figure]:
     """What an hour of polling puts into an agent's context, beside the most that the same answers may be."""
-    reply = watching.status(Project.resolve(Options(repo=run.repo_root)), run.run_id)
+    reply = status(Project.resolve(Options(repo=run.repo_root)), run.run_id)
     unchanged = reply.model_copy(update={"timed_out": True})
     room, whole = TEXT_LIMIT * POLLS_AN_HOUR / 1000, succeeded(reply).model_dump_json(by_alias=True)
     sizes = (
@@ -134,8 +137,7 @@ def huge_log(run: RunDir) -> Iterator[Figure]:
             log.seek(size)
             log.write(last)
     small, huge = (
-        best(lambda repeat=repeat: tailing.tail_pytest(project, run.run_id, 100, repeat=repeat), 30)
-        for repeat in (1, 2)
+        best(lambda repeat=repeat: tail_pytest(project, run.run_id, 100, repeat=repeat), 30) for repeat in (1, 2)
     )
     yield Figure("tail_pytest of a 2 GB log, CPU", huge * 1000, small * 1000, "ms", "of a 400 kB log", 1.5)
 

@@ -22,12 +22,12 @@ from figure import Figure, best, show
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 import toy
 
-from tune_mcp.calibration import running
-from tune_mcp.calibration.project import Project
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import provenance, state
 from tune_mcp.supervise import loaded
 from tune_mcp.supervise.job import read_job
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.stop_run import stop_run
 
 LAUNCHES = 15
 MODULES = 5000
@@ -160,7 +160,7 @@ def crash() -> Figure:
         (pid,) = toy.launches(made, 1)
         toy.wait_for(lambda: not psutil.pid_exists(pid), LIMIT_S + LOUD_S + 60, "the end of pytest")
         seconds = time.time() - float((toy.state_folder(made) / "crashed").read_text())
-        running.stop_run(made, run.run_id, "measured")
+        stop_run(made, run.run_id, "measured")
         toy.wait_for(lambda: at_rest(run), 90, "the end of the run")
     return Figure("crash line to stop", seconds, 1.0, "s", "floor", 1.0)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import toy
 
-from tune_mcp.calibration.project import Project
+from tune_mcp.verbs.project import Project
 
 SERVER = '''"""A server that says who it is and stays: escapee.py HOW PIDS_FILE."""
 

@@ -21,8 +21,8 @@ import pytest
 import toy
 import yaml
 
-from tune_mcp.calibration import catalogue
-from tune_mcp.calibration.project import Options, Project
+from tune_mcp.verbs.discover import discover
+from tune_mcp.verbs.project import Options, Project
 
 SOURCE = Path(__file__).with_name("omni_repo")
 SHIPPED = Path(__file__).parents[1] / "models"
@@ -93,7 +93,7 @@ def make(root: Path, models: Sequence[str] = ("tts",), change: Change | None = N
         path = machine.repo / f".tune/models/{model}/config.yaml"
         path.parent.mkdir(parents=True)
         path.write_text(shipped(machine, model, change))
-        found = catalogue.discover(project, model)
+        found = discover(project, model)
         assert found.needs_config == found.collisions == (), found.text()
     toy.commit(project, "omni")
     return machine

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from toy import MODEL, git, open_project
 
-from tune_mcp.calibration import catalogue, running, watching
-from tune_mcp.calibration.project import Project
 from tune_mcp.run_dir import RunDir
+from tune_mcp.verbs.discover import discover
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.start_run import start_run
+from tune_mcp.verbs.status import status
 
 __all__ = [
     "MODEL",
@@ -112,34 +114,34 @@ def make(folder: Path, test: str = TEST, files: dict[str, str] | None = None) ->
         path.write_text(text)
     git(folder, "init", "-q", "-b", "main")
     project = open_project(folder)
-    catalogue.discover(project, MODEL)
+    discover(project, MODEL)
     git(folder, "add", "-A")
     git(folder, "commit", "-q", "-m", "toy")
     return project
 
 
-def rest(project: Project, run_id: str, polls: int = 60) -> watching.StatusReply:
+def rest(project: Project, run_id: str, polls: int = 60) -> status.StatusReply:
     """Poll until the run rests; each poll waits for a change, their number is bounded."""
     for _ in range(polls):
-        now = watching.status(project, run_id, wait_s=5)
+        now = status(project, run_id, wait_s=5)
         if now.terminal or now.state in ("halted", "exhausted"):
             return now
     raise AssertionError(f"{run_id} does not come to rest: {now.text()}")
 
 
-def until(project: Project, run_id: str, reached: Callable[[watching.StatusReply], bool], polls: int = 60) -> None:
+def until(project: Project, run_id: str, reached: Callable[[status.StatusReply], bool], polls: int = 60) -> None:
     """Poll until ``reached``; bounded."""
     for _ in range(polls):
-        now = watching.status(project, run_id)
+        now = status(project, run_id)
         if reached(now):
             return
-        watching.status(project, run_id, wait_s=2)
+        status(project, run_id, wait_s=2)
     raise AssertionError(f"not reached: {now.text()}")
 
 
 def finished(project: Project, repeats: int = 2) -> RunDir:
     """A run that is strict on its commit."""
-    reply = running.start_run(project, MODEL, repeats=repeats)
+    reply = start_run(project, MODEL, repeats=repeats)
     now = rest(project, reply.run_id)
     assert now.state == "finished", now.text()
     return project.run(reply.run_id)

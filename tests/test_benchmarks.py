@@ -15,12 +15,12 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_run_that_readers_are_timed_on_is_strict_from_end_to_end(tmp_path: Path) -> None:
     import reading
 
-    from tune_mcp.calibration import watching
-    from tune_mcp.calibration.project import Options, Project
+    from tune_mcp.verbs.project import Options, Project
+    from tune_mcp.verbs.strict_audit import strict_audit
 
     run = reading.large_run(tmp_path, stages=3, repeats=2)
 
-    assert watching.strict_audit(Project.resolve(Options(repo=tmp_path)), run.run_id).strict_ready == "3/3"
+    assert strict_audit(Project.resolve(Options(repo=tmp_path)), run.run_id).strict_ready == "3/3"
     assert [figure.unit for figure in reading.large(run, "3 × 2")] == ["s", "s", "s", "ms"]
     assert all(figure.held for figure in reading.polled(run))
     assert all(figure.beside > 0 for figure in reading.huge_log(run))

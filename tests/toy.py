@@ -23,8 +23,6 @@ from unittest import mock
 
 import pytest
 
-from tune_mcp.calibration import catalogue, running, watching
-from tune_mcp.calibration.project import Options, Project
 from tune_mcp.contract.precheck import Check
 from tune_mcp.files import FileLock, sha256_file
 from tune_mcp.gpus import GpuReading, Presence
@@ -40,6 +38,10 @@ from tune_mcp.supervise import comparing, guard_record
 from tune_mcp.supervise.executor import Executor, JobState
 from tune_mcp.supervise.job import JOB_FILE, AttemptResult, Job, StageResult, read_result, seal, write_job
 from tune_mcp.supervise.loop import Clock, Supervisor, stop_request
+from tune_mcp.verbs.discover import discover
+from tune_mcp.verbs.project import Options, Project
+from tune_mcp.verbs.start_run import start_run
+from tune_mcp.verbs.status import status
 
 MODEL = "toy"
 TEST_FILE = "tests/test_toy_ci.py"
@@ -175,7 +177,7 @@ def make_toy(
     folder.with_name(f"{folder.name}-state").mkdir(exist_ok=True)
     git(folder, "init", "-q", "-b", "main")
     project = open_project(folder)
-    catalogue.discover(project, MODEL)
+    discover(project, MODEL)
     commit(project, "toy")
     return project
 
@@ -229,7 +231,7 @@ def wait_for(reached: Callable[[], object], limit_s: float = 30.0, what: str = "
 
 def start(project: Project, repeats: int = 2, stages: Sequence[str] = ("ALL",), label: str | None = None) -> RunDir:
     """Start a run with a real, detached supervisor."""
-    return project.run(running.start_run(project, MODEL, stages, repeats, label).run_id)
+    return project.run(start_run(project, MODEL, stages, repeats, label).run_id)
 
 
 def start_and_hold(project: Project, repeats: int = 2, repeat: int = 1) -> RunDir:
@@ -247,7 +249,7 @@ def _at_rest(run: RunDir) -> bool:
     return conclude(run).state.at_rest
 
 
-def wait_until_rest(project: Project, run_id: str, limit_s: float = 60.0) -> watching.StatusReply:
+def wait_until_rest(project: Project, run_id: str, limit_s: float = 60.0) -> status.StatusReply:
     """Poll ``status`` until no supervisor works on the run; bounded by ``limit_s``."""
     end = time.monotonic() + limit_s
 
@@ -255,7 +257,7 @@ def wait_until_rest(project: Project, run_id: str, limit_s: float = 60.0) -> wat
         time.sleep(0.05)
 
     while True:
-        now = watching.status(project, run_id, wait_s=5, sleep=look_soon)
+        now = status(project, run_id, wait_s=5, sleep=look_soon)
         if now.terminal or now.state in ("halted", "exhausted"):
             return now
         if time.monotonic() >= end:

@@ -9,9 +9,9 @@ import pytest
 import toy
 from browser.devtools import Page
 
-from tune_mcp.calibration.watching import status
 from tune_mcp.contract.status import CurrentWork, StatusReply
 from tune_mcp.server import dashboard
+from tune_mcp.verbs.status import status
 
 HOST = Path(__file__).with_name("app_host.html")
 LOG = ("collected 2 items", "<b>POST /v1/audio/speech</b> 200 OK")

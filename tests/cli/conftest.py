@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import toy
 
-from tune_mcp.calibration.project import Project
 from tune_mcp.cli.main import main
+from tune_mcp.verbs.project import Project
 
 
 @dataclass(frozen=True)

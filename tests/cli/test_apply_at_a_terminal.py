@@ -17,10 +17,12 @@ import psutil
 import pytest
 import toy
 
-from tune_mcp.calibration import answered, reporting
-from tune_mcp.calibration.project import Project
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
+from tune_mcp.verbs import answers
+from tune_mcp.verbs.apply_plan import apply_plan
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.report import report
 
 LIMIT_S = 60
 TIGHT = '"throughput_qps": 99.0, "latency_mean_s": 0.001'
@@ -83,7 +85,7 @@ def calibrated(tmp_path: Path) -> tuple[Project, RunDir]:
     source = toy.toy_source().replace('"throughput_qps": 1.0, "latency_mean_s": 9.0', TIGHT)
     project = toy.make_toy(tmp_path / "repo", test_source=source)
     run = toy.finished_run(project)
-    reporting.report(project, run.run_id)
+    report(project, run.run_id)
     return project, run
 
 
@@ -142,8 +144,8 @@ def test_who_leaves_in_the_middle_has_written_nothing_and_is_asked_only_the_rest
     assert told in terminal.until("")
     assert terminal.code() == code
     assert source(project) == before
-    plan_id = reporting.apply_plan(project, run.run_id).plan_id
-    assert [one.choice for one in answered.load(run, plan_id).values()] == ["apply"]
+    plan_id = apply_plan(project, run.run_id).plan_id
+    assert [one.choice for one in answers.load(run, plan_id).values()] == ["apply"]
     assert sum(event.kind == "declined" for event in events.read(run.events)) == (1 if told else 0)
 
     again = Terminal(project, "apply", run.run_id, "--mode", "smart")

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import toy
 
-from tune_mcp.calibration import listing, watching
-from tune_mcp.calibration.project import Project
 from tune_mcp.cli.main import main
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.status import status
 
 DONE, NOT_READY, REFUSED, BUG = 0, 1, 2, 3
 NOBODY = "20200101T000000Z_nobody"
@@ -93,7 +93,7 @@ def test_a_bug_exits_with_three_and_keeps_its_traceback(tune: Any, monkeypatch: 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(listing, "list_runs", broken)
+    monkeypatch.setattr("tune_mcp.verbs.status.list_runs", broken)
     done = tune("status")
 
     assert (done.code, done.out) == (BUG, "")
@@ -154,7 +154,7 @@ def test_what_is_not_ready_exits_with_one(tune: Any, project: Project) -> None:
 
 def test_resume_and_stop_are_the_tools_too(tune: Any, project: Project) -> None:
     run = toy.finished_run(project, attempt=lambda job: None if job.repeat == 2 else toy.measured(job))
-    assert watching.status(project, run.run_id).state == "exhausted"
+    assert status(project, run.run_id).state == "exhausted"
     with toy.supervised_here():
         resumed = tune("resume", run.run_id, "--purge", "toy_speed:2:it was noisy")
     assert resumed.code == DONE
@@ -244,7 +244,7 @@ def person(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return typed.pop(0)
 
     monkeypatch.setattr("builtins.input", read)
-    monkeypatch.setattr("tune_mcp.cli.decisions.at_terminal", lambda: True)
+    monkeypatch.setattr("tune_mcp.cli.apply.at_terminal", lambda: True)
     return typed
 
 

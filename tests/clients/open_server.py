@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tune_mcp.calibration.project import Options
 from tune_mcp.server.build import mcp
 from tune_mcp.server.context import server_context
+from tune_mcp.verbs.project import Options
 
 if __name__ == "__main__":
     server_context.options = Options(repo=Path(sys.argv[2]))

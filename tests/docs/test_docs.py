@@ -15,11 +15,12 @@ import pytest
 import toy
 import yaml
 
-from tune_mcp.calibration import reporting
-from tune_mcp.calibration.project import Project
 from tune_mcp.cli.main import parser
 from tune_mcp.errors import Code
 from tune_mcp.server.prompts import read_prompt
+from tune_mcp.verbs.apply_plan import apply_plan
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.report import report
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("docs/**/*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "SKILL.md"])
@@ -41,7 +42,7 @@ def finished(tmp_path: Path) -> tuple[Project, str]:
     """A toy repository with a finished run."""
     project = toy.make_toy(tmp_path / "repo")
     run_id = toy.finished_run(project).run_id
-    reporting.report(project, run_id)
+    report(project, run_id)
     return project, run_id
 
 
@@ -49,7 +50,7 @@ def finished(tmp_path: Path) -> tuple[Project, str]:
 def test_every_command_of_the_page_runs(page: Path, finished: tuple[Project, str], tmp_path: Path) -> None:
     original, run_id = finished
     repo = original.repo_root
-    plan_id = reporting.apply_plan(original, run_id).plan_id
+    plan_id = apply_plan(original, run_id).plan_id
     home = tmp_path / "home"
     home.mkdir()
     bin_folder = tmp_path / "bin"

@@ -13,8 +13,6 @@ import yaml
 from register import marks
 
 from tune_mcp import __version__
-from tune_mcp.calibration import reporting, running, watching
-from tune_mcp.calibration.project import Project
 from tune_mcp.cli.main import parser
 from tune_mcp.config.loader import ConfigPlaces, shipped_place
 from tune_mcp.config.signatures import rules
@@ -22,6 +20,10 @@ from tune_mcp.discover.aliases import expand
 from tune_mcp.errors import Refusal
 from tune_mcp.server.prompts import read_prompt
 from tune_mcp.session import events
+from tune_mcp.verbs import status
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.report import report
+from tune_mcp.verbs.resume_run import resume_run
 
 ROOT = Path(__file__).parents[2]
 FACTS = (ROOT / "docs" / "reference" / "sglang-omni-ci.md").read_text()
@@ -94,7 +96,7 @@ def test_the_prompt_polls_with_waits_that_are_granted_and_as_often_as_status_ask
     waited = re.fullmatch(r"4\. `status` with `wait_s=(\d+)`, again and again, never more than (\d+) s apart\..*", step)
 
     assert waited is not None, step
-    assert int(waited[1]) <= watching.MAX_WAIT_S and int(waited[2]) == watching.MAX_POLL_S == 120
+    assert int(waited[1]) <= status.MAX_WAIT_S and int(waited[2]) == status.MAX_POLL_S == 120
 
 
 @pytest.mark.rule("RES-09")
@@ -103,7 +105,7 @@ def test_the_resume_prompt_names_the_run_and_an_unknown_one_is_refused(tmp_path:
 
     assert "20260423T050000Z_x" in text and "`resume_run`" in text
     with pytest.raises(Refusal, match="UNKNOWN_RUN"):
-        running.resume_run(toy.make_toy(tmp_path / "repo"), "20260423T050000Z_x")
+        resume_run(toy.make_toy(tmp_path / "repo"), "20260423T050000Z_x")
 
 
 @pytest.mark.rule("VCS-01", "VCS-05", "VCS-06", "VCS-08")
@@ -156,7 +158,7 @@ def test_the_readme_says_how_to_install_it_into_a_client_and_the_skill_has_a_nam
 def reported(tmp_path: Path) -> tuple[Project, Any]:
     project = toy.make_toy(tmp_path / "repo")
     run = toy.finished_run(project)
-    reporting.report(project, run.run_id)
+    report(project, run.run_id)
     return project, run
 
 
@@ -171,11 +173,11 @@ def test_gates_are_looked_at_once_a_run_has_ended_and_never_before(tmp_path: Pat
     run = toy.start_and_hold(project)
     try:
         with pytest.raises(Refusal, match="RUN_ACTIVE"):
-            reporting.report(project, run.run_id)
+            report(project, run.run_id)
     finally:
         toy.let_go(project, 1)
     assert toy.wait_until_rest(project, run.run_id).state == "finished"
-    assert reporting.report(project, run.run_id).run_id == run.run_id
+    assert report(project, run.run_id).run_id == run.run_id
 
 
 MISTAKES = {

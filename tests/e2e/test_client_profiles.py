@@ -18,8 +18,8 @@ from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp_types import TextContent
 
-from tune_mcp.calibration.project import Project
 from tune_mcp.observe.observation import Stored, load
+from tune_mcp.verbs.project import Project
 
 pytestmark = pytest.mark.anyio
 LIMIT_S = 120

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import sample_project as toy
 
-from tune_mcp.calibration import catalogue
 from tune_mcp.config.loader import shipped_place
+from tune_mcp.verbs.catalog import catalog
+from tune_mcp.verbs.discover import discover
 
 
 def test_the_example_needs_no_discover_before_its_first_run(tmp_path: Path) -> None:
@@ -17,9 +18,9 @@ def test_the_example_needs_no_discover_before_its_first_run(tmp_path: Path) -> N
     toy.git(repo, "init", "-q")
     project = toy.open_project(repo)
 
-    found = catalogue.discover(project, "speech-ci")
+    found = discover(project, "speech-ci")
 
     assert (found.written, found.added, found.changed, found.removed) == (False, (), (), ())
     assert found.needs_config == found.problems == found.collisions == ()
     assert len(found.stages) == 7
-    assert not any(stage.stale for stage in catalogue.catalog(project, "speech-ci").stages)
+    assert not any(stage.stale for stage in catalog(project, "speech-ci").stages)

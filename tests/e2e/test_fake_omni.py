@@ -21,14 +21,20 @@ import omni
 import pytest
 import toy
 
-from tune_mcp.calibration import applying, catalogue, preparing, reporting, running, watching
-from tune_mcp.calibration.project import Options, Project
 from tune_mcp.config.stages import Stage
 from tune_mcp.config.stages_yaml import load_stages
-from tune_mcp.contract.reporting import PlanRow
+from tune_mcp.contract.apply_plan import PlanRow
 from tune_mcp.errors import Refusal
 from tune_mcp.precheck.ptrace import CAP_SYS_PTRACE
 from tune_mcp.run_dir import RunDir
+from tune_mcp.verbs.apply import apply
+from tune_mcp.verbs.apply_plan import apply_plan
+from tune_mcp.verbs.catalog import catalog
+from tune_mcp.verbs.precheck import precheck
+from tune_mcp.verbs.project import Options, Project
+from tune_mcp.verbs.report import report
+from tune_mcp.verbs.start_run import start_run
+from tune_mcp.verbs.strict_audit import strict_audit
 
 THRESHOLDS = "tests/test_model/tts_ci_config.py"
 STALE = {
@@ -65,14 +71,14 @@ def machine(tmp_path: Path) -> Iterator[omni.Machine]:
 )  # fmt: skip
 def test_both_presets_are_measured_and_written_apart(machine: omni.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     project = machine.project()
-    keys = [stage.key for stage in catalogue.catalog(project, "tts").stages]
+    keys = [stage.key for stage in catalog(project, "tts").stages]
     shipped = load_stages(omni.SHIPPED / "tts/stages.yaml")
     assert sorted(keys) == sorted([*shipped, "tts_docs"]), "the constants are named as the real ones"
     links = set(symlinks(machine.root))
     for name, value in STALE.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir("/")
-    reply = running.start_run(project, "tts", repeats=2)
+    reply = start_run(project, "tts", repeats=2)
     now = toy.wait_until_rest(project, reply.run_id)
     run = project.run(reply.run_id)
     assert now.state == "finished", toy.told(run)
@@ -82,12 +88,12 @@ def test_both_presets_are_measured_and_written_apart(machine: omni.Machine, monk
         "test_tts_ci__higgs",
         "test_tts_ci__moss",
     ]
-    assert watching.strict_audit(project, run.run_id).strict_ready == f"{len(keys)}/{len(keys)}"
+    assert strict_audit(project, run.run_id).strict_ready == f"{len(keys)}/{len(keys)}"
 
-    reporting.report(project, run.run_id)
-    plan = reporting.apply_plan(project, run.run_id)
+    report(project, run.run_id)
+    plan = apply_plan(project, run.run_id)
     before = (machine.repo / THRESHOLDS).read_text()
-    applying.apply(project, run.run_id, plan.plan_id, "full", otherwise="apply")
+    apply(project, run.run_id, plan.plan_id, "full", otherwise="apply")
 
     stages = load_stages(machine.repo / ".tune/models/tts/stages.yaml")
     for row in plan.rows:
@@ -190,7 +196,7 @@ def test_every_omni_family_is_strict_and_what_its_tests_leave_in_tmp_is_named_an
     project = machine.project()
     families = ["mmmu_talker", "mmsu", "tts", *(["videoamme_talker_tp2"] if may_pass_descriptors() else [])]
 
-    reply = running.start_run(project, "qwen3-omni-v1", families, repeats=1)
+    reply = start_run(project, "qwen3-omni-v1", families, repeats=1)
     now = toy.wait_until_rest(project, reply.run_id)
 
     run = project.run(reply.run_id)
@@ -202,7 +208,7 @@ def test_every_omni_family_is_strict_and_what_its_tests_leave_in_tmp_is_named_an
     assert "test_qwen3_omni_mmsu_ci" in left and "2000 file(s)" in left
     (folder,) = re.findall(r"mmsu_audio_\w+", left)
     assert not (Path(tempfile.gettempdir()) / folder).exists()
-    reporting.report(project, run.run_id)
+    report(project, run.run_id)
     text = run.report_md.read_text()
     unread = [line.split("|")[1].strip() for line in text.splitlines() if "(slack unknown)" in line]
     assert unread == ["latency_mean_s"] * ("videoamme_talker_tp2" in families), "a limit pinned by hand, and no other"
@@ -247,7 +253,7 @@ def test_a_machine_without_the_projects_python_hears_every_gap_and_keeps_clean(m
     elsewhere = Project.resolve(Options(repo=machine.repo, host=omni.HOST, venv_python="/nowhere/bin/python"))
 
     with pytest.raises(Refusal, match=r"^PRECHECK_FAILED .*venv\.python missing") as caught:
-        running.start_run(elsewhere, "tts")
+        start_run(elsewhere, "tts")
 
     assert caught.value.details["gaps"]
     assert not (machine.repo / ".tune-runs").exists()
@@ -258,11 +264,11 @@ def test_the_host_is_resolved_first_and_a_container_may_be_called_anything(machi
     named = machine.project()
     plain = Project.resolve(Options(repo=machine.repo))
 
-    told = {check.id: check for check in preparing.precheck(named, "tts", ["tts_higgs"]).checks}
+    told = {check.id: check for check in precheck(named, "tts", ["tts_higgs"]).checks}
     assert told["host.profile"].detail == "box (chosen by name: box)"
     assert (told["host.profile"].status, told["host.paths"].status) == ("ok", "ok")
 
-    (none,) = [check for check in preparing.precheck(plain, "tts", ["tts_higgs"]).checks if check.id == "host.profile"]
+    (none,) = [check for check in precheck(plain, "tts", ["tts_higgs"]).checks if check.id == "host.profile"]
     assert "box" in none.detail and "sglang-h20-ci" in none.detail, "the profiles that there are, to choose from"
     with pytest.raises(Refusal, match=r"^HOST_UNRESOLVED"):
         Project.resolve(Options(repo=machine.repo, host="bax"))

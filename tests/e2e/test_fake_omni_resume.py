@@ -9,8 +9,13 @@ from typing import Any
 import omni
 import toy
 
-from tune_mcp.calibration import catalogue, reporting, running, watching
 from tune_mcp.run_dir import RunDir
+from tune_mcp.verbs.apply_plan import apply_plan
+from tune_mcp.verbs.discover import discover
+from tune_mcp.verbs.report import report
+from tune_mcp.verbs.resume_run import resume_run
+from tune_mcp.verbs.start_run import start_run
+from tune_mcp.verbs.strict_audit import strict_audit
 
 KEY = "test_tts_ci__higgs"
 STAGE = "tts_higgs_nonstream_utmos"
@@ -30,22 +35,22 @@ def utmos(run: RunDir, repeat: int) -> float:
 def test_after_the_fix_the_sealed_repeat_is_read_again_and_nothing_is_launched_for_it(tmp_path: Path) -> None:
     machine = omni.make(tmp_path, ["tts"], wrong)
     project = machine.project()
-    reply = running.start_run(project, "tts", ["tts_higgs"], repeats=2)
+    reply = start_run(project, "tts", ["tts_higgs"], repeats=2)
     now = toy.wait_until_rest(project, reply.run_id)
     run = project.run(reply.run_id)
     assert now.state == "halted", toy.told(run)
     seen = utmos(run, 1)
 
     (machine.repo / ".tune/models/tts/config.yaml").write_text(omni.shipped(machine, "tts", omni.without_gpus))
-    catalogue.discover(project, "tts")
-    resumed = running.resume_run(project, reply.run_id)
+    discover(project, "tts")
+    resumed = resume_run(project, reply.run_id)
     now = toy.wait_until_rest(project, reply.run_id)
 
     assert now.state == "finished", toy.told(run)
     assert (resumed.read_again, resumed.measured_again) == ({KEY: [1]}, {KEY: [2]}), resumed.text()
     attempts = run.path / "_pytest/test_tts_ci__higgs/attempts"
     assert sorted(path.name for path in attempts.iterdir()) == ["run1_a1", "run2_a1"], "each repeat was launched once"
-    assert watching.strict_audit(project, reply.run_id).ready
-    reporting.report(project, reply.run_id)
-    rows = {row.stage_key: row for row in reporting.apply_plan(project, reply.run_id).rows}
+    assert strict_audit(project, reply.run_id).ready
+    report(project, reply.run_id)
+    rows = {row.stage_key: row for row in apply_plan(project, reply.run_id).rows}
     assert rows[STAGE].worst_raw == min(seen, utmos(run, 2)), "the worst of all that was measured"

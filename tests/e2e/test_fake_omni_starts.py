@@ -11,18 +11,19 @@ import omni
 import pytest
 import toy
 
-from tune_mcp.calibration import running, watching
 from tune_mcp.run_dir import RunDir
+from tune_mcp.verbs.start_run import start_run
+from tune_mcp.verbs.strict_audit import strict_audit
 
 
 def measured(machine: omni.Machine, model: str, stages: str = "ALL") -> RunDir:
     """One repeat, by a real supervisor, until the run is at rest."""
     project = machine.project()
-    reply = running.start_run(project, model, [stages], repeats=1)
+    reply = start_run(project, model, [stages], repeats=1)
     now = toy.wait_until_rest(project, reply.run_id)
     run = project.run(reply.run_id)
     assert now.state == "finished", toy.told(run)
-    audit = watching.strict_audit(project, run.run_id)
+    audit = strict_audit(project, run.run_id)
     assert audit.ready, audit.text()
     return run
 

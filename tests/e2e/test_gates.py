@@ -12,10 +12,15 @@ from typing import Any
 import pytest
 import sample_project as toy
 
-from tune_mcp.calibration import answered, applying, reporting, undoing, watching
-from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir
+from tune_mcp.verbs import answers
+from tune_mcp.verbs.apply import apply
+from tune_mcp.verbs.apply_plan import apply_plan
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.report import report
+from tune_mcp.verbs.strict_audit import strict_audit
+from tune_mcp.verbs.undo import undo
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -39,9 +44,9 @@ def refused_everywhere(project: Project, run: RunDir) -> set[str]:
     before = bytes_of(project)
     codes: set[str] = set()
     for verb in (
-        lambda: reporting.report(project, run.run_id),
-        lambda: reporting.apply_plan(project, run.run_id),
-        lambda: applying.apply(project, run.run_id, "0" * 16, "full", otherwise="apply"),
+        lambda: report(project, run.run_id),
+        lambda: apply_plan(project, run.run_id),
+        lambda: apply(project, run.run_id, "0" * 16, "full", otherwise="apply"),
     ):
         with pytest.raises(Refusal) as caught:
             verb()
@@ -73,7 +78,7 @@ def test_a_repeat_that_is_not_whole_refuses_report_plan_and_apply(
     project, run = calibrated
     toy.rewrite(run, "toy_speed", 2, change)
 
-    audited = watching.strict_audit(project, run.run_id)
+    audited = strict_audit(project, run.run_id)
 
     assert f"toy_speed: ✓{glyph} (1/2 strict, expected=4)" in audited.text()
     assert "STRICT + GIT: READY" not in audited.text()
@@ -86,7 +91,7 @@ def test_an_artifact_of_another_commit_fails_the_git_gate(calibrated: tuple[Proj
     project, run = calibrated
     toy.rewrite(run, "toy_accuracy", 1, change)
 
-    assert "GIT PROVENANCE: FAIL — " in watching.strict_audit(project, run.run_id).text()
+    assert "GIT PROVENANCE: FAIL — " in strict_audit(project, run.run_id).text()
     assert refused_everywhere(project, run) == {"GIT_PROVENANCE"}
 
 
@@ -95,7 +100,7 @@ def test_an_edited_value_is_a_failed_cell_however_plausible(calibrated: tuple[Pr
     project, run = calibrated
     toy.rewrite(run, "toy_speed", 1, lambda o: o["metrics"].update(throughput_qps=11.5))
 
-    assert "toy_speed: ✗✓" in watching.strict_audit(project, run.run_id).text()
+    assert "toy_speed: ✗✓" in strict_audit(project, run.run_id).text()
     assert refused_everywhere(project, run) == {"FOREIGN_ARTIFACT"}
 
 
@@ -105,7 +110,7 @@ def test_an_artifact_of_another_run_does_not_count(calibrated: tuple[Project, Ru
     other = toy.finished(project)
     shutil.copy(other.observation("toy_speed", 1), run.observation("toy_speed", 1))
 
-    assert "toy_speed: ✗✓" in watching.strict_audit(project, run.run_id).text()
+    assert "toy_speed: ✗✓" in strict_audit(project, run.run_id).text()
     assert refused_everywhere(project, run) == {"FOREIGN_ARTIFACT"}
 
 
@@ -118,7 +123,7 @@ def test_an_edited_plan_is_refused_by_every_reader(calibrated: tuple[Project, Ru
 
     assert refused_everywhere(project, run) == {"PLAN_TAMPERED"}
     with pytest.raises(Refusal, match="PLAN_TAMPERED"):
-        watching.strict_audit(project, run.run_id)
+        strict_audit(project, run.run_id)
 
 
 @pytest.mark.rule("SES-08", "SES-06", "RES-02")
@@ -132,30 +137,30 @@ def test_a_moved_head_refuses_the_report(calibrated: tuple[Project, RunDir]) -> 
 @pytest.mark.rule("APL-24", "DSC-02")
 def test_a_test_file_that_changed_since_the_run_refuses_the_plan(calibrated: tuple[Project, RunDir]) -> None:
     project, run = calibrated
-    reporting.report(project, run.run_id)
+    report(project, run.run_id)
     path = project.repo_root / "tests/test_toy_ci.py"
     path.write_text(path.read_text().replace("TOY_ACC_MIN = 0.5", "TOY_ACC_MIN = 0.6"))
 
     with pytest.raises(Refusal, match=r"^THRESHOLD_CHANGED \[APL-24\]"):
-        reporting.apply_plan(project, run.run_id)
+        apply_plan(project, run.run_id)
 
 
 @pytest.mark.rule("APL-01", "RPT-05", "POL-09")
 def test_apply_needs_a_report_that_is_as_new_as_the_artifacts(calibrated: tuple[Project, RunDir]) -> None:
     project, run = calibrated
-    plan = reporting.apply_plan(project, run.run_id)
+    plan = apply_plan(project, run.run_id)
     with pytest.raises(Refusal, match=r"^NOT_REPORTED"):
-        applying.apply(project, run.run_id, plan.plan_id, "full", otherwise="apply")
-    reporting.report(project, run.run_id)
+        apply(project, run.run_id, plan.plan_id, "full", otherwise="apply")
+    report(project, run.run_id)
     facts = json.loads(run.report_json.read_text())
     facts["artifacts_digest"] = "0" * 64
     run.report_json.write_text(json.dumps(facts))
 
     with pytest.raises(Refusal, match=r"^STALE_REPORT"):
-        applying.apply(project, run.run_id, plan.plan_id, "full", otherwise="apply")
-    reporting.report(project, run.run_id)
+        apply(project, run.run_id, plan.plan_id, "full", otherwise="apply")
+    report(project, run.run_id)
     with pytest.raises(Refusal, match=r"^STALE_PLAN"):
-        applying.apply(project, run.run_id, "0" * 16, "full", otherwise="apply")
+        apply(project, run.run_id, "0" * 16, "full", otherwise="apply")
 
 
 class Blank(ast.NodeTransformer):
@@ -173,10 +178,10 @@ def test_after_apply_only_the_planned_literals_changed_and_a_new_plan_says_equal
     project, run = calibrated
     path = project.repo_root / "tests/test_toy_ci.py"
     before = path.read_text()
-    reporting.report(project, run.run_id)
-    plan = reporting.apply_plan(project, run.run_id)
+    report(project, run.run_id)
+    plan = apply_plan(project, run.run_id)
 
-    reply = applying.apply(project, run.run_id, plan.plan_id, "full", otherwise="apply")
+    reply = apply(project, run.run_id, plan.plan_id, "full", otherwise="apply")
 
     after = path.read_text()
     expected = (
@@ -189,11 +194,11 @@ def test_after_apply_only_the_planned_literals_changed_and_a_new_plan_says_equal
     assert ast.dump(Blank().visit(ast.parse(after))) == ast.dump(Blank().visit(ast.parse(before)))
     assert len(reply.applied) == 4
     assert "tests/test_toy_ci.py:_TOY_P95[2]['latency_mean_s'] = 0.252 (was 0.001, loosens (+25100.0%))" in reply.text()
-    report = run.report_md.read_text()
-    assert report.index("## Applied changes") < report.index("## Provenance")
-    assert report.count("\n## ", report.index("## Applied changes")) == 1
-    assert "| toy_accuracy | TOY_ACC_MIN | 0.5 | 0.76 | tightens (+52.0%) |" in report
-    again = reporting.apply_plan(project, run.run_id)
+    text = run.report_md.read_text()
+    assert text.index("## Applied changes") < text.index("## Provenance")
+    assert text.count("\n## ", text.index("## Applied changes")) == 1
+    assert "| toy_accuracy | TOY_ACC_MIN | 0.5 | 0.76 | tightens (+52.0%) |" in text
+    again = apply_plan(project, run.run_id)
     assert {row.direction for row in again.rows} == {"equal"}
     assert again.diff == ""
 
@@ -205,16 +210,16 @@ def test_smart_writes_nothing_until_every_loosening_speed_metric_is_decided(
     project, run = calibrated
     path = project.repo_root / "tests/test_toy_ci.py"
     before = path.read_bytes()
-    reporting.report(project, run.run_id)
-    plan = reporting.apply_plan(project, run.run_id)
+    report(project, run.run_id)
+    plan = apply_plan(project, run.run_id)
 
-    def decide(choice: str, value: str | float | None = None) -> applying.ApplyReply:
+    def decide(choice: str, value: str | float | None = None) -> apply.ApplyReply:
         decision = {"stage_key": "toy_speed", "metric_key": "latency_mean_s", "choice": choice, "value": value}
-        decided = answered.Decision.model_validate(decision)
-        return applying.apply(project, run.run_id, plan.plan_id, "smart", [decided])
+        decided = answers.Decision.model_validate(decision)
+        return apply(project, run.run_id, plan.plan_id, "smart", [decided])
 
     with pytest.raises(Refusal, match=r"^DECISION_MISSING .*toy_speed/latency_mean_s"):
-        applying.apply(project, run.run_id, plan.plan_id, "smart")
+        apply(project, run.run_id, plan.plan_id, "smart")
     for value in ("fast", "nan", "inf", "0.2", "", None):
         with pytest.raises(Refusal, match=r"^DECISION_INVALID"):
             decide("custom", value)
@@ -230,10 +235,10 @@ def test_smart_writes_nothing_until_every_loosening_speed_metric_is_decided(
 def test_mode_report_touches_nothing(calibrated: tuple[Project, RunDir]) -> None:
     project, run = calibrated
     before = bytes_of(project)
-    reporting.report(project, run.run_id)
-    plan = reporting.apply_plan(project, run.run_id)
+    report(project, run.run_id)
+    plan = apply_plan(project, run.run_id)
 
-    reply = applying.apply(project, run.run_id, plan.plan_id, "report")
+    reply = apply(project, run.run_id, plan.plan_id, "report")
 
     assert reply.applied == ()
     assert bytes_of(project) == before
@@ -243,12 +248,12 @@ def test_mode_report_touches_nothing(calibrated: tuple[Project, RunDir]) -> None
 def test_undo_puts_every_byte_back(calibrated: tuple[Project, RunDir]) -> None:
     project, run = calibrated
     before = bytes_of(project)
-    reporting.report(project, run.run_id)
-    plan = reporting.apply_plan(project, run.run_id)
-    applying.apply(project, run.run_id, plan.plan_id, "full", otherwise="apply")
+    report(project, run.run_id)
+    plan = apply_plan(project, run.run_id)
+    apply(project, run.run_id, plan.plan_id, "full", otherwise="apply")
 
-    undoing.undo(project, run.run_id, plan.plan_id)
+    undo(project, run.run_id, plan.plan_id)
 
     assert bytes_of(project) == before
     assert "## Applied changes" not in run.report_md.read_text()
-    assert {row.direction for row in reporting.apply_plan(project, run.run_id).rows} == {"loosens", "tightens"}
+    assert {row.direction for row in apply_plan(project, run.run_id).rows} == {"loosens", "tightens"}

@@ -18,9 +18,9 @@ from mcp.client import ClientRequestContext
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult, TextContent
 
-from tune_mcp.calibration import running
-from tune_mcp.calibration.project import Options
 from tune_mcp.server.context import server_context
+from tune_mcp.verbs import resume_run
+from tune_mcp.verbs.project import Options
 
 pytestmark = pytest.mark.anyio
 Answer = Callable[[ClientRequestContext, ElicitRequestParams], Awaitable[ElicitResult]]
@@ -396,7 +396,7 @@ async def test_a_bug_is_answered_with_internal_and_keeps_its_traceback(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("secret detail")
 
-    monkeypatch.setattr("tune_mcp.calibration.watching.strict_audit", broken)
+    monkeypatch.setattr("tune_mcp.verbs.strict_audit.strict_audit", broken)
     async with memory(repo, "auto", monkeypatch) as client:
         found = await refusal(client, "strict_audit", run_id="x")
 
@@ -414,4 +414,4 @@ async def test_a_new_server_reads_the_run_that_a_killed_one_started(tmp_path: Pa
         facts = await to_rest(client, run["run_id"])
 
     assert facts["state"] == "finished"
-    assert running.DEFAULT_REPEATS == 5
+    assert resume_run.DEFAULT_REPEATS == 5

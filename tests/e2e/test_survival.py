@@ -12,9 +12,14 @@ import psutil
 import pytest
 import sample_project as toy
 
-from tune_mcp.calibration import listing, reporting, running, watching
 from tune_mcp.errors import Refusal
 from tune_mcp.session import state
+from tune_mcp.verbs import status
+from tune_mcp.verbs.report import report
+from tune_mcp.verbs.resume_run import resume_run
+from tune_mcp.verbs.start_run import start_run
+from tune_mcp.verbs.stop_run import stop_run
+from tune_mcp.verbs.strict_audit import strict_audit
 
 SLOW = toy.TEST.replace(
     "    k = repeat()\n",
@@ -39,13 +44,13 @@ def test_a_run_goes_on_when_its_starter_and_the_whole_process_group_are_killed(t
         start_new_session=True,
     )
     for _ in range(200):
-        runs = listing.list_runs(project).runs
+        runs = status.list_runs(project).runs
         if runs and runs[0].state == "running":
             break
         starter.poll()
-        assert listing.list_runs(project) is not None
+        assert status.list_runs(project) is not None
         _pause()
-    run_id = listing.list_runs(project).runs[0].run_id
+    run_id = status.list_runs(project).runs[0].run_id
     toy.until(project, run_id, lambda now: now.pytest_active)
     tree = psutil.Process(starter.pid).children(recursive=True)
     for process in tree:
@@ -56,8 +61,8 @@ def test_a_run_goes_on_when_its_starter_and_the_whole_process_group_are_killed(t
     now = toy.rest(project, run_id)
 
     assert now.state == "finished", now.text()
-    assert watching.strict_audit(project, run_id).ready
-    assert reporting.report(project, run_id).metrics == 4
+    assert strict_audit(project, run_id).ready
+    assert report(project, run_id).metrics == 4
 
 
 def _pause() -> None:
@@ -69,19 +74,19 @@ def _pause() -> None:
 def test_a_second_run_is_refused_while_one_measures_and_names_it(tmp_path: Path) -> None:
     project = toy.make(tmp_path / "repo", SLOW)
     elsewhere = toy.make(tmp_path / "elsewhere")
-    first = running.start_run(project, toy.MODEL, repeats=2)
+    first = start_run(project, toy.MODEL, repeats=2)
 
     with pytest.raises(Refusal, match=r"^RUN_ACTIVE .*" + first.run_id):
-        running.start_run(project, toy.MODEL)
+        start_run(project, toy.MODEL)
     with pytest.raises(Refusal, match=r"^HOST_BUSY .*" + first.run_id):
-        running.start_run(elsewhere, toy.MODEL)
+        start_run(elsewhere, toy.MODEL)
     with pytest.raises(Refusal, match=r"^RUN_ACTIVE"):
-        running.resume_run(project, first.run_id)
-    assert len(listing.list_runs(project).runs) == 1
-    assert listing.list_runs(elsewhere).runs == ()
+        resume_run(project, first.run_id)
+    assert len(status.list_runs(project).runs) == 1
+    assert status.list_runs(elsewhere).runs == ()
 
     toy.rest(project, first.run_id)
-    second = running.start_run(project, toy.MODEL, repeats=1)
+    second = start_run(project, toy.MODEL, repeats=1)
     assert second.run_dir != first.run_dir
     toy.rest(project, second.run_id)
 
@@ -89,7 +94,7 @@ def test_a_second_run_is_refused_while_one_measures_and_names_it(tmp_path: Path)
 @pytest.mark.rule("RES-01", "RES-04", "RES-06")
 def test_a_killed_supervisor_reads_as_lost_and_resume_completes_the_run(tmp_path: Path) -> None:
     project = toy.make(tmp_path / "repo", SLOW)
-    reply = running.start_run(project, toy.MODEL, repeats=2)
+    reply = start_run(project, toy.MODEL, repeats=2)
     toy.until(project, reply.run_id, lambda now: now.total - now.missing_total >= 3)
     pid = supervisor_pid(Path(reply.run_dir))
     os.kill(pid, signal.SIGKILL)
@@ -99,7 +104,7 @@ def test_a_killed_supervisor_reads_as_lost_and_resume_completes_the_run(tmp_path
     assert "lost" in now.text()
     kept = project.run(reply.run_id).observation("toy_speed", 1).read_bytes()
     _gone(pid)
-    running.resume_run(project, reply.run_id)
+    resume_run(project, reply.run_id)
     now = toy.rest(project, reply.run_id)
 
     assert now.state == "finished", now.text()
@@ -132,10 +137,10 @@ def test_stop_leaves_no_process_of_ours_and_every_process_of_others(tmp_path: Pa
     project = toy.make(tmp_path / "repo", escaping)
     decoy = subprocess.Popen([sys.executable, str(helper)], start_new_session=True)
     try:
-        reply = running.start_run(project, toy.MODEL, repeats=1)
+        reply = start_run(project, toy.MODEL, repeats=1)
         toy.until(project, reply.run_id, lambda now: now.pytest_active and len(_named(helper)) == 2)
 
-        stopped = running.stop_run(project, reply.run_id, "the test is over")
+        stopped = stop_run(project, reply.run_id, "the test is over")
 
         assert stopped.state == "stopped"
         assert [process.pid for process in _named(helper)] == [decoy.pid]

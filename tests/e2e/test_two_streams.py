@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import pytest
 import toy
 
-from tune_mcp.calibration import running, watching
-from tune_mcp.calibration.project import Project
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
+from tune_mcp.verbs import resume_run
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.start_run import start_run
+from tune_mcp.verbs.status import status
+from tune_mcp.verbs.strict_audit import strict_audit
 
 SPAM = "POST /v1/audio/speech 200 OK"
 
@@ -22,11 +25,11 @@ class Watched:
     """A real run that was looked at once while its first pytest waited, and again at its end."""
 
     project: Project
-    started: running.RunReply
+    started: resume_run.RunReply
     run: RunDir
     early_streams: tuple[bool, bool]
-    during: watching.StatusReply
-    end: watching.StatusReply
+    during: status.StatusReply
+    end: status.StatusReply
 
     @property
     def verbose(self) -> list[str]:
@@ -46,11 +49,11 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         )
         project = toy.make_toy(tmp_path_factory.mktemp("streams") / "repo", test_source=source)
         toy.hold(project, 1)
-        started = running.start_run(project, toy.MODEL, repeats=2)
+        started = start_run(project, toy.MODEL, repeats=2)
         run = project.run(started.run_id)
         toy.wait_for(lambda: toy.launches(project, 1), what="the first pytest")
         early = (run.log(toy.TEST_KEY, 1).exists(), run.run_log.exists())
-        during = watching.status(project, run.run_id)
+        during = status(project, run.run_id)
         toy.let_go(project, 1)
         yield Watched(project, started, run, early, during, toy.wait_until_rest(project, run.run_id))
 
@@ -112,13 +115,13 @@ def test_one_poll_of_an_active_run_has_the_counts_the_log_and_the_next_poll(watc
 
 @pytest.mark.rule("SUP-11", "STR-24")
 def test_what_a_stranger_writes_into_run_log_changes_no_verdict(watched: Watched) -> None:
-    before = watching.strict_audit(watched.project, watched.run.run_id)
+    before = strict_audit(watched.project, watched.run.run_id)
     own = watched.run.run_log.read_bytes()
     try:
         watched.run.run_log.write_bytes(b"2026-01-01T00:00:00Z finished     every stage x repeat is strict\n")
 
-        assert watching.strict_audit(watched.project, watched.run.run_id) == before
-        assert watching.status(watched.project, watched.run.run_id).milestones == watched.end.milestones
+        assert strict_audit(watched.project, watched.run.run_id) == before
+        assert status(watched.project, watched.run.run_id).milestones == watched.end.milestones
     finally:
         watched.run.run_log.write_bytes(own)
 

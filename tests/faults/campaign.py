@@ -21,14 +21,17 @@ from pathlib import Path
 import psutil
 import toy
 
-from tune_mcp.calibration import reporting, running
-from tune_mcp.calibration.project import Project
-from tune_mcp.contract.audit import Cell
+from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.observe.audit import audit
 from tune_mcp.run_dir import RunDir, list_runs
 from tune_mcp.session import events, state
 from tune_mcp.supervise import leftovers
+from tune_mcp.verbs.apply_plan import apply_plan
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.report import report
+from tune_mcp.verbs.resume_run import resume_run
+from tune_mcp.verbs.start_run import start_run
 
 REPEATS = 3
 LIMIT_S = 60.0
@@ -116,11 +119,11 @@ class Campaign:
                 assert now in (state.RunState.LOST, state.RunState.STOPPED), (now, toy.told(run))
                 self._resume(run)
                 return run
-        self._served(lambda: running.start_run(self.project, toy.MODEL, repeats=REPEATS))
+        self._served(lambda: start_run(self.project, toy.MODEL, repeats=REPEATS))
         return next(iter(list_runs(self.project.repo_root)), None)
 
     def _resume(self, run: RunDir) -> None:
-        self._served(lambda: running.resume_run(self.project, run.run_id))
+        self._served(lambda: resume_run(self.project, run.run_id))
 
     def _served(self, call: Callable[[], object]) -> None:
         """Fork a server that makes the call; one in three is killed in the middle of it."""
@@ -219,8 +222,8 @@ class Campaign:
         plan = self.project.plan(run)
         found = audit(run, plan)
         assert found.ready, toy.told(run)
-        reporting.report(self.project, run.run_id)
-        worst = {row.metric_key: row.worst_raw for row in reporting.apply_plan(self.project, run.run_id).rows}
+        report(self.project, run.run_id)
+        worst = {row.metric_key: row.worst_raw for row in apply_plan(self.project, run.run_id).rows}
         assert worst == toy.WORST
         kept = [event for event in events.read(run.events) if event.kind == "observed" and " PASS" in event.text]
         passed = Counter((event.facts["test"], event.facts["repeat"]) for event in kept)

@@ -14,10 +14,18 @@ from pathlib import Path
 import campaign
 import toy
 
-from tune_mcp.calibration import listing, reporting, running, tailing, watching
+from tune_mcp import run_dir
 from tune_mcp.errors import Refusal, unusable
-from tune_mcp.run_dir import RunDir, list_runs
+from tune_mcp.run_dir import RunDir
 from tune_mcp.session import state
+from tune_mcp.verbs.apply_plan import apply_plan
+from tune_mcp.verbs.report import report
+from tune_mcp.verbs.resume_run import resume_run
+from tune_mcp.verbs.start_run import start_run
+from tune_mcp.verbs.status import list_runs, status
+from tune_mcp.verbs.stop_run import stop_run
+from tune_mcp.verbs.strict_audit import strict_audit
+from tune_mcp.verbs.tail_pytest import tail_pytest
 
 
 def mounted(folder: Path, *options: str) -> None:
@@ -59,23 +67,23 @@ def full(folder: Path) -> None:
     toy.let_go(project, 2)
     toy.wait_for(lambda: state.conclude(run).state.at_rest, limit_s=60, what="the end of the run")
 
-    now = watching.status(project, run.run_id)
+    now = status(project, run.run_id)
     assert now.state == "failed" and "No space left on device" in now.reason and "free space" in now.reason, now.text()
-    assert watching.strict_audit(project, run.run_id).audit_text.count("✓——") == 2
+    assert strict_audit(project, run.run_id).audit_text.count("✓——") == 2
     toy.wait_for(lambda: not campaign.survivors(run), what="the end of every process")
     filled(folder)  # the room for the last words is free again
-    for call in (lambda: running.start_run(project, toy.MODEL), lambda: running.resume_run(project, run.run_id)):
+    for call in (lambda: start_run(project, toy.MODEL), lambda: resume_run(project, run.run_id)):
         said = refused(call)
         assert said.startswith("NOT_WRITABLE") and "free space" in said, said
-    assert [found.run_id for found in list_runs(project.repo_root)] == [run.run_id], "nothing half made"
+    assert [found.run_id for found in run_dir.list_runs(project.repo_root)] == [run.run_id], "nothing half made"
 
     mounted(folder, "remount", "size=2g")
-    running.resume_run(project, run.run_id)
+    resume_run(project, run.run_id)
     now = toy.wait_until_rest(project, run.run_id)
     assert (now.state, now.strict_complete) == ("finished", True), toy.told(run)
     assert run.observation("toy_speed", 1).read_bytes() == first
-    reporting.report(project, run.run_id)
-    assert {row.metric_key: row.worst_raw for row in reporting.apply_plan(project, run.run_id).rows} == toy.WORST
+    report(project, run.run_id)
+    assert {row.metric_key: row.worst_raw for row in apply_plan(project, run.run_id).rows} == toy.WORST
 
 
 def readonly(folder: Path) -> None:
@@ -83,23 +91,23 @@ def readonly(folder: Path) -> None:
     run = toy.finished_run(project, 2)
     halted = toy.finished_run(project, 1, lambda job: toy.measured(job, summary={"evaluated": 0, "total_samples": 0}))
     before = content(run) | content(halted)
-    fixed = running.PurgeItem(stage="toy_speed", repeat=1, reason="the samples are there now")
+    fixed = resume_run.PurgeItem(stage="toy_speed", repeat=1, reason="the samples are there now")
     mounted(folder, "remount", "ro")
 
-    assert watching.status(project, run.run_id).strict_complete
-    assert watching.strict_audit(project, run.run_id).ready
-    assert tailing.tail_pytest(project, run.run_id).log_lines
-    assert {found.state for found in listing.list_runs(project).runs} == {"finished", "halted"}
+    assert status(project, run.run_id).strict_complete
+    assert strict_audit(project, run.run_id).ready
+    assert tail_pytest(project, run.run_id).log_lines
+    assert {found.state for found in list_runs(project).runs} == {"finished", "halted"}
     for call in (
-        lambda: running.stop_run(project, halted.run_id, "x"),
-        lambda: running.resume_run(project, halted.run_id, [fixed]),
-        lambda: reporting.report(project, run.run_id),
+        lambda: stop_run(project, halted.run_id, "x"),
+        lambda: resume_run(project, halted.run_id, [fixed]),
+        lambda: report(project, run.run_id),
     ):
         said = refused(call)
         assert said.startswith("NOT_WRITABLE") and "mount it writable" in said, said
     assert content(run) | content(halted) == before
     mounted(folder, "remount", "rw")
-    assert reporting.report(project, run.run_id).metrics == 3
+    assert report(project, run.run_id).metrics == 3
 
 
 if __name__ == "__main__":

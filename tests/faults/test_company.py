@@ -12,9 +12,13 @@ from pathlib import Path
 import pytest
 import toy
 
-from tune_mcp.calibration import listing, running, tailing, watching
 from tune_mcp.errors import Refusal
 from tune_mcp.session import state
+from tune_mcp.verbs.start_run import start_run
+from tune_mcp.verbs.status import list_runs, status
+from tune_mcp.verbs.stop_run import stop_run
+from tune_mcp.verbs.strict_audit import strict_audit
+from tune_mcp.verbs.tail_pytest import tail_pytest
 
 READERS = 10
 STARTERS = 6
@@ -47,7 +51,7 @@ def test_of_many_starts_at_once_one_wins_and_ten_readers_see_a_whole_run_all_alo
     def start(number: int) -> int:
         os.read(reader, 1)  # all in the same moment
         try:
-            running.start_run((project, other)[number % 2], toy.MODEL, repeats=2)
+            start_run((project, other)[number % 2], toy.MODEL, repeats=2)
         except Refusal as refusal:
             return {"RUN_ACTIVE": 1, "HOST_BUSY": 2}[str(refusal.code)]
         return 0
@@ -57,18 +61,18 @@ def test_of_many_starts_at_once_one_wins_and_ten_readers_see_a_whole_run_all_alo
     codes = [code(pid) for pid in starters]
 
     assert codes.count(0) == 1 and set(codes) <= {0, 1, 2}, codes
-    winner, loser = (project, other) if listing.list_runs(project).runs else (other, project)
-    (entry,) = listing.list_runs(winner).runs
-    assert listing.list_runs(loser).runs == () and not (loser.repo_root / ".tune-runs").exists(), "nothing half made"
+    winner, loser = (project, other) if list_runs(project).runs else (other, project)
+    (entry,) = list_runs(winner).runs
+    assert list_runs(loser).runs == () and not (loser.repo_root / ".tune-runs").exists(), "nothing half made"
 
     def read() -> int:
         seen = set[str]()
         while "finished" not in seen:
-            now = watching.status(winner, entry.run_id, wait_s=5)
+            now = status(winner, entry.run_id, wait_s=5)
             seen.add(now.state)
             assert now.state in ("prechecking", "running", "finished"), now.text()
-            watching.strict_audit(winner, entry.run_id)
-            tailing.tail_pytest(winner, entry.run_id)
+            strict_audit(winner, entry.run_id)
+            tail_pytest(winner, entry.run_id)
         return 0
 
     readers = [forked(read) for _ in range(READERS)]
@@ -88,10 +92,10 @@ def test_a_run_that_was_started_in_the_background_of_a_shell_can_still_interrupt
         stdout=subprocess.DEVNULL,
     )  # fmt: skip
     toy.wait_for(lambda: toy.launches(project, 1), what="the pytest")
-    (entry,) = listing.list_runs(project).runs
+    (entry,) = list_runs(project).runs
     run = project.run(entry.run_id)
 
-    assert running.stop_run(project, run.run_id, "enough").state == "stopped"
+    assert stop_run(project, run.run_id, "enough").state == "stopped"
 
     assert "KeyboardInterrupt" in run.log(toy.TEST_KEY, 1).read_text(), toy.told(run)
     assert state.conclude(run).state is state.RunState.STOPPED

@@ -14,8 +14,8 @@ import pytest
 import small_disk
 import toy
 
-from tune_mcp.calibration.project import Project
 from tune_mcp.errors import unusable
+from tune_mcp.verbs.project import Project
 
 _PATH = f"{Path(toy.__file__).parents[1]}:{Path(toy.__file__).parent}:{Path(small_disk.__file__).parent}"
 
@@ -51,8 +51,8 @@ HUGE = """
 import json, resource, sys, tracemalloc
 from pathlib import Path
 import toy
-from tune_mcp.calibration import watching
-from tune_mcp.calibration.tailing import tail_pytest
+from tune_mcp.verbs.status import status
+from tune_mcp.verbs.tail_pytest import tail_pytest
 from tune_mcp.files import sha256_file
 from tune_mcp.config.signatures import rules
 from tune_mcp.supervise.watch import signatures
@@ -62,7 +62,7 @@ shown = [tail_pytest(project, run_id, lines=500), tail_pytest(project, run_id, g
 for _ in range(20):
     shown.append(tail_pytest(project, run_id, cursor=shown[-1].cursor))
 found = signatures.failure_in(log, rules())
-text = watching.status(project, run_id).text()
+text = status(project, run_id).text()
 digest = sha256_file(log)
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(json.dumps({"kib": after - before, "longest": max(len(page.text()) for page in shown), "found": found,

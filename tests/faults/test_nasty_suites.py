@@ -11,13 +11,14 @@ import psutil
 import pytest
 import toy
 
-from tune_mcp.calibration import watching
-from tune_mcp.calibration.project import Project
 from tune_mcp.precheck.gates import Precheck
 from tune_mcp.precheck.venv import read_venv
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import plan as plans
 from tune_mcp.supervise.job import AttemptResult, Job
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.status import status
+from tune_mcp.verbs.strict_audit import strict_audit
 
 PLAIN = toy.toy_source()
 FAILING = PLAIN.replace("TOY_ACC_MIN = 0.5", "TOY_ACC_MIN = 0.99")
@@ -76,7 +77,7 @@ def test_options_that_stop_share_out_or_repeat_are_taken_back(
     run, result = observed(project)
 
     assert (len(result.guard.executed), result.guard.repeated, result.guard.worker) == (2, (), False), toy.told(run)
-    assert watching.strict_audit(project, run.run_id).ready, "a failed threshold is an observation"
+    assert strict_audit(project, run.run_id).ready, "a failed threshold is an observation"
     assert len(toy.launches(project, 1)) == 1
 
 
@@ -113,9 +114,9 @@ def test_what_cannot_be_taken_back_is_never_strict(
 
     run, _ = observed(project)
 
-    now = watching.status(project, run.run_id)
+    now = status(project, run.run_id)
     assert now.state == "halted" and why in now.reason, (now.reason, toy.told(run))
-    assert "✓" not in watching.strict_audit(project, run.run_id).text()
+    assert "✓" not in strict_audit(project, run.run_id).text()
 
 
 LONG = '''"""Long names, a class, tmp_path of passing tests, and the ``current`` link."""
@@ -159,7 +160,7 @@ def test_a_metric_is_read_from_its_own_test_whatever_is_kept_and_however_long_it
 
     run, result = observed(project)
 
-    assert watching.strict_audit(project, run.run_id).ready, toy.told(run)
+    assert strict_audit(project, run.run_id).ready, toy.told(run)
     metrics = {key: value for stage in result.stages.values() for key, value in stage.metrics.items()}
     assert metrics == {"accuracy": 0.625, "throughput_qps": 2.5}, "two leaves that differ in their last character alone"
     assert len(result.guard.executed) == 2

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import toy
 
-from tune_mcp.calibration import running, watching
 from tune_mcp.errors import Refusal
 from tune_mcp.gpus import GpuReading, Presence
 from tune_mcp.session.gpus_seen import Recording
 from tune_mcp.supervise.job import AttemptResult, Job
+from tune_mcp.verbs.resume_run import resume_run
+from tune_mcp.verbs.status import status
 
 SLOW_TO_END = """import pathlib, signal, sys, time
 begin, out = float(sys.argv[1]), pathlib.Path(sys.argv[2])
@@ -70,7 +71,7 @@ def test_status_answers_on_a_machine_whose_gpus_cannot_be_read(
         run.gpus.write_bytes(b'{"reading": ')
     monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi
 
-    now = watching.status(project, run.run_id)
+    now = status(project, run.run_id)
 
     assert (now.state, now.strict_complete, now.gpus, now.gpus_known) == ("finished", True, (), False)
     assert "NVML hangs" in now.text() or how != "unknown"
@@ -80,18 +81,18 @@ def test_a_refused_resume_writes_nothing_and_a_resume_only_appends(tmp_path: Pat
     """Bug 25: run.log was truncated and precheck.json overwritten, even by a run that was refused."""
     project = toy.make_toy(tmp_path / "repo")
     run = toy.finished_run(project, 2, lambda job: toy.measured(job, summary={"evaluated": 0, "total_samples": 0}))
-    assert watching.status(project, run.run_id).state == "halted"
+    assert status(project, run.run_id).state == "halted"
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     toy.commit(project)
 
     with pytest.raises(Refusal, match="COMMIT_MOVED"):
-        running.resume_run(project, run.run_id)
+        resume_run(project, run.run_id)
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
 
     toy.git(project.repo_root, "reset", "-q", "--soft", "HEAD~1")
-    fixed = running.PurgeItem(stage="toy_speed", repeat=1, reason="the samples are there now")
+    fixed = resume_run.PurgeItem(stage="toy_speed", repeat=1, reason="the samples are there now")
     with toy.supervised_here():
-        running.resume_run(project, run.run_id, [fixed])
-    assert watching.status(project, run.run_id).strict_complete, toy.told(run)
+        resume_run(project, run.run_id, [fixed])
+    assert status(project, run.run_id).strict_complete, toy.told(run)
     for path in (run.run_log, run.events):
         assert path.read_bytes().startswith(before[path]) and len(path.read_bytes()) > len(before[path])

@@ -12,14 +12,15 @@ from types import FrameType
 import pytest
 import toy
 
-from tune_mcp.calibration import running, watching
-from tune_mcp.calibration.project import Project
 from tune_mcp.cli.main import main
 from tune_mcp.errors import NotPlain
 from tune_mcp.files import append_line, is_locked, open_plain, read_plain, read_text, sha256_file
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 from tune_mcp.supervise.strays import strays
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.resume_run import resume_run
+from tune_mcp.verbs.strict_audit import strict_audit
 
 _LIMIT_S = 60
 
@@ -95,7 +96,7 @@ def test_a_file_far_too_large_is_refused_before_it_is_read(tmp_path: Path) -> No
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, RunDir]:
     project = toy.make_toy(tmp_path_factory.mktemp("toy") / "repo")
     run = toy.finished_run(project)
-    watching.strict_audit(project, run.run_id)
+    strict_audit(project, run.run_id)
     return project, run
 
 
@@ -138,7 +139,7 @@ def test_no_verb_hangs_or_breaks_over_what_stands_in_a_run_directory(
         with toy.supervised_here():
             for verb in VERBS:
                 spoken(project, verb, run, capsys)
-        text = watching.strict_audit(project, run.run_id).text() if name == "toy_speed/run1.json" else ""
+        text = strict_audit(project, run.run_id).text() if name == "toy_speed/run1.json" else ""
         assert "STRICT + GIT: READY" not in text or path.is_file(), "measured again, or not ready"
     finally:
         if path.is_dir() and not path.is_symlink():
@@ -153,7 +154,7 @@ def test_no_verb_hangs_or_breaks_over_what_stands_in_a_run_directory(
 def test_strays_in_a_run_directory_are_ignored_and_named(tmp_path: Path) -> None:
     project = toy.make_toy(tmp_path / "repo")
     run = toy.finished_run(project, 2)
-    watching.strict_audit(project, run.run_id)
+    strict_audit(project, run.run_id)
     attempts = run.test_folder(toy.TEST_KEY) / "attempts"
     folders = [attempts / "run2_a1.bak", attempts / "run2_ax", attempts / "run2_a", run.purged / "x"]
     for folder in folders:
@@ -168,9 +169,9 @@ def test_strays_in_a_run_directory_are_ignored_and_named(tmp_path: Path) -> None
     run.observation("toy_speed", 2).unlink()
 
     with toy.supervised_here():
-        running.resume_run(project, run.run_id)
+        resume_run(project, run.run_id)
 
-    assert watching.strict_audit(project, run.run_id).ready, toy.told(run)
+    assert strict_audit(project, run.run_id).ready, toy.told(run)
     told = [event.text for event in events.read(run.events) if event.kind == "ignored"]
     assert len(told) == 1 and "run2_a1.bak" in told[0]
     named = strays(run, toy.STAGES, 2)
@@ -216,4 +217,4 @@ def test_a_colon_in_the_repositorys_path_is_said_before_anything_runs(
 def test_every_spelling_of_utf_8_in_a_test_file_is_utf_8(tmp_path: Path, cookie: str) -> None:
     project = toy.make_toy(tmp_path / "repo", test_source=f"# coding: {cookie}\n{toy.toy_source()}")
 
-    assert watching.strict_audit(project, toy.finished_run(project).run_id).ready
+    assert strict_audit(project, toy.finished_run(project).run_id).ready

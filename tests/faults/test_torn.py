@@ -12,10 +12,8 @@ import pytest
 import toy
 from crash import CHANGES, STEPS, crash_at
 
-from tune_mcp.calibration import catalogue, running, tailing, watching
-from tune_mcp.calibration.project import Project
 from tune_mcp.config.policy import GroupPolicy
-from tune_mcp.contract.audit import Cell
+from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.files import append_line, write_atomic
 from tune_mcp.observe.audit import audit
 from tune_mcp.observe.worst import worst_of_n
@@ -23,6 +21,12 @@ from tune_mcp.run_dir import RunDir, list_runs
 from tune_mcp.session import events, state
 from tune_mcp.supervise import loop
 from tune_mcp.supervise.job import AttemptResult, Job
+from tune_mcp.verbs.discover import discover
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.resume_run import resume_run
+from tune_mcp.verbs.status import status
+from tune_mcp.verbs.strict_audit import strict_audit
+from tune_mcp.verbs.tail_pytest import tail_pytest
 
 
 def every_crash(call: Callable[[], object], after: Callable[[int], None], steps: Sequence[str] = STEPS) -> int:
@@ -42,8 +46,8 @@ def once_partial(job: Job) -> AttemptResult | None:
 
 def true_and_readable(project: Project, run: RunDir) -> dict[Path, bytes]:
     """Every reader answers; what it calls strict is what was measured. Returns the repeats that count."""
-    watching.strict_audit(project, run.run_id)
-    tailing.tail_pytest(project, run.run_id)
+    strict_audit(project, run.run_id)
+    tail_pytest(project, run.run_id)
     found = audit(run, project.plan(run))
     recorded = _recorded(run)
     strict: dict[Path, bytes] = {}
@@ -80,7 +84,7 @@ def completed(
     """The run goes on to the numbers of an undisturbed one; what counted before the crash is not touched."""
     if state.conclude(run).state is not state.RunState.FINISHED:
         with toy.supervised_here(attempt):
-            running.resume_run(project, run.run_id)
+            resume_run(project, run.run_id)
     assert state.conclude(run).state is state.RunState.FINISHED, toy.told(run)
     found = audit(run, project.plan(run))
     worst = {row.metric_key: row.worst_raw for stage in found.stages for row in worst_of_n(stage, GroupPolicy())}
@@ -124,16 +128,16 @@ def test_a_resume_that_breaks_off_at_any_write_loses_neither_plan(tmp_path: Path
     """Bugs 24 and 25 of the older script. The resume amends the plan, which was fixed after a halt."""
     project = toy.make_toy(tmp_path / "repo", samples=3)
     run = toy.finished_run(project, 2, lambda job: toy.measured(job, summary={"total_samples": 4, "evaluated": 4}))
-    assert watching.status(project, run.run_id).state == "halted"
+    assert status(project, run.run_id).state == "halted"
     test = project.repo_root / toy.TEST_FILE
     test.write_text(test.read_text().replace("NUM_SAMPLES = 3", "NUM_SAMPLES = 4"))
-    catalogue.discover(project, toy.MODEL)
+    discover(project, toy.MODEL)
     before = tmp_path / "before"
     shutil.copytree(run.path, before)
 
     def call() -> None:
         with toy.supervised_here():
-            running.resume_run(project, run.run_id)
+            resume_run(project, run.run_id)
 
     def after(_: int) -> None:
         completed(project, run, true_and_readable(project, run), toy.measured)

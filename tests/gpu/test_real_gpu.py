@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 import toy
 
-from tune_mcp.calibration import watching
-from tune_mcp.calibration.project import Project
 from tune_mcp.files import is_locked
 from tune_mcp.gpus import MEMORY_LIMIT_MIB, Presence, read_gpus
 from tune_mcp.run_dir import RunDir
@@ -23,6 +21,8 @@ from tune_mcp.supervise import host_lock
 from tune_mcp.supervise.gpu import lock
 from tune_mcp.supervise.gpu.gate import Gate
 from tune_mcp.supervise.job import PHASE_FILE, AttemptResult, Job
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.strict_audit import strict_audit
 
 HERE = Path(__file__).parent
 HELD_MIB = 3072
@@ -151,5 +151,5 @@ def test_a_launch_waits_for_the_holder_and_then_sees_its_own_gpu_alone(tmp_path:
     (granted,) = [gpu for gpu in read_gpus().gpus if gpu.uuid == uuid]
     assert f"sees {granted.index} PCI_BUS_ID 1 GPU" in run.log("test_toy_ci", 1).read_text()
     assert result.gpus_at_start[0].memory_total_mib == granted.memory_total_mib
-    assert watching.strict_audit(project, run.run_id).ready
+    assert strict_audit(project, run.run_id).ready
     assert [path for path in host_lock.lock_folder().glob("gpu-*.lock") if is_locked(path)] == []

@@ -12,11 +12,9 @@ import pytest
 import toy
 
 from tune_mcp import files
-from tune_mcp.calibration import reporting, watching
-from tune_mcp.calibration.project import Project
 from tune_mcp.config.policy import GroupPolicy
 from tune_mcp.config.stages import Stage
-from tune_mcp.contract.audit import Cell
+from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.errors import Refusal
 from tune_mcp.files import sha256_file
 from tune_mcp.observe.audit import Audit, AuditedStage, Fault, Provenance, audit, classify, judge
@@ -25,6 +23,11 @@ from tune_mcp.observe.worst import worst_of_n
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
+from tune_mcp.verbs import status as verb
+from tune_mcp.verbs.apply_plan import apply_plan
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.report import report
+from tune_mcp.verbs.strict_audit import strict_audit
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -144,7 +147,7 @@ def test_the_four_glyphs(plan: Plan) -> None:
 def test_the_text_of_a_ready_run(project: Project, run: RunDir) -> None:
     head = toy.git(project.repo_root, "rev-parse", "HEAD")
 
-    assert watching.strict_audit(project, run.run_id).text() == (
+    assert strict_audit(project, run.run_id).text() == (
         f"calibration_git_sha: {head}\n"
         "GIT PROVENANCE: ok\n"
         "toy_accuracy: ✓✓✓ (3/3 strict, expected=4)\n"
@@ -160,7 +163,7 @@ def test_the_text_of_a_run_with_every_kind_of_gap(project: Project, run: RunDir)
     toy.rewrite_observation(run, "toy_speed", 1, lambda o: o["metrics"].update(latency_mean_s=None))
     run.observation("toy_speed", 3).unlink()
 
-    text = watching.strict_audit(project, run.run_id).text()
+    text = strict_audit(project, run.run_id).text()
 
     assert text.splitlines()[1:] == [
         "GIT PROVENANCE: ok",
@@ -200,11 +203,11 @@ def test_a_file_that_is_no_observation_is_a_failed_cell_and_the_audit_answers(
 ) -> None:
     run.observation("toy_speed", 2).write_bytes(data)
 
-    text = watching.strict_audit(project, run.run_id).text()
+    text = strict_audit(project, run.run_id).text()
 
     assert "toy_speed: ✓✗✓ (2/3 strict, expected=4)" in text
     assert "STRICT + GIT: READY" not in text
-    assert watching.status(project, run.run_id).strict_ready == "1/2"
+    assert verb.status(project, run.run_id).strict_ready == "1/2"
 
 
 def test_a_folder_or_a_link_in_the_place_of_an_observation_is_no_observation(project: Project, run: RunDir) -> None:
@@ -213,7 +216,7 @@ def test_a_folder_or_a_link_in_the_place_of_an_observation_is_no_observation(pro
     run.observation("toy_speed", 1).mkdir()
     run.observation("toy_speed", 2).symlink_to("nowhere.json")
 
-    assert "toy_speed: ✗—✓" in watching.strict_audit(project, run.run_id).text()
+    assert "toy_speed: ✗—✓" in strict_audit(project, run.run_id).text()
 
 
 @pytest.mark.rule("STR-14", "SES-10", "STR-22")
@@ -238,7 +241,7 @@ def test_an_artifact_that_was_edited_after_it_was_recorded_is_foreign(
     assert (key, repeat, cell.cell, cell.fault) == ("toy_speed", 2, Cell.FAILED, Fault.FOREIGN)
     assert cell.reason == "was changed after it was recorded"
     with pytest.raises(Refusal, match="FOREIGN_ARTIFACT"):
-        reporting.report(project, run.run_id)
+        report(project, run.run_id)
 
 
 @pytest.mark.rule("SES-10", "SES-16", "STR-22")
@@ -289,7 +292,7 @@ def test_an_artifact_of_another_commit_fails_the_provenance(
 ) -> None:
     toy.rewrite_observation(run, "toy_speed", 2, change)
 
-    lines = watching.strict_audit(project, run.run_id).text().splitlines()
+    lines = strict_audit(project, run.run_id).text().splitlines()
 
     assert lines[1] == f"GIT PROVENANCE: FAIL — {why}"
     assert lines[-1].startswith("STRICT READY: ")
@@ -409,7 +412,7 @@ def test_a_worse_value_of_one_preset_leaves_the_rows_of_the_other(tmp_path: Path
 
     run = toy.finished_run(project, 2, lambda job: toy.measured(job, summary={"accuracy": worst[job.env["PRESET"]]}))
 
-    plan = reporting.apply_plan(project, run.run_id)
+    plan = apply_plan(project, run.run_id)
     assert {row.symbol: row.worst_raw for row in plan.rows} == {"ONE_ACC_MIN": 0.75, "TWO_ACC_MIN": 0.25}
     toy.rewrite_observation(run, "toy_two_accuracy", 1, lambda o: o.update(status="failed", reason="x"))
     toy.rewrite_observation(run, "toy_two_accuracy", 1, lambda o: o["metrics"].update(accuracy=None))
@@ -443,7 +446,7 @@ def test_one_audit_reads_the_ledger_once_and_every_artifact_once(
     read = files.plain_handle
     monkeypatch.setattr(files, "plain_handle", lambda path, *a: opened.append(path.name) or read(path, *a))
 
-    assert watching.strict_audit(project, run.run_id).ready
+    assert strict_audit(project, run.run_id).ready
 
     names = [name for name in opened if name == "events.jsonl" or name.startswith("run")]
     assert names.count("events.jsonl") == 1

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import toy
 
-from tune_mcp.calibration import running, watching
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.supervise.job import AttemptResult, Job
+from tune_mcp.verbs.resume_run import resume_run
+from tune_mcp.verbs.status import status
+from tune_mcp.verbs.strict_audit import strict_audit
 
 UNKNOWN = toy.toy_source().replace("NUM_SAMPLES = 4", "NUM_SAMPLES = int(os.environ.get('HOW_MANY', '4'))")
 
@@ -32,13 +34,13 @@ def test_repeats_of_different_sizes_halt_and_are_never_one_strict_run(tmp_path: 
 
     run = toy.finished_run(project, 3, counted(*totals))
 
-    now = watching.status(project, run.run_id)
+    now = status(project, run.run_id)
     assert now.state == "halted" and "wrong sample scope" in now.reason, toy.told(run)
     assert f"{totals[0]} expected" in now.reason
-    audit = watching.strict_audit(project, run.run_id)
+    audit = strict_audit(project, run.run_id)
     assert not audit.ready and "(3/3" not in audit.text()
     with toy.supervised_here(counted(*totals)), pytest.raises(Refusal) as refused:
-        running.resume_run(project, run.run_id)
+        resume_run(project, run.run_id)
     assert refused.value.code is Code.HALT_UNRESOLVED
 
 
@@ -46,7 +48,7 @@ def test_repeats_of_different_sizes_halt_and_are_never_one_strict_run(tmp_path: 
 def test_repeats_of_one_size_count_whatever_it_is(tmp_path: Path) -> None:
     project = toy.make_toy(tmp_path / "repo", test_source=UNKNOWN)
 
-    assert watching.strict_audit(project, toy.finished_run(project, 3, counted(7, 7, 7)).run_id).ready
+    assert strict_audit(project, toy.finished_run(project, 3, counted(7, 7, 7)).run_id).ready
 
 
 @pytest.mark.rule("SMP-01")

@@ -10,7 +10,6 @@ import pytest
 import toy
 from precheck.machine import MIRROR, gaps, probes, profile, stage, subject
 
-from tune_mcp.calibration import preparing
 from tune_mcp.config.model import ModelConfig
 from tune_mcp.contract.precheck import Check
 from tune_mcp.gpus import GpuReading
@@ -23,6 +22,7 @@ from tune_mcp.session import plan as plans
 from tune_mcp.session.plan import Plan
 from tune_mcp.supervise import __main__ as supervisor
 from tune_mcp.supervise import host_lock
+from tune_mcp.verbs import precheck as verb
 
 NOW = "2026-06-01T00:00:00Z"
 
@@ -171,7 +171,7 @@ def planned(root: Path, config: dict[str, object]) -> tuple[toy.Project, toy.Run
 def test_the_tool_and_a_run_s_first_phase_find_the_same_gaps(tmp_path: Path) -> None:
     project, run, plan = planned(tmp_path / "repo", NEEDY)
 
-    by_tool = preparing.precheck(project, "toy")
+    by_tool = verb.precheck(project, "toy")
     by_run = supervisor.prechecked(run, plan)
 
     assert gaps(by_run.checks) == gaps(by_tool.checks)
@@ -191,7 +191,7 @@ def test_a_run_on_a_machine_with_gaps_lists_them_all_and_starts_no_pytest(tmp_pa
     assert toy.launches(project, 1) == ()
     toy.wait_for(lambda: host_lock.current() is None, what="the host to be free again")
     assert set(gaps(Precheck.model_validate_json(run.precheck.read_bytes()).checks)) == set(
-        gaps(preparing.precheck(project, "toy").checks)
+        gaps(verb.precheck(project, "toy").checks)
     )
 
 
@@ -210,7 +210,7 @@ def test_a_run_whose_config_is_another_now_does_not_ask_for_its_data_sets(tmp_pa
 def test_a_plain_machine_with_a_plain_model_has_no_new_gap(tmp_path: Path) -> None:
     project = toy.make_toy(tmp_path / "repo")
 
-    reply = preparing.precheck(project, "toy")
+    reply = verb.precheck(project, "toy")
 
     assert reply.ok, reply.text()
     assert not [check.id for check in reply.checks if check.id.startswith(("hf.", "env.", "speaker", "host.paths"))]

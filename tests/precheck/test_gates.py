@@ -12,8 +12,6 @@ import pytest
 import toy
 from pydantic import ValidationError
 
-from tune_mcp.calibration import catalogue, preparing
-from tune_mcp.calibration.project import Project
 from tune_mcp.contract.precheck import Check
 from tune_mcp.gpus import Gpu, GpuProcess, GpuReading, Presence, Untold
 from tune_mcp.precheck import disk, gpu
@@ -23,6 +21,9 @@ from tune_mcp.precheck.imports import Imports, ModuleFact
 from tune_mcp.precheck.subject import Subject
 from tune_mcp.precheck.venv import VenvFacts, checks, read_venv
 from tune_mcp.supervise import host_lock
+from tune_mcp.verbs import precheck as verb
+from tune_mcp.verbs.discover import discover
+from tune_mcp.verbs.project import Project
 
 GOOD = VenvFacts(versions={"python": "3.11.9", "pytest": "9.0.0"})
 NONE = GpuReading(Presence.NONE)
@@ -160,8 +161,8 @@ def test_discover_and_precheck_name_the_test_that_gpus_per_test_leaves_out(tmp_p
     config = {key: value for key, value in toy.CONFIG.items() if key != "gpus_per_test"}
     project = toy.make_toy(tmp_path / "cpu", config=config)
 
-    found = catalogue.discover(project, toy.MODEL)
-    default = by_id(preparing.precheck(project, toy.MODEL).checks)["gpu.default"]
+    found = discover(project, toy.MODEL)
+    default = by_id(verb.precheck(project, toy.MODEL).checks)["gpu.default"]
 
     file = Path(toy.TEST_FILE).name
     assert any(f"add gpus_per_test: {{{file}: 0}} to models/toy/config.yaml" in one for one in found.problems)
@@ -280,12 +281,12 @@ def test_a_precheck_changes_nothing_and_says_who_measures(project: Project) -> N
     lock = host_lock.take(host_lock.Holder("20260423T050000Z_other", "/o", "/other"))
     assert not isinstance(lock, host_lock.Holder)
 
-    answer = preparing.precheck(project, toy.MODEL)
+    answer = verb.precheck(project, toy.MODEL)
 
     host = by_id(answer.checks)["host.free"]
     assert (answer.ok, host.status) == (False, "busy") and "20260423T050000Z_other of /other" in host.detail
     assert host.id == answer.checks[0].id, "what blocks stands first"
     lock.release()
-    again = preparing.precheck(project, toy.MODEL)
+    again = verb.precheck(project, toy.MODEL)
     assert by_id(again.checks)["host.free"].status != "busy", "a neighbour that tests side by side start is only named"
     assert files() == before

@@ -24,11 +24,12 @@ from mcp_types import (
     UnsubscribeRequestParams,
 )
 
-from tune_mcp.calibration import catalogue, reporting
-from tune_mcp.calibration.project import Options, Project
 from tune_mcp.server import announcing
 from tune_mcp.server.build import build
 from tune_mcp.server.context import server_context
+from tune_mcp.verbs.discover import discover
+from tune_mcp.verbs.project import Options, Project
+from tune_mcp.verbs.report import report
 
 pytestmark = pytest.mark.anyio
 LIST = "the list"
@@ -96,7 +97,7 @@ async def test_a_report_written_elsewhere_is_announced_and_listed(
     uri = f"tune://runs/{run.run_id}/report.md"
 
     async with listening(project, era, monkeypatch, uri) as heard:
-        reporting.report(project, run.run_id)
+        report(project, run.run_id)
         await heard.until(uri)
         await heard.until(LIST)
         listed = {str(one.uri) for one in (await heard.client.list_resources()).resources}
@@ -127,7 +128,7 @@ async def test_stages_that_discover_changed_are_announced_and_others_are_not(
     async with listening(project, era, monkeypatch, stages, plan) as heard:
         test = project.repo_root / toy.TEST_FILE
         test.write_text(test.read_text().replace("TOY_ACC_MIN = 0.5 ", "TOY_ACC_MIN = 0.25 "))
-        catalogue.discover(project, "toy")
+        discover(project, "toy")
         await heard.until(stages)
 
         assert plan not in heard.told
@@ -141,7 +142,7 @@ async def test_a_client_that_unsubscribed_hears_no_more(tmp_path: Path, monkeypa
     async with listening(project, "legacy", monkeypatch, left, kept) as heard:
         asked = UnsubscribeRequest(params=UnsubscribeRequestParams(uri=left))
         await heard.client.session.send_request(asked, EmptyResult)
-        reporting.report(project, run.run_id)
+        report(project, run.run_id)
         await heard.until(kept)
         await heard.until(LIST)
 

@@ -15,9 +15,9 @@ import toy
 from mcp_types import ElicitResult
 
 from tune_mcp.apply import transaction
-from tune_mcp.calibration import deciding, undoing
-from tune_mcp.calibration.project import Project
 from tune_mcp.files import FileLock
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.undo import undo
 
 pytestmark = pytest.mark.anyio
 LIMIT_S = 20
@@ -315,7 +315,7 @@ async def test_after_an_undo_the_person_is_asked_anew(connect: Any, loosened: tu
     async with connect(project.repo_root, era, answer=Person("smart", **everything(APPLY))) as session:
         plan_id = await planned(session, run_id)
         await session.call("apply", run_id=run_id, plan_id=plan_id, mode="smart")
-    undoing.undo(project, run_id, plan_id)
+    undo(project, run_id, plan_id)
     assert source(project) == before
     person = Person("smart", **everything(KEEP))
     async with connect(project.repo_root, era, answer=person) as session:
@@ -338,7 +338,7 @@ async def test_answers_that_nobody_gave_count_for_nothing(
         given = project.run(run_id).apply_folder(plan_id) / "answers.json"
         await session.call("apply", run_id=run_id, plan_id=plan_id, mode="full")
     once = given.read_bytes()
-    undoing.undo(project, run_id, plan_id)
+    undo(project, run_id, plan_id)
     assert source(project) == before
 
     for forged in (once, once.replace(b"full", b"smart")):
@@ -402,7 +402,7 @@ async def test_a_bug_behind_a_question_is_told_as_a_bug(
 
     async with connect(project.repo_root, era, answer=Person("full")) as session:
         plan_id = await planned(session, run_id)
-        monkeypatch.setattr(deciding, "summary", broken)
+        monkeypatch.setattr("tune_mcp.verbs.questions.summary", broken)
         found = await session.refused("apply", run_id=run_id, plan_id=plan_id, mode="full")
 
     assert found["code"] == "INTERNAL"

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 import toy
 
-from tune_mcp.calibration.project import Project
+from tune_mcp.verbs.project import Project
 
 pytestmark = pytest.mark.anyio
 NOBODY = "20200101T000000Z_nobody"
@@ -201,9 +201,9 @@ async def test_a_bug_gets_a_short_id_while_its_traceback_goes_to_the_log(
         raise ZeroDivisionError("secret detail")
 
     for verb in (
-        "watching.strict_audit", "listing.list_runs", "catalogue.discover", "reporting.report", "applying.apply",
+        "strict_audit.strict_audit", "status.list_runs", "discover.discover", "report.report", "apply.apply",
     ):  # fmt: skip
-        monkeypatch.setattr(f"tune_mcp.calibration.{verb}", broken)
+        monkeypatch.setattr(f"tune_mcp.verbs.{verb}", broken)
     async with connect(repo, era) as session:
         schemas = {tool.name: tool.output_schema for tool in (await session.client.list_tools()).tools}
         for tool, arguments in (

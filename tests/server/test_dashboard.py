@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import toy
 
-from tune_mcp.calibration.project import Project
-from tune_mcp.calibration.watching import status
 from tune_mcp.server import dashboard
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.status import status
 
 MIME = "text/html;profile=mcp-app"
 

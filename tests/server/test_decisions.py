@@ -10,10 +10,10 @@ import pytest
 import toy
 from mcp_types import ElicitResult
 
-from tune_mcp.calibration import reporting
-from tune_mcp.calibration.project import Project
-from tune_mcp.cli import decisions
+from tune_mcp.cli import apply as terminal
 from tune_mcp.errors import Refusal
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.report import report
 
 pytestmark = pytest.mark.anyio
 METRICS = ("latency_mean_s", "rtf_mean", "throughput_qps")
@@ -255,12 +255,12 @@ async def test_at_a_terminal_the_same_is_asked_and_enter_writes_nothing(
     broken: tuple[Project, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project, run_id = broken
-    reporting.report(project, run_id)
+    report(project, run_id)
     typed: list[str] = [""]
     monkeypatch.setattr("builtins.input", lambda _="": typed.pop(0))
-    monkeypatch.setattr(decisions, "at_terminal", lambda: True)
+    monkeypatch.setattr(terminal, "at_terminal", lambda: True)
     with pytest.raises(Refusal, match=r"^TEST_FAILED"):
-        decisions.apply_at_terminal(project, run_id, "smart", None, [])
+        terminal.apply_at_terminal(project, run_id, "smart", None, [])
     typed += ["write"]
 
-    assert len(decisions.apply_at_terminal(project, run_id, "smart", None, []).applied) == 3
+    assert len(terminal.apply_at_terminal(project, run_id, "smart", None, []).applied) == 3

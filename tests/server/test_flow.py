@@ -10,8 +10,8 @@ import pytest
 import toy
 import yaml
 
-from tune_mcp.calibration.project import Project
 from tune_mcp.files import sha256_file
+from tune_mcp.verbs.project import Project
 
 pytestmark = pytest.mark.anyio
 

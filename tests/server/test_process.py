@@ -17,8 +17,8 @@ import psutil
 import pytest
 import toy
 
-from tune_mcp.calibration import watching
-from tune_mcp.calibration.project import Project
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.status import status
 
 LIMIT_S = 30
 HELLO = {
@@ -211,7 +211,7 @@ def test_stop_run_ends_a_run_that_another_server_started(tmp_path: Path) -> None
         stopped = server.call("stop_run", run_id=run.run_id, reason="the user changed his mind")["structuredContent"]
     assert (stopped["state"], stopped["kept_cells"]) == ("stopped", 0)
     assert not any(psutil.pid_exists(pid) for pid in toy.launches(project, 1))
-    assert watching.status(project, run.run_id).terminal
+    assert status(project, run.run_id).terminal
 
 
 def test_every_byte_on_stdout_is_protocol_whatever_is_called(tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ import pytest
 import toy
 from mcp_types import ElicitResult
 
-from tune_mcp.calibration import reporting, watching
-from tune_mcp.calibration.project import Project
-from tune_mcp.cli import decisions
-from tune_mcp.contract.running import PurgeItem
+from tune_mcp.cli import resume
+from tune_mcp.contract.resume_run import PurgeItem
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.report import report
+from tune_mcp.verbs.strict_audit import strict_audit
 
 pytestmark = pytest.mark.anyio
 PURGE = [{"stage": "toy_speed", "repeat": 2, "reason": "the backup ran"}]
@@ -61,7 +62,7 @@ async def test_a_person_replaces_a_repeat_and_the_report_keeps_what_it_was(
     assert len(person.messages) == 1 and [job.repeat for job in executor.jobs] == [2]
     for text in ("toy_speed/throughput_qps: 2.0 here, others 12.5, 11.125", "the backup ran", run.run_id):
         assert text in person.messages[0]
-    assert watching.strict_audit(project, run.run_id).ready
+    assert strict_audit(project, run.run_id).ready
     facts = json.loads(run.report_json.read_text())["uncounted"]
     assert (facts[0]["test"], facts[0]["repeat"], facts[0]["reason"]) == ("test_toy_ci", 2, "the backup ran")
     assert (facts[0]["who"], facts[0]["how"].split()[0]) == ("a person, through the client", "replaced")
@@ -141,15 +142,15 @@ async def test_at_a_terminal_the_same_question_is_asked_and_enter_is_the_harmles
         return typed.pop(0)
 
     monkeypatch.setattr("builtins.input", read)
-    monkeypatch.setattr(decisions, "at_terminal", lambda: True)
+    monkeypatch.setattr(resume, "at_terminal", lambda: True)
     with pytest.raises(Refusal) as caught:
-        decisions.resume_at_terminal(project, run.run_id, [PurgeItem.model_validate(PURGE[0])])
+        resume.resume_at_terminal(project, run.run_id, [PurgeItem.model_validate(PURGE[0])])
 
     assert caught.value.code == code and not run.purged.exists()
     typed += ["replace"]
     with toy.supervised_here(again):
-        decisions.resume_at_terminal(project, run.run_id, [PurgeItem.model_validate(PURGE[0])])
-    reporting.report(project, run.run_id)
+        resume.resume_at_terminal(project, run.run_id, [PurgeItem.model_validate(PURGE[0])])
+    report(project, run.run_id)
     assert json.loads(run.report_json.read_text())["uncounted"][0]["who"] == "a person, at a terminal"
 
 

@@ -11,7 +11,7 @@ import toy
 from mcp.shared.exceptions import MCPError
 from mcp_types import PromptReference, ResourceTemplateReference
 
-from tune_mcp.calibration.project import Project
+from tune_mcp.verbs.project import Project
 
 pytestmark = pytest.mark.anyio
 FIXED = {"tune://runs", "tune://rules", "ui://tune/dashboard.html"}

@@ -10,12 +10,12 @@ import toy
 from mcp_types import ElicitResult
 
 from tune_mcp import run_dir
-from tune_mcp.calibration import choosing
-from tune_mcp.calibration.project import Options, Project
 from tune_mcp.config import loader
 from tune_mcp.config.loader import ConfigPlaces
 from tune_mcp.discover.aliases import expand
 from tune_mcp.errors import Refusal
+from tune_mcp.verbs import start_run
+from tune_mcp.verbs.project import Options, Project
 
 pytestmark = pytest.mark.anyio
 
@@ -100,7 +100,7 @@ async def test_a_client_that_cannot_ask_gets_the_question_as_a_refusal(
     assert refusal["code"] == "INVALID_ARGUMENT"
     assert "toy" in refusal["details"]["models"]
     asked = [line.strip() for line in refusal["next"].splitlines()]
-    assert [line for line in choosing.choices(OMNI) if line not in asked] == []
+    assert [line for line in start_run.choices(OMNI) if line not in asked] == []
     assert run_dir.list_runs(project.repo_root) == []
 
 
@@ -119,8 +119,8 @@ def test_the_only_model_needs_no_question(tmp_path: Path) -> None:
         project.repo_root, Options(), ConfigPlaces((project.repo_root / ".tune",), None), None, "", project.env
     )
 
-    assert choosing.only_model(alone) == "toy"
-    assert choosing.only_model(project) is None
+    assert start_run.only_model(alone) == "toy"
+    assert start_run.only_model(project) is None
 
 
 @pytest.mark.rule("ASK-07")
@@ -155,7 +155,7 @@ with commas, for example: mmmu, @utmos
 
 @pytest.mark.rule("ASK-02", "ASK-03", "ASK-04")
 def test_the_question_for_the_real_model_has_a_line_for_all_for_each_base_and_for_the_shortcuts() -> None:
-    assert "".join(f"{line}\n" for line in choosing.choices(OMNI)) == QUESTION
+    assert "".join(f"{line}\n" for line in start_run.choices(OMNI)) == QUESTION
 
 
 @pytest.mark.rule("ASK-05")

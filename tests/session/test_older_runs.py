@@ -10,10 +10,16 @@ from typing import Any
 import pytest
 import toy
 
-from tune_mcp.calibration import applying, listing, reporting, running, watching
-from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir
+from tune_mcp.verbs import apply_proposal
+from tune_mcp.verbs.apply import apply
+from tune_mcp.verbs.apply_plan import apply_plan
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.report import report
+from tune_mcp.verbs.resume_run import resume_run
+from tune_mcp.verbs.status import list_runs, status
+from tune_mcp.verbs.strict_audit import strict_audit
 
 RUN_ID = "20250601T080000Z_toy_r2"
 
@@ -71,7 +77,7 @@ def project(tmp_path: Path) -> Project:
 def test_an_older_run_is_audited_with_the_present_catalogue(project: Project) -> None:
     older_run(project)
 
-    audited = watching.strict_audit(project, RUN_ID)
+    audited = strict_audit(project, RUN_ID)
 
     assert audited.ready
     assert audited.text().splitlines()[1:] == [
@@ -86,21 +92,21 @@ def test_an_older_run_is_audited_with_the_present_catalogue(project: Project) ->
 def test_an_older_run_is_over_for_every_reader(project: Project) -> None:
     older_run(project)
 
-    now = watching.status(project, RUN_ID)
+    now = status(project, RUN_ID)
 
     assert (now.state, now.terminal, now.strict_ready) == ("finished", True, "2/2")
-    assert [(run.run_id, run.state) for run in listing.list_runs(project).runs] == [(RUN_ID, "finished")]
+    assert [(run.run_id, run.state) for run in list_runs(project).runs] == [(RUN_ID, "finished")]
 
 
 def test_an_older_run_can_be_reported_planned_and_read_again(project: Project) -> None:
     older_run(project)
 
-    reported = reporting.report(project, RUN_ID)
-    plan = reporting.apply_plan(project, RUN_ID)
+    reported = report(project, RUN_ID)
+    plan = apply_plan(project, RUN_ID)
 
     assert reported.metrics == 3
     assert {entry.metric_key: entry.write_value for entry in plan.rows} == toy.WORST
-    assert watching.strict_audit(project, RUN_ID).ready
+    assert strict_audit(project, RUN_ID).ready
 
 
 @pytest.mark.rule("MET-06", "MET-08", "RPT-04")
@@ -111,7 +117,7 @@ def test_the_report_of_an_older_run_has_the_worst_of_n_rows_that_a_hand_computes
         speed = {"throughput_qps": throughput, "latency_mean_s": latency}
         toy.rewrite_observation(run, "toy_speed", repeat, lambda o, v=speed: o["metrics"].update(v))
 
-    reporting.report(project, RUN_ID)
+    report(project, RUN_ID)
 
     rows = [line for line in run.report_md.read_text().splitlines() if f"| `{toy.TEST_FILE}`: `" in line]
     place = f"`{toy.TEST_FILE}`: `"
@@ -144,7 +150,7 @@ def test_an_older_run_is_audited_as_strictly_as_a_new_one(
     run = older_run(project)
     toy.rewrite_observation(run, "toy_speed", 2, change)
 
-    audited = watching.strict_audit(project, RUN_ID)
+    audited = strict_audit(project, RUN_ID)
 
     assert not audited.ready
     assert line in audited.text()
@@ -156,7 +162,7 @@ def test_an_older_run_is_never_continued_and_nothing_is_written(project: Project
     before = sorted(path.name for path in run.path.rglob("*"))
 
     with pytest.raises(Refusal, match=r"FOREIGN_ARTIFACT \[SES-06\].*0\.6\.0"):
-        running.resume_run(project, RUN_ID)
+        resume_run(project, RUN_ID)
 
     assert sorted(path.name for path in run.path.rglob("*")) == before
 
@@ -168,13 +174,13 @@ def test_numbers_that_no_supervisor_recorded_are_never_written_however_strict_th
 ) -> None:
     older_run(project)
     before = (project.repo_root / toy.TEST_FILE).read_bytes()
-    reporting.report(project, RUN_ID)
-    plan = reporting.apply_plan(project, RUN_ID)
+    report(project, RUN_ID)
+    plan = apply_plan(project, RUN_ID)
     assert "never applied" in plan.next
 
     for call in (
-        lambda: applying.apply(project, RUN_ID, plan.plan_id, mode),
-        lambda: applying.askable(project, RUN_ID, plan.plan_id),
+        lambda: apply(project, RUN_ID, plan.plan_id, mode),
+        lambda: apply_proposal.askable(project, RUN_ID, plan.plan_id),
     ):
         with pytest.raises(Refusal, match=r"^FOREIGN_ARTIFACT \[SES-06\].*not continued or applied"):
             call()
@@ -186,7 +192,7 @@ def test_an_older_run_of_unknown_stages_says_so(project: Project) -> None:
     older_run(project, lambda plan: plan.update(stages=["toy_speed", "gone_speed"]))
 
     with pytest.raises(Refusal, match=r"STAGES_CHANGED.*gone_speed"):
-        watching.strict_audit(project, RUN_ID)
+        strict_audit(project, RUN_ID)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +212,7 @@ def test_an_older_plan_that_names_no_matrix_or_commit_is_never_ready(
     older_run(project, change)
 
     with pytest.raises(Refusal, match="PLAN_TAMPERED"):
-        watching.strict_audit(project, RUN_ID)
+        strict_audit(project, RUN_ID)
 
 
 def test_a_fresh_run_starts_beside_an_older_one(project: Project) -> None:
@@ -214,5 +220,5 @@ def test_a_fresh_run_starts_beside_an_older_one(project: Project) -> None:
 
     run = toy.finished_run(project)
 
-    assert watching.strict_audit(project, run.run_id).ready
-    assert [entry.run_id for entry in listing.list_runs(project).runs] == [run.run_id, RUN_ID]
+    assert strict_audit(project, run.run_id).ready
+    assert [entry.run_id for entry in list_runs(project).runs] == [run.run_id, RUN_ID]

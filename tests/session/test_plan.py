@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import toy
 
-from tune_mcp.calibration import listing, watching
-from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Refusal
 from tune_mcp.files import write_atomic
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import plan as plans
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.status import list_runs, status
+from tune_mcp.verbs.strict_audit import strict_audit
 
 
 @pytest.fixture
@@ -71,10 +72,10 @@ def test_an_edited_plan_is_found_out_by_every_reader(
 
     change_plan(run, change)
 
-    for read in (watching.strict_audit, watching.status):
+    for read in (strict_audit, status):
         with pytest.raises(Refusal, match=r"PLAN_TAMPERED \[SES-13\]"):
             read(project, run.run_id)
-    (entry,) = listing.list_runs(project).runs
+    (entry,) = list_runs(project).runs
     assert "PLAN_TAMPERED" in entry.problem, "the list of runs still answers"
 
 
@@ -85,7 +86,7 @@ def test_a_plan_that_is_no_plan_is_a_refusal_not_a_traceback(finished: tuple[Pro
     run.plan.write_bytes(data)
 
     with pytest.raises(Refusal, match="PLAN_TAMPERED"):
-        watching.strict_audit(project, run.run_id)
+        strict_audit(project, run.run_id)
 
 
 @pytest.mark.rule("SES-13")
@@ -94,7 +95,7 @@ def test_a_plan_without_its_entry_in_the_ledger_proves_nothing(finished: tuple[P
     run.events.unlink()
 
     with pytest.raises(Refusal, match=r"has no entry in events\.jsonl"):
-        watching.strict_audit(project, run.run_id)
+        strict_audit(project, run.run_id)
 
 
 @pytest.mark.rule("SES-04", "SES-13")
@@ -160,4 +161,4 @@ def test_a_dirty_tree_is_recorded_with_the_run(tmp_path: Path) -> None:
     plan = project.plan(run)
     assert plan.dirty and set(plan.untracked) == {"new.py"}
     assert b"+X = 2" in run.workspace_diff.read_bytes()
-    assert any("dirty" in alert for alert in watching.status(project, run.run_id).alerts)
+    assert any("dirty" in alert for alert in status(project, run.run_id).alerts)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import toy
 
-from tune_mcp.calibration import watching
 from tune_mcp.session import provenance
+from tune_mcp.verbs.strict_audit import strict_audit
 
 USES = toy.toy_source().replace("import pytest\n", "import pytest\n\nfrom tests.helper import SHARE\n", 1)
 RIGHT, WRONG = "SHARE = 0.5\n", "SHARE = 0.1\n"
@@ -37,7 +37,7 @@ def test_no_code_of_another_commit_is_loaded_from_a_compiled_file(tmp_path: Path
 
     run = toy.finished_run(project, 1, toy.real_pytest)
 
-    reply = watching.strict_audit(project, run.run_id)
+    reply = strict_audit(project, run.run_id)
     assert reply.ready, toy.told(run)
     assert '"accuracy": 0.5' in run.observation("toy_accuracy", 1).read_text()
     assert not provenance.read(project.repo_root).dirty

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import toy
 
-from tune_mcp.calibration import running
 from tune_mcp.supervise.caches import wipe, wipe_home
+from tune_mcp.verbs.start_run import start_run
 
 
 @pytest.mark.rule("WDG-08", "WDG-09")
@@ -64,7 +64,7 @@ def test_each_repeat_of_a_run_finds_the_cache_cold(tmp_path: Path) -> None:
     assert not {"omni_ci_home", "cache_wipes"} & set(config), "what configuration leaves out is no off switch"
     project = toy.make_toy(tmp_path / "repo", test_source=source, config=config)
 
-    reply = running.start_run(project, toy.MODEL, repeats=2)
+    reply = start_run(project, toy.MODEL, repeats=2)
 
     assert toy.wait_until_rest(project, reply.run_id).state == "finished"
     assert [entry.name for entry in cache.iterdir()] == ["kernel.so"]

@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 import toy
 
-from tune_mcp.calibration import reporting, running, watching
-from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events, state
 from tune_mcp.supervise import loop
 from tune_mcp.supervise.job import AttemptResult, Job
+from tune_mcp.verbs.apply_plan import apply_plan
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.report import report
+from tune_mcp.verbs.resume_run import resume_run
+from tune_mcp.verbs.strict_audit import strict_audit
 
 
 @pytest.fixture
@@ -49,7 +52,7 @@ def test_every_attempt_records_the_machine(project: Project) -> None:
     found = AttemptResult.model_validate_json(path.read_bytes())
     assert found.environment and found.incomparable == ""
     assert found.environment.cpu_model == json.loads(run.environment.read_text())["cpu_model"]
-    assert watching.strict_audit(project, run.run_id).ready
+    assert strict_audit(project, run.run_id).ready
 
 
 @pytest.mark.rule("SCP-02", "SCP-01")
@@ -93,7 +96,7 @@ def test_a_resume_on_another_machine_halts_before_anything_is_launched(project: 
     _own_again(run)
 
     with toy.supervised_here() as executor:
-        running.resume_run(project, run.run_id)
+        resume_run(project, run.run_id)
 
     assert halt_of(run).code == "HOST_NOT_COMPARABLE" and "the first machine" in halt_of(run).message
     assert (
@@ -114,7 +117,7 @@ def test_a_record_of_the_machine_that_the_supervisor_did_not_write_resumes_nothi
     harm(run.environment)
 
     with toy.supervised_here() as executor:
-        running.resume_run(project, run.run_id)
+        resume_run(project, run.run_id)
 
     assert (halt_of(run).code, executor.jobs) == ("HOST_NOT_COMPARABLE", [])
     assert "environment.json is gone, or is not what the supervisor wrote" in halt_of(run).message
@@ -139,9 +142,9 @@ def test_while_nothing_strict_was_measured_the_machine_may_be_mended(project: Pr
     rewrite(run, venv_freeze_sha256="f" * 64)
 
     with toy.supervised_here():
-        running.resume_run(project, run.run_id)
+        resume_run(project, run.run_id)
 
-    assert watching.strict_audit(project, run.run_id).ready
+    assert strict_audit(project, run.run_id).ready
     assert json.loads(run.environment.read_text())["venv_freeze_sha256"] is None
 
 
@@ -150,9 +153,9 @@ def test_artifacts_of_another_machine_are_no_evidence(project: Project) -> None:
     run = toy.finished_run(project, 2)
     rewrite(run, cpu_model="another")
 
-    text = watching.strict_audit(project, run.run_id)
+    text = strict_audit(project, run.run_id)
     assert "✓" not in text.text() and "another machine" in text.stages[0].reasons["run1"]
-    for call in (reporting.report, reporting.apply_plan):
+    for call in (report, apply_plan):
         with pytest.raises(Refusal, match=r"^HOST_NOT_COMPARABLE \[SCP-02\]"):
             call(project, run.run_id)
 
@@ -168,6 +171,6 @@ def test_an_artifact_of_another_run_that_was_copied_in_is_foreign(
     if json.loads(run.observation("toy_speed", 1).read_text())["run_id"] == "RUN":
         toy.rewrite_observation(run, "toy_speed", 1, lambda o: o.update(run_id=run.run_id))
 
-    assert "toy_speed: ✗✓" in watching.strict_audit(project, run.run_id).text()
+    assert "toy_speed: ✗✓" in strict_audit(project, run.run_id).text()
     with pytest.raises(Refusal, match=r"^FOREIGN_ARTIFACT"):
-        reporting.report(project, run.run_id)
+        report(project, run.run_id)

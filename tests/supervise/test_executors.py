@@ -15,8 +15,6 @@ import psutil
 import pytest
 import toy
 
-from tune_mcp.calibration import listing, running, watching
-from tune_mcp.calibration.project import Project
 from tune_mcp.files import dump_json, write_atomic
 from tune_mcp.run_dir import utc_now
 from tune_mcp.session import events
@@ -25,6 +23,11 @@ from tune_mcp.supervise.executor import JobState
 from tune_mcp.supervise.executor.local import LocalExecutor
 from tune_mcp.supervise.job import JOB_FILE, AttemptResult, Job, cancel, read_result, runner_end, write_job
 from tune_mcp.supervise.waiting import Wakeup
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.resume_run import resume_run
+from tune_mcp.verbs.status import list_runs, status
+from tune_mcp.verbs.stop_run import stop_run
+from tune_mcp.verbs.strict_audit import strict_audit
 
 ENGINE = """
 import subprocess, sys, time
@@ -114,8 +117,8 @@ def test_a_whole_run_goes_through_another_executor_unchanged(
     with toy.supervised_by(executor, Waits()):
         run = toy.start(project, 2)
 
-    assert watching.status(project, run.run_id).state == "finished", toy.told(run)
-    assert watching.strict_audit(project, run.run_id).ready
+    assert status(project, run.run_id).state == "finished", toy.told(run)
+    assert strict_audit(project, run.run_id).ready
     assert executor.codes() == ["0", "0"]
 
 
@@ -127,7 +130,7 @@ def test_an_engine_that_starts_every_job_twice_at_the_same_time_measures_once(
     with toy.supervised_by(executor, Waits()):
         run = toy.start(project, 2)
 
-    assert watching.strict_audit(project, run.run_id).ready, toy.told(run)
+    assert strict_audit(project, run.run_id).ready, toy.told(run)
     assert [len(toy.launches(project, repeat)) for repeat in (1, 2)] == [1, 1]
     assert executor.codes() in (["0 75", "0 75"], ["0 0", "0 75"], ["0 75", "0 0"], ["0 0", "0 0"])
 
@@ -141,16 +144,16 @@ def test_a_stop_reaches_a_runner_that_no_engine_can_be_asked_to_end(
 
     def stop() -> None:
         if toy.launches(project, 2):
-            (run,) = listing.list_runs(project).runs
+            (run,) = list_runs(project).runs
             write_atomic(project.run(run.run_id).stop_request, dump_json({"reason": "lunch"}))
 
     with toy.supervised_by(executor, Waits(stop)):
         run = toy.start(project, 3)
 
-    now = watching.status(project, run.run_id)
+    now = status(project, run.run_id)
     assert (now.state, now.reason, executor.codes()) == ("stopped", "lunch", ["0", "1"]), toy.told(run)
     assert not any(psutil.pid_exists(pid) for pid in toy.launches(project, 2))
-    assert "toy_speed: ✓——" in watching.strict_audit(project, run.run_id).text()
+    assert "toy_speed: ✓——" in strict_audit(project, run.run_id).text()
 
 
 def test_a_cancelled_job_that_an_engine_brings_back_is_refused(
@@ -164,7 +167,7 @@ def test_a_cancelled_job_that_an_engine_brings_back_is_refused(
     assert toy.launches(project, 1) == ()
     assert {read_result(job) for job in jobs} == {None}
     assert "refused" in (jobs[0].folder / "runner.log").read_text()
-    assert "✓" not in watching.strict_audit(project, run.run_id).text()
+    assert "✓" not in strict_audit(project, run.run_id).text()
 
 
 @pytest.mark.rule("RES-04", "MET-01")
@@ -181,17 +184,17 @@ def test_what_an_engine_still_holds_of_a_dead_supervisor_never_runs_beside_the_r
         toy.start(project, 1)
     (order,) = late.iterdir()
     executor = engine(1)
-    (run,) = (project.run(entry.run_id) for entry in listing.list_runs(project).runs)
-    assert watching.status(project, run.run_id).state == "lost"
+    (run,) = (project.run(entry.run_id) for entry in list_runs(project).runs)
+    assert status(project, run.run_id).state == "lost"
 
     def wake_up() -> None:
         if order.exists():
             order.rename(executor.spool / order.name)
 
     with toy.supervised_by(executor, Waits(wake_up)):
-        running.resume_run(project, run.run_id)
+        resume_run(project, run.run_id)
 
-    assert watching.strict_audit(project, run.run_id).ready, toy.told(run)
+    assert strict_audit(project, run.run_id).ready, toy.told(run)
     toy.wait_for(lambda: len(executor.codes()) == 2, what="the end of both jobs")
     assert (executor.codes(), len(toy.launches(project, 1))) == (["75", "0"], 1)
 
@@ -338,4 +341,4 @@ def test_a_real_run_keeps_its_runner_from_repeat_to_repeat(project: Project) -> 
     assert first == second and not psutil.pid_exists(first)
     assert [event.kind for event in events.read(run.events)][-1] == "finished"
     assert not (run.attempt(toy.TEST_KEY, 1, 1) / JOB_FILE).with_name("cancelled").exists()
-    running.stop_run(project, run.run_id, "over")
+    stop_run(project, run.run_id, "over")

@@ -20,8 +20,6 @@ import pytest
 import toy
 from nvml import GIB, Recorded
 
-from tune_mcp.calibration import catalogue, preparing, running, watching
-from tune_mcp.calibration.project import Project
 from tune_mcp.files import is_locked
 from tune_mcp.gpus import Condition, Gpu, GpuReading, Presence
 from tune_mcp.run_dir import utc_now
@@ -31,6 +29,12 @@ from tune_mcp.supervise import host_lock
 from tune_mcp.supervise.gpu import use as gpu_use
 from tune_mcp.supervise.gpu.use import GpuUse
 from tune_mcp.supervise.job import JOB_FILE, PHASE_FILE, RESULT_FILE, AttemptResult, Job, read_result
+from tune_mcp.verbs.discover import discover
+from tune_mcp.verbs.precheck import precheck
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.status import status
+from tune_mcp.verbs.stop_run import stop_run
+from tune_mcp.verbs.strict_audit import strict_audit
 
 SCRIPT = ".github/scripts/free_gpus.sh"
 SEES = "    print('sees', os.environ['CUDA_VISIBLE_DEVICES'], os.environ['CUDA_DEVICE_ORDER'])\n"
@@ -89,7 +93,7 @@ def test_a_busy_gpu_is_waited_for_its_holder_is_named_and_left_alone_and_then_py
 
         def free() -> None:
             toy.wait_for(lambda: phase(job).startswith("waiting_for_gpu"), what="the wait")
-            seen.extend([phase(job), *watching.status(project, job.run.run_id).lines()])
+            seen.extend([phase(job), *status(project, job.run.run_id).lines()])
             machine.change(0, used=4 * 2**20, processes=[])
 
         freeing = threading.Thread(target=free)
@@ -109,7 +113,7 @@ def test_a_busy_gpu_is_waited_for_its_holder_is_named_and_left_alone_and_then_py
     assert found.gpu_uuids == ("GPU-0",)
     assert found.gpus_at_start[0].condition.sm_clock_mhz == found.gpus_at_end[0].condition.sm_clock_mhz == 345
     assert "sees 0 PCI_BUS_ID" in run.log("test_toy_ci", 1).read_text()
-    assert watching.strict_audit(project, run.run_id).ready
+    assert strict_audit(project, run.run_id).ready
     assert gpu_locks() == []
 
 
@@ -142,7 +146,7 @@ cp {after} {machine.path}.new && mv {machine.path}.new {machine.path}
     assert json.loads((folder / "after.json").read_text()) | {"waited_s": 0} == {
         "schema_version": 1, "cleanup": "", "not_clear": "", "waited_s": 0
     }  # fmt: skip
-    assert watching.strict_audit(project, run.run_id).ready
+    assert strict_audit(project, run.run_id).ready
 
 
 @pytest.mark.rule("GPU-15")
@@ -157,7 +161,7 @@ def test_a_gpu_that_is_taken_between_two_repeats_is_left_to_its_holder(tmp_path:
 
     run = toy.finished_run(project, 2, attempt)
 
-    assert watching.strict_audit(project, run.run_id).ready, toy.told(run)
+    assert strict_audit(project, run.run_id).ready, toy.told(run)
     assert [f"sees {index} PCI" in run.log("test_toy_ci", index + 1).read_text() for index in (0, 1)] == [True, True]
 
 
@@ -168,7 +172,7 @@ def test_a_cleanup_that_fails_blocks_the_launch_and_the_script_is_named(tmp_path
 
     run = toy.finished_run(project, 1, toy.real_pytest)
 
-    now = watching.status(project, run.run_id)
+    now = status(project, run.run_id)
     assert (now.state, toy.launches(project, 1), machine.asked) == ("halted", (), [])
     assert f"the cleanup script ended with exit code 3 (bash {SCRIPT} --kill-orphans)" in now.reason
     assert "cleanup_command" in now.next
@@ -182,10 +186,10 @@ def test_nothing_but_an_active_run_ever_runs_the_cleanup_script(tmp_path: Path, 
     jobs: list[Job] = []
     run = toy.finished_run(project, 1, lambda job: jobs.append(job) or toy.measured(job))
 
-    assert preparing.precheck(project, toy.MODEL).ok, "and precheck had the GPU to look at"
-    catalogue.discover(project, toy.MODEL)
-    watching.status(project, run.run_id)
-    running.stop_run(project, run.run_id, "over anyway")
+    assert precheck(project, toy.MODEL).ok, "and precheck had the GPU to look at"
+    discover(project, toy.MODEL)
+    status(project, run.run_id)
+    stop_run(project, run.run_id, "over anyway")
     (jobs[0].folder / RESULT_FILE).unlink()
     found = toy.real_pytest(jobs[0])
 
@@ -202,7 +206,7 @@ def test_a_stage_without_gpus_needs_no_cleanup_and_no_nvml(tmp_path: Path, machi
 
     run = toy.finished_run(project, 1, toy.real_pytest)
 
-    assert watching.strict_audit(project, run.run_id).ready, toy.told(run)
+    assert strict_audit(project, run.run_id).ready, toy.told(run)
     assert (mark.exists(), machine.asked) == (False, [])
     assert "sees  PCI_BUS_ID" in run.log("test_toy_ci", 1).read_text()
 
@@ -274,7 +278,7 @@ def test_a_real_run_leaves_its_gpus_in_precheck_json_and_tells_them_in_its_repor
     assert (now.gpus_known, [gpu.memory_used_mib for gpu in now.gpus]) == (True, [4, 4]), "as precheck saw them"
     asked = len(machine.asked)
     machine.say(behaviour="hang")
-    assert watching.status(project, run.run_id).gpus == now.gpus, "and status asks nobody"
+    assert status(project, run.run_id).gpus == now.gpus, "and status asks nobody"
     assert len(machine.asked) == asked
 
 
@@ -368,7 +372,7 @@ def test_a_gpu_that_was_left_dirty_never_turns_a_finished_measurement_red(projec
 
     run = toy.finished_run(project, 1, attempt)
 
-    assert watching.strict_audit(project, run.run_id).ready
+    assert strict_audit(project, run.run_id).ready
     (told,) = [event.text for event in events.read(run.events) if event.kind == "gpus_not_clear"]
     assert told.endswith("the cleanup script ended with exit code 1; GPU 0: 17000/97871 MiB")
 
@@ -378,7 +382,7 @@ def test_clocks_that_were_held_down_are_a_note_in_the_observation_and_change_not
 
     run = toy.finished_run(project, 1, lambda job: toy.measured(job).model_copy(update={"slowed_by": hot}))
 
-    assert watching.strict_audit(project, run.run_id).ready
+    assert strict_audit(project, run.run_id).ready
     assert json.loads(run.observation("toy_speed", 1).read_text())["history"][0]["slowed_by"] == list(hot)
     (told,) = [event.text for event in events.read(run.events) if event.kind == "observed"]
     assert told.endswith("clocks held down: GPU 0: hardware thermal slowdown")
@@ -394,7 +398,7 @@ def test_a_damaged_record_of_the_gpus_is_no_record(project: Project, data: bytes
     run = toy.finished_run(project, 1)
     run.gpus.write_bytes(data)
 
-    now = watching.status(project, run.run_id)
+    now = status(project, run.run_id)
 
     assert (gpus_seen.last(run), now.gpus, now.gpus_known, now.gpus_seen_at) == (None, (), False, None)
 

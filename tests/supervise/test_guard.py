@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import toy
 
-from tune_mcp.calibration import watching
-from tune_mcp.calibration.project import Project
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import state
 from tune_mcp.supervise import guard_record, loop
 from tune_mcp.supervise.job import AttemptResult, Job
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.status import status
+from tune_mcp.verbs.strict_audit import strict_audit
 
 FAILING = toy.toy_source().replace("TOY_ACC_MIN = 0.5", "TOY_ACC_MIN = 0.99")
 """The first of the two tests fails its threshold, so that whatever stops early leaves the second one out."""
@@ -73,7 +74,7 @@ def test_what_would_cut_the_file_short_is_taken_back(
 
     assert result is not None and len(result.guard.executed) == 2, toy.told(run)
     assert (result.pytest_rc, len(result.guard.failed)) == (1, 1)
-    assert watching.strict_audit(project, run.run_id).ready
+    assert strict_audit(project, run.run_id).ready
     assert len(toy.launches(project, 1)) == 1, "a failed threshold is an observation, never a reason to try again"
 
 
@@ -127,9 +128,9 @@ def test_numbers_beside_which_another_file_ran_halt_and_the_file_is_named(tmp_pa
 
 
 def assert_halted(project: Project, run: RunDir, why: str) -> None:
-    now = watching.status(project, run.run_id)
+    now = status(project, run.run_id)
     assert (now.state, why in now.reason) == ("halted", True), toy.told(run)
-    assert "✓" not in watching.strict_audit(project, run.run_id).text(), "no truncated repeat is ever strict"
+    assert "✓" not in strict_audit(project, run.run_id).text(), "no truncated repeat is ever strict"
 
 
 @pytest.mark.rule("XPY-01", "XPY-06", "STR-17", "HLT-01")
@@ -177,7 +178,7 @@ def test_a_pytest_that_dies_is_tried_again_and_never_strict(
 
     run, _ = attempted(project)
 
-    now = watching.status(project, run.run_id)
+    now = status(project, run.run_id)
     assert (now.state, now.strict_ready, len(toy.launches(project, 1))) == ("exhausted", "0/2", 2)
     assert all(gap.cell == "✗" and why in gap.reason for gap in now.missing), now.missing
     assert state.conclude(run).state.at_rest

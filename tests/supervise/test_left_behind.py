@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import toy
 
-from tune_mcp.calibration import reporting, watching
-from tune_mcp.calibration.project import Project
 from tune_mcp.run_dir import RunDir
 from tune_mcp.supervise import loop
+from tune_mcp.verbs.apply_plan import apply_plan
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.report import report
+from tune_mcp.verbs.status import status
+from tune_mcp.verbs.strict_audit import strict_audit
 
 WRITE = '(folder / "result.json").write_text(json.dumps(found))'
 HELD = "    held(k)\n"
@@ -47,10 +50,10 @@ def history(run: RunDir, repeat: int = 1) -> list[tuple[str, str]]:
 def test_a_result_file_with_what_nobody_tracks_is_measured_reported_and_planned(tmp_path: Path, field: str) -> None:
     project, run = measured(tmp_path, source(WRITE, f"{field}; {WRITE}"))
 
-    assert watching.strict_audit(project, run.run_id).ready, toy.told(run)
+    assert strict_audit(project, run.run_id).ready, toy.told(run)
     assert len(toy.launches(project, 1)) == 1
-    reporting.report(project, run.run_id)
-    rows = {row.metric_key: row.worst_raw for row in reporting.apply_plan(project, run.run_id).rows}
+    report(project, run.run_id)
+    rows = {row.metric_key: row.worst_raw for row in apply_plan(project, run.run_id).rows}
     assert rows == toy.WORST
 
 
@@ -72,7 +75,7 @@ def test_a_tracked_value_that_is_no_number_halts_and_is_the_only_problem(tmp_pat
         tmp_path, source(WRITE, f"kept = dict(found['speed']); {change}; {WRITE}; found['speed'] = kept")
     )
 
-    now = watching.status(project, run.run_id)
+    now = status(project, run.run_id)
     assert (now.state, why in now.reason) == ("halted", True), toy.told(run)
     assert "accuracy: " not in now.reason
     now.text().encode()
@@ -85,7 +88,7 @@ def test_a_result_file_with_a_duplicate_key_is_refused_and_the_key_is_named(tmp_
     )
     project, run = measured(tmp_path, source(WRITE, twice))
 
-    now = watching.status(project, run.run_id)
+    now = status(project, run.run_id)
     assert now.state == "halted" and "duplicate key 'a'" in now.reason
 
 
@@ -113,7 +116,7 @@ START = """
 def test_a_start_that_failed_is_tried_again_and_named_by_its_own_line(tmp_path: Path, failure: str, why: str) -> None:
     project, run = measured(tmp_path, source(HELD, f"{HELD}{START}        {failure}\n"), repeats=1)
 
-    assert watching.strict_audit(project, run.run_id).ready, toy.told(run)
+    assert strict_audit(project, run.run_id).ready, toy.told(run)
     (verdict, reason), *rest = history(run)
     assert (verdict, why in reason, rest) == ("retried", True, [("kept", "")]), reason
 
@@ -130,7 +133,7 @@ def test_a_fixture_that_fails_after_a_preliminary_file_was_written_is_no_failed_
         tmp_path, source(WRITE, f"{WRITE}\n{crash}        raise OSError('the device is gone')"), repeats=1
     )
 
-    now = watching.status(project, run.run_id)
+    now = status(project, run.run_id)
     if always:
         assert (now.state, now.strict_ready) == ("exhausted", "0/2"), toy.told(run)
         assert all("OSError: the device is gone" in gap.reason for gap in now.missing)
@@ -144,6 +147,6 @@ def test_a_fixture_that_fails_after_a_preliminary_file_was_written_is_no_failed_
 def test_a_file_in_another_place_than_config_says_halts_at_once_as_a_matter_of_configuration(tmp_path: Path) -> None:
     project, run = measured(tmp_path, source('(folder / "result.json")', '(folder / "results.json")'), repeats=1)
 
-    now = watching.status(project, run.run_id)
+    now = status(project, run.run_id)
     assert now.state == "halted" and "near: toy0/results.json" in now.reason
     assert len(toy.launches(project, 1)) == 1

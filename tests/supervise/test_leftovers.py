@@ -14,8 +14,6 @@ import psutil
 import pytest
 import toy
 
-from tune_mcp.calibration import listing, preparing, recovering, running, watching
-from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Refusal
 from tune_mcp.files import is_locked, write_json
 from tune_mcp.run_dir import RunDir
@@ -24,6 +22,13 @@ from tune_mcp.supervise import host_lock, leftovers, tree_record
 from tune_mcp.supervise.process_tree import Identity, Member
 from tune_mcp.supervise.processes import Grace
 from tune_mcp.supervise.tree_record import Tree, TreeRecorder
+from tune_mcp.verbs import machine
+from tune_mcp.verbs.precheck import precheck
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.resume_run import resume_run
+from tune_mcp.verbs.start_run import start_run
+from tune_mcp.verbs.status import list_runs, status
+from tune_mcp.verbs.stop_run import stop_run
 
 
 @pytest.fixture
@@ -75,19 +80,19 @@ def test_stopping_a_lost_run_ends_all_that_it_left_and_status_names_it_before(
     """Bug 17 of the older script: a supervisor that is killed leaves its pytest alive."""
     run, left = orphaned(project)
 
-    now = watching.status(project, run.run_id)
+    now = status(project, run.run_id)
     (alert,) = (alert for alert in now.alerts if "live on" in alert)
     named = {process.pid for process in leftovers.living([run])}
     assert named >= left and stranger.pid not in named
     assert any(str(pid) in alert for pid in left) and str(stranger.pid) not in alert
-    checks = {check.id: check for check in preparing.precheck(project, toy.MODEL).checks}
+    checks = {check.id: check for check in precheck(project, toy.MODEL).checks}
     assert (checks["host.free"].status, "live on" in checks["host.free"].detail) == ("warn", True)
     assert set(escapees.alive(left)) == left, "readers end nothing"
 
-    answer = running.stop_run(project, run.run_id, "the machine is needed")
+    answer = stop_run(project, run.run_id, "the machine is needed")
 
     assert (answer.state, escapees.alive(left)) == ("stopped", []), toy.told(run)
-    assert "live on" not in watching.status(project, run.run_id).text()
+    assert "live on" not in status(project, run.run_id).text()
     (event,) = (event for event in events.read(run.events) if event.kind == "recovered")
     assert "process(es) of the dead run ended" in event.text
     assert "KeyboardInterrupt" in run.log(toy.TEST_KEY, 1).read_text(), "pytest was asked first: fixtures are torn down"
@@ -101,7 +106,7 @@ def test_resuming_a_lost_run_ends_what_it_left_before_it_measures(
     toy.let_go(project, 1)
     (toy.state_folder(project) / "pids").write_text("")
 
-    running.resume_run(project, run.run_id)
+    resume_run(project, run.run_id)
 
     assert escapees.alive(left) == []
     now = toy.wait_until_rest(project, run.run_id)
@@ -135,9 +140,9 @@ def test_nothing_is_started_beside_a_process_that_outlives_sigkill(
     monkeypatch.setattr(leftovers, "end", lambda _runs, _log: stuck)
 
     with pytest.raises(Refusal, match=rf"HOST_BUSY \[GPU-20\]: 1 process\(es\) of {dead.run_id} outlive SIGKILL: 4711"):
-        running.start_run(project, toy.MODEL, repeats=1)
+        start_run(project, toy.MODEL, repeats=1)
 
-    assert len(listing.list_runs(project).runs) == 1, "a refusal leaves nothing behind"
+    assert len(list_runs(project).runs) == 1, "a refusal leaves nothing behind"
     assert host_lock.current() is None and host_lock.last() == dead.path, "the next start tries again"
 
 
@@ -193,7 +198,7 @@ def test_a_recorded_identity_is_named_and_never_ended(run: RunDir, child: psutil
     assert leftovers.end([run], lambda _: None, Grace(0.1, 5, 5)) == leftovers.Ended((), ())
     assert child.is_running()
     assert [process.pid for process in leftovers.unproven([run])] == [child.pid]
-    assert f"without its mark ({child.pid} " in recovering.told([run])
+    assert f"without its mark ({child.pid} " in machine.told([run])
 
 
 @pytest.mark.rule("GPU-16")
@@ -219,7 +224,7 @@ def test_a_lock_file_that_names_a_strangers_run_ends_no_process(
     assert not isinstance(lock, host_lock.Holder)
     lock.release()
     project = toy.make_toy(tmp_path / "new")
-    assert recovering.suspects(project) == [run]
+    assert machine.suspects(project) == [run]
 
     started = toy.start(project, 1)
 
@@ -361,7 +366,7 @@ def test_the_lock_names_the_run_before_until_that_one_is_recovered(run: RunDir, 
     host_lock.describe(last, host_lock.Holder("n", "/n", "/repo"))
     assert host_lock.last() == Path("/n")
     last.release()
-    assert recovering.suspects(toy.make_toy(tmp_path / "new")) == [], "its folder is gone"
+    assert machine.suspects(toy.make_toy(tmp_path / "new")) == [], "its folder is gone"
 
 
 def test_a_pytest_that_ended_before_its_tree_was_looked_at_is_no_error(run: RunDir) -> None:

@@ -13,15 +13,21 @@ import psutil
 import pytest
 import toy
 
-from tune_mcp.calibration import catalogue, listing, reporting, running, watching
-from tune_mcp.calibration.project import Project
-from tune_mcp.contract.running import PurgeItem
+from tune_mcp.contract.resume_run import PurgeItem
 from tune_mcp.errors import Refusal
 from tune_mcp.files import is_locked
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events, state
 from tune_mcp.session.state import Owner
 from tune_mcp.supervise import host_lock
+from tune_mcp.verbs.discover import discover
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.report import report
+from tune_mcp.verbs.resume_run import resume_run
+from tune_mcp.verbs.start_run import start_run
+from tune_mcp.verbs.status import list_runs, status
+from tune_mcp.verbs.stop_run import stop_run
+from tune_mcp.verbs.strict_audit import strict_audit
 
 STARTER = """
 import subprocess, sys
@@ -41,11 +47,11 @@ else:
 def project(tmp_path: Path) -> Iterator[Project]:
     made = toy.make_toy(tmp_path / "repo")
     yield made
-    for entry in listing.list_runs(made).runs:
+    for entry in list_runs(made).runs:
         toy.let_go(made, 1)
         toy.let_go(made, 2)
         if not state.conclude(made.run(entry.run_id)).state.at_rest:
-            running.stop_run(made, entry.run_id, "the test is over")
+            stop_run(made, entry.run_id, "the test is over")
 
 
 def supervisor(run: RunDir) -> psutil.Process:
@@ -82,7 +88,7 @@ def test_a_run_goes_on_when_client_and_server_and_their_whole_tree_are_killed(pr
         env={**os.environ, "PYTHONPATH": f"{Path(toy.__file__).parents[1]}:{Path(toy.__file__).parent}"},
     )
     toy.wait_for(lambda: toy.launches(project, 1), what="the first pytest")
-    (entry,) = listing.list_runs(project).runs
+    (entry,) = list_runs(project).runs
     run = project.run(entry.run_id)
     tree = [client.pid, *(child.pid for child in psutil.Process(client.pid).children(recursive=True))]
     process = supervisor(run)
@@ -94,12 +100,12 @@ def test_a_run_goes_on_when_client_and_server_and_their_whole_tree_are_killed(pr
         os.kill(pid, signal.SIGKILL)
     os.killpg(client.pid, signal.SIGKILL) if still_there([client.pid]) else None
     client.wait(timeout=10)
-    assert watching.status(project, run.run_id).state == "running"
+    assert status(project, run.run_id).state == "running"
     toy.let_go(project, 1)
 
     now = toy.wait_until_rest(project, run.run_id)
     assert (now.state, now.strict_complete) == ("finished", True), toy.told(run)
-    assert reporting.report(project, run.run_id).metrics == 3
+    assert report(project, run.run_id).metrics == 3
     assert not is_locked(run.supervisor_lock)
 
 
@@ -112,15 +118,15 @@ def test_a_killed_supervisor_is_lost_for_every_reader_and_resume_completes(proje
     supervisor(run).kill()
 
     toy.wait_for(lambda: state.conclude(run).state.at_rest, what="the loss")
-    now = watching.status(project, run.run_id)
+    now = status(project, run.run_id)
     assert (now.state, now.terminal, now.pytest_active, now.current) == ("lost", True, False, None)
     assert "gone without an end state" in now.alerts[0]
-    assert listing.list_runs(project).runs[0].state == "lost"
-    assert "toy_speed: ✓—" in watching.strict_audit(project, run.run_id).text()
+    assert list_runs(project).runs[0].state == "lost"
+    assert "toy_speed: ✓—" in strict_audit(project, run.run_id).text()
     toy.wait_for(lambda: not still_there(pids), what="the end of the orphaned runner and its pytest")
 
     toy.let_go(project, 2)
-    running.resume_run(project, run.run_id)
+    resume_run(project, run.run_id)
     now = toy.wait_until_rest(project, run.run_id)
     assert (now.state, now.strict_complete) == ("finished", True), toy.told(run)
     assert run.observation("toy_speed", 1).read_bytes() == first, "what was strict is not measured again"
@@ -143,12 +149,12 @@ def test_nobody_measures_beside_a_pytest_that_still_tears_down_after_its_supervi
     supervisor(run).kill()
     toy.wait_for(lambda: state.conclude(run).state is state.RunState.LOST, what="the loss")
     with pytest.raises(Refusal, match=rf"RUN_ACTIVE.*{run.run_id} \(lost\)"):
-        running.resume_run(project, run.run_id)
+        resume_run(project, run.run_id)
 
     teardown.unlink()
     toy.wait_for(lambda: not still_there(pids) and _host_is_free(), what="the end of the orphans")
     toy.let_go(project, 1)
-    running.resume_run(project, run.run_id)
+    resume_run(project, run.run_id)
     assert toy.wait_until_rest(project, run.run_id).strict_complete, toy.told(run)
 
 
@@ -175,10 +181,10 @@ def test_stopping_a_run_that_is_over_changes_nothing(project: Project) -> None:
     run = toy.finished_run(project, 1)
     before = run.events.read_bytes()
 
-    answer = running.stop_run(project, run.run_id, "late")
+    answer = stop_run(project, run.run_id, "late")
 
     assert (answer.state, answer.strict_ready, run.events.read_bytes()) == ("finished", "2/2", before)
-    assert code(lambda: running.stop_run(project, run.run_id, " ")) == "INVALID_ARGUMENT"
+    assert code(lambda: stop_run(project, run.run_id, " ")) == "INVALID_ARGUMENT"
 
 
 @pytest.mark.rule("GPU-20", "GPU-16", "SUP-13", "GAP-01")
@@ -192,7 +198,7 @@ def test_a_stopped_run_keeps_what_is_complete_and_leaves_no_process_and_no_stran
     test = project.repo_root / toy.TEST_FILE
     spawn = f"    import subprocess, sys\n    {leave}\n    subprocess.run([sys.executable, '-c', {daemon!r}])\n"
     test.write_text(test.read_text().replace("def held(k):\n", f"def held(k):\n    if k == 2:\n{_indented(spawn)}"))
-    catalogue.discover(project, toy.MODEL)
+    discover(project, toy.MODEL)
     toy.commit(project)
     decoy = subprocess.Popen([sys.executable, "-c", server.replace(str(pids), str(tmp_path / "decoy"))])
     run = toy.start_and_hold(project, 3, repeat=2)
@@ -200,18 +206,18 @@ def test_a_stopped_run_keeps_what_is_complete_and_leaves_no_process_and_no_stran
     mine = [*owned(run), *map(int, pids.read_text().split()), *toy.launches(project, 2)]
     assert len(still_there(mine)) == len(mine) >= 5
 
-    answer = running.stop_run(project, run.run_id, "lunch")
+    answer = stop_run(project, run.run_id, "lunch")
 
     assert (answer.state, answer.strict_ready, answer.kept_cells) == ("stopped", "0/2", 2)
     toy.wait_for(lambda: not still_there(mine), limit_s=5, what="the end of the supervisor")
     assert decoy.poll() is None, "a foreign process with the same command line lives on"
     decoy.kill()
     decoy.wait()
-    assert watching.status(project, run.run_id).reason == "lunch"
-    assert "toy_speed: ✓—— (1/3 strict, expected=4)" in watching.strict_audit(project, run.run_id).text()
+    assert status(project, run.run_id).reason == "lunch"
+    assert "toy_speed: ✓—— (1/3 strict, expected=4)" in strict_audit(project, run.run_id).text()
 
     toy.let_go(project, 2)
-    running.resume_run(project, run.run_id)
+    resume_run(project, run.run_id)
     assert toy.wait_until_rest(project, run.run_id).strict_complete, toy.told(run)
     assert [len(toy.launches(project, repeat)) for repeat in (1, 2, 3)] == [1, 2, 1], "only what was open is measured"
 
@@ -226,15 +232,15 @@ def test_one_run_measures_at_a_time_and_the_refusal_names_it(project: Project, t
     run = toy.start_and_hold(project, 1)
 
     with pytest.raises(Refusal, match=rf"RUN_ACTIVE \[GPU-14\]: {run.run_id} \(running\)"):
-        running.start_run(project, toy.MODEL)
+        start_run(project, toy.MODEL)
     with pytest.raises(Refusal, match=rf"HOST_BUSY \[GPU-14\]: {run.run_id}.*{project.repo_root}"):
-        running.start_run(other, toy.MODEL)
+        start_run(other, toy.MODEL)
     assert not (other.repo_root / ".tune-runs").exists(), "a refusal leaves nothing behind"
-    assert code(lambda: running.resume_run(project, run.run_id)) == "RUN_ACTIVE"
+    assert code(lambda: resume_run(project, run.run_id)) == "RUN_ACTIVE"
     purge = [PurgeItem(stage="toy_speed", repeat=1, reason="impatient")]
-    assert code(lambda: running.resume_run(project, run.run_id, purge)) == "REPEAT_ACTIVE"
-    assert code(lambda: reporting.report(project, run.run_id)) == "RUN_ACTIVE"
-    now = watching.status(project, run.run_id)
+    assert code(lambda: resume_run(project, run.run_id, purge)) == "REPEAT_ACTIVE"
+    assert code(lambda: report(project, run.run_id)) == "RUN_ACTIVE"
+    now = status(project, run.run_id)
     assert now.pytest_active and now.current is not None
     assert (now.current.test, now.current.repeat, now.current.phase) == ("test_toy_ci", 1, "pytest")
 
@@ -253,19 +259,19 @@ def test_deleting_the_locks_of_a_living_run_lets_no_other_measure_beside_it(proj
     run.supervisor_lock.unlink()
     host_lock.lock_path().unlink()
 
-    now = watching.status(project, run.run_id)
+    now = status(project, run.run_id)
     assert (now.state, now.pytest_active) == ("running", True)
     assert "nobody knows whether it still works" in now.alerts[0]
     for call in (
-        lambda: running.start_run(project, toy.MODEL),
-        lambda: running.resume_run(project, run.run_id),
-        lambda: reporting.report(project, run.run_id),
+        lambda: start_run(project, toy.MODEL),
+        lambda: resume_run(project, run.run_id),
+        lambda: report(project, run.run_id),
     ):
         assert code(call) == "RUN_ACTIVE"
 
     toy.let_go(project, 1)
     assert toy.wait_until_rest(project, run.run_id).strict_complete, toy.told(run)
-    assert len(listing.list_runs(project).runs) == len(toy.launches(project, 1)) == 1
+    assert len(list_runs(project).runs) == len(toy.launches(project, 1)) == 1
 
 
 def _host_is_free() -> bool:
@@ -292,7 +298,7 @@ def test_two_starts_at_the_same_moment_give_one_run_and_one_refusal(project: Pro
     ]
     said = sorted(one.communicate(timeout=60)[0].strip() for one in both)
 
-    (entry,) = listing.list_runs(project).runs
+    (entry,) = list_runs(project).runs
     assert said == [entry.run_id, "RUN_ACTIVE"]
     toy.let_go(project, 1)
     assert toy.wait_until_rest(project, entry.run_id).strict_complete
@@ -308,7 +314,7 @@ def test_a_waiting_reader_is_woken_by_progress_and_sees_the_heartbeat(project: P
         toy.let_go(project, 1)
         toy.wait_for(lambda: state.conclude(run).state.at_rest, what="the end")
 
-    now = watching.status(project, run.run_id, wait_s=50, sleep=look)
+    now = status(project, run.run_id, wait_s=50, sleep=look)
 
     assert (now.timed_out, now.state, len(looks)) == (False, "finished", 1)
     assert now.heartbeat_age_s is not None and now.poll_within_s <= 120

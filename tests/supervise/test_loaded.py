@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import toy
 
-from tune_mcp.calibration import running, watching
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import state
 from tune_mcp.supervise.job import AttemptResult, Job
+from tune_mcp.verbs.resume_run import resume_run
+from tune_mcp.verbs.strict_audit import strict_audit
 
 LOADING = """
 import measuring_lib
@@ -176,7 +177,7 @@ def test_what_is_loaded_from_outside_the_repository_is_the_same_in_every_repeat(
     assert (halt.code, halt.repeat) == ("HOST_NOT_COMPARABLE", 2), halt.message
     assert named in halt.message
     assert run.observation("toy_speed", 1).exists() and not run.observation("toy_speed", 2).exists()
-    assert not watching.strict_audit(machine.project, run.run_id).ready
+    assert not strict_audit(machine.project, run.run_id).ready
     before_its_launch = change != "pytest finds settings above the repository"
     assert bool(toy.launches(machine.project, 2)) is not before_its_launch
 
@@ -202,7 +203,7 @@ def test_files_that_were_only_touched_or_are_the_tests_own_output_halt_nothing(m
 
     run = measured(machine, change)
 
-    assert watching.strict_audit(machine.project, run.run_id).ready, toy.told(run)
+    assert strict_audit(machine.project, run.run_id).ready, toy.told(run)
     assert "last.json" not in run.loaded.read_text() and "measuring_lib.py" in run.loaded.read_text()
 
 
@@ -214,9 +215,9 @@ def test_put_back_the_run_goes_on(machine: Machine) -> None:
     path.write_text("SCALE = 1\n")
 
     with toy.supervised_here(toy.real_pytest):
-        running.resume_run(machine.project, run.run_id)
+        resume_run(machine.project, run.run_id)
 
-    assert watching.strict_audit(machine.project, run.run_id).ready, toy.told(run)
+    assert strict_audit(machine.project, run.run_id).ready, toy.told(run)
 
 
 @pytest.mark.rule("SCP-02", "RES-11")
@@ -228,7 +229,7 @@ def test_a_record_that_is_not_the_sealed_one_is_put_back(machine: Machine, chang
     (machine.site / "measuring_lib.py").write_text("SCALE = 2\n")
 
     with toy.supervised_here(toy.real_pytest):
-        running.resume_run(machine.project, run.run_id)
+        resume_run(machine.project, run.run_id)
 
     assert halt_of(run).code == "HOST_NOT_COMPARABLE" and "measuring_lib.py" in halt_of(run).message
     assert json.loads(run.loaded.read_bytes()) == sealed
@@ -241,7 +242,7 @@ def test_without_any_sealed_record_the_run_does_not_go_on(machine: Machine) -> N
         path.write_text("{}")
 
     with toy.supervised_here(toy.real_pytest) as executor:
-        running.resume_run(machine.project, run.run_id)
+        resume_run(machine.project, run.run_id)
 
     assert (halt_of(run).code, executor.jobs) == ("HOST_NOT_COMPARABLE", [])
     assert "loaded.json is gone, or is not what the supervisor wrote" in halt_of(run).message

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import toy
 
-from tune_mcp.calibration import running, watching
-from tune_mcp.calibration.project import Project
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events, state
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.resume_run import resume_run
+from tune_mcp.verbs.strict_audit import strict_audit
 
 GIT = ("git", "-c", "user.name=t", "-c", "user.email=t@localhost")
 
@@ -37,7 +38,7 @@ def halted(project: Project, run: RunDir) -> str:
     (folder,) = run.purged.iterdir()
     assert json.loads((folder / "purge.json").read_text())["reason"] == f"COMMIT_MOVED: {halt.message}"
     assert (folder / "run1_a1/result.json").is_file(), "nothing is deleted"
-    assert "✓" not in watching.strict_audit(project, run.run_id).text()
+    assert "✓" not in strict_audit(project, run.run_id).text()
     return halt.message
 
 
@@ -91,9 +92,9 @@ def test_a_run_goes_on_when_the_tree_was_put_back(tmp_path: Path) -> None:
     toy.git(project.repo_root, "checkout", "-q", "--", "code.py")
 
     with toy.supervised_here(toy.real_pytest):
-        running.resume_run(project, run.run_id)
+        resume_run(project, run.run_id)
 
-    assert watching.strict_audit(project, run.run_id).ready
+    assert strict_audit(project, run.run_id).ready
 
 
 def _edited(project: Project, job: toy.Job) -> toy.AttemptResult | None:
@@ -107,6 +108,6 @@ def test_a_tests_own_output_in_the_tree_is_told_once_and_stops_nothing(tmp_path:
 
     run = toy.finished_run(project, 2, toy.real_pytest)
 
-    assert watching.strict_audit(project, run.run_id).ready, toy.told(run)
+    assert strict_audit(project, run.run_id).ready, toy.told(run)
     told = [event.text for event in events.read(run.events) if event.kind == "appeared"]
     assert told == ["1 new file(s) in the tree, taken for the tests' output: results.json"]

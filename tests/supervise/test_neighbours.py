@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import toy
 
-from tune_mcp.calibration import preparing, running
 from tune_mcp.errors import Refusal
 from tune_mcp.session import events
 from tune_mcp.supervise import host_lock, neighbours
+from tune_mcp.verbs.precheck import precheck
+from tune_mcp.verbs.start_run import start_run
 
 
 def overlaps(run_path: Path) -> list[str]:
@@ -25,9 +26,9 @@ def test_a_deleted_lock_file_lets_no_second_run_start(tmp_path: Path) -> None:
     run = toy.start_and_hold(first, 1)
     host_lock.lock_path().unlink()
 
-    (check,) = (check for check in preparing.precheck(second, toy.MODEL).checks if check.id == "host.free")
+    (check,) = (check for check in precheck(second, toy.MODEL).checks if check.id == "host.free")
     with pytest.raises(Refusal, match=r"HOST_BUSY.*although nobody holds its lock") as caught:
-        running.start_run(second, toy.MODEL, repeats=1)
+        start_run(second, toy.MODEL, repeats=1)
 
     assert check.status == "busy" and run.run_id in check.detail
     assert str(run.path) in caught.value.message
@@ -42,7 +43,7 @@ def test_a_run_under_another_lock_folder_is_on_record_in_both(tmp_path: Path, mo
     one = toy.start_and_hold(first, 1)
     monkeypatch.setenv("TUNE_LOCK_DIR", str(tmp_path / "other-locks"))
 
-    (check,) = (check for check in preparing.precheck(second, toy.MODEL).checks if check.id == "host.free")
+    (check,) = (check for check in precheck(second, toy.MODEL).checks if check.id == "host.free")
     two = toy.start_and_hold(second, 1)
 
     assert check.status == "warn" and str(one.path) in check.detail

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import toy
 
-from tune_mcp.calibration import watching
 from tune_mcp.errors import Json
 from tune_mcp.observe import of_launch
+from tune_mcp.verbs.status import status
+from tune_mcp.verbs.strict_audit import strict_audit
 
 WRITE = '    (folder / "result.json").write_text(json.dumps(found))\n'
 PRECISE = (
@@ -60,9 +61,9 @@ def test_a_result_of_another_launch_is_no_observation(tmp_path: Path, way: str) 
 
     run = toy.finished_run(project, 2, toy.real_pytest)
 
-    now = watching.status(project, run.run_id)
+    now = status(project, run.run_id)
     assert (now.state, why in now.reason) == ("halted", True), (now.reason, toy.told(run))
-    assert "toy_speed: ✓✗" in watching.strict_audit(project, run.run_id).text()
+    assert "toy_speed: ✓✗" in strict_audit(project, run.run_id).text()
 
 
 @pytest.mark.rule("MET-01")
@@ -72,7 +73,7 @@ def test_new_files_with_their_own_or_with_round_numbers_count(tmp_path: Path, ch
 
     run = toy.finished_run(project := toy.make_toy(tmp_path / "repo", test_source=same), 2, toy.real_pytest)
 
-    assert watching.strict_audit(project, run.run_id).ready, toy.told(run)
+    assert strict_audit(project, run.run_id).ready, toy.told(run)
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,13 @@ import toy
 from toy import TEST_KEY
 
 from tune_mcp import run_dir
-from tune_mcp.calibration import running, watching
-from tune_mcp.calibration.project import Options, Project
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import drift, events, provenance, state
 from tune_mcp.session.state import Halt
+from tune_mcp.verbs.project import Options, Project
+from tune_mcp.verbs.resume_run import resume_run
+from tune_mcp.verbs.strict_audit import strict_audit
 
 CONFIG = ".tune/models/toy/config.yaml"
 
@@ -61,7 +62,7 @@ def test_untracked_outputs_of_tests_halt_nothing(tmp_path: Path, present: bool) 
 
     run = toy.finished_run(project, 3, toy.real_pytest)
 
-    assert watching.strict_audit(project, run.run_id).ready, toy.told(run)
+    assert strict_audit(project, run.run_id).ready, toy.told(run)
     (told,) = appeared(run)
     assert ".coverage" in told
     assert len(toy.launches(project, 1)) == 1
@@ -78,12 +79,12 @@ def test_an_output_that_was_seen_may_change_or_go_between_stop_and_resume(tmp_pa
     (project.repo_root / "test.db").unlink()
 
     with toy.supervised_here(toy.real_pytest):
-        running.resume_run(project, run.run_id)
-    assert watching.strict_audit(project, run.run_id).ready, toy.told(run)
+        resume_run(project, run.run_id)
+    assert strict_audit(project, run.run_id).ready, toy.told(run)
 
     (project.repo_root / "data.json").write_text("2")
     with pytest.raises(Refusal, match=r"^COMMIT_MOVED .*data.json was changed"):
-        running.resume_run(project, run.run_id)
+        resume_run(project, run.run_id)
 
 
 @pytest.mark.rule("SES-11")
@@ -101,14 +102,14 @@ def test_a_test_that_rewrites_a_tracked_file_is_named_and_the_way_out_works_at_t
     assert f'add test_outputs: ["{name}"] to the model\'s config.yaml, then call resume_run' in found.next
     if "time" in rewrite:
         with pytest.raises(Refusal, match="test_outputs"):
-            running.resume_run(project, run.run_id)
+            resume_run(project, run.run_id)
 
     path = project.repo_root / CONFIG
     path.write_text(json.dumps(json.loads(path.read_text()) | {"test_outputs": [name]}))
     with toy.supervised_here(toy.real_pytest):
-        running.resume_run(toy.open_project(project.repo_root), run.run_id)
+        resume_run(toy.open_project(project.repo_root), run.run_id)
 
-    assert watching.strict_audit(project, run.run_id).ready, toy.told(run)
+    assert strict_audit(project, run.run_id).ready, toy.told(run)
     assert any(f"left out of its comparison: {name}" in told for told in appeared(run))
     assert len(toy.launches(project, 1)) == 2
 
@@ -136,8 +137,8 @@ def test_what_python_or_pytest_loads_is_never_an_output(tmp_path: Path, name: st
         command = found.next[found.next.index("printf") : found.next.index(", then call")]
         subprocess.run(["bash", "-c", command], cwd=project.repo_root, check=True)
         with toy.supervised_here(toy.real_pytest):
-            running.resume_run(project, run.run_id)
-        assert watching.strict_audit(project, run.run_id).ready, toy.told(run)
+            resume_run(project, run.run_id)
+        assert strict_audit(project, run.run_id).ready, toy.told(run)
 
 
 @pytest.mark.rule("SES-11")
@@ -201,7 +202,7 @@ def test_a_project_in_a_folder_of_a_larger_repository_sees_later_edits(tmp_path:
     assert "gone" not in git.changed[name]
 
     run = toy.finished_run(project, 1, toy.real_pytest)
-    assert watching.strict_audit(project, run.run_id).ready, toy.told(run)
+    assert strict_audit(project, run.run_id).ready, toy.told(run)
     (project.repo_root / name).write_text("C = 3\n")
     assert drift.moved(project.repo_root, provenance.read(project.repo_root), project.plan(run).launch_tree) == (
         f"{name} was changed",

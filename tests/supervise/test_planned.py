@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import toy
 
-from tune_mcp.calibration import watching
-from tune_mcp.calibration.project import Project
 from tune_mcp.run_dir import RunDir
 from tune_mcp.supervise import invocation
 from tune_mcp.supervise.job import AttemptResult, Job
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.status import status
+from tune_mcp.verbs.strict_audit import strict_audit
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
 CALLED = "    (STATE / 'called').open('a').write('x')\n"
@@ -44,9 +45,9 @@ def why_halted(
     source = toy.toy_source() if source is toy.SOURCE else source
     project = toy.make_toy(folder, test_source=source, files=files, config=toy.CONFIG | config)
     run, result = attempted(project)
-    now = watching.status(project, run.run_id)
+    now = status(project, run.run_id)
     assert now.state == "halted", toy.told(run)
-    assert "✓" not in watching.strict_audit(project, run.run_id).text()
+    assert "✓" not in strict_audit(project, run.run_id).text()
     return now.reason, result
 
 
@@ -179,7 +180,7 @@ def test_a_repositorys_own_ini_and_conftests_are_used_and_none_from_above_it(tmp
 def test_a_path_with_spaces_dollars_and_letters_beyond_ascii_is_a_path(tmp_path: Path) -> None:
     run, result = attempted(toy.make_toy(tmp_path / "Träger $HOME 音/it's a repo"))
 
-    assert result.guard.shortfall() == "" and watching.status(toy.open_project(run.repo_root), run.run_id).complete
+    assert result.guard.shortfall() == "" and status(toy.open_project(run.repo_root), run.run_id).complete
 
 
 @pytest.mark.rule("SCP-04")

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 import toy
 
-from tune_mcp.calibration import catalogue, running, watching
-from tune_mcp.calibration.project import Project
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 from tune_mcp.supervise import recording
+from tune_mcp.verbs.discover import discover
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.resume_run import resume_run
+from tune_mcp.verbs.status import status
+from tune_mcp.verbs.strict_audit import strict_audit
 
 FIRST, LAST = toy.STAGES[0], toy.STAGES[-1]
 
@@ -35,8 +38,8 @@ def lines(run: RunDir) -> list[tuple[str, str]]:
 def resumed(project: Project, run: RunDir) -> list[int]:
     """The repeats that were launched."""
     with toy.supervised_here() as executor:
-        running.resume_run(project, run.run_id)
-    assert watching.strict_audit(project, run.run_id).ready, toy.told(run)
+        resume_run(project, run.run_id)
+    assert strict_audit(project, run.run_id).ready, toy.told(run)
     return [job.repeat for job in executor.jobs]
 
 
@@ -116,9 +119,9 @@ def test_values_that_a_fixed_config_reads_otherwise_replace_the_line(tmp_path: P
     config["metric_sources"]["test_toy_ci.py"]["paths"]["latency_mean_s"] = "speed.latency"
     project = toy.make_toy(tmp_path / "repo", config=config)
     run = toy.finished_run(project, 2)
-    assert watching.status(project, run.run_id).state == "halted"
+    assert status(project, run.run_id).state == "halted"
     (project.repo_root / ".tune/models/toy/config.yaml").write_text(json.dumps(toy.CONFIG))
-    catalogue.discover(project, toy.MODEL)
+    discover(project, toy.MODEL)
 
     assert resumed(project, run) == [2]
 

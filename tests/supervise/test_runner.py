@@ -12,13 +12,15 @@ import psutil
 import pytest
 import toy
 
-from tune_mcp.calibration import running, watching
-from tune_mcp.calibration.project import Project
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import state
 from tune_mcp.supervise import loop
 from tune_mcp.supervise.job import JOB_FILE, RESULT_FILE, AttemptResult, Job, read_result
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.resume_run import resume_run
+from tune_mcp.verbs.status import status
+from tune_mcp.verbs.strict_audit import strict_audit
 
 HEAD = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-q", "--allow-empty", "-m", "moved"]
 
@@ -41,13 +43,13 @@ def test_a_commit_made_while_pytest_ran_halts_the_run_and_resume_is_refused(tmp_
 
     run = toy.finished_run(project, 2, toy.real_pytest)
 
-    now = watching.status(project, run.run_id)
+    now = status(project, run.run_id)
     assert now.state == "halted", toy.told(run)
     halt = state.conclude(run).record.halt
     assert halt is not None and (halt.code, halt.repeat) == ("COMMIT_MOVED", 1)
-    assert "✓" not in watching.strict_audit(project, run.run_id).text()
+    assert "✓" not in strict_audit(project, run.run_id).text()
     with pytest.raises(Refusal, match="COMMIT_MOVED"):
-        running.resume_run(project, run.run_id)
+        resume_run(project, run.run_id)
 
 
 @pytest.mark.rule("SES-11", "SMP-08")
@@ -57,9 +59,9 @@ def test_a_test_file_that_changed_while_pytest_ran_halts_the_run(tmp_path: Path)
 
     run = toy.finished_run(project, 2, toy.real_pytest)
 
-    now = watching.status(project, run.run_id)
+    now = status(project, run.run_id)
     assert (now.state, "tests/test_toy_ci.py is not the file that was planned" in now.reason) == ("halted", True)
-    assert "✓" not in watching.strict_audit(project, run.run_id).text()
+    assert "✓" not in strict_audit(project, run.run_id).text()
 
 
 @pytest.mark.rule("SES-11", "HLT-02")
@@ -72,10 +74,10 @@ def test_a_repository_that_is_gone_after_a_launch_halts_at_once(tmp_path: Path, 
 
     run = toy.finished_run(project, 2, toy.real_pytest)
 
-    now = watching.status(project, run.run_id)
+    now = status(project, run.run_id)
     assert (now.state, "has no commit to calibrate" in now.reason) == ("halted", True), now.reason
     assert len(toy.launches(project, 1)) == 1
-    assert "✓" not in watching.strict_audit(project, run.run_id).text()
+    assert "✓" not in strict_audit(project, run.run_id).text()
 
 
 @pytest.mark.rule("SES-11")
@@ -88,7 +90,7 @@ def test_a_file_that_changed_before_the_launch_starts_no_pytest(tmp_path: Path) 
 
     run = toy.finished_run(project, 1, attempt)
 
-    assert watching.status(project, run.run_id).state == "halted"
+    assert status(project, run.run_id).state == "halted"
     assert (only_result(run).pytest_rc, toy.launches(project, 1)) == (None, ())
 
 
@@ -112,7 +114,7 @@ def test_the_results_of_an_older_attempt_are_never_taken_for_this_one(
 
     found = only_result(run)
     assert (found.guard.finished, found.stages["toy_speed"].metrics["throughput_qps"]) == (False, None)
-    assert "✓" not in watching.strict_audit(project, run.run_id).text()
+    assert "✓" not in strict_audit(project, run.run_id).text()
 
 
 @pytest.mark.rule("MET-02", "GPU-17")
@@ -144,7 +146,7 @@ def test_a_test_that_prints_its_numbers_and_leaves_no_file_has_measured_nothing(
     found = only_result(run)
     assert (found.pytest_rc, found.stages["toy_accuracy"].metrics) == (0, {"accuracy": None})
     assert "toy0/result.json::summary.accuracy: file missing" in found.stages["toy_accuracy"].problems[0]
-    assert watching.status(project, run.run_id).state == "halted"
+    assert status(project, run.run_id).state == "halted"
 
 
 def test_a_sealed_attempt_is_never_run_again(tmp_path: Path) -> None:
@@ -171,7 +173,7 @@ def test_a_pytest_that_hangs_is_ended_at_its_limit(tmp_path: Path, monkeypatch: 
 
     found = only_result(run)
     assert (found.stopped_by, found.duration_s >= 1.0) == ("timeout", True)
-    assert "wall-clock limit" in watching.status(project, run.run_id).missing[0].reason
+    assert "wall-clock limit" in status(project, run.run_id).missing[0].reason
 
 
 @pytest.mark.rule("GPU-20", "GPU-16", "GPU-05", "GPU-18")
@@ -195,7 +197,7 @@ def test_what_pytest_leaves_behind_is_ended_and_named_and_a_stranger_is_not(tmp_
     assert decoy.poll() is None, "a foreign process with the same command line lives on"
     decoy.kill()
     decoy.wait()
-    assert watching.strict_audit(project, run.run_id).ready
+    assert strict_audit(project, run.run_id).ready
 
 
 def run_alone(project: Project) -> tuple[subprocess.Popen[bytes], Job]:

@@ -10,10 +10,10 @@ import pytest
 import toy
 from toy import STAGES, TEST_KEY
 
-from tune_mcp.calibration import watching
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 from tune_mcp.supervise import scratch
+from tune_mcp.verbs.status import status
 
 LITTER = """
     import socket, tempfile
@@ -49,7 +49,7 @@ def test_what_tests_leave_in_their_short_private_tmpdir_is_removed_and_named_onc
 
     run = toy.finished_run(project, 2, toy.real_pytest)
 
-    assert watching.status(project, run.run_id).strict_complete, toy.told(run)
+    assert status(project, run.run_id).strict_complete, toy.told(run)
     used = tmpdirs(run)
     assert len({path for path, _ in used}) == 2, "each attempt has its own"
     for path, mode in used:

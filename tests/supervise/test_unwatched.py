@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import toy
 
-from tune_mcp.calibration import watching
 from tune_mcp.session import events
 from tune_mcp.supervise.executor import JobState
 from tune_mcp.supervise.unwatched import Gap, Watchers
+from tune_mcp.verbs.status import status
 
 
 def polled(path: Path, at: float) -> None:
@@ -90,18 +90,18 @@ def test_a_poll_leaves_a_trace_only_while_the_run_is_active_and_never_fails_for_
     project = toy.make_toy(tmp_path / "repo")
     run = toy.start_and_hold(project, 1)
     try:
-        watching.status(project, run.run_id)
+        status(project, run.run_id)
         assert run.watched.is_file()
         run.watched.unlink()
         run.watched.mkdir()
         run.watched.chmod(stat.S_IRUSR)
-        assert watching.status(project, run.run_id).state == "running"
+        assert status(project, run.run_id).state == "running"
     finally:
         toy.let_go(project, 1)
     toy.wait_until_rest(project, run.run_id)
     run.watched.chmod(0o700)
     run.watched.rmdir()
 
-    watching.status(project, run.run_id)
+    status(project, run.run_id)
 
     assert not run.watched.exists()

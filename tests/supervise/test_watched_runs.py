@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import toy
 
-from tune_mcp.calibration import watching
-from tune_mcp.calibration.project import Project
 from tune_mcp.cli.watch import picture
 from tune_mcp.observe.observation import Attempt, Stored, load
 from tune_mcp.report import history
@@ -17,6 +15,9 @@ from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 from tune_mcp.supervise import loop
 from tune_mcp.supervise.job import JOB_FILE, AttemptResult, read_job, read_result
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.status import status
+from tune_mcp.verbs.strict_audit import strict_audit
 
 ONCE = "flag = STATE / 'once'; first = not flag.exists(); flag.touch()"
 """In a toy's test: ``first`` is true in the first launch alone."""
@@ -70,7 +71,7 @@ def test_a_crash_is_stopped_by_an_interrupt_told_and_the_repeat_tried_again(tmp_
     (alert,) = told(run, "alert")
     assert alert.startswith("test_toy_ci run 1 attempt 1: CUDA out of memory: ") and "To do: look for another" in alert
     assert "stopped by the watchdog: CUDA out of memory" in told(run, "retry")[0]
-    assert watching.strict_audit(project, run.run_id).ready
+    assert strict_audit(project, run.run_id).ready
     assert [one.kind for one in history.incidents(run)] == ["alert", "retry"]
 
 
@@ -92,7 +93,7 @@ def test_a_worker_that_dies_is_seen_although_pytest_goes_on_polling(tmp_path: Pa
     run = toy.finished_run(project, 1, toy.real_pytest)
 
     assert "process ended" in results(run)[0].stop_reason
-    assert watching.strict_audit(project, run.run_id).ready
+    assert strict_audit(project, run.run_id).ready
 
 
 @pytest.mark.rule("WDG-01", "XPY-05", "RTY-04")
@@ -124,7 +125,7 @@ def test_a_pytest_that_stands_still_is_told_then_stopped_then_tried_again(tmp_pa
     first, second = results(run)
     assert (first.stopped_for, second.stopped_by) == ("no progress", "")
     assert told(run, "alert")[0].startswith("test_toy_ci run 1 attempt 1: no progress: no log line")
-    assert watching.strict_audit(project, run.run_id).ready
+    assert strict_audit(project, run.run_id).ready
 
 
 @pytest.mark.rule("WDG-02", "WDG-11", "STR-15")
@@ -132,8 +133,8 @@ def test_an_open_alert_is_shown_by_status_and_watch_and_its_end_is_told(tmp_path
     project = watched(tmp_path, startup={"after_s": 0.2})
     run = toy.start_and_hold(project, 1)
 
-    toy.wait_for(lambda: watching.status(project, run.run_id).alerts, what="the alert")
-    now = watching.status(project, run.run_id)
+    toy.wait_for(lambda: status(project, run.run_id).alerts, what="the alert")
+    now = status(project, run.run_id)
     toy.let_go(project, 1)
     toy.wait_until_rest(project, run.run_id)
 
@@ -142,7 +143,7 @@ def test_an_open_alert_is_shown_by_status_and_watch_and_its_end_is_told(tmp_path
     assert now.processes == {"pytest": 1}
     assert "ALERT: slow start" in now.text() and "processes: 1 pytest" in now.text()
     assert "slow start" in str([part.plain for part in picture(now).renderable.renderables if hasattr(part, "plain")])
-    assert watching.status(project, run.run_id).alerts == ()
+    assert status(project, run.run_id).alerts == ()
     assert "up after" in told(run, "alert_over")[0]
     (record,) = run.path.glob("_pytest/*/attempts/*/watch.json")
     assert [one["name"] for one in json.loads(record.read_text())["alerts"]] == ["slow start"]
@@ -158,7 +159,7 @@ def test_a_signal_that_we_did_not_send_is_told_as_one_from_outside(tmp_path: Pat
 
     (only,) = results(run)
     assert (only.stopped_by, only.signals) == ("", ())
-    reason = watching.status(project, run.run_id).missing[0].reason
+    reason = status(project, run.run_id).missing[0].reason
     assert "killed from outside" in reason and f"({name}), which tune-mcp did not send" in reason
 
 
@@ -169,9 +170,9 @@ def test_an_interrupt_that_we_did_not_send_halts_and_says_so(tmp_path: Path) -> 
 
     run = toy.finished_run(project, 1, toy.real_pytest)
 
-    now = watching.status(project, run.run_id)
+    now = status(project, run.run_id)
     assert now.state == "halted" and "interrupted from outside or by the test itself, not by tune-mcp" in now.reason
-    assert "✓" not in watching.strict_audit(project, run.run_id).text()
+    assert "✓" not in strict_audit(project, run.run_id).text()
 
 
 QUICKLY = {"exit_after_s": 0.5}
@@ -200,7 +201,7 @@ def test_a_pytest_that_does_not_exit_after_its_session_is_stopped_and_its_number
 
     run = toy.finished_run(project, 1, toy.real_pytest)
 
-    assert watching.strict_audit(project, run.run_id).ready, toy.told(run)
+    assert strict_audit(project, run.run_id).ready, toy.told(run)
     (only,) = results(run)
     assert (only.stopped_by, only.guard.exitstatus, only.pytest_rc == 0) == ("exit", 0, only.pytest_rc == 0)
     (kept,) = attempts(run)

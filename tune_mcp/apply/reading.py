@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tune_mcp.apply.locating import Concurrency, Files, locate
 from tune_mcp.config.stages import Number
-from tune_mcp.contract.audit import Cell
+from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.discover.assertions import AssertionReader, Gate, Unread, UnreadKind
 from tune_mcp.discover.blanks import Blank
 from tune_mcp.discover.constants import NumberLiteral, split_source

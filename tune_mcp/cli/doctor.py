@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tune_mcp.calibration.preparing import precheck
-from tune_mcp.calibration.project import Project
 from tune_mcp.contract.reply import Reply
 from tune_mcp.errors import Refusal
+from tune_mcp.verbs.precheck import precheck
+from tune_mcp.verbs.project import Project
 
 
 def doctor(project: Project, model: str | None, show: Callable[[Reply], None]) -> int:

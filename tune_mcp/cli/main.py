@@ -16,8 +16,8 @@ from tune_mcp import __version__
 from tune_mcp.errors import Refusal, unusable
 
 if TYPE_CHECKING:
-    from tune_mcp.calibration.project import Options, Project
     from tune_mcp.contract.reply import Reply
+    from tune_mcp.verbs.project import Options, Project
 
 MODEL, RUN = "name of the model, as catalog lists it", "id of the run, as status lists it"
 DONE, NOT_READY, REFUSED, BUG = 0, 1, 2, 3
@@ -142,13 +142,13 @@ def _selection(parser: argparse.ArgumentParser) -> None:
 
 
 def _options(arguments: argparse.Namespace) -> Options:
-    from tune_mcp.calibration.project import Options
+    from tune_mcp.verbs.project import Options
 
     return Options(arguments.repo, arguments.host, arguments.config, arguments.venv_python)
 
 
 def _project(arguments: argparse.Namespace) -> Project:
-    from tune_mcp.calibration.project import Project
+    from tune_mcp.verbs.project import Project
 
     return Project.resolve(_options(arguments))
 
@@ -172,14 +172,14 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _catalog(arguments: argparse.Namespace) -> int:
-    from tune_mcp.calibration.catalogue import catalog
+    from tune_mcp.verbs.catalog import catalog
 
     _show(arguments, catalog(_project(arguments), arguments.model))
     return DONE
 
 
 def _discover(arguments: argparse.Namespace) -> int:
-    from tune_mcp.calibration.catalogue import discover
+    from tune_mcp.verbs.discover import discover
 
     reply = discover(_project(arguments), arguments.model, not arguments.dry_run)
     _show(arguments, reply)
@@ -187,7 +187,7 @@ def _discover(arguments: argparse.Namespace) -> int:
 
 
 def _precheck(arguments: argparse.Namespace) -> int:
-    from tune_mcp.calibration.preparing import precheck
+    from tune_mcp.verbs.precheck import precheck
 
     reply = precheck(_project(arguments), arguments.model, [arguments.stages])
     _show(arguments, reply)
@@ -208,8 +208,8 @@ def _install(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from tune_mcp.calibration.running import start_run
     from tune_mcp.cli.watch import watch
+    from tune_mcp.verbs.start_run import start_run
 
     project = _project(arguments)
     reply = start_run(project, arguments.model, [arguments.stages], arguments.repeats, arguments.label)
@@ -218,8 +218,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    from tune_mcp.cli.decisions import resume_at_terminal
-    from tune_mcp.contract.running import PurgeItem
+    from tune_mcp.cli.resume import resume_at_terminal
+    from tune_mcp.contract.resume_run import PurgeItem
 
     purge = [PurgeItem.parse(word) for word in arguments.purge]
     _show(arguments, resume_at_terminal(_project(arguments), arguments.run_id, purge))
@@ -227,7 +227,7 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 
 def _stop(arguments: argparse.Namespace) -> int:
-    from tune_mcp.calibration.running import stop_run
+    from tune_mcp.verbs.stop_run import stop_run
 
     _show(arguments, stop_run(_project(arguments), arguments.run_id, arguments.reason))
     return DONE
@@ -236,11 +236,11 @@ def _stop(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     project = _project(arguments)
     if arguments.run_id is None:
-        from tune_mcp.calibration.listing import list_runs
+        from tune_mcp.verbs.status import list_runs
 
         _show(arguments, list_runs(project))
         return DONE
-    from tune_mcp.calibration.watching import status
+    from tune_mcp.verbs.status import status
 
     reply = status(project, arguments.run_id, arguments.wait)
     _show(arguments, reply)
@@ -248,7 +248,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _audit(arguments: argparse.Namespace) -> int:
-    from tune_mcp.calibration.watching import strict_audit
+    from tune_mcp.verbs.strict_audit import strict_audit
 
     reply = strict_audit(_project(arguments), arguments.run_id)
     _show(arguments, reply)
@@ -259,7 +259,7 @@ def _tail(arguments: argparse.Namespace) -> int:
     from tune_mcp.cli.tail import follow
 
     if arguments.json:
-        from tune_mcp.calibration.tailing import tail_pytest
+        from tune_mcp.verbs.tail_pytest import tail_pytest
 
         _show(arguments, tail_pytest(_project(arguments), arguments.run_id, arguments.lines))
         return DONE
@@ -273,22 +273,22 @@ def _watch(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from tune_mcp.calibration.reporting import report
+    from tune_mcp.verbs.report import report
 
     _show(arguments, report(_project(arguments), arguments.run_id))
     return DONE
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from tune_mcp.calibration.reporting import apply_plan
+    from tune_mcp.verbs.apply_plan import apply_plan
 
     _show(arguments, apply_plan(_project(arguments), arguments.run_id))
     return DONE
 
 
 def _apply(arguments: argparse.Namespace) -> int:
-    from tune_mcp.calibration.undoing import undo
-    from tune_mcp.cli.decisions import apply_at_terminal
+    from tune_mcp.cli.apply import apply_at_terminal
+    from tune_mcp.verbs.undo import undo
 
     project = _project(arguments)
     if arguments.undo:

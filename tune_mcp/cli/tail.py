@@ -6,11 +6,11 @@ import sys
 import time
 from typing import BinaryIO
 
-from tune_mcp.calibration.project import Project
-from tune_mcp.calibration.tailing import LogName, active_log, newest_log, tail_pytest
 from tune_mcp.files import open_plain
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import state
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.tail_pytest import LogName, active_log, newest_log, tail_pytest
 
 _LOOK_EVERY_S = 0.3
 _CHUNK = 64 * 1024

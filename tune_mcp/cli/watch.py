@@ -14,14 +14,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tune_mcp.calibration.project import Project
-from tune_mcp.calibration.tailing import tail_pytest
-from tune_mcp.calibration.watching import status
 from tune_mcp.contract.status import StatusReply, span
 from tune_mcp.files import is_locked, write_atomic
 from tune_mcp.run_dir import RunDir
 from tune_mcp.server.dashboard import page_of
 from tune_mcp.session import events
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.status import status
+from tune_mcp.verbs.tail_pytest import tail_pytest
 
 _REFRESH_S = 1.0
 _LAST_S = 3.0

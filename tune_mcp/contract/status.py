@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tune_mcp.config.stages import Frozen
-from tune_mcp.contract.audit import Cell
 from tune_mcp.contract.reply import Reply
+from tune_mcp.contract.strict_audit import Cell
 
 MAX_WAIT_S = 50
 _STAGES_SHOWN = 40

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from tune_mcp.config.stages import Stage
-from tune_mcp.contract.audit import Cell
+from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.observe.observation import Broken, Missing, Stored, load
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events

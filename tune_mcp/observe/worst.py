@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from tune_mcp.config.policy import GroupPolicy
 from tune_mcp.config.stages import Display, Number, Stage, WorstOp
-from tune_mcp.contract.audit import Cell
+from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.observe.audit import AuditedStage
 
 _EXACT = 700

@@ -13,8 +13,8 @@ from pydantic import Field
 from tune_mcp.apply.reality import FailedTest
 from tune_mcp.config.policy import Family
 from tune_mcp.config.stages import Frozen, Number, WorstOp
-from tune_mcp.contract.audit import Cell
 from tune_mcp.contract.precheck import Check
+from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.observe.observation import Attempt
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report.figures import direction_text

@@ -23,7 +23,7 @@ from tune_mcp import run_dir
 from tune_mcp.errors import Refusal
 
 if TYPE_CHECKING:
-    from tune_mcp.calibration.project import Project
+    from tune_mcp.verbs.project import Project
 
 LOOK_EVERY_S = 1.0
 _RUNS_WATCHED = 50

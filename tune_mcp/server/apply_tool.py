@@ -16,7 +16,7 @@ from mcp.server.mcpserver import AcceptedElicitation, Context, Elicit, Elicitati
 from mcp_types import ToolAnnotations
 from pydantic import BaseModel, Field
 
-from tune_mcp.contract.applying import STANDING, ApplyReply, Decision, Mode, Otherwise
+from tune_mcp.contract.apply import STANDING, ApplyReply, Decision, Mode, Otherwise
 from tune_mcp.contract.options import Options
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.server.answers import Answered, internal, refused
@@ -26,7 +26,7 @@ from tune_mcp.server.registering import tool, void
 
 if TYPE_CHECKING:
     from tune_mcp.apply.plan import ApplyPlan, Row
-    from tune_mcp.calibration.project import Project
+    from tune_mcp.verbs.project import Project
 
 HINTS = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=False)
 MAX_QUESTIONS = 128
@@ -65,11 +65,11 @@ class Choice(BaseModel):
 
 def _open(run_id: str, plan_id: str) -> tuple[Project, ApplyPlan] | None:
     """The plan that is asked about; None when apply itself will refuse, so that nobody is asked in vain."""
-    from tune_mcp.calibration import applying
+    from tune_mcp.verbs import apply_proposal
 
     try:
         project = server_context.project()
-        found = project, applying.askable(project, run_id, plan_id)
+        found = project, apply_proposal.askable(project, run_id, plan_id)
     except Refusal:
         return None
     _last[:] = [((server_context.options, run_id, plan_id), found)]
@@ -91,19 +91,19 @@ def _again(run_id: str, plan_id: str) -> tuple[Project, ApplyPlan] | None:
 def _ask_mode(
     run_id: str, plan_id: str, mode: Mode, decisions: list[Decision], otherwise: str, ctx: Context[Any, Any]
 ) -> Any:
-    from tune_mcp.calibration import answered, deciding
+    from tune_mcp.verbs import answers, questions
 
     found = _open(run_id, plan_id) if mode != "report" and can_ask(ctx) else None
     if found is None:
         return Agreement(mode="report")
     project, proposal = found
-    saved, word = answered.load_mode(project.run(run_id), plan_id)
+    saved, word = answers.load_mode(project.run(run_id), plan_id)
     if saved is not None and saved == mode and not decisions and otherwise in ("", word):
         return Agreement(mode=saved, otherwise=word or "ask")
     brought = "; ".join(f"{one.stage_key}/{one.metric_key} = {_said(one)}" for one in decisions)
     return Elicit(
         f"Plan {plan_id} of {run_id}: write thresholds into the test files? Proposed mode: {mode}. "
-        f"{deciding.summary(proposal, mode)}"
+        f"{questions.summary(proposal, mode)}"
         + (f"\nDecisions that came with the call: {brought}." if brought else "")
         + (f"\nStanding word that came with the call, for every single question: {otherwise}." if otherwise else ""),
         Agreement,
@@ -123,12 +123,12 @@ def _ask_failures(run_id: str, plan_id: str, ctx: Context[Any, Any], how: Any) -
     found = _again(run_id, plan_id) if agreement and agreement.mode != "report" and can_ask(ctx) else None
     if found is None:
         return Failures()
-    from tune_mcp.calibration import answered, deciding
+    from tune_mcp.verbs import answers, questions
 
     project, proposal = found
-    if not deciding.failing(proposal) or answered.load_failures_agreed(project.run(run_id), plan_id):
+    if not questions.failing(proposal) or answers.load_failures_agreed(project.run(run_id), plan_id):
         return Failures(choice="write")
-    return Elicit(deciding.failures_question(proposal, run_id), Failures)
+    return Elicit(questions.failures_question(proposal, run_id), Failures)
 
 
 _ask_failures.__annotations__ |= {"how": Annotated[ElicitationResult[Agreement], Resolve(_ask_mode)]}
@@ -154,25 +154,25 @@ def _slot(number: int, before: Callable[..., Any] | None) -> Callable[..., Any]:
         found = _again(run_id, plan_id) if can_ask(ctx) else None
         if found is None:
             return _OVER
-        from tune_mcp.calibration import answered, deciding
+        from tune_mcp.verbs import answers, questions
 
         project, proposal = found
         run = project.run(run_id)
         word = agreement.word(otherwise)
         if not number:
-            answered.store_mode(run, plan_id, agreement.mode, word)
-            if deciding.failing(proposal):
-                answered.store_failures_agreed(run, plan_id)
-        rows = deciding.asked_one_by_one(proposal, agreement.mode) if word is None else ()
+            answers.store_mode(run, plan_id, agreement.mode, word)
+            if questions.failing(proposal):
+                answers.store_failures_agreed(run, plan_id)
+        rows = questions.asked_one_by_one(proposal, agreement.mode) if word is None else ()
         if number and isinstance(previous, AcceptedElicitation) and number - 1 < len(rows):
             choice = cast("object", previous.data)
             if isinstance(choice, Choice):
-                answered.store(run, plan_id, _decision(rows[number - 1], choice))
+                answers.store(run, plan_id, _decision(rows[number - 1], choice))
         if number >= len(rows):
             return _OVER
-        if rows[number].key in answered.load(run, plan_id):
+        if rows[number].key in answers.load(run, plan_id):
             return None
-        return Elicit(deciding.question(rows[number], plan_id), Choice)
+        return Elicit(questions.question(rows[number], plan_id), Choice)
 
     annotations: dict[str, Any] = {
         "run_id": str,
@@ -247,7 +247,7 @@ def register_apply(mcp: MCPServer[Any], server: ServerContext) -> None:
         report and chosen a mode: report (touch nothing), smart (what tightens; every loosening or doubtful metric
         needs a decision), full (all; what loosens must be named in decisions, or otherwise given). The client asks
         the user where it can."""
-        from tune_mcp.calibration import applying
+        from tune_mcp.verbs import apply as verb
 
         try:
             call = _Call(run_id, plan_id, mode, decisions, otherwise)
@@ -259,7 +259,7 @@ def register_apply(mcp: MCPServer[Any], server: ServerContext) -> None:
         except Exception as error:
             return internal(error)
         return await server.workers.answer(
-            lambda: applying.apply(
+            lambda: verb.apply(
                 server.project(),
                 run_id,
                 plan_id,
@@ -301,36 +301,37 @@ def _agreed(project: Project, call: _Call, *, asked: bool, how: object, failures
     Raises DECLINED when the person said no or did not answer, DECISION_INVALID for an answer that cannot stand: it
     is forgotten, so that the next call asks for it again.
     """
-    from tune_mcp.calibration import answered, applying, deciding
+    from tune_mcp.verbs import answers, apply_proposal, questions
+    from tune_mcp.verbs import apply as verb
 
     if call.mode == "report" or not asked:
         return _Word(call.mode, call.decisions, call.otherwise or None, "arguments")
     run_id, plan_id = call.run_id, call.plan_id
-    proposal = applying.askable(project, run_id, plan_id)
+    proposal = apply_proposal.askable(project, run_id, plan_id)
     if not isinstance(how, AcceptedElicitation):
-        applying.declined(project.run(run_id), plan_id, "declined through the client, or it could not ask")
+        verb.declined(project.run(run_id), plan_id, "declined through the client, or it could not ask")
         raise Refusal(
             Code.DECLINED,
             ("SCP-06", "APL-04"),
             "nobody agreed to write thresholds (declined, or the client could not ask); nothing was written",
-            f"leave it, or let the user run: {deciding.terminal(project, run_id)}",
+            f"leave it, or let the user run: {questions.terminal(project, run_id)}",
             {"plan_id": plan_id},
         )
     agreement = cast("Agreement", how.data)
     run, word = project.run(run_id), agreement.word(call.otherwise)
-    answered.store_mode(run, plan_id, agreement.mode, word)
-    stored = answered.load(run, plan_id)
+    answers.store_mode(run, plan_id, agreement.mode, word)
+    stored = answers.load(run, plan_id)
     for one in stored.values():
         try:
-            deciding.checked_decisions(proposal, [one])
+            questions.checked_decisions(proposal, [one])
         except Refusal:
-            answered.forget(run, plan_id, one)
+            answers.forget(run, plan_id, one)
             raise
-    rows = deciding.asked_one_by_one(proposal, agreement.mode) if word is None else ()
+    rows = questions.asked_one_by_one(proposal, agreement.mode) if word is None else ()
     single = {row.key for row in rows}
     brought = [one for one in call.decisions if (one.stage_key, one.metric_key) not in {*stored, *single}]
     named = {**{(one.stage_key, one.metric_key): one for one in brought}, **stored}
-    with_mode = [] if word else deciding.agreed_with_mode(proposal, agreement.mode, named)
+    with_mode = [] if word else questions.agreed_with_mode(proposal, agreement.mode, named)
     return _Word(
         agreement.mode,
         [*brought, *stored.values(), *with_mode],

@@ -11,7 +11,7 @@ from tune_mcp.contract.options import Options
 from tune_mcp.server.answers import Workers
 
 if TYPE_CHECKING:
-    from tune_mcp.calibration.project import Project
+    from tune_mcp.verbs.project import Project
 
 
 @dataclass
@@ -23,7 +23,7 @@ class ServerContext:
 
     def project(self) -> Project:
         """The project as it is now."""
-        from tune_mcp.calibration.project import Project
+        from tune_mcp.verbs.project import Project
 
         return Project.resolve(self.options)
 

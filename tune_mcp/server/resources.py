@@ -71,9 +71,9 @@ def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
     @mcp.resource("tune://runs", title="Runs", mime_type="application/json")
     def runs() -> str:
         """All runs, newest first (tool: status)."""
-        from tune_mcp.calibration import listing
+        from tune_mcp.verbs import status
 
-        return dump_json(listing.list_runs(server.project()).model_dump(mode="json")).decode()
+        return dump_json(status.list_runs(server.project()).model_dump(mode="json")).decode()
 
     @mcp.resource("tune://runs/{run_id}/report.md", title="Report (markdown)", mime_type="text/markdown")
     def report_md(run_id: str) -> str:
@@ -88,11 +88,11 @@ def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
     @mcp.resource("tune://runs/{run_id}/audit", title="Strict audit", mime_type="text/plain")
     def audit(run_id: str) -> str:
         """The strict audit now (tool: strict_audit)."""
-        from tune_mcp.calibration import watching
+        from tune_mcp.verbs.strict_audit import strict_audit
 
         run(run_id)
         with _told(ResourceError):
-            return watching.strict_audit(server.project(), run_id).text()
+            return strict_audit(server.project(), run_id).text()
 
     @mcp.resource("tune://runs/{run_id}/plan", title="Plan", mime_type="application/json")
     def plan(run_id: str) -> str:
@@ -122,10 +122,10 @@ def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
     @mcp.resource("tune://models/{model}/stages", title="Stages of a model", mime_type="application/json")
     def stages(model: str) -> str:
         """The stage catalogue (tool: catalog)."""
-        from tune_mcp.calibration import catalogue
+        from tune_mcp.verbs.catalog import catalog
 
         with _told(ResourceNotFoundError):
-            return dump_json(catalogue.catalog(server.project(), model).model_dump(mode="json")).decode()
+            return dump_json(catalog(server.project(), model).model_dump(mode="json")).decode()
 
     @mcp.resource("tune://hosts/{host}", title="Host profile", mime_type="application/json")
     def host_profile(host: str) -> str:

@@ -8,7 +8,8 @@ from mcp.server.mcpserver import AcceptedElicitation, Context, Elicit, Elicitati
 from pydantic import BaseModel, Field
 
 from tune_mcp.contract.reply import Reply
-from tune_mcp.contract.running import PurgeItem, RunReply
+from tune_mcp.contract.resume_run import PurgeItem
+from tune_mcp.contract.start_run import RunReply
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.server.answers import Answered
 from tune_mcp.server.arguments import RunId
@@ -30,10 +31,10 @@ def _ask(run_id: str, purge: list[PurgeItem], ctx: Context[Any, Any]) -> Any:
     """One question about all strict repeats of the call; none when resume_run will refuse anyway (ASK-11)."""
     if not purge or not can_ask(ctx):
         return _NOT_ASKED
-    from tune_mcp.calibration import running
+    from tune_mcp.verbs import resume_run as verb
 
     try:
-        questions = running.replacing(server_context.project(), run_id, purge)
+        questions = verb.replacing(server_context.project(), run_id, purge)
     except Refusal:
         return _NOT_ASKED
     return Elicit("\n\n".join(questions.values()), Replacement) if questions else _NOT_ASKED
@@ -58,11 +59,11 @@ def register_resume(mcp: MCPServer[Any], server: ServerContext) -> None:
         """Go on with an interrupted, halted, exhausted, stopped or lost run, on the same commit or on one that
         differs only in thresholds of this run (proven, and said in the reply). Complete repeats are kept, the others
         are measured. After a halt, fix its cause first. On any other commit: start_run."""
-        from tune_mcp.calibration import running
+        from tune_mcp.verbs import resume_run as verb
 
         def resume() -> Reply:
             asked = not (isinstance(word, AcceptedElicitation) and cast("object", word.data) == _NOT_ASKED)
-            return running.resume_run(server.project(), run_id, purge, _person(word) if asked else None)
+            return verb.resume_run(server.project(), run_id, purge, _person(word) if asked else None)
 
         return await server.workers.answer(resume)
 

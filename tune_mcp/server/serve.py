@@ -78,11 +78,11 @@ async def _serve(mcp: MCPServer[Any]) -> None:
 
 def settle_at_start() -> None:
     """Finish or roll back an apply that a crash cut off; what cannot be settled is told by the verb that meets it."""
-    from tune_mcp.calibration import settling
     from tune_mcp.server.context import server_context
+    from tune_mcp.verbs import apply_recovery
 
     try:
-        told = settling.settle(server_context.project())
+        told = apply_recovery.settle(server_context.project())
     except Refusal as refusal:
         told = [refusal.text()]
     except OSError as error:

@@ -9,7 +9,7 @@ from mcp.server.mcpserver import AcceptedElicitation, Context, Elicit, Elicitati
 from mcp_types import ToolAnnotations
 from pydantic import BaseModel, Field, create_model
 
-from tune_mcp.contract.running import DEFAULT_REPEATS, MAX_REPEATS, RunReply
+from tune_mcp.contract.start_run import DEFAULT_REPEATS, MAX_REPEATS, RunReply
 from tune_mcp.errors import Refusal
 from tune_mcp.server.answers import Answered
 from tune_mcp.server.arguments import ALL_STAGES, Label, Model, Stages
@@ -47,15 +47,15 @@ def _ask(model: str, stages: list[str] | str, repeats: int, ctx: Context[Any, An
     """The one question, before anything runs; nobody is asked when the call will be refused anyway (ASK-11)."""
     if model or not can_ask(ctx):
         return Selection()
-    from tune_mcp.calibration import choosing
     from tune_mcp.supervise import host_lock
+    from tune_mcp.verbs import start_run as verb
 
     try:
         project = server_context.project()
         names = project.places.model_names()
         if len(names) < 2 or host_lock.current() is not None:
             return Selection()
-        return Elicit(choosing.question(project), _form(names, stages, repeats))
+        return Elicit(verb.question(project), _form(names, stages, repeats))
     except (Refusal, OSError):  # the tool itself says what is wrong
         return Selection()
 
@@ -82,17 +82,17 @@ def register_start(mcp: MCPServer[Any], server: ServerContext) -> None:
         supervisor does the work and outlives this server. Show the user the plan line and both commands, then poll
         status. For every new request of the user call this, never an old run. After an interruption: resume_run.
         Ask the user for model, stages and repeats before, once; without a model, clients that can will ask here."""
-        from tune_mcp.calibration import choosing, running
+        from tune_mcp.verbs import start_run as verb
 
         answer = cast("BaseModel | None", chosen.data) if isinstance(chosen, AcceptedElicitation) else None
         picked = Selection.model_validate(answer.model_dump()) if answer else Selection()
 
         def start() -> RunReply:
             project = server.project()
-            name = model or picked.model or choosing.only_model(project)
+            name = model or picked.model or verb.only_model(project)
             if name is None:
-                raise choosing.unnamed(project)
+                raise verb.unnamed(project)
             asked = [picked.stages] if picked.stages else tokens(stages)
-            return running.start_run(project, name, asked, int(picked.repeats or repeats), label or None)
+            return verb.start_run(project, name, asked, int(picked.repeats or repeats), label or None)
 
         return await server.workers.answer(start)

@@ -10,13 +10,15 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
-from tune_mcp.contract.audit import AuditReply
-from tune_mcp.contract.catalogue import CatalogReply, DiscoverReply
+from tune_mcp.contract.apply_plan import ApplyPlanReply
+from tune_mcp.contract.catalog import CatalogReply
+from tune_mcp.contract.discover import DiscoverReply
 from tune_mcp.contract.precheck import PrecheckReply
-from tune_mcp.contract.reporting import ApplyPlanReply, ReportReply
-from tune_mcp.contract.running import StopReply
+from tune_mcp.contract.report import ReportReply
 from tune_mcp.contract.status import RunsReply, StatusReply
-from tune_mcp.contract.tailing import MAX_LINES, TailReply
+from tune_mcp.contract.stop_run import StopReply
+from tune_mcp.contract.strict_audit import AuditReply
+from tune_mcp.contract.tail_pytest import MAX_LINES, TailReply
 from tune_mcp.server import dashboard
 from tune_mcp.server.answers import Answered
 from tune_mcp.server.apply_tool import register_apply
@@ -41,9 +43,9 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
     ) -> Answered:
         """Hosts and models that can be calibrated here. With model: its stages, metrics and the aliases that
         start_run accepts. Call this first. A stage marked STALE needs discover."""
-        from tune_mcp.calibration import catalogue
+        from tune_mcp.verbs import catalog as verb
 
-        return await answer(lambda: catalogue.catalog(server.project(), model or None))
+        return await answer(lambda: verb.catalog(server.project(), model or None))
 
     @tool(mcp, "Discover stages", WRITE, DiscoverReply)
     async def discover(
@@ -53,18 +55,18 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         """Read the model's test files and config into stages.yaml. Call it when catalog says STALE, after a test
         constant or config.yaml changed, or for a new model. Lists what is added, removed, changed, and metrics that
         still need a JSON path (NEEDS_CONFIG)."""
-        from tune_mcp.calibration import catalogue
+        from tune_mcp.verbs import discover as verb
 
-        return await answer(lambda: catalogue.discover(server.project(), model, write))
+        return await answer(lambda: verb.discover(server.project(), model, write))
 
     @tool(mcp, "Precheck the machine", READ, PrecheckReply)
     async def precheck(model: Model, stages: Stages = ALL_STAGES) -> Answered:
         """Is this machine ready? Read only: changes and kills nothing. All gaps at once, each with the exact command
         that fixes it. Tell the user the gaps before fixing any; fix only what is listed; never rebuild an
         environment that is ok. start_run repeats this check as its first phase."""
-        from tune_mcp.calibration import preparing
+        from tune_mcp.verbs import precheck as verb
 
-        return await answer(lambda: preparing.precheck(server.project(), model, tokens(stages)))
+        return await answer(lambda: verb.precheck(server.project(), model, tokens(stages)))
 
     register_start(mcp, server)
 
@@ -74,9 +76,9 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
     async def stop_run(run_id: RunId, reason: Reason) -> Answered:
         """Stop a run gracefully when the user wants it: pytest is interrupted, its servers are ended, what is
         complete stays and can be resumed. On a halted run: give it up, so that a fresh run may start."""
-        from tune_mcp.calibration import running
+        from tune_mcp.verbs import stop_run as verb
 
-        return await answer(lambda: running.stop_run(server.project(), run_id, reason))
+        return await answer(lambda: verb.stop_run(server.project(), run_id, reason))
 
     @tool(mcp, "Status of a run", READ, StatusReply, RunsReply, page=dashboard.URI)
     async def status(
@@ -87,19 +89,19 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         """How far a run is; the strict counts come first and are the only progress that counts. Poll with wait_s=45
         while the run is active, never more than poll_within_s apart. Slow is normal: a run takes minutes to hours.
         Stop polling when state is finished, stopped, failed, lost, halted or exhausted, and do what next says."""
-        from tune_mcp.calibration import listing
+        from tune_mcp.verbs import status as verb
 
         if not run_id:
-            return await answer(lambda: listing.list_runs(server.project()))
+            return await answer(lambda: verb.list_runs(server.project()))
         return await _watched(run_id, wait_s, ctx)
 
     async def _watched(run_id: str, wait_s: float, ctx: Context[Any, Any]) -> CallToolResult:
-        from tune_mcp.calibration import watching
+        from tune_mcp.verbs import status as verb
 
         gone = threading.Event()
 
         def look() -> StatusReply:
-            return watching.status(
+            return verb.status(
                 server.project(), run_id, wait_s, sleep=lambda s: void(gone.wait(s)), cancelled=gone.is_set
             )
 
@@ -117,9 +119,9 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
     async def strict_audit(run_id: RunId) -> Answered:
         """The matrix of stage × repeat: ✓ strict, △ partial, ✗ failed, — not run; and whether every artifact is of
         one commit. Only "STRICT + GIT: READY" means that the calibration is complete."""
-        from tune_mcp.calibration import watching
+        from tune_mcp.verbs import strict_audit as verb
 
-        return await answer(lambda: watching.strict_audit(server.project(), run_id))
+        return await answer(lambda: verb.strict_audit(server.project(), run_id))
 
     @tool(mcp, "Tail the active pytest log", READ, TailReply)
     async def tail_pytest(
@@ -138,10 +140,10 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
     ) -> Answered:
         """The end of the log of the pytest that runs now: server start-up, requests, assertions. Follows to the next
         test by itself through cursor. A failed threshold assertion in it is normal during calibration."""
-        from tune_mcp.calibration import tailing
+        from tune_mcp.verbs import tail_pytest as verb
 
         return await answer(
-            lambda: tailing.tail_pytest(
+            lambda: verb.tail_pytest(
                 server.project(), run_id, lines, test or None, repeat or None, grep or None, cursor or None
             )
         )
@@ -150,17 +152,17 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
     async def report(run_id: RunId) -> Answered:
         """Write report.md, report.json and report.html of a finished run; refused unless every stage × repeat is
         strict on one commit. Tell the user the path and what would loosen."""
-        from tune_mcp.calibration import reporting
+        from tune_mcp.verbs import report as verb
 
-        return await answer(lambda: reporting.report(server.project(), run_id))
+        return await answer(lambda: verb.report(server.project(), run_id))
 
     @tool(mcp, "Plan the threshold changes", READ, ApplyPlanReply)
     async def apply_plan(run_id: RunId) -> Answered:
         """What would be written into the test files, per metric: present value, worst of N, value to write, whether
         it tightens or loosens CI. Writes nothing. Its plan_id is what apply needs."""
-        from tune_mcp.calibration import reporting
+        from tune_mcp.verbs import apply_plan as verb
 
-        return await answer(lambda: reporting.apply_plan(server.project(), run_id))
+        return await answer(lambda: verb.apply_plan(server.project(), run_id))
 
     register_apply(mcp, server)
 

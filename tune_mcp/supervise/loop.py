@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from tune_mcp.config.stages import Stage
-from tune_mcp.contract.audit import Cell
+from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.errors import Code, Json, NotPlain, Refusal, unusable
 from tune_mcp.files import dump_json, parse_json, read_plain, read_text, write_atomic
 from tune_mcp.observe.audit import AuditedCell, judge, one_scope

@@ -1,0 +1,129 @@
+"""Apply at a terminal: the same questions as through a client, asked here (contract, section 2, tool 12)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from tune_mcp.apply.plan import ApplyPlan
+from tune_mcp.contract.apply import MODES, ApplyReply, Decision, Mode, Otherwise
+from tune_mcp.errors import Code, Refusal
+from tune_mcp.run_dir import RunDir
+from tune_mcp.verbs import answers, apply_proposal, apply_recovery, questions
+from tune_mcp.verbs.apply import apply, declined
+from tune_mcp.verbs.apply_plan import apply_plan
+from tune_mcp.verbs.project import Project
+
+
+def decision(word: str) -> Decision:
+    """``STAGE/METRIC=keep``, ``=apply`` or ``=<number>``. Raises INVALID_ARGUMENT."""
+    name, _, choice = word.partition("=")
+    stage, _, metric = name.partition("/")
+    if not stage or not metric or not choice:
+        raise _usage("--decide", word, "STAGE/METRIC=keep|apply|NUMBER")
+    if choice == "keep" or choice == "apply":
+        return Decision(stage_key=stage, metric_key=metric, choice=choice)
+    return Decision(stage_key=stage, metric_key=metric, choice="custom", value=choice)
+
+
+def _usage(option: str, word: str, form: str) -> Refusal:
+    return Refusal(Code.INVALID_ARGUMENT, "APL-12", f"{option} {word!r} is not understood", f"write {option} {form}")
+
+
+def at_terminal() -> bool:
+    """Whether there is a person to ask."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def apply_at_terminal(
+    project: Project,
+    run_id: str,
+    mode: str | None,
+    plan_id: str | None,
+    words: Sequence[str],
+    otherwise: Otherwise | None = None,
+) -> ApplyReply:
+    """Show the plan, ask for the mode and for every open metric, write. Without a terminal nothing is asked."""
+    apply_recovery.settle(project)
+    shown = apply_plan(project, run_id)
+    _, proposal = apply_proposal.proposal_for(project, run_id, plan_id or shown.plan_id)
+    decisions = [decision(word) for word in words]
+    questions.checked_decisions(proposal, decisions)
+    if not at_terminal():
+        if mode is None:
+            raise Refusal(
+                Code.DECISION_MISSING,
+                "APL-04",
+                "no mode was chosen, and there is no terminal to ask at",
+                f"tune-mcp apply {run_id} --mode report|smart|full [--decide STAGE/METRIC=keep|apply|NUMBER] "
+                "[--otherwise keep|apply]",
+            )
+        return apply(project, run_id, proposal.plan_id, mode, decisions, "command line", otherwise)
+    if mode != "report":
+        apply_recovery.demand_rest(project)
+    run = project.run(run_id)
+    try:
+        agreed: list[Decision] = []
+        if mode is None:
+            print(shown.text())
+            mode = ask("mode", MODES, "report")
+            named = questions.checked_decisions(proposal, decisions)
+            agreed = questions.agreed_with_mode(proposal, questions.checked_mode(mode), named)
+        chosen = questions.checked_mode(mode)
+        failures_agreed = chosen != "report" and _agreed_to_failures(run, proposal, run_id)
+        decided = _asked(run, proposal, chosen, [*decisions, *agreed], otherwise)
+    except EOFError:
+        declined(run, proposal.plan_id, "the input at the terminal ended")
+        raise Refusal(
+            Code.DECLINED, ("SCP-06", "APL-04"), "nobody answered; nothing was written", "apply again when decided"
+        ) from None
+    return apply(
+        project, run_id, proposal.plan_id, chosen, decided, "a person, at a terminal", otherwise,
+        failures_agreed=failures_agreed,
+    )  # fmt: skip
+
+
+def _agreed_to_failures(run: RunDir, proposal: ApplyPlan, run_id: str) -> bool:
+    """Whether the person wants thresholds although tests fail for other reasons; asked only where some do."""
+    if not questions.failing(proposal) or answers.load_failures_agreed(run, proposal.plan_id):
+        return bool(questions.failing(proposal))
+    print(questions.failures_question(proposal, run_id))
+    agreed = ask("write anyway, or leave", ("write", "leave"), "leave") == "write"
+    if agreed:
+        answers.store_failures_agreed(run, proposal.plan_id)
+    return agreed
+
+
+def _asked(
+    run: RunDir, proposal: ApplyPlan, mode: Mode, given: Sequence[Decision], otherwise: Otherwise | None
+) -> list[Decision]:
+    """The decisions given, those answered before, and an answer to every open question; each is kept as it comes."""
+    named = {(one.stage_key, one.metric_key): one for one in given}
+    if otherwise is not None:
+        return list(named.values())
+    for row in questions.open_questions(proposal, mode, named):
+        kept = answers.load(run, proposal.plan_id).get(row.key)
+        if kept is not None:
+            print(f"{'/'.join(row.key)}: {kept.value if kept.choice == 'custom' else kept.choice}, answered before")
+            named[row.key] = kept
+            continue
+        print(questions.question(row, proposal.plan_id))
+        while row.key not in named:
+            answer = decision(f"{'/'.join(row.key)}={ask('keep, apply or a number', (), 'keep')}")
+            try:
+                questions.checked_decisions(proposal, [answer])
+            except Refusal as refusal:
+                print(refusal.message)
+                continue
+            answers.store(run, proposal.plan_id, answer)
+            named[row.key] = answer
+    return list(named.values())
+
+
+def ask(what: str, allowed: Sequence[str], default: str) -> str:
+    """One answer of the person; ``default`` for an empty one. Raises ``EOFError`` at the end of the input."""
+    while True:
+        answer = input(f"{what} [{default}]: ").strip() or default
+        if not allowed or answer in allowed:
+            return answer
+        print(f"one of: {', '.join(allowed)}")

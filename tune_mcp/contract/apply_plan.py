@@ -1,0 +1,76 @@
+"""What ``apply_plan`` answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from tune_mcp.config.stages import Frozen, Number
+from tune_mcp.contract.reply import Reply
+from tune_mcp.contract.report import DIRTY, FailedTestEntry
+
+_ROWS_SHOWN = 60
+
+
+_DIFF_ROOM = 3500
+
+
+class PlanRow(Frozen):
+    """One metric of the apply plan; the fields of the contract, section 2, tool 11."""
+
+    stage_key: str
+    metric_key: str
+    stage_group: str
+    calibration_preset: str | None
+    variant: str | None
+    file: str
+    source: str
+    source_kind: Literal["bare", "nested"]
+    symbol: str
+    subkey: str | None
+    concurrency: int | None
+    worst_op: Literal["min", "max"]
+    per_run_raw: tuple[Number, ...]
+    worst_raw: Number
+    worst_rounded: float
+    write_value: Number
+    current_raw: Number | None
+    direction: str
+    decision: Literal["auto", "skip", "ask"]
+    reason: str
+
+
+class ApplyPlanReply(Reply):
+    """What each mode would write, and the diff of mode full. Nothing is written by asking.
+
+    ``files_changed`` is every file that mode full would write, stages.yaml with its digests included.
+    """
+
+    run_id: str
+    plan_id: str
+    rows: tuple[PlanRow, ...]
+    diff: str
+    dirty: bool
+    files_changed: tuple[str, ...] = ()
+    failed_tests: tuple[FailedTestEntry, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def lines(self) -> Iterable[str]:
+        """One line a metric, loosening ones first, then the diff as far as there is room."""
+        yield f"plan_id: {self.plan_id} ({len(self.rows)} metrics)"
+        if self.dirty:
+            yield DIRTY
+        yield from (f"note: {note}" for note in self.notes)
+        yield from (one.line() for one in self.failed_tests)
+        order = {"loosens": 0, "first baseline": 1, "unknown": 2, "tightens": 3, "equal": 4}
+        for row in sorted(self.rows, key=lambda row: order[row.direction])[:_ROWS_SHOWN]:
+            yield (
+                f"  {row.decision:<4} {row.stage_key}/{row.metric_key}: {row.current_raw!r} -> {row.write_value!r} "
+                f"{row.direction} [{row.file}:{row.symbol}] {row.reason}"
+            )
+        if len(self.rows) > _ROWS_SHOWN:
+            yield f"  … and {len(self.rows) - _ROWS_SHOWN} more"
+        if self.files_changed:
+            yield f"files that mode full would change: {', '.join(self.files_changed)}"
+        if self.diff:
+            yield self.diff if len(self.diff) <= _DIFF_ROOM else self.diff[:_DIFF_ROOM] + "\n[… the diff goes on …]"

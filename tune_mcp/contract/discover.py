@@ -1,0 +1,45 @@
+"""What ``discover`` answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tune_mcp.contract.reply import Reply
+
+
+class DiscoverReply(Reply):
+    """What ``discover`` found, what changed against the table on disk, and what config still has to say."""
+
+    model: str
+    path: str
+    written: bool
+    stages: tuple[str, ...]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: tuple[str, ...]
+    needs_config: tuple[str, ...]
+    collisions: tuple[str, ...]
+    conflicts: tuple[str, ...]
+    unrecognised: tuple[str, ...]
+    problems: tuple[str, ...]
+    suggestions: dict[str, str]
+
+    def lines(self) -> Iterable[str]:
+        """Counts first, then what needs a person."""
+        state = "written" if self.written else "unchanged on disk"
+        yield f"model {self.model}: {len(self.stages)} stages; {self.path} {state}"
+        for title, names in (("added", self.added), ("removed", self.removed), ("changed", self.changed)):
+            if names:
+                yield f"{title}: {', '.join(names)}"
+        for title, lines in (
+            ("NEEDS_CONFIG", self.needs_config),
+            ("collision", self.collisions),
+            ("config differs from the test", self.conflicts),
+            ("not recognised", self.unrecognised),
+            ("note", self.problems),
+        ):
+            for line in lines:
+                yield f"{title}: {line}"
+        for file, suggestion in self.suggestions.items():
+            yield f"suggested metric_sources entry for {file}:"
+            yield suggestion.rstrip()

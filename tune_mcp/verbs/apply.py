@@ -1,0 +1,235 @@
+"""``apply``: write what a person agreed to, all files or none (contract, tool 12)."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+
+from tune_mcp.apply import doubts, proof, transaction
+from tune_mcp.apply.literals import rewrite
+from tune_mcp.apply.plan import ApplyPlan, Row
+from tune_mcp.config.stages import Number
+from tune_mcp.contract.apply import Applied, ApplyReply, Decision, Mode, Otherwise
+from tune_mcp.contract.report import DIRTY
+from tune_mcp.discover.assertions import Gate
+from tune_mcp.files import sha256_bytes
+from tune_mcp.observe.worst import Direction
+from tune_mcp.report.figures import direction_text
+from tune_mcp.run_dir import RunDir, iso, utc_now
+from tune_mcp.session import events
+from tune_mcp.supervise import environment
+from tune_mcp.verbs import apply_recovery, pull_request, questions
+from tune_mcp.verbs.apply_proposal import proposal_for
+from tune_mcp.verbs.apply_recovery import Kept, Record
+from tune_mcp.verbs.gates import Evidence, copied_from
+from tune_mcp.verbs.project import Project
+
+_PROOFS_AT_ONCE = 4
+"""Modules that are loaded at the same time; each may import torch."""
+
+
+def apply(
+    project: Project,
+    run_id: str,
+    plan_id: str,
+    mode: str,
+    decisions: Sequence[Decision] = (),
+    by: str = "arguments",
+    otherwise: str | None = None,
+    *,
+    failures_agreed: bool = False,
+) -> ApplyReply:
+    """Write the thresholds: all files or none (contract, tool 12). ``by`` records who decided.
+
+    ``otherwise`` (keep or apply) is the person's word on every open question that ``decisions`` does not name;
+    ``failures_agreed``: a person wants it although tests fail for another reason than a threshold.
+
+    Raises the gates' refusals, NOT_REPORTED, STALE_REPORT, UNRESOLVED_CONTEXT, STALE_PLAN, DECISION_MISSING,
+    TEST_FAILED, DECISION_INVALID, THRESHOLD_UNKNOWN, THRESHOLD_CHANGED, RUN_ACTIVE, INVALID_ARGUMENT.
+    """
+    chosen, word = questions.checked_mode(mode), questions.checked_otherwise(otherwise)
+    apply_recovery.settle(project)
+    found, proposal = proposal_for(project, run_id, plan_id)
+    decided = questions.checked_decisions(proposal, decisions)
+    if chosen == "report":
+        return _nothing(proposal, run_id, "report", "mode report: no file was touched")
+    failing = questions.failing(proposal)
+    if failing and not failures_agreed:
+        raise questions.tests_failed(project, run_id, failing)
+    completed = questions.completed(proposal, chosen, decided, word)
+    missing = questions.open_questions(proposal, chosen, completed)
+    if missing:
+        raise questions.missing(project, run_id, missing)
+    return _write(project, found, proposal, chosen, completed, by, word)
+
+
+def declined(run: RunDir, plan_id: str, by: str) -> None:
+    """A person who agrees to nothing has decided too; the run remembers it."""
+    events.append(run, "declined", utc_now(), f"nobody agreed to write plan {plan_id}: {by}", plan_id=plan_id)
+
+
+def _write(
+    project: Project,
+    found: Evidence,
+    proposal: ApplyPlan,
+    mode: Mode,
+    decided: Mapping[tuple[str, str], Decision],
+    by: str,
+    otherwise: Otherwise | None,
+) -> ApplyReply:
+    values = questions.chosen_values(proposal, mode, decided)
+    written = [row for row in proposal.rows if row.key in values and values[row.key][0] != row.current_raw]
+    applied = tuple(_applied(row, values[row.key][0]) for row in written)
+    folder = found.run.apply_folder(proposal.plan_id)
+    record = Record(
+        order=1 + max((earlier.order for earlier in apply_recovery.in_effect(found.run)), default=0),
+        mode=mode,
+        decided_by=by,
+        decided_at=iso(utc_now()),
+        decisions=tuple(decided.values()),
+        otherwise=otherwise,
+        failures_agreed=tuple(one.text for one in questions.failing(proposal)),
+        applied=applied,
+        kept=tuple(_kept(row, decided) for row in proposal.rows if row not in written),
+    )
+    if not written:
+        transaction.demand_new(folder)
+        apply_recovery.write_record(folder, record)
+        return _nothing(proposal, found.run.run_id, mode, "nothing to write")
+    changes = [
+        transaction.FileChange(
+            path=project.repo_root / file,
+            before_sha256=sha256_bytes(content),
+            content=rewrite(content, file, [row.edit(*values[row.key]) for row in written if row.file == file]),
+        )
+        for file, content in proposal.contents.items()
+        if any(row.file == file for row in written)
+    ]
+    unproved = _proved(project, found, proposal, changes, {key: value for key, (value, _) in values.items()})
+    catalogue = pull_request.catalogue(project, found.plan.model)
+    before = catalogue.sha256
+    with apply_recovery.changing(project, found.run, folder) as unsettled:
+        transaction.demand_new(folder)
+        apply_recovery.write_record(folder, record)
+        transaction.commit(folder, project.repo_root, changes, utc_now)
+    edited = tuple(sorted({one.file for one in applied}))
+    said = f"{len(applied)} value(s) written in mode {mode} (plan {proposal.plan_id})"
+    events.append(found.run, "applied", utc_now(), said, plan_id=proposal.plan_id)
+    return ApplyReply(
+        run_id=found.run.run_id,
+        plan_id=proposal.plan_id,
+        mode=mode,
+        applied=applied,
+        kept=_names(proposal, applied),
+        warnings=(
+            *([DIRTY] if found.plan.dirty else []),
+            *(
+                [f"this is a copy of a run that was measured in {place}"]
+                if (place := copied_from(project, found.plan))
+                else []
+            ),
+            *_failing(written, values),
+            *_unwritten(proposal, decided),
+            *unproved,
+            *unsettled,
+        ),
+        undo_command=f"tune-mcp apply {found.run.run_id} --undo {proposal.plan_id} --repo {project.repo_root}",
+        pull_request=str(pull_request.write_pull_request(project, found.run, folder)),
+        commit_files=pull_request.commit_files(project, found.run),
+        files_changed=(*edited, *([catalogue.name] if catalogue.sha256 != before else [])),
+        next="list every change to the user; commit or push only if the user asks for it (prompt publish)",
+    )
+
+
+def _proved(
+    project: Project,
+    found: Evidence,
+    proposal: ApplyPlan,
+    changes: Sequence[transaction.FileChange],
+    values: Mapping[tuple[str, str], Number],
+) -> tuple[str, ...]:
+    """Which files could not be loaded to prove the edit, one sentence each. Raises THRESHOLD_UNKNOWN."""
+    python, until = Path(found.plan.venv_python), time.monotonic() + proof.WHOLE_S
+
+    def ask(change: transaction.FileChange) -> list[str]:
+        file, unproved = str(change.path.relative_to(project.repo_root)), list[str]()
+        rows = [row for row in proposal.rows if row.file == file]
+        # A preset that its variables choose is another module with the same text.
+        for chosen in {tuple(sorted(row.stage.extra_env.items())) for row in rows}:
+            settings = {**found.plan.settings.env, **dict(chosen)}
+            launch = environment.build(os.environ, settings, python, (project.repo_root,), ())
+            same = [row for row in rows if tuple(sorted(row.stage.extra_env.items())) == chosen]
+            asked = proof.Interpreter(python, project.repo_root, launch.variables, until)
+            why = proof.prove(asked, file, proposal.contents[file], change.content, same, values)
+            if why:
+                unproved.append(f"{file} could not be loaded to prove the edit ({why}); its text alone was read")
+        return unproved
+
+    with ThreadPoolExecutor(_PROOFS_AT_ONCE) as pool:
+        return tuple(dict.fromkeys(chain.from_iterable(pool.map(ask, changes))))
+
+
+def _applied(row: Row, value: Number) -> Applied:
+    old = row.current_raw
+    return Applied(
+        file=row.file,
+        symbol=row.place,
+        stage_key=row.stage.key,
+        metric_key=row.worst.metric_key,
+        worst_op=row.worst_op,
+        old=old,
+        new=value,
+        direction=direction_text(row.worst_op, old, value, first=row.blank is not None),
+    )
+
+
+def _kept(row: Row, decided: Mapping[tuple[str, str], Decision]) -> Kept:
+    decision = decided.get(row.key)
+    return Kept(
+        stage_key=row.stage.key,
+        metric_key=row.worst.metric_key,
+        symbol=row.place,
+        current=row.current_raw,
+        proposed=row.write_value,
+        direction=direction_text(row.worst_op, row.current_raw, row.write_value, first=row.blank is not None),
+        why="a person decided so" if decision and decision.choice == "keep" else row.reason,
+    )
+
+
+def _names(proposal: ApplyPlan, applied: Sequence[Applied]) -> tuple[str, ...]:
+    written = {(one.stage_key, one.metric_key) for one in applied}
+    return tuple("/".join(row.key) for row in proposal.rows if row.key not in written)
+
+
+def _unwritten(proposal: ApplyPlan, decided: Mapping[tuple[str, str], Decision]) -> tuple[str, ...]:
+    """What no mode writes, except what is equal already: never passed over in silence (APL-17)."""
+    return tuple(
+        f"{'/'.join(row.key)} was not edited: {row.reason} (APL-17)"
+        for row in proposal.rows
+        if row.decision == "skip" and row.direction is not Direction.EQUAL and row.key not in decided
+    )
+
+
+def _failing(written: Sequence[Row], values: Mapping[tuple[str, str], tuple[Number, str | None]]) -> Iterator[str]:
+    """What was written on a person's word although repeats of this run would not pass it."""
+    for row in written:
+        value = values[row.key][0]
+        if isinstance(row.gate, Gate) and (why := doubts.fails_text(row.worst, row.gate, value)):
+            yield f"{row.place} = {value!r} was written although CI is likely to fail on it: {why}"
+
+
+def _nothing(proposal: ApplyPlan, run_id: str, mode: Mode, why: str) -> ApplyReply:
+    return ApplyReply(
+        run_id=run_id,
+        plan_id=proposal.plan_id,
+        mode=mode,
+        applied=(),
+        kept=_names(proposal, ()),
+        warnings=_unwritten(proposal, {}),
+        undo_command=None,
+        next=f"nothing ({why}); the report stays",
+    )

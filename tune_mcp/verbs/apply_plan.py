@@ -1,0 +1,76 @@
+"""``apply_plan``: what an apply would write."""
+
+from __future__ import annotations
+
+from tune_mcp.apply import plan as plans
+from tune_mcp.apply.plan import ApplyPlan, Row
+from tune_mcp.contract.apply_plan import ApplyPlanReply, PlanRow
+from tune_mcp.verbs import pull_request, pytest_outcomes
+from tune_mcp.verbs.apply_proposal import failed_entries, propose
+from tune_mcp.verbs.gates import Evidence
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.report import NOTES_SHOWN
+
+_UNCHECKED = "no repeat has a record of which tests passed, so what the assertions say could not be checked against it"
+
+
+def apply_plan(project: Project, run_id: str) -> ApplyPlanReply:
+    """The plan over the files as they stand now; read only (contract, tool 11). Raises the gates' refusals."""
+    found, proposal = propose(project, run_id)
+    rows = tuple(_row(row) for row in proposal.rows)
+    changes = any(plans.writable(row) for row in proposal.rows)
+    asks = sum(row.decision == "ask" for row in rows)
+    if found.plan.legacy:
+        advice = "nothing: a run of the older script is read, never applied; start_run measures anew"
+    elif changes:
+        advice = f"let the user choose a mode (report, smart, full), then call apply with plan_id={proposal.plan_id}"
+        advice += f"; mode smart asks the user about {asks} metric(s)" if asks else ""
+    else:
+        advice = "nothing: every threshold holds the worst of N already, or cannot be located"
+    return ApplyPlanReply(
+        run_id=run_id,
+        plan_id=proposal.plan_id,
+        rows=rows,
+        diff=proposal.diff(),
+        dirty=found.plan.dirty,
+        files_changed=_files(project, found, proposal),
+        failed_tests=failed_entries(proposal),
+        notes=(
+            *((_UNCHECKED,) if proposal.unchecked and rows else ()),
+            *pytest_outcomes.changed_records(found.run, found.plan)[:NOTES_SHOWN],
+        ),
+        next=advice,
+    )
+
+
+def _files(project: Project, found: Evidence, proposal: ApplyPlan) -> tuple[str, ...]:
+    """Every file that mode full would write: the edited ones, and the catalogue that holds their digests."""
+    edited = sorted({row.file for row in proposal.rows if plans.writable(row) and row.place_known})
+    catalogue = pull_request.catalogue(project, found.plan.model)
+    return (*edited, *([catalogue.name] if edited and catalogue.path.is_file() else []))
+
+
+def _row(row: Row) -> PlanRow:
+    """The row as a caller sees it."""
+    return PlanRow(
+        stage_key=row.stage.key,
+        metric_key=row.worst.metric_key,
+        stage_group=row.stage.group,
+        calibration_preset=row.stage.calibration_preset,
+        variant=row.stage.variant,
+        file=row.file,
+        source=row.worst.source,
+        source_kind=row.source_kind,
+        symbol=row.symbol,
+        subkey=row.subkey,
+        concurrency=row.concurrency,
+        worst_op=row.worst_op,
+        per_run_raw=row.worst.per_run_raw,
+        worst_raw=row.worst.worst_raw,
+        worst_rounded=row.worst.worst_rounded,
+        write_value=row.write_value,
+        current_raw=row.current_raw,
+        direction=str(row.direction),
+        decision=row.decision,
+        reason=row.reason,
+    )

@@ -1,0 +1,121 @@
+"""The apply plan of a run over the files as they are now, and whether it still holds."""
+
+from __future__ import annotations
+
+from tune_mcp.apply import plan as plans
+from tune_mcp.apply.plan import ApplyPlan
+from tune_mcp.config.stages import StageTable
+from tune_mcp.contract.report import FailedTestEntry
+from tune_mcp.errors import Code, Refusal
+from tune_mcp.files import read_text
+from tune_mcp.report.collect import report_digest
+from tune_mcp.report.write import read_report_digest, untouched
+from tune_mcp.verbs import apply_recovery, gates, pytest_outcomes
+from tune_mcp.verbs.gates import Evidence, demand_ours
+from tune_mcp.verbs.project import Project
+
+
+def failed_entries(proposal: ApplyPlan) -> tuple[FailedTestEntry, ...]:
+    """The test failures of the plan that no threshold explains, as replies list them."""
+    return tuple(
+        FailedTestEntry(
+            nodeid=one.nodeid,
+            when=one.when,
+            message=one.message,
+            cause=str(one.cause),
+            repeats=one.repeats,
+            allowed=one.allowed,
+            text=one.text,
+        )
+        for one in proposal.failed_tests
+    )
+
+
+def propose(project: Project, run_id: str) -> tuple[Evidence, ApplyPlan]:
+    """The gated evidence and the plan over it. Raises the gates' refusals and THRESHOLD_CHANGED."""
+    found = gates.gated(project, run_id)
+    for run in apply_recovery.interrupted(project):
+        raise Refusal(
+            Code.THRESHOLD_CHANGED,
+            "APL-24",
+            f"an apply of {run.run_id} is at work or was cut off in the middle: files may be old and new",
+            f"call report with run_id={run_id}: it finishes that apply or rolls it back",
+        )
+    changed = gates.changed_files(project.repo_root, found.run, found.plan)
+    if changed:
+        name, what = next(iter(changed.items()))
+        raise Refusal(
+            Code.THRESHOLD_CHANGED,
+            ("APL-24", "DSC-02"),
+            f"{name} {what}",
+            "put the file back, or start a new run on the tree as it is",
+            {"files": {**changed}},
+        )
+    return found, build(project, found)
+
+
+def build(project: Project, found: Evidence) -> ApplyPlan:
+    """Build the plan over the files as they are now."""
+    about = pytest_outcomes.seen(project, found)
+    return plans.build(project.repo_root, found.plan, found.audit, catalogue(project, found), about)
+
+
+def catalogue(project: Project, found: Evidence) -> StageTable:
+    """All stages of the model as they are now; a model that is configured no longer has those of the run."""
+    if found.plan.model not in project.places.model_names():
+        return found.plan.catalogue
+    return project.places.stages(found.plan.model)
+
+
+def proposal_for(project: Project, run_id: str, plan_id: str) -> tuple[Evidence, ApplyPlan]:
+    """The plan of ``plan_id``, if it still holds. Raises gate refusals, NOT_REPORTED, STALE_REPORT, STALE_PLAN."""
+    found, proposal = propose(project, run_id)
+    demand_ours(project, found.plan)
+    digest = read_report_digest(found.run)
+    if digest is None:
+        raise Refusal(
+            Code.NOT_REPORTED,
+            ("APL-01", "RPT-05"),
+            f"{run_id} has no report that anybody was shown",
+            f"call report with run_id={run_id}, tell the user its path, then apply_plan",
+        )
+    if digest != report_digest(found.audit):
+        raise Refusal(
+            Code.STALE_REPORT,
+            ("POL-09", "APL-01"),
+            "the report is older than the artifacts",
+            f"call report with run_id={run_id} again, show it, then apply_plan",
+        )
+    if "{{CONTEXT:" in read_text(found.run.report_md):
+        raise Refusal(
+            Code.UNRESOLVED_CONTEXT,
+            "CTX-07",
+            "report.md still has an unresolved context line",
+            f"call report with run_id={run_id} again",
+        )
+    if not untouched(found.run):
+        raise Refusal(
+            Code.STALE_REPORT,
+            "RPT-04",
+            "report.md or report.html is not what the report tool wrote",
+            f"call report with run_id={run_id} again (it writes them anew), show it, then apply_plan",
+        )
+    if proposal.plan_id != plan_id:
+        raise Refusal(
+            Code.STALE_PLAN,
+            ("APL-14", "APL-26"),
+            f"plan {plan_id} is not the present one ({proposal.plan_id}): artifacts, files or HEAD changed",
+            f"call apply_plan with run_id={run_id} and decide on its numbers",
+            {"plan_id": plan_id, "present": proposal.plan_id},
+        )
+    return found, proposal
+
+
+def askable(project: Project, run_id: str, plan_id: str) -> ApplyPlan:
+    """The plan, when a person's answer to it could be carried out now (ASK-11).
+
+    Raises what ``proposal_for`` raises, and RUN_ACTIVE while any run of the repository works.
+    """
+    proposal = proposal_for(project, run_id, plan_id)[1]
+    apply_recovery.demand_rest(project)
+    return proposal

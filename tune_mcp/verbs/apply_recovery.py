@@ -1,0 +1,249 @@
+"""After an apply, an undo, or a crash in either: everything that tells of the test files is made to agree with them.
+
+The record of an apply (``decision.json``) is written before its journal. The report's applied changes and the hashes
+in stages.yaml are derived from the journals that took effect, so they can be made right again at any time; the file
+``unsettled`` marks a folder from before the first write until that is done. Between the renames of a commit a reader
+may see some files new and some old: the journal says ``prepared`` then, and every verb that would conclude anything
+from the files refuses or settles first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from tune_mcp import run_dir
+from tune_mcp.apply import transaction
+from tune_mcp.apply.transaction import Journal
+from tune_mcp.config.stages import Frozen, Number
+from tune_mcp.config.stages_yaml import dump_stages
+from tune_mcp.contract.apply import Applied, Decision, Mode, Otherwise
+from tune_mcp.errors import Code, Refusal
+from tune_mcp.files import FileLock, inside, parse_json, read_plain, sha256_file, write_atomic, write_json
+from tune_mcp.run_dir import RunDir, utc_now
+from tune_mcp.session import events, state
+from tune_mcp.verbs.project import Project
+
+if TYPE_CHECKING:
+    from tune_mcp.report.facts import ReportFacts
+
+_RECORD, _UNSETTLED = "decision.json", "unsettled"
+
+
+class Kept(Frozen):
+    """One threshold that was left as it was, and why: a loosening that a person declined is data too."""
+
+    stage_key: str
+    metric_key: str
+    symbol: str
+    current: Number | None
+    proposed: Number
+    direction: str
+    why: str
+
+
+class Record(Frozen):
+    """``decision.json``: who decided what about one plan, and what was written because of it.
+
+    ``otherwise`` is the standing word for what the person did not name; its decisions are among ``decisions``.
+    ``failures_agreed`` are test failures without a threshold as their reason that a person accepted.
+    ``order`` counts the applies of a run: a value that is written twice has its first old value from the earlier one.
+    """
+
+    schema_version: int = 1
+    order: int
+    mode: Mode
+    decided_by: str
+    decided_at: str
+    decisions: tuple[Decision, ...]
+    otherwise: Otherwise | None = None
+    failures_agreed: tuple[str, ...] = ()
+    applied: tuple[Applied, ...]
+    kept: tuple[Kept, ...]
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write the decision of an apply, before anything else of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / _RECORD, record.model_dump(mode="json"))
+
+
+def in_effect(run: RunDir) -> list[Record]:
+    """Every apply of the run that was carried out and not taken back, in order. Raises PLAN_TAMPERED."""
+    found = [_record(folder) for folder, journal in _journals(run) if journal.state == "committed"]
+    return sorted(found, key=lambda record: record.order)
+
+
+def _journals(run: RunDir) -> Iterator[tuple[Path, Journal]]:
+    for folder in sorted(run.applies.iterdir()) if run.applies.is_dir() else ():
+        journal = transaction.read_journal(folder) if folder.is_dir() else None
+        if journal is not None:
+            yield folder, journal
+
+
+def _record(folder: Path) -> Record:
+    try:
+        return Record.model_validate(parse_json(read_plain(folder / _RECORD)))
+    except (OSError, ValueError, ValidationError) as error:
+        raise Refusal(
+            Code.PLAN_TAMPERED,
+            "APL-24",
+            f"{folder / _RECORD} is not what an apply of ours wrote: {error}",
+            "put the file back as it was",
+        ) from error
+
+
+def interrupted(project: Project) -> list[RunDir]:
+    """The runs with an apply that is going on now or was cut off before all its files were written."""
+    runs = run_dir.list_runs(project.repo_root)
+    return [run for run in runs if any(journal.state == "prepared" for _, journal in _journals(run))]
+
+
+def settle(project: Project) -> list[str]:
+    """Finish or roll back whatever a crash left of an apply or an undo, in any run of the repository.
+
+    Returns what was done, for people. Raises RUN_ACTIVE while another process applies, THRESHOLD_CHANGED for a file
+    that somebody changed in between, OUTSIDE_REPO and PLAN_TAMPERED.
+    """
+    open_ones = [
+        (run, folder.parent)
+        for run in run_dir.list_runs(project.repo_root)
+        for folder in sorted(run.applies.glob(f"*/{_UNSETTLED}"))
+    ]
+    if not open_ones:
+        return []
+    with applying_alone(project):
+        return [said for run, folder in open_ones if (said := _settle(project, run, folder))]
+
+
+@contextlib.contextmanager
+def applying_alone(project: Project) -> Generator[None]:
+    """One apply, undo or recovery of a repository at a time, whichever run it is of. Raises RUN_ACTIVE."""
+    lock = FileLock.take(run_dir.apply_lock(project.repo_root), {"pid": os.getpid()})
+    if lock is None:
+        raise Refusal(
+            Code.RUN_ACTIVE, "APL-24", "another process applies thresholds in this repository", "call it again"
+        )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def changing(project: Project, run: RunDir, folder: Path) -> Generator[list[str]]:
+    """Around a change of test files: alone, while nothing is measured, and settled at its end, also after a failure.
+
+    The list that it gives holds, at the end, what could not be brought up to date. Raises RUN_ACTIVE.
+    """
+    told: list[str] = []
+    with applying_alone(project):
+        demand_rest(project)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / _UNSETTLED, b"")
+        try:
+            yield told
+        except BaseException:
+            # What cannot be settled now keeps its mark, and the next start does it.
+            with contextlib.suppress(OSError, Refusal):
+                _settle(project, run, folder)
+            raise
+        told += filter(None, [_settle(project, run, folder)])
+
+
+def demand_rest(project: Project) -> None:
+    """Raises RUN_ACTIVE while any run of the repository works: a test file that changes under it makes its hours
+    worthless, so nobody is asked about one either (ASK-11)."""
+    for run in run_dir.list_runs(project.repo_root):
+        if state.conclude(run).active:
+            raise Refusal(
+                Code.RUN_ACTIVE,
+                ("APL-24", "STR-18"),
+                f"{run.run_id} is measuring this repository: its test files stay as they are until it rests",
+                f"poll status with run_id {run.run_id} until it is terminal, then call again",
+                {"run_id": run.run_id},
+            )
+
+
+def _settle(project: Project, run: RunDir, folder: Path) -> str:
+    before = transaction.read_journal(folder)
+    journal = transaction.recover(folder, project.repo_root, utc_now)
+    said, again = "", False
+    if before is not None and journal is not None and before.state == "prepared":
+        done = {"committed": "finished", "rolled_back": "rolled back"}[journal.state]
+        said = f"an apply that was cut off is {done} (plan {folder.name})"
+        events.append(run, "settled", utc_now(), said)
+    if journal is not None:
+        stale, again = _refresh_catalogue(project, run, journal)
+        said = "; ".join(filter(None, (said, stale)))
+        refresh_report(run)
+    if not again:
+        (folder / _UNSETTLED).unlink(missing_ok=True)
+    return said
+
+
+def refresh_report(run: RunDir) -> ReportFacts | None:
+    """The report's applied changes: a value that was written twice has its first old value and its last new one.
+
+    Returns the report as it is then, None where there is none.
+    """
+    # Here, since start_run settles too and has no use for the templates.
+    from tune_mcp.report.facts import AppliedRow
+    from tune_mcp.report.write import read_report, record_applied
+
+    report = read_report(run)
+    rows: dict[tuple[str, str], AppliedRow] = {}
+    for record in in_effect(run):
+        for one in record.applied:
+            place = (one.stage_key, one.symbol)
+            old = rows[place].old if place in rows else one.old
+            rows[place] = AppliedRow(
+                stage=one.stage_key, metric=one.symbol, old=old, new=one.new, worst_op=one.worst_op
+            )
+    changed = tuple(row for row in rows.values() if row.old != row.new)
+    return record_applied(run, changed) if report is not None and report.applied != changed else report
+
+
+def _refresh_catalogue(project: Project, run: RunDir, journal: Journal) -> tuple[str, bool]:
+    """Give stages.yaml the present digest of each file whose other digest it holds (DSC-02).
+
+    Returns why that was not done, and whether it is tried again: a disk that does not read it now may do so later.
+    """
+    ours = {sha: {file.before_sha256, file.after_sha256} for file in journal.files for sha in _both(file)}
+    model = project.plan(run).model
+
+    def present(name: str, known: str | None) -> str | None:
+        path = inside(project.repo_root, name)
+        now = sha256_file(path) if known in ours and path.is_file() else known
+        return now if known in ours and now in ours[known] else known
+
+    try:
+        table = project.places.stages(model)
+    except Refusal as refusal:
+        # Nothing of the apply depends on it: whoever needs the catalogue next is told that it is stale.
+        text = f"stages.yaml of {model} was not refreshed: {refusal.message}"
+        again = isinstance(refusal.__cause__, OSError)
+        return f"{text}; {'report' if again else 'discover'} brings it up to date", again
+    fresh = {
+        key: stage.model_copy(
+            update={
+                "test_file_sha256": present(stage.test, stage.test_file_sha256),
+                "threshold_file_sha256": present(stage.threshold_path, stage.threshold_file_sha256),
+            }
+        )
+        for key, stage in table.items()
+    }
+    if fresh != table:
+        path = project.places.stages_path_for_writing(model, project.repo_root)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, dump_stages(fresh))
+    return "", False
+
+
+def _both(file: transaction.JournalFile) -> tuple[str, str]:
+    return file.before_sha256, file.after_sha256

@@ -1,0 +1,79 @@
+"""``discover``: read the tests and config of a model into its stage table."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from tune_mcp.config.stages import StageTable
+from tune_mcp.config.stages_yaml import dump_stages
+from tune_mcp.contract.discover import DiscoverReply
+from tune_mcp.errors import Code, Refusal
+from tune_mcp.files import read_plain, write_atomic
+from tune_mcp.precheck.gpu import line_to_add
+from tune_mcp.verbs.project import Project, gpus_by_default
+
+if TYPE_CHECKING:
+    from tune_mcp.config.model import ModelConfig
+    from tune_mcp.discover.stages import Discovery
+
+
+def discover(project: Project, model: str, write: bool = True) -> DiscoverReply:
+    """Read the tests and config into stages.yaml (contract, tool 2). A table that says the same is not rewritten."""
+    from tune_mcp.discover.stages import discover as read_tests  # reads syntax trees: nothing that catalog waits for
+
+    config = project.places.model(model)
+    rules = project.places.metric_rules(model)
+    previous = _previous(project, model)
+    try:
+        found = read_tests(config, rules, project.repo_root, previous, datetime.now(UTC).replace(microsecond=0))
+    except Refusal as refusal:
+        raise project.places.located(model, refusal) from refusal
+    path = project.places.stages_path_for_writing(model, project.repo_root)
+    data = dump_stages(found.stages)
+    written = write and not (path.exists() and read_plain(path) == data)
+    if written:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, data)
+    return DiscoverReply(
+        model=model,
+        path=str(path),
+        written=written,
+        stages=tuple(found.stages),
+        added=tuple(found.added),
+        removed=tuple(found.removed),
+        changed=tuple(found.changed),
+        needs_config=tuple(f"{stage}/{metric}: {source}" for stage, metric, source in found.needs_config),
+        collisions=tuple(
+            f"{one.stage_key}/{one.metric_key} is claimed by {', '.join(one.sources)}" for one in found.collisions
+        ),
+        conflicts=tuple(found.conflicts),
+        unrecognised=tuple(found.unrecognised),
+        problems=(*found.problems, *_assumed_gpus(config, found.stages)),
+        suggestions=dict(found.suggestions),
+        next=_after(found, model, write),
+    )
+
+
+def _assumed_gpus(config: ModelConfig, table: StageTable) -> tuple[str, ...]:
+    files = gpus_by_default(config, tuple(table.values()))
+    said = "gpus_per_test does not name it, so each launch takes 1 GPU"
+    return tuple(f"{file}: {said}; {line_to_add(config.name, (file,))}" for file in files)
+
+
+def _previous(project: Project, model: str) -> StageTable | None:
+    """The table that is to be replaced; None without one, or with one that cannot be read: it is written anew."""
+    try:
+        return project.places.stages(model)
+    except Refusal as refusal:
+        if refusal.code in (Code.STAGES_STALE, Code.INVALID_CONFIG):
+            return None
+        raise
+
+
+def _after(found: Discovery, model: str, write: bool) -> str:
+    if found.needs_config:
+        return "add the missing JSON paths under metric_sources in config.yaml, then call discover again"
+    if not found.stages:
+        return "no stage was found: look at test_globs and the constants' names"
+    return f"call precheck with model={model}" if write else "call discover with write=true to keep this"

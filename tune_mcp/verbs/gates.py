@@ -1,0 +1,214 @@
+"""The gates: what stands between measured numbers and anything that is made of them (rules STR-21, APL-01, APL-02)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tune_mcp.errors import Code, Json, Refusal
+from tune_mcp.files import sha256_file
+from tune_mcp.observe.audit import Audit, AuditedCell, Fault, audit
+from tune_mcp.run_dir import RUNS_FOLDER, RunDir
+from tune_mcp.session import events, provenance, state
+from tune_mcp.session.plan import Plan
+from tune_mcp.session.state import Conclusion, Liveness, RunState
+from tune_mcp.verbs.project import Project
+
+if TYPE_CHECKING:
+    from tune_mcp.apply.transaction import Journal
+
+Gap = tuple[str, int, AuditedCell]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A run, its plan and its audit, read now."""
+
+    run: RunDir
+    plan: Plan
+    audit: Audit
+
+
+def read(project: Project, run_id: str) -> Evidence:
+    """Read a run. Raises UNKNOWN_RUN or PLAN_TAMPERED."""
+    run = project.run(run_id)
+    ledger = events.ledger(run)
+    plan = project.plan(run, ledger)
+    return Evidence(run, plan, audit(run, plan, ledger))
+
+
+def conclude(run: RunDir, plan: Plan) -> Conclusion:
+    """A run of the older script has no supervisor of ours: it is over, whatever it achieved."""
+    if plan.legacy:
+        return Conclusion(RunState.FINISHED, None, Liveness.FREE)
+    return state.conclude(run)
+
+
+def demand_ours(project: Project, plan: Plan) -> None:
+    """Refuse to continue, stop or apply a run of the older script, and a copy of one that was applied elsewhere.
+
+    The older script had no supervisor and no ledger, so whoever can write files can write one of its runs. Raises
+    FOREIGN_ARTIFACT.
+    """
+    if plan.legacy:
+        raise Refusal(
+            Code.FOREIGN_ARTIFACT,
+            ("SES-06", "STR-24"),
+            f"{plan.run_id} was made by an older script (version {plan.tune_version}); it can be read, not continued "
+            "or applied",
+            "start a new run with start_run",
+            {"run_id": plan.run_id},
+        )
+    original = RunDir(Path(plan.repo_root) / RUNS_FOLDER / plan.run_id)
+    if copied_from(project, plan) and any(event.kind == "applied" for event in events.read(original.events)):
+        raise _elsewhere(project, plan, applied=True)
+
+
+def demand_here(project: Project, plan: Plan) -> None:
+    """A run goes on only in the repository where it was measured. Raises FOREIGN_ARTIFACT."""
+    if Path(plan.repo_root) != project.repo_root:
+        raise _elsewhere(project, plan)
+
+
+def copied_from(project: Project, plan: Plan) -> str:
+    """The repository in which the run was measured and still lies, when that is another one; else empty."""
+    there = Path(plan.repo_root)
+    return plan.repo_root if there != project.repo_root and (there / RUNS_FOLDER / plan.run_id).is_dir() else ""
+
+
+def _elsewhere(project: Project, plan: Plan, applied: bool = False) -> Refusal:
+    place = copied_from(project, plan)
+    what = f"{plan.run_id} was measured in {plan.repo_root}, and this is {project.repo_root}"
+    if applied:
+        what += "; it was applied there already"
+    return Refusal(
+        Code.FOREIGN_ARTIFACT,
+        "SES-06",
+        what,
+        f"work in {place}" if place else "move the repository back, or start a new run with start_run",
+        {"run_id": plan.run_id, "measured_in": plan.repo_root},
+    )
+
+
+def gated(project: Project, run_id: str) -> Evidence:
+    """Read a run and pass every gate. Raises RUN_ACTIVE, NOT_STRICT, GIT_PROVENANCE, FOREIGN_ARTIFACT, COMMIT_MOVED.
+
+    What is missing is told before what is foreign: a gap can be filled, a foreign file cannot be trusted at all.
+    """
+    evidence = read(project, run_id)
+    run, plan, audited = evidence.run, evidence.plan, evidence.audit
+    if not plan.legacy and (now := state.conclude(run)).active:
+        raise Refusal(
+            Code.RUN_ACTIVE,
+            "APL-01",
+            f"{run_id} is {now.state}: a report is made of a finished run only",
+            f"poll status with run_id {run_id} until it is terminal",
+            {"run_id": run_id, "state": str(now.state)},
+        )
+    gaps = audited.gaps()
+    missing = [gap for gap in gaps if gap[2].fault is Fault.CONTENT]
+    foreign = [gap for gap in gaps if gap[2].fault is Fault.FOREIGN]
+    if missing or not audited.stages:
+        raise Refusal(
+            Code.NOT_STRICT,
+            ("STR-01", "STR-11", "RPT-10"),
+            f"{audited.ready_stages}/{len(audited.stages)} stages are strict-ready; first gap: {_gap(missing)}",
+            f"fill the gaps with resume_run {run_id}, then call strict_audit",
+            {"run_id": run_id, "gaps": _listed(missing)},
+        )
+    if not audited.git.ok:
+        raise _no_provenance(plan, audited.git.reason)
+    from tune_mcp.verbs import equivalence  # reads syntax trees: nothing that a mere reader needs
+
+    try:
+        equivalence.still_holds(project.repo_root, plan)
+    except equivalence.NotEquivalent as why:
+        raise _no_provenance(plan, str(why)) from why
+    if foreign:
+        raise Refusal(
+            Code.FOREIGN_ARTIFACT,
+            ("STR-14", "SES-10"),
+            _gap(foreign),
+            f"resume_run {run_id} reads its sealed files again, or measures it again where they are not whole",
+            {"run_id": run_id, "gaps": _listed(foreign)},
+        )
+    elsewhere = [gap for gap in gaps if gap[2].fault is Fault.ENVIRONMENT]
+    if elsewhere:
+        raise Refusal(
+            Code.HOST_NOT_COMPARABLE,
+            ("SCP-02", "SCP-01"),
+            _gap(elsewhere),
+            f"resume_run {run_id} on the machine of environment.json measures that repeat again, or start a new run",
+            {"run_id": run_id, "gaps": _listed(elsewhere)},
+        )
+    head = provenance.head(project.repo_root)
+    if head not in plan.commits:
+        raise Refusal(
+            Code.COMMIT_MOVED,
+            ("SES-08", "SES-06"),
+            f"{run_id} calibrated {plan.calibration_git_sha}, but HEAD is {head}",
+            f"check out the calibrated commit, start a new run on HEAD, or call resume_run {run_id}: it accepts HEAD "
+            "if that is proven to measure the same",
+            {"run_id": run_id, "calibration_git_sha": plan.calibration_git_sha, "head": head},
+        )
+    return evidence
+
+
+def _no_provenance(plan: Plan, reason: str) -> Refusal:
+    return Refusal(
+        Code.GIT_PROVENANCE,
+        ("SES-12", "SES-09"),
+        f"GIT PROVENANCE: FAIL — {reason}",
+        "start a new run; artifacts of two commits are never combined",
+        {"run_id": plan.run_id, "calibration_git_sha": plan.calibration_git_sha},
+    )
+
+
+def _gap(gaps: list[Gap]) -> str:
+    if not gaps:
+        return "the matrix is empty"
+    key, repeat, cell = gaps[0]
+    more = f" (and {len(gaps) - 1} more)" if len(gaps) > 1 else ""
+    return f"{key} run {repeat} {cell.cell.value} {cell.reason}{more}"
+
+
+def _listed(gaps: list[Gap]) -> list[Json]:
+    return [f"{key}/run{repeat}" for key, repeat, _ in gaps[:50]]
+
+
+def changed_files(repo_root: Path, run: RunDir, plan: Plan) -> dict[str, str]:
+    """Test and threshold files that are neither as planned nor as our own apply left them: path -> what is wrong."""
+    expected = {name: {sha} for name, sha in plan.file_sha256.items()}
+    written = [file for journal in committed(run) for file in journal.files]
+    for name, shas in expected.items():
+        # A journal names the file itself, a plan perhaps a link to it.
+        own = (repo_root / name).resolve()
+        for file in written:
+            if (repo_root / file.path).resolve() == own and file.before_sha256 in shas:
+                shas.add(file.after_sha256)
+    found: dict[str, str] = {}
+    for name, shas in expected.items():
+        path = repo_root / name
+        if not path.is_file():
+            found[name] = "is gone"
+        elif sha256_file(path) not in shas:
+            found[name] = "was changed since the run was planned"
+    return found
+
+
+def committed(run: RunDir) -> list[Journal]:
+    """The journals of every apply of this run that was carried out, oldest first."""
+    return sorted(
+        (journal for journal in journals(run) if journal.state == "committed"), key=lambda journal: journal.started_at
+    )
+
+
+def journals(run: RunDir) -> list[Journal]:
+    """The journals of every apply that was begun."""
+    if not run.applies.is_dir():
+        return []
+    from tune_mcp.apply import transaction
+
+    found = (transaction.read_journal(folder) for folder in run.applies.iterdir() if folder.is_dir())
+    return [journal for journal in found if journal is not None]

@@ -1,0 +1,87 @@
+"""``precheck``: is this machine ready for these stages?"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from tune_mcp.contract.precheck import Check, PrecheckReply
+from tune_mcp.discover.aliases import expand
+from tune_mcp.gpus import accepting, read_gpus
+from tune_mcp.precheck.gates import Precheck, Probes
+from tune_mcp.precheck.gates import precheck as look
+from tune_mcp.precheck.imports import Imports
+from tune_mcp.precheck.subject import Subject
+from tune_mcp.precheck.venv import read_venv
+from tune_mcp.run_dir import iso, utc_now
+from tune_mcp.supervise import environment, host_lock, neighbours
+from tune_mcp.verbs import machine
+from tune_mcp.verbs.project import Project, hostname, select
+
+
+def precheck(project: Project, model: str, stages: Sequence[str] = ("ALL",)) -> PrecheckReply:
+    """All gaps at once; changes and kills nothing (contract, tool 3). Raises UNKNOWN_MODEL, UNKNOWN_STAGE."""
+    config = project.places.model(model)
+    table = project.places.stages(model)
+    keys = expand(stages, table)
+    subject = project.subject(config, select(table, keys))
+    lock = _lock(project)
+    load = environment.as_launched(project.env) if lock.status in ("ok", "warn") else _undisturbed
+    accept = project.host is not None and project.host.gpu_memory_unknown == "accept"
+    answer = look(subject, Probes(accepting(read_gpus, accept), read_venv, load), iso(utc_now()))
+    checks = (*_host(project), lock, *answer.checks)
+    found = answer.model_copy(update={"checks": checks})
+    return PrecheckReply(
+        model=model,
+        stages=keys,
+        ok=found.ok,
+        checks=_blocking_first(found),
+        versions=found.versions,
+        gpu_summary=found.gpu_summary,
+        next=f"call start_run with model={model}"
+        if found.ok
+        else f"fix {found.blocking()[0].id}, then call precheck again",
+    )
+
+
+def _undisturbed(subject: Subject, seconds: float) -> Imports:
+    """Loading torch takes half a minute of CPU, which a measurement that goes on here would feel."""
+    return Imports(untried="another run is measuring on this machine")
+
+
+def _blocking_first(found: Precheck) -> tuple[Check, ...]:
+    blocking = found.blocking()
+    return (*blocking, *(check for check in found.checks if check not in blocking))
+
+
+def _host(project: Project) -> tuple[Check, ...]:
+    if project.host is None:
+        names = ", ".join(project.places.host_names())
+        detail = f"none is for {hostname()} (there are: {names}); the model's defaults count"
+        return (Check(id="host.profile", status="ok", detail=detail),)
+    return (Check(id="host.profile", status="ok", detail=f"{project.host.name} ({project.host_source})"),)
+
+
+def _lock(project: Project) -> Check:
+    try:
+        holder = host_lock.current()
+    except OSError as error:
+        return Check(id="host.free", status="unknown", detail=f"the host lock cannot be read: {error}")
+    if holder is None and (living := machine.told(machine.suspects(project))):
+        return Check(id="host.free", status="warn", detail=living)
+    if holder is None and (others := neighbours.measuring()):
+        if busy := neighbours.under(host_lock.lock_folder(), others):
+            detail = f"another run is measuring here, although nobody holds the lock: {busy[0]}"
+            fix = f"tune-mcp stop {shlex.quote(Path(busy[0].run_dir).name)}" if busy[0].run_dir else "wait for its end"
+            return Check(id="host.free", status="busy", detail=detail, fix=fix)
+        detail = f"measuring here too, under another lock folder: {', '.join(map(str, others[:5]))}"
+        return Check(id="host.free", status="warn", detail=detail)
+    if holder is None:
+        return Check(id="host.free", status="ok", detail="no other run on this machine")
+    return Check(
+        id="host.free",
+        status="busy",
+        detail=f"{holder.run_id} of {holder.repo_root} is measuring here",
+        fix=f"tune-mcp status {holder.run_id} --repo {holder.repo_root}",
+    )

@@ -1,0 +1,193 @@
+"""What a person needs to publish an apply: the text of a pull request and the list of files. Nothing is committed here.
+
+Committing and pushing are the person's, who may ask an agent for it (prompt ``publish``); this module only prepares
+(rules VCS-01 to VCS-08).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from tune_mcp.errors import Code, Refusal
+from tune_mcp.files import read_text, sha256_file, write_atomic
+from tune_mcp.observe.worst import Direction
+from tune_mcp.report import wording
+from tune_mcp.report.facts import OptimisationFacts, ReportFacts, SeenFacts
+from tune_mcp.report.figures import old_text, plain
+from tune_mcp.report.write import read_report
+from tune_mcp.run_dir import RUNS_FOLDER, RunDir
+from tune_mcp.verbs import apply_recovery
+from tune_mcp.verbs.apply_recovery import Record
+from tune_mcp.verbs.project import Project
+
+REPORTS = PurePosixPath("docs/calibration")
+"""Where a report is published, one file a run (VCS-03)."""
+PULL_REQUEST = "pull_request.md"
+_SECTIONS = (
+    "Summary",
+    "Calibration run directory",
+    "Optimised paths (CUDA Graph) evidence",
+    "Worst-of-N highlights",
+    "Threshold-apply policy",
+    "Tests and pre-commit",
+)
+_HIGHLIGHTS = 20
+
+
+def published_report(run: RunDir) -> PurePosixPath:
+    """The stable place of a run's whole report.md, relative to the repository (VCS-03)."""
+    return REPORTS / f"{run.run_id}.md"
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The model's stages.yaml where an apply writes it. ``name`` is below the repository where it lies there."""
+
+    path: Path
+    name: str
+    ours: bool
+
+    @property
+    def sha256(self) -> str | None:
+        """The present digest, None where there is no such file."""
+        return sha256_file(self.path) if self.path.is_file() else None
+
+
+def catalogue(project: Project, model: str) -> Catalogue:
+    """Where the digests of edited files stand; an apply brings them up to date (DSC-02)."""
+    path = project.places.stages_path_for_writing(model, project.repo_root)
+    ours = path.resolve().is_relative_to(project.repo_root)
+    name = path.resolve().relative_to(project.repo_root).as_posix() if ours else str(path)
+    return Catalogue(path, name, ours)
+
+
+def edited_files(run: RunDir) -> list[str]:
+    """The test and threshold files of every apply that is in effect."""
+    return sorted({one.file for record in apply_recovery.in_effect(run) for one in record.applied})
+
+
+def commit_files(project: Project, run: RunDir) -> tuple[str, ...]:
+    """Everything that may be in the commit: edited files, the catalogue, the published report (VCS-04)."""
+    found = catalogue(project, project.plan(run).model)
+    names = [found.name] if found.ours and found.path.is_file() else []
+    return (*edited_files(run), *names, str(published_report(run)))
+
+
+def write_pull_request(project: Project, run: RunDir, folder: Path) -> Path:
+    """Write the text next to the decision. Raises NOT_REPORTED, and UNRESOLVED_CONTEXT for an unfinished report."""
+    path = folder / PULL_REQUEST
+    write_atomic(path, pull_request(project, run).encode())
+    return path
+
+
+def pull_request(project: Project, run: RunDir) -> str:
+    """The six sections of VCS-07, from the report and the decisions of every apply of the run that is in effect."""
+    facts = read_report(run)
+    if facts is None or not run.report_md.is_file():
+        raise Refusal(Code.NOT_REPORTED, ("VCS-07", "VCS-03"), f"{run.run_id} has no report", "call report first")
+    if "{{CONTEXT:" in read_text(run.report_md):
+        raise Refusal(
+            Code.UNRESOLVED_CONTEXT, ("VCS-03", "CTX-07"), "report.md has an open context line", "call report again"
+        )
+    records = apply_recovery.in_effect(run)
+    bodies = (
+        _summary(facts, records),
+        _run_directory(project, run),
+        _evidence(facts),
+        _highlights(facts),
+        _policy(project, run, records),
+        _verification(project, run),
+    )
+    parts = [f"## {title}\n\n" + "\n".join(body) for title, body in zip(_SECTIONS, bodies, strict=True)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _summary(facts: ReportFacts, records: Sequence[Record]) -> Iterator[str]:
+    yield (
+        f"Thresholds of {facts.model} set to the strict worst of {facts.repeats} repeats, measured on commit "
+        f"`{facts.calibration_git_sha}` ({facts.gpu_summary}{', dirty tree' if facts.dirty else ''})."
+    )
+    yield ""
+    yield from _table(("Stage", "Threshold", "Old", "New", "Effect on CI"), _changes(records))
+
+
+def _changes(records: Sequence[Record]) -> Iterator[Sequence[str]]:
+    for record in records:
+        for one in record.applied:
+            yield one.stage_key, f"`{one.file}`: `{one.symbol}`", old_text(one.old), plain(one.new), one.direction
+
+
+def _run_directory(project: Project, run: RunDir) -> Iterator[str]:
+    yield f"`{RUNS_FOLDER}/{run.run_id}` (stays on the machine that measured; never committed)."
+    yield f"The whole report of the run: `{published_report(run)}`."
+
+
+def _evidence(facts: ReportFacts) -> Iterator[str]:
+    yield f"- Machine: {facts.gpu_summary}; environment {facts.environment_note}."
+    for one in facts.optimisations:
+        for seen in one.tests:
+            yield f"- {one.name} in `{seen.test}`: {_seen(one, seen, facts.repeats)}."
+    if not facts.optimisations:
+        yield "- None: the model's config names no optimisation, so no log was searched for one."
+
+
+def _seen(one: OptimisationFacts, seen: SeenFacts, repeats: int) -> str:
+    if one.evidence is None:
+        return "config names no pattern for it"
+    if not seen.repeats:
+        return "**in no log of the repeats that count**"
+    return f"in {len(seen.repeats)} of {repeats} repeats, first at `{seen.place}`"
+
+
+def _highlights(facts: ReportFacts) -> Iterator[str]:
+    moving = [pair for pair in facts.loudest_first() if pair[1].direction is not Direction.EQUAL]
+    yield from _table(
+        ("Stage", "Threshold", "Per run", "Worst of N", "Before", "Proposed", "Effect on CI"),
+        (
+            (
+                stage.key,
+                f"`{metric.place}`",
+                ", ".join(plain(value) for value in metric.values),
+                plain(metric.worst_raw),
+                wording.present_text(metric),
+                plain(metric.write_value),
+                metric.direction_text,
+            )
+            for stage, metric in moving[:_HIGHLIGHTS]
+        ),
+    )
+    if len(moving) > _HIGHLIGHTS:
+        yield f"\n… and {len(moving) - _HIGHLIGHTS} more in the report."
+
+
+def _policy(project: Project, run: RunDir, records: Sequence[Record]) -> Iterator[str]:
+    files = ", ".join(f"`{name}`" for name in edited_files(run))
+    yield f"Edited: {files}. `{catalogue(project, project.plan(run).model).name}` holds their new digests."
+    yield f"The commit: {', '.join(f'`{name}`' for name in commit_files(project, run))}."
+    yield "Only reference literals were written; the slack stays in the tests. Unknown thresholds were not edited."
+    for record in records:
+        yield (
+            f"- Mode {record.mode}, decided by {record.decided_by} at {record.decided_at}: "
+            f"{len(record.applied)} written, {len(record.kept)} left."
+        )
+        for one in record.kept:
+            if one.direction != Direction.EQUAL:
+                yield f"  - left `{one.symbol}` ({one.stage_key}), {one.direction}: {one.why}"
+
+
+def _verification(project: Project, run: RunDir) -> Iterator[str]:
+    yield (
+        "Every edited file was parsed before and after: the trees are equal but for the values above. "
+        f"Undo: `tune-mcp apply {run.run_id} --undo PLAN_ID`."
+    )
+    yield "- [ ] the repository's pre-commit hooks passed, none was bypassed"
+    yield "- [ ] the edited tests passed"
+
+
+def _table(head: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    for row in rows:
+        yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"

@@ -1,0 +1,194 @@
+"""What is known of a run beside its numbers: what pytest reported of each repeat, and which failures config accepts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from tune_mcp.apply import reading, reality
+from tune_mcp.apply.locating import Files
+from tune_mcp.apply.plan import Seen
+from tune_mcp.apply.reading import Before
+from tune_mcp.apply.reality import Outcome, TestFailure, names
+from tune_mcp.config.fields import locate
+from tune_mcp.config.loader import ConfigPlaces
+from tune_mcp.config.model import FileSource, ModelConfig
+from tune_mcp.config.stages import Number
+from tune_mcp.errors import Refusal
+from tune_mcp.observe.audit import Audit
+from tune_mcp.observe.extract import ResultFiles
+from tune_mcp.run_dir import RunDir
+from tune_mcp.session import events
+from tune_mcp.session.plan import Plan
+from tune_mcp.supervise import guard_record, sealed
+from tune_mcp.supervise.guard_record import GuardSummary
+from tune_mcp.verbs import apply_recovery
+from tune_mcp.verbs.gates import Evidence
+from tune_mcp.verbs.project import Project
+
+
+def model_config(project: Project, plan: Plan) -> ModelConfig:
+    """The model's config as it is now, where the run read it. Raises INVALID_CONFIG or UNKNOWN_MODEL."""
+    config = Path(plan.config_dir) if plan.config_dir else project.options.config
+    return ConfigPlaces.resolve(project.repo_root, config).model(plan.model)
+
+
+def seen(project: Project, found: Evidence) -> Seen:
+    """Everything about the run that its apply plan is held against."""
+    run, plan = found.run, found.plan
+    return Seen(outcomes(run, plan, plan.tests()), before(run), allowed(project, run, plan))
+
+
+def outcomes(run: RunDir, plan: Plan, tests: Iterable[str]) -> dict[tuple[str, int], Outcome]:
+    """What pytest reported of every repeat that has a record of ours; an older script left none.
+
+    The record counts as its sealed attempt holds it: a file that was changed since is no evidence.
+    """
+    records = (
+        ((test, repeat), _record(run, test, repeat))
+        for test in dict.fromkeys(tests)
+        for repeat in range(1, plan.repeats + 1)
+    )
+    return {
+        key: Outcome(
+            tests=record.executed,
+            failures=tuple(
+                TestFailure(
+                    nodeid=one.nodeid,
+                    when=one.when,
+                    exception=one.exception,
+                    assertion=one.assertion,
+                    message=one.message,
+                    test_line=one.test_line,
+                )
+                for one in record.failures
+            ),
+        )
+        for key, record in records
+        if record.started
+    }
+
+
+def changed_records(run: RunDir, plan: Plan) -> tuple[str, ...]:
+    """A line for each record of pytest that is not as its attempt was sealed with it."""
+    return tuple(
+        f"{run.guard_record(test, repeat)} is not as it was sealed, so it is no evidence: what was sealed counts"
+        for test in plan.tests()
+        for repeat in range(1, plan.repeats + 1)
+        if (record := _sealed_record(run, test, repeat)) is not None
+        and record != guard_record.read(run.guard_record(test, repeat))
+    )
+
+
+def _record(run: RunDir, test: str, repeat: int) -> GuardSummary:
+    found = _sealed_record(run, test, repeat)
+    return guard_record.read(run.guard_record(test, repeat)) if found is None else found
+
+
+def _sealed_record(run: RunDir, test: str, repeat: int) -> GuardSummary | None:
+    """What the attempt that counts was sealed with, an empty one where its files are other ones now.
+
+    None where no attempt at this repeat was ever sealed.
+    """
+    live = [one for one in sealed.attempts(run, test, repeat) if one.home == run.test_folder(test)]
+    if live:
+        return live[-1].result.guard
+    key = run.attempt_key(test, repeat, "")
+    ledger = (event for event in events.read(run.events, '"sealed"') if event.kind == "sealed")
+    return GuardSummary() if any(str(event.facts.get("key")).startswith(key) for event in ledger) else None
+
+
+def before(run: RunDir) -> Before:
+    """The thresholds that the run was measured with, where an apply of it wrote others since (None: there was none)."""
+    found: dict[tuple[str, str], Number | None] = {}
+    for record in apply_recovery.in_effect(run):
+        for one in record.applied:
+            found.setdefault((one.stage_key, one.metric_key), one.old)
+    return found
+
+
+def allowed(project: Project, run: RunDir, plan: Plan) -> Callable[[str, int, TestFailure], str]:
+    """By what config accepts a failure of (test key, repeat); a model that is gone accepts none."""
+    try:
+        config = model_config(project, plan)
+    except Refusal:
+        return lambda _test, _repeat, _failure: ""
+    names_by_test = {test: PurePosixPath(stages[0].test).name for test, stages in plan.tests().items()}
+    accepting = {
+        test: Accepting(run, test, config.metric_sources.get(name, FileSource()), config.allowed_pytest_failure)
+        for test, name in names_by_test.items()
+    }
+    return lambda test, repeat, failure: accepting[test].word(repeat, failure)
+
+
+@dataclass(frozen=True)
+class Accepting:
+    """Which failures of one test file ``allowed_pytest_failure`` accepts."""
+
+    run: RunDir
+    test_key: str
+    source: FileSource
+    everywhere: Mapping[str, str]
+
+    def word(self, repeat: int, failure: TestFailure) -> str:
+        """By what the failure is accepted; empty when it is not."""
+        patterns = dict(self.everywhere)
+        files = ResultFiles(self.run.basetemp(self.test_key, repeat))
+        for level in (self.source, *self.source.variants.values()):
+            own = level.allowed_pytest_failure
+            if isinstance(own, str):
+                place = locate(own, level.json_file or self.source.json_file)
+                if place is None or place.json_file.endswith(".py"):
+                    patterns[own] = ""
+                elif files.flag(place) is True:
+                    return f"{own} is true"
+            elif own:
+                patterns |= own
+        return self._by_name(patterns, failure)
+
+    def _by_name(self, patterns: Mapping[str, str], failure: TestFailure) -> str:
+        for pattern, reason in patterns.items():
+            if any(name == pattern or _fits(pattern, name) for name in names(failure.nodeid)):
+                return f"{pattern}: {reason}" if reason else pattern
+        return ""
+
+
+def _fits(pattern: str, name: str) -> bool:
+    try:
+        return re.fullmatch(pattern, name) is not None
+    except re.error:  # a node id with brackets is no expression
+        return False
+
+
+_known: dict[tuple[str, frozenset[str]], tuple[str, ...]] = {}
+"""By run and digests of what was recorded: a status is asked for again and again."""
+
+
+def failed_tests(project: Project, run: RunDir, plan: Plan, audited: Audit) -> tuple[str, ...]:
+    """One line for each of them among the repeats that were recorded; nothing is read where pytest ended well."""
+    stored = {
+        (stage.stage.test_key, repeat): cell.stored
+        for stage in audited.stages
+        for repeat, cell in enumerate(stage.cells, 1)
+        if cell.stored and cell.stored.content.pytest_rc not in (0, None)
+    }
+    if plan.legacy or not stored:
+        return ()
+    key = (str(run.path), frozenset(one.sha256 for one in stored.values()))
+    if key not in _known:
+        failing = {
+            at: found
+            for at, found in outcomes(run, plan, [test for test, _ in stored]).items()
+            if at in stored and found.failures
+        }
+        try:
+            tests = {test for test, _ in failing}
+            readings = reading.read(Files(project.repo_root), plan, audited, before(run), tests)
+        except Refusal:  # a test file that is gone or no Python: said by whoever needs it
+            return ()
+        failed = reality.failed_tests(reading.by_test(readings.values()), failing, allowed(project, run, plan))
+        _known.clear()
+        _known[key] = tuple(one.text + (f" (accepted: {one.allowed})" if one.allowed else "") for one in failed)
+    return _known[key]

@@ -1,0 +1,293 @@
+"""What a person is asked about an apply plan, and which answers can stand (rules APL-04, APL-05, APL-12, APL-13)."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from tune_mcp.apply import doubts
+from tune_mcp.apply import plan as plans
+from tune_mcp.apply.plan import ApplyPlan, Row
+from tune_mcp.apply.reality import FailedTest
+from tune_mcp.config.stages import Number
+from tune_mcp.contract.apply import CHOICES, MODES, STANDING, Decision, Mode, Otherwise
+from tune_mcp.discover.assertions import Gate
+from tune_mcp.errors import Code, Json, Refusal
+from tune_mcp.observe.worst import Direction
+from tune_mcp.report.figures import direction_text
+from tune_mcp.verbs.project import Project
+
+_LISTED_IN_FULL = (Direction.LOOSENS, Direction.FIRST)
+_LISTED = 40
+_LONGEST_LIST = 4500
+"""Characters of ready decisions in a refusal's text; a longer list stands in its details alone."""
+
+
+def wants_word(row: Row, mode: Mode) -> bool:
+    """Whether a person must say something about the row before ``mode`` may write it.
+
+    In smart every row that is asked about, in full every one that loosens, that would get its first value (CI begins to
+    gate on it), or that the plan has a doubt about.
+    """
+    if mode == "report" or not plans.writable(row):
+        return False
+    return row.decision == "ask" if mode == "smart" else row.direction in _LISTED_IN_FULL or bool(row.doubts)
+
+
+def open_questions(proposal: ApplyPlan, mode: Mode, decided: Mapping[tuple[str, str], Decision]) -> tuple[Row, ...]:
+    """The rows that a person still has to decide (APL-05)."""
+    return tuple(row for row in proposal.rows if wants_word(row, mode) and row.key not in decided)
+
+
+def asked_one_by_one(proposal: ApplyPlan, mode: Mode) -> tuple[Row, ...]:
+    """The rows with a question of their own; who agrees to full has been shown what merely loosens."""
+    rows = open_questions(proposal, mode, {})
+    return rows if mode == "smart" else tuple(row for row in rows if row.doubts)
+
+
+def agreed_with_mode(proposal: ApplyPlan, mode: Mode, decided: Mapping[tuple[str, str], Decision]) -> list[Decision]:
+    """What a person decided by agreeing to ``mode`` after reading ``summary``: in full, all that merely loosens."""
+    single = {row.key for row in asked_one_by_one(proposal, mode)}
+    rows = (row for row in open_questions(proposal, mode, decided) if row.key not in single)
+    return [_decision(row, "apply") for row in rows] if mode == "full" else []
+
+
+def completed(
+    proposal: ApplyPlan, mode: Mode, decided: Mapping[tuple[str, str], Decision], otherwise: Otherwise | None
+) -> dict[tuple[str, str], Decision]:
+    """``decided``, with the standing word for every open question that it does not answer."""
+    if otherwise is None:
+        return {**decided}
+    return {**decided, **{row.key: _decision(row, otherwise) for row in open_questions(proposal, mode, decided)}}
+
+
+def _decision(row: Row, choice: Otherwise) -> Decision:
+    return Decision(stage_key=row.stage.key, metric_key=row.worst.metric_key, choice=choice)
+
+
+def summary(proposal: ApplyPlan, mode: Mode) -> str:
+    """What agreeing would do: counts, then every value that loosens or that the plan has a doubt about."""
+    loosens = sum(row.direction is Direction.LOOSENS for row in proposal.rows)
+    tightens = sum(row.direction is Direction.TIGHTENS for row in proposal.rows)
+    asks = len(asked_one_by_one(proposal, mode))
+    text = f"{tightens} value(s) tighten CI, {loosens} loosen it"
+    first = sum(row.direction is Direction.FIRST for row in proposal.rows)
+    text += f", {first} get their first value" if first else ""
+    text += f", {asks} of them asked about one by one." if asks else "."
+    lines = [_movement(row) for row in proposal.rows if wants_word(row, "full")]
+    more = [f"… and {len(lines) - _LISTED} more, see the report"] if len(lines) > _LISTED else []
+    return "\n".join([text, *lines[:_LISTED], *more])
+
+
+def _movement(row: Row) -> str:
+    return f"{'/'.join(row.key)}: {_present(row)} -> {row.write_value!r}, {_change(row)}"
+
+
+def _change(row: Row) -> str:
+    return direction_text(row.worst_op, row.current_raw, row.write_value, first=row.blank is not None)
+
+
+def _present(row: Row) -> str:
+    return "no value" if row.current_raw is None else repr(row.current_raw)
+
+
+def question(row: Row, plan_id: str) -> str:
+    """The question for one metric (APL-12); the plan id in it makes a changed plan ask again."""
+    runs = ", ".join(repr(value) for value in row.worst.per_run_raw)
+    remarks = "".join(f"\n{doubt.text}" for doubt in row.doubts)
+    return (
+        f"{row.stage.key}: {row.place} in {row.file} {_change(row)}.\nobserved per run: {runs}\n"
+        f"present value: {_present(row)}, worst of N: {row.write_value!r}{remarks}\n"
+        f"keep the present value, apply the worst of N, or give a custom value? (plan {plan_id})"
+    )
+
+
+def ready(rows: Iterable[Row]) -> list[dict[str, Json]]:
+    """The open rows as ``decisions`` takes them, each on ``keep``: to be edited and passed back."""
+    return [
+        {"stage_key": row.stage.key, "metric_key": row.worst.metric_key, "choice": "keep"}
+        for row in sorted(rows, key=lambda row: not row.doubts)
+    ]
+
+
+def _asked(row: Row) -> str:
+    """Why the row needs a word; what smart writes by itself is asked about in full because it loosens."""
+    if row.decision != "auto":
+        return row.reason
+    return (
+        f"{row.current_raw!r} -> {row.write_value!r} {direction_text(row.worst_op, row.current_raw, row.write_value)}"
+    )
+
+
+def missing(project: Project, run_id: str, rows: Sequence[Row]) -> Refusal:
+    """DECISION_MISSING with the ready JSON of all that is open."""
+    kind = "loosening metric(s)" if all(row.direction is Direction.LOOSENS for row in rows) else "metric(s)"
+    why = "; ".join(f"{'/'.join(row.key)}: {_asked(row)}" for row in rows[:6])
+    decisions = ready(rows)
+    listed = json.dumps(decisions)
+    if len(listed) > _LONGEST_LIST:
+        listed = f"the {len(decisions)} entries of details.decisions, edited"
+    return Refusal(
+        Code.DECISION_MISSING,
+        ("APL-05", "APL-12"),
+        f"{len(rows)} {kind} need a person's decision: {why}" + (f"; and {len(rows) - 6} more" if rows[6:] else ""),
+        "let the user choose keep, apply or custom (with value) for each and pass "
+        f"decisions={listed}; otherwise=keep or otherwise=apply is the user's word on all that "
+        f"decisions does not name. A person may also run: {terminal(project, run_id)}",
+        {
+            "missing": [{"stage_key": row.stage.key, "metric_key": row.worst.metric_key} for row in rows],
+            "decisions": [*decisions],
+            "choices": [*CHOICES],
+            "reasons": {"/".join(row.key): _asked(row) for row in rows},
+        },
+    )
+
+
+def failing(proposal: ApplyPlan) -> tuple[FailedTest, ...]:
+    """The failures that no threshold explains and that config does not accept."""
+    return tuple(one for one in proposal.failed_tests if not one.allowed)
+
+
+def failures_question(proposal: ApplyPlan, run_id: str) -> str:
+    """What a person agrees to who writes thresholds although these tests fail."""
+    lines = "\n".join(one.text for one in failing(proposal))
+    return (
+        f"Plan {proposal.plan_id} of {run_id}: these tests failed, and no threshold is the reason. CI will be red "
+        f"whatever is written:\n{lines}\nWrite the thresholds anyway?"
+    )
+
+
+def tests_failed(project: Project, run_id: str, failed: Sequence[FailedTest]) -> Refusal:
+    """TEST_FAILED: nobody agreed to these failures."""
+    named = "; ".join(one.text for one in failed[:5]) + (f"; and {len(failed) - 5} more" if failed[5:] else "")
+    return Refusal(
+        Code.TEST_FAILED,
+        ("RTY-04", "SCP-06"),
+        f"{len(failed)} test failure(s) have no threshold as their reason, so CI would be red whatever is written: "
+        f"{named}",
+        f"fix the tests and measure anew, or name them in allowed_pytest_failure of config.yaml; a person may agree: "
+        f"{terminal(project, run_id)}",
+        {
+            "failed_tests": [
+                {"test": one.nodeid, "when": one.when, "message": one.message, "repeats": [*one.repeats]}
+                for one in failed
+            ]
+        },
+    )
+
+
+def checked_mode(mode: str) -> Mode:
+    """One of the three modes. Raises INVALID_ARGUMENT."""
+    for known in MODES:
+        if mode == known:
+            return known
+    raise Refusal(
+        Code.INVALID_ARGUMENT,
+        "APL-04",
+        f"there is no mode {mode!r}",
+        "choose report, smart or full",
+        {"argument": "mode"},
+    )
+
+
+def checked_otherwise(word: str | None) -> Otherwise | None:
+    """The standing word, or None. Raises INVALID_ARGUMENT."""
+    if word is None or word in STANDING:
+        return word
+    raise Refusal(
+        Code.INVALID_ARGUMENT,
+        "APL-12",
+        f"otherwise is keep or apply, not {word!r}",
+        "leave it out to be told what needs a decision",
+        {"argument": "otherwise"},
+    )
+
+
+def terminal(project: Project, run_id: str) -> str:
+    """How a person at a terminal does the same."""
+    return f"tune-mcp apply {run_id} --repo {project.repo_root}"
+
+
+def checked_decisions(proposal: ApplyPlan, decisions: Sequence[Decision]) -> dict[tuple[str, str], Decision]:
+    """Each decision checked against the plan. Raises DECISION_INVALID or the row's own code, all errors at once."""
+    found: dict[tuple[str, str], Decision] = {}
+    wrong: list[Refusal] = []
+    for decision in decisions:
+        try:
+            row = _checked(proposal, decision)
+            if row.key in found:
+                raise _bad(row, "is decided twice")
+            found[row.key] = decision
+        except Refusal as refusal:
+            wrong.append(refusal)
+    if len(wrong) == 1:
+        raise wrong[0]
+    if wrong:
+        raise Refusal(
+            Code.DECISION_INVALID,
+            tuple(dict.fromkeys(rule for one in wrong for rule in one.rules)),
+            f"{len(wrong)} decisions cannot stand: " + "; ".join(one.message for one in wrong),
+            "correct each of them and call again",
+            {"errors": [one.data() for one in wrong]},
+        )
+    return found
+
+
+def _checked(proposal: ApplyPlan, decision: Decision) -> Row:
+    row = proposal.row(decision.stage_key, decision.metric_key)
+    if row.code is not None and decision.choice != "keep":
+        raise Refusal(row.code, "APL-17", f"{row.place}: {row.reason}", "leave it, or fix the file")
+    if decision.choice == "custom":
+        custom_value(row, decision)
+    elif decision.value is not None:
+        raise _bad(row, f"has a value, but the choice is {decision.choice}")
+    return row
+
+
+def _bad(row: Row, what: str) -> Refusal:
+    facts: dict[str, Json] = {"stage_key": row.stage.key, "metric_key": row.worst.metric_key}
+    return Refusal(
+        Code.DECISION_INVALID, ("APL-13", "APL-11"), f"{'/'.join(row.key)} {what}", "give that decision again", facts
+    )
+
+
+_NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def custom_value(row: Row, decision: Decision) -> tuple[Number, str]:
+    """The value of a custom decision and the text that is written verbatim; never tighter than observed."""
+    text = repr(decision.value) if isinstance(decision.value, int | float) else (decision.value or "").strip()
+    if not _NUMBER.fullmatch(text):
+        raise _bad(row, f"needs a finite number as custom value, not {decision.value!r}")
+    try:
+        whole = text.lstrip("+-").replace("_", "").isdecimal()
+        value: Number = int(text) if whole else float(text)
+        finite = math.isfinite(value)
+    except (ValueError, OverflowError):
+        value, finite = 0, False
+    if not finite:
+        raise _bad(row, "needs a finite number as custom value")
+    worst = row.worst.worst_raw
+    if value > worst if row.worst_op == "min" else value < worst:
+        raise _bad(row, f"custom value {text} is tighter than the observed worst {worst!r}; CI would fail at once")
+    if isinstance(row.gate, Gate) and (why := doubts.fails_text(row.worst, row.gate, value)):
+        raise _bad(row, f"custom value {text} fails what was observed: {why}")
+    return value, text
+
+
+def chosen_values(
+    proposal: ApplyPlan, mode: Mode, decided: Mapping[tuple[str, str], Decision]
+) -> dict[tuple[str, str], tuple[Number, str | None]]:
+    """What each row becomes: the number, and the verbatim text of a person's own one."""
+    values: dict[tuple[str, str], tuple[Number, str | None]] = {}
+    for row in proposal.rows:
+        decision = decided.get(row.key)
+        if not row.place_known or (decision and decision.choice == "keep"):
+            continue
+        if decision and decision.choice == "custom":
+            values[row.key] = custom_value(row, decision)
+        elif decision or (plans.writable(row) and (mode == "full" or row.decision == "auto")):
+            values[row.key] = (row.write_value, None)
+    return values

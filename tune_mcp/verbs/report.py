@@ -1,0 +1,98 @@
+"""``report``: what the gated evidence says."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+
+from tune_mcp.apply.plan import ApplyPlan, Row
+from tune_mcp.contract.report import DIRTY, ReportReply
+from tune_mcp.errors import Refusal
+from tune_mcp.observe.worst import Direction
+from tune_mcp.report import since, wording
+from tune_mcp.report.figures import change_percent, direction_text
+from tune_mcp.report.suite import CiGate
+from tune_mcp.report.write import write_report
+from tune_mcp.run_dir import utc_now
+from tune_mcp.session import events
+from tune_mcp.session.plan import Plan
+from tune_mcp.verbs import apply_recovery, equivalence, gates, pytest_outcomes
+from tune_mcp.verbs.apply_proposal import build, failed_entries
+from tune_mcp.verbs.equivalence import NotEquivalent
+from tune_mcp.verbs.project import Project
+
+NOTES_SHOWN = 5
+"""Lines of one kind among the notes of a reply."""
+_LOOSENING_SHOWN = 20
+
+
+def report(project: Project, run_id: str) -> ReportReply:
+    """Write report.md, report.json and report.html once every gate passes (contract, tool 10)."""
+    found = gates.gated(project, run_id)
+    apply_recovery.settle(project)
+    proposal = build(project, found)
+    model = pytest_outcomes.model_config(project, found.plan)
+    facts = write_report(
+        found.run,
+        project.repo_root,
+        found.plan,
+        found.audit,
+        proposal,
+        utc_now(),
+        model.optimisations,
+        CiGate(model.ci_attempts, model.ci_false_alarms),
+        partial(_same_code, project.repo_root, found.plan),
+    )
+    paths = (found.run.report_md, found.run.report_json, found.run.report_html)
+    events.append(found.run, "reported", utc_now(), f"report written to {paths[0]}")
+    counts = {wanted: sum(row.direction is wanted for row in proposal.rows) for wanted in Direction}
+    changed = gates.changed_files(project.repo_root, found.run, found.plan)
+    notes = [f"{name} {what}" for name, what in changed.items()][:NOTES_SHOWN]
+    notes += pytest_outcomes.changed_records(found.run, found.plan)[:NOTES_SHOWN]
+    notes += [wording.suite_text(facts), wording.advice_text(facts)]
+    unproven = filter(None, map(since.unproven_text, facts.optimisations))
+    notes += [f"{text} (PRF-03, PRF-04)" for text in unproven][:NOTES_SHOWN]
+    facts = apply_recovery.refresh_report(found.run) or facts
+    if facts.applied:
+        notes.append(f"{len(facts.applied)} of these values are written already: see Applied changes")
+    return ReportReply(
+        run_id=run_id,
+        calibration_git_sha=found.plan.calibration_git_sha,
+        report_md=str(paths[0]),
+        report_json=str(paths[1]),
+        report_html=str(paths[2]),
+        stages=len(found.audit.stages),
+        metrics=len(proposal.rows),
+        tightens=counts[Direction.TIGHTENS],
+        loosens=counts[Direction.LOOSENS],
+        equal=counts[Direction.EQUAL],
+        unknown=counts[Direction.UNKNOWN],
+        first=counts[Direction.FIRST],
+        loosening=tuple(_movement(row) for row in _loudest(proposal))[:_LOOSENING_SHOWN],
+        notes=tuple(notes + ([DIRTY] if found.plan.dirty else [])),
+        failed_tests=failed_entries(proposal),
+        next=f"tell the user the report's path and the loosening metrics, then call apply_plan with run_id={run_id}",
+    )
+
+
+def _same_code(repo_root: Path, plan: Plan, git_sha: str) -> bool:
+    """Whether a commit is the plan's, or proven to measure the same."""
+    if git_sha in plan.commits:
+        return True
+    try:
+        equivalence.compare(repo_root, plan, git_sha, utc_now())
+    except (NotEquivalent, Refusal):
+        return False
+    return True
+
+
+def _loudest(proposal: ApplyPlan) -> list[Row]:
+    """The rows that loosen, the largest change first; one from zero has no percentage and stands on top."""
+    rows = [row for row in proposal.rows if row.direction is Direction.LOOSENS and row.current_raw is not None]
+    return sorted(rows, key=lambda row: -abs(change_percent(row.current_raw or 0, row.write_value) or math.inf))
+
+
+def _movement(row: Row) -> str:
+    change = direction_text(row.worst_op, row.current_raw, row.write_value)
+    return f"{row.stage.key} {row.place}: {row.current_raw!r} -> {row.write_value!r}, {change}"

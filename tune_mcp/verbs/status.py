@@ -1,0 +1,267 @@
+"""``status``: how far a run is, from its files alone; without a run, all runs of the repository."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tune_mcp import run_dir
+from tune_mcp.contract.status import MAX_WAIT_S, CurrentWork, Gap, GpuEntry, RunEntry, RunsReply, StatusReply
+from tune_mcp.contract.strict_audit import Cell
+from tune_mcp.errors import Code, Refusal
+from tune_mcp.observe.audit import Audit
+from tune_mcp.run_dir import RunDir
+from tune_mcp.session import events, state
+from tune_mcp.session.plan import Plan
+from tune_mcp.session.state import Conclusion, Liveness, RunState
+from tune_mcp.verbs import gates
+from tune_mcp.verbs.project import Project
+
+if TYPE_CHECKING:
+    from tune_mcp.gpus import GpuReading
+    from tune_mcp.session.gpus_seen import GpusSeen
+
+MAX_POLL_S = 120
+"""No poll of an active run is further than this from the next (rules POL-01, POL-10)."""
+_STALE_HEARTBEAT_S = 30.0
+_LOOK_EVERY_S = 0.25
+_MISSING_SHOWN = 50
+_ALERTS_SHOWN = 6
+
+
+def status(
+    project: Project,
+    run_id: str,
+    wait_s: float = 0,
+    sleep: Callable[[float], None] = time.sleep,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> StatusReply:
+    """One run now, or as soon as something changes within ``wait_s`` seconds (contract, tool 7).
+
+    Raises WAIT_TOO_LONG, UNKNOWN_RUN, PLAN_TAMPERED.
+    """
+    if isinstance(wait_s, bool) or not 0 <= wait_s <= MAX_WAIT_S:
+        raise Refusal(
+            Code.WAIT_TOO_LONG if wait_s > MAX_WAIT_S else Code.INVALID_ARGUMENT,
+            ("POL-02", "POL-11"),
+            f"wait_s is {wait_s:g}; a call waits from 0 to {MAX_WAIT_S} s",
+            f"call status with wait_s={MAX_WAIT_S - 5} again and again",
+            {"argument": "wait_s", "maximum": MAX_WAIT_S},
+        )
+    run = project.run(run_id)
+    plan = project.plan(run)
+    end = time.monotonic() + wait_s
+    first, seen = _pulse(run, plan), stamps(run)
+    changed = first[0].at_rest
+    if not changed:
+        _polled(run)
+    while not changed and time.monotonic() < end and not cancelled():
+        sleep(min(_LOOK_EVERY_S, max(0.0, end - time.monotonic())))
+        if (now := stamps(run)) != seen:
+            seen, changed = now, _pulse(run, plan) != first
+    if not first[0].at_rest:
+        _polled(run)
+    return _status(project, run, plan, timed_out=wait_s > 0 and not changed)
+
+
+def _polled(run: RunDir) -> None:
+    """Leave a trace for the supervisor (POL-01). A reader that may not write reads all the same."""
+    with contextlib.suppress(OSError):
+        run.watched.touch()
+
+
+def stamps(run: RunDir) -> tuple[object, ...]:
+    """What cannot stay the same when something changed: a wait costs a lock's test and two looks at a folder entry."""
+    return (state.liveness(run), *(_stamp(path) for path in (run.supervisor, run.events)))
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def _pulse(run: RunDir, plan: Plan) -> tuple[RunState, object, int]:
+    """What counts as a change: state, current work, and the length of the event log."""
+    now = gates.conclude(run, plan)
+    size = run.events.stat().st_size if run.events.exists() else 0
+    return now.state, now.record.current if now.record else None, size
+
+
+def _status(project: Project, run: RunDir, plan: Plan, *, timed_out: bool) -> StatusReply:
+    # GPUs and logs are of a status alone: an audit at a terminal does not wait for them.
+    from tune_mcp.gpus import MEMORY_LIMIT_MIB, Presence
+    from tune_mcp.session import gpus_seen
+    from tune_mcp.verbs.pytest_outcomes import failed_tests
+    from tune_mcp.verbs.tail_pytest import active_tail
+
+    now = gates.conclude(run, plan)
+    log = list(events.read(run.events))
+    audited = gates.audit(run, plan, events.recorded(log))
+    record = now.record
+    current = record.current if record and now.active and record.current else None
+    age = None if record is None else max(0.0, round(time.time() - record.heartbeat_at, 1))
+    gaps = audited.gaps()
+    counts = audited.counts
+    left = _eta(audited, log) if now.active else None
+    seen = gpus_seen.last(run)
+    total = sum(counts.values())
+    extracted = counts[Cell.STRICT] + counts[Cell.PARTIAL]
+    return StatusReply(
+        run_id=run.run_id,
+        state=str(now.state),
+        terminal=now.state.terminal,
+        timed_out=timed_out,
+        strict_ready=f"{audited.ready_stages}/{len(audited.stages)}",
+        strict_complete=audited.ready,
+        git_provenance="ok" if audited.git.ok else f"FAIL — {audited.git.reason}",
+        complete=extracted == total,
+        ok=extracted,
+        total=total,
+        missing=tuple(
+            Gap(stage_key=key, repeat=repeat, cell=cell.cell.value, reason=cell.reason)
+            for key, repeat, cell in gaps[:_MISSING_SHOWN]
+        ),
+        missing_total=len(gaps),
+        stages=tuple(stage.line() for stage in audited.stages),
+        current=CurrentWork(**current.model_dump()) if current else None,
+        reason=_reason(now, audited),
+        eta_s=left,
+        gpus=_gpus(seen),
+        gpus_known=seen is not None and seen.reading.presence is not Presence.UNKNOWN,
+        gpus_seen_at=seen.seen_at if seen else None,
+        gpu_mem_limit_mib=MEMORY_LIMIT_MIB,
+        pytest_active=current is not None and current.phase == "pytest",
+        processes=record.processes if record and now.active else {},
+        pytest_tail=active_tail(run) if current is not None and current.phase == "pytest" else (),
+        heartbeat_age_s=age,
+        alerts=tuple(_alerts(run, now, age, plan, seen.reading if seen else None)),
+        poll_within_s=_poll_within(now, left, plan.settings.poll_interval_max_s),
+        milestones=tuple(f"{event.t} {event.text}" for event in log if event.kind in events.MILESTONES)[-3:],
+        failed_tests=failed_tests(project, run, plan, audited),
+        next=next_step(run, now, audited),
+    )
+
+
+def _alerts(run: RunDir, now: Conclusion, age: float | None, plan: Plan, gpus: GpuReading | None) -> Iterable[str]:
+    from tune_mcp.gpus import Presence
+    from tune_mcp.verbs import machine
+
+    if now.state is RunState.LOST:
+        yield "the supervisor is gone without an end state; what is complete is kept"
+    if not now.active and now.state is not RunState.FINISHED and (living := machine.told([run])):
+        yield living
+    if now.liveness is Liveness.UNKNOWN:
+        yield "the supervisor's lock is gone or cannot be read, so nobody knows whether it still works"
+    if now.active and age is not None and age > _STALE_HEARTBEAT_S:
+        yield f"no heartbeat for {age:.0f} s"
+    if record := now.record if now.active else None:
+        yield from (alert.line() for alert in record.alerts[:_ALERTS_SHOWN])
+    if plan.dirty:
+        yield "calibrated on a dirty tree: see workspace.diff and plan.json"
+    if gpus and gpus.presence is Presence.UNKNOWN:
+        yield f"GPUs {gpus.summary()}"
+
+
+def _eta(audited: Audit, log: list[events.Event]) -> tuple[int, int] | None:
+    """Seconds left, as a range from the fastest and slowest repeat of each test so far; None before the first."""
+    seen: dict[str, list[float]] = {}
+    for event in log:
+        test, seconds = event.facts.get("test"), event.facts.get("duration_s")
+        if event.kind == "observed" and isinstance(test, str) and isinstance(seconds, int | float):
+            seen.setdefault(test, []).append(float(seconds))
+    if not seen:
+        return None
+    every = [value for values in seen.values() for value in values]
+    low = high = 0.0
+    for test, stages in audited.plan.tests().items():
+        keys = {stage.key for stage in stages}
+        rows = [stage.cells for stage in audited.stages if stage.stage.key in keys]
+        open_repeats = sum(any(cell.cell is not Cell.STRICT for cell in cells) for cells in zip(*rows, strict=True))
+        low += open_repeats * min(seen.get(test, every))
+        high += open_repeats * max(seen.get(test, every))
+    return round(low), round(high)
+
+
+def _poll_within(now: Conclusion, left: tuple[int, int] | None, ceiling: int) -> int:
+    """Longer waits while much is left, never above 120 s nor the host's own ceiling (POL-01, POL-10)."""
+    wanted = MAX_POLL_S if left is None or not now.active else max(30, left[0] // 4)
+    return min(wanted, ceiling, MAX_POLL_S)
+
+
+def _reason(now: Conclusion, audited: Audit) -> str:
+    """Why the run is in its state; what a finished run said of itself holds only as long as its files do."""
+    if now.state is RunState.FINISHED and not audited.ready:
+        return "the run ended complete, but files of it were lost or changed since, or its commit is gone"
+    return now.record.reason if now.record else ""
+
+
+def next_step(run: RunDir, now: Conclusion, audited: Audit, then: str = "strict_audit and report") -> str:
+    """What to do in this state; ``then`` when the run is complete."""
+    name = run.run_id
+    if now.active:
+        ceiling = min(MAX_POLL_S, audited.plan.settings.poll_interval_max_s)
+        return (
+            f"slow is normal; poll status with run_id={name} and wait_s={min(45, ceiling)} (at most {ceiling} s apart)"
+            "; start nothing else and edit no file meanwhile"
+        )
+    if audited.ready:
+        return f"call {then} with run_id={name}"
+    if now.state is RunState.HALTED and now.record and now.record.halt:
+        return f"{now.record.halt.next} (run_id={name})"
+    if now.state is RunState.FAILED:
+        return f"fix what the reason says, then resume_run {name}"
+    return f"resume_run {name} fills the gaps; start_run would begin anew"
+
+
+def list_runs(project: Project, limit: int = 30) -> RunsReply:
+    """The newest runs; one that cannot be read says why instead of failing the list."""
+    entries = tuple(_entry(project, run) for run in run_dir.list_runs(project.repo_root)[:limit])
+    active = [entry.run_id for entry in entries if entry.state and not _at_rest(entry.state)]
+    return RunsReply(
+        runs=entries,
+        next=f"poll status with run_id={active[0]}"
+        if active
+        else "call status with a run_id, or start_run for a new calibration (never reuse an old run for a new request)",
+    )
+
+
+def _at_rest(value: str) -> bool:
+    return RunState(value).at_rest
+
+
+def _entry(project: Project, run: RunDir) -> RunEntry:
+    try:
+        found = gates.read(project, run.run_id)
+    except Refusal as refusal:
+        return RunEntry(
+            run_id=run.run_id, model="", state="", strict_ready="", commit="", started_at="", problem=refusal.text()
+        )
+    return RunEntry(
+        run_id=run.run_id,
+        model=found.plan.model,
+        state=str(gates.conclude(run, found.plan).state),
+        strict_ready=f"{found.audit.ready_stages}/{len(found.audit.stages)}",
+        commit=found.plan.calibration_git_sha,
+        started_at=found.plan.calibration_started_at,
+    )
+
+
+def _gpus(seen: GpusSeen | None) -> tuple[GpuEntry, ...]:
+    """One entry a GPU; none when nobody has looked."""
+    return tuple(
+        GpuEntry(
+            index=gpu.index,
+            name=gpu.name,
+            memory_used_mib=gpu.memory_used_mib,
+            memory_total_mib=gpu.memory_total_mib,
+            utilization=gpu.utilization,
+            free=gpu.free,
+        )
+        for gpu in (seen.reading.gpus if seen else ())
+    )
