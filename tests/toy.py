@@ -8,15 +8,19 @@ only pytest is not started. ``steer`` and ``hold`` tell the toy's pytest what to
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,7 +28,7 @@ from unittest import mock
 import pytest
 
 from tune_mcp.contract.precheck import Check
-from tune_mcp.files import FileLock, sha256_file
+from tune_mcp.files import FileLock, sha256_bytes, sha256_file
 from tune_mcp.gpus import GpuReading, Presence
 from tune_mcp.observe import result_files
 from tune_mcp.observe.extract import ResultFiles, extract
@@ -170,16 +174,35 @@ def make_toy(
         ".gitignore": "__pycache__/\n.pytest_cache/\n.tune-runs/\n",
         **(files or {}),
     }
+    folder.with_name(f"{folder.name}-state").mkdir(parents=True, exist_ok=True)
+    key = sha256_bytes(json.dumps(written, sort_keys=True).encode())
+    if key in _KEPT and not folder.exists():
+        shutil.copytree(_KEPT[key], folder)
+        return open_project(folder)
     for name, text in written.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    folder.with_name(f"{folder.name}-state").mkdir(exist_ok=True)
-    git(folder, "init", "-q", "-b", "main")
+    git(folder, "init", "-q", "-b", "main", "--template=")
     project = open_project(folder)
     discover(project, MODEL)
     commit(project, "toy")
+    if key in _MADE:
+        _KEPT[key] = shutil.copytree(folder, _kept_in() / key)
+    _MADE.add(key)
     return project
+
+
+_MADE: set[str] = set()
+_KEPT: dict[str, Path] = {}
+"""Repositories that were made twice in this process: the third time one is copied, ten times as fast."""
+
+
+@cache
+def _kept_in() -> Path:
+    folder, owner = Path(tempfile.mkdtemp(prefix="toys-")), os.getpid()
+    atexit.register(lambda: os.getpid() == owner and shutil.rmtree(folder))
+    return folder
 
 
 def open_project(folder: Path) -> Project:

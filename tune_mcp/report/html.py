@@ -7,6 +7,8 @@ and dark, on a phone, and prints.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING
 
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report import since, wording
@@ -24,6 +26,9 @@ from tune_mcp.report.figures import (
 )
 from tune_mcp.report.strip import strip
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
 _SYMBOL = {
     Direction.LOOSENS: "▲",
     Direction.TIGHTENS: "▼",
@@ -36,15 +41,6 @@ _SYMBOL = {
 
 def render(facts: ReportFacts) -> str:
     """The page."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # a server starts without the templates
-
-    environment = Environment(
-        loader=PackageLoader("tune_mcp.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     rows = facts.loudest_first()
     given: dict[str, object] = {
         "facts": facts,
@@ -71,4 +67,19 @@ def render(facts: ReportFacts) -> str:
         "old_text": old_text,
         "counted": counted,
     }
-    return environment.get_template("report.html.j2").render(**given, **texts)
+    return _template().render(**given, **texts)
+
+
+@cache
+def _template() -> Template:
+    """The page's template, compiled once a process, which takes longer than a page."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # a server starts without the templates
+
+    environment = Environment(
+        loader=PackageLoader("tune_mcp.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2")
