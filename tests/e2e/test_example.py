@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import sample_project as toy
+import toy
 
 from tune_mcp.config.loader import shipped_place
 from tune_mcp.verbs.catalog import catalog
