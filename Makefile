@@ -7,7 +7,7 @@ REPEATS ?= 5
 JOBS ?= 2
 PARALLEL := -n $(JOBS) --dist worksteal
 # The folders that start real runs, servers, browsers or node, or kill what they started.
-SLOW := browser calibration cli clients docs e2e faults server supervise verbs
+SLOW := browser cli clients docs e2e faults server supervise verbs
 # The inspector wants a newer node than Debian has, so node comes along.
 NPM_TOOLS := node@22.23.3 @modelcontextprotocol/inspector@2.12.0 @modelcontextprotocol/conformance@0.2.0-alpha.12
 # Its thirteen packages are of no use to the tests, so it has an environment of its own.
