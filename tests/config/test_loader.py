@@ -51,7 +51,7 @@ def test_the_config_folder_comes_first_then_the_repository_then_the_shipped(repo
     assert places.model("both").description == "given"
     assert places.model("tts").description == "mine"
     assert places.model("qwen3-asr-v1").hf_model_id == "Qwen/Qwen3-ASR-1.7B"
-    assert places.model_names() == ["both", "qwen3-asr-v1", "qwen3-omni-v1", "tts"]
+    assert places.model_names() == ["asr", "both", "omni", "qwen3-asr-v1", "qwen3-omni-v1", "tts"]
 
 
 @pytest.mark.rule("MOD-01")
@@ -60,7 +60,7 @@ def test_an_unknown_or_unsafe_model_name_is_refused_with_near_matches(name: str)
     with pytest.raises(Refusal) as caught:
         ConfigPlaces.resolve(None, None).model(name)
     assert caught.value.code is Code.UNKNOWN_MODEL
-    assert caught.value.details["known"] == ["qwen3-asr-v1", "qwen3-omni-v1", "tts"]
+    assert caught.value.details["known"] == ["asr", "omni", "qwen3-asr-v1", "qwen3-omni-v1", "tts"]
     assert name != "qwen3-omni" or "qwen3-omni-v1" in caught.value.next
 
 
@@ -166,7 +166,7 @@ def test_the_shipped_host_has_its_four_paths() -> None:
 def test_the_shipped_models_load() -> None:
     places = ConfigPlaces.resolve(None, None)
     models = {name: places.model(name) for name in places.model_names()}
-    assert list(models) == ["qwen3-asr-v1", "qwen3-omni-v1", "tts"]
+    assert list(models) == ["asr", "omni", "qwen3-asr-v1", "qwen3-omni-v1", "tts"]
     tp2 = "test_qwen3_omni_videoamme_talker_tp2_ci.py"
     assert models["qwen3-omni-v1"].extra_env[tp2] == {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
     assert list(models["tts"].metric_sources["test_tts_ci.py"].calibration_presets) == ["higgs", "moss"]
@@ -215,3 +215,31 @@ def test_a_directory_written_for_the_older_script_loads_unchanged(given: Path) -
     assert places.model("old-v1").gpus_per_test == {"test_old_ci.py": 2}
     assert places.stages("old-v1")["old_wer"].test == "tests/test_old_ci.py"
     assert places.host("lab").hostname == "box-1"
+
+
+@pytest.mark.rule("MOD-01")
+def test_a_state_of_a_model_counts_where_the_repository_has_its_tree(repo: Path) -> None:
+    place = repo / ".tune"
+    model(place, "m", "older")
+    later = model(place, "m@later", "later") / "config.yaml"
+    later.write_text(later.read_text().replace("name: m@later", "name: m") + "tree: tests/new.py\n")
+    (place / "models" / "m" / "metrics.yaml").write_text("groups: {g: {smart: ask, rounding: raw}}\n")
+
+    assert ConfigPlaces.resolve(repo, None).model("m").description == "older"
+    (repo / "tests").mkdir()
+    (repo / "tests" / "new.py").touch()
+    places = ConfigPlaces.resolve(repo, None)
+
+    assert (places.model("m").description, places.config_path("m")) == ("later", later)
+    assert places.stages_path_for_writing("m", repo) == later.with_name("stages.yaml")
+    assert "m@later" not in places.model_names() and "g" not in places.metric_rules("m").groups
+
+
+@pytest.mark.parametrize("tree", ["../outside", "/etc/passwd", "[a, b]", ""])
+def test_a_state_whose_tree_is_no_path_of_the_repository_never_counts(repo: Path, tree: str) -> None:
+    place = repo / ".tune"
+    model(place, "m", "older")
+    later = model(place, "m@later", "later") / "config.yaml"
+    later.write_text(later.read_text() + f"tree: {tree}\n")
+
+    assert ConfigPlaces.resolve(repo, None).model("m").description == "older"

@@ -91,6 +91,7 @@ SHIPPED = {
     "cer_no_spk_below_50_corpus": ("diarization", "max", 1, 2), "n_above_50_pct_cer": ("diarization", "max", 1, 0),
     "speaker_timestamp_der_percent": ("diarization", "max", 1, 2), "cer_valid_samples": ("diarization", "min", 1, 0),
     "cp_cer_valid_samples": ("diarization", "min", 1, 0), "latency_max_s": ("speed", "max", 1, 3),
+    "tok_per_s_agg": ("speed", "min", 1, 1),
     "ttfa_p95_s": ("speed", "max", 1, 4), "text_ttft_p95_s": ("speed", "max", 1, 4),
     "inter_chunk_p95_s": ("speed", "max", 1, 4), "prompt_tokens_min": ("speed", "min", 1, 0),
     "completion_tokens_min": ("speed", "min", 1, 0), "audio_duration_min_s": ("speed", "min", 1, 3),

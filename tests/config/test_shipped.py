@@ -185,3 +185,33 @@ def test_the_stage_over_two_gpus_has_its_allocator_and_asks_for_its_capability()
     assert {stage.extra_env.get("PYTORCH_ALLOC_CONF") for stage in stages if stage.test in found} == {
         "expandable_segments:True"
     }
+
+
+AUGUST = {"asr": 14, "omni": 23, "tts": 28}
+
+
+@pytest.mark.rule("MOD-03", "DSC-12", "TTS-07")
+@pytest.mark.parametrize("name", AUGUST)
+def test_the_state_of_august_has_its_stages_each_with_its_place_and_h100(name: str, tmp_path: Path) -> None:
+    marker = tmp_path / "tests/test_model/test_tts_serving_ci.py"
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    places = ConfigPlaces.resolve(tmp_path, None)
+    model, stages = places.model(name), places.stages(name)
+
+    assert (model.ci_machine.gpu, len(stages)) == ("NVIDIA H100", AUGUST[name])
+    assert {one.status for stage in stages.values() for one in stage.metrics.values()} == {"OK"}
+    assert all(stage.sample_counts for stage in stages.values())
+    assert {stage.gpus for stage in stages.values()} == {2}
+
+
+@pytest.mark.rule("MET-07")
+def test_serving_says_itself_whether_a_repeat_is_valid_and_names_its_tokens_and_first_audio(tmp_path: Path) -> None:
+    stages = load_stages(PLACES.places[-1] / "models" / "tts@2026-08" / "stages.yaml")
+    serving = {key: stage for key, stage in stages.items() if key.startswith("tts_serving_")}
+
+    assert len(serving) == 6
+    places = {str(stage.observation_validity) for stage in serving.values()}
+    assert places == {"json_file='tts-serving-ci0/benchmark_validation.json' json_path='valid'"}
+    assert "ttfa_p95_s" in serving["tts_serving_mixed_ws_normal_speed"].metrics
+    assert "completion_tokens_min" in serving["tts_serving_mixed_long_speed"].metrics

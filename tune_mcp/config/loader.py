@@ -1,10 +1,13 @@
 """Where models and hosts are found: ``--config DIR``, then ``<repo_root>/.tune/``, then the shipped ones.
 
-A later place is read for the names that an earlier one lacks (contract, section 1).
+A later place is read for the names that an earlier one lacks (contract, section 1). A model may have a second folder,
+``models/<name>@<state>/``, for another state of the repository: it counts where the file or folder that its ``tree``
+key names is there.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Sequence
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
 REPO_PLACE = ".tune"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_TREE = re.compile(rb"^tree: *([A-Za-z0-9_./-]+) *$", re.MULTILINE)
 
 
 def shipped_place() -> Path:
@@ -39,6 +43,7 @@ class ConfigPlaces:
 
     places: tuple[Path, ...]
     config_dir: Path | None = None
+    repo_root: Path | None = None
 
     @classmethod
     def resolve(cls, repo_root: Path | None, config_dir: Path | None) -> ConfigPlaces:
@@ -54,7 +59,7 @@ class ConfigPlaces:
         places = [config_dir] if config_dir else []
         if repo_root is not None:
             places.append(repo_root / REPO_PLACE)
-        return cls((*places, shipped_place()), config_dir)
+        return cls((*places, shipped_place()), config_dir, repo_root)
 
     def model_names(self) -> list[str]:
         """Every configured model, sorted (rule MOD-01)."""
@@ -77,29 +82,28 @@ class ConfigPlaces:
 
     def config_path(self, name: str) -> Path:
         """The ``config.yaml`` that counts for ``name``. Raises UNKNOWN_MODEL."""
-        index = self._model_place(name)
-        return self.places[index] / "models" / name / "config.yaml"
+        return self._folder(self.places[self._model_place(name)], name) / "config.yaml"
 
     def metric_rules(self, name: str) -> MetricRules:
         """The metric rules for a model: the shipped ones, and its own on top. Raises INVALID_CONFIG."""
         from tune_mcp.config.metrics import load_metric_rules
 
         self._model_place(name)
-        return load_metric_rules(self._first(f"models/{name}/metrics.yaml", len(self.places)))
+        return load_metric_rules(self._of_model(name, "metrics.yaml", len(self.places)))
 
     def signatures(self, name: str) -> OwnSignatures:
         """What a model adds to the watchdog's signatures and limits. Raises INVALID_CONFIG."""
         from tune_mcp.config.signatures import read_own
 
         self._model_place(name)
-        return read_own(self._first(f"models/{name}/signatures.yaml", len(self.places)))
+        return read_own(self._of_model(name, "signatures.yaml", len(self.places)))
 
     def stages(self, name: str) -> StageTable:
         """The model's stages in their order. Raises STAGES_STALE when nobody has discovered them, INVALID_CONFIG."""
         from tune_mcp.config.stages_yaml import load_stages
 
         # A table behind the place of config.yaml belongs to another config.yaml of the same name.
-        path = self._first(f"models/{name}/stages.yaml", self._model_place(name) + 1)
+        path = self._of_model(name, "stages.yaml", self._model_place(name) + 1)
         if path is None:
             raise Refusal(
                 Code.STAGES_STALE,
@@ -114,9 +118,9 @@ class ConfigPlaces:
         """The files that say what a run of ``name`` measures: config, metric rules and stages, as far as they exist."""
         place = self._model_place(name) + 1
         found = (
-            self._first(f"models/{name}/config.yaml", place),
-            self._first(f"models/{name}/metrics.yaml", len(self.places)),
-            self._first(f"models/{name}/stages.yaml", place),
+            self._of_model(name, "config.yaml", place),
+            self._of_model(name, "metrics.yaml", len(self.places)),
+            self._of_model(name, "stages.yaml", place),
         )
         return tuple(path.resolve() for path in found if path)
 
@@ -124,7 +128,7 @@ class ConfigPlaces:
         """Where ``discover`` writes: next to config.yaml when that is yours, else below the repository."""
         place = self.places[self._model_place(name)]
         yours = place == self.config_dir or place.resolve().is_relative_to(repo_root.resolve())
-        return (place if yours else repo_root / REPO_PLACE) / "models" / name / "stages.yaml"
+        return (self._folder(place, name) if yours else repo_root / REPO_PLACE / "models" / name) / "stages.yaml"
 
     def host_names(self) -> list[str]:
         """Every host profile, sorted (rule HST-03)."""
@@ -192,12 +196,35 @@ class ConfigPlaces:
         paths = (place / relative for place in self.places[:places])
         return next((path for path in paths if os.path.lexists(path)), None)
 
+    def _of_model(self, name: str, file: str, places: int) -> Path | None:
+        paths = (self._folder(place, name) / file for place in self.places[:places])
+        return next((path for path in paths if os.path.lexists(path)), None)
+
+    def _folder(self, place: Path, name: str) -> Path:
+        """The model's folder in ``place``: the first, by name, that is made for this state of the repository."""
+        usual = place / "models" / name
+        if self.repo_root is not None:
+            for folder in sorted(place.glob(f"models/{glob.escape(name)}@*")):
+                if (tree := _tree(folder / "config.yaml")) and (self.repo_root / tree).exists():
+                    return folder
+        return usual
+
     def _model_place(self, name: str) -> int:
         if _NAME.fullmatch(name):
             for index, place in enumerate(self.places):
-                if os.path.lexists(place / "models" / name / "config.yaml"):
+                if os.path.lexists(self._folder(place, name) / "config.yaml"):
                     return index
         raise _unknown(Code.UNKNOWN_MODEL, "MOD-01", "model", name, self.model_names())
+
+
+def _tree(config: Path) -> str:
+    """What a state's config.yaml names as ``tree``, a plain path on a line of its own; empty without one."""
+    try:
+        found = _TREE.search(read_plain(config))
+    except OSError:
+        return ""
+    named = found[1].decode() if found else ""
+    return "" if ".." in named.split("/") or named.startswith("/") else named
 
 
 def _unknown(code: Code, rule: str, kind: str, name: str, known: Sequence[str]) -> Refusal:

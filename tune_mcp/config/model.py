@@ -250,6 +250,7 @@ class RequiredFile(ConfigModel):
 class ModelConfig(ConfigModel):
     """One model. Keys of the per-test mappings are names of test files, without folders.
 
+    ``tree`` is a path of the repository; a folder ``models/<name>@<state>`` counts where it exists.
     ``default_venv_python`` and ``test_globs`` are relative to the repository root where they are not absolute;
     ``hf_datasets_by_test`` names the data sets of a test where it does not need all ``hf_datasets``;
     ``requires_speaker_sim_by_test`` says which tests load the checkpoints of speaker similarity,
@@ -271,6 +272,7 @@ class ModelConfig(ConfigModel):
 
     name: Name
     description: str = ""
+    tree: RelativePath | None = None
     hf_model_id: str | None = None
     hf_model_ids_by_test: dict[FileName, Strings] = Field(default_factory=dict)
     hf_datasets: Strings = ()
