@@ -481,7 +481,7 @@ def test_a_commit_that_moved_during_pytest_halts_and_leaves_no_tick(project: Pro
 
 
 @pytest.mark.rule("PRE-01", "PRE-08")
-@pytest.mark.parametrize("status", ["missing", "mismatch", "busy", "unknown"])
+@pytest.mark.parametrize("outcome", ["missing", "mismatch", "busy", "unknown"])
 def test_a_gap_found_by_the_precheck_ends_the_run_before_its_first_pytest(project: Project, outcome: str) -> None:
     def not_ready(run: RunDir, plan: Plan) -> Precheck:
         gap = Check(id="gpu.free", status=outcome, detail="all busy", fix="nvidia-smi")
