@@ -152,6 +152,14 @@ def test_an_applied_report_says_at_the_top_that_the_files_have_changed(case) -> 
     assert "> **Applied:** 1 threshold has been written; the tables show the files" in case.run.report_md.read_text()
 
 
+def test_an_applied_report_whose_tables_are_of_the_changed_files_says_so(case) -> None:
+    path = case.repo / "tests/test_tts_ci.py"
+    path.write_text(path.read_text().replace("TTS_WER_MAX_CORPUS = 0.0122", "TTS_WER_MAX_CORPUS = 0.0131"))
+    case.report()
+    record_applied(case.run, (ROW,))
+    assert "the tables show the files as they are now." in case.run.report_md.read_text()
+
+
 @pytest.mark.rule("RPT-04")
 def test_a_report_made_again_after_an_apply_still_shows_what_loosened_and_from_what(case) -> None:
     case.report()

@@ -12,6 +12,7 @@ import toy
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tune_mcp.contract.resume_run import PurgeItem
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import events, provenance
@@ -110,6 +111,106 @@ def test_a_run_goes_on_over_a_commit_that_changes_only_its_thresholds(project: P
     assert audit.ready and audit.git_provenance == "ok"
     (verdict,) = [event for event in events.read(run.events) if event.kind == "equivalent"]
     assert verdict.facts["git_sha"] == new and verdict.text in run.run_log.read_text()
+
+
+FIRST = {
+    "none": [(LITERALS["bare"][0], "TOY_ACC_MIN = None "), (LITERALS["bare"][0], "TOY_ACC_MIN = 0.625 ")],
+    "a missing key": [(', "latency_mean_s": 9.0', ""), (', "latency_mean_s": 9.0', ', "latency_mean_s": 0.5')],
+    "a key on top": [
+        ('"throughput_qps": 1.0, "latency_mean_s": 9.0', '"latency_mean_s": 9.0'),
+        ('"throughput_qps": 1.0, "latency_mean_s": 9.0', '"throughput_qps": 2.0, "latency_mean_s": 9.0'),
+    ],
+    "an empty table": [
+        ('{\n    2: {"throughput_qps": 1.0, "latency_mean_s": 9.0},\n}', "{}"),
+        (
+            '{\n    2: {"throughput_qps": 1.0, "latency_mean_s": 9.0},\n}',
+            '{2: {"latency_mean_s": 0.5, "throughput_qps": 2.0}}',
+        ),
+    ],
+}
+
+
+def without_a_value(project: Project, name: str) -> tuple[RunDir, str]:
+    """A run whose repeat 2 is open, measured without the value, and the test file's text from before."""
+    path = project.repo_root / toy.TEST_FILE
+    text = path.read_text()
+    edit(project, FIRST[name][0])
+    discover(project, toy.MODEL)
+    toy.commit(project)
+    return toy.finished_run(project, 3, lambda job: None if job.repeat == 2 else toy.measured(job)), text
+
+
+@pytest.mark.rule("RES-02", "APL-17")
+@pytest.mark.parametrize("name", FIRST)
+def test_a_commit_that_gives_a_threshold_its_first_value_measures_the_same(project: Project, name: str) -> None:
+    run, text = without_a_value(project, name)
+    (project.repo_root / toy.TEST_FILE).write_text(text.replace(*FIRST[name][1]))
+    discover(project, toy.MODEL)
+    toy.commit(project)
+
+    with toy.supervised_here() as executor:
+        reply = resume_run(project, run.run_id)
+
+    assert [job.repeat for job in executor.jobs] == [2]
+    assert "none -> " in reply.text()
+    assert strict_audit(project, run.run_id).ready
+    report(project, run.run_id)
+    assert not any(row.direction == "first baseline" for row in apply_plan(project, run.run_id).rows)
+
+
+@pytest.mark.rule("RES-02")
+@pytest.mark.parametrize("name", FIRST)
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("NUM_SAMPLES = 4", "NUM_SAMPLES = 3"),
+        ("VALUES = ((0.75,", "VALUES = ((0.5,"),
+        (">= TOY_ACC_MIN", "> TOY_ACC_MIN"),
+    ],
+)
+def test_a_first_value_hides_no_other_change(project: Project, name: str, more: tuple[str, str]) -> None:
+    run, text = without_a_value(project, name)
+    (project.repo_root / toy.TEST_FILE).write_text(text.replace(*FIRST[name][1]).replace(*more))
+    discover(project, toy.MODEL)
+    toy.commit(project)
+
+    assert "differs in more than threshold literals" in refused(project, run)
+
+
+@pytest.mark.rule("RES-02")
+def test_a_value_that_is_taken_away_or_a_key_that_nobody_tracks_is_another_measurement(project: Project) -> None:
+    run, text = without_a_value(project, "a missing key")
+    path = project.repo_root / toy.TEST_FILE
+    untracked = text.replace(FIRST["a missing key"][1][0], ', "latency_mean_s": 0.5, "other": 1.0')
+    for changed in (untracked, path.read_text().replace("TOY_ACC_MIN = 0.5 ", "TOY_ACC_MIN = None ")):
+        path.write_text(changed)
+        toy.commit(project)
+        assert "differs in more than threshold literals" in refused(project, run)
+
+
+@pytest.mark.rule("RES-02", "RTY-04")
+@pytest.mark.parametrize(("then", "now"), [("None", "0.625"), ("0.5", "0.8")])
+def test_each_repeat_is_held_against_the_threshold_that_it_was_measured_with(
+    project: Project, then: str, now: str
+) -> None:
+    """A real pytest: with None it fails by a TypeError, and 0.75 passes 0.5 but not 0.8."""
+    edit(project, (LITERALS["bare"][0], f"TOY_ACC_MIN = {then} "))
+    discover(project, toy.MODEL)
+    toy.commit(project)
+    run = toy.start(project, 2)
+    assert toy.wait_until_rest(project, run.run_id).strict_complete, toy.told(run)
+    edit(project, (f"TOY_ACC_MIN = {then} ", f"TOY_ACC_MIN = {now} "))
+    discover(project, toy.MODEL)
+    toy.commit(project)
+    item = PurgeItem(stage="toy_accuracy", repeat=2, reason="a neighbour was busy")
+    resume_run(project, run.run_id, [item], person="somebody at the terminal")
+    assert toy.wait_until_rest(project, run.run_id).strict_complete, toy.told(run)
+
+    told = report(project, run.run_id)
+    row = next(row for row in apply_plan(project, run.run_id).rows if row.metric_key == "accuracy")
+
+    assert told.failed_tests == ()
+    assert "thrown away" not in row.reason and row.write_value == 0.625
 
 
 @pytest.mark.rule("RES-02")

@@ -16,7 +16,7 @@ from typing import cast
 
 from tune_mcp.apply.filling import Filling, fill
 from tune_mcp.discover.constants import ModuleConstants, NumberLiteral, parse_module
-from tune_mcp.discover.source_tree import SourceTree, number_of, parsed_expression, read_tree
+from tune_mcp.discover.source_tree import SourceTree, number_in, number_of, read_tree
 from tune_mcp.errors import Code, Refusal
 
 _TOKEN = re.compile(r"[0-9A-Za-z_.+-]+")
@@ -57,7 +57,7 @@ def number_text(value: int | float, old_token: str) -> str:
         exact = not isinstance(value, bool) and math.isfinite(value) and float(value) == value
     except OverflowError:
         exact = False
-    if isinstance(_read_number(old_token), int) and not isinstance(value, bool):
+    if isinstance(number_in(old_token), int) and not isinstance(value, bool):
         if isinstance(value, int):
             return repr(int(value))
         if exact and value.is_integer():
@@ -142,7 +142,7 @@ def _replacement(path: str, edit: Edit, literal: NumberLiteral) -> Replacement:
             {"source": edit.source, "file": path, "line": literal.line, "found": literal.token, "planned": expected},
         )
     text = number_text(edit.new_value, literal.token) if edit.new_text is None else _custom_text(edit)
-    value = _read_number(text)
+    value = number_in(text)
     if value is None or value != edit.new_value:
         raise RuntimeError(f"{text!r} does not spell {edit.new_value!r}")
     if edit.new_value == literal.value:
@@ -152,7 +152,7 @@ def _replacement(path: str, edit: Edit, literal: NumberLiteral) -> Replacement:
 
 def _custom_text(edit: Edit) -> str:
     text = edit.new_text or ""
-    value = _read_number(text) if _TOKEN.fullmatch(text) else None
+    value = number_in(text) if _TOKEN.fullmatch(text) else None
     if value is None or isinstance(edit.new_value, bool) or value != edit.new_value:
         raise Refusal(
             Code.DECISION_INVALID,
@@ -162,14 +162,6 @@ def _custom_text(edit: Edit) -> str:
             {"source": edit.source, "value": text},
         )
     return text
-
-
-def _read_number(text: str) -> int | float | None:
-    try:
-        # In parentheses, since a sign may stand on a line of its own in the file.
-        return number_of(parsed_expression(f"({text}\n)"))
-    except (SyntaxError, ValueError):
-        return None
 
 
 def _check_compiles(data: bytes, path: str) -> None:

@@ -9,8 +9,8 @@ from tune_mcp.apply.locating import Concurrency, Files, locate
 from tune_mcp.config.stages import Number
 from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.discover.assertions import AssertionReader, Gate, Unread, UnreadKind
-from tune_mcp.discover.blanks import Blank
 from tune_mcp.discover.constants import NumberLiteral, split_source
+from tune_mcp.discover.source_tree import number_in
 from tune_mcp.observe.audit import Audit, AuditedStage
 from tune_mcp.session.plan import Plan
 
@@ -23,8 +23,8 @@ where there was none."""
 class Reading:
     """What is known about the assertion on one threshold, for one stage of one test.
 
-    ``present`` is the threshold that the repeats were measured with, None when there was none or it is not known;
-    ``values`` are those of the repeats that count, by repeat from 1. ``tests`` names the tests that assert it, or may.
+    ``present`` is the threshold that each repeat was measured with, None when there was none or it is not known;
+    ``values`` are those of the repeats that count; both by repeat from 1. ``tests`` are those that assert it, or may.
     Of a threshold without a value ``asked_at`` are the lines of the test file that ask for it, ``keys`` the ways that a
     KeyError may name its missing key.
     """
@@ -34,23 +34,22 @@ class Reading:
     read: Gate | Unread
     tests: frozenset[str]
     values: Mapping[int, Number]
-    present: Number | None
+    present: Mapping[int, Number | None]
     asked_at: frozenset[int] = frozenset()
     keys: frozenset[str] = frozenset()
 
     def fails(self, repeat: int) -> bool:
         """Whether, by the reading, that repeat fails the threshold that it was measured with."""
-        value = self.values.get(repeat)
-        if not isinstance(self.read, Gate) or self.present is None or value is None:
+        value, present = self.values.get(repeat), self.present.get(repeat)
+        if not isinstance(self.read, Gate) or present is None or value is None:
             return False
-        return not self.read.passes(value, self.present)
+        return not self.read.passes(value, present)
 
-    @property
-    def may_fail(self) -> bool:
-        """Whether a failure of its test may be this threshold's although no reading says so."""
+    def may_fail(self, repeat: int) -> bool:
+        """Whether a failure of its test in that repeat may be this threshold's although no reading says so."""
         if isinstance(self.read, Unread):
             return self.read.kind is not UnreadKind.NOT_ASSERTED
-        return self.present is None
+        return self.present.get(repeat) is None
 
 
 def read(
@@ -88,8 +87,10 @@ def _one(
     asserting = found.tests if isinstance(found, Gate) else None
     tests = assertions.reading_tests(stage.test, stage.threshold_path, source) if asserting is None else asserting
     now = place.value if isinstance(place, NumberLiteral) else None
-    present = before.get((stage.key, metric), now)
-    without = present is None and ((stage.key, metric) in before or isinstance(place, Blank))
+    known = (stage.key, metric) in before or place is not None
+    name = source if subkey is None else f"{symbol}[{at}]['{subkey}']"
+    present = _present(plan, audited, name, before.get((stage.key, metric), now))
+    without = known and None in present.values()
     return Reading(
         place=source,
         test_key=stage.test_key,
@@ -100,6 +101,19 @@ def _one(
         asked_at=files.lines_with(stage.test, symbol) if without else frozenset(),
         keys=frozenset({repr(subkey), repr(at)}) if without else frozenset(),
     )
+
+
+def _present(plan: Plan, audited: AuditedStage, name: str, at_head: Number | None) -> dict[int, Number | None]:
+    """The threshold that each repeat was measured with: commits that measure the same may write it differently."""
+    changed = {
+        commit.git_sha: literal
+        for commit in plan.equivalents
+        for literal in commit.literals
+        if (literal.file, literal.source) == (audited.stage.threshold_path, name)
+    }
+    original = next((number_in(one.old) for one in changed.values()), at_head)
+    shas = {repeat: cell.stored.content.git_sha for repeat, cell in enumerate(audited.cells, 1) if cell.stored}
+    return {repeat: number_in(changed[sha].new) if sha in changed else original for repeat, sha in shas.items()}
 
 
 def _values(audited: AuditedStage, metric: str) -> dict[int, Number]:

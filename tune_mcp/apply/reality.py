@@ -98,14 +98,17 @@ def contradiction(reading: Reading, others: Sequence[Reading], outcomes: Outcome
 
     An unexplained failure of a test that asserts several thresholds speaks against none of them: it is named instead.
     """
-    if not isinstance(reading.read, Gate) or reading.present is None:
+    if not isinstance(reading.read, Gate):
         return ""
     for repeat, value in reading.values.items():
         outcome = outcomes.get((reading.test_key, repeat))
         nodes = tuple(matching(outcome.tests, reading.tests)) if outcome else ()
         if outcome is None or not nodes:
             continue
-        limit = f"{value!r} against {reading.present!r} ({reading.read.how})"
+        present = reading.present.get(repeat)
+        if present is None:
+            continue
+        limit = f"{value!r} against {present!r} ({reading.read.how})"
         if reading.fails(repeat) and not outcome.failed() & frozenset(nodes):
             return f"by our reading repeat {repeat} fails, {limit}, but pytest passed {nodes[0]}"
         if reading.fails(repeat):
@@ -121,7 +124,7 @@ def contradiction(reading: Reading, others: Sequence[Reading], outcomes: Outcome
 def _explained(failure: TestFailure, repeat: int, readings: Iterable[Reading]) -> bool:
     """Whether one threshold that the test reads fails by its reading, or cannot be read and so may have failed."""
     asserting = (one for one in readings if names(failure.nodeid) & one.tests)
-    return any(one.fails(repeat) or one.may_fail for one in asserting)
+    return any(one.fails(repeat) or one.may_fail(repeat) for one in asserting)
 
 
 def failed_tests(
@@ -155,7 +158,7 @@ def cause_of(failure: TestFailure, repeat: int, readings: Sequence[Reading]) -> 
         return Cause.NO_THRESHOLD
     if any(one.fails(repeat) for one in asserting):
         return None
-    if failure.by_assert and any(one.may_fail for one in asserting):
+    if failure.by_assert and any(one.may_fail(repeat) for one in asserting):
         return None
     return Cause.PASSES if failure.by_assert else Cause.EXCEPTION
 

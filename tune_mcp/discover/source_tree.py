@@ -85,3 +85,12 @@ def number_of(node: ast.expr) -> int | float | None:
     if not isinstance(node, ast.Constant) or isinstance(node.value, bool) or not isinstance(node.value, (int, float)):
         return None
     return node.value if isinstance(node.value, int) or math.isfinite(node.value) else None
+
+
+def number_in(text: str) -> int | float | None:
+    """The finite number that ``text`` spells as Python; None for anything else."""
+    try:
+        # In parentheses, since a sign may stand on a line of its own in the file.
+        return number_of(parsed_expression(f"({text}\n)"))
+    except (SyntaxError, ValueError):
+        return None

@@ -184,7 +184,10 @@ def notes(facts: ReportFacts) -> list[tuple[str, str]]:
         found.append(("Changed since the run was planned", f"{changed_text(facts)}."))
     if facts.applied:
         told = "thresholds have been written" if len(facts.applied) > 1 else "threshold has been written"
-        found.append(("Applied", f"{len(facts.applied)} {told}; the tables show the files as they stood before."))
+        present = {(stage.key, metric.place): metric.current_raw for stage, metric in facts.metrics()}
+        before = all(present.get((row.stage, row.metric), row.old) == row.old for row in facts.applied)
+        when = "as they stood before" if before else "as they are now"
+        found.append(("Applied", f"{len(facts.applied)} {told}; the tables show the files {when}."))
     if facts.previous and facts.previous.differences:
         found.append(("Conditions of the last calibration", f"{'; '.join(facts.previous.differences)}."))
     if facts.unchecked and facts.metrics():

@@ -51,6 +51,10 @@ class LaunchSettings(Frozen):
     assets: tuple[str, ...] = ()
 
 
+NO_VALUE = "none"
+"""What ``ChangedLiteral.old`` says of a threshold that had no value."""
+
+
 class ChangedLiteral(Frozen):
     """A threshold literal that two commits write differently, as its file spells it."""
 

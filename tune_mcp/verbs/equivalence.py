@@ -1,8 +1,8 @@
-"""Whether another commit measures the same as the calibrated one, proven from both trees (RES-02; note A1.3).
+"""Whether another commit measures the same as the calibrated one, proven from both trees (RES-02).
 
 Equivalent means: the trees differ in nothing but threshold literals that this very plan tracks and that nothing but
-assertions reads, and in our own configuration, of which the plan holds a snapshot. Everything else refuses, whatever it
-looks like.
+assertions reads, first values of such thresholds included, and in our own configuration, of which the plan holds a
+snapshot. Everything else refuses, whatever it looks like.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from datetime import datetime
 from pathlib import Path
 
-from tune_mcp.apply.locating import Concurrency, locate
+from tune_mcp.apply.locating import Concurrency, Place, locate
 from tune_mcp.config.loader import REPO_PLACE
 from tune_mcp.discover.blanked import same_but_for
 from tune_mcp.discover.constants import ModuleConstants, NumberLiteral, parse_module, split_source
@@ -19,12 +19,12 @@ from tune_mcp.discover.measuring_uses import measuring_uses
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.run_dir import iso
 from tune_mcp.session import drift, provenance
-from tune_mcp.session.plan import ChangedLiteral, Equivalence, Plan
+from tune_mcp.session.plan import NO_VALUE, ChangedLiteral, Equivalence, Plan
 from tune_mcp.session.provenance import Change, GitState
 
 _OUR_CONFIG = re.compile(rf"{re.escape(REPO_PLACE)}/(models|hosts)/.+\.ya?ml")
 _PLAIN = frozenset({"100644", "100755"})
-_Leaves = dict[tuple[str, int | None], NumberLiteral]
+_Places = dict[tuple[str, int | None], Place]
 
 
 class NotEquivalent(Exception):
@@ -113,17 +113,18 @@ def _literals(repo_root: Path, plan: Plan, git_sha: str, change: Change) -> list
         old, new = (provenance.blob(repo_root, name) for name in (change.old_blob, change.new_blob))
         before = _tracked(repo_root, plan, plan.calibration_git_sha, change.path, old)
         after = _tracked(repo_root, plan, git_sha, change.path, new)
-        common = before.keys() & after.keys()
-        leaves = ([found[key] for key in common] for found in (before, after))
-        same = same_but_for(old, new, change.path, *leaves)
+        pairs = {
+            key: (was, now) for key, now in after.items() if isinstance(now, NumberLiteral) and (was := before.get(key))
+        }
+        same = same_but_for(old, new, change.path, pairs.values())
     except (Refusal, ValueError, RecursionError) as error:
         raise NotEquivalent(f"{change.path} cannot be compared: {error}") from error
     if not same:
         raise NotEquivalent(f"{change.path} differs in more than threshold literals of this plan")
     return [
-        ChangedLiteral(file=change.path, source=_place(key), old=before[key].token, new=after[key].token)
-        for key in sorted(common, key=str)
-        if before[key].token != after[key].token
+        ChangedLiteral(file=change.path, source=_place(key), old=old_token, new=now.token)
+        for key, (was, now) in sorted(pairs.items(), key=str)
+        if (old_token := was.token if isinstance(was, NumberLiteral) else NO_VALUE) != now.token
     ]
 
 
@@ -133,20 +134,20 @@ def _place(key: tuple[str, int | None]) -> str:
     return source if subkey is None else f"{symbol}[{level}]['{subkey}']"
 
 
-def _tracked(repo_root: Path, plan: Plan, git_sha: str, path: str, data: bytes) -> _Leaves:
-    """(source, concurrency) -> the literal of every metric of the plan that this file holds, but for protected ones."""
+def _tracked(repo_root: Path, plan: Plan, git_sha: str, path: str, data: bytes) -> _Places:
+    """(source, concurrency) -> the literal of every metric of the plan that this file holds, or where its first value
+    would come; without protected ones. What apply could not write is compared like any other code.
+    """
     module = parse_module(data, path)
-    found: _Leaves = {}
+    found: _Places = {}
     for stage in plan.table().values():
         if stage.threshold_path != path:
             continue
         concurrency = Concurrency(module if stage.test == path else _module(repo_root, git_sha, stage.test), module)
         for metric in stage.metrics.values():
-            literal, _ = locate(metric.source, stage, module, concurrency, plan)
-            if isinstance(
-                literal, NumberLiteral
-            ):  # otherwise it is no literal that apply could write, and is compared like any other code
-                found[(metric.source, literal.concurrency)] = literal
+            place, _ = locate(metric.source, stage, module, concurrency, plan)
+            if place is not None:
+                found[(metric.source, place.concurrency)] = place
     return found
 
 
