@@ -400,3 +400,22 @@ def test_why_a_phase_failed_is_on_record_with_exception_first_line_and_place(tmp
         "test_speed",
         "test_well",
     } - {"test_server"}
+
+
+def test_a_plugin_that_reports_late_does_not_hide_that_a_test_tears_down(tmp_path: Path) -> None:
+    """pytest-rerunfailures runs all three phases of a test before it reports the first."""
+
+    def so_far(*events: dict[str, object]) -> tuple[str, bool]:
+        path = lines(tmp_path / "guard.jsonl", START, collected("a", "b"), *events)
+        return guard_record.phase(path), guard_record.all_called(path)
+
+    def late(name: str) -> list[dict[str, object]]:
+        return sorted(passed(name), key=lambda line: line["event"] == "report")
+
+    first, second = late("a"), [line for line in late("b") if line["event"] != "report"]
+    assert so_far(first[0]) == ("start", False)
+    assert so_far(*first[:2]) == ("work", False)
+    assert so_far(*first[:4]) == ("teardown", False)
+    assert so_far(*first) == ("work", False)
+    assert so_far(*first, *second[:1]) == ("work", False)
+    assert so_far(*first, *second) == ("teardown", True)

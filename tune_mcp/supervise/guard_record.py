@@ -209,10 +209,20 @@ def _failure(report: dict[str, Json], cause: dict[str, Json]) -> Failure:
 
 
 def phase(path: Path) -> Phase:
-    """Where pytest is now; a server that ends in ``teardown`` was stopped by the test itself."""
-    lines = [line for line in _lines(path) if line.get("event") in ("collected", "report", "finish")]
+    """Where pytest is now; a server that ends in ``teardown`` was stopped by the test itself.
+
+    Some plugins (rerunfailures) report a test's phases only after its teardown; what ran is written as it begins.
+    """
+    lines = [line for line in _lines(path) if line.get("event") in ("collected", "ran", "report", "finish")]
     last = lines[-1] if lines else {}
+    ended = sum(line.get("event") == "report" and line.get("when") == "teardown" for line in lines)
     match (last.get("event"), last.get("when"), last.get("outcome")):
+        case ("ran", "teardown", _):
+            return "teardown"
+        case ("ran", "setup", _):
+            return "work" if ended else "start"
+        case ("ran", _, _):
+            return "work"
         case ("report", "call", _):
             return "teardown"
         case ("report", "setup", outcome) if outcome != "passed":
@@ -220,12 +230,19 @@ def phase(path: Path) -> Phase:
         case ("finish", _, _):
             return "teardown"
         case ("report", "teardown", _):
-            ended = sum(line.get("when") == "teardown" for line in lines)
             return "work" if ended < len(_names(lines, "ids")) else "teardown"
         case ("report", _, _):
             return "work"
         case _:
             return "start"
+
+
+def all_called(path: Path) -> bool:
+    """Whether the teardown of every planned test has begun at least: what is left is to tear down and to exit."""
+    lines = _lines(path)
+    planned = {*_names([line for line in lines if line.get("event") == "collected"], "ids")}
+    begun = {line.get("id") for line in lines if line.get("event") == "ran" and line.get("when") == "teardown"}
+    return bool(planned) and planned <= begun
 
 
 def _lines(path: Path) -> list[dict[str, Json]]:

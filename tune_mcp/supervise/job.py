@@ -110,7 +110,7 @@ class AttemptResult(Frozen):
     """The sealed end of an attempt.
 
     ``pytest_rc`` is negative for a signal, None when pytest was never started. ``stopped_by`` says who ended it:
-    ``""`` itself, ``cancel``, ``timeout``, ``exit`` (it did not exit after its session's end), ``watchdog`` (for the
+    ``""`` itself, ``cancel`` (a stop that came when its session was complete), ``timeout``, ``exit`` (it did not exit after its session's end), ``watchdog`` (for the
     signature ``stopped_for``, explained by ``stop_reason``). ``signals`` are those that we sent to pytest: another one
     came from outside. ``blocked`` is why it was not started. ``moved`` says what of the tree was another one before,
     during or after the launch; ``appeared``

@@ -22,17 +22,18 @@ from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import Current, Halt, Owner, RunState, SupervisorRecord
-from tune_mcp.supervise import comparing, rereading, scratch
+from tune_mcp.supervise import rereading, scratch
 from tune_mcp.supervise.due import next_job
 from tune_mcp.supervise.executor import Executor
 from tune_mcp.supervise.gpu.use import read_after
-from tune_mcp.supervise.job import PHASE_FILE, AttemptResult, Job, cancel, cancel_earlier, result_sha256, runner_end
+from tune_mcp.supervise.job import PHASE_FILE, AttemptResult, Job, cancel, cancel_earlier, runner_end
 from tune_mcp.supervise.neighbours import Neighbour
 from tune_mcp.supervise.purge import purge
 from tune_mcp.supervise.recording import attempt_made, record
 from tune_mcp.supervise.reserve import room_kept
 from tune_mcp.supervise.retry import MAX_PASSES, MAX_TRIES, Again, Keep, Stop, Verdict
 from tune_mcp.supervise.retry import judge as judge_attempt
+from tune_mcp.supervise.sealed import put_on_ledger
 from tune_mcp.supervise.strays import strays
 from tune_mcp.supervise.unwatched import LIMIT_S, Watchers
 from tune_mcp.supervise.watch.alerts import WATCH_FILE, AlertNews
@@ -97,6 +98,7 @@ class Supervisor:
     _appeared: set[str] = field(default_factory=set[str])
     _outputs: set[str] = field(default_factory=set[str])
     _watchers: Watchers = field(init=False)
+    _stopping: str | None = None
 
     def __post_init__(self) -> None:
         self._watchers = Watchers(self.run_dir.watched, self.clock.now().timestamp())
@@ -212,6 +214,8 @@ class Supervisor:
             result = self._attempt(job)
             verdict = judge_attempt(result, by_key, verdicts, None if result else runner_end(job))
             verdicts += (verdict,)
+            if self._stopping is not None and not isinstance(verdict, Keep):
+                raise Stopped(self._stopping)
             history += (attempt_made(job, result, verdict, self.clock.now()),)
             match verdict:
                 case Keep(reason):
@@ -238,7 +242,10 @@ class Supervisor:
                     )
 
     def _attempt(self, job: Job) -> AttemptResult | None:
-        """Submit, wait, collect. A stop request cancels the runner and waits until nothing of it is left."""
+        """Submit, wait, collect. A stop request cancels the runner and waits until nothing of it is left.
+
+        What it sealed all the same was complete when the stop came.
+        """
         self._check_stop()
         log = self.run_dir.log(job.test_key, job.repeat).relative_to(self.run_dir.path)
         self._event(
@@ -253,6 +260,7 @@ class Supervisor:
             asked = self.stop_asked()
             if asked is not None:
                 self._cancel(job, asked)
+                break
             found = self._phase(job) or phase
             if found != phase:
                 phase, since = found, self.clock.now()
@@ -267,23 +275,13 @@ class Supervisor:
         if result is None:  # its runner was killed, and what it had in its TMPDIR stays otherwise
             with suppress(OSError):
                 scratch.clear(job.run, job.key, job.folder)
-        self._put_on_ledger(job, result)
+        put_on_ledger(job, result, self.clock.now())
         after = read_after(job)
         if after and after.trouble:
             self._event("gpus_not_clear", f"after {job.test_key} run {job.repeat}: {after.trouble}")
         self._tell_appeared(result)
         self._tell_left(job, result)
         return result
-
-    def _put_on_ledger(self, job: Job, result: AttemptResult | None) -> None:
-        """The digest of the sealed result: what is read again after a fix is what was sealed then."""
-        if sha := result_sha256(job):
-            self._event(
-                "sealed", f"{job.test_key} run {job.repeat} attempt {job.attempt}",
-                key=job.key, sha256=sha, environment=events.ledger(self.run_dir).environment_sha256,
-                **comparing.reference(result),
-            )  # fmt: skip
-            comparing.remember(job, result)
 
     def _watch(self, job: Job, news: AlertNews) -> None:
         """Take over what the attempt's watchdog saw: news as milestones, open alerts into the record."""
@@ -373,6 +371,7 @@ class Supervisor:
             self._beat()
 
     def _cancel(self, job: Job, reason: str) -> None:
+        self._stopping = reason
         self._set(RunState.STOPPING, reason=reason, current=self._record.current)
         self._event("stop_requested", reason)
         cancel(job)
@@ -380,13 +379,14 @@ class Supervisor:
         while self.executor.poll([job.key])[job.key] == "running":
             self._beat()
             self.clock.sleep(_LOOK_EVERY_S)
-        raise Stopped(reason)
 
     def _check_stop(self) -> None:
-        asked = self.stop_asked()
-        if asked is not None:
+        asked = self._stopping or self.stop_asked()
+        if asked is None:
+            return
+        if self._stopping is None:
             self._event("stop_requested", asked)
-            raise Stopped(asked)
+        raise Stopped(asked)
 
     def _observed(self, job: Job, result: AttemptResult | None, text: str) -> None:
         seconds = result.duration_s if result else 0.0

@@ -232,7 +232,7 @@ def _infrastructure(result: AttemptResult) -> str:
 
 def _exit_code(result: AttemptResult) -> int | None:
     """pytest's exit code; that of its session where it never came to exit with it."""
-    return result.guard.exitstatus if result.stopped_by == "exit" else result.pytest_rc
+    return result.guard.exitstatus if result.stopped_by in ("exit", "cancel") else result.pytest_rc
 
 
 def _signalled(number: int) -> str:

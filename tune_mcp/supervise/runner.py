@@ -2,7 +2,8 @@
 
 The runner works wherever it finds itself: it reads its job, checks the tree, waits for GPUs, runs pytest under the
 guard, ends what pytest left behind, extracts the numbers, and seals the attempt's folder, the result last. When its
-standard input closes, its supervisor is gone: it stops pytest and leaves no result.
+standard input closes, its supervisor is gone: it stops pytest and leaves no result, unless every test had been called
+and the session comes to its end meanwhile.
 
 With ``-`` for the job it stays and takes one job file after the other from standard input; each attempt's messages go
 to its ``runner.log``. So no launch waits for an interpreter, and none starts while something is measured.
@@ -59,6 +60,7 @@ from tune_mcp.supervise.processes import (
     default_signals,
     plain_command_line,
 )
+from tune_mcp.supervise.sealed import put_on_ledger
 from tune_mcp.supervise.tree_record import TreeRecorder
 from tune_mcp.supervise.waiting import Orders
 from tune_mcp.supervise.watch import signatures
@@ -69,6 +71,8 @@ from tune_mcp.supervise.watch.watchdog import Watchdog
 
 _LOOK_EVERY_S = 0.25
 _LOOK_CLOSELY_S = 0.1
+_FINISH_S = 15.0
+"""How long a stop waits for the end of a session whose tests have all been called."""
 
 
 class Runner:
@@ -85,6 +89,7 @@ class Runner:
         read = gpus_seen.Recording(job.run, look, lambda: datetime.now(UTC))
         self.gpus = GpuUse(job, read, self.say, self.phase, orders.wait, self.cancelled)
         self.dropped: tuple[str, ...] = ()
+        self._stop_seen: float | None = None
         self.scratch: scratch.Scratch | None = None
 
     def say(self, text: str) -> None:
@@ -100,8 +105,17 @@ class Runner:
         """Whether to stop: an order to this process, or the attempt's tombstone."""
         return self.orders() or is_cancelled(self.job)
 
+    def stop_now(self) -> bool:
+        """Whether pytest is to be interrupted: where only teardown is left, a stop waits for it, so that it counts."""
+        if not self.cancelled():
+            return False
+        now = time.monotonic()
+        if self._stop_seen is None:
+            self._stop_seen = now
+        return now >= self._stop_seen + _FINISH_S or not guard_record.all_called(self.record)
+
     def run(self) -> AttemptResult | None:
-        """The whole attempt; None when it was cancelled before there was anything to seal."""
+        """The whole attempt; None when it was cancelled before its session was complete."""
         self.phase("preflight")
         self._make_room()
         planned, moved = self._tree_before()
@@ -121,7 +135,7 @@ class Runner:
         started_ns = time.time_ns()
         ended = self._pytest()
         ended["left_in_tmp"] = self._emptied(self.job.attempt)
-        if ended["stopped_by"] == "cancel":
+        if ended["stopped_by"] == "cancel" and guard_record.read(self.record).shortfall():
             return None
         self.phase("extracting")
         return self._result(
@@ -325,7 +339,7 @@ class Runner:
             tree.look()
             if main.poll() is not None:
                 return "", ""
-            if self.cancelled():
+            if self.stop_now():
                 return "cancel", ""
             if reason := exiting.look():
                 self.say(reason)
@@ -385,6 +399,8 @@ def attempt(path: Path, orders: Orders) -> int:
     result = runner.run()
     if result is not None:
         seal(job, result)
+        if orders.input_ended:  # nobody is left to do it
+            put_on_ledger(job, result, datetime.now(UTC))
     runner.gpus.leave()
     return 1 if result is None else 0
 

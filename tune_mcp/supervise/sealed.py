@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -16,7 +17,8 @@ from tune_mcp.errors import Json
 from tune_mcp.files import read_plain, sha256_bytes, sha256_file
 from tune_mcp.run_dir import ATTEMPT, RunDir
 from tune_mcp.session import events
-from tune_mcp.supervise.job import JOB_FILE, RESULT_FILE, AttemptResult, Job, parse_result, read_job
+from tune_mcp.supervise import comparing
+from tune_mcp.supervise.job import JOB_FILE, RESULT_FILE, AttemptResult, Job, parse_result, read_job, result_sha256
 
 SUPERVISOR = "supervisor"
 """Who purged what was moved aside before a new pass; anybody else is a person with a reason."""
@@ -44,6 +46,17 @@ class Attempt:
     def basetemp(self) -> Path:
         """The folder below which its result files lie."""
         return self.home / self.job.run.basetemp(self.job.test_key, self.job.repeat).name
+
+
+def put_on_ledger(job: Job, result: AttemptResult | None, now: datetime) -> None:
+    """Write the digest of the sealed result: what is read again after a fix is what was sealed then."""
+    if sha := result_sha256(job):
+        events.append(
+            job.run, "sealed", now, f"{job.test_key} run {job.repeat} attempt {job.attempt}",
+            key=job.key, sha256=sha, environment=events.ledger(job.run).environment_sha256,
+            **comparing.reference(result),
+        )  # fmt: skip
+        comparing.remember(job, result)
 
 
 def attempts(run: RunDir, test: str, repeat: int) -> list[Attempt]:

@@ -60,7 +60,7 @@ class Orders:
         self._wakeup = Wakeup(signal.SIGTERM)
         self._wakeup.watch(0)
         self._given = b""
-        self._input_ended = False
+        self.input_ended = False
 
     def __call__(self) -> bool:
         """Whether somebody asked for the end, as of now."""
@@ -68,7 +68,7 @@ class Orders:
         return self._over()
 
     def _over(self) -> bool:
-        return self._input_ended or signal.SIGTERM in self._wakeup.told
+        return self.input_ended or signal.SIGTERM in self._wakeup.told
 
     def look(self, seconds: float) -> None:
         """Wait for anything at all: an order, a child's end; at most ``seconds``."""
@@ -76,7 +76,7 @@ class Orders:
             data = os.read(0, 4096)
             self._given += data
             if not data:
-                self._input_ended = True
+                self.input_ended = True
                 self._wakeup.forget(0)
 
     def wait(self, seconds: float) -> None:
