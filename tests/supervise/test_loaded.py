@@ -182,6 +182,46 @@ def test_what_is_loaded_from_outside_the_repository_is_the_same_in_every_repeat(
     assert bool(toy.launches(machine.project, 2)) is not before_its_launch
 
 
+OF_THE_USER: dict[str, Callable[[Path], object]] = {
+    "measuring_lib.py": lambda site: (site / "measuring_lib.py").write_text("SCALE = 2\n"),
+    "usercustomize.py": lambda site: (site / "usercustomize.py").write_text("x = 1\n"),
+    "base.pth": lambda site: (site / "base.pth").write_text((site / "base.pth").read_text() + "/nonexistent\n"),
+    "RECORD": lambda site: (site / "lib-1.0.dist-info" / "RECORD").write_text("measuring_lib.py,sha256=x,9\n"),
+}
+
+
+@pytest.mark.rule("SCP-02")
+@pytest.mark.parametrize("named", OF_THE_USER)
+def test_what_a_systems_python_loads_from_the_users_own_folder_is_the_same_in_every_repeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    place = tmp_path / "home" / ".local" / "lib" / version / "site-packages"
+    (place / "lib-1.0.dist-info").mkdir(parents=True)
+    (place / "lib-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: lib\nVersion: 1.0\n")
+    (place / "lib-1.0.dist-info" / "RECORD").write_text("measuring_lib.py,,\n")
+    (place / "measuring_lib.py").write_text("SCALE = 1\n")
+    (place / "base.pth").write_text("\n".join(site.getsitepackages()) + "\n")
+    system = Path(sys.base_prefix) / "bin" / version
+    config = toy.CONFIG | {"default_venv_python": [str(system)]}
+    source = toy.toy_source().replace("STATE = Path", "import measuring_lib\n\nSTATE = Path", 1)
+    project = toy.make_toy(tmp_path / "repo", test_source=source, config=config)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+    def attempt(job: Job) -> AttemptResult | None:
+        if (job.repeat, job.attempt) == (2, 1):
+            OF_THE_USER[named](place)
+        return toy.real_pytest(job)
+
+    run = toy.finished_run(project, 2, attempt)
+
+    assert run.observation("toy_speed", 1).exists(), toy.told(run)
+    halt = halt_of(run)
+    assert (halt.code, halt.repeat) == ("HOST_NOT_COMPARABLE", 2)
+    assert f".local/lib/{version}/site-packages" in halt.message and named in halt.message
+    assert not toy.launches(project, 2), "seen before the launch"
+
+
 @pytest.mark.rule("SES-11")
 @pytest.mark.parametrize("change", [*INSIDE])
 def test_what_git_ignores_in_the_repository_is_the_same_in_every_repeat(machine: Machine, change: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import toy
 
+from tune_mcp.verbs.resume_run import resume_run
 from tune_mcp.run_dir import RunDir
 from tune_mcp.supervise import invocation
 from tune_mcp.supervise.job import AttemptResult, Job
@@ -201,3 +202,44 @@ def pytest_argv_conftests(project: Project) -> str:
     argv = invocation.pytest_argv(job, RunDir(Path("b")))
     assert "--rootdir=." in argv
     return next(word for word in argv if word.startswith("--confcutdir=")).partition("=")[2]
+
+
+FROM_A_SET = """
+@pytest.mark.parametrize("word", {"a", "b"})
+def test_each(word):
+    pass
+
+
+@pytest.mark.parametrize("path", [*STATE.glob("sample*")], ids=lambda path: path.name)
+def test_samples(path):
+    pass
+"""
+
+
+@pytest.mark.rule("SCP-04", "XPY-06")
+def test_every_repeat_runs_the_same_tests_by_their_whole_node_ids(tmp_path: Path) -> None:
+    project = toy.make_toy(tmp_path / "repo", test_source=toy.toy_source() + FROM_A_SET)
+    samples = toy.state_folder(project)
+    (samples / "sample1").touch()
+
+    def attempt(job: Job) -> AttemptResult | None:
+        if job.repeat == 2:
+            (samples / "sample1").rename(samples / "sample2")
+        return toy.real_pytest(job)
+
+    run = toy.finished_run(project, 2, attempt)
+
+    now = status(project, run.run_id)
+    assert now.state == "halted", toy.told(run)
+    assert (
+        "its tests are not those of another repeat: tests/test_toy_ci.py::test_samples[sample2] ran only now; "
+        "tests/test_toy_ci.py::test_samples[sample1] ran only then"
+    ) in now.reason
+    assert run.observation("toy_speed", 1).exists()
+    assert "toy_speed: ✓✗" in strict_audit(project, run.run_id).text()
+
+    (samples / "sample2").rename(samples / "sample1")
+    again = PurgeItem(stage="toy_speed", repeat=2, reason="the sample is back")
+    with toy.supervised_here(toy.real_pytest):
+        resume_run(project, run.run_id, [again])
+    assert strict_audit(project, run.run_id).ready, toy.told(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from tune_mcp.config.stages import Display, Location, SampleCounts, Stage, StageMetric
 from tune_mcp.supervise.guard_record import Failure, GuardSummary
 from tune_mcp.supervise.job import AttemptResult, Blocked, StageResult
-from tune_mcp.supervise.retry import Again, Keep, Stop, Verdict, judge
+from tune_mcp.supervise.retry import MAX_TRIES, Again, Keep, Stop, Verdict, judge
 
 IDS = ("t.py::test_a", "t.py::test_b")
 PLACE = Location(json_file="r.json", json_path="x")
@@ -407,3 +408,58 @@ def test_a_repeat_that_the_test_itself_calls_invalid_is_never_kept() -> None:
     found = verdict(ended(stages=said), Again("a crash"))
 
     assert found == Again("the test itself calls this repeat invalid: v.json::valid is false")
+
+
+def started_badly(**facts: Any) -> AttemptResult:
+    return ended(**{"pytest_rc": 1, "guard": failed("setup"), "stages": NO_FILE, **facts})
+
+
+SAME_START = {
+    "a signature, its line another one each time": lambda k: started_badly(signature=f"server did not start: pid {k}"),
+    "a fixture's error, in other words each time": lambda k: started_badly(guard=failed("setup", message=f"port {k}")),
+    "the watchdog's": lambda k: started_badly(stopped_by="watchdog", stopped_for="no progress", stop_reason=f"{k} s"),
+    "a crash of its own": lambda k: started_badly(pytest_rc=-11),
+}
+
+
+@pytest.mark.rule("RTY-01", "RTY-03")
+@pytest.mark.parametrize("start", SAME_START.values(), ids=SAME_START)
+def test_a_start_that_fails_alike_in_all_tries_of_a_pass_halts(start: Callable[[int], AttemptResult]) -> None:
+    made: tuple[Verdict, ...] = ()
+    for number in range(MAX_TRIES):
+        made += (verdict(start(number), *made),)
+
+    assert all(isinstance(one, Again) for one in made[:-1])
+    last = made[-1]
+    assert isinstance(last, Stop)
+    assert (last.halt.code, last.halt.rule) == ("START_FAILED", "RTY-01")
+    assert last.halt.message.startswith("4 launches in a row failed alike, and none measured anything: ")
+
+
+@pytest.mark.rule("RTY-01", "RTY-03")
+@pytest.mark.parametrize(
+    "other",
+    [
+        started_badly(signature="CUDA out of memory: x"),
+        started_badly(signature="server did not start: x", stages=speed()),
+        started_badly(pytest_rc=-9, guard={"finished": False}),
+        None,
+    ],
+    ids=["another cause", "it measured", "killed from outside", "no runner"],
+)
+def test_one_other_end_among_the_failed_starts_keeps_all_passes(other: AttemptResult | None) -> None:
+    same = started_badly(signature="server did not start: x")
+    made: tuple[Verdict, ...] = ()
+    for result in (same, other, same, same, same):
+        made += (verdict(result, *made),)
+
+    assert all(isinstance(one, Again) for one in made)
+
+
+def test_a_test_that_is_killed_from_outside_each_time_is_no_failed_start() -> None:
+    killed = ended(pytest_rc=-9, guard={"finished": False}, stages=NO_FILE)
+    made: tuple[Verdict, ...] = ()
+    for _ in range(2 * MAX_TRIES):
+        made += (verdict(killed, *made),)
+
+    assert all(isinstance(one, Again) for one in made)

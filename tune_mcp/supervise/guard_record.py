@@ -241,7 +241,7 @@ def all_called(path: Path) -> bool:
     """Whether the teardown of every planned test has begun at least: what is left is to tear down and to exit."""
     lines = _lines(path)
     planned = {*_names([line for line in lines if line.get("event") == "collected"], "ids")}
-    begun = {line.get("id") for line in lines if line.get("event") == "ran" and line.get("when") == "teardown"}
+    begun = {str(line.get("id")) for line in lines if line.get("event") == "ran" and line.get("when") == "teardown"}
     return bool(planned) and planned <= begun
 
 

@@ -112,10 +112,10 @@ class AttemptResult(Frozen):
     ``pytest_rc`` is negative for a signal, None when pytest was never started. ``stopped_by`` says who ended it:
     ``""`` itself, ``cancel`` (a stop that came when its session was complete), ``timeout``, ``exit`` (it did not exit
     after its session's end), ``watchdog`` (for the signature ``stopped_for``, explained by ``stop_reason``).
-    ``signals`` are those that we sent to pytest: another one came from outside. ``blocked`` is why it was not started. ``moved`` says what of the tree was another one before,
-    during or after the launch; ``appeared``
-    are new files that look like a test's output, ``outputs`` files of the tree that its tests wrote and that are no
-    part of it. ``rewritten`` are files that moved the tree while pytest ran, ``way_out`` what can be done about them.
+    ``signals`` are those that we sent to pytest: another one came from outside. ``blocked`` is why it was not started.
+    ``moved`` says what of the tree was another one before, during or after the launch; ``appeared`` are new files that
+    look like a test's output, ``outputs`` files of the tree that its tests wrote and that are no part of it.
+    ``rewritten`` are files that moved the tree while pytest ran, ``way_out`` what can be done about them.
     Times are UTC, ``duration_s`` is pytest alone (no waiting, no drain).
     ``environment`` is the machine as this attempt found it, ``incomparable`` how it differs from the run's;
     ``loaded_sha256`` is the digest of the record of what it loaded from outside git's view.

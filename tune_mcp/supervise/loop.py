@@ -33,7 +33,7 @@ from tune_mcp.supervise.recording import attempt_made, record
 from tune_mcp.supervise.reserve import room_kept
 from tune_mcp.supervise.retry import MAX_PASSES, MAX_TRIES, Again, Keep, Stop, Verdict
 from tune_mcp.supervise.retry import judge as judge_attempt
-from tune_mcp.supervise.sealed import put_on_ledger
+from tune_mcp.supervise.sealed import counted_tests, put_on_ledger
 from tune_mcp.supervise.strays import strays
 from tune_mcp.supervise.unwatched import LIMIT_S, Watchers
 from tune_mcp.supervise.watch.alerts import WATCH_FILE, AlertNews
@@ -206,13 +206,14 @@ class Supervisor:
         """Up to MAX_TRIES attempts at one repeat; the last one is written down either way."""
         scoped = one_scope(self.run_dir, self.plan, stages, events.ledger(self.run_dir))
         by_key = {stage.key: stage for stage in scoped}
+        ran = counted_tests(self.run_dir, test, stages[0].key, repeat)
         verdicts: tuple[Verdict, ...] = ()
         history: tuple[Attempt, ...] = ()
         tries = 0
         while True:
             job = next_job(self.plan, self.run_dir, self._plugins, test, stages, repeat)
             result = self._attempt(job)
-            verdict = judge_attempt(result, by_key, verdicts, None if result else runner_end(job))
+            verdict = judge_attempt(result, by_key, verdicts, None if result else runner_end(job), ran)
             verdicts += (verdict,)
             if self._stopping is not None and not isinstance(verdict, Keep):
                 raise Stopped(self._stopping)

@@ -62,7 +62,10 @@ def look(run: RunDir, plan: Plan, repeats: Iterable[Repeat]) -> Reread:
     tests, recorded = plan.tests(), events.ledger(run)
     for test, repeat in repeats:
         scoped = one_scope(run, plan, tests[test], recorded)
-        one = _first_complete(run, plan, tests[test], scoped, sealed.attempts(run, test, repeat))
+        ran = sealed.counted_tests(run, test, tests[test][0].key, repeat) or next(
+            (one.attempt.result.guard.collected for (other, _), one in found.counted.items() if other == test), None
+        )
+        one = _first_complete(run, plan, tests[test], scoped, sealed.attempts(run, test, repeat), ran)
         if isinstance(one, Counted):
             found.counted[(test, repeat)] = one
         elif one is not None:
@@ -71,14 +74,20 @@ def look(run: RunDir, plan: Plan, repeats: Iterable[Repeat]) -> Reread:
 
 
 def _first_complete(
-    run: RunDir, plan: Plan, stages: tuple[Stage, ...], scoped: tuple[Stage, ...], made: list[Attempt]
+    run: RunDir,
+    plan: Plan,
+    stages: tuple[Stage, ...],
+    scoped: tuple[Stage, ...],
+    made: list[Attempt],
+    ran: tuple[str, ...] | None,
 ) -> Counted | Halt | None:
     by_key = {stage.key: stage for stage in scoped}
     verdicts: list[tuple[Attempt, Verdict | None]] = []
     unreadable: Halt | None = None
     for attempt in made:
         read = _read(run, plan, stages, attempt)
-        verdict = judge(read.result, by_key, tuple(told for _, told in verdicts if told)) if read else None
+        earlier = tuple(one for _, one in verdicts if one)
+        verdict = judge(read.result, by_key, earlier, counted=ran) if read else None
         verdicts.append((read or attempt, verdict))
         if read and isinstance(verdict, Keep):
             epoch = [pair for pair in verdicts if pair[0].epoch == attempt.epoch]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from tune_mcp.config.stages import Stage
 from tune_mcp.errors import Code
@@ -20,9 +20,6 @@ from tune_mcp.supervise.job import AttemptResult, Blocked
 from tune_mcp.supervise.watch.log_lines import redacted
 
 _OWN_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP})
-_SILENT_END = "pytest ended with exit code 0 in the middle of its session"
-_BROKE_OFF = "pytest broke off without ending its session"
-_SILENT_ENDS = frozenset({_SILENT_END, _BROKE_OFF})
 _WHO_ENDS_IT = (
     "find what ends the process (os._exit; the thread method of pytest-timeout: raise its timeout or set "
     "timeout_method = signal), then call resume_run"
@@ -51,11 +48,16 @@ class Keep:
 
 @dataclass(frozen=True)
 class Again:
-    """An infrastructure failure. ``charged`` is False when pytest never started; ``shortfall`` compares attempts."""
+    """An infrastructure failure. ``charged`` is False when pytest never started; ``shortfall`` compares attempts.
+
+    ``cause`` names what failed in an attempt that measured nothing: a signature, a signal, an exception. It is empty
+    for what came from outside or measured something.
+    """
 
     reason: str
     charged: bool = True
     shortfall: str = ""
+    cause: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -72,16 +74,57 @@ class Stop:
 Verdict = Keep | Again | Stop
 
 
+@dataclass(frozen=True)
+class _Infrastructure:
+    """Why an attempt says nothing about the code; ``cause`` as in ``Again``, ``silent``: nobody knows who ended it."""
+
+    reason: str
+    cause: str = ""
+    silent: bool = False
+
+
 def judge(
     result: AttemptResult | None,
     stages: Mapping[str, Stage],
     earlier: tuple[Verdict, ...] = (),
     runner_end: int | None = None,
+    counted: tuple[str, ...] | None = None,
 ) -> Verdict:
     """The verdict on one attempt; ``earlier`` are those of the same repeat before it, oldest first.
 
-    ``runner_end`` is the exit code of a runner that gave no result, None when nobody knows it.
+    ``runner_end`` is the exit code of a runner that gave no result, None when nobody knows it. ``counted`` are the node
+    ids that another repeat ran which counts already, None while there is none.
     """
+    verdict = _judged(result, stages, earlier, runner_end, counted)
+    if not isinstance(verdict, Again) or not verdict.cause:
+        return verdict
+    measured = (
+        any(value is not None for one in result.stages.values() for value in one.metrics.values()) if result else 0
+    )
+    return replace(verdict, cause="") if measured else _never_starts(verdict, earlier) or verdict
+
+
+def _never_starts(verdict: Again, earlier: tuple[Verdict, ...]) -> Stop | None:
+    """A halt when all tries of a pass failed by one cause and measured nothing: so would those of all passes."""
+    before = earlier[1 - MAX_TRIES :]
+    if len(before) < MAX_TRIES - 1 or not all(isinstance(one, Again) and one.cause == verdict.cause for one in before):
+        return None
+    return _stop(
+        Code.START_FAILED,
+        "RTY-01",
+        f"{MAX_TRIES} launches in a row failed alike, and none measured anything: {verdict.reason}",
+        "find the cause in the pytest log of the last attempt and fix it on this machine, in the test or in config, "
+        "then call resume_run",
+    )
+
+
+def _judged(
+    result: AttemptResult | None,
+    stages: Mapping[str, Stage],
+    earlier: tuple[Verdict, ...],
+    runner_end: int | None,
+    counted: tuple[str, ...] | None,
+) -> Verdict:
     if result is None:
         return _no_result(runner_end, earlier)
     if result.moved:
@@ -94,7 +137,7 @@ def judge(
         return _blocked(result.blocked, earlier)
     trouble = [f"{key}: the runner gave no result for this stage" for key in stages if key not in result.stages]
     trouble += [problem for stage in result.stages.values() for problem in stage.problems]
-    whole = _beside(result, stages) or result.guard.shortfall()
+    whole = _beside(result, stages) or result.guard.shortfall() or _other_tests(result, counted)
     unmeasured = result.guard.failures_in("setup")
     if not trouble and not whole and not unmeasured:
         strangers = [name for name in named_by(stages.values()) if name in result.strangers]
@@ -107,10 +150,10 @@ def judge(
             )
         return _complete(result, stages, earlier)
     unreadable = "" if whole or unmeasured else "; ".join(dict.fromkeys(trouble))
-    if (cause := _infrastructure(result)) and not _finished_well(result, unreadable, earlier):
-        if cause in _SILENT_ENDS and (halt := _twice(cause, earlier, _WHO_ENDS_IT)):
+    if (found := _infrastructure(result)) and not _finished_well(result, unreadable, earlier):
+        if found.silent and (halt := _twice(found.reason, earlier, _WHO_ENDS_IT)):
             return halt
-        return Again(cause, shortfall=unreadable)
+        return Again(found.reason, shortfall=unreadable, cause=found.cause)
     if whole:
         return _stop(
             Code.HALT_UNRESOLVED,
@@ -122,7 +165,7 @@ def judge(
         reason = f"a fixture failed before its test ran: {_first(unmeasured)}"
         if all(failure.exception.rpartition(".")[2] in _DEFECTS for failure in unmeasured):
             return _broke_off(reason, earlier)
-        return Again(reason)
+        return Again(reason, cause=unmeasured[0].exception)
     raised = tuple(failure for failure in result.guard.failures_in("call") if not failure.assertion)
     absent = sorted({name for stage in result.stages.values() for name in stage.absent})
     if raised and absent:
@@ -209,25 +252,36 @@ def _beside(result: AttemptResult, stages: Mapping[str, Stage]) -> str:
     return next((f"tests of another file ran, {other}" for other in others if other), "")
 
 
-def _infrastructure(result: AttemptResult) -> str:
+def _other_tests(result: AttemptResult, counted: tuple[str, ...] | None) -> str:
+    """Whether another repeat of this run, which counts, ran other tests: then the two measured different things."""
+    if counted is None or {*counted} == {*result.guard.collected}:
+        return ""
+    new = [f"{name} ran only now" for name in result.guard.collected if name not in counted]
+    lost = [f"{name} ran only then" for name in counted if name not in result.guard.collected]
+    named = [*new[:2], *lost[:2]]
+    more = len(new) + len(lost) - len(named)
+    return f"its tests are not those of another repeat: {'; '.join(named)}" + (f"; and {more} more" if more else "")
+
+
+def _infrastructure(result: AttemptResult) -> _Infrastructure | None:
     """Why this attempt says nothing about the code: ended from outside, or a known crash in its log."""
-    rc = _exit_code(result)
+    rc, signature = _exit_code(result), result.signature.partition(":")[0]
     if result.stopped_by == "timeout":
-        return "stopped at its wall-clock limit"
+        return _Infrastructure("stopped at its wall-clock limit", "its wall-clock limit")
     if result.stopped_by == "watchdog":
-        return result.stop_reason
-    if rc is not None and rc < 0:
-        return _signalled(-rc) + _because(result.signature)
-    if rc is not None and rc > 128:
-        return f"{_signalled(rc - 128)} (exit code {rc})" + _because(result.signature)
+        return _Infrastructure(result.stop_reason, result.stopped_for)
+    if rc is not None and (rc < 0 or rc > 128):
+        number = -rc if rc < 0 else rc - 128
+        code = "" if rc < 0 else f" (exit code {rc})"
+        cause = signature or (f"signal {number}" if number in _OWN_CRASHES else "")
+        return _Infrastructure(_signalled(number) + code + _because(result.signature), cause)
     if result.signature:
-        return f"known crash in the log: {result.signature}"
+        return _Infrastructure(f"known crash in the log: {result.signature}", signature)
     if result.guard.collected and not result.guard.finished and rc not in (2, 3, 4, 5):
         # With nothing collected the guard was silenced or the module ended Python: the next attempt would be the same.
-        if rc == 0:
-            return _SILENT_END
-        return _BROKE_OFF
-    return ""
+        how = "ended with exit code 0 in the middle of" if rc == 0 else "broke off without ending"
+        return _Infrastructure(f"pytest {how} its session", silent=True)
+    return None
 
 
 def _exit_code(result: AttemptResult) -> int | None:
@@ -260,8 +314,8 @@ def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple
         stage = stages[key]
         if stage.is_docs:
             if _exit_code(result) != 0:
-                if cause := _infrastructure(result):
-                    return Again(cause)
+                if trouble := _infrastructure(result):
+                    return Again(trouble.reason, cause=trouble.cause)
                 what = f"{key} failed" + (f": {_first(result.guard.failures)}" if result.guard.failures else "")
                 return _stop(Code.HALT_UNRESOLVED, "STG-09", what, "fix the docs test, then call resume_run")
             continue

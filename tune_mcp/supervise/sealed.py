@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from tune_mcp.errors import Json
 from tune_mcp.files import read_plain, sha256_bytes, sha256_file
+from tune_mcp.observe.observation import Stored, load
 from tune_mcp.run_dir import ATTEMPT, RunDir
 from tune_mcp.session import events
 from tune_mcp.supervise import comparing
@@ -61,16 +62,39 @@ def put_on_ledger(job: Job, result: AttemptResult | None, now: datetime) -> None
 
 def attempts(run: RunDir, test: str, repeat: int) -> list[Attempt]:
     """Every attempt that was sealed and is as it was sealed, in the order in which they were made."""
-    known = {
-        (event.facts.get("key"), event.facts.get("sha256")): event.facts.get("environment")
-        for event in events.read(run.events, '"sealed"')
-        if event.kind == "sealed"
-    }
+    known = _seals(run)
     found: list[Attempt] = []
     for epoch in (*_moved_aside(run, test, repeat), None):
         root = epoch or run.test_folder(test)
         found += _within(run, root, epoch, repeat, known)
     return found
+
+
+def _seals(run: RunDir) -> dict[tuple[Json, Json], Json]:
+    """Key and digest of every sealed result on the ledger -> the machine on record at that time."""
+    return {
+        (event.facts.get("key"), event.facts.get("sha256")): event.facts.get("environment")
+        for event in events.read(run.events, '"sealed"')
+        if event.kind == "sealed"
+    }
+
+
+def counted_tests(run: RunDir, test: str, stage_key: str, but: int) -> tuple[str, ...] | None:
+    """The node ids that the first other repeat ran whose artifact of ``stage_key`` counts; None where there is none."""
+    seals = _seals(run)
+    for (key, repeat), sha in sorted(events.ledger(run).observations.items()):
+        stored = load(run, key, repeat) if key == stage_key and repeat != but else None
+        if not isinstance(stored, Stored) or stored.sha256 != sha or stored.content.status != "ok":
+            continue
+        for number in (one.attempt for one in stored.content.history if one.verdict == "kept"):
+            try:
+                data = read_plain(run.attempt(test, repeat, number) / RESULT_FILE)
+                result = parse_result(data)
+            except (OSError, ValueError, ValidationError):
+                continue
+            if (result.key, sha256_bytes(data)) in seals and result.guard.collected:
+                return result.guard.collected
+    return None
 
 
 def _moved_aside(run: RunDir, test: str, repeat: int) -> Iterator[Path]:
