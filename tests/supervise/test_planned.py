@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import toy
 
-from tune_mcp.verbs.resume_run import resume_run
+from tune_mcp.contract.resume_run import PurgeItem
 from tune_mcp.run_dir import RunDir
 from tune_mcp.supervise import invocation
 from tune_mcp.supervise.job import AttemptResult, Job
 from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.resume_run import resume_run
 from tune_mcp.verbs.status import status
 from tune_mcp.verbs.strict_audit import strict_audit
 

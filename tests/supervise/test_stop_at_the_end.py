@@ -12,12 +12,15 @@ import psutil
 import pytest
 import toy
 
-from tune_mcp.calibration import reporting, running, watching
-from tune_mcp.calibration.project import Project
 from tune_mcp.files import write_json
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events, state
 from tune_mcp.supervise import leftovers
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.report import report
+from tune_mcp.verbs.resume_run import resume_run
+from tune_mcp.verbs.stop_run import stop_run
+from tune_mcp.verbs.strict_audit import strict_audit
 
 SLOW_TEARDOWN = """
 import time
@@ -87,7 +90,7 @@ def test_a_repeat_that_ends_its_teardown_although_a_stop_came_counts(
 
     assert (toy.state_folder(project) / "torn_down").exists()
     assert state.conclude(run).state in (state.RunState.STOPPED, state.RunState.LOST)
-    running.resume_run(project, run.run_id)
+    resume_run(project, run.run_id)
     assert toy.wait_until_rest(project, run.run_id).strict_complete, toy.told(run)
     assert [len(toy.launches(project, repeat)) for repeat in (1, 2)] == [1, 1], "nothing is measured twice"
     assert json.loads(run.observation("toy_speed", 1).read_text())["metrics"]["latency_mean_s"] == 99.0
@@ -122,11 +125,11 @@ def test_what_was_killed_in_its_teardown_is_shown_with_its_values_and_the_reason
     go_on(project)
 
     assert toy.wait_until_rest(project, run.run_id).strict_complete, toy.told(run)
-    reporting.report(project, run.run_id)
+    report(project, run.run_id)
     (left,) = json.loads(run.report_json.read_text())["uncounted"]
     assert {one["metric"]: one["value"] for one in left["values"]}["latency_mean_s"] == 99.0
     assert (left["repeat"], left["attempt"], "killed" in left["reason"]) == (1, 1, True)
-    assert watching.strict_audit(project, run.run_id).ready
+    assert strict_audit(project, run.run_id).ready
 
 
 @pytest.mark.rule("GAP-10", "GPU-20")
@@ -138,7 +141,7 @@ def test_a_stop_does_not_wait_for_a_test_that_is_still_at_work_and_its_values_ar
     run = toy.start(project, 1)
     toy.wait_for(lambda: (toy.state_folder(project) / "written").exists(), what="the result file")
 
-    reply = running.stop_run(project, run.run_id, "it looks bad")
+    reply = stop_run(project, run.run_id, "it looks bad")
 
     assert reply.state == "stopped", toy.told(run)
     log = run.log("test_toy_ci", 1).read_text()

@@ -11,7 +11,7 @@ INCIDENTS = frozenset(
     {
         "retry", "halted", "exhausted", "waiting_for_gpu", "resumed", "stop_requested", "stopped", "failed", "alert",
         "alert_over", "unwatched", "recovered", "equivalent", "appeared", "left_behind", "gpus_not_clear",
-        "overlap", "read_again",
+        "overlap", "read_again", "ignored",
     }
 )  # fmt: skip
 """Event kinds that a reader of the numbers should know of; purges are among what does not count."""
