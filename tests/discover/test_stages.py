@@ -167,8 +167,8 @@ def test_without_an_entry_inference_gives_the_same_stages_and_a_block_to_copy(pr
     inferred = project.discover()
     assert inferred.stages == configured.stages
     text = inferred.suggestions["test_mmmu_ci.py"]
-    assert list(yaml.safe_load(text)) == ["test_mmmu_ci.py"]
-    pasted = project.discover("metric_sources:\n" + text)
+    assert list(yaml.safe_load(text)["metric_sources"]) == ["test_mmmu_ci.py"]
+    pasted = project.discover(text)
     assert pasted.stages == configured.stages
     assert pasted.suggestions == {}
     assert pasted.conflicts == ()
@@ -182,7 +182,7 @@ def test_what_cannot_be_inferred_needs_config_even_after_the_blank_block_is_copi
     assert found.needs_config == (("a_accuracy", "accuracy", "A_ACC_MIN"),)
     assert found.stages["a_accuracy"].metrics["accuracy"].status == "NEEDS_CONFIG"
     assert "sample_counts are not known" in found.problems[0]
-    pasted = project.discover("metric_sources:\n" + found.suggestions["test_a_ci.py"])
+    pasted = project.discover(found.suggestions["test_a_ci.py"])
     assert pasted.suggestions == {}
     assert pasted.needs_config == found.needs_config
 
@@ -349,7 +349,7 @@ def test_a_dict_of_known_metrics_under_an_unknown_name_is_listed(project: Projec
     project.write("tests/test_a_ci.py", '_A_TABLE = {4: {"rtf_mean": 1}}\n_B_TABLE = {4: {"rows": 1}}\n')
     found = project.discover()
     assert found.unrecognised == ("tests/test_a_ci.py: _A_TABLE",)
-    assert list(found.stages) == ["a_docs"]
+    assert (found.stages, found.without) == ({}, ("tests/test_a_ci.py",))
 
 
 @pytest.mark.rule("SMP-09", "APL-17")
@@ -381,20 +381,32 @@ def test_what_is_no_plain_number_is_told_and_not_calibrated(project: Project, li
 def test_protected_and_lower_case_names_are_passed_over(project: Project) -> None:
     project.write("tests/test_a_ci.py", "SIMILARITY_MAX_SAMPLES_MIN = 5\nA_SLACK_ACC_MIN = 1\nb_ACC_MIN = 2\n")
     found = project.discover()
-    assert list(found.stages) == ["a_docs"]
+    assert found.stages == {}
     assert (found.unrecognised, found.problems) == ((), ())
 
 
 @pytest.mark.rule("STG-09")
-def test_a_test_without_thresholds_is_a_docs_stage(project: Project) -> None:
-    project.write("tests/test_docs_ci.py", "def test_a(): pass\n")
+def test_a_test_in_a_docs_folder_without_thresholds_is_a_docs_stage(project: Project) -> None:
+    project.write("tests/docs/test_pages_ci.py", "def test_a(): pass\n")
+    found = project.discover(more='test_globs: ["tests/**/test_*_ci.py"]')
+    assert list(found.stages) == ["pages_docs"]
+    assert found.stages["pages_docs"].group == "docs"
+    assert found.without == ()
+
+
+@pytest.mark.rule("STG-09")
+def test_a_test_without_thresholds_is_a_gap_until_config_says_that_it_has_none(project: Project) -> None:
+    project.write("tests/test_smoke_ci.py", "def test_a(): pass\n")
     found = project.discover()
-    assert list(found.stages) == ["docs_docs"]
+    assert (found.stages, found.without) == ({}, ("tests/test_smoke_ci.py",))
+    pasted = project.discover(found.suggestions["test_smoke_ci.py"])
+    assert list(pasted.stages) == ["smoke_docs"]
+    assert (pasted.without, pasted.unrecognised) == ((), ())
     named = project.discover(more="stage_base_docs_override: tts_docs")
     assert list(named.stages) == ["tts_docs"]
-    assert named.stages["tts_docs"].group == "docs"
     project.write("tests/test_more_ci.py", "def test_b(): pass\n")
-    assert list(project.discover(more="stage_base_docs_override: tts_docs").stages) == ["docs_docs", "more_docs"]
+    two = project.discover(more="stage_base_docs_override: tts_docs")
+    assert two.without == ("tests/test_more_ci.py", "tests/test_smoke_ci.py")
 
 
 @pytest.mark.rule("MOD-02", "MOD-07")

@@ -199,9 +199,10 @@ def prove(old: bytes, new: bytes, path: str, planned: Sequence[Replacement]) -> 
     module = parse_module(new, path)
     for item in planned:
         where = (item.literal.concurrency, item.literal.subkey)
-        constant = module.constants[item.literal.symbol]
-        found = [entry for entry in constant.literals if (entry.concurrency, entry.subkey) == where]
-        if constant.problem is not None or [(entry.token, entry.value) for entry in found] != [(item.text, item.value)]:
+        constant = module.constant(item.literal.symbol)
+        literals = constant.literals if constant and constant.problem is None else ()
+        found = [(entry.token, entry.value) for entry in literals if (entry.concurrency, entry.subkey) == where]
+        if found != [(item.text, item.value)]:
             raise RuntimeError(f"{path}: {item.literal.symbol} does not read as {item.text} after the edit")
 
 

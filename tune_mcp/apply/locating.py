@@ -9,6 +9,7 @@ from pathlib import Path
 from tune_mcp.config.stages import Stage
 from tune_mcp.discover.blanks import Blank, lines_with
 from tune_mcp.discover.constants import ModuleConstants, NumberLiteral, parse_module, split_source
+from tune_mcp.discover.leaves import names_in
 from tune_mcp.discover.source_tree import read_tree
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import inside, read_plain
@@ -78,8 +79,11 @@ def locate(
 ) -> tuple[Place | None, Trouble | None]:
     """The place of the threshold ``source`` of ``stage``, or why there is none that the plan may write."""
     symbol, subkey = split_source(source)
-    if trouble := _forbidden(symbol, stage, plan):
+    names = names_in(source) if source in module.leaves else (symbol,)
+    if trouble := next((found for name in names if (found := _forbidden(name, symbol, stage, plan))), None):
         return None, trouble
+    if source in module.leaves:
+        subkey = None
     read_at = concurrency.read_at(symbol) if subkey else set[int]()
     known = concurrency.value() if subkey else None
     place: Place | None
@@ -97,9 +101,9 @@ def locate(
     return place, None
 
 
-def _forbidden(symbol: str, stage: Stage, plan: Plan) -> Trouble | None:
+def _forbidden(name: str, symbol: str, stage: Stage, plan: Plan) -> Trouble | None:
     bare = symbol.lstrip("_")
-    if any(re.fullmatch(pattern, name) for pattern in plan.protected for name in (symbol, bare)):
+    if any(re.fullmatch(pattern, one) for pattern in plan.protected for one in (name, name.lstrip("_"))):
         code = Code.PROTECTED_CONSTANT
         return code, f"{code}: {symbol} fixes the sample scope or the load; it is never written (SMP-09)"
     if stage.test_key in plan.report_only:

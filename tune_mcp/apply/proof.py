@@ -14,7 +14,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +38,8 @@ folder, name = os.path.dirname(path), os.path.basename(path)[:-3]
 while os.path.isfile(os.path.join(folder, "__init__.py")) and os.path.dirname(folder) != folder:
     name, folder = os.path.basename(folder) + "." + name, os.path.dirname(folder)
 sys.path.insert(0, folder)
-def value(module, keys):
-    found = module
-    for kind, key in keys:
-        found = getattr(found, key) if kind == "name" else found[key]
+def value(module, place):
+    found = eval(place, module.__dict__)
     if isinstance(found, bool) or not isinstance(found, numbers.Real):
         raise TypeError("not a number")
     return int(found) if isinstance(found, numbers.Integral) else float(found)
@@ -55,9 +53,9 @@ def look(source):
     sys.modules[name] = module
     exec(compile(base64.b64decode(source), path, "exec", dont_inherit=True), module.__dict__)
     values = []
-    for keys in asked["places"]:
+    for place in asked["places"]:
         try:
-            values.append(value(module, keys))
+            values.append(value(module, place))
         except Exception:
             values.append(None)
     return values
@@ -109,7 +107,7 @@ def prove(
     another one than the edit says.
     """
     known = [row for row in rows if row.file == file and row.place_known]
-    places = [_keys(row) for row in known]
+    places = [row.place for row in known]
     before, after = _ask(interpreter, file, (old, new), places)
     if error := before.error or after.error:
         return error
@@ -140,27 +138,17 @@ def prove(
     return ""
 
 
-def _keys(row: Row) -> list[tuple[str, str | int]]:
-    names: list[tuple[str, str | int]] = [("name", name) for name in row.symbol.split(".")]
-    place = row.literal or row.blank
-    keys = [key for key in (place.concurrency if place else None, row.subkey) if key is not None]
-    return [*names, *(("key", key) for key in keys)]
-
-
 def _ask(
-    interpreter: Interpreter, file: str, sources: tuple[bytes, bytes], places: Iterable[list[tuple[str, str | int]]]
+    interpreter: Interpreter, file: str, sources: tuple[bytes, bytes], places: list[str]
 ) -> tuple[_Answer, _Answer]:
     """Both answers; the new bytes get a process of their own where the module does not load twice in one."""
-    places = list(places)
     old, new = _run(interpreter, file, sources, places)
     if not old.error and new.error:
         (new,) = _run(interpreter, file, sources[1:], places)
     return old, new
 
 
-def _run(
-    interpreter: Interpreter, file: str, sources: tuple[bytes, ...], places: list[list[tuple[str, str | int]]]
-) -> tuple[_Answer, ...]:
+def _run(interpreter: Interpreter, file: str, sources: tuple[bytes, ...], places: list[str]) -> tuple[_Answer, ...]:
     seconds = min(DEADLINE_S, interpreter.until - time.monotonic())
     if seconds <= 0:
         return tuple(_Answer(error=f"no time was left of {WHOLE_S:g} s for all files") for _ in sources)

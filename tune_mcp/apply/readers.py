@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from tune_mcp.config.stages import Stage
 from tune_mcp.discover.constants import split_source
+from tune_mcp.discover.leaves import root_of
 from tune_mcp.discover.source_tree import read_tree
 from tune_mcp.errors import Refusal
 from tune_mcp.files import read_plain
@@ -33,6 +34,7 @@ class Readers:
     def unmeasured(self, file: str, source: str) -> str | None:
         """A stage or test file that reads this threshold of ``file`` and is not part of the run; None for none."""
         symbol, subkey = split_source(source)
+        root = root_of(source)
         for key, stage in self.catalogue.items():
             sources = [split_source(metric.source) for metric in stage.metrics.values()]
             if key not in self.measured and stage.threshold_path == file and (symbol, subkey) in sources:
@@ -40,7 +42,7 @@ class Readers:
         if file not in self._imported:
             self._imported[file] = self._importers(file)
         found = self._imported[file]
-        return next(iter([*found.get(symbol, ()), *found.get("*", ())]), None)
+        return next(iter([*found.get(root, ()), *found.get("*", ())]), None)
 
     def _importers(self, file: str) -> dict[str, list[str]]:
         """Symbol (``*`` for all of them) -> the unmeasured test files that take it from ``file``."""

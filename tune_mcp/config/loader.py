@@ -68,6 +68,7 @@ class ConfigPlaces:
 
     def model(self, name: str) -> ModelConfig:
         """The model's configuration. Raises UNKNOWN_MODEL with near matches, or INVALID_CONFIG."""
+        from tune_mcp.config.metrics import load_metric_rules, unknown_names
         from tune_mcp.config.model import ModelConfig
         from tune_mcp.config.yaml_source import read_yaml
 
@@ -76,6 +77,10 @@ class ConfigPlaces:
         model = source.check(ModelConfig, {"name": name} | source.data)
         if model is not None and model.name != name:
             source.note(("name",), f"must be {name}, the name of its folder, not {model.name}", "MOD-01")
+        if model is not None and model.metrics.model_fields_set:
+            own = self._of_model(name, "metrics.yaml", len(self.places))
+            for key, what in unknown_names(model.metrics, load_metric_rules(own)):
+                source.note(("metrics", *key), what, "DSC-16")
         if model is None or source.problems:
             raise source.refusal()
         return model
@@ -85,11 +90,14 @@ class ConfigPlaces:
         return self._folder(self.places[self._model_place(name)], name) / "config.yaml"
 
     def metric_rules(self, name: str) -> MetricRules:
-        """The metric rules for a model: the shipped ones, and its own on top. Raises INVALID_CONFIG."""
+        """The metric rules for a model: the shipped ones, its metrics.yaml, and ``metrics`` of its config.yaml on top.
+
+        Raises INVALID_CONFIG.
+        """
         from tune_mcp.config.metrics import load_metric_rules
 
-        self._model_place(name)
-        return load_metric_rules(self._of_model(name, "metrics.yaml", len(self.places)))
+        own = self._of_model(name, "metrics.yaml", len(self.places))
+        return load_metric_rules(own, self.model(name).metrics)
 
     def signatures(self, name: str) -> OwnSignatures:
         """What a model adds to the watchdog's signatures and limits. Raises INVALID_CONFIG."""

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from pydantic import Field
 
 from tune_mcp.config.fields import ConfigModel, JsonSource, Regex
 from tune_mcp.config.policy import Family, GroupPolicy
 from tune_mcp.config.stages import Display, WorstOp
-from tune_mcp.config.yaml_source import YamlSource, read_yaml
+from tune_mcp.config.yaml_source import KeyPath, YamlSource, read_yaml
 
 SHIPPED_METRICS = Path(__file__).with_name("metrics.yaml")
 
 ScopeRole = Literal["samples", "tokens", "concurrency"]
+OTHER = "other"
+"""The group of a metric whose name speaks of none."""
+_DIGITS = 4
 SCOPE_ROLES: tuple[ScopeRole, ...] = ("samples", "tokens", "concurrency")
 
 
@@ -41,12 +44,14 @@ class Layout(ConfigModel):
         return self.imports is None or any(re.fullmatch(self.imports, name) for name in imports)
 
 
-class _Metric(ConfigModel):
-    group: str
-    worst: WorstOp
-    label: str
+class Metric(ConfigModel):
+    """One metric in a file: without ``group`` its name decides, without ``worst`` what the tests assert."""
+
+    group: str | None = None
+    worst: WorstOp | None = None
+    label: str | None = None
     scale: float = 1
-    digits: int = Field(default=4, ge=0, le=12)
+    digits: int | None = Field(default=None, ge=0, le=12)
     nested: bool = False
     integer: bool = False
 
@@ -56,15 +61,31 @@ class _Name(ConfigModel):
     metric: str
 
 
-class _MetricsFile(ConfigModel):
+class _GroupName(ConfigModel):
+    pattern: Regex
+    group: str
+
+
+class MetricsFile(ConfigModel):
+    """The form of metrics.yaml, and of ``metrics`` in a model's config.yaml."""
+
     groups: dict[str, GroupPolicy] = Field(default_factory=dict)
-    metrics: dict[str, _Metric] = Field(default_factory=dict)
+    metrics: dict[str, Metric] = Field(default_factory=dict)
     names: tuple[_Name, ...] = ()
     nested_names: tuple[Regex, ...] = ()
     scope: dict[ScopeRole, tuple[Regex, ...]] = Field(default_factory=lambda: dict[ScopeRole, tuple[Regex, ...]]())
     protected: tuple[Regex, ...] = ()
     threshold_like: tuple[Regex, ...] = ()
     layouts: tuple[Layout, ...] = ()
+    group_names: tuple[_GroupName, ...] = ()
+
+
+def inline_form(value: object) -> object:
+    """``metrics`` of a config.yaml: the whole form of metrics.yaml, or only its ``metrics``."""
+    if not isinstance(value, dict):
+        return value
+    given = cast("dict[str, object]", value)
+    return given if set(given) <= set(MetricsFile.model_fields) else {"metrics": given}
 
 
 @dataclass(frozen=True)
@@ -81,9 +102,13 @@ class MetricSpec:
 
 @dataclass(frozen=True)
 class MetricRules:
-    """The shipped ``metrics.yaml``, extended by one model's. Orders are those of the files, shipped ones first."""
+    """The shipped ``metrics.yaml``, extended by one model's. Orders are those of the files, shipped ones first.
+
+    ``open`` are metrics that a model names without ``worst``: what the tests assert decides it.
+    """
 
     metrics: dict[str, MetricSpec]
+    open: dict[str, Metric]
     groups: dict[str, GroupPolicy]
     names: tuple[tuple[re.Pattern[str], str], ...]
     nested_names: tuple[re.Pattern[str], ...]
@@ -91,6 +116,20 @@ class MetricRules:
     protected_names: tuple[re.Pattern[str], ...]
     threshold_like: tuple[re.Pattern[str], ...]
     layouts: tuple[Layout, ...]
+    group_names: tuple[tuple[re.Pattern[str], str], ...]
+
+    def completed(self, key: str, worst: WorstOp) -> MetricSpec:
+        """The metric of that name, known or not, for a test that asserts it on that side."""
+        known = self.metrics.get(key)
+        return known or _spec(key, self.open.get(key, Metric()), worst, self.group_of(key))
+
+    def extended(self, specs: Iterable[MetricSpec]) -> MetricRules:
+        """These rules with more metrics behind the known ones."""
+        return replace(self, metrics=self.metrics | {spec.key: spec for spec in specs})
+
+    def group_of(self, key: str) -> str:
+        """The group that a metric's name speaks of."""
+        return next((group for pattern, group in self.group_names if pattern.fullmatch(key)), OTHER)
 
     def match(self, symbol: str, subkey: str | None) -> MetricSpec | None:
         """The metric that a threshold constant bounds; None for other names and for protected ones (DSC-15)."""
@@ -126,32 +165,62 @@ class MetricRules:
 
 
 @lru_cache(maxsize=32)
-def _read(path: Path, _changed: int) -> tuple[YamlSource, _MetricsFile]:
+def _read(path: Path, _changed: int) -> tuple[YamlSource, MetricsFile]:
     source = read_yaml(path)
-    file = source.check(_MetricsFile, source.data)
+    file = source.check(MetricsFile, source.data)
     if file is None:
         raise source.refusal()
     return source, file
 
 
-def load_metric_rules(model_metrics: Path | None = None) -> MetricRules:
-    """The shipped rules, with a model's ``metrics.yaml`` on top. Raises INVALID_CONFIG naming file, line and key."""
+def load_metric_rules(model_metrics: Path | None = None, inline: MetricsFile | None = None) -> MetricRules:
+    """The shipped rules, with a model's ``metrics.yaml`` on top, and ``metrics`` of its config.yaml on top of that.
+
+    Raises INVALID_CONFIG naming file, line and key.
+    """
     _, shipped = _read(SHIPPED_METRICS, 0)
-    if model_metrics is None:
-        return _merge(_MetricsFile(), shipped)
-    source, own = _read(model_metrics, model_metrics.stat().st_mtime_ns)
-    metrics = shipped.metrics | own.metrics
-    groups = shipped.groups | own.groups
-    problems = len(source.problems)
+    rules = _merge(MetricsFile(), shipped)
+    if model_metrics is not None:
+        source, own = _read(model_metrics, model_metrics.stat().st_mtime_ns)
+        problems = len(source.problems)
+        for path, what in unknown_names(own, rules):
+            source.note(path, what, "DSC-16")
+        if len(source.problems) > problems:
+            raise source.refusal()
+        shipped = _joined(own, shipped)
+        rules = _merge(own, shipped)
+    return rules if inline is None else _merge(inline, shipped)
+
+
+def unknown_names(own: MetricsFile, rules: MetricRules) -> Iterable[tuple[KeyPath, str]]:
+    """Names in a model's own metrics that nothing defines: the path of each, and what is wrong."""
+    metrics = {*rules.metrics, *rules.open, *own.metrics}
+    groups = {*rules.groups, *own.groups}
     for index, name in enumerate(own.names):
         if name.metric not in metrics:
-            source.note(("names", index, "metric"), f"there is no metric {name.metric!r}", "DSC-16")
+            yield ("names", index, "metric"), f"there is no metric {name.metric!r}"
+        elif name.metric in own.metrics and own.metrics[name.metric].worst is None:
+            yield (
+                ("names", index, "metric"),
+                f"the metric {name.metric!r} needs worst: min or max to be used by a pattern",
+            )
     for key, metric in own.metrics.items():
-        if metric.group not in groups:
-            source.note(("metrics", key, "group"), f"there is no group {metric.group!r}; add it to groups", "DSC-16")
-    if len(source.problems) > problems:
-        raise source.refusal()
-    return _merge(own, shipped)
+        if metric.group is not None and metric.group not in groups:
+            yield ("metrics", key, "group"), f"there is no group {metric.group!r}; add it to groups"
+
+
+def _joined(own: MetricsFile, shipped: MetricsFile) -> MetricsFile:
+    return MetricsFile(
+        groups=shipped.groups | own.groups,
+        metrics=shipped.metrics | own.metrics,
+        names=own.names + shipped.names,
+        nested_names=own.nested_names + shipped.nested_names,
+        scope={role: own.scope.get(role, ()) + shipped.scope.get(role, ()) for role in SCOPE_ROLES},
+        protected=own.protected + shipped.protected,
+        threshold_like=own.threshold_like + shipped.threshold_like,
+        layouts=own.layouts + shipped.layouts,
+        group_names=own.group_names + shipped.group_names,
+    )
 
 
 def family(group: str, policy: GroupPolicy | None) -> Family:
@@ -161,22 +230,30 @@ def family(group: str, policy: GroupPolicy | None) -> Family:
     return known or shipped.groups.get(group, GroupPolicy()).family or "other"
 
 
-def _merge(own: _MetricsFile, shipped: _MetricsFile) -> MetricRules:
-    return MetricRules(
-        metrics={key: _spec(key, metric) for key, metric in (shipped.metrics | own.metrics).items()},
-        groups=shipped.groups | own.groups,
-        names=tuple((re.compile(name.pattern), name.metric) for name in own.names + shipped.names),
-        nested_names=_compiled(own.nested_names + shipped.nested_names),
-        scope={role: _compiled(own.scope.get(role, ()) + shipped.scope.get(role, ())) for role in SCOPE_ROLES},
-        protected_names=_compiled(own.protected + shipped.protected),
-        threshold_like=_compiled(own.threshold_like + shipped.threshold_like),
-        layouts=own.layouts + shipped.layouts,
+def _merge(own: MetricsFile, shipped: MetricsFile) -> MetricRules:
+    all = _joined(own, shipped)
+    group_names = tuple((re.compile(name.pattern), name.group) for name in all.group_names)
+    rules = MetricRules(
+        metrics={},
+        open={key: metric for key, metric in all.metrics.items() if metric.worst is None},
+        groups=all.groups,
+        names=tuple((re.compile(name.pattern), name.metric) for name in all.names),
+        nested_names=_compiled(all.nested_names),
+        scope={role: _compiled(all.scope[role]) for role in SCOPE_ROLES},
+        protected_names=_compiled(all.protected),
+        threshold_like=_compiled(all.threshold_like),
+        layouts=all.layouts,
+        group_names=group_names,
+    )
+    return rules.extended(
+        _spec(key, metric, metric.worst, rules.group_of(key)) for key, metric in all.metrics.items() if metric.worst
     )
 
 
-def _spec(key: str, metric: _Metric) -> MetricSpec:
-    display = Display(label=metric.label, scale=metric.scale, digits=metric.digits)
-    return MetricSpec(key, metric.group, metric.worst, display, metric.nested, metric.integer)
+def _spec(key: str, metric: Metric, worst: WorstOp, group: str) -> MetricSpec:
+    digits = _DIGITS if metric.digits is None else metric.digits
+    display = Display(label=metric.label or key, scale=metric.scale, digits=digits)
+    return MetricSpec(key, metric.group or group, worst, display, metric.nested, metric.integer)
 
 
 def _compiled(patterns: Iterable[str]) -> tuple[re.Pattern[str], ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Annotated, cast
 
@@ -34,7 +34,7 @@ from tune_mcp.config.fields import (
     one_or_more,
 )
 from tune_mcp.config.launch_env import Env, Public
-from tune_mcp.config.metrics import SampleSource
+from tune_mcp.config.metrics import MetricsFile, SampleSource, inline_form
 from tune_mcp.config.yaml_source import Yaml
 
 _SELECTING = (
@@ -195,6 +195,7 @@ _BY_NAME = frozenset(
         "gpus_per_test",
         "pytest_extra_args",
         "metric_sources",
+        "thresholds",
         "timeout_s",
     )
 )
@@ -256,6 +257,8 @@ class ModelConfig(ConfigModel):
     ``requires_speaker_sim_by_test`` says which tests load the checkpoints of speaker similarity,
     ``requires_speaker_sim`` for the others; without both, they are needed where a model or host names the folder.
     ``timeout_s`` limits one pytest in seconds; ``cache_wipes`` are folders below OMNI_CI_HOME emptied before each.
+    ``thresholds`` names the numbers of a test file that bound a metric, by the expression that reads each; an empty
+    mapping says that the file has none. ``metrics`` describes metrics as metrics.yaml does.
     ``allowed_pytest_failure`` are tests that may fail for another reason than a threshold.
     ``venv_imports`` are modules that precheck loads; without the key it is the repository's own package.
     ``ci_env_file`` is the script that CI sources before every test, which ``auto_env`` is compared with.
@@ -290,6 +293,8 @@ class ModelConfig(ConfigModel):
     stage_base_strip_suffix: str = ""
     stage_base_docs_override: Name | None = None
     metric_sources: dict[FileName, FileSource] = Field(default_factory=dict)
+    thresholds: dict[FileName, dict[str, Name]] = Field(default_factory=dict)
+    metrics: Annotated[MetricsFile, BeforeValidator(inline_form)] = Field(default_factory=MetricsFile)
     timeout_s: dict[FileName, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     cache_wipes: Annotated[tuple[RelativePath, ...], BeforeValidator(one_or_more)] = ()
     optimisations: dict[Name, Optimisation] = Field(default_factory=dict)
@@ -343,9 +348,20 @@ class ModelConfig(ConfigModel):
 
     def named_tests(self) -> tuple[str, ...]:
         """Every test file name that some key mentions, in a fixed order."""
-        maps = (self.metric_sources, self.hf_model_ids_by_test, self.gpus_per_test, self.extra_env)
+        maps = (self.metric_sources, self.thresholds, self.hf_model_ids_by_test, self.gpus_per_test, self.extra_env)
         maps = (*maps, self.hf_datasets_by_test, self.requires_speaker_sim_by_test)
         names = [name for mapping in (*maps, self.pytest_extra_args, self.timeout_s) for name in mapping]
         names += [name for one in self.optimisations.values() for name in one.tests]
         names += [name for one in self.required_files for name in one.tests]
         return tuple(dict.fromkeys(names))
+
+
+def globbed_files(repo_root: Path, model: ModelConfig) -> Iterator[str]:
+    """The Python files that ``test_globs`` finds, relative to the repository, each once, in the order of the globs."""
+    seen: set[str] = set()
+    for pattern in model.test_globs:
+        for path in sorted(repo_root.glob(pattern)):
+            name = path.relative_to(repo_root).as_posix()
+            if path.suffix == ".py" and name not in seen:
+                seen.add(name)
+                yield name

@@ -54,7 +54,7 @@ class StageEntry(Frozen):
 
 
 class CatalogReply(Reply):
-    """Hosts, models, and with a model its stages and aliases."""
+    """Hosts, models, and with a model its stages and aliases; ``undescribed`` are test files without a stage."""
 
     repo_root: str
     hosts: tuple[HostEntry, ...]
@@ -62,6 +62,7 @@ class CatalogReply(Reply):
     model: str | None = None
     stages: tuple[StageEntry, ...] = ()
     aliases: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    undescribed: tuple[str, ...] = ()
 
     def lines(self) -> Iterable[str]:
         """Models and hosts; with a model one line a stage."""
@@ -83,5 +84,7 @@ class CatalogReply(Reply):
                 f"{metric.key}" + ("" if metric.status == "OK" else " (NEEDS_CONFIG)") for metric in stage.metrics
             )
             yield f"  {stage.key} [{'; '.join(fact for fact in [stage.test, *facts] if fact)}]: {names or 'no metric'}"
+        for path in self.undescribed:
+            yield f"  STALE: {path} fits test_globs, and no stage describes it"
         short = [name for name in self.aliases if name != "ALL"]
         yield f"aliases: ALL, {', '.join(short)}"

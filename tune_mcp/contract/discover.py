@@ -23,6 +23,7 @@ class DiscoverReply(Reply):
     unrecognised: tuple[str, ...]
     problems: tuple[str, ...]
     suggestions: dict[str, str]
+    without: tuple[str, ...] = ()
 
     def lines(self) -> Iterable[str]:
         """Counts first, then what needs a person."""
@@ -35,11 +36,12 @@ class DiscoverReply(Reply):
             ("NEEDS_CONFIG", self.needs_config),
             ("collision", self.collisions),
             ("config differs from the test", self.conflicts),
-            ("not recognised", self.unrecognised),
+            ("no threshold was found, so it is not run", self.without),
+            ("not calibrated", self.unrecognised),
             ("note", self.problems),
         ):
             for line in lines:
                 yield f"{title}: {line}"
         for file, suggestion in self.suggestions.items():
-            yield f"suggested metric_sources entry for {file}:"
+            yield f"block for config.yaml about {file} (merge it into keys that are there already):"
             yield suggestion.rstrip()

@@ -47,9 +47,17 @@ def expand(tokens: Sequence[str], table: StageTable) -> tuple[str, ...]:
     """The stage keys that ``tokens`` mean, in catalogue order, each once.
 
     A token is a stage key, an alias or several of them with commas or spaces between. Raises UNKNOWN_STAGE when one is
-    unknown or when nothing is asked for: an empty matrix is never ready.
+    unknown or when nothing is asked for: an empty matrix is never ready; NO_THRESHOLDS for a table without stages.
     """
     names = [name for token in tokens for name in re.split(r"[,\s]+", token) if name]
+    if names and not table:
+        raise Refusal(
+            Code.NO_THRESHOLDS,
+            "STG-01",
+            "the stage table is empty: no test has a threshold that config or a name pattern claims",
+            "call discover: it lists what the tests assert, with the block for config.yaml",
+            {"stages": [*tokens]},
+        )
     short = aliases(table)
     chosen: set[str] = set()
     for name in names:
@@ -57,8 +65,9 @@ def expand(tokens: Sequence[str], table: StageTable) -> tuple[str, ...]:
             raise _unknown(name, [*short, *table])
         chosen.update((name,) if name in table else short[name])
     if not chosen:
-        what = "the stage table is empty" if names and not table else "no stage is named"
-        raise Refusal(Code.UNKNOWN_STAGE, "STG-01", what, "name stages, or ALL", {"stages": [*tokens], "near": []})
+        raise Refusal(
+            Code.UNKNOWN_STAGE, "STG-01", "no stage is named", "name stages, or ALL", {"stages": [*tokens], "near": []}
+        )
     return tuple(key for key in table if key in chosen)
 
 

@@ -16,6 +16,7 @@ from enum import StrEnum
 
 from tune_mcp.discover.bindings import ASSIGNING, ModuleScope
 from tune_mcp.discover.blanks import Blank, BlankForm, handed_on, is_none, keys_read
+from tune_mcp.discover.leaves import canonical, leaf_nodes, root_of
 from tune_mcp.discover.source_tree import SourceTree, number_of, parsed_expression, read_tree
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import sha256_bytes
@@ -88,7 +89,8 @@ class ModuleConstants:
     gives ``a.b`` and ``a.b.c``); ``elsewhere`` says how a name that no assignment binds is bound. ``indexed`` maps a
     name to every whole number and every name by which it is subscripted anywhere in the file. ``keywords`` are the
     keyword arguments of calls anywhere in it that are whole numbers. ``keys_read`` maps a name to the string keys that
-    the file asks it for, ``handed_on`` are the names that it gives to other code as a whole.
+    the file asks it for, ``handed_on`` are the names that it gives to other code as a whole. ``leaves`` are numbers
+    inside a class, a dict or an object, each a constant by the expression that reads it (``Limits.acc``).
     """
 
     path: str
@@ -100,6 +102,20 @@ class ModuleConstants:
     keywords: frozenset[tuple[str, int]] = frozenset()
     keys_read: dict[str, frozenset[str]] = field(default_factory=lambda: dict[str, frozenset[str]]())
     handed_on: frozenset[str] = frozenset()
+    leaves: dict[str, Constant] = field(default_factory=lambda: dict[str, Constant]())
+
+    def constant(self, symbol: str) -> Constant | None:
+        """The constant or leaf of that name."""
+        return self.constants.get(symbol) or self.leaves.get(symbol)
+
+    def table_entry(self, source: str) -> bool:
+        """Whether ``source`` names a key of a table by load, ``TABLE['key']`` or ``TABLE[8]['key']``."""
+        try:
+            symbol, outer, subkey = _parts(source)
+        except Refusal:
+            return False
+        found = self.constants.get(symbol)
+        return found is not None and subkey is not None and found.has(outer, subkey)
 
     def number(self, name: str) -> int | float | None:
         """Value of a plain NUMBER constant, also through one alias ``A = B``; None for anything else."""
@@ -116,6 +132,10 @@ class ModuleConstants:
         ``concurrency`` None takes the only outer key of a nested dict; a bare number has none. Raises ``Refusal``
         THRESHOLD_UNKNOWN for everything that may not be edited (rules APL-15, APL-16, APL-17).
         """
+        if (leaf := self.leaves.get(source)) is not None:
+            if leaf.problem is not None:
+                raise self._unknown("APL-17", source, leaf.line, leaf.problem)
+            return leaf.literals[0]
         symbol, outer, subkey = _parts(source)
         if outer is not None and concurrency is not None and outer != concurrency:
             raise _bad_source(source, f"it names concurrency {outer}, but {concurrency} is asked for")
@@ -196,7 +216,10 @@ _WHAT: Mapping[ConstantKind, str] = {
 
 
 def split_source(source: str) -> tuple[str, str | None]:
-    """Symbol and inner key of ``NAME``, ``_X['k']`` or ``_X[8]['k']``. Raises ``Refusal`` INVALID_ARGUMENT."""
+    """Symbol and inner key of ``NAME``, ``_X['k']`` or ``_X[8]['k']``; a leaf of another form is its own symbol.
+
+    Raises ``Refusal`` INVALID_ARGUMENT.
+    """
     symbol, _, subkey = _parts(source)
     return symbol, subkey
 
@@ -204,7 +227,12 @@ def split_source(source: str) -> tuple[str, str | None]:
 def _parts(source: str) -> tuple[str, int | None, str | None]:
     match = _SOURCE.fullmatch(source)
     if match is None or not match["symbol"].isidentifier() or keyword.iskeyword(match["symbol"]):
-        raise _bad_source(source, "it has neither the form NAME nor _NAME['key']")
+        try:
+            if not source.isidentifier() and canonical(source) == source:
+                return source, None, None
+        except ValueError:
+            pass
+        raise _bad_source(source, "it has neither the form NAME nor NAME['key'], nor that of an attribute or entry")
     return match["symbol"], None if match["outer"] is None else int(match["outer"]), match["key"]
 
 
@@ -240,6 +268,15 @@ def parse_module(data: bytes, path: str) -> ModuleConstants:
     filled = {name: reader.nested(found[name], value, numbers) for name, value in nested}
     constants = {name: filled.get(name, constant) for name, constant in found.items()}
     imports, keywords = frozenset(_imports(source.tree)), frozenset(_keywords(source.tree))
+    leaves: dict[str, Constant] = {}
+    tables = {name for name, constant in constants.items() if constant.kind is ConstantKind.NESTED}
+    for leaf in leaf_nodes(source.tree).values():
+        if root_of(leaf.source) in tables:
+            continue
+        literal, trouble = reader.literal(leaf.source, None, None, leaf.node)
+        leaves[leaf.source] = Constant(
+            leaf.source, ConstantKind.NUMBER, leaf.node.lineno, (literal,), leaf.problem or trouble
+        )
     return ModuleConstants(
         path,
         sha256_bytes(data),
@@ -250,6 +287,7 @@ def parse_module(data: bytes, path: str) -> ModuleConstants:
         keywords,
         keys_read(source.tree),
         handed_on(source.tree),
+        leaves,
     )
 
 

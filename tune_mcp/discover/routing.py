@@ -6,13 +6,15 @@ whatever else bears a threshold's name is told, not taken.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from tune_mcp.config.metrics import MetricRules, MetricSpec
 from tune_mcp.config.model import FileSource, Preset, Variant
+from tune_mcp.discover.assertions import Gate, Unread
 from tune_mcp.discover.blanks import BlankForm
-from tune_mcp.discover.constants import Constant, ConstantKind, ModuleConstants
+from tune_mcp.discover.constants import Constant, ConstantKind, ModuleConstants, split_source
+from tune_mcp.discover.leaves import names_in
 from tune_mcp.errors import Code, Refusal
 
 
@@ -51,8 +53,19 @@ class Routing:
     problems: list[str] = field(default_factory=list[str])
 
 
-def route(test: str, config: FileSource, module: ModuleConstants, rules: MetricRules) -> Routing:
-    """Sort the constants of ``module`` into trees.
+Asserts = Callable[[str], Gate | Unread]
+"""What the tests of one file assert of a constant."""
+
+
+def route(
+    test: str,
+    config: FileSource,
+    module: ModuleConstants,
+    rules: MetricRules,
+    named: Mapping[str, MetricSpec],
+    asserts: Asserts,
+) -> Routing:
+    """Sort the constants of ``module`` into trees: those that config names, then those whose names fit a pattern.
 
     Raises INVALID_CONFIG when two presets or variants claim one constant, and when one of them could claim none.
     """
@@ -61,7 +74,9 @@ def route(test: str, config: FileSource, module: ModuleConstants, rules: MetricR
     variants: list[str | None] = [None, *config.variants]
     presets: list[str | None] = [*config.calibration_presets] or [None]
     trees = {(variant, preset): Tree(preset, variant) for variant in variants for preset in presets}
-    for claim in _claims(config, module, rules, found):
+    claims = [*_named(named, module, found), *_claims(config, module, rules, named, found)]
+    claims += _leaves(config, module, rules, named, asserts, {claim.spec.key for claim in claims})
+    for claim in claims:
         if not claim.writable:
             for (variant, preset), tree in trees.items():
                 if _fits(claim.symbol, config.variants, variant) and _fits(
@@ -118,13 +133,62 @@ def _one(test: str, key: str, rule: str, claim: Claim, names: list[str]) -> str 
     return names[0] if names else None
 
 
-def _claims(config: FileSource, module: ModuleConstants, rules: MetricRules, found: Routing) -> Iterator[Claim]:
+def _named(named: Mapping[str, MetricSpec], module: ModuleConstants, found: Routing) -> Iterator[Claim]:
+    for source, spec in named.items():
+        constant = module.constant(source)
+        if constant is None:  # an entry of a table by load
+            yield Claim(spec, split_source(source)[0], source)
+            continue
+        blank = constant.kind is ConstantKind.NONE
+        why = constant.problem or (None if blank or constant.kind is ConstantKind.NUMBER else _WHAT[constant.kind])
+        if why:
+            found.problems.append(f"{module.path}:{constant.line}: {source} is not calibrated: {why} [APL-17]")
+        yield Claim(spec, source, source, writable=not why, blank=blank)
+
+
+def _leaves(
+    config: FileSource,
+    module: ModuleConstants,
+    rules: MetricRules,
+    named: Mapping[str, MetricSpec],
+    asserts: Asserts,
+    taken: set[str],
+) -> list[Claim]:
+    """Numbers inside a class, a dict or an object whose name alone fits a metric, and that a test asserts that way."""
+    claims: dict[str, list[Claim]] = {}
+    for source, leaf in module.leaves.items():
+        spec = _leaf_metric(source, rules)
+        if spec is None or source in named or source in config.ignored_constants or leaf.problem is not None:
+            continue
+        gate = asserts(source)
+        if isinstance(gate, Gate) and gate.worst == spec.worst:
+            claims.setdefault(spec.key, []).append(Claim(spec, source, source))
+    # Two of them could only be told apart by config; they are listed with the block to paste.
+    return [found[0] for key, found in claims.items() if len(found) == 1 and key not in taken]
+
+
+def _leaf_metric(source: str, rules: MetricRules) -> MetricSpec | None:
+    names = names_in(source)
+    if any(rules.protected(name) for name in names):
+        return None
+    return next(
+        (spec for name in reversed(names) if (spec := rules.match(name, None) or rules.metrics.get(name))), None
+    )
+
+
+def _claims(
+    config: FileSource,
+    module: ModuleConstants,
+    rules: MetricRules,
+    named: Mapping[str, MetricSpec],
+    found: Routing,
+) -> Iterator[Claim]:
     for constant in module.constants.values():
         name = constant.name
-        if name != name.upper() or name in config.ignored_constants or rules.protected(name):
+        if name in named or name != name.upper() or name in config.ignored_constants or rules.protected(name):
             continue
         if constant.kind is ConstantKind.NESTED:
-            yield from _nested(constant, config, module, rules, found)
+            yield from _nested(constant, config, module, rules, named, found)
             continue
         spec = rules.match(name, None)
         where = f"{module.path}:{constant.line}: {name}"
@@ -138,7 +202,7 @@ def _claims(config: FileSource, module: ModuleConstants, rules: MetricRules, fou
                 yield Claim(spec, name, name)
         elif spec is not None and constant.kind is ConstantKind.NONE and constant.problem is None:
             yield Claim(spec, name, name, blank=True)
-        elif spec is not None or rules.named_as_nested(name):
+        elif spec is not None or (rules.named_as_nested(name) and not _has_leaves(name, module)):
             found.problems.append(f"{where} is not calibrated: {constant.problem or _WHAT[constant.kind]} [APL-17]")
             if spec is not None and constant.kind is ConstantKind.DERIVED:
                 yield Claim(spec, name, name, writable=False)
@@ -151,7 +215,12 @@ def _claims(config: FileSource, module: ModuleConstants, rules: MetricRules, fou
                 yield Claim(spec, name, name, writable=False)
 
 
+def _has_leaves(name: str, module: ModuleConstants) -> bool:
+    return any(source.startswith(f"{name}[") for source in module.leaves)
+
+
 _WHAT = {
+    ConstantKind.NESTED: "it is a table; name one of its numbers, as TABLE['key']",
     ConstantKind.NONE: "it is None",
     ConstantKind.DERIVED: "it is derived by an expression",
     ConstantKind.STRING: "it is a string",
@@ -160,10 +229,17 @@ _WHAT = {
 
 
 def _nested(
-    constant: Constant, config: FileSource, module: ModuleConstants, rules: MetricRules, found: Routing
+    constant: Constant,
+    config: FileSource,
+    module: ModuleConstants,
+    rules: MetricRules,
+    named: Mapping[str, MetricSpec],
+    found: Routing,
 ) -> Iterator[Claim]:
     name = constant.name
     where = f"{module.path}:{constant.line}: {name}"
+    if any(split_source(source)[0] == name for source in named):
+        return  # config says what of this table is a threshold
     known = rules.named_as_nested(name)
     if constant.problem is not None:
         found.problems += [f"{where} is not calibrated: {constant.problem} [APL-17]"] if known else []

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 
 from tune_mcp.config.metrics import MetricRules
 from tune_mcp.config.model import ModelConfig
@@ -15,11 +16,13 @@ from tune_mcp.config.stages import DOCS_GROUP, Location, Stage, StageMetric, Sta
 from tune_mcp.discover.assertions import AssertionReader
 from tune_mcp.discover.calibrated import CalibratedFile, CalibratedFiles, clash
 from tune_mcp.discover.claimants import drop_unread, rivals_of
-from tune_mcp.discover.infer import infer
+from tune_mcp.discover.infer import Inferred, infer
+from tune_mcp.discover.named import Named, read_named
 from tune_mcp.discover.routing import Claim, Routing, Tree, route
 from tune_mcp.discover.scope import Modules
 from tune_mcp.discover.sources import StageSources
 from tune_mcp.discover.suggest import suggestion
+from tune_mcp.discover.unclaimed import data_files, unclaimed
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.run_dir import iso
 
@@ -38,8 +41,10 @@ class Discovery:
     """What ``discover`` found.
 
     ``added``, ``removed`` and ``changed`` are stage keys against the previous table, ``last_discovered_at`` aside.
-    ``needs_config`` holds (stage key, metric key, source). ``unrecognised`` are ``path: NAME`` of numbers that look
-    like thresholds and match no pattern (DSC-14). ``suggestions`` are YAML blocks by test file name (MOD-06).
+    ``needs_config`` holds (stage key, metric key, source). ``unrecognised`` are lines about numbers that a test asserts
+    against, or that look like thresholds, and that no metric claims (DSC-14). ``without`` are test files in which no
+    threshold was found and that config does not declare to have none. ``suggestions`` are YAML blocks for config.yaml
+    by test file name (MOD-06).
     """
 
     stages: StageTable
@@ -52,17 +57,26 @@ class Discovery:
     conflicts: tuple[str, ...]
     suggestions: dict[str, str]
     problems: tuple[str, ...]
+    without: tuple[str, ...] = ()
 
 
 def discover(
-    model: ModelConfig, rules: MetricRules, repo_root: Path, previous: StageTable | None, now: datetime
+    model: ModelConfig,
+    rules: MetricRules,
+    repo_root: Path,
+    previous: StageTable | None,
+    now: datetime,
+    *,
+    only_stages: bool = False,
 ) -> Discovery:
     """Read the tests of ``model`` below ``repo_root`` and build their stages.
+
+    ``only_stages``: leave out the search for numbers that no metric claims, which takes time.
 
     Raises INVALID_CONFIG for files that do not parse, constants that fit two presets or variants, a missing threshold
     file, and two stages of one key.
     """
-    builder = _Builder(model, rules, Modules(repo_root), AssertionReader(repo_root))
+    builder = _Builder(model, rules, Modules(repo_root), AssertionReader(repo_root), only_stages)
     builder.build()
     before = previous or {}
     stages: StageTable = {}
@@ -88,6 +102,7 @@ def discover(
         conflicts=tuple(builder.conflicts),
         suggestions=builder.suggestions,
         problems=tuple(dict.fromkeys(builder.problems)),
+        without=tuple(builder.without),
     )
 
 
@@ -101,6 +116,9 @@ class _Builder:
     rules: MetricRules
     modules: Modules
     reader: AssertionReader
+    only_stages: bool = False
+    named: Named = field(default_factory=Named)
+    without: list[str] = field(default_factory=list[str])
     stages: StageTable = field(default_factory=dict[str, Stage])
     collisions: list[Collision] = field(default_factory=list[Collision])
     unrecognised: list[str] = field(default_factory=list[str])
@@ -111,15 +129,22 @@ class _Builder:
     def build(self) -> None:
         files = CalibratedFiles(self.model, self.rules, self.modules)
         found = [files.read(path) for path in files.paths()]
-        routes = [(file, route(file.name, file.config, file.thresholds, self.rules)) for file in found]
+        self.named = read_named(self.model, self.rules, found, self.reader)
+        self.problems += self.named.problems
+        self.rules = self.rules.extended(self.named.specs())
+        routes = [(file, self.route(file)) for file in found]
         self.problems += drop_unread(routes, self.reader)
         docs = [file for file, routing in routes if not routing.trees]
         for file, routing in routes:
-            self.unrecognised += [f"{file.thresholds.path}: {name}" for name in routing.unrecognised]
             self.problems += routing.problems
             self.test_file(file, routing, only_docs=docs == [file])
         self.problems += files.problems
         self.problems += files.unused_names(found)
+
+    def route(self, file: CalibratedFile) -> Routing:
+        thresholds = file.thresholds
+        asserts = partial(self.reader.gate, file.path, thresholds.path, concurrency=None)
+        return route(file.name, file.config, thresholds, self.rules, self.named.of(file.name), asserts)
 
     def test_file(self, file: CalibratedFile, routing: Routing, only_docs: bool) -> None:
         inferred = infer(file.data, file.path, self.rules, file.module.imports)
@@ -132,11 +157,34 @@ class _Builder:
             self.conflicts += [line for line in sources.conflicts(file.name, stages) if line not in self.conflicts]
         if not routing.trees:
             override = self.model.stage_base_docs_override if only_docs else None
-            self.docs(file, override or f"{file.base}_{DOCS_GROUP}", StageSources.of(file.config, None, inferred))
-        if file.name not in self.model.metric_sources:
-            claimed = {claim.spec.key for tree in routing.trees for claim in tree.claims}
-            keys = [key for key in self.rules.metrics if key in claimed]
-            self.suggestions[file.name] = suggestion(file.name, keys, inferred)
+            if self.is_docs(file) or override:
+                self.docs(file, override or f"{file.base}_{DOCS_GROUP}", StageSources.of(file.config, None, inferred))
+            else:
+                self.without.append(file.path)
+        if not self.only_stages:
+            self.told(file, routing, inferred)
+
+    def is_docs(self, file: CalibratedFile) -> bool:
+        """Whether a test file without thresholds is meant to have none: config says so, or its folder does."""
+        said = self.model.thresholds.get(file.name)
+        return DOCS_GROUP in PurePosixPath(file.path).parts or (said is not None and not said)
+
+    def told(self, file: CalibratedFile, routing: Routing, inferred: Inferred) -> None:
+        """What a person must say about a test file, and the block to paste."""
+        found = unclaimed(file, routing, self.rules, self.reader)
+        told = {one.source.partition("[")[0] for one in found}
+        claimed = {claim.spec.key for tree in routing.trees for claim in (*tree.claims, *tree.rivals)}
+        self.unrecognised += [one.text for one in found]
+        self.unrecognised += [f"{file.thresholds.path}: {name}" for name in routing.unrecognised if name not in told]
+        self.problems += data_files(file, self.reader)
+        for level in (file.config, *file.config.variants.values()):
+            for metric in level.paths:
+                if metric not in claimed and metric in self.rules.metrics:
+                    where = f"metric_sources.{file.name}.paths names {metric}"
+                    self.problems.append(f"{where}, and no constant of {file.thresholds.path} claims it [DSC-16]")
+        keys = [key for key in self.rules.metrics if key in claimed]
+        if file.name not in self.model.metric_sources or any(one.nameable for one in found):
+            self.suggestions[file.name] = suggestion(file, keys, inferred, found)
 
     def groups(self, tree: Tree, routing: Routing) -> list[str]:
         """The groups of a tree in the order of the rules, with those that only a sibling preset has (TTS-05)."""

@@ -1,25 +1,69 @@
-"""A block for config.yaml about a test file that it does not describe, to be copied and reviewed (MOD-06, DSC-05)."""
+"""A block for config.yaml about a test file, to be pasted and reviewed (MOD-06, DSC-05)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
 
+from tune_mcp.discover.assertions import Gate
+from tune_mcp.discover.calibrated import CalibratedFile
 from tune_mcp.discover.infer import Inferred
+from tune_mcp.discover.leaves import names_in
+from tune_mcp.discover.unclaimed import BOUND, Unclaimed
+
+_SIDES = re.compile(r"(?:^|_)(?:min|max|minimum|maximum|threshold|limit|floor|ceiling|reference|ref)(?=_|$)")
 
 
-def suggestion(test: str, metrics: Iterable[str], inferred: Inferred) -> str:
-    """YAML to paste at the end of ``metric_sources``, indented for it. A person fills in what is blank."""
-    known = inferred.layout
-    lines = [f"  {test}:", f"    json_file: {_quoted(inferred.json_file)}"]
+def suggestion(file: CalibratedFile, metrics: Iterable[str], inferred: Inferred, found: Collection[Unclaimed]) -> str:
+    """YAML whose two parts belong at the top level of config.yaml. A person fills in what is blank."""
+    test, known = file.name, inferred.layout
+    keys = list(dict.fromkeys(metrics))
+    named = metric_names([one.source for one in found if one.nameable], keys)
+    lines: list[str] = []
+    if named:
+        lines += ["thresholds:", f"  {test}:"]
+        for one in found:
+            if one.source in named and isinstance(one.gate, Gate):
+                lines.append(f"    {one.source}: {named[one.source]}  # {BOUND[one.gate.worst]}: {one.gate.how}")
+    if not named and not keys:
+        return f"thresholds:\n  {test}: {{}}  # it has no threshold: it must pass, and nothing is written\n"
+    lines += ["metric_sources:", f"  {test}:", f"    json_file: {_quoted(inferred.json_file)}"]
     if known:
         lines += ["    sample_counts:"]
         lines += [f"      total: {_quoted(known.sample_counts.total)}", f"      ok: {_quoted(known.sample_counts.ok)}"]
     else:
-        lines += ["    sample_counts:  # fill in total and ok"]
-    keys = list(dict.fromkeys(metrics))
-    lines += ["    paths:" if keys else "    paths: {}"]
-    lines += [f"      {key}: {_quoted(known.paths.get(key) if known else None)}" for key in keys]
+        lines += ["    sample_counts:  # fill in total and ok, or `one` where a repeat is one measurement"]
+    lines += ["    paths:"]
+    lines += [f"      {key}: {_quoted(known.paths.get(key) if known else None)}" for key in (*keys, *named.values())]
     return "\n".join(lines) + "\n"
+
+
+def metric_names(sources: Iterable[str], taken: Collection[str] = ()) -> dict[str, str]:
+    """A metric for each threshold: its own name without its side, with what tells it from the others."""
+    found: dict[str, str] = {}
+    for source in sources:
+        names = [_plain(name) for name in names_in(source)]
+        shortest = next((name for name in reversed(names) if name), "value")
+        whole = "_".join(dict.fromkeys(name for name in (*names, *_numbers(source)) if name)) or "value"
+        name = next(name for name in _tried(shortest, whole) if name not in (*taken, *found.values()))
+        found[source] = name
+    return found
+
+
+def _tried(*names: str) -> Iterable[str]:
+    yield from names
+    yield from (f"{names[-1]}_{number}" for number in range(2, 1000))
+
+
+def _plain(name: str) -> str:
+    """``_TTFT_P95_MAX`` -> ``ttft_p95``."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
+    plain = re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
+    return _SIDES.sub("", plain).strip("_") or plain
+
+
+def _numbers(source: str) -> list[str]:
+    return re.findall(r"(?<=[\[( ])\d+(?=[\]),])", source)
 
 
 def _quoted(value: str | None) -> str:

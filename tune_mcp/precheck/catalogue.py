@@ -45,7 +45,7 @@ def contradicted(
     # Reads syntax trees: nothing that a supervisor needs.
     from tune_mcp.discover.stages import discover
 
-    found = discover(config, rules, repo_root, None, datetime.now(UTC)).stages
+    found = discover(config, rules, repo_root, None, datetime.now(UTC), only_stages=True).stages
     odd: list[str] = []
     for stage in stages:
         names = _against(stage, found[stage.key]) if stage.key in found else ("no such stage",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tune_mcp.config.model import globbed_files
 from tune_mcp.config.stages import Stage
 from tune_mcp.contract.catalog import CatalogReply, HostEntry, MetricEntry, ModelEntry, StageEntry
 from tune_mcp.discover.aliases import aliases
@@ -26,16 +27,19 @@ def catalog(project: Project, model: str | None = None) -> CatalogReply:
     overview = CatalogReply(repo_root=str(project.repo_root), hosts=hosts, models=models, next=_first_step(models))
     if model is None:
         return overview
-    project.places.model(model)
+    config = project.places.model(model)
     table = project.places.stages(model)
     stale = set(stale_files(project.repo_root, tuple(table.values())))
+    described = {stage.test for stage in table.values()}
+    undescribed = tuple(path for path in globbed_files(project.repo_root, config) if path not in described)
     return overview.model_copy(
         update={
             "model": model,
             "stages": tuple(_stage(stage, stale) for stage in table.values()),
             "aliases": aliases(table),
+            "undescribed": undescribed,
             "next": f"call discover with model={model}: files changed"
-            if stale
+            if stale or undescribed
             else f"call precheck with model={model}",
         }
     )

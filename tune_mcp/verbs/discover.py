@@ -51,6 +51,7 @@ def discover(project: Project, model: str, write: bool = True) -> DiscoverReply:
         unrecognised=tuple(found.unrecognised),
         problems=(*found.problems, *_assumed_gpus(config, found.stages)),
         suggestions=dict(found.suggestions),
+        without=found.without,
         next=_after(found, model, write),
     )
 
@@ -74,6 +75,8 @@ def _previous(project: Project, model: str) -> StageTable | None:
 def _after(found: Discovery, model: str, write: bool) -> str:
     if found.needs_config:
         return "add the missing JSON paths under metric_sources in config.yaml, then call discover again"
+    if found.without or (not found.stages and found.suggestions):
+        return "put the blocks above into config.yaml, or take these files out of test_globs, then call discover again"
     if not found.stages:
-        return "no stage was found: look at test_globs and the constants' names"
+        return "no stage was found: look at test_globs"
     return f"call precheck with model={model}" if write else "call discover with write=true to keep this"

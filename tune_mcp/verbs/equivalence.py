@@ -131,7 +131,7 @@ def _literals(repo_root: Path, plan: Plan, git_sha: str, change: Change) -> list
 def _place(key: tuple[str, int | None]) -> str:
     source, level = key
     symbol, subkey = split_source(source)
-    return source if subkey is None else f"{symbol}[{level}]['{subkey}']"
+    return source if subkey is None or level is None else f"{symbol}[{level}]['{subkey}']"
 
 
 def _tracked(repo_root: Path, plan: Plan, git_sha: str, path: str, data: bytes) -> _Places:

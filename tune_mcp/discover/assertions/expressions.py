@@ -74,9 +74,15 @@ class Expressions(Values):
     def defaults(self, arguments: ast.arguments, scope: Scope) -> dict[str, Value]:
         """The defaults of a function's parameters."""
 
+    @abstractmethod
+    def literal(self, node: ast.expr) -> Value:
+        """The number that is asked for, as an unknown."""
+
     def eval(self, node: ast.expr, scope: Scope) -> Value:
         """The value of an expression."""
         self.step()
+        if node is self.asked:
+            return self.literal(node)
         match node:
             case ast.Constant(value=value):
                 return value

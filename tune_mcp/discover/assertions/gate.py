@@ -99,6 +99,7 @@ class Gate:
 
     ``worst``: "min" where the measured value must not lie below the limit, "max" where not above. ``strict``: the limit
     itself fails. ``how``: the place and the code. ``tests``: node names below the test file that assert it.
+    ``measured``: the expression that is compared, as far as it has one.
     """
 
     worst: WorstOp
@@ -106,6 +107,7 @@ class Gate:
     how: str
     tests: tuple[str, ...]
     rules: tuple[Rule, ...] = field(repr=False, compare=False)
+    measured: str = ""
 
     def limit(self, reference: float) -> float:
         """The limit on the measured value for that reference, to the last bit as the test computes it.

@@ -107,7 +107,7 @@ def judge(failures: Iterable[Failure], present: float | None, clock: Callable[[]
             return Unread(f"its uses disagree ({first.failure.how}; {use.failure.how})", UnreadKind.DISAGREE)
     rules = tuple({id(use.rule.fails): use.rule for use in uses}.values())
     tests = tuple(dict.fromkeys(use.failure.test for use in uses if not use.condition))
-    return Gate(first.worst, first.strict, first.failure.how, tests, rules)
+    return Gate(first.worst, first.strict, first.failure.how, tests, rules, first.measured)
 
 
 def _agree(one: _Use, other: _Use, present: float | None) -> bool:

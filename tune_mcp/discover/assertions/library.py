@@ -126,6 +126,10 @@ class Calls(Expressions):
         self.fails(True, node, "Failed")
         return None
 
+    def _do_type(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        (one,) = args
+        return one.kind if isinstance(one, Instance) else self._foreign("type", args, keywords, node)
+
     def _do_pytest_approx(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
         return Approx(args[0])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -25,11 +25,12 @@ from tune_mcp.discover.assertions.objects import (
     as_tuple,
     tainted,
 )
-from tune_mcp.discover.assertions.reading import ANYTHING, NameReader, TestNode
+from tune_mcp.discover.assertions.reading import ANYTHING, NameReader, TestNode, class_parts
 from tune_mcp.discover.assertions.statements import Target
 from tune_mcp.discover.assertions.values import TooLong
 from tune_mcp.discover.constants import split_source
 from tune_mcp.discover.imports import SourceFiles
+from tune_mcp.discover.leaves import Leaf, attributes_of, leaf_nodes, load_of, root_of
 
 _BEFORE = ("setUpClass", "setup_class", "setUp", "setup_method", "asyncSetUp")
 _BEFORE_ALL = ("setUpModule", "setup_module", "setup_function")
@@ -59,10 +60,21 @@ class AssertionReader:
     _reached: dict[tuple[str, str], frozenset[tuple[str, str]]] = field(
         default_factory=lambda: dict[tuple[str, str], frozenset[tuple[str, str]]]()
     )
+    _leaves: dict[str, dict[str, Leaf]] = field(default_factory=lambda: dict[str, dict[str, Leaf]]())
 
     def __post_init__(self) -> None:
         self.files = SourceFiles(self.repo_root)
         self.names = NameReader(self.files)
+
+    def gate_of(self, test_file: str, node: ast.expr, env: Mapping[str, str] | None = None) -> Gate | Unread:
+        """The same for a number without a name: ``node`` is of the tree that ``files`` has of ``test_file``."""
+
+        def ask(until: float) -> Gate | Unread:
+            target = Target(test_file, "", None, None, node)
+            machine = Interpreter(self.files, target, test_file, env or {}, lambda _path, _node: True, self._long)
+            return self._judged(machine, test_file, until, None)
+
+        return self._bounded(test_file, ask)
 
     def gate(
         self,
@@ -77,11 +89,18 @@ class AssertionReader:
         ``concurrency`` is the outer key of a nested dict, None takes its only one. ``env`` is the environment of the
         tests; a variable that it does not name is unknown.
         """
+
+        def ask(until: float) -> Gate | Unread:
+            return self._gate(test_file, threshold_file, source, concurrency, env or {}, until)
+
+        return self._bounded(test_file, ask)
+
+    def _bounded(self, test_file: str, ask: Callable[[float], Gate | Unread]) -> Gate | Unread:
         started = time.thread_time()
         if self._spent.get(test_file, 0.0) > _FILE_SECONDS or sum(self._spent.values()) > _SECONDS:
             return Unread(_LONG, UnreadKind.UNCLEAR)
         try:
-            return self._gate(test_file, threshold_file, source, concurrency, env or {}, started + _GATE_SECONDS)
+            return ask(started + _GATE_SECONDS)
         except (TooLong, RecursionError):
             return Unread(_LONG, UnreadKind.UNCLEAR)
         except (AttributeError, KeyError, IndexError, TypeError, ValueError, Undefined) as error:
@@ -101,28 +120,49 @@ class AssertionReader:
     ) -> Gate | Unread:
         reading = self.reading(test_file, threshold_file, source)
         symbol, subkey = split_source(source)
-        target = Target(threshold_file, symbol, subkey, concurrency)
+        leaf = self.leaf(threshold_file, source)
+        if leaf is not None:
+            symbol, concurrency = root_of(source), load_of(source) if concurrency is None else concurrency
+        attributes = attributes_of(source) if leaf else frozenset[str]()
+        target = Target(threshold_file, symbol, subkey, concurrency, leaf.node if leaf else None)
 
         def reaches(path: str, node: ast.AST) -> bool:
             reached = self.names.closure(path, node)
-            return (threshold_file, symbol) in reached or (threshold_file, ANYTHING) in reached
+            if (threshold_file, symbol) in reached or (threshold_file, ANYTHING) in reached:
+                return True
+            return bool(attributes) and _mentions(node, attributes)
 
         machine = Interpreter(self.files, target, test_file, env, reaches, self._long)
         machine.deadline = deadline
-        module = machine.module(test_file)
+        machine.module(test_file)
         machine.module(threshold_file)
         if not machine.found:
             return Unread(f"{source} is not assigned at the top level of {threshold_file}", UnreadKind.UNCLEAR)
-        failures: list[Failure] = []
-        for test in self.names.tests(test_file):
-            if test.name in reading.tests:
-                failures += _Run(machine, module, self.files, test).failures()
-        found = judge(failures, machine.present, machine.clock)
+        found = self._judged(machine, test_file, deadline, reading.tests)
         if isinstance(found, Unread) and found.kind is UnreadKind.NOT_ASSERTED:
             if reading.unsure:
                 return Unread(reading.unsure, UnreadKind.UNCLEAR)
             return Unread(machine.pinned or found.reason, found.kind)
         return found
+
+    def _judged(
+        self, machine: Interpreter, test_file: str, deadline: float, tests: frozenset[str] | None
+    ) -> Gate | Unread:
+        """What those tests (None: all) of a file assert of the number that the machine asks for."""
+        machine.deadline = deadline
+        module = machine.module(test_file)
+        failures: list[Failure] = []
+        for test in self.names.tests(test_file):
+            if tests is None or test.name in tests:
+                failures += _Run(machine, module, self.files, test).failures()
+        return judge(failures, machine.present, machine.clock)
+
+    def leaf(self, path: str, source: str) -> Leaf | None:
+        """The number inside a class, a dict or an object of ``path`` that ``source`` reads, None for any other."""
+        if path not in self._leaves:
+            tree = self.files.tree(path)
+            self._leaves[path] = leaf_nodes(tree) if tree else {}
+        return self._leaves[path].get(source)
 
     def reading_tests(self, test_file: str, threshold_file: str, source: str) -> frozenset[str]:
         """Every test of ``test_file`` that reads the constant: directly, imported, or through a constant made of it.
@@ -134,12 +174,15 @@ class AssertionReader:
     def reading(self, test_file: str, threshold_file: str, source: str) -> Reading:
         """The same, and whether it is certain."""
         symbol, _ = split_source(source)
+        attributes = frozenset[str]()
+        if self.leaf(threshold_file, source):
+            symbol, attributes = root_of(source), attributes_of(source)
         certain: set[str] = set()
         unsure: set[str] = set()
         tests = self.names.tests(test_file)
         for test in tests:
             reached = self._reach(test_file, test)
-            if (threshold_file, symbol) in reached:
+            if (threshold_file, symbol) in reached or self._own(test_file, test, threshold_file, symbol, attributes):
                 certain.add(test.name)
             elif (threshold_file, ANYTHING) in reached:
                 unsure.add(test.name)
@@ -148,6 +191,18 @@ class AssertionReader:
         if not tests:
             return Reading(frozenset(), f"{test_file} has no test that its text shows")
         return Reading(frozenset(certain))
+
+    def _own(
+        self, test_file: str, test: TestNode, threshold_file: str, symbol: str, attributes: frozenset[str]
+    ) -> bool:
+        """Whether a test method reads an attribute of its own class, or of a base, of that name."""
+        if test.owner is None or not attributes:
+            return False
+        lineage = list(self.names.ancestry(test_file, test.owner))
+        if not any(path == threshold_file and node.name == symbol for path, node in lineage):
+            return False
+        parts = [test.function, *(part for _, node in lineage for part in class_parts(node))]
+        return any(_mentions(part, attributes) for part in parts)
 
     def derives(self, threshold_file: str, name: str, source: str) -> bool:
         """Whether the constant ``name`` of ``threshold_file`` is made of ``source`` (of the same file)."""
@@ -304,6 +359,11 @@ class _Run:
     def _is_named(self, function: Function, key: str, name: str) -> bool:
         named = [one for one in function.decorators if "name=" in one]
         return any(f"name={name!r}" in one for one in named) if named else key == name
+
+
+def _mentions(node: ast.AST, attributes: frozenset[str]) -> bool:
+    """Whether a piece of code reads an attribute of one of those names from anything."""
+    return any(isinstance(inner, ast.Attribute) and inner.attr in attributes for inner in ast.walk(node))
 
 
 def _single(row: Sequence[Value], width: int) -> Sequence[Value]:

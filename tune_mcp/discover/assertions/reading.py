@@ -73,7 +73,7 @@ class NameReader:
             elif isinstance(node, ast.ClassDef) and _is_test_class(node):
                 found += [
                     TestNode(f"{node.name}::{method.name}", method, node, path)
-                    for _, owner in self._ancestry(path, node)
+                    for _, owner in self.ancestry(path, node)
                     for method in owner.body
                     if isinstance(method, _Function) and method.name.startswith("test")
                 ]
@@ -91,9 +91,7 @@ class NameReader:
         """Every (file, name) that a test may read; the name ``*`` stands for all names of a file."""
         start: list[tuple[str, ast.AST]] = [(test.path, test.function)]
         if test.owner is not None:
-            start += [
-                (where, part) for where, owner in self._ancestry(path, test.owner) for part in _class_parts(owner)
-            ]
+            start += [(where, part) for where, owner in self.ancestry(path, test.owner) for part in class_parts(owner)]
         wanted = [one.arg for one in _parameters(test.function)]
         start += [part for name in wanted for part in self._fixtures(path, name)]
         start += list(self._fixtures(path, None))
@@ -224,7 +222,8 @@ class NameReader:
         for module in self._modules(path, node):
             yield module, ANYTHING
 
-    def _ancestry(self, path: str, node: ast.ClassDef, depth: int = 6) -> Iterator[tuple[str, ast.ClassDef]]:
+    def ancestry(self, path: str, node: ast.ClassDef, depth: int = 6) -> Iterator[tuple[str, ast.ClassDef]]:
+        """A class of a file and its bases in the repository, each with its file."""
         yield path, node
         for base in node.bases if depth else ():
             meanings = self._meaning(path, base.id) if isinstance(base, ast.Name) else (
@@ -233,7 +232,7 @@ class NameReader:
             for where, name in meanings:
                 for found in self.names(where).statements.get(name, ()):
                     if isinstance(found, ast.ClassDef) and found is not node:
-                        yield from self._ancestry(where, found, depth - 1)
+                        yield from self.ancestry(where, found, depth - 1)
 
     def _fixtures(self, path: str, name: str | None) -> Iterator[tuple[str, ast.AST]]:
         """The fixtures of a name that a test file sees; None for those that pytest uses by itself."""
@@ -301,7 +300,7 @@ def _is_test_class(node: ast.ClassDef) -> bool:
     return node.name.startswith("Test") or any(ast.unparse(base).endswith("TestCase") for base in node.bases)
 
 
-def _class_parts(owner: ast.ClassDef) -> Iterator[ast.AST]:
+def class_parts(owner: ast.ClassDef) -> Iterator[ast.AST]:
     """What a test method may use of its class: all but the other tests."""
     yield from owner.decorator_list
     for node in owner.body:

@@ -32,16 +32,21 @@ from tune_mcp.discover.assertions.objects import (
     beyond,
     stored,
 )
+from tune_mcp.discover.source_tree import number_of
 
 
 @dataclass(frozen=True)
 class Target:
-    """The constant that is asked for: its file, its symbol, and for a dict its key and the load."""
+    """The constant that is asked for: its file, its symbol, and for a dict its key and the load.
+
+    ``node`` is the number itself where it stands inside a class, a dict or an object, or has no name at all.
+    """
 
     file: str
     symbol: str
     subkey: str | None
     concurrency: int | None
+    node: ast.expr | None = None
 
 
 class Statements(Branches):
@@ -50,6 +55,7 @@ class Statements(Branches):
     def __init__(self, target: Target, env: Mapping[str, str]) -> None:
         super().__init__(target.concurrency, env)
         self.target = target
+        self.asked = target.node
         self.present: float | None = None
         self.found = False
 
@@ -217,6 +223,8 @@ class Statements(Branches):
     def _injected(self, name: str, value: Value, home: Scope) -> Value:
         """The constant that is asked for becomes an unknown where its file binds it."""
         wanted = self.target
+        if wanted.node is not None:
+            return value
         if home.parent is not None or home.module.path != wanted.file or name != wanted.symbol:
             return value
         if self.frames[-1].scope is not home:  # a function that sets it anew
@@ -235,6 +243,13 @@ class Statements(Branches):
             table.entries[wanted.subkey] = REFERENCE
             self.found = True
         return value
+
+    def literal(self, node: ast.expr) -> Value:
+        """The number that is asked for, as an unknown."""
+        self.found = True
+        number = number_of(node)
+        self.present = float(number) if number is not None else None
+        return REFERENCE
 
     def _only(self, table: Table) -> Value:
         return next(iter(table.entries)) if len(table.entries) == 1 else None

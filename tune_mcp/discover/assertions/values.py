@@ -97,6 +97,7 @@ class Values(ABC):
         self.pinned = ""
         self.recorded: dict[int, tuple[Expr, Opaque]] = {}
         self.at: ast.stmt | None = None
+        self.asked: ast.expr | None = None
 
     @abstractmethod
     def call(self, function: Value, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
@@ -328,7 +329,7 @@ class Values(ABC):
                     return self.imported(value.path, f"{value.dotted}.{name}")
                 return self.force(found) if isinstance(found, Lazy) else found
             case Instance():
-                return self._member(value, name)
+                return value.kind if name == "__class__" else self._member(value, name)
             case Class():
                 found = value.find(name)
                 if isinstance(found, Function) and "classmethod" in found.decorators:

@@ -1,0 +1,215 @@
+"""Numbers that stand inside something else: class attributes, entries of dicts, fields of dataclasses.
+
+A leaf is named by the Python expression that reads it: ``TestServing.TTFT_MAX``, ``LIMITS['acc']``,
+``TABLE['gemma-2b']['acc']``, ``BY_LOAD[('gemma-2b', 8)]``, ``LIMITS.acc``. Bare module constants and tables
+``{concurrency: {metric: number}}`` have forms of their own (``constants``).
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tune_mcp.discover.bindings import ModuleScope
+from tune_mcp.discover.source_tree import number_of, parsed_expression
+
+_SETTERS = frozenset({"setattr", "setitem", "delattr", "__setattr__"})
+_MAPPINGS = frozenset({"dict", "OrderedDict", "MappingProxyType"})
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One such number. ``problem`` says why it may not be edited; None when its place is plain."""
+
+    source: str
+    node: ast.expr
+    problem: str | None
+
+
+def canonical(source: str) -> str:
+    """The one spelling of a threshold's place. Raises ValueError for what is no chain of names and plain keys."""
+    try:
+        node = parsed_expression(source.strip())
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"{source!r} is no Python expression") from error
+    _steps(node)
+    return ast.unparse(node)
+
+
+def root_of(source: str) -> str:
+    """The name at the module's level that a place begins with."""
+    node = parsed_expression(source)
+    while isinstance(node, (ast.Attribute, ast.Subscript)):
+        node = node.value
+    return ast.unparse(node)
+
+
+def names_in(source: str) -> tuple[str, ...]:
+    """The names, attributes and string keys of a place, outermost first."""
+    node = parsed_expression(source)
+    found: list[str] = []
+    while isinstance(node, (ast.Attribute, ast.Subscript)):
+        if isinstance(node, ast.Attribute):
+            found.append(node.attr)
+        elif isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str):
+            found.append(node.slice.value)
+        node = node.value
+    return (*([node.id] if isinstance(node, ast.Name) else []), *reversed(found))
+
+
+def attributes_of(source: str) -> frozenset[str]:
+    """The attribute names in a place."""
+    return frozenset(node.attr for node in ast.walk(parsed_expression(source)) if isinstance(node, ast.Attribute))
+
+
+def load_of(source: str) -> int | None:
+    """The one whole number among the keys of a place: the load at which its table is read."""
+    keys = [number_of(node.slice) for node in ast.walk(parsed_expression(source)) if isinstance(node, ast.Subscript)]
+    numbers = [key for key in keys if isinstance(key, int)]
+    return numbers[0] if len(numbers) == 1 else None
+
+
+def _steps(node: ast.expr) -> None:
+    while not isinstance(node, ast.Name):
+        if isinstance(node, ast.Attribute) or (isinstance(node, ast.Subscript) and _key(node.slice) is not None):
+            node = node.value
+            continue
+        raise ValueError(f"{ast.unparse(node)!r} is no name, attribute or plain key")
+
+
+def _key(node: ast.expr | None) -> ast.expr | None:
+    """The node if it is a plain key: a string, a number, or a tuple of them."""
+    if isinstance(node, ast.Tuple) and node.elts and all(_key(one) is not None for one in node.elts):
+        return node
+    if node is None or (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+        return node if node is not None and node.value else None
+    return None if number_of(node) is None else node
+
+
+def leaf_nodes(tree: ast.Module) -> dict[str, Leaf]:
+    """Every leaf of a module by its source, in the order of the file."""
+    scope = ModuleScope()
+    scope.visit(tree)
+    changed = _changed(tree)
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    found: dict[str, Leaf] = {}
+    for root, bindings in scope.bindings.items():
+        value = bindings[-1].value
+        if root in classes and bindings[-1].how == "a class definition":
+            problem = None if len(bindings) == 1 else f"{root} is bound {len(bindings)} times"
+            inner = _in_class(root, classes[root], classes, problem)
+        elif value is not None:
+            inner = _inside(root, value, classes, scope.problem(root))
+        else:
+            continue
+        for leaf in inner:
+            doubled = leaf.source in found
+            why = f"its place {leaf.source} is written twice" if doubled else leaf.problem or changed.why(leaf.source)
+            found[leaf.source] = Leaf(leaf.source, leaf.node, why)
+    return found
+
+
+def _in_class(place: str, node: ast.ClassDef, classes: dict[str, ast.ClassDef], problem: str | None) -> Iterator[Leaf]:
+    inner = ModuleScope()
+    for statement in node.body:
+        inner.visit(statement)
+    for name, bindings in inner.bindings.items():
+        value = bindings[-1].value
+        if value is None:
+            continue
+        source, why = f"{place}.{name}", problem or inner.problem(name)
+        if number_of(value) is not None:
+            yield Leaf(source, value, why)
+        else:
+            yield from _inside(source, value, classes, why)
+    for statement in node.body:
+        if isinstance(statement, ast.ClassDef):
+            yield from _in_class(f"{place}.{statement.name}", statement, classes, problem)
+
+
+def _inside(place: str, node: ast.expr, classes: dict[str, ast.ClassDef], problem: str | None) -> Iterator[Leaf]:
+    """The numbers inside a value that is bound to ``place``."""
+    parts: list[tuple[str, ast.expr]] = []
+    if isinstance(node, ast.Dict):
+        plain = [(key, value) for key, value in zip(node.keys, node.values, strict=True) if _key(key) is not None]
+        parts = [(_item(place, key), value) for key, value in plain if key is not None]
+    elif isinstance(node, ast.Call):
+        parts = list(_fields(place, node, classes))
+    for source, value in parts:
+        if number_of(value) is not None:
+            yield Leaf(source, value, problem)
+        else:
+            yield from _inside(source, value, classes, problem)
+
+
+def _item(place: str, key: ast.expr) -> str:
+    return ast.unparse(ast.Subscript(parsed_expression(place), key, ast.Load()))
+
+
+def _fields(place: str, node: ast.Call, classes: dict[str, ast.ClassDef]) -> Iterator[tuple[str, ast.expr]]:
+    """What a call's arguments become: entries of a dict, else attributes of the object."""
+    called = ast.unparse(node.func).rpartition(".")[2]
+    if called in _MAPPINGS:
+        for argument in node.args[:1]:
+            if isinstance(argument, ast.Dict):
+                yield place, argument
+        for keyword in node.keywords:
+            if keyword.arg:
+                yield _item(place, ast.Constant(keyword.arg)), keyword.value
+        return
+    if not called[:1].isupper():
+        return  # a function may do anything with what it is given
+    kind = classes.get(called)
+    names = [
+        one.target.id
+        for one in (kind.body if kind else ())
+        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)
+    ]
+    for name, argument in zip(names, node.args, strict=False):
+        yield f"{place}.{name}", argument
+    for keyword in node.keywords:
+        if keyword.arg:
+            yield f"{place}.{keyword.arg}", keyword.value
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """Attributes and containers that some code of the file sets anew: name -> line."""
+
+    attributes: dict[str, int]
+    containers: dict[str, int]
+
+    def why(self, source: str) -> str | None:
+        node = parsed_expression(source)
+        while isinstance(node, (ast.Attribute, ast.Subscript)):
+            known, name = self.attributes, node.attr if isinstance(node, ast.Attribute) else ""
+            if isinstance(node, ast.Subscript):
+                known = self.containers
+                name = node.value.attr if isinstance(node.value, ast.Attribute) else ast.unparse(node.value)
+            if name in known:
+                return f"perhaps set anew on line {known[name]}"
+            node = node.value
+        return None
+
+
+def _changed(tree: ast.Module) -> _Changes:
+    found = _Changes({}, {})
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
+            found.attributes.setdefault(node.attr, node.lineno)
+        elif isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
+            inner = node.value
+            while isinstance(inner, ast.Subscript):
+                inner = inner.value
+            name = inner.attr if isinstance(inner, ast.Attribute) else ast.unparse(inner)
+            found.containers.setdefault(name, node.lineno)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in _SETTERS:
+            for argument in node.args[:2]:
+                if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                    name = argument.value.rpartition(".")[2]
+                    found.attributes.setdefault(name, node.lineno)
+                else:
+                    name = argument.attr if isinstance(argument, ast.Attribute) else ast.unparse(argument)
+                    found.containers.setdefault(name, node.lineno)
+    return found
