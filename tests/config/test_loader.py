@@ -148,7 +148,7 @@ def test_an_unknown_host_is_refused_with_those_that_exist(name: str) -> None:
     with pytest.raises(Refusal) as caught:
         ConfigPlaces.resolve(None, None).active_host(name, "any")
     assert caught.value.code is Code.HOST_UNRESOLVED
-    assert caught.value.details["known"] == ["sglang-h20-ci"]
+    assert caught.value.details["known"] == ["sglang-h100-ci", "sglang-h20-ci"]
 
 
 @pytest.mark.rule("HST-09")

@@ -6,11 +6,13 @@ an image, a volume or a mount, and an unknown key is refused (HST-07).
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from tune_mcp.config.fields import AbsolutePath, ConfigModel, Name
+from tune_mcp.config.lanes import CPU_SET_VARIABLE, CpuList, Indices, Lane, Placement, of_groups, problem
 from tune_mcp.config.launch_env import Env, Public
 from tune_mcp.config.yaml_source import Yaml
 
@@ -48,6 +50,10 @@ class HostProfile(ConfigModel):
     after every launch that uses GPUs, and nothing else ever does. ``allow_mig`` lets a split GPU count like any other.
     ``gpu_memory_unknown: accept`` lets a GPU for which NVML has no memory in use or no list of processes (unified
     memory) count as free as far as what is known of it says so; a run records that.
+
+    ``lanes`` are GPUs and CPUs that belong together; ``gpu_group_cpusets`` writes the same as ``{"0,1": "2-15"}``. A
+    launch gets one lane's, and finds its CPUs in ``cpu_set_variable``. ``gpu_include`` are the only GPUs that may be
+    used, ``gpu_exclude`` those that never are (CI's own).
     """
 
     name: Name
@@ -60,6 +66,11 @@ class HostProfile(ConfigModel):
     cleanup_command: tuple[str, ...] = ()
     allow_mig: bool = False
     gpu_memory_unknown: Literal["refuse", "accept"] = "refuse"
+    lanes: tuple[Lane, ...] = ()
+    gpu_group_cpusets: dict[str, CpuList] = Field(default_factory=dict)
+    gpu_include: Indices | None = None
+    gpu_exclude: Indices = ()
+    cpu_set_variable: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = CPU_SET_VARIABLE
 
     @model_validator(mode="before")
     @classmethod
@@ -74,6 +85,28 @@ class HostProfile(ConfigModel):
         if "delete_gpu_process.sh" in whole and "--kill-orphans" not in whole:
             raise ValueError("delete_gpu_process.sh needs --kill-orphans (GPU-08)")
         return value
+
+    @model_validator(mode="after")
+    def _lanes_apart(self) -> Self:
+        if self.lanes and self.gpu_group_cpusets:
+            what = "lanes and gpu_group_cpusets say the same thing: keep one of them"
+            raise PydanticCustomError("tune_lanes", what, {"rule": "HST-04"})
+        try:
+            what = problem(self.placement().lanes)
+        except ValueError as error:
+            what = f"gpu_group_cpusets: {error}"
+        if what:
+            raise PydanticCustomError("tune_lanes", "{what}", {"what": what, "rule": "HST-04"})
+        return self
+
+    def placement(self) -> Placement:
+        """Where on this machine a launch may run."""
+        return Placement(
+            include=self.gpu_include,
+            exclude=self.gpu_exclude,
+            lanes=self.lanes or of_groups(self.gpu_group_cpusets),
+            cpu_set_variable=self.cpu_set_variable,
+        )
 
     def env(self) -> dict[str, str]:
         """What the folders mean to a child process (rule HST-04)."""

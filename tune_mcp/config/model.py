@@ -264,6 +264,7 @@ class ModelConfig(ConfigModel):
     ``ci_env_file`` is the script that CI sources before every test, which ``auto_env`` is compared with.
     ``ci_attempts`` is how often CI runs a failing test before it is red, ``ci_false_alarms`` the share of red runs of a
     clean commit that is wished for; both only enter what a report says.
+    ``needs_lane``: the thresholds hold for a launch with CPUs of its own, so the host profile must have lanes.
     ``tests_end_processes`` says in words which processes the tests themselves kill; the report repeats it.
     ``test_outputs`` are globs of tracked data files that the tests rewrite; no test, threshold or source file is one.
 
@@ -311,6 +312,7 @@ class ModelConfig(ConfigModel):
     optional_dependencies: tuple[Name, ...] = ()
     test_outputs: tuple[RelativePath, ...] = ()
     tests_end_processes: str = ""
+    needs_lane: bool = False
 
     @model_validator(mode="before")
     @classmethod

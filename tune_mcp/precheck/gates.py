@@ -23,6 +23,7 @@ from tune_mcp.precheck import (
     gpu,
     host_paths,
     imports,
+    lanes,
     layout,
     ptrace,
     repository,
@@ -58,6 +59,7 @@ GATES: tuple[tuple[str, Gate], ...] = (
     ("speaker_sim.assets", speaker_sim.checks),
     ("files", required_files.checks),
     ("host.ptrace", ptrace.checks),
+    ("host.lanes", lanes.checks),
 )
 """Gates that only read files, with the id under which one that gives no answer is told."""
 

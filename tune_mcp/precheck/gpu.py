@@ -33,24 +33,31 @@ def _free(subject: Subject, reading: GpuReading) -> Check:
         return Check(id="gpu.free", status="ok", detail=f"no GPU needed; this machine has {reading.summary()}")
     if reading.presence is Presence.UNKNOWN:
         return Check(id="gpu.free", status="unknown", detail=reading.reason, fix="nvidia-smi")
-    usable = reading.usable(allow_mig=subject.allow_mig)
+    whole = reading.usable(allow_mig=subject.allow_mig)
+    usable = [gpu for gpu in whole if subject.placement.allows(gpu.index)]
+    withheld = f", {len(whole) - len(usable)} more left out by the host profile" if len(usable) < len(whole) else ""
+    if lanes := subject.placement.lanes_for(needed):
+        here = [[gpu for gpu in usable if gpu.index in lane.gpus] for lane in lanes]
+        usable = max(here, key=lambda gpus: (sum(gpu.free for gpu in gpus), len(gpus)))
     free = [gpu for gpu in usable if gpu.free]
     if len(usable) < needed:
-        split = len(reading.gpus) - len(usable)
+        split = len(reading.gpus) - len(whole)
         fix = "set allow_mig: true in the host profile, or nvidia-smi -mig 0" if split else "nvidia-smi"
         if not split and subject.gpus_by_default and needed == 1:
             fix = line_to_add(subject.model, subject.gpus_by_default)
         return Check(
             id="gpu.free",
             status="missing",
-            detail=f"{needed} GPU(s) needed, {len(usable)} here" + (f" and {split} split ones (MIG)" if split else ""),
+            detail=f"{needed} GPU(s) needed, {len(usable)} here"
+            + (f" and {split} split ones (MIG)" if split else "")
+            + withheld,
             fix=fix,
         )
     others = [gpu for gpu in usable if not gpu.free]
     told = [describe(gpu) for gpu in others]
     if len(free) >= needed:
         told += [f"GPU {gpu.index}: {_accepted(gpu)}" for gpu in free if gpu.unknown_accepted]
-    detail = f"{len(free)} of {len(usable)} free (at most {MEMORY_LIMIT_MIB} MiB each), {needed} needed"
+    detail = f"{len(free)} of {len(usable)} free (at most {MEMORY_LIMIT_MIB} MiB each), {needed} needed{withheld}"
     detail += f"; {'; '.join(told)}" if told else ""
     if len(free) >= needed:
         return Check(id="gpu.free", status="ok", detail=detail)

@@ -21,8 +21,9 @@ class Needs:
     """``env`` is what every launch gets: the model's ``auto_env`` with the host's folders on top (HST-04, ENV-10).
 
     ``model_ids`` and ``datasets`` are those of the selected stages, ``test_globs`` the model's. ``speaker_sim``:
-    whether they load the checkpoints of speaker similarity, None where config does not say. ``imports`` are the modules
-    to load, None for the repository's own package. ``unread`` says why the data sets are not known.
+    whether they load the checkpoints of speaker similarity, None where config does not say; ``lane``: whether they must
+    have one. ``imports`` are the modules to load, None for the repository's own package. ``unread`` says why the data
+    sets are not known.
     ``files``, ``scripts``, ``hf_files``, ``extras`` and ``optional`` are the model's keys ``required_files`` (for the
     selected test files), ``console_scripts``, ``hf_files``, ``dependency_extras`` and ``optional_dependencies``.
     """
@@ -42,6 +43,7 @@ class Needs:
     extras: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     speaker_sim: bool | None = None
+    lane: bool = False
 
     @classmethod
     def of(cls, model: ModelConfig, host: HostProfile | None, stages: Iterable[Stage]) -> Needs:
@@ -68,6 +70,7 @@ class Needs:
             extras=model.dependency_extras,
             optional=model.optional_dependencies,
             speaker_sim=model.speaker_sim(tests),
+            lane=model.needs_lane,
         )
 
     @classmethod

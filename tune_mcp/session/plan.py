@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints, ValidationError
 
 from tune_mcp.config.ci_machine import CiMachine
+from tune_mcp.config.lanes import Placement
 from tune_mcp.config.policy import GroupPolicy
 from tune_mcp.config.signatures import OwnSignatures
 from tune_mcp.config.stages import Frozen, Stage, StageTable
@@ -40,6 +41,7 @@ class LaunchSettings(Frozen):
     timeout_s: dict[str, float] = Field(default_factory=dict)
     cache_wipes: tuple[str, ...] = ()
     allow_mig: bool = False
+    placement: Placement = Field(default_factory=Placement)
     accept_unknown_gpus: bool = False
     cleanup_command: tuple[str, ...] = ()
     venv_imports: tuple[str, ...] | None = None

@@ -83,6 +83,7 @@ def prechecked(run: RunDir, plan: Plan) -> Precheck:
         host=plan.host,
         gpus_per_test=plan.settings.gpus_per_test,
         allow_mig=plan.settings.allow_mig,
+        placement=plan.settings.placement,
         needs=_needs(plan, stages),
     )
     probes = Probes(gpus, venv, environment.as_launched(os.environ))

@@ -36,6 +36,7 @@ def next_job(
         assets=settings.assets,
         cache_wipes=settings.cache_wipes,
         allow_mig=settings.allow_mig,
+        placement=settings.placement,
         accept_unknown_gpus=settings.accept_unknown_gpus,
         cleanup_command=settings.cleanup_command,
         signatures=settings.signatures,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from tune_mcp.config.lanes import Lane, Placement
 from tune_mcp.config.signatures import OwnSignatures
 from tune_mcp.config.stages import Frozen, Stage
 from tune_mcp.files import dump_json, parse_json, read_plain, sha256_file, write_atomic
@@ -26,6 +27,7 @@ class Job(Frozen):
     how many to grant; ``timeout_s`` the wall-clock limit of pytest; ``tree`` what it must still be; ``plugins`` the
     pytest plugins that the venv has; ``cache_wipes`` the folders below OMNI_CI_HOME that it must find empty;
     ``signatures`` what the model adds to the watchdog's; ``allow_mig`` whether a split GPU will do,
+    ``placement`` which GPUs and lanes of the host may be used,
     ``accept_unknown_gpus`` whether one whose use NVML does not report; ``cleanup_command`` the project's own script
     that frees GPUs, where the host profile names one; ``assets``
     are the models and data sets whose revisions are compared.
@@ -49,6 +51,7 @@ class Job(Frozen):
     signatures: OwnSignatures = Field(default_factory=OwnSignatures)
     gpus: int = 0
     allow_mig: bool = False
+    placement: Placement = Field(default_factory=Placement)
     accept_unknown_gpus: bool = False
     cleanup_command: tuple[str, ...] = ()
     timeout_s: float
@@ -153,6 +156,7 @@ class AttemptResult(Frozen):
     leftovers: tuple[str, ...] = ()
     left_in_tmp: Left | None = None
     gpu_uuids: tuple[str, ...] = ()
+    lane: Lane | None = None
     gpus_at_start: tuple[Gpu, ...] = ()
     gpus_at_end: tuple[Gpu, ...] = ()
     slowed_by: tuple[str, ...] = ()

@@ -52,6 +52,7 @@ from tune_mcp.supervise.job import (
     read_result,
     seal,
 )
+from tune_mcp.supervise.pinning import pinned, unavailable
 from tune_mcp.supervise.processes import (
     AFTER_THE_SESSION,
     StopLadder,
@@ -130,7 +131,7 @@ class Runner:
         blocked = self.gpus.acquire()
         if self.cancelled():
             return None
-        if blocked := blocked or self._wiped() or self._without_tmpdir():
+        if blocked := blocked or unavailable(self.gpus.grant.lane) or self._wiped() or self._without_tmpdir():
             return self._result(blocked=blocked)
         started_ns = time.time_ns()
         ended = self._pytest()
@@ -267,6 +268,10 @@ class Runner:
             tuple(gpu.index for gpu in self.gpus.grant.gpus),
         )
         variables = {**launch.variables, "TUNE_GUARD_RECORD": str(self.record), "TMPDIR": str(scratch.tmp)}
+        lane = self.gpus.grant.lane
+        if lane and lane.cpus:
+            variables[job.placement.cpu_set_variable] = lane.cpus
+            self.say(f"lane: {lane.text()}")
         self.say(f"launch: {shlex.join([job.venv_python, *pytest_argv(job, job.run)[1:]])}")
         if not bytecode.clear(Path(job.repo_root)):
             variables["PYTHONPYCACHEPREFIX"] = str(job.folder / "bytecode")
@@ -274,7 +279,7 @@ class Runner:
         self.phase("pytest")
         default_signals_for_child()
         begin = time.monotonic()
-        with self.log.open("xb") as out:
+        with self.log.open("xb") as out, pinned(lane):
             main = subprocess.Popen(
                 pytest_argv(job, scratch.run),
                 executable=job.venv_python,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tune_mcp import run_dir
+from tune_mcp.config.lanes import Placement
 from tune_mcp.config.loader import ConfigPlaces
 from tune_mcp.contract.options import Options
 from tune_mcp.errors import Code, Refusal
@@ -129,6 +130,7 @@ class Project:
             host=self.host.name if self.host else None,
             gpus_per_test=gpus_per_test(model, stages),
             allow_mig=self.host.allow_mig if self.host else False,
+            placement=self.host.placement() if self.host else Placement(),
             gpus_by_default=gpus_by_default(model, stages),
             needs=Needs.of(model, self.host, stages),
             catalogue=(model, self.places.metric_rules(model.name), self.places.stages(model.name)),

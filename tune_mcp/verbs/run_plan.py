@@ -6,6 +6,7 @@ from datetime import datetime
 
 from tune_mcp import __version__
 from tune_mcp.config.host import AgentPolicy, HostProfile
+from tune_mcp.config.lanes import Placement
 from tune_mcp.config.metrics import MetricRules
 from tune_mcp.config.model import ModelConfig, Preset
 from tune_mcp.config.stages import Stage, StageTable
@@ -118,6 +119,7 @@ def _settings(project: Project, config: ModelConfig, stages: tuple[Stage, ...]) 
         timeout_s=dict(config.timeout_s),
         cache_wipes=config.cache_wipes,
         allow_mig=project.host.allow_mig if project.host else False,
+        placement=project.host.placement() if project.host else Placement(),
         accept_unknown_gpus=project.host is not None and project.host.gpu_memory_unknown == "accept",
         cleanup_command=project.host.cleanup_command if project.host else (),
         venv_imports=config.venv_imports,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tune_mcp.config.lanes import Lane, Placement
 from tune_mcp.files import FileLock
 from tune_mcp.gpus import MEMORY_LIMIT_MIB, Gpu, GpuReader, GpuReading, Presence
 from tune_mcp.gpus.holders import describe, stuck
@@ -18,10 +19,12 @@ LOOK_EVERY_S = 5.0
 class Grant:
     """The GPUs a launch may use, with their locks.
 
-    ``refused`` says why there are none, ``hopeless`` that waiting longer does not help.
+    ``lane`` is where they belong, None on a host without lanes. ``refused`` says why there are none, ``hopeless`` that
+    waiting longer does not help.
     """
 
     gpus: tuple[Gpu, ...] = ()
+    lane: Lane | None = None
     locks: tuple[FileLock, ...] = ()
     refused: str = ""
     hopeless: bool = False
@@ -84,14 +87,18 @@ class Gate:
     waiting: Callable[[str], None]
     cancelled: Callable[[], bool]
     allow_mig: bool = False
+    placement: Placement = field(default_factory=Placement)
 
     def wait(self, needed: int) -> Grant:
         """``needed`` GPUs that are free twice, ``HOLD_S`` apart; at most ``WAIT_LIMIT_S``. Unknown never launches.
 
         A stage that needs no GPU is granted none at once, and nobody is asked.
         """
+        lanes = self.placement.lanes_for(needed)
         if needed == 0:
-            return Grant()
+            return Grant(lane=next(iter(lanes), None))
+        if self.placement.lanes and not lanes:
+            return Grant(refused=f"no lane of this host has {needed} GPU(s) that may be used", hopeless=True)
         end, said = self.clock() + WAIT_LIMIT_S, None
         while True:
             found = self._twice(needed)
@@ -110,17 +117,31 @@ class Gate:
             return first
         self.sleep(HOLD_S)
         reading = self.read()
-        still = {(gpu.index, gpu.uuid): gpu for gpu in reading.usable(allow_mig=self.allow_mig) if gpu.free}
+        still = {(gpu.index, gpu.uuid): gpu for gpu in self._usable(reading) if gpu.free}
         again = tuple(still[key] for gpu in first.gpus if (key := (gpu.index, gpu.uuid)) in still)
         if len(again) == needed:
-            return Grant(again, first.locks)
+            return Grant(again, first.lane, first.locks)
         first.release()
-        return Shortage(needed, reading, reading.usable(allow_mig=self.allow_mig), unsteady=True)
+        return Shortage(needed, reading, self._usable(reading), unsteady=True)
+
+    def _usable(self, reading: GpuReading) -> tuple[Gpu, ...]:
+        return tuple(gpu for gpu in reading.usable(allow_mig=self.allow_mig) if self.placement.allows(gpu.index))
 
     def _choose(self, needed: int) -> Grant | Shortage:
-        """Free GPUs in the order of their index, each locked; all that are needed or none."""
+        """GPUs of the first lane that has enough free ones; without lanes, of the machine."""
         reading = self.read()
-        usable = reading.usable(allow_mig=self.allow_mig)
+        usable = self._usable(reading)
+        if not self.placement.lanes:
+            return self._take(needed, reading, usable, None)
+        found: Grant | Shortage = Shortage(needed, reading, usable)
+        for lane in self.placement.lanes_for(needed):
+            found = self._take(needed, reading, tuple(gpu for gpu in usable if gpu.index in lane.gpus), lane)
+            if isinstance(found, Grant):
+                break
+        return found
+
+    def _take(self, needed: int, reading: GpuReading, usable: tuple[Gpu, ...], lane: Lane | None) -> Grant | Shortage:
+        """Free GPUs in the order of their index, each locked; all that are needed or none."""
         gpus: list[Gpu] = []
         locks: list[FileLock] = []
         taken: dict[str, str] = {}
@@ -132,7 +153,7 @@ class Gate:
                     locks.append(got)
                 else:
                     taken[gpu.uuid] = got
-        grant = Grant(tuple(gpus), tuple(locks))
+        grant = Grant(tuple(gpus), lane, tuple(locks))
         if len(gpus) == needed:
             return grant
         grant.release()

@@ -80,6 +80,7 @@ class GpuUse:
             waiting=self._waiting,
             cancelled=cancelled,
             allow_mig=job.allow_mig,
+            placement=job.placement,
         )
 
     def acquire(self) -> Blocked | None:
@@ -134,6 +135,7 @@ class GpuUse:
         """What the result says of the GPUs: their condition is noted, nothing is judged by it."""
         return {
             "gpu_uuids": tuple(gpu.uuid for gpu in self.grant.gpus),
+            "lane": self.grant.lane,
             "gpus_at_start": self.grant.gpus,
             "gpus_at_end": self._at_end,
             "slowed_by": tuple(sorted(self._slowed)),

@@ -1,0 +1,126 @@
+"""Lanes of a host: GPUs and CPUs that belong together, as a host profile names them (contract, section 7)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, cast
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from tune_mcp.config.fields import ConfigModel, Name
+from tune_mcp.config.stages import Frozen
+
+CPU_SET_VARIABLE = "OMNI_CI_CPUSET"
+_RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
+
+
+def parse_cpus(text: str) -> tuple[int, ...]:
+    """The CPUs of a list as ``taskset -c`` takes it (``2-15,66-79``), sorted. Raises ``ValueError``."""
+    found: set[int] = set()
+    for part in text.split(","):
+        match = _RANGE.fullmatch(part.strip())
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise ValueError(f"{text!r} is no list of CPUs such as 0-3,8")
+        found |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return tuple(sorted(found))
+
+
+def _checked_cpus(text: str) -> str:
+    try:
+        parse_cpus(text)
+    except ValueError as error:
+        raise PydanticCustomError("tune_cpus", "{what}", {"what": str(error)}) from error
+    return text
+
+
+def _numbers(value: object) -> object:
+    """``6,7`` is the list of both."""
+    if isinstance(value, str):
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        return tuple(int(part) if part.isdigit() else part for part in parts)
+    return tuple(cast("list[object]", value)) if isinstance(value, list) else value
+
+
+CpuList = Annotated[str, AfterValidator(_checked_cpus)]
+Indices = Annotated[tuple[Annotated[int, Field(ge=0, le=1023)], ...], BeforeValidator(_numbers)]
+"""Physical GPU indices, as ``nvidia-smi -L`` counts them: a list, or one string with commas."""
+
+
+class Lane(ConfigModel):
+    """One launch at a time runs here: on these GPUs (by physical index; none for tests without) and these CPUs."""
+
+    name: Name
+    gpus: Indices = ()
+    cpus: CpuList | None = None
+
+    @model_validator(mode="after")
+    def _holds_something(self) -> Lane:
+        if not self.gpus and self.cpus is None:
+            raise PydanticCustomError("tune_lane", "a lane needs gpus, cpus, or both", {"rule": "HST-04"})
+        return self
+
+    def text(self) -> str:
+        """``pair-a (GPUs 0,1; CPUs 2-15)``."""
+        gpus = f"GPUs {','.join(map(str, self.gpus))}" if self.gpus else "no GPU"
+        return f"{self.name} ({gpus}; {f'CPUs {self.cpus}' if self.cpus else 'any CPU'})"
+
+
+class Placement(Frozen):
+    """Where on a host a launch may run.
+
+    ``include`` are the only GPUs that may be used, None for all; ``exclude`` those that never are. With ``lanes`` a
+    launch gets the GPUs and the CPUs of one of them, and reads its CPUs in ``cpu_set_variable``.
+    """
+
+    include: Indices | None = None
+    exclude: Indices = ()
+    lanes: tuple[Lane, ...] = ()
+    cpu_set_variable: str = CPU_SET_VARIABLE
+
+    def allows(self, index: int) -> bool:
+        """Whether a launch may be granted the GPU with this physical index."""
+        return index not in self.exclude and (self.include is None or index in self.include)
+
+    def usable_lanes(self) -> tuple[Lane, ...]:
+        """Those whose GPUs may all be used."""
+        return tuple(lane for lane in self.lanes if all(map(self.allows, lane.gpus)))
+
+    def lanes_for(self, gpus: int) -> tuple[Lane, ...]:
+        """Lanes with enough GPUs for a launch, in their order, as many CPUs in each as in the first.
+
+        A repeat on fewer CPUs is another measurement. A launch without GPUs goes to a lane without, where there is one.
+        """
+        fitting = [lane for lane in self.usable_lanes() if len(lane.gpus) >= gpus]
+        if gpus == 0:
+            fitting = [lane for lane in fitting if not lane.gpus] or fitting
+        return tuple(lane for lane in fitting if _cpu_count(lane) == _cpu_count(fitting[0]))
+
+
+def _cpu_count(lane: Lane) -> int | None:
+    return len(parse_cpus(lane.cpus)) if lane.cpus else None
+
+
+def of_groups(groups: dict[str, str]) -> tuple[Lane, ...]:
+    """Lanes written as ``{"0,1": "2-15,66-79"}``. Raises ``ValueError``."""
+    found: list[Lane] = []
+    for gpus, cpus in groups.items():
+        indices = [part.strip() for part in gpus.split(",")]
+        if not all(part.isdigit() for part in indices):
+            raise ValueError(f"{gpus!r} is no list of GPUs such as 0,1")
+        found.append(Lane(name=f"gpus-{'-'.join(indices)}", gpus=tuple(map(int, indices)), cpus=cpus))
+    return tuple(found)
+
+
+def problem(lanes: Sequence[Lane]) -> str:
+    """Why these lanes cannot be told apart, empty when they can: a name, a GPU or a CPU in two of them."""
+    for number, lane in enumerate(lanes):
+        for other in lanes[:number]:
+            if lane.name == other.name:
+                return f"two lanes are named {lane.name}"
+            if both := sorted(set(lane.gpus) & set(other.gpus)):
+                return f"GPU {both[0]} is in lane {other.name} and in lane {lane.name}"
+            if lane.cpus and other.cpus and (both := sorted({*parse_cpus(lane.cpus)} & {*parse_cpus(other.cpus)})):
+                return f"CPU {both[0]} is in lane {other.name} and in lane {lane.name}"
+    return ""
