@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 REPEATS ?= 5
-# Two test processes share the tests; JOBS=0 runs them in one, for a debugger.
-JOBS ?= 2
+# Three test processes share the tests, as many wait for a run of theirs; JOBS=0 runs all in one, for a debugger.
+JOBS ?= 3
 PARALLEL := -n $(JOBS) --dist worksteal
 # The folders that start real runs, servers, browsers or node, or kill what they started.
 SLOW := browser cli clients docs e2e faults server supervise verbs
@@ -32,10 +32,10 @@ $(VENV)/.dev: $(VENV)/.run requirements-dev.lock
 demo: $(VENV)/.run ## calibrate a real speech workload on this CPU, through the MCP server
 	$(BIN)/tune-mcp demo --repeats $(REPEATS)
 
-test-fast: $(VENV)/.dev ## the tests that start no run, server or browser (JOBS=2, under 90 seconds)
+test-fast: $(VENV)/.dev ## the tests that start no run, server or browser (90 seconds on two cores)
 	$(BIN)/python -m pytest $(PARALLEL) $(SLOW:%=--ignore=tests/%)
 
-test: $(VENV)/.dev ## all tests that need neither a browser nor node (JOBS=2, under 8 minutes)
+test: $(VENV)/.dev ## all tests that need neither a browser nor node (8 minutes on two cores)
 	$(BIN)/python -m pytest $(PARALLEL) --ignore=tests/browser --ignore=tests/clients
 
 coverage: $(VENV)/.dev ## the same but for kills and crashes, with the share of lines and branches that they reach

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import pytest
 import toy
 import yaml
 
-from tune_mcp.cli.main import parser
+from tune_mcp.cli.main import main, parser
 from tune_mcp.errors import Code
 from tune_mcp.server.prompts import read_prompt
 from tune_mcp.verbs.apply_plan import apply_plan
@@ -47,27 +45,23 @@ def finished(tmp_path: Path) -> tuple[Project, str]:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.stem)
-def test_every_command_of_the_page_runs(page: Path, finished: tuple[Project, str], tmp_path: Path) -> None:
-    original, run_id = finished
-    repo = original.repo_root
-    plan_id = apply_plan(original, run_id).plan_id
-    home = tmp_path / "home"
-    home.mkdir()
-    bin_folder = tmp_path / "bin"
-    bin_folder.mkdir()
-    tune = bin_folder / "tune-mcp"
-    tune.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m tune_mcp "$@"\n')
-    tune.chmod(0o755)
-    env = {**os.environ, "HOME": str(home), "PATH": f"{bin_folder}:{os.environ['PATH']}"}
+def test_every_command_of_the_page_runs(
+    page: Path, finished: tuple[Project, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the repository, with a home of its own; ``tune-mcp`` in this process, everything else in a shell."""
+    project, run_id = finished
+    plan_id = apply_plan(project, run_id).plan_id
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(project.repo_root)
+    (tmp_path / "home").mkdir()
     for command in commands(page):
         if command in ELSEWHERE:
             continue
-        line = command.replace("MODEL", "toy").replace("RUN", run_id).replace("PLAN", plan_id)
-        done = subprocess.run(
-            line, shell=True, cwd=repo, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
-            check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{page.name}: {command}\n{done.stdout}\n{done.stderr}"
+        words = shlex.split(command.replace("MODEL", "toy").replace("RUN", run_id).replace("PLAN", plan_id))
+        if words[0] == "tune-mcp":
+            assert main(words[1:]) == 0, f"{page.name}: {command}"
+        else:
+            subprocess.run(words, stdin=subprocess.DEVNULL, timeout=120, check=True)
 
 
 def test_what_is_not_run_here_stands_on_a_page() -> None:

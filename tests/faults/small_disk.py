@@ -15,6 +15,7 @@ import campaign
 import toy
 
 from tune_mcp import run_dir
+from tune_mcp.contract.resume_run import PurgeItem
 from tune_mcp.errors import Refusal, unusable
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import state
@@ -91,7 +92,7 @@ def readonly(folder: Path) -> None:
     run = toy.finished_run(project, 2)
     halted = toy.finished_run(project, 1, lambda job: toy.measured(job, summary={"evaluated": 0, "total_samples": 0}))
     before = content(run) | content(halted)
-    fixed = resume_run.PurgeItem(stage="toy_speed", repeat=1, reason="the samples are there now")
+    fixed = PurgeItem(stage="toy_speed", repeat=1, reason="the samples are there now")
     mounted(folder, "remount", "ro")
 
     assert status(project, run.run_id).strict_complete

@@ -71,9 +71,9 @@ print(json.dumps({"kib": after - before, "longest": max(len(page.text()) for pag
 
 
 def zeros(log: Path) -> str:
-    """2 GiB of nothing, then an end."""
+    """Half a GiB of nothing, then an end."""
     with log.open("wb") as stream:
-        stream.truncate(2**31)
+        stream.truncate(2**29)
         stream.seek(0, 2)
         stream.write(b"\n\ncuda: CUDA out of memory\nlast line\n")
     return "out of memory"

@@ -17,6 +17,7 @@ from tune_mcp.session import events
 from tune_mcp.verbs import apply_proposal, apply_recovery, pull_request
 from tune_mcp.verbs.apply import apply, declined
 from tune_mcp.verbs.apply_plan import apply_plan
+from tune_mcp.verbs.discover import discover
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.report import report
 from tune_mcp.verbs.undo import undo
@@ -153,7 +154,7 @@ def test_the_diff_of_the_plan_is_exactly_what_apply_writes_and_nothing_is_writte
     # The last threshold on the last line, so that a missing line end is part of the diff.
     body = path.read_text().replace("TOY_ACC_MIN = 0.5  # a bare threshold\n", "") + f"TOY_ACC_MIN = 0.5  {tail}"
     path.write_bytes(body.replace("\n", newline).encode())
-    toy.catalogue.discover(project, toy.MODEL)
+    discover(project, toy.MODEL)
     toy.commit(project)
     run = toy.finished_run(project)
     report(project, run.run_id)
