@@ -14,12 +14,29 @@ from pathlib import Path
 
 import pytest
 
+from tune_mcp.apply.literals import Edit, rewrite
 from tune_mcp.apply.transaction import FileChange, Journal, commit, read_journal, recover, undo
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import FileLock, sha256_bytes
 
-OLD = {"tests/test_a.py": b"A = 0.81\n", "tests/test_b.py": b"B = 0.5\r\n", "tests/model/tts_ci_config.py": b"C = 7\n"}
-NEW = {"tests/test_a.py": b"A = 0.80\n", "tests/test_b.py": b"B = 0.25\r\n", "tests/model/tts_ci_config.py": b"C = 8\n"}
+CONFIG = "tests/model/tts_ci_config.py"
+EDITS = (
+    Edit("C", None, "7", 7, 8),
+    Edit("D", None, None, None, 0.5),
+    Edit("_P95['qps']", 8, None, None, 2.5),
+)
+"""Beside another value, two first baselines: a file of another size, with another tree."""
+OLD = {
+    "tests/test_a.py": b"A = 0.81\n",
+    "tests/test_b.py": b"B = 0.5\r\n",
+    CONFIG: b"C = 7\nD = None  # not yet\n_P95 = {8: {}}\n",
+}
+NEW = {
+    "tests/test_a.py": b"A = 0.80\n",
+    "tests/test_b.py": b"B = 0.25\r\n",
+    CONFIG: rewrite(OLD[CONFIG], CONFIG, EDITS),
+}
+assert NEW[CONFIG] == b'C = 8\nD = 0.5  # not yet\n_P95 = {8: {"qps": 2.5}}\n'
 
 
 def now() -> datetime:

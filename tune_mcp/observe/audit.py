@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from tune_mcp.config.stages import Stage
 from tune_mcp.contract.strict_audit import Cell
-from tune_mcp.observe.observation import Broken, Missing, Stored, load
+from tune_mcp.observe.observation import Broken, Counts, Missing, Stored, load
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 from tune_mcp.session.events import Ledger
@@ -201,12 +201,20 @@ def judge(
 def classify(stage: Stage, found: Stored) -> tuple[Cell, str]:
     """Strict, partial or failed from metrics and samples alone (STR-04 to STR-06, SMP-01, GAP-09)."""
     values = found.content.metrics
-    counts = found.content.sample_counts
     absent = [key for key in stage.metrics if values.get(key) is None]
     if absent:
         return Cell.FAILED, f"no usable value for {', '.join(absent)}"
     if stage.is_docs:
         return (Cell.STRICT, "") if found.content.status == "ok" else (Cell.FAILED, found.content.reason)
+    cell, reason = sampled(found.content.sample_counts, stage.expected_samples)
+    if found.content.status != "ok" and cell is not Cell.PARTIAL:
+        reason = reason or f"status {found.content.status}: {found.content.reason or 'no reason given'}"
+        return Cell.FAILED, reason
+    return cell, reason
+
+
+def sampled(counts: Counts, expected: int | None) -> tuple[Cell, str]:
+    """Whether all expected samples are there and good: strict, partial, or failed for counts that cannot be right."""
     if counts.total is None or counts.ok is None:
         return Cell.FAILED, "sample counts missing"
     if counts.total == 0:
@@ -215,10 +223,8 @@ def classify(stage: Stage, found: Stored) -> tuple[Cell, str]:
         return Cell.FAILED, f"more good samples than samples ({counts.ok}/{counts.total})"
     if counts.ok < counts.total:
         return Cell.PARTIAL, f"{counts.ok}/{counts.total} samples"
-    if found.content.status != "ok":
-        return Cell.FAILED, f"status {found.content.status}: {found.content.reason or 'no reason given'}"
-    if stage.expected_samples is not None and counts.total != stage.expected_samples:
-        return Cell.FAILED, f"sample scope: {counts.total} samples, {stage.expected_samples} expected"
+    if expected is not None and counts.total != expected:
+        return Cell.FAILED, f"sample scope: {counts.total} samples, {expected} expected"
     return Cell.STRICT, ""
 
 

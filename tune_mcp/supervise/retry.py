@@ -12,7 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tune_mcp.config.stages import Stage
+from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.errors import Code
+from tune_mcp.observe.audit import sampled
+from tune_mcp.observe.observation import Counts
 from tune_mcp.observe.result_files import named_by
 from tune_mcp.session.state import Halt
 from tune_mcp.supervise.guard_record import Failure
@@ -320,7 +323,8 @@ def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple
                 return _stop(Code.HALT_UNRESOLVED, "STG-09", what, "fix the docs test, then call resume_run")
             continue
         total, ok, expected = found.total or 0, found.ok or 0, stage.expected_samples
-        if total == 0 or ok > total or (ok == total and expected is not None and total != expected):
+        cell, _ = sampled(Counts(total=total, ok=ok), expected)
+        if cell is Cell.FAILED:
             wanted = f", {expected} expected" if expected is not None else ""
             return _stop(
                 Code.HALT_UNRESOLVED,
@@ -328,7 +332,7 @@ def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple
                 f"{key}: wrong sample scope, {ok}/{total} samples{wanted}",
                 "fix sample_counts or expected_samples, run discover, then call resume_run",
             )
-        if ok < total:
+        if cell is Cell.PARTIAL:
             partial.append(f"{key} {ok}/{total}")
     if not partial:
         failed = len(result.guard.failed)
