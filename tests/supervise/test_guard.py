@@ -371,7 +371,11 @@ def test_well():
 """
 
 
-def test_why_a_phase_failed_is_on_record_with_exception_first_line_and_place(tmp_path: Path) -> None:
+def test_why_a_phase_failed_is_on_record_with_exception_first_line_and_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "MAX_TRIES", 1)  # else it is launched again and again
+    monkeypatch.setattr(loop, "MAX_PASSES", 1)
     helper = "def check(right):\n    assert right, 'a limit is not met'\n"
     project = toy.make_toy(tmp_path / "repo", test_source=toy.toy_source() + WHYS, files={"helper.py": helper})
 
