@@ -103,3 +103,38 @@ def test_a_constant_that_is_read_by_a_detour_or_perhaps_is_kept(project: Project
     found = project.discover(IN_EACH.partition("  test_b_ci.py")[0])
     assert sources(found, "a_speed") == ["B_RTF_MEAN_MAX"]
     assert found.collisions == ()
+
+
+STAR = """\
+from {module} import *
+def test_a(m):
+    assert m['rtf'] <= B_RTF_MEAN_MAX
+    assert m['q'] >= A_P95[4]['throughput_qps']
+"""
+LIMITS = "B_RTF_MEAN_MAX = 0.09\nC_RTF_MEAN_MAX = 0.1\nA_P95 = {4: {'throughput_qps': 2}}\n"
+
+
+@pytest.mark.rule("DSC-13")
+@pytest.mark.parametrize(
+    ("module", "where"),
+    [
+        ("tests.limits", "bound by the star import of tests/limits.py"),
+        ("limits", "bound by the star import of tests/limits.py"),
+        (".limits", "bound by the star import of tests/limits.py"),
+        ("tests.all_limits", "bound by the star import of tests/all_limits.py"),
+        ("elsewhere.limits", "perhaps bound by the star import of elsewhere.limits, which is not in this repository"),
+    ],
+)
+def test_a_threshold_that_a_star_import_brings_is_listed_with_its_file(
+    project: Project, module: str, where: str
+) -> None:
+    project.write("tests/limits.py", LIMITS)
+    project.write("tests/all_limits.py", "from tests.limits import *\n")
+    project.write("tests/test_a_ci.py", STAR.format(module=module))
+    found = project.discover(IN_EACH.partition("  test_b_ci.py")[0])
+    listed = [line for line in found.problems if where in line]
+    assert [line.split(" is not calibrated")[0] for line in sorted(listed)] == [
+        "tests/test_a_ci.py: A_P95",
+        "tests/test_a_ci.py: B_RTF_MEAN_MAX",
+    ]
+    assert not any("C_RTF_MEAN_MAX" in line for line in found.problems)

@@ -9,7 +9,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from enum import StrEnum
 
 from tune_mcp.config.stages import Number, WorstOp
-from tune_mcp.discover.assertions import Gate, Unread
+from tune_mcp.discover.assertions import Gate, Unread, UnreadKind
 from tune_mcp.observe.worst import Direction, Worst
 
 _SPEED = "speed"
@@ -51,7 +51,7 @@ def find(
         text = f"WHAT THE TEST ASSERTS IS UNKNOWN, our reading is thrown away: {contradicted}"
         yield Doubt(DoubtKind.CONTRADICTED, text)
     gate = read if isinstance(read, Gate) else None
-    if isinstance(read, Unread) and not contradicted and moves in (Direction.TIGHTENS, Direction.FIRST):
+    if isinstance(read, Unread) and not contradicted and _matters(read, moves):
         text = f"whether the repeats pass the value is not known, since no assertion could be read: {read.reason}"
         yield Doubt(DoubtKind.UNREAD, text)
     if gate and (text := fails_text(worst, gate, worst.write_value)):
@@ -65,6 +65,11 @@ def find(
         elif not gate.passes(worst.write_value, current):
             text = f"a quality metric would loosen beyond its own slack: {worst.write_value!r} fails the present limit "
             yield Doubt(DoubtKind.BEYOND_SLACK, f"{text}{gate.limit(current):g} ({gate.how})")
+
+
+def _matters(read: Unread, moves: Direction) -> bool:
+    """Whether a person must know that no assertion was read: not where nothing asserts what would loosen."""
+    return moves is not Direction.EQUAL and (moves is not Direction.LOOSENS or read.kind is not UnreadKind.NOT_ASSERTED)
 
 
 _KEYS = re.compile(r"""(?:\[|\.get\()(['"])([^'"]+)\1[\])]""")

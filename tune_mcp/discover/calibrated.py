@@ -68,7 +68,7 @@ class CalibratedFiles:
         base = base.removesuffix(self.model.stage_base_strip_suffix).strip("_.-")
         if not base:
             raise clash(f"nothing is left of {stem} without its prefix and suffix", "shorten stage_base_strip_*")
-        module = self._module(path, "test_globs")
+        module = self.modules.with_stars(self._module(path, "test_globs"))
         source = f"metric_sources.{name}.threshold_file"
         thresholds = self._module(config.threshold_file, source) if config.threshold_file else module
         scope = ScopeReader(module, self.modules, self.rules, tuple(config.variants))

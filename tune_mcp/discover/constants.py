@@ -91,6 +91,7 @@ class ModuleConstants:
     keyword arguments of calls anywhere in it that are whole numbers. ``keys_read`` maps a name to the string keys that
     the file asks it for, ``handed_on`` are the names that it gives to other code as a whole. ``leaves`` are numbers
     inside a class, a dict or an object, each a constant by the expression that reads it (``Limits.acc``).
+    ``stars`` are the modules of its star imports.
     """
 
     path: str
@@ -103,6 +104,12 @@ class ModuleConstants:
     keys_read: dict[str, frozenset[str]] = field(default_factory=lambda: dict[str, frozenset[str]]())
     handed_on: frozenset[str] = frozenset()
     leaves: dict[str, Constant] = field(default_factory=lambda: dict[str, Constant]())
+    stars: tuple[str, ...] = ()
+
+    @property
+    def names_read(self) -> frozenset[str]:
+        """Every name that the file uses."""
+        return self.handed_on | self.keys_read.keys() | self.indexed.keys()
 
     def constant(self, symbol: str) -> Constant | None:
         """The constant or leaf of that name."""
@@ -288,7 +295,14 @@ def parse_module(data: bytes, path: str) -> ModuleConstants:
         keys_read(source.tree),
         handed_on(source.tree),
         leaves,
+        tuple(_stars(source.tree)),
     )
+
+
+def _stars(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
+            yield "." * node.level + (node.module or "")
 
 
 def _indexed(tree: ast.Module) -> dict[str, frozenset[int | str]]:

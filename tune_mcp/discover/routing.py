@@ -207,7 +207,8 @@ def _claims(
             if spec is not None and constant.kind is ConstantKind.DERIVED:
                 yield Claim(spec, name, name, writable=False)
     for name, how in module.elsewhere.items():
-        if name == name.upper() and rules.match(name, None) and name not in config.ignored_constants:
+        known = rules.match(name, None) is not None or rules.named_as_nested(name)
+        if name == name.upper() and known and name not in config.ignored_constants:
             found.problems.append(
                 f"{module.path}: {name} is not calibrated: {how}; name its file as threshold_file [DSC-13]"
             )

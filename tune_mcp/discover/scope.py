@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tune_mcp.config.metrics import SCOPE_ROLES, MetricRules
 from tune_mcp.discover.constants import ConstantKind, ModuleConstants, parse_module
 from tune_mcp.discover.imports import SourceFiles
 from tune_mcp.files import inside, read_plain
+
+_STARS_DEEP = 4
 
 
 @dataclass
@@ -47,6 +49,26 @@ class Modules:
             return None
         other = self.imported(origins[0].removesuffix(f".{name}"), module.path)
         return self.number(other, name, depth - 1) if other else None
+
+    def with_stars(self, module: ModuleConstants, depth: int = _STARS_DEEP) -> ModuleConstants:
+        """The module, with the names that it uses and that star imports bind among those that are bound elsewhere."""
+        elsewhere: dict[str, str] = {}
+        imports = set(module.imports)
+        for dotted in module.stars if depth else ():
+            other = self.imported(dotted, module.path)
+            if other is None:
+                how = f"perhaps bound by the star import of {dotted}, which is not in this repository"
+                found = module.names_read
+            else:
+                other = self.with_stars(other, depth - 1)
+                how = f"bound by the star import of {other.path}"
+                found = other.constants.keys() | other.elsewhere.keys()
+                imports |= {f"{dotted}.{name}" for name in found}
+            elsewhere |= {name: how for name in found if not name.startswith("_")}
+        # Of what a star binds, only what the test file itself uses matters.
+        wanted = elsewhere.keys() & module.names_read if depth == _STARS_DEEP else elsewhere.keys()
+        missing = {name: elsewhere[name] for name in elsewhere if name in wanted and name not in module.constants}
+        return replace(module, elsewhere={**missing, **module.elsewhere}, imports=frozenset(imports))
 
     def imported(self, module: str, importer: str) -> ModuleConstants | None:
         """The constants of the file that ``module`` (with its leading dots) is, seen from the file ``importer``."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from tune_mcp.discover.assertions.formula import (
@@ -22,6 +23,8 @@ from tune_mcp.discover.assertions.formula import (
 )
 from tune_mcp.discover.assertions.library import Calls
 from tune_mcp.discover.assertions.objects import (
+    Class,
+    Function,
     Instance,
     Items,
     Scope,
@@ -100,12 +103,16 @@ class Branches(Calls):
                 return self._with(items, body, scope)
             case ast.Try() | ast.TryStar():
                 return self._try(node, scope, frame)
-            case ast.Match(cases=cases):
+            case ast.Match(subject=matched, cases=cases):
+                subject = self.eval(matched, scope)
+                self.loses("a match", [subject])
                 for case in cases:
                     names = [one for one in ast.walk(case.pattern) if isinstance(one, ast.MatchAs) and one.name]
                     with self.under(self.unknown(f"a match on line {node.lineno}")):
                         for name in names:
-                            scope.names[str(name.name)] = self.unknown(str(name.name))
+                            scope.names[str(name.name)] = self.unknown(str(name.name), [subject])
+                        if case.guard is not None:
+                            self.loses("a match", [self.eval(case.guard, scope)])
                         self.block(case.body, scope)
                 return False
             case _:
@@ -167,24 +174,38 @@ class Branches(Calls):
         for item in items:
             name = ast.unparse(item.context_expr).partition("(")[0]
             swallows = swallows or name.endswith(("raises", "assertRaises", "assertRaisesRegex", "suppress"))
+            called = self.eval(item.context_expr.func, scope) if isinstance(item.context_expr, ast.Call) else None
+            swallows = swallows or _catches(called)
             value = self.eval(item.context_expr, scope)
             if item.optional_vars is not None:
                 entered = value if isinstance(value, Instance | Opaque) else self.unknown(name, [value])
                 self.bind(item.optional_vars, entered, scope)
         if not swallows:
             return self.block(body, scope)
+        with self.swallowing(f"with {ast.unparse(items[0].context_expr)[:40]}"):
+            self.block(body, scope)
+        return False
+
+    @contextmanager
+    def swallowing(self, text: str) -> Generator[None]:
+        """Run code whose exceptions do not leave the test: what it asserts of the constant is not understood."""
         self.raised.append([])
-        self.block(body, scope)
+        yield
         for one in self.raised.pop():
             if depends(one.condition):
-                self.note(f"`with {ast.unparse(items[0].context_expr)[:40]}`", one.how)
-        return False
+                self.note(f"`{text}`", one.how)
 
     def note(self, what: str, how: str) -> None:
         """A use of the constant that is not understood."""
         self.raised[-1].append(Raised(Opaque(what, Origin.SETTING, ref=True), how, "AssertionError"))
 
     def _try(self, node: ast.Try | ast.TryStar, scope: Scope, frame: Frame) -> bool:
+        if _leaves(node.finalbody):
+            with self.swallowing("a finally that leaves"):
+                return self._caught(node, scope, frame)
+        return self._caught(node, scope, frame)
+
+    def _caught(self, node: ast.Try | ast.TryStar, scope: Scope, frame: Frame) -> bool:
         self.raised.append([])
         ended = self.block([*node.body, *node.orelse], scope)
         waiting = self.raised.pop()
@@ -194,6 +215,10 @@ class Branches(Calls):
             if "Exception" in kinds and not kinds & {"", "BaseException"}:
                 caught = [one for one in caught if one.kind != "Failed"]
             waiting = [one for one in waiting if one not in caught]
+            if _leaves([*node.body, *node.orelse]):  # not where the assertion before it fails, which is not followed
+                for one in caught:
+                    if depends(one.condition):
+                        self.note("a try that is left before its end", one.how)
             surprise = Opaque(f"an exception on line {node.lineno}", Origin.SETTING)
             with self.under(some([*(self.left(one.condition) for one in caught), surprise])):
                 frame.caught.append((len(self.guards), caught))
@@ -239,6 +264,26 @@ class Branches(Calls):
         shortened = text if len(text) <= _HOW_LONG else f"{text[: _HOW_LONG - 1]}…"
         path = self.frames[-1].scope.module.path if self.frames else ""
         return f"{path}:{getattr(node, 'lineno', 0)}: {shortened}"
+
+
+def _catches(called: Value) -> bool:
+    """Whether a context manager of the repository may keep an exception to itself."""
+    if isinstance(called, Class):
+        found = called.find("__exit__")
+        called = found if isinstance(found, Function) else called.find("__aexit__")
+        inner = list(ast.walk(called.node)) if isinstance(called, Function) else []
+        gives = (one.value for one in inner if isinstance(one, ast.Return))
+        return any(one is not None and not (isinstance(one, ast.Constant) and not one.value) for one in gives)
+    inner = list(ast.walk(called.node)) if isinstance(called, Function) else []
+    handlers = [one for one in inner if isinstance(one, ast.ExceptHandler)]
+    return any(not isinstance(one.body[-1], ast.Raise) for one in handlers) or any(
+        isinstance(one, ast.withitem) and "suppress" in ast.unparse(one.context_expr) for one in inner
+    )
+
+
+def _leaves(body: list[ast.stmt]) -> bool:
+    """Whether statements leave the block that they are in."""
+    return any(isinstance(one, ast.Return | ast.Break | ast.Continue) for part in body for one in ast.walk(part))
 
 
 def _kinds(handler: ast.ExceptHandler) -> frozenset[str]:

@@ -6,6 +6,7 @@ import ast
 import operator
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 from tune_mcp.discover.assertions.formula import (
     OPERATORS,
@@ -31,6 +32,7 @@ from tune_mcp.discover.assertions.objects import (
     Table,
     beyond,
     stored,
+    tainted,
 )
 from tune_mcp.discover.assertions.values import Values, count, is_condition
 
@@ -71,6 +73,10 @@ class Expressions(Values):
         """Assign to a target."""
 
     @abstractmethod
+    def swallowing(self, text: str) -> AbstractContextManager[None]:
+        """Run code whose exceptions do not leave the test."""
+
+    @abstractmethod
     def defaults(self, arguments: ast.arguments, scope: Scope) -> dict[str, Value]:
         """The defaults of a function's parameters."""
 
@@ -88,9 +94,12 @@ class Expressions(Values):
                 return value
             case ast.Name(id=name):
                 found = self.lookup(scope, name)
+                self.touched = self.touched or (self.testing and tainted(found))
                 return self.setting(name) if found is MISSING else found
             case ast.Attribute(value=inner, attr=name):
-                return self.attribute(self.eval(inner, scope), name)
+                found = self.attribute(self.eval(inner, scope), name)
+                self.touched = self.touched or (self.testing and tainted(found))
+                return found
             case ast.Subscript(value=inner, slice=index):
                 return self.item(self.eval(inner, scope), self.index(index, scope), node)
             case ast.Call():
@@ -195,8 +204,12 @@ class Expressions(Values):
                 self.put(table, self.eval(key, scope), found)
             elif isinstance(found, Table):
                 table.entries.update(found.entries)
+            elif len(node.keys) == 1:
+                return found
             else:
-                return self.unknown("a dict", [table, found])
+                whole = self.unknown("a dict", [table, found, *(self.eval(one, scope) for one in node.values)])
+                whole.mark(self.place(node))
+                return whole
         return table
 
     def index(self, node: ast.expr, scope: Scope) -> Value:
@@ -209,6 +222,13 @@ class Expressions(Values):
         return self.eval(node, scope)
 
     def _call(self, node: ast.Call, scope: Scope) -> Value:
+        kept = [one.value for one in node.keywords if one.arg == "return_exceptions"]
+        if kept and not (isinstance(kept[0], ast.Constant) and not kept[0].value):
+            with self.swallowing(ast.unparse(node)[:40]):
+                return self._called(node, scope)
+        return self._called(node, scope)
+
+    def _called(self, node: ast.Call, scope: Scope) -> Value:
         function = self.eval(node.func, scope)
         args, whole = self.elements(node.args, scope)
         keywords: dict[str, Value] = {}
@@ -276,6 +296,9 @@ class Expressions(Values):
                 return found
 
     def _ordered(self, function: Callable[..., object], left: Value, right: Value) -> Value:
+        if isinstance(left, Choice) and function in (operator.eq, operator.ne) and not isinstance(right, Expr):
+            sides = [self._ordered(function, one, right) for one in (left.then, left.other)]
+            return choose(left.condition, *sides)
         for one, other in ((left, right), (right, left)):
             if isinstance(one, Approx):
                 return self._approx(function, other, one.value)

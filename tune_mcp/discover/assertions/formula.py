@@ -57,7 +57,9 @@ class Origin(Enum):
 class Opaque(Expr):
     """A value that only a run knows. ``base`` is the result that it was taken from, ``parents`` what made that.
 
-    ``ref`` True: the constant went into it in a way that is not understood.
+    ``ref`` True: the constant went into it in a way that is not understood. ``mixed`` names what it was computed from
+    when it is a value of several results, or of one result by code that is not followed: then it is no result itself.
+    ``written`` True: the test writes it as JSON. ``changed`` says what the test itself has put there.
     """
 
     name: str
@@ -65,6 +67,10 @@ class Opaque(Expr):
     ref: bool = False
     base: Opaque | None = None
     parents: frozenset[Opaque] = frozenset()
+    mixed: str = ""
+    written: bool = False
+    changed: str = ""
+    owner: Opaque | None = None
     children: dict[tuple[str, object], Opaque] = field(default_factory=lambda: dict[tuple[str, object], Opaque]())
 
     @property
@@ -72,23 +78,49 @@ class Opaque(Expr):
         """The result that this value was taken from."""
         return self.base or self
 
+    @property
+    def is_result(self) -> bool:
+        """Whether it may be a measured number; a whole argument of a test is a tool more often than a number."""
+        return self.origin is Origin.MEASURED or (self.origin is Origin.PARAMETER and self.base is not None)
+
     def child(self, kind: str, key: object, name: str) -> Opaque:
-        """A part of this value; the same part each time."""
+        """A part of this value; the same part each time. What has a name in a computed value is a result again."""
         found = self.children.get((kind, key))
         if found is None:
-            found = Opaque(name, self.origin, self.ref, self.root, self.parents)
+            named = kind in ("item", "attribute") and isinstance(key, str)
+            mixed = name if kind == "sum" else "" if named else self.mixed
+            found = Opaque(
+                name, self.origin, self.ref, self.root, self.parents, mixed, changed=self.changed, owner=self
+            )
             self.children[(kind, key)] = found
         return found
+
+    def change(self, what: str, key: object = None) -> None:
+        """The test changes the part ``key`` of this value; any part when it is not a name."""
+        part = self.child("item", key, f"{self.name}[{key!r}]") if isinstance(key, str) else self
+        part.mark(what)
+        if isinstance(key, str):
+            self.child("attribute", key, f"{self.name}.{key}").mark(what)
+
+    def mark(self, what: str) -> None:
+        """Say of it and all its parts who put them there; nobody, once the test writes them."""
+        self.changed = what
+        for one in self.children.values():
+            one.mark(what)
 
 
 @dataclass(eq=False)
 class Apply(Expr):
-    """A pure Python function of values; ``place`` says where a comparison stands."""
+    """A pure Python function of values; ``place`` says where a comparison stands.
+
+    ``stored`` is the name under which code keeps the value: it may then be what is recorded as the result.
+    """
 
     function: Callable[..., object]
     name: str
     args: tuple[Value, ...]
     place: str = ""
+    stored: str = ""
 
     def __post_init__(self) -> None:
         self.ref = any(depends(one) for one in self.args)
@@ -221,22 +253,21 @@ def parts(value: Value) -> Iterator[Value]:
             return
 
 
-def leaves(value: Value) -> dict[int, Expr]:
-    """All leaves of an expression by identity."""
-    found: dict[int, Expr] = {}
+def nodes(value: Value) -> Iterator[Expr]:
+    """An expression and all that it is made of, each once."""
     seen: set[int] = set()
     waiting = [value]
     while waiting:
         one = waiting.pop()
-        if id(one) in seen or not isinstance(one, Expr):
-            continue
-        seen.add(id(one))
-        inner = list(parts(one))
-        if inner:
-            waiting += inner
-        else:
-            found[id(one)] = one
-    return found
+        if id(one) not in seen and isinstance(one, Expr):
+            seen.add(id(one))
+            yield one
+            waiting += parts(one)
+
+
+def leaves(value: Value) -> dict[int, Expr]:
+    """All leaves of an expression by identity."""
+    return {id(one): one for one in nodes(value) if next(parts(one), None) is None}
 
 
 def rebuilt(value: Value, replaced: Callable[[Expr], Value]) -> Value:

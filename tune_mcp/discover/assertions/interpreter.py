@@ -33,18 +33,22 @@ from tune_mcp.discover.assertions.objects import (
     Module,
     Scope,
     Table,
+    is_measured,
     tainted,
 )
+from tune_mcp.discover.assertions.reading import MUTATORS
 from tune_mcp.discover.assertions.statements import Statements, Target
 from tune_mcp.discover.assertions.values import TooLong
 from tune_mcp.discover.imports import SourceFiles
 
 _MAX_DEPTH = 60
 _BRIEF = 2_000
-_SAME_EACH_TIME = frozenset(
-    {"mean", "min", "max", "sum", "item", "items", "values", "keys", "tolist", "json", "median"}
-)
+_SAME_EACH_TIME = frozenset({"min", "max", "item", "items", "values", "keys", "tolist", "json"})
 """Methods without arguments that give the same part of a result each time; any other may measure anew."""
+_COMPUTING = frozenset(
+    {"mean", "median", "sum", "std", "var", "prod", "round", "abs", "clip", "quantile", "percentile"}
+)
+"""Methods that make another number of what they belong to."""
 _BUILTINS = frozenset(dir(builtins))
 
 
@@ -113,7 +117,7 @@ class Interpreter(Statements):
                 found = one.names[name]
                 if isinstance(found, Lazy):
                     found = one.names[name] = self.force(found)
-                return found
+                return self.settled(name, found) if one.parent is None else found
             one = one.parent
         return Library(f"builtins.{name}") if name in _BUILTINS else MISSING
 
@@ -152,24 +156,31 @@ class Interpreter(Statements):
             case Opaque():
                 return self._opaque_call(function, given, node)
             case _:
-                return self.unknown(ast.unparse(node)[:40], given)
+                self.loses(ast.unparse(node)[:40], [function, *given])
+                return self.unknown(ast.unparse(node)[:40], [function, *given])
+
+    def reads(self, function: Function) -> bool:
+        """Whether the constant is within a function's reach."""
+        return self.reaches(function.scope.module.path, function.node)
 
     def _opaque_call(self, function: Opaque, given: list[Value], node: ast.AST) -> Value:
-        name = f"{function.name}(…)"
-        if not given and function.name.rpartition(".")[2] in _SAME_EACH_TIME:
+        name, last = f"{function.name}(…)", function.name.rpartition(".")[2]
+        if not given and last in _SAME_EACH_TIME:
             return function.child("call", None, name)
-        named = [one for one in given if isinstance(one, str) and one.rpartition(".")[2] == self.target.symbol]
-        if named and name.rpartition(".")[2] in ("setattr(…)", "setitem(…)"):
-            self.note(f"`{name}`", self.place(node))
+        self.loses(f"`{name}`", given)
+        owner = function.owner
+        if last in MUTATORS and owner is not None:
+            owner.change(self.place(node))
         if any(tainted(one) and not isinstance(one, str) for one in given):
             self._foreign(function.name, given, {}, node)
         found = self.unknown("", [function, *given])
-        return Opaque(name, function.origin, found.ref, None, found.parents)
+        mixed = name if last in _COMPUTING or any(is_measured(one) for one in given) else ""
+        return Opaque(name, function.origin, found.ref, None, found.parents, mixed)
 
     def _invoke(self, function: Function, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
         given = [*args, *keywords.values()]
         path = function.scope.module.path
-        matters = any(tainted(one) for one in (*given, function.owner)) or self.reaches(path, function.node)
+        matters = any(tainted(one) for one in (*given, function.owner)) or self.reads(function)
         if not matters and self.testing and PurePosixPath(path).parts[0] != self.near:
             return self._skipped(function, args, keywords)
         odd = [one for one in function.decorators if not is_plain_decorator(one)]

@@ -10,10 +10,7 @@ from dataclasses import dataclass
 from tune_mcp.config.stages import WorstOp
 from tune_mcp.discover.assertions.formula import (
     COMPARISONS,
-    DIVIDE,
-    OPERATORS,
     STRICT,
-    TIMES,
     Apply,
     Choice,
     EachTime,
@@ -21,16 +18,15 @@ from tune_mcp.discover.assertions.formula import (
     Expr,
     Not,
     Opaque,
-    Origin,
     Present,
     Some,
     Undefined,
     Value,
     depends,
     every,
-    is_number,
     leaves,
     negated,
+    nodes,
     parts,
     rebuilt,
     some,
@@ -40,7 +36,6 @@ from tune_mcp.discover.assertions.trend import NotMonotone, Trend, TwoSided
 
 _MAX_PIECES = 4000
 _PROBES = (1.0, 0.5, 2.0, 0.9, 1.1, 0.01, 100.0, 0.1, 10.0, 0.97, 1.03, 0.3333, 3.1416, 0.777, 1.2345, 17.0)
-_COMPOUND = frozenset({DIVIDE, OPERATORS["add"], OPERATORS["sub"], TIMES})
 _ENOUGH = "it is enough that one of many values passes"
 _STRANGE = "the comparison is not understood"
 
@@ -167,7 +162,7 @@ def _normal(value: Value, clock: Callable[[], None], *, positive: bool = True) -
 
 def _use(piece: Value, failure: Failure, present: float | None) -> _Use | None:
     literals = list(piece.args) if isinstance(piece, Every) else [piece]
-    asserted = [_collapsed(_given(one, literals)) for one in literals if depends(one)]
+    asserted = [_given(one, literals) for one in literals if depends(one)]
     measured = _measured(asserted)
     if measured is None:
         return None
@@ -226,32 +221,20 @@ def _measured(asserted: list[Value]) -> Opaque | None:
     if len(found) > 1:
         names = ", ".join(one.name for one in list(found.values())[:3])
         raise _Unclear(f"compared with several unknown values at once: {names}")
-    return next(iter(found.values()), None)
-
-
-def _collapsed(literal: Value) -> Value:
-    """The comparison with each quotient, sum or difference of measured values taken as one measured value."""
-    known: dict[frozenset[int], Opaque] = {}
-
-    def replaced(node: Expr) -> Value:
-        if not isinstance(node, Apply) or node.ref or node.function not in _COMPOUND:
-            return node
-        found = list(leaves(node).values())
-        unknown = [one for one in found if isinstance(one, Opaque)]
-        if len(unknown) < 2 or len(unknown) != len(found) or any(one.origin is Origin.SETTING for one in unknown):
-            return node
-        if len({id(one.root) for one in unknown if one.root.origin is Origin.PARAMETER}) > 1:
-            return node
-        if node.function is TIMES and len({id(one.root) for one in unknown}) > 1:
-            return node
-        # ``correct / total * 100``: the factor scales the quotient, it is no part of it.
-        if any(is_number(one) for one in node.args):
-            return node
-        name = " and ".join(one.name for one in unknown)
-        key = frozenset(id(one) for one in unknown)
-        return known.setdefault(key, Opaque(name, unknown[0].origin, base=unknown[0].root))
-
-    return rebuilt(literal, replaced)
+    measured = next(iter(found.values()), None)
+    if measured is None:
+        return None
+    if measured.changed:
+        raise _Unclear(f"the test itself has set {measured.name} before ({measured.changed})")
+    if measured.mixed and not measured.written:
+        raise _Unclear(f"compared with {measured.mixed}, which is computed from results and is none itself")
+    if not (measured.written or measured.root.written):
+        kept = next(
+            (one for literal in asserted for one in nodes(literal) if isinstance(one, Apply) and one.stored), None
+        )
+        if kept is not None:
+            raise _Unclear(f"`{kept.stored}` is computed before it is compared, so either may be what is recorded")
+    return measured
 
 
 def _assumed(literal: Value, measured: Opaque) -> Value:

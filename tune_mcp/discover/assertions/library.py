@@ -32,17 +32,18 @@ from tune_mcp.discover.assertions.objects import (
     Table,
     as_tuple,
     beyond,
+    stored,
     tainted,
 )
 from tune_mcp.discover.assertions.values import count
 
 _PURE: dict[str, Callable[..., object]] = {
     "round": round, "abs": abs, "float": float, "int": int, "pow": pow, "str": str, "format": format,
-    **{f"math.{name}": getattr(math, name) for name in
-       ("ceil", "floor", "sqrt", "log", "log2", "log10", "exp", "pow", "fabs", "trunc")},
     **{f"operator.{name}": getattr(operator, name) for name in ("lt", "le", "gt", "ge", "eq", "ne", "add", "sub", "mul",
                                                                "truediv", "neg", "abs")},
 }  # fmt: skip
+_WRITERS = frozenset({"json.dump", "json.dumps", "orjson.dumps", "ujson.dump", "ujson.dumps", "yaml.dump",
+                      "yaml.safe_dump"})  # fmt: skip
 _UNITTEST: dict[str, Callable[..., object]] = {
     "assertGreater": operator.gt, "assertGreaterEqual": operator.ge, "assertLess": operator.lt,
     "assertLessEqual": operator.le, "assertEqual": operator.eq, "assertNotEqual": operator.ne,
@@ -70,10 +71,8 @@ class Calls(Expressions):
     def library(self, name: str, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
         """Call something from outside the repository."""
         bare = name.removeprefix("builtins.")
-        if bare in ("json.dump", "json.dumps") and args:
+        if bare in _WRITERS and args:
             self.measure(args[0])
-        if bare in _PURE:
-            return self._pure(bare, args, keywords, node)
         if name.startswith("unittest.") and self._asserted(name.removeprefix("unittest."), args, keywords, node):
             return None
         special = getattr(self, "_do_" + bare.replace(".", "_"), None)
@@ -82,12 +81,15 @@ class Calls(Expressions):
                 return special(args, keywords, node)
             except (IndexError, KeyError):
                 pass
+        elif bare in _PURE or bare.startswith("math."):
+            return self._pure(bare, args, keywords, node)
         return self._foreign(name, args, keywords, node)
 
     def _foreign(self, name: str, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
         given = [*args, *keywords.values()]
         last = name.rpartition(".")[2]
         if not _HARMLESS.match(name):
+            self.loses(f"`{name}`", given)
             if _ASKS.search(last) and any(tainted(one) for one in given if not isinstance(one, str)):
                 self.fails(Opaque(f"`{name}`", self.unknown("").origin, ref=True), node)
             for one in given:
@@ -102,7 +104,9 @@ class Calls(Expressions):
             keywords = {}
         if keywords or any(isinstance(one, (Items, Table, Instance)) for one in args):
             return self.unknown(f"{name}(…)", [*args, *keywords.values()])
-        return self.pure(_PURE[name], name.rpartition(".")[2], args)
+        last = name.rpartition(".")[2]
+        function = _PURE.get(name) or getattr(math, last, None)
+        return self.pure(function, last, args) if callable(function) else self.unknown(f"{name}(…)", args)
 
     def _asserted(self, name: str, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> bool:
         """A method of unittest.TestCase."""
@@ -130,11 +134,42 @@ class Calls(Expressions):
         (one,) = args
         return one.kind if isinstance(one, Instance) else self._foreign("type", args, keywords, node)
 
+    def _do_sys_exit(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        self.fails(True, node, "SystemExit")
+        return None
+
+    _do_exit = _do_quit = _do_os__exit = _do_pytest_exit = _do_sys_exit
+
+    def _do_unittest_TestCase(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        return Library("unittest")
+
+    _do_unittest_case_TestCase = _do_unittest_TestCase
+
+    def _do_typing_cast(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        return args[1]
+
+    def _do_setattr(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        if not isinstance(args[0], Instance) or not isinstance(args[1], str):
+            return self._foreign("builtins.setattr", args, keywords, node)
+        stored(args[0].names, args[1], args[2], beyond(self.guards, args[0].created))
+        return None
+
     def _do_pytest_approx(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
         return Approx(args[0])
 
     def _do_pytest_param(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
         return tuple(args)
+
+    def _do_math_isnan(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        value = args[0]
+        return Present(value, ast.unparse(node)[:60], likely=False) if isinstance(value, Opaque) else False
+
+    _do_math_isinf = _do_numpy_isnan = _do_numpy_isinf = _do_math_isnan
+
+    def _do_math_isfinite(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        return negated(self._do_math_isnan(args, keywords, node))
+
+    _do_numpy_isfinite = _do_math_isfinite
 
     def _do_math_isclose(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
         return self.pure(math.isclose, "isclose", args[:2])
@@ -143,7 +178,7 @@ class Calls(Expressions):
 
     def _do_os_environ_get(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
         name = args[0]
-        if isinstance(name, str) and name in self.env:
+        if isinstance(name, str) and name in self.env and name not in self.anew:
             return self.env[name]
         return self.setting(f"environment variable {name}")
 
@@ -218,7 +253,7 @@ class Calls(Expressions):
         if isinstance(value, Opaque):
             return value.child(name, None, f"{name}({value.name})")
         if isinstance(value, Items) and value.known() is None:
-            return self.reduced(value, f"{name}(…)")
+            return self.reduced(value, f"{name}(…)", summed=False)
         known = self.known_items(value)
         if not known:
             return keywords.get("default", self.unknown(f"{name}(…)", args))
@@ -229,7 +264,7 @@ class Calls(Expressions):
         if isinstance(value, Opaque):
             return value.child("sum", None, f"sum({value.name})")
         if isinstance(value, Items) and value.known() is None:
-            return self.reduced(value, "sum(…)")
+            return self.reduced(value, "sum(…)", summed=True)
         total: Value = args[1] if len(args) > 1 else 0
         known = self.known_items(value)
         if known is None:
@@ -336,6 +371,7 @@ class Calls(Expressions):
             and not keywords
         ):
             return self.pure(lambda *values: getattr(owner, name)(*values), name, args)
+        self.loses(f"`….{name}`", [owner, *given])
         return self.unknown(f"….{name}(…)", [owner, *given])
 
     def _list_method(self, owner: Items, name: str, args: list[Value], node: ast.AST) -> Value:

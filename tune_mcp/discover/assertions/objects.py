@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import cast
 
-from tune_mcp.discover.assertions.formula import Choice, Opaque, Value, choose, depends, every, leaves
+from tune_mcp.discover.assertions.formula import Choice, Opaque, Origin, Value, choose, depends, every, leaves
 
 Guards = tuple[Value, ...]
 """Conditions under which a statement runs, the outermost first."""
@@ -163,17 +163,29 @@ class Approx:
 
 def tainted(value: Value) -> bool:
     """Whether the constant is anywhere in it."""
+    return any(depends(one) for one in _nested(value))
+
+
+def is_measured(value: Value) -> bool:
+    """Whether a result of the test is anywhere in it."""
+    return any(
+        one.is_result
+        if isinstance(one, Opaque)
+        else any(isinstance(leaf, Opaque) and leaf.origin is not Origin.SETTING for leaf in leaves(one).values())
+        for one in _nested(value)
+    )
+
+
+def _nested(value: Value) -> Iterator[Value]:
+    """The value and everything that it holds, each object once."""
     seen: set[int] = set()
     waiting: list[Value] = [value]
     while waiting:
         one = waiting.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        if depends(one):
-            return True
-        waiting += contents(one)
-    return False
+        if id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            waiting += contents(one)
 
 
 def contents(value: Value) -> Iterable[Value]:

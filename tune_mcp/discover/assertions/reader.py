@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -56,6 +57,7 @@ class AssertionReader:
     files: SourceFiles = field(init=False)
     names: NameReader = field(init=False)
     _long: set[int] = field(default_factory=set[int])
+    _anew: dict[str, dict[str, str]] = field(default_factory=dict[str, "dict[str, str]"])
     _spent: dict[str, float] = field(default_factory=dict[str, float])
     _reached: dict[tuple[str, str], frozenset[tuple[str, str]]] = field(
         default_factory=lambda: dict[tuple[str, str], frozenset[tuple[str, str]]]()
@@ -134,15 +136,28 @@ class AssertionReader:
 
         machine = Interpreter(self.files, target, test_file, env, reaches, self._long)
         machine.deadline = deadline
+        machine.anew = self._anew.setdefault(test_file, self.names.set_anew(test_file))
+        for conftest in reversed([*self.files.conftests(test_file)]):
+            machine.module(conftest)
         machine.module(test_file)
         machine.module(threshold_file)
         if not machine.found:
             return Unread(f"{source} is not assigned at the top level of {threshold_file}", UnreadKind.UNCLEAR)
         found = self._judged(machine, test_file, deadline, reading.tests)
+        for name in re.findall(r"\w+", source) if leaf else ():
+            if (where := machine.anew.get(name) or machine.anew.get(f"[{name}]")) is not None:
+                return Unread(f"{where} sets {name} anew", UnreadKind.UNCLEAR)
         if isinstance(found, Unread) and found.kind is UnreadKind.NOT_ASSERTED:
             if reading.unsure:
                 return Unread(reading.unsure, UnreadKind.UNCLEAR)
-            return Unread(machine.pinned or found.reason, found.kind)
+            if machine.pinned:
+                return Unread(machine.pinned, found.kind)
+            if machine.lost:
+                return Unread(f"it goes through {machine.lost}, which is not understood", UnreadKind.UNCLEAR)
+            if reading.tests and not machine.touched:
+                return Unread("no way from a test to it was understood", UnreadKind.UNCLEAR)
+            if (threshold_file, symbol) in self.names.hooked(test_file):
+                return Unread("a hook of pytest reads it", UnreadKind.UNCLEAR)
         return found
 
     def _judged(
@@ -154,7 +169,7 @@ class AssertionReader:
         failures: list[Failure] = []
         for test in self.names.tests(test_file):
             if tests is None or test.name in tests:
-                failures += _Run(machine, module, self.files, test).failures()
+                failures += _Run(machine, module, self.names, test).failures()
         return judge(failures, machine.present, machine.clock)
 
     def leaf(self, path: str, source: str) -> Leaf | None:
@@ -230,7 +245,7 @@ class _Run:
 
     machine: Interpreter
     module: Module
-    files: SourceFiles
+    names: NameReader
     test: TestNode
     fixtures: dict[str, Value] = field(default_factory=dict[str, Value])
 
@@ -273,7 +288,7 @@ class _Run:
     def _marks(self) -> list[str]:
         owner = self.test.owner
         marks = [ast.unparse(one) for one in owner.decorator_list] if owner else []
-        tree = self.files.tree(self.test.path)
+        tree = self.names.files.tree(self.test.path)
         for node in tree.body if tree else ():
             if isinstance(node, ast.Assign) and any(ast.unparse(one) == "pytestmark" for one in node.targets):
                 marks.append(ast.unparse(node.value))
@@ -320,11 +335,24 @@ class _Run:
                 if isinstance(before, Function):
                     kind = owner if "classmethod" in before.decorators else instance
                     self._run(Function(before.node, before.scope, before.defaults, kind), {})
+            for name in self._autouse(owner):
+                before = owner.find(name) if owner else None
+                if isinstance(before, Function):
+                    self._run(Function(before.node, before.scope, before.defaults, instance), {})
             self._run(Function(function.node, function.scope, function.defaults, instance), bound)
         finally:
             machine.testing = False
             found = machine.raised.pop()
         return [replace(one, condition=machine.as_measured(one.condition)) for one in found]
+
+    def _autouse(self, owner: Class | None) -> list[str]:
+        """Fixtures of a class that pytest uses by itself."""
+        return [
+            name
+            for one in (owner.ancestry() if owner else ())
+            for name, value in one.scope.names.items()
+            if isinstance(value, Function) and value.is_fixture and any("autouse=True" in d for d in value.decorators)
+        ]
 
     def _run(self, function: Function, bound: dict[str, Value], *, brief: bool = False) -> Value:
         arguments = function.node.args
@@ -340,13 +368,16 @@ class _Run:
         """The value of a fixture: what its code gives, else what only a run knows."""
         if name not in self.fixtures:
             self.fixtures[name] = Opaque(name, Origin.PARAMETER)
-            found = self._find(name)
+            found = self._find(name, self._function()[0])
             if found is not None:
                 self.fixtures[name] = self._run(found, {}, brief=True)
         return self.fixtures[name]
 
-    def _find(self, name: str) -> Function | None:
-        for path in (self.module.path, *self.files.conftests(self.module.path)):
+    def _find(self, name: str, owner: Class | None) -> Function | None:
+        own = owner.find(name) if owner else None
+        if owner and isinstance(own, Function) and own.is_fixture:
+            return Function(own.node, own.scope, own.defaults, Instance(owner, {}))
+        for path in (self.module.path, *self.names.files.conftests(self.module.path)):
             module = self.machine.module(path)
             for key in list(module.scope.names):
                 if key != name and not (key.startswith(("_", "fixture")) or key.endswith("_fixture")):

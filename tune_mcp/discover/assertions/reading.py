@@ -18,6 +18,8 @@ _SETUP = frozenset({
     "teardown_class", "asyncSetUp", "__init__",
 })  # fmt: skip
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
+MUTATORS = frozenset({"update", "setdefault", "pop", "popitem", "clear", "append", "extend", "insert", "remove", "sort",
+                      "reverse", "__setitem__", "__delitem__"})  # fmt: skip
 ANYTHING = "*"
 """A name that is made at run time: every name of its file may be meant."""
 
@@ -96,6 +98,31 @@ class NameReader:
         start += [part for name in wanted for part in self._fixtures(path, name)]
         start += list(self._fixtures(path, None))
         return self._closure(path, start)
+
+    def hooked(self, path: str) -> frozenset[tuple[str, str]]:
+        """Every (file, name) that pytest's hooks of a test file and its conftests may read."""
+        hooks = [
+            (where, node)
+            for where in (path, *self.files.conftests(path))
+            for name, nodes in self.names(where).statements.items()
+            if name.startswith("pytest_")
+            for node in nodes
+        ]
+        return self._closure(path, hooks)
+
+    def set_anew(self, path: str) -> dict[str, str]:
+        """Names that a test file, its conftests or what these import set from outside or by a string, and where.
+
+        ``[key]`` stands for a key of a dict that is set so, ``*`` for a name that is made at run time.
+        """
+        files = [path, *self.files.conftests(path)]
+        files += [origin.path for one in files for found in self.names(one).imports.values() for origin in found]
+        return {
+            name: f"{where}:{getattr(node, 'lineno', 0)}"
+            for where in reversed(dict.fromkeys(files))
+            for node in ast.walk(self.files.tree(where) or ast.Module([], []))
+            for name in _set_by(node)
+        }
 
     def closure(self, path: str, node: ast.AST) -> frozenset[tuple[str, str]]:
         """Every (file, name) that a piece of code of a file may read."""
@@ -258,6 +285,79 @@ class NameReader:
                         yield from self._fixtures(path, argument.value)
 
 
+def _set_by(node: ast.AST) -> Iterator[str]:
+    """Names that a piece of code sets in another place than its own scope."""
+    match node:
+        case ast.Attribute(value=owner, attr=name, ctx=ast.Store() | ast.Del()) if not _is_self(owner):
+            yield name
+        case ast.Subscript(value=owner, slice=ast.Constant(value=str(name)), ctx=ast.Store() | ast.Del()):
+            if ast.unparse(owner).endswith(("__dict__", ")")):
+                yield name
+        case ast.Call(args=[first, *_]) if (setter := _setter(node.func)) and not _is_self(first):
+            texts = [text for one in node.args for text in ast.walk(one) if isinstance(text, ast.Constant)]
+            names = [str(one.value).rpartition(".")[2] for one in texts if isinstance(one.value, str)]
+            names += [one.arg for one in node.keywords if one.arg]
+            if setter in ("setitem", "delitem", "dict"):
+                yield from (f"[{name}]" for name in names)
+                yield _container(first)
+            if setter not in ("setitem", "delitem", "dict") or _container(first) in ("", "__dict__"):
+                yield from names
+            if setter in ("setattr", "object") and not any(isinstance(one.value, str) for one in texts):
+                yield ANYTHING
+        case ast.FunctionDef() | ast.AsyncFunctionDef():
+            yield from _environment(node.body)
+            inner = list(ast.walk(node))
+            if (
+                node.name.startswith("pytest_")
+                or _is_any_fixture(node)
+                or any(isinstance(one, ast.Yield) for one in inner)
+            ):
+                yield from (name for one in inner if isinstance(one, ast.Global) for name in one.names)
+                yield from (name for one in inner if (name := _container_changed(one)))
+        case ast.Module():
+            yield from _environment(node.body)
+        case _:
+            return
+
+
+def _environment(body: list[ast.stmt]) -> Iterator[str]:
+    """Variables that code sets in any case; what an option may set is what the launch says that it is."""
+    for node in body:
+        for target in node.targets if isinstance(node, ast.Assign) else ():
+            if isinstance(target, ast.Subscript) and ast.unparse(target.value).endswith("environ"):
+                yield str(target.slice.value) if isinstance(target.slice, ast.Constant) else ANYTHING
+
+
+def _container_changed(node: ast.AST) -> str:
+    match node:
+        case ast.Subscript(value=owner, ctx=ast.Store() | ast.Del()):
+            return _container(owner)
+        case ast.Call(func=ast.Attribute(value=owner, attr=name)) if name in MUTATORS:
+            return _container(owner)
+        case _:
+            return ""
+
+
+def _container(node: ast.expr) -> str:
+    """The name of what an expression is or lies in: ``L`` of ``L[8]``, ``module.L`` and ``L``."""
+    while isinstance(node, ast.Subscript):
+        node = node.value
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def _setter(function: ast.expr) -> str:
+    """The name of a call that sets a name for a test: of monkeypatch, of mock, or built in; empty for another."""
+    text = ast.unparse(function)
+    last = text.rpartition(".")[2]
+    if last in ("setattr", "delattr", "setitem", "delitem", "setenv", "delenv", "patch", "__setattr__"):
+        return last
+    return last if last in ("object", "dict", "multiple") and "patch" in text else ""
+
+
+def _is_self(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id in ("self", "cls")
+
+
 def _top(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
     """The statements of a top level, those in its blocks too; functions and classes are not entered."""
     for node in body:
@@ -311,6 +411,10 @@ def class_parts(owner: ast.ClassDef) -> Iterator[ast.AST]:
 def _parameters(function: _Function) -> list[ast.arg]:
     arguments = function.args
     return [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+
+
+def _is_any_fixture(node: _Function) -> bool:
+    return any("fixture" in ast.unparse(one).partition("(")[0] for one in node.decorator_list)
 
 
 def _is_fixture(node: _Function, name: str | None) -> bool:

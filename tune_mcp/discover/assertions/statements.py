@@ -13,6 +13,7 @@ from tune_mcp.discover.assertions.formula import (
     REFERENCE,
     Choice,
     Opaque,
+    Origin,
     Value,
     every,
     is_number,
@@ -96,7 +97,10 @@ class Statements(Branches):
                 self.fails(negated(self.truth(self.eval(test, scope))), node)
             case ast.Return(value=value):
                 condition = self.since(scope)
-                frame.results.append((condition, self.eval(value, scope) if value else None))
+                result = self.eval(value, scope) if value else None
+                frame.results.append(
+                    (condition, self.keeps(f"return {ast.unparse(value)[:40]}", result) if value else None)
+                )
                 frame.done = some([frame.done, condition])
                 return True
             case ast.Raise():
@@ -169,7 +173,7 @@ class Statements(Branches):
         match target:
             case ast.Name(id=name):
                 home = scope.outer.get(name, scope)
-                value = self._injected(name, value, home)
+                value = self._injected(name, self.keeps(name, value), home)
                 if home.parent is None:
                     self.pins(home.names.get(name), value)
                 stored(home.names, name, value, True if fresh else beyond(self.guards, home.created))
@@ -188,6 +192,8 @@ class Statements(Branches):
                         self._put(one, self.index(index, scope), value)
                     elif isinstance(one, Items):
                         self.spoil(one, ast.unparse(target), [value])
+                    elif isinstance(one, Opaque):
+                        one.change(self.place(target), self.index(index, scope))
             case ast.Attribute(value=inner, attr=name):
                 owner = self.eval(inner, scope)
                 for one in self._alternatives(owner):
@@ -195,6 +201,8 @@ class Statements(Branches):
                         stored(one.names, name, value, beyond(self.guards, one.created))
                     elif isinstance(one, Module | Class):
                         stored(one.scope.names, name, value, beyond(self.guards, ()))
+                    elif isinstance(one, Opaque):
+                        one.change(self.place(target), name)
             case _:
                 self.eval(target, scope)
 
@@ -229,6 +237,8 @@ class Statements(Branches):
             return value
         if self.frames[-1].scope is not home:  # a function that sets it anew
             return value
+        if wanted.subkey is None and self.found:
+            return value
         if wanted.subkey is None:
             self.found = True
             self.present = float(value) if is_number(value) else None
@@ -240,7 +250,9 @@ class Statements(Branches):
         if isinstance(table, Table) and wanted.subkey in table.entries:
             old = table.entries[wanted.subkey]
             self.present = float(old) if is_number(old) else None
-            table.entries[wanted.subkey] = REFERENCE
+            where = self.anew.get(f"[{wanted.subkey}]")
+            known = Opaque(f"{wanted.subkey}, which {where} sets", Origin.SETTING, ref=True) if where else REFERENCE
+            table.entries[wanted.subkey] = known
             self.found = True
         return value
 

@@ -7,7 +7,7 @@ import math
 import operator
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Hashable, Iterable, Sized
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sized
 from contextlib import contextmanager
 
 from tune_mcp.discover.assertions.formula import (
@@ -50,6 +50,7 @@ from tune_mcp.discover.assertions.objects import (
     Table,
     as_tuple,
     beyond,
+    is_measured,
     opaques_in,
     tainted,
 )
@@ -95,6 +96,12 @@ class Values(ABC):
         self._settings: dict[str, Opaque] = {}
         self.deadline = math.inf
         self.pinned = ""
+        self.lost = ""
+        """Where the constant went out of sight, for the first time."""
+        self.touched = False
+        """Whether a test came to the constant at all."""
+        self.anew: Mapping[str, str] = {}
+        """Names that are set from outside, and where."""
         self.recorded: dict[int, tuple[Expr, Opaque]] = {}
         self.at: ast.stmt | None = None
         self.asked: ast.expr | None = None
@@ -110,6 +117,10 @@ class Values(ABC):
     @abstractmethod
     def imported(self, importer: str, dotted: str, level: int = 0) -> Module | Library:
         """The module that an import names."""
+
+    @abstractmethod
+    def reads(self, function: Function) -> bool:
+        """Whether the constant is within a function's reach."""
 
     @abstractmethod
     def place(self, node: ast.AST) -> str:
@@ -141,6 +152,13 @@ class Values(ABC):
 
     # What is measured
 
+    def keeps(self, name: str, value: Value) -> Value:
+        """Arithmetic over results that a test keeps under a name: nobody knows which of the two is recorded."""
+        if isinstance(value, Apply) and self.testing and not value.ref and not value.stored:
+            arithmetic = value.function is not float and not is_condition(value) and is_measured(value)
+            value.stored = name if arithmetic else ""
+        return value
+
     def measure(self, value: Value) -> None:
         """Take the numbers in ``value``, which a test writes as JSON, for results, whatever arithmetic made them.
 
@@ -158,9 +176,13 @@ class Values(ABC):
                 waiting += (item for _, item in one.items)
             elif isinstance(one, Instance):
                 waiting += one.names.values()
+            elif isinstance(one, Opaque):
+                one.written = True
+                one.mark("")
             elif isinstance(one, Apply):
                 if not depends(one) and not is_condition(one) and opaques_in([one]):
-                    self.recorded.setdefault(id(one), (one, Opaque(f"a result, `{one.name}`", Origin.MEASURED)))
+                    result = Opaque(f"a result, `{one.name}`", Origin.MEASURED, written=True)
+                    self.recorded.setdefault(id(one), (one, result))
             elif isinstance(one, Choice):
                 waiting += (one.then, one.other)
             elif (parts := as_tuple(one)) is not None:
@@ -174,12 +196,26 @@ class Values(ABC):
 
     # What is unknown
 
+    def settled(self, name: str, value: Value) -> Value:
+        """What a name of a module means; unknown where something sets it from outside."""
+        where = self.anew.get(name) or (self.anew.get("*") if depends(value) else None)
+        if where is None or isinstance(value, Library):
+            return value
+        return Opaque(f"{name}, which {where} sets", Origin.SETTING, ref=tainted(value))
+
+    def loses(self, name: str, given: Iterable[Value]) -> None:
+        """Remember that the constant, or a function that reads it, was given to code that is not followed."""
+        if self.testing and not self.lost:
+            reading = (isinstance(one, Function) and self.reads(one) for one in given)
+            self.lost = name if any(tainted(one) for one in given) or any(reading) else ""
+
     def unknown(self, name: str, args: Iterable[Value] = (), root: Opaque | None = None) -> Opaque:
         """A value that only a run knows. ``args`` are what it was made from."""
         found = list(args)
         origin = Origin.MEASURED if self.testing else Origin.SETTING
         parents = opaques_in([*found, *([root] if root else [])])
-        return Opaque(name, origin, any(tainted(one) for one in found), None, parents)
+        mixed = name if self.testing and any(is_measured(one) for one in found) else ""
+        return Opaque(name, origin, any(tainted(one) for one in found), None, parents, mixed)
 
     def setting(self, name: str) -> Opaque:
         """A value from the surroundings, the same each time."""
@@ -189,12 +225,13 @@ class Values(ABC):
         """The value as an operand: what is from a library is unknown."""
         return self.setting(value.name) if isinstance(value, Library) else value
 
-    def reduced(self, items: Items, name: str) -> Opaque:
-        """One unknown value made of many."""
+    def reduced(self, items: Items, name: str, *, summed: bool) -> Opaque:
+        """One unknown value made of many; the largest or smallest of results is one of them, their sum is none."""
         values = [value for _, value in items.items]
         roots = {leaf.root for value in values for leaf in leaves(value).values() if isinstance(leaf, Opaque)}
         found = self.unknown(name, [items, *values])
-        return Opaque(name, found.origin, found.ref, roots.pop() if len(roots) == 1 else None, found.parents)
+        mixed = found.mixed if summed else ""
+        return Opaque(name, found.origin, found.ref, roots.pop() if len(roots) == 1 else None, found.parents, mixed)
 
     # Conditions
 
@@ -258,7 +295,7 @@ class Values(ABC):
         if isinstance(key, Hashable) and not isinstance(key, Expr):
             condition = beyond(self.guards, table.created)
             old = table.entries.get(key, MISSING)
-            self.pins(old, value)
+            self.pins(old, self.keeps(f"[{key!r}]", value))
             table.entries[key] = choose(condition, value, old)
         else:
             self.spoil(table, "a dict with an unknown key", [value])
@@ -327,7 +364,7 @@ class Values(ABC):
                 found = value.scope.names.get(name, MISSING)
                 if found is MISSING:
                     return self.imported(value.path, f"{value.dotted}.{name}")
-                return self.force(found) if isinstance(found, Lazy) else found
+                return self.settled(name, self.force(found) if isinstance(found, Lazy) else found)
             case Instance():
                 return value.kind if name == "__class__" else self._member(value, name)
             case Class():
@@ -362,6 +399,8 @@ class Values(ABC):
             case Choice():
                 return choose(value.condition, self.item(value.then, index, node), self.item(value.other, index, node))
             case Opaque():
+                if isinstance(index, slice):
+                    return value.child("slice", ast.unparse(node), f"{value.name}[…]")
                 if isinstance(index, Expr) or not isinstance(index, Hashable):
                     return self.unknown(f"{value.name}[…]", [value, index], value)
                 return value.child("item", index, f"{value.name}[{index!r}]")
@@ -414,6 +453,10 @@ class Values(ABC):
             return self.unknown(ast.unparse(node)[:40], [left, right])
         if isinstance(left, Table) and isinstance(right, Table) and function is OPERATORS["or_"]:
             return Table(left.entries | right.entries, self.now())
+        if isinstance(left, Table) != isinstance(right, Table) and function is OPERATORS["or_"]:
+            merged = self.unknown("a dict", [left, right])
+            merged.mark(self.place(node))
+            return merged
         if isinstance(left, Items) and isinstance(right, Items) and function is operator.add:
             self.fits(left.items, right.items)
             return Items(left.items + right.items, self.now())
