@@ -51,7 +51,7 @@ def find(
         text = f"WHAT THE TEST ASSERTS IS UNKNOWN, our reading is thrown away: {contradicted}"
         yield Doubt(DoubtKind.CONTRADICTED, text)
     gate = read if isinstance(read, Gate) else None
-    if isinstance(read, Unread) and not contradicted and _matters(read, moves):
+    if isinstance(read, Unread) and not contradicted and _matters(read, moves, worst.stage.group):
         text = f"whether the repeats pass the value is not known, since no assertion could be read: {read.reason}"
         yield Doubt(DoubtKind.UNREAD, text)
     if gate and (text := fails_text(worst, gate, worst.write_value)):
@@ -67,9 +67,14 @@ def find(
             yield Doubt(DoubtKind.BEYOND_SLACK, f"{text}{gate.limit(current):g} ({gate.how})")
 
 
-def _matters(read: Unread, moves: Direction) -> bool:
-    """Whether a person must know that no assertion was read: not where nothing asserts what would loosen."""
-    return moves is not Direction.EQUAL and (moves is not Direction.LOOSENS or read.kind is not UnreadKind.NOT_ASSERTED)
+def _matters(read: Unread, moves: Direction, group: str) -> bool:
+    """Whether a person must know that no assertion was read.
+
+    Not where nothing asserts what would loosen; a quality metric that loosens has a doubt of its own.
+    """
+    if moves is Direction.LOOSENS:
+        return group == _SPEED and read.kind is not UnreadKind.NOT_ASSERTED
+    return moves is not Direction.EQUAL
 
 
 _KEYS = re.compile(r"""(?:\[|\.get\()(['"])([^'"]+)\1[\])]""")
