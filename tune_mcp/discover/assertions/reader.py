@@ -136,7 +136,9 @@ class AssertionReader:
 
         machine = Interpreter(self.files, target, test_file, env, reaches, self._long)
         machine.deadline = deadline
-        machine.anew = self._anew.setdefault(test_file, self.names.set_anew(test_file))
+        if test_file not in self._anew:
+            self._anew[test_file] = self.names.set_anew(test_file)
+        machine.anew = self._anew[test_file]
         for conftest in reversed([*self.files.conftests(test_file)]):
             machine.module(conftest)
         machine.module(test_file)
