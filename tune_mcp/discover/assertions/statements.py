@@ -173,7 +173,7 @@ class Statements(Branches):
         match target:
             case ast.Name(id=name):
                 home = scope.outer.get(name, scope)
-                value = self._injected(name, self.keeps(name, value), home)
+                value = self._injected(name, value if fresh else self.keeps(name, value), home)
                 if home.parent is None:
                     self.pins(home.names.get(name), value)
                 stored(home.names, name, value, True if fresh else beyond(self.guards, home.created))
