@@ -67,6 +67,7 @@ def test_a_quality_metric_may_loosen_within_its_slack_only() -> None:
         ('assert result["acc"] > LIMIT', "min", (0.7, 0.8, 0.7), "1, 3"),
         ('assert result["acc"] < LIMIT', "max", (0.1, 0.2), "2"),
         ('assert result["acc"] >= LIMIT + 0.05', "min", (0.7, 0.72, 0.9), "1, 2"),
+        ('assert result["acc"] > LIMIT + 0.05', "min", (0.7, 0.72, 0.9), "1, 2"),
     ],
 )
 def test_repeats_that_would_fail_the_value_are_named(
@@ -87,6 +88,7 @@ def test_the_value_that_would_pass_is_the_nearest_short_one_and_whole_for_counts
     assert passing_value(worst(0.8125, 0.9), gate('assert result["acc"] > LIMIT')) == 0.8124
     assert passing_value(worst(7, 9, op="max"), gate('assert result["n"] < LIMIT')) == 10
     assert passing_value(worst(7, 9), gate('assert result["n"] > LIMIT')) == 6
+    assert passing_value(worst(0.7), gate('assert result["acc"] >= LIMIT + 0.0005')) == 0.699
     assert passing_value(worst(3.0), gate('assert result["acc"] >= LIMIT + 1000')) is None
 
 
@@ -116,7 +118,8 @@ def test_a_bound_at_its_natural_edge_is_asked_unless_slack_goes_beyond_it() -> N
 @pytest.mark.parametrize(
     ("limit", "conversion"),
     [
-        ("LIMIT * 60", True), ("LIMIT / 60", True), ("LIMIT * 50", True), ("LIMIT * 10", False), ("LIMIT * 0.9", False),
+        ("LIMIT * 60", True), ("LIMIT / 60", True), ("LIMIT * 50", True),
+        ("LIMIT * 49.5", False), ("LIMIT / 49", False), ("LIMIT * 10", False), ("LIMIT * 0.9", False),
         ("LIMIT / 1000", True), ("round(LIMIT, 1)", False), ("min(LIMIT, 0.2)", False), ("LIMIT + 0.02", False),
     ],
 )  # fmt: skip
@@ -128,7 +131,7 @@ def test_no_unit_is_judged_from_zero() -> None:
     assert not other_unit(gate('assert result["s"] <= LIMIT * 60'), 0)
 
 
-PATHS = {"m": "summary.acc", "other": "summary.wer", "twin": "tail.acc"}
+PATHS = {"m": "summary.acc", "other": "wer", "twin": "tail.acc"}
 
 
 @pytest.mark.parametrize(

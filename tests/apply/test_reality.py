@@ -92,6 +92,15 @@ def test_a_repeat_without_a_threshold_does_not_hide_the_next_one() -> None:
     one = reading(values=(0.4, 0.4))
     mixed = Reading(one.place, one.test_key, one.read, one.tests, one.values, {1: None, 2: 0.5})
     assert "repeat 2 fails" in against(mixed, passed(1, 2))
+    unrecorded = reading(values=(0.4, 0.4))
+    assert "repeat 2 fails" in against(unrecorded, passed(2))
+
+
+def test_a_failure_that_is_a_thresholds_does_not_hide_the_next_one() -> None:
+    outcomes = {**failed(1, failure(), failure(exception="OSError")), **failed(2, failure(exception="OSError"))}
+    (one,) = failed_tests({"k": [reading(values=(0.4, 0.7))]}, outcomes, lambda *_: "")
+    assert one.repeats == (1, 2)
+    assert against(reading(), failed(1, failure()), reading(values=(0.4, 0.7))) == ""
 
 
 @pytest.mark.parametrize(
