@@ -11,6 +11,8 @@ import os
 from enum import StrEnum
 from typing import TypeAlias
 
+from tune_mcp.actions import Step
+
 Json: TypeAlias = "str | int | float | bool | None | list[Json] | dict[str, Json]"
 
 
@@ -74,7 +76,7 @@ class Refusal(Exception):
         self.code = code
         self.rules = (rules,) if isinstance(rules, str) else rules
         self.message = message.rstrip(". ")
-        self.next = next.rstrip(". ")
+        self.next = next if isinstance(next, Step) else next.rstrip(". ")
         self.details: dict[str, Json] = details or {}
         super().__init__(self.text())
 

@@ -358,7 +358,7 @@ def test_watch_prints_milestones_and_tail_switches_logs_while_a_real_run_goes_on
     kinds = [line.split()[1] for line in lines if line[:2] == "20"]
     assert kinds[0] == "planned" and kinds[-1] == "finished"
     assert any("STRICT 2/2 stages, 4/4 cells" in line for line in lines)
-    assert lines[-1].startswith("Next: call strict_audit and report")
+    assert lines[-1].startswith(f"Next: run `tune-mcp report {run.run_id}")
     assert f"==> {toy.TEST_KEY} run 2 <==" in tailed
     assert f"==> {toy.TEST_KEY} run 1 <==" in tailed
     assert "2 passed" in tailed and "[the run is finished" in tailed

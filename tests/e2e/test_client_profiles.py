@@ -64,7 +64,7 @@ async def _calibrate(say: Say) -> None:
     run_id = _named("run_id", started)
     while "Next: slow is normal" in (now := await say("status", run_id=run_id, wait_s=5)):
         pass
-    assert f"Next: call strict_audit and report with run_id={run_id}" in now
+    assert f"Next: call report with run_id={run_id}" in now
     assert (await say("strict_audit", run_id=run_id)).endswith("STRICT + GIT: READY")
     assert "apply_plan" in (await say("report", run_id=run_id)).partition("Next: ")[2]
     plan = await say("apply_plan", run_id=run_id)

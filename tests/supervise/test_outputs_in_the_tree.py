@@ -99,7 +99,7 @@ def test_a_test_that_rewrites_a_tracked_file_is_named_and_the_way_out_works_at_t
 
     found = halt(run)
     assert (found.code, f"while {TEST_KEY} run 1 attempt 1 ran: {name} was " in found.message) == ("COMMIT_MOVED", True)
-    assert f'add test_outputs: ["{name}"] to the model\'s config.yaml, then call resume_run' in found.next
+    assert f'add test_outputs: ["{name}"] to the model\'s config.yaml' in found.next
     if "time" in rewrite:
         with pytest.raises(Refusal, match="test_outputs"):
             resume_run(project, run.run_id)

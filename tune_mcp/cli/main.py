@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.verb(arguments)
         sys.stdout.flush()
     except Refusal as refusal:
-        return _refused(refusal, as_json=arguments.json)
+        return _refused(refusal, arguments)
     except BrokenPipeError:
         sys.stderr.close()
         return DONE
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return NOT_READY
     except Exception as error:
         if refusal := unusable(error):
-            return _refused(refusal, as_json=arguments.json)
+            return _refused(refusal, arguments)
         import traceback
 
         traceback.print_exc()
@@ -48,8 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _refused(refusal: Refusal, *, as_json: bool) -> int:
-    if as_json:
+def _refused(refusal: Refusal, arguments: argparse.Namespace) -> int:
+    from tune_mcp.cli.words import Words
+
+    refusal = Words(arguments).refusal(refusal)
+    if arguments.json:
         print(json.dumps(refusal.data(), ensure_ascii=False))
     print(refusal.text(), file=sys.stderr)
     return REFUSED
@@ -154,6 +157,9 @@ def _project(arguments: argparse.Namespace) -> Project:
 
 
 def _show(arguments: argparse.Namespace, reply: Reply) -> None:
+    from tune_mcp.cli.words import Words
+
+    reply = Words(arguments).reply(reply)
     print(reply.model_dump_json() if arguments.json else reply.text(), flush=True)
 
 
@@ -209,12 +215,13 @@ def _install(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from tune_mcp.cli.watch import watch
+    from tune_mcp.cli.words import Words
     from tune_mcp.verbs.start_run import start_run
 
     project = _project(arguments)
     reply = start_run(project, arguments.model, [arguments.stages], arguments.repeats, arguments.label)
     _show(arguments, reply)
-    return DONE if arguments.detach else watch(project, reply.run_id)
+    return DONE if arguments.detach else watch(project, reply.run_id, Words(arguments).reply)
 
 
 def _resume(arguments: argparse.Namespace) -> int:
@@ -258,18 +265,19 @@ def _audit(arguments: argparse.Namespace) -> int:
 def _tail(arguments: argparse.Namespace) -> int:
     from tune_mcp.cli.tail import follow
 
-    if arguments.json:
+    if arguments.json or arguments.once:
         from tune_mcp.verbs.tail_pytest import tail_pytest
 
         _show(arguments, tail_pytest(_project(arguments), arguments.run_id, arguments.lines))
         return DONE
-    return follow(_project(arguments), arguments.run_id, arguments.lines, once=arguments.once)
+    return follow(_project(arguments), arguments.run_id, arguments.lines)
 
 
 def _watch(arguments: argparse.Namespace) -> int:
     from tune_mcp.cli.watch import watch
+    from tune_mcp.cli.words import Words
 
-    return watch(_project(arguments), arguments.run_id, page=arguments.page)
+    return watch(_project(arguments), arguments.run_id, Words(arguments).reply, page=arguments.page)
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -16,12 +16,12 @@ _LOOK_EVERY_S = 0.3
 _CHUNK = 64 * 1024
 
 
-def follow(project: Project, run_id: str, lines: int, *, once: bool) -> int:
+def follow(project: Project, run_id: str, lines: int) -> int:
     """Print the last lines of the active log, then what is appended, until the run is at rest."""
     run = project.run(run_id)
     first = tail_pytest(project, run_id, lines)
-    if once or state.conclude(run).state.at_rest:
-        print(first.text() if once else "\n".join(first.lines()))
+    if state.conclude(run).state.at_rest:
+        print("\n".join(first.lines()))
         return 0
     name: LogName | None = None
     stream: BinaryIO | None = None

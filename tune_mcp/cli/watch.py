@@ -23,25 +23,28 @@ from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.status import status
 from tune_mcp.verbs.tail_pytest import tail_pytest
 
+Speak = Callable[[StatusReply], StatusReply]
+"""Puts a reply into the terminal's words."""
 _REFRESH_S = 1.0
 _LAST_S = 3.0
 _PAGE_LINES = 20
 _STYLES = {"✓": "green", "△": "yellow", "✗": "bold red", "—": "dim"}
 
 
-def watch(project: Project, run_id: str, *, page: bool = False) -> int:
-    """Show the run until it is at rest; returns 0 when it is strict-complete, else 1.
+def watch(project: Project, run_id: str, speak: Speak, *, page: bool = False) -> int:
+    """Show the run until it has ended; returns 0 when it is strict-complete, else 1.
 
-    ``page`` also keeps ``dashboard.html`` in the run directory up to date, for a browser.
+    ``speak`` puts each reply into the terminal's words. ``page`` also keeps ``dashboard.html`` in the run directory up
+    to date, for a browser.
     """
     if page:
         print(f"page: {project.run(run_id).dashboard.as_uri()}", flush=True)
-    look = partial(_look, project, run_id, page=page)
+    look = partial(_look, project, run_id, speak, page=page)
     return _live(look) if sys.stdout.isatty() else _plain(project.run(run_id), look)
 
 
-def _look(project: Project, run_id: str, *, page: bool) -> StatusReply:
-    now = status(project, run_id)
+def _look(project: Project, run_id: str, speak: Speak, *, page: bool) -> StatusReply:
+    now = speak(status(project, run_id))
     if page:
         log = tail_pytest(project, run_id, _PAGE_LINES).log_lines
         write_atomic(project.run(run_id).dashboard, page_of(now, log).encode(), durable=False)

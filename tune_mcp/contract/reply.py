@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SkipValidation
 
 TEXT_LIMIT = 8000
 """About this many characters of text at most (contract, section 2)."""
@@ -15,7 +16,7 @@ class Reply(BaseModel):
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False, defer_build=True)
 
-    next: str
+    next: Annotated[str, SkipValidation]  # a Step keeps its actions
 
     def lines(self) -> Iterable[str]:
         """The facts, one line each, the most important first."""

@@ -26,7 +26,7 @@ from tune_mcp.supervise import loaded
 from tune_mcp.supervise.job import AttemptResult, Job
 
 _LOADED = "loaded"
-_NEXT = "go on where the run was measured, or stop_run it and start a new run here"
+_NEXT = "stop this run and start a new one here, or go on where it was measured"
 
 
 def settle(run: RunDir, plan: Plan, found: Environment, now: datetime) -> None:

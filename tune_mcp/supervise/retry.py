@@ -25,7 +25,7 @@ from tune_mcp.supervise.watch.log_lines import redacted
 _OWN_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP})
 _WHO_ENDS_IT = (
     "find what ends the process (os._exit; the thread method of pytest-timeout: raise its timeout or set "
-    "timeout_method = signal), then call resume_run"
+    "timeout_method = signal)"
 )
 _DEFECTS = frozenset(
     {"NameError", "UnboundLocalError", "ImportError", "ModuleNotFoundError", "SyntaxError", "IndentationError"}
@@ -33,8 +33,8 @@ _DEFECTS = frozenset(
 )
 """Errors of a program's own text: in the same words a second time, no further launch ends otherwise."""
 _UNREADABLE = (
-    "if config.yaml names a wrong place, fix metric_sources, run discover, then call resume_run; if the test wrote a "
-    "bad value, resume_run with purge measures this repeat again; a test may be changed while no repeat of it counts"
+    "if config.yaml names a wrong place, fix metric_sources and discover again; if the test wrote a bad value, purge "
+    "this repeat on resuming; a test may be changed while no repeat of it counts"
 )
 MAX_TRIES = 4
 """Attempts per repeat and pass, the first included (RTY-03, read strictly: see docs/explanation/decisions.md)."""
@@ -133,7 +133,7 @@ def _judged(
     if result.moved:
         return _moved(result)
     if result.incomparable:
-        step = "go on where the run was measured, or put the machine back as it was, then call resume_run"
+        step = "go on where the run was measured, or put the machine back as it was"
         message = f"this attempt is not comparable with the run's other ones: {result.incomparable}"
         return Stop(Halt(code=Code.HOST_NOT_COMPARABLE, rule="SCP-02", message=message, next=step), quarantined=True)
     if result.blocked:
@@ -149,7 +149,7 @@ def _judged(
                 Code.HALT_UNRESOLVED,
                 "MET-01",
                 f"{strangers[0]} is no result of this launch: {result.strangers[strangers[0]]}",
-                "let every launch of the test write its own result files before it ends, then call resume_run",
+                "let every launch of the test write its own result files before it ends",
             )
         return _complete(result, stages, earlier)
     unreadable = "" if whole or unmeasured else "; ".join(dict.fromkeys(trouble))
@@ -162,7 +162,7 @@ def _judged(
             Code.HALT_UNRESOLVED,
             "XPY-06",
             f"the test file did not run whole: {whole}",
-            "fix the test file or pytest's configuration, then call resume_run",
+            "fix the test file or pytest's configuration",
         )
     if unmeasured:
         reason = f"a fixture failed before its test ran: {_first(unmeasured)}"
@@ -205,16 +205,16 @@ def _first(failures: Sequence[Failure]) -> str:
 
 def _broke_off(reason: str, earlier: tuple[Verdict, ...]) -> Verdict:
     """An error of the test's own, and no line that names a crash: once an accident, in the same words a defect."""
-    return _twice(reason, earlier, "fix what the test's own error names, then call resume_run") or Again(reason)
+    return _twice(reason, earlier, "fix what the test's own error names") or Again(reason)
 
 
 def _moved(result: AttemptResult) -> Stop:
     """The tree is another one. What was written while pytest ran is most likely a test's work, and can be declared."""
-    step = "put the tree back and call resume_run, or stop_run and start a new run on the tree as it is"
+    step = "stop this run and start a new one on the tree as it is, or put the tree back"
     message = result.moved
     if result.way_out:
         message = f"while {_attempt(result.key)} ran: {message}"
-        step = f"{result.way_out}, then call resume_run; if somebody else wrote it, {step}"
+        step = f"{result.way_out}; if somebody else wrote it, {step}"
     return Stop(Halt(code=Code.COMMIT_MOVED, rule="SES-11", message=message, next=step), quarantined=True)
 
 
@@ -231,7 +231,7 @@ def _no_result(runner_end: int | None, earlier: tuple[Verdict, ...]) -> Verdict:
     if runner_end < 0:
         return Again(f"the runner, not pytest, was {_signalled(-runner_end).replace('pytest was ', '')}")
     cause = f"the runner ended without a result (exit code {runner_end}); its runner.log says why"
-    return _twice(cause, earlier, "see runner.log in the attempt's folder, then call resume_run") or Again(cause)
+    return _twice(cause, earlier, "see runner.log in the attempt's folder") or Again(cause)
 
 
 def _twice(cause: str, earlier: tuple[Verdict, ...], next_step: str) -> Stop | None:
@@ -320,7 +320,7 @@ def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple
                 if trouble := _infrastructure(result):
                     return Again(trouble.reason, cause=trouble.cause)
                 what = f"{key} failed" + (f": {_first(result.guard.failures)}" if result.guard.failures else "")
-                return _stop(Code.HALT_UNRESOLVED, "STG-09", what, "fix the docs test, then call resume_run")
+                return _stop(Code.HALT_UNRESOLVED, "STG-09", what, "fix the docs test")
             continue
         total, ok, expected = found.total or 0, found.ok or 0, stage.expected_samples
         cell, _ = sampled(Counts(total=total, ok=ok), expected)
@@ -330,7 +330,7 @@ def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple
                 Code.HALT_UNRESOLVED,
                 "SMP-06",
                 f"{key}: wrong sample scope, {ok}/{total} samples{wanted}",
-                "fix sample_counts or expected_samples, run discover, then call resume_run",
+                "fix sample_counts or expected_samples and discover again",
             )
         if cell is Cell.PARTIAL:
             partial.append(f"{key} {ok}/{total}")
@@ -353,7 +353,7 @@ def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple
             Code.HALT_UNRESOLVED,
             "SMP-11",
             f"the same samples were missing twice ({shortfall}), so this is no accident",
-            "find out why these samples fail, or fix sample_counts, then call resume_run",
+            "find out why these samples fail, or fix sample_counts",
         )
     return Again(f"partial: {shortfall}", shortfall=shortfall)
 

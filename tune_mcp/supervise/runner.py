@@ -226,7 +226,7 @@ class Runner:
                 code=Code.CLEANUP_FAILED,
                 rule="WDG-09",
                 reason=f"a cache could not be wiped: {error}",
-                next="make the folder writable or fix cache_wipes in config.yaml, then call resume_run",
+                next="make the folder writable or fix cache_wipes in config.yaml",
             )
         self.say(f"wiped below {slice_root}: {', '.join(emptied) or 'nothing, it was cold'}")
         return None
@@ -241,7 +241,7 @@ class Runner:
                 code=Code.CLEANUP_FAILED,
                 rule="WDG-09",
                 reason=f"no TMPDIR for the tests: {error}",
-                next="make /tmp writable and free space on it, then call resume_run",
+                next="make /tmp writable and free space on it",
             )
         return None
 

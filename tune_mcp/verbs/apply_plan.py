@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tune_mcp.actions import Step, ToClient, call
 from tune_mcp.apply import plan as plans
 from tune_mcp.apply.plan import ApplyPlan, Row
 from tune_mcp.contract.apply_plan import ApplyPlanReply, PlanRow
@@ -21,10 +22,17 @@ def apply_plan(project: Project, run_id: str) -> ApplyPlanReply:
     changes = any(plans.writable(row) for row in proposal.rows)
     asks = sum(row.decision == "ask" for row in rows)
     if found.plan.legacy:
-        advice = "nothing: a run of the older script is read, never applied; start_run measures anew"
+        advice = Step(
+            "nothing: a run of the older script is read, never applied; ",
+            call("start_run", model=found.plan.model),
+            " to measure anew",
+        )
     elif changes:
-        advice = f"let the user choose a mode (report, smart, full), then call apply with plan_id={proposal.plan_id}"
-        advice += f"; mode smart asks the user about {asks} metric(s)" if asks else ""
+        advice = Step(
+            ToClient("let the user choose a mode (report, smart, full), then "),
+            call("apply", run_id=run_id, plan_id=proposal.plan_id),
+            f"; mode smart asks about {asks} metric(s)" if asks else "",
+        )
     else:
         advice = "nothing: every threshold holds the worst of N already, or cannot be located"
     return ApplyPlanReply(

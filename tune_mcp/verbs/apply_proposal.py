@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tune_mcp.actions import Step, ToClient, call
 from tune_mcp.apply import plan as plans
 from tune_mcp.apply.plan import ApplyPlan
 from tune_mcp.config.stages import StageTable
@@ -33,13 +34,14 @@ def failed_entries(proposal: ApplyPlan) -> tuple[FailedTestEntry, ...]:
 
 def propose(project: Project, run_id: str) -> tuple[Evidence, ApplyPlan]:
     """The gated evidence and the plan over it. Raises the gates' refusals and THRESHOLD_CHANGED."""
+    report_again = call("report", run_id=run_id)
     found = gates.gated(project, run_id)
     for run in apply_recovery.interrupted(project):
         raise Refusal(
             Code.THRESHOLD_CHANGED,
             "APL-24",
             f"an apply of {run.run_id} is at work or was cut off in the middle: files may be old and new",
-            f"call report with run_id={run_id}: it finishes that apply or rolls it back",
+            Step(report_again, ": it finishes that apply or rolls it back"),
         )
     changed = gates.changed_files(project.repo_root, found.run, found.plan)
     if changed:
@@ -69,6 +71,7 @@ def catalogue(project: Project, found: Evidence) -> StageTable:
 
 def proposal_for(project: Project, run_id: str, plan_id: str) -> tuple[Evidence, ApplyPlan]:
     """The plan of ``plan_id``, if it still holds. Raises gate refusals, NOT_REPORTED, STALE_REPORT, STALE_PLAN."""
+    report_again, plan_again = call("report", run_id=run_id), call("apply_plan", run_id=run_id)
     found, proposal = propose(project, run_id)
     demand_ours(project, found.plan)
     digest = read_report_digest(found.run)
@@ -77,35 +80,35 @@ def proposal_for(project: Project, run_id: str, plan_id: str) -> tuple[Evidence,
             Code.NOT_REPORTED,
             ("APL-01", "RPT-05"),
             f"{run_id} has no report that anybody was shown",
-            f"call report with run_id={run_id}, tell the user its path, then apply_plan",
+            Step(report_again, ToClient(", tell the user its path"), ", then ", plan_again),
         )
     if digest != report_digest(found.audit):
         raise Refusal(
             Code.STALE_REPORT,
             ("POL-09", "APL-01"),
             "the report is older than the artifacts",
-            f"call report with run_id={run_id} again, show it, then apply_plan",
+            Step(report_again, " again", ToClient(", show it"), ", then ", plan_again),
         )
     if "{{CONTEXT:" in read_text(found.run.report_md):
         raise Refusal(
             Code.UNRESOLVED_CONTEXT,
             "CTX-07",
             "report.md still has an unresolved context line",
-            f"call report with run_id={run_id} again",
+            Step(report_again, " again"),
         )
     if not untouched(found.run):
         raise Refusal(
             Code.STALE_REPORT,
             "RPT-04",
             "report.md or report.html is not what the report tool wrote",
-            f"call report with run_id={run_id} again (it writes them anew), show it, then apply_plan",
+            Step(report_again, " again (it writes them anew)", ToClient(", show it"), ", then ", plan_again),
         )
     if proposal.plan_id != plan_id:
         raise Refusal(
             Code.STALE_PLAN,
             ("APL-14", "APL-26"),
             f"plan {plan_id} is not the present one ({proposal.plan_id}): artifacts, files or HEAD changed",
-            f"call apply_plan with run_id={run_id} and decide on its numbers",
+            Step(plan_again, " and decide on its numbers"),
             {"plan_id": plan_id, "present": proposal.plan_id},
         )
     return found, proposal

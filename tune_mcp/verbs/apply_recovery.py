@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from tune_mcp import run_dir
+from tune_mcp.actions import Step, call
 from tune_mcp.apply import transaction
 from tune_mcp.apply.transaction import Journal
 from tune_mcp.config.stages import Frozen, Number
@@ -126,9 +127,7 @@ def applying_alone(project: Project) -> Generator[None]:
     """One apply, undo or recovery of a repository at a time, whichever run it is of. Raises RUN_ACTIVE."""
     lock = FileLock.take(run_dir.apply_lock(project.repo_root), {"pid": os.getpid()})
     if lock is None:
-        raise Refusal(
-            Code.RUN_ACTIVE, "APL-24", "another process applies thresholds in this repository", "call it again"
-        )
+        raise Refusal(Code.RUN_ACTIVE, "APL-24", "another process applies thresholds in this repository", "try again")
     try:
         yield
     finally:
@@ -165,7 +164,7 @@ def demand_rest(project: Project) -> None:
                 Code.RUN_ACTIVE,
                 ("APL-24", "STR-18"),
                 f"{run.run_id} is measuring this repository: its test files stay as they are until it rests",
-                f"poll status with run_id {run.run_id} until it is terminal, then call again",
+                Step(call("status", run_id=run.run_id, wait_s=45), " until it is terminal, then try again"),
                 {"run_id": run.run_id},
             )
 

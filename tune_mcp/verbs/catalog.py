@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tune_mcp.actions import Step, call
 from tune_mcp.config.model import globbed_files
 from tune_mcp.config.stages import Stage
 from tune_mcp.contract.catalog import CatalogReply, HostEntry, MetricEntry, ModelEntry, StageEntry
@@ -38,9 +39,9 @@ def catalog(project: Project, model: str | None = None) -> CatalogReply:
             "stages": tuple(_stage(stage, stale) for stage in table.values()),
             "aliases": aliases(table),
             "undescribed": undescribed,
-            "next": f"call discover with model={model}: files changed"
+            "next": Step(call("discover", model=model), ": files changed")
             if stale or undescribed
-            else f"call precheck with model={model}",
+            else Step(call("precheck", model=model)),
         }
     )
 
@@ -66,7 +67,7 @@ def _stage(stage: Stage, stale: set[str]) -> StageEntry:
 def _first_step(models: tuple[ModelEntry, ...]) -> str:
     if not models:
         return "add .tune/models/<name>/config.yaml (prompt add_model)"
-    return "choose a model, then call catalog with it (discover first, where it says so)"
+    return Step("choose a model, then ", call("catalog"), " with it (discover first, where it says so)")
 
 
 def _entry(project: Project, name: str) -> ModelEntry:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from tune_mcp.actions import Step, call
 from tune_mcp.config.stages import StageTable
 from tune_mcp.config.stages_yaml import dump_stages
 from tune_mcp.contract.discover import DiscoverReply
@@ -74,9 +75,17 @@ def _previous(project: Project, model: str) -> StageTable | None:
 
 def _after(found: Discovery, model: str, write: bool) -> str:
     if found.needs_config:
-        return "add the missing JSON paths under metric_sources in config.yaml, then call discover again"
+        return Step(
+            "add the missing JSON paths under metric_sources in config.yaml, then ",
+            call("discover", model=model),
+            " again",
+        )
     if found.without or (not found.stages and found.suggestions):
-        return "put the blocks above into config.yaml, or take these files out of test_globs, then call discover again"
+        return Step(
+            "put the blocks above into config.yaml, or take these files out of test_globs, then ",
+            call("discover", model=model),
+            " again",
+        )
     if not found.stages:
         return "no stage was found: look at test_globs"
-    return f"call precheck with model={model}" if write else "call discover with write=true to keep this"
+    return Step(call("precheck", model=model)) if write else Step(call("discover", model=model), " to keep this")

@@ -11,6 +11,7 @@ import re
 from datetime import datetime
 from pathlib import Path
 
+from tune_mcp.actions import Step, call
 from tune_mcp.apply.locating import Concurrency, Place, locate
 from tune_mcp.config.loader import REPO_PLACE
 from tune_mcp.discover.blanked import same_but_for
@@ -162,6 +163,6 @@ def refusal(plan: Plan, head: str, why: NotEquivalent) -> Refusal:
         ("RES-02", "SES-18"),
         f"{plan.run_id} calibrates {plan.calibration_git_sha}, but HEAD is {head}, and it is not proven to measure the "
         f"same: {why}",
-        "check out the calibrated commit, or start a new run on HEAD with start_run",
+        Step("check out the calibrated commit, or start a new run on HEAD: ", call("start_run", model=plan.model)),
         {"calibration_git_sha": plan.calibration_git_sha, "head": head, "why": str(why)},
     )

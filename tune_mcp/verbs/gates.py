@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tune_mcp.actions import Step, call
 from tune_mcp.errors import Code, Json, Refusal
 from tune_mcp.files import sha256_file
 from tune_mcp.observe.audit import Audit, AuditedCell, Fault, audit
@@ -57,7 +58,7 @@ def demand_ours(project: Project, plan: Plan) -> None:
             ("SES-06", "STR-24"),
             f"{plan.run_id} was made by an older script (version {plan.tune_version}); it can be read, not continued "
             "or applied",
-            "start a new run with start_run",
+            Step("start a new run: ", call("start_run", model=plan.model)),
             {"run_id": plan.run_id},
         )
     original = RunDir(Path(plan.repo_root) / RUNS_FOLDER / plan.run_id)
@@ -86,7 +87,9 @@ def _elsewhere(project: Project, plan: Plan, applied: bool = False) -> Refusal:
         Code.FOREIGN_ARTIFACT,
         "SES-06",
         what,
-        f"work in {place}" if place else "move the repository back, or start a new run with start_run",
+        f"work in {place}"
+        if place
+        else Step("move the repository back, or start a new run: ", call("start_run", model=plan.model)),
         {"run_id": plan.run_id, "measured_in": plan.repo_root},
     )
 
@@ -103,7 +106,7 @@ def gated(project: Project, run_id: str) -> Evidence:
             Code.RUN_ACTIVE,
             "APL-01",
             f"{run_id} is {now.state}: a report is made of a finished run only",
-            f"poll status with run_id {run_id} until it is terminal",
+            Step(call("status", run_id=run_id, wait_s=45), " until it is terminal"),
             {"run_id": run_id, "state": str(now.state)},
         )
     gaps = audited.gaps()
@@ -114,7 +117,7 @@ def gated(project: Project, run_id: str) -> Evidence:
             Code.NOT_STRICT,
             ("STR-01", "STR-11", "RPT-10"),
             f"{audited.ready_stages}/{len(audited.stages)} stages are strict-ready; first gap: {_gap(missing)}",
-            f"fill the gaps with resume_run {run_id}, then call strict_audit",
+            Step(call("resume_run", run_id=run_id), ": it measures what is missing"),
             {"run_id": run_id, "gaps": _listed(missing)},
         )
     if not audited.git.ok:
@@ -130,7 +133,10 @@ def gated(project: Project, run_id: str) -> Evidence:
             Code.FOREIGN_ARTIFACT,
             ("STR-14", "SES-10"),
             _gap(foreign),
-            f"resume_run {run_id} reads its sealed files again, or measures it again where they are not whole",
+            Step(
+                call("resume_run", run_id=run_id),
+                ": it reads the sealed files again, or measures the repeat again where they are not whole",
+            ),
             {"run_id": run_id, "gaps": _listed(foreign)},
         )
     elsewhere = [gap for gap in gaps if gap[2].fault is Fault.ENVIRONMENT]
@@ -139,7 +145,11 @@ def gated(project: Project, run_id: str) -> Evidence:
             Code.HOST_NOT_COMPARABLE,
             ("SCP-02", "SCP-01"),
             _gap(elsewhere),
-            f"resume_run {run_id} on the machine of environment.json measures that repeat again, or start a new run",
+            Step(
+                "on the machine of environment.json ",
+                call("resume_run", run_id=run_id),
+                " to measure that repeat again, or start a new run",
+            ),
             {"run_id": run_id, "gaps": _listed(elsewhere)},
         )
     head = provenance.head(project.repo_root)
@@ -148,8 +158,11 @@ def gated(project: Project, run_id: str) -> Evidence:
             Code.COMMIT_MOVED,
             ("SES-08", "SES-06"),
             f"{run_id} calibrated {plan.calibration_git_sha}, but HEAD is {head}",
-            f"check out the calibrated commit, start a new run on HEAD, or call resume_run {run_id}: it accepts HEAD "
-            "if that is proven to measure the same",
+            Step(
+                "check out the calibrated commit, start a new run on HEAD, or ",
+                call("resume_run", run_id=run_id),
+                ": it accepts HEAD if that is proven to measure the same",
+            ),
             {"run_id": run_id, "calibration_git_sha": plan.calibration_git_sha, "head": head},
         )
     return evidence

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from tune_mcp import run_dir
+from tune_mcp.actions import Step, call
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import read_plain
 from tune_mcp.run_dir import RunDir
@@ -64,7 +65,12 @@ def none_open(project: Project, model: str, head: str) -> None:
                 Code.HALT_UNRESOLVED,
                 ("HLT-03", "SES-18"),
                 f"{run.run_id} halted on this commit: {found.halt.message}",
-                f"fix the cause and call resume_run {run.run_id}, or give it up with stop_run",
+                Step(
+                    "fix the cause and ",
+                    call("resume_run", run_id=run.run_id),
+                    ", or give the run up: ",
+                    call("stop_run", run_id=run.run_id),
+                ),
                 {"run_id": run.run_id},
             )
 
@@ -106,8 +112,7 @@ def fixed(run: RunDir, plan: Plan, new: Plan, purged: Container[tuple[str | None
                 ("HLT-02", "HLT-01"),
                 f"the sealed result files of {halt.test} run {halt.repeat} were read again with the config as it is "
                 f"now, and it still does not fit them: {still.message}",
-                f"{still.next}; if the cause was fixed where no file of this run shows it, resume_run with purge of a "
-                f"stage of {halt.test}, repeat {halt.repeat}, and what was fixed as the reason",
+                _measured_again(run, halt, still.next),
                 {"run_id": run.run_id, "test": halt.test, "repeat": halt.repeat},
             )
         return
@@ -116,7 +121,16 @@ def fixed(run: RunDir, plan: Plan, new: Plan, purged: Container[tuple[str | None
         ("HLT-02", "POL-06", halt.rule),
         f"{run.run_id} halted at {halt.test} run {halt.repeat}, and neither its config"
         f"{f' ({plan.config_dir})' if plan.config_dir else ''} nor its test files have changed since: {halt.message}",
-        f"{halt.next}; if the cause was fixed where no file of this run shows it, say so: resume_run with purge of a "
-        f"stage of {halt.test}, repeat {halt.repeat}, and what was fixed as the reason",
+        _measured_again(run, halt, halt.next),
         {"run_id": run.run_id, "test": halt.test, "repeat": halt.repeat},
+    )
+
+
+def _measured_again(run: RunDir, halt: Halt, fix: str) -> Step:
+    """The fix; and how to say that it was made where no file of the run shows it."""
+    return Step(
+        fix,
+        "; if the cause was fixed where no file of this run shows it, say so with the stage, the repeat and what was "
+        "fixed as the reason: ",
+        call("resume_run", run_id=run.run_id, purge=f"STAGE:{halt.repeat}:REASON"),
     )

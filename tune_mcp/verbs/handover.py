@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from tune_mcp import run_dir
+from tune_mcp.actions import Step, ToClient, call
 from tune_mcp.contract.start_run import RunReply
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import FileLock, write_json
@@ -69,7 +70,10 @@ def launched(
         state=str(RunState.PRECHECKING),
         watch_command=f"tune-mcp watch {run.run_id} --repo {root}",
         tail_command=f"tune-mcp tail {run.run_id} --repo {root}",
-        next=f"tell the user the plan line and both commands, then poll status with run_id={run.run_id} and wait_s=45",
+        next=Step(
+            ToClient("tell the user the plan line and both commands, then "),
+            call("status", run_id=run.run_id, wait_s=45),
+        ),
     )
 
 
@@ -103,6 +107,6 @@ def active(run: RunDir) -> Refusal:
         Code.RUN_ACTIVE,
         ("GPU-14", "SES-04"),
         f"{run.run_id} is {state.conclude(run).state}",
-        f"poll status with run_id={run.run_id}",
+        Step(call("status", run_id=run.run_id, wait_s=45)),
         {"run_id": run.run_id},
     )

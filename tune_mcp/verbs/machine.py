@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tune_mcp import run_dir
+from tune_mcp.actions import Step, call
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import FileLock
 from tune_mcp.gpus import GpuReader
@@ -65,9 +66,7 @@ def told(runs: Iterable[RunDir]) -> str:
     parts: list[str] = []
     if living := leftovers.living(runs):
         names = "; ".join(describe(process) for process in living[:5])
-        parts.append(
-            f"{len(living)} process(es) of a dead run live on ({names}): stop_run of it or the next start ends them"
-        )
+        parts.append(f"{len(living)} process(es) of a dead run live on ({names}): the next start ends them")
     if unproven := leftovers.unproven(runs):
         names = "; ".join(describe(process) for process in unproven[:5])
         parts.append(
@@ -118,7 +117,7 @@ def take_host(project: Project, sleep: Callable[[float], None] = time.sleep) -> 
             Code.RUN_ACTIVE if _of_this(project, others[0]) else Code.HOST_BUSY,
             ("GPU-14", "STR-18"),
             f"another run is measuring on this machine, although nobody holds its lock: {others[0]}",
-            "wait until it has ended, or stop_run it",
+            "wait until it has ended, or stop it",
             {"neighbours": [{"pid": one.pid, "run_dir": one.run_dir} for one in others]},
         )
     return host
@@ -148,7 +147,7 @@ def _busy(project: Project, holder: host_lock.Holder) -> Refusal:
         Code.RUN_ACTIVE if ours else Code.HOST_BUSY,
         ("GPU-14", "STR-18"),
         f"{holder.run_id}{doing} of {holder.repo_root} is measuring on this machine",
-        f"call status with run_id={holder.run_id}"
+        Step(call("status", run_id=holder.run_id))
         if ours
         else "wait until it is done, or stop it where it was started",
         {"run_id": holder.run_id, "run_dir": holder.run_dir, "repo_root": holder.repo_root},

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from tune_mcp.actions import Step, call
 from tune_mcp.contract.precheck import Check, PrecheckReply
 from tune_mcp.discover.aliases import expand
 from tune_mcp.gpus import accepting, read_gpus
@@ -39,9 +40,9 @@ def precheck(project: Project, model: str, stages: Sequence[str] = ("ALL",)) -> 
         checks=_blocking_first(found),
         versions=found.versions,
         gpu_summary=found.gpu_summary,
-        next=f"call start_run with model={model}"
+        next=Step(call("start_run", model=model))
         if found.ok
-        else f"fix {found.blocking()[0].id}, then call precheck again",
+        else Step(f"fix {found.blocking()[0].id}, then ", call("precheck", model=model), " again"),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tune_mcp import run_dir
+from tune_mcp.actions import Step, call
 from tune_mcp.config.lanes import Placement
 from tune_mcp.config.loader import ConfigPlaces
 from tune_mcp.contract.options import Options
@@ -197,7 +198,7 @@ def as_planned(project: Project, plan: Plan) -> Project:
             Code.INVALID_CONFIG,
             "RES-01",
             f"{plan.run_id} was planned with the configuration of {recorded}, and that folder is gone",
-            "put the folder back, or start a new run with start_run",
+            Step("put the folder back, or start a new run: ", call("start_run", model=plan.model)),
             {"file": recorded, "line": None, "key": "--config"},
         )
     options = replace(project.options, repo=project.repo_root, config=Path(recorded))

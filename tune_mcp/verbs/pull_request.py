@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from tune_mcp.actions import Step, call
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import read_text, sha256_file, write_atomic
 from tune_mcp.observe.worst import Direction
@@ -86,10 +87,18 @@ def pull_request(project: Project, run: RunDir) -> str:
     """The six sections of VCS-07, from the report and the decisions of every apply of the run that is in effect."""
     facts = read_report(run)
     if facts is None or not run.report_md.is_file():
-        raise Refusal(Code.NOT_REPORTED, ("VCS-07", "VCS-03"), f"{run.run_id} has no report", "call report first")
+        raise Refusal(
+            Code.NOT_REPORTED,
+            ("VCS-07", "VCS-03"),
+            f"{run.run_id} has no report",
+            Step(call("report", run_id=run.run_id), " first"),
+        )
     if "{{CONTEXT:" in read_text(run.report_md):
         raise Refusal(
-            Code.UNRESOLVED_CONTEXT, ("VCS-03", "CTX-07"), "report.md has an open context line", "call report again"
+            Code.UNRESOLVED_CONTEXT,
+            ("VCS-03", "CTX-07"),
+            "report.md has an open context line",
+            Step(call("report", run_id=run.run_id), " again"),
         )
     records = apply_recovery.in_effect(run)
     bodies = (

@@ -6,6 +6,7 @@ import math
 from functools import partial
 from pathlib import Path
 
+from tune_mcp.actions import Step, ToClient, call
 from tune_mcp.apply.plan import ApplyPlan, Row
 from tune_mcp.contract.report import DIRTY, ReportReply
 from tune_mcp.errors import Refusal
@@ -72,7 +73,10 @@ def report(project: Project, run_id: str) -> ReportReply:
         loosening=tuple(_movement(row) for row in _loudest(proposal))[:_LOOSENING_SHOWN],
         notes=tuple(notes + ([DIRTY] if found.plan.dirty else [])),
         failed_tests=failed_entries(proposal),
-        next=f"tell the user the report's path and the loosening metrics, then call apply_plan with run_id={run_id}",
+        next=Step(
+            ToClient("tell the user the report's path and the loosening metrics, then "),
+            call("apply_plan", run_id=run_id),
+        ),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from tune_mcp.actions import Step, call
 from tune_mcp.contract.resume_run import PurgeItem
 from tune_mcp.contract.start_run import RunReply
 from tune_mcp.contract.strict_audit import Cell
@@ -148,8 +149,12 @@ def _same_measurement(project: Project, plan: Plan, git: provenance.GitState) ->
             Code.COMMIT_MOVED,
             ("SES-11", "RES-02"),
             f"the tree is not the one that {plan.run_id} measures: {'; '.join(moved[:4])}",
-            f"{f'{out}, then call resume_run; or ' if out else ''}put these files back, or stop_run this run and start "
-            "a new one",
+            Step(
+                *((f"{out}, then ", call("resume_run", run_id=plan.run_id), "; or ") if out else ()),
+                "put these files back, or ",
+                call("stop_run", run_id=plan.run_id),
+                " and start a new run",
+            ),
             {"moved": list(moved[:50])},
         )
     return None
@@ -163,6 +168,6 @@ def _busy_repeat(run: RunDir, now: state.Conclusion, purge: Sequence[PurgeItem])
         Code.REPEAT_ACTIVE,
         "GAP-11",
         f"{current.test} run {current.repeat} is being measured now",
-        f"stop_run {run.run_id} first, or wait",
+        Step(call("stop_run", run_id=run.run_id), " first, or wait"),
         {"test": current.test, "repeat": current.repeat},
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from tune_mcp import __version__
+from tune_mcp.actions import Step, call
 from tune_mcp.config.host import AgentPolicy, HostProfile
 from tune_mcp.config.lanes import Placement
 from tune_mcp.config.metrics import MetricRules
@@ -28,7 +29,7 @@ from tune_mcp.verbs.project import Interpreter, Project, gpus_per_test, recorded
 def checked_stages(project: Project, model: str, keys: tuple[str, ...], table: StageTable) -> tuple[Stage, ...]:
     """The selected stages when the table is that of the tree. Raises STAGES_STALE, NEEDS_CONFIG or INVALID_CONFIG."""
     stages = select(table, keys)
-    again = f"call discover with model={model}, then call again"
+    again = Step(call("discover", model=model), ", then try again")
     if stale := stale_files(project.repo_root, stages):
         what = f"stages.yaml of {model} is older than {', '.join(stale)}"
         raise Refusal(Code.STAGES_STALE, ("DSC-02", "SMP-08"), what, again, {"files": [*stale]})
@@ -38,7 +39,7 @@ def checked_stages(project: Project, model: str, keys: tuple[str, ...], table: S
             Code.NEEDS_CONFIG,
             ("HLT-07", "POL-06"),
             f"nobody has said where these values stand: {', '.join(unknown[:6])}",
-            "add them under metric_sources in config.yaml, call discover, then start_run again",
+            Step("add them under metric_sources in config.yaml, ", call("discover", model=model), ", then try again"),
             {"metrics": list(unknown)},
         )
     places = project.places
@@ -253,4 +254,4 @@ def _with(known: tuple[Equivalence, ...], proven: Equivalence) -> tuple[Equivale
 
 
 def _changed(what: str) -> Refusal:
-    return Refusal(Code.STAGES_CHANGED, ("HLT-08", "STR-02"), what, "start a new run with start_run")
+    return Refusal(Code.STAGES_CHANGED, ("HLT-08", "STR-02"), what, Step("start a new run: ", call("start_run")))

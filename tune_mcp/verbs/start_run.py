@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from tune_mcp import run_dir
+from tune_mcp.actions import Step, call
 from tune_mcp.config.stages import StageTable
 from tune_mcp.contract.start_run import DEFAULT_REPEATS, MAX_REPEATS, RunReply
 from tune_mcp.discover.aliases import ALL, aliases, base_of, expand
@@ -37,7 +38,7 @@ def unnamed(project: Project) -> Refusal:
         Code.INVALID_ARGUMENT,
         ("ASK-01", "ASK-02"),
         f"no model is named; there are {', '.join(names) or 'none'}",
-        f"ask the user this once, then call start_run with the answer:\n{question(project)}",
+        Step("ask the user this once, then ", call("start_run"), f" with the answer:\n{question(project)}"),
         {"argument": "model", "models": [*names]},
     )
 
@@ -87,7 +88,7 @@ def start_run(
             Code.INVALID_ARGUMENT,
             "RTY-07",
             f"repeats must be a whole number from 1 to {MAX_REPEATS}, not {repeats!r}",
-            f"call start_run with repeats={DEFAULT_REPEATS}, or leave it out",
+            Step(call("start_run", model=model, repeats=DEFAULT_REPEATS), ", or leave it out"),
             {"argument": "repeats"},
         )
     apply_recovery.settle(project)
@@ -137,7 +138,11 @@ def _not_this_machine(project: Project, model: str, keys: tuple[str, ...]) -> Re
         ("PRE-01", "HST-04"),
         f"this machine cannot measure {model}, {len(gaps)} gap(s): "
         + "; ".join(f"{gap.id} {gap.status} ({gap.detail})" for gap in gaps),
-        f"{gaps[0].fix or 'call precheck'}, or give --venv-python or TUNE_VENV_PYTHON; precheck lists every fix",
+        Step(
+            gaps[0].fix or "see below",
+            ", or give --venv-python or TUNE_VENV_PYTHON; every fix is listed: ",
+            call("precheck", model=model),
+        ),
         {"gaps": [{"id": gap.id, "status": gap.status, "detail": gap.detail, "fix": gap.fix} for gap in gaps]},
     )
 

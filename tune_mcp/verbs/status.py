@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tune_mcp import run_dir
+from tune_mcp.actions import Step, ToClient, call
 from tune_mcp.contract.status import MAX_WAIT_S, CurrentWork, Gap, GpuEntry, RunEntry, RunsReply, StatusReply
 from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.errors import Code, Refusal
@@ -48,7 +49,7 @@ def status(
             Code.WAIT_TOO_LONG if wait_s > MAX_WAIT_S else Code.INVALID_ARGUMENT,
             ("POL-02", "POL-11"),
             f"wait_s is {wait_s:g}; a call waits from 0 to {MAX_WAIT_S} s",
-            f"call status with wait_s={MAX_WAIT_S - 5} again and again",
+            Step(call("status", run_id=run_id, wait_s=MAX_WAIT_S - 5), " again and again"),
             {"argument": "wait_s", "maximum": MAX_WAIT_S},
         )
     run = project.run(run_id)
@@ -144,7 +145,7 @@ def _status(project: Project, run: RunDir, plan: Plan, *, timed_out: bool) -> St
         poll_within_s=_poll_within(now, left, plan.settings.poll_interval_max_s),
         milestones=tuple(f"{event.t} {event.text}" for event in log if event.kind in events.MILESTONES)[-3:],
         failed_tests=failed_tests(project, run, plan, audited),
-        next=next_step(run, now, audited),
+        next=next_step(run, now, audited, log),
     )
 
 
@@ -201,22 +202,36 @@ def _reason(now: Conclusion, audited: Audit) -> str:
     return now.record.reason if now.record else ""
 
 
-def next_step(run: RunDir, now: Conclusion, audited: Audit, then: str = "strict_audit and report") -> str:
-    """What to do in this state; ``then`` when the run is complete."""
-    name = run.run_id
+def next_step(run: RunDir, now: Conclusion, audited: Audit, log: Sequence[events.Event]) -> Step:
+    """What to do with a run in this state; ``log`` are its events."""
+    resume = call("resume_run", run_id=run.run_id)
     if now.active:
         ceiling = min(MAX_POLL_S, audited.plan.settings.poll_interval_max_s)
-        return (
-            f"slow is normal; poll status with run_id={name} and wait_s={min(45, ceiling)} (at most {ceiling} s apart)"
-            "; start nothing else and edit no file meanwhile"
+        return Step(
+            "slow is normal; ",
+            call("status", run_id=run.run_id, wait_s=min(45, ceiling)),
+            ToClient(f" (at most {ceiling} s apart)"),
+            "; start nothing else and edit no file meanwhile",
         )
     if audited.ready:
-        return f"call {then} with run_id={name}"
+        return _after_measuring(run, log)
     if now.state is RunState.HALTED and now.record and now.record.halt:
-        return f"{now.record.halt.next} (run_id={name})"
+        return Step(f"{now.record.halt.next}, then ", resume)
     if now.state is RunState.FAILED:
-        return f"fix what the reason says, then resume_run {name}"
-    return f"resume_run {name} fills the gaps; start_run would begin anew"
+        return Step("fix what the reason says, then ", resume)
+    return Step(
+        resume, " to measure what is missing; ", call("start_run", model=audited.plan.model), " would begin anew"
+    )
+
+
+def _after_measuring(run: RunDir, log: Sequence[events.Event]) -> Step:
+    """What comes next for a complete run: its report, its apply plan, or what an apply left."""
+    steps = ("observed", "planned", "reported", "applied", "undone")
+    last = next((event.kind for event in reversed(log) if event.kind in steps), "")
+    plan = call("apply_plan", run_id=run.run_id)
+    if last == "applied":
+        return Step("the thresholds of this run are written; ", plan, " to see what was left as it was")
+    return Step(plan) if last in ("reported", "undone") else Step(call("report", run_id=run.run_id))
 
 
 def list_runs(project: Project, limit: int = 30) -> RunsReply:
@@ -225,9 +240,9 @@ def list_runs(project: Project, limit: int = 30) -> RunsReply:
     active = [entry.run_id for entry in entries if entry.state and not _at_rest(entry.state)]
     return RunsReply(
         runs=entries,
-        next=f"poll status with run_id={active[0]}"
+        next=Step(call("status", run_id=active[0], wait_s=45))
         if active
-        else "call status with a run_id, or start_run for a new calibration (never reuse an old run for a new request)",
+        else Step(call("status"), " with a run's id, or ", call("start_run"), " for a new calibration"),
     )
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from tune_mcp import run_dir
+from tune_mcp.actions import Step, call
 from tune_mcp.contract.stop_run import StopReply
 from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.errors import Code, Refusal
@@ -33,7 +34,7 @@ def stop_run(project: Project, run_id: str, reason: str, sleep: Callable[[float]
     lost run left alive is ended first; HOST_BUSY when it cannot be.
     """
     if not reason.strip():
-        raise Refusal(Code.INVALID_ARGUMENT, "GPU-20", "stop_run needs a reason", "say why, in a few words")
+        raise Refusal(Code.INVALID_ARGUMENT, "GPU-20", "a stop needs a reason", "say why, in a few words")
     run = project.run(run_id)
     plan = project.plan(run)
     demand_ours(project, plan)
@@ -55,10 +56,16 @@ def stop_run(project: Project, run_id: str, reason: str, sleep: Callable[[float]
         strict_ready=f"{audited.ready_stages}/{len(audited.stages)}",
         kept_cells=audited.counts[Cell.STRICT],
         reason=reason,
-        next=f"poll status with run_id={run_id}: pytest is still tearing down"
+        next=Step(call("status", run_id=run_id, wait_s=45), ": pytest is still tearing down")
         if now.active
-        else f"start_run makes a new one, resume_run {run_id} goes on from here"
-        + (" once its cause is fixed" if halt else ""),
+        else Step(
+            call("resume_run", run_id=run_id),
+            " to go on from here",
+            " once its cause is fixed" if halt else "",
+            ", or ",
+            call("start_run", model=plan.model),
+            " for a new one",
+        ),
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tune_mcp.actions import Step, call
 from tune_mcp.contract.tail_pytest import MAX_LINES, TailReply
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import open_plain
@@ -111,12 +112,12 @@ def tail_pytest(
 def _no_log(run: RunDir, cursor: str | None = None) -> TailReply:
     return TailReply(
         run_id=run.run_id, test=None, repeat=None, path=None, active=False, log_lines=(), left_bytes=0, cursor=cursor,
-        next=f"poll status with run_id={run.run_id}: pytest has not started",
+        next=Step(call("status", run_id=run.run_id, wait_s=45), ": pytest has not started"),
     )  # fmt: skip
 
 
 def _invalid(argument: str, what: str) -> Refusal:
-    return Refusal(Code.INVALID_ARGUMENT, "POL-07", f"{argument} {what}", f"call tail_pytest with another {argument}")
+    return Refusal(Code.INVALID_ARGUMENT, "POL-07", f"{argument} {what}", f"give another {argument}")
 
 
 def _check_pattern(grep: str | None) -> None:
@@ -161,7 +162,7 @@ def _named(run: RunDir, plan: Plan, test: str | None, repeat: int | None) -> Log
 def _from_cursor(run: RunDir, plan: Plan, cursor: str) -> tuple[LogName, int]:
     match = _CURSOR.fullmatch(cursor)
     if match is None or match["test"] not in plan.tests() or not 1 <= int(match["repeat"]) <= plan.repeats:
-        raise _invalid("cursor", f"{cursor!r} is not one that tail_pytest gave for this run")
+        raise _invalid("cursor", f"{cursor!r} is not one that was given for this run")
     name = LogName(match["test"], int(match["repeat"]))
     path = name.path(run)
     same = path.exists() and path.stat().st_ino == int(match["inode"])
@@ -197,8 +198,8 @@ def _page(run: RunDir, name: LogName, start: int | None, lines: int, grep: str |
         log_lines=picked,
         left_bytes=max(0, size - end),
         cursor=f"{name.test}:{name.repeat}:{facts.st_ino}:{end}",
-        next=f"call tail_pytest with run_id={run.run_id} and the cursor for what follows" if running or end < size
-        else f"call status with run_id={run.run_id}",
+        next=Step(call("tail_pytest", run_id=run.run_id), " and the cursor for what follows") if running or end < size
+        else Step(call("status", run_id=run.run_id)),
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from tune_mcp.actions import Step, call
 from tune_mcp.apply import transaction
 from tune_mcp.contract.apply import UndoReply
 from tune_mcp.errors import Code, Refusal
@@ -39,5 +40,5 @@ def undo(project: Project, run_id: str, plan_id: str) -> UndoReply:
         plan_id=plan_id,
         files=(*(file.path for file in journal.files), *([catalogue.name] if catalogue.sha256 != before else [])),
         warnings=tuple(unsettled),
-        next=f"call apply_plan with run_id={run_id} to decide again",
+        next=Step(call("apply_plan", run_id=run_id), " to decide again"),
     )

@@ -92,7 +92,7 @@ class GpuUse:
                 code=Code.CLEANUP_FAILED,
                 rule="GPU-09",
                 reason=failed,
-                next="run the script by hand, fix it or the host profile's cleanup_command, then call resume_run",
+                next="run the script by hand, fix it or the host profile's cleanup_command",
             )
         self.grant = self._gate.wait(self.job.gpus)
         self._note(self.grant.gpus)
@@ -102,7 +102,7 @@ class GpuUse:
             code=Code.GPU_NOT_CLEAR,
             rule="GPU-02",
             reason=self.grant.refused,
-            next="free the GPUs (tune-mcp ends no process that is not its own), then call resume_run",
+            next="free the GPUs (tune-mcp ends no process that is not its own)",
             hopeless=self.grant.hopeless,
         )
 

@@ -1,0 +1,102 @@
+"""A terminal is told its own commands, never a tool's name; the next step fits the state of the run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Any, get_args
+
+import pytest
+import toy
+
+from tune_mcp.actions import Step, ToClient, Tool, call, spoken
+from tune_mcp.cli.main import parser
+from tune_mcp.cli.words import Words
+from tune_mcp.errors import Code, Refusal
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.report import report
+from tune_mcp.verbs.status import status
+
+TOOLS = [tool for tool in get_args(Tool) if "_" in tool]
+FULL: dict[str, dict[str, object]] = {
+    "discover": {"model": "toy"},
+    "start_run": {"model": "toy", "stages": "@all", "repeats": 5, "label": "x y"},
+    "resume_run": {"run_id": "r1", "purge": "STAGE:2:REASON"},
+    "status": {"run_id": "r1", "wait_s": 45},
+    "apply": {"run_id": "r1", "plan_id": "0" * 16, "mode": "smart"},
+}
+
+
+def words(*argv: str) -> Words:
+    return Words(parser().parse_args(argv))
+
+
+def command(text: str) -> list[str]:
+    found = re.fullmatch(r"run `(.+)`", text)
+    assert found is not None, text
+    return shlex.split(found[1])
+
+
+@pytest.mark.parametrize("tool", get_args(Tool))
+@pytest.mark.parametrize("full", [True, False])
+def test_every_action_is_said_as_a_command_that_the_terminal_understands(tool: Tool, full: bool) -> None:
+    said = words("report", "r1", "--repo", "/some where").command(call(tool, **(FULL.get(tool, {}) if full else {})))
+
+    program, *rest = command(said)
+    assert program == "tune-mcp"
+    assert parser().parse_args(rest).repo.as_posix() == "/some where"
+
+
+def test_a_call_about_a_run_fills_in_that_run_and_a_named_one_wins() -> None:
+    here = words("audit", "r1")
+    assert command(here.command(call("resume_run"))) == ["tune-mcp", "resume", "r1"]
+    assert command(here.command(call("resume_run", run_id="r2"))) == ["tune-mcp", "resume", "r2"]
+    assert command(words("catalog").command(call("resume_run"))) == ["tune-mcp", "resume", "RUN"]
+
+
+def test_a_step_speaks_to_a_client_as_a_string_and_keeps_its_actions_through_a_refusal_and_another_step() -> None:
+    inner = Step(call("report", run_id="r1"), ToClient(", tell the user its path"), ", then ", call("apply_plan"))
+    refusal = Refusal(Code.NOT_REPORTED, "APL-01", "no report", Step("first ", inner))
+
+    assert refusal.text().endswith(
+        "Next: first call report with run_id=r1, tell the user its path, then call apply_plan."
+    )
+    assert spoken(refusal.next, lambda action: action.tool.upper()) == "first REPORT, then APPLY_PLAN"
+    assert (
+        words("plan", "r1")
+        .refusal(refusal)
+        .text()
+        .endswith("Next: first run `tune-mcp report r1`, then run `tune-mcp plan r1`.")
+    )
+
+
+def test_no_reply_or_refusal_at_a_terminal_names_a_tool(tune: Any, project: Project) -> None:
+    run = toy.finished_run(project)
+    nobody = "20200101T000000Z_nobody"
+    calls = [
+        ("catalog",), ("catalog", toy.MODEL), ("discover", toy.MODEL), ("precheck", toy.MODEL), ("status",),
+        ("status", run.run_id), ("audit", run.run_id), ("plan", run.run_id), ("apply", run.run_id, "--mode", "smart"),
+        ("report", run.run_id), ("plan", run.run_id), ("apply", run.run_id, "--mode", "report"),
+        ("stop", run.run_id, "--reason", "over"), ("tail", run.run_id, "--once"), ("status", nobody),
+        ("run", "nothing", "--detach"), ("resume", nobody),
+    ]  # fmt: skip
+    for words in calls:
+        done = tune(*words)
+        text = done.out + done.err
+        assert "Next:" in text or words[0] == "audit", words
+        assert not [tool for tool in TOOLS if tool in text], (words, text)
+
+
+@pytest.mark.rule("RPT-05")
+def test_the_next_step_of_a_complete_run_follows_what_was_done_with_it(tune: Any, project: Project) -> None:
+    run = toy.finished_run(project)
+    assert status(project, run.run_id).next == f"call report with run_id={run.run_id}"
+
+    report(project, run.run_id)
+    assert status(project, run.run_id).next == f"call apply_plan with run_id={run.run_id}"
+
+    done = tune("apply", run.run_id, "--mode", "full", "--otherwise", "apply")
+    assert done.code == 0, done.err
+    after = status(project, run.run_id).next
+    assert after.startswith("the thresholds of this run are written") and "strict_audit" not in after
+    assert f"`tune-mcp plan {run.run_id} --repo " in tune("status", run.run_id).out

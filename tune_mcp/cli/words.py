@@ -1,0 +1,54 @@
+"""The terminal's own commands for the actions that a reply or a refusal names."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from typing import TypeVar
+
+from tune_mcp.actions import Action, Tool, spoken
+from tune_mcp.contract.reply import Reply
+from tune_mcp.errors import Refusal
+
+R = TypeVar("R", bound=Reply)
+
+_COMMANDS: dict[Tool, str] = {
+    "start_run": "run", "resume_run": "resume", "stop_run": "stop", "strict_audit": "audit", "tail_pytest": "tail",
+    "apply_plan": "plan",
+}  # fmt: skip
+_OPTIONS = {"stages": "--stages", "repeats": "--repeats", "label": "--label", "mode": "--mode", "purge": "--purge"}
+_PLACEHOLDERS = {"model": "MODEL", "run_id": "RUN"}
+_BY_MODEL: tuple[Tool, ...] = ("discover", "precheck", "start_run")
+
+
+class Words:
+    """How actions are said at this terminal: with the options of this call, and its run or model by default."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._known = {name: getattr(arguments, name, None) for name in _PLACEHOLDERS}
+        named = (("--repo", arguments.repo), ("--host", arguments.host), ("--config", arguments.config))
+        self._options = [f"{option} {shlex.quote(str(value))}" for option, value in named if value is not None]
+
+    def command(self, action: Action) -> str:
+        """``run `tune-mcp resume RUN```. A wait for a run is ``watch``."""
+        given = dict(action.arguments)
+        name = "watch" if action.tool == "status" and "wait_s" in given else _COMMANDS.get(action.tool, action.tool)
+        words = ["tune-mcp", name]
+        place = "model" if action.tool in (*_BY_MODEL, "catalog") else "run_id"
+        subject = given.get(place) or self._known[place]
+        if subject or action.tool not in ("catalog", "status"):
+            words.append(shlex.quote(str(subject)) if subject else _PLACEHOLDERS[place])
+        if action.tool == "stop_run":
+            words.append("--reason WHY")
+        words += [f"{option} {shlex.quote(str(given[key]))}" for key, option in _OPTIONS.items() if key in given]
+        return f"run `{' '.join([*words, *self._options])}`"
+
+    def reply(self, reply: R) -> R:
+        """The reply with its next step in the terminal's words."""
+        return reply.model_copy(update={"next": spoken(reply.next, self.command)})
+
+    def refusal(self, refusal: Refusal) -> Refusal:
+        """The refusal likewise."""
+        return Refusal(
+            refusal.code, refusal.rules, refusal.message, spoken(refusal.next, self.command), refusal.details
+        )
