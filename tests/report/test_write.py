@@ -13,7 +13,8 @@ from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import parse_json
 from tune_mcp.report.collect import report_digest
 from tune_mcp.report.facts import AppliedRow
-from tune_mcp.report.write import paths, read_report, read_report_digest, record_applied, untouched
+from tune_mcp.report.write import by_hand, paths, read_report, read_whole, record_applied
+from tune_mcp.run_dir import RunDir
 
 ROW = AppliedRow(stage="tts_wer", metric="TTS_WER_MAX_CORPUS", old=0.0122, new=0.0131, worst_op="max")
 
@@ -83,12 +84,12 @@ def test_no_report_is_written_while_a_repeat_is_not_strict(case) -> None:
 @pytest.mark.rule("POL-09")
 def test_the_digest_recognises_a_report_of_other_artifacts(case, remeasure) -> None:
     case.report()
-    assert read_report_digest(case.run) == report_digest(case.audit)
+    assert read_whole(case.run).artifacts_digest == report_digest(case.audit)
     assert json.loads(case.run.report_json.read_text())["artifacts_digest"] == report_digest(case.audit)
     remeasure(case, "test_asr_ci", 2, "partial", "session", shift=0.001)
-    assert read_report_digest(case.run) != report_digest(case.audit)
+    assert read_whole(case.run).artifacts_digest != report_digest(case.audit)
     case.report()
-    assert read_report_digest(case.run) == report_digest(case.audit)
+    assert read_whole(case.run).artifacts_digest == report_digest(case.audit)
 
 
 @pytest.mark.rule("POL-09")
@@ -96,7 +97,12 @@ def test_the_digest_recognises_a_report_of_other_artifacts(case, remeasure) -> N
 def test_a_report_with_a_missing_file_counts_as_none(case, name: str) -> None:
     case.report()
     (case.run.path / name).unlink()
-    assert read_report_digest(case.run) is None
+    assert read_whole(case.run) is None
+
+
+def untouched(run: RunDir) -> bool:
+    facts = read_whole(run)
+    return facts is not None and not by_hand(run, facts)
 
 
 @pytest.mark.rule("RPT-04")
@@ -118,7 +124,7 @@ def test_a_report_that_was_rewritten_by_hand_is_seen(case, name: str) -> None:
 def test_a_damaged_report_json_counts_as_none(case) -> None:
     case.report()
     case.run.report_json.write_text('{"artifacts_digest": "x"}')
-    assert read_report_digest(case.run) is None
+    assert read_whole(case.run) is None
 
 
 @pytest.mark.rule("APL-18", "RPT-04")

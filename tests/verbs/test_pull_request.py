@@ -14,7 +14,7 @@ from tune_mcp.contract.apply import ApplyReply, Decision
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
-from tune_mcp.verbs import apply_proposal, apply_recovery, pull_request
+from tune_mcp.verbs import apply_proposal, apply_recovery
 from tune_mcp.verbs.apply import apply, declined
 from tune_mcp.verbs.apply_plan import apply_plan
 from tune_mcp.verbs.discover import discover
@@ -57,11 +57,11 @@ def test_it_is_refused_without_a_finished_report(applied: tuple[Project, RunDir,
     project, run, _ = applied
     whole = run.report_md.read_text()
     run.report_md.write_text(whole + "{{CONTEXT: samples}}\n")
-    with pytest.raises(Refusal, match=r"^UNRESOLVED_CONTEXT \[VCS-03\]"):
-        pull_request.pull_request(project, run)
+    with pytest.raises(Refusal, match=r"^UNRESOLVED_CONTEXT"):
+        apply_proposal.proposal_for(project, run.run_id)
     run.report_json.unlink()
-    with pytest.raises(Refusal, match=r"^NOT_REPORTED \[VCS-07\]"):
-        pull_request.pull_request(project, run)
+    with pytest.raises(Refusal, match=r"^NOT_REPORTED"):
+        apply_proposal.proposal_for(project, run.run_id)
 
 
 @pytest.mark.rule("VCS-04", "VCS-03")

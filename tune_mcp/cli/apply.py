@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tune_mcp.apply.plan import ApplyPlan
 from tune_mcp.contract.apply import MODES, ApplyReply, Decision, Mode, Otherwise
+from tune_mcp.contract.reply import bounded
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.run_dir import RunDir
 from tune_mcp.verbs import answers, apply_proposal, apply_recovery, questions
-from tune_mcp.verbs.apply import apply, declined
-from tune_mcp.verbs.apply_plan import apply_plan
+from tune_mcp.verbs.apply import apply, carry_out, declined
+from tune_mcp.verbs.apply_plan import plan_reply
 from tune_mcp.verbs.project import Project
 
 
@@ -45,10 +46,10 @@ def apply_at_terminal(
 ) -> ApplyReply:
     """Show the plan, ask for the mode and for every open metric, write. Without a terminal nothing is asked."""
     apply_recovery.settle(project)
-    shown = apply_plan(project, run_id)
-    _, proposal = apply_proposal.proposal_for(project, run_id, plan_id or shown.plan_id)
+    made = apply_proposal.proposal_for(project, run_id, plan_id)
+    proposal = made.plan
     decisions = [decision(word) for word in words]
-    questions.checked_decisions(proposal, decisions)
+    named = questions.checked_decisions(proposal, decisions)
     if not at_terminal():
         if mode is None:
             raise Refusal(
@@ -58,16 +59,16 @@ def apply_at_terminal(
                 f"tune-mcp apply {run_id} --mode report|smart|full [--decide STAGE/METRIC=keep|apply|NUMBER] "
                 "[--otherwise keep|apply]",
             )
-        return apply(project, run_id, proposal.plan_id, mode, decisions, "command line", otherwise)
+        return carry_out(made, questions.checked_mode(mode), decisions, "command line", otherwise)
     if mode != "report":
-        apply_recovery.demand_rest(project)
-    run = project.run(run_id)
+        apply_recovery.demand_idle(project)
+    run = made.run
+    asks = mode is None or _has_questions(proposal, questions.checked_mode(mode), named, otherwise)
     try:
         agreed: list[Decision] = []
         if mode is None:
-            print(shown.text())
+            print(bounded("\n".join(plan_reply(project, made.evidence, proposal).lines())))
             mode = ask("mode", MODES, "report")
-            named = questions.checked_decisions(proposal, decisions)
             agreed = questions.agreed_with_mode(proposal, questions.checked_mode(mode), named)
         chosen = questions.checked_mode(mode)
         failures_agreed = chosen != "report" and _agreed_to_failures(run, proposal, run_id)
@@ -77,10 +78,21 @@ def apply_at_terminal(
         raise Refusal(
             Code.DECLINED, ("SCP-06", "APL-04"), "nobody answered; nothing was written", "apply again when decided"
         ) from None
-    return apply(
-        project, run_id, proposal.plan_id, chosen, decided, "a person, at a terminal", otherwise,
-        failures_agreed=failures_agreed,
-    )  # fmt: skip
+    by = "a person, at a terminal"
+    if not asks:
+        return carry_out(made, chosen, decided, by, otherwise)
+    # Time has passed since the plan was made: everything is looked at anew.
+    plan_id = proposal.plan_id
+    return apply(project, run_id, plan_id, chosen, decided, by, otherwise, failures_agreed=failures_agreed)
+
+
+def _has_questions(
+    proposal: ApplyPlan, mode: Mode, named: Mapping[tuple[str, str], Decision], otherwise: Otherwise | None
+) -> bool:
+    if mode == "report":
+        return False
+    open_rows = otherwise is None and questions.open_questions(proposal, mode, named)
+    return bool(questions.failing(proposal) or open_rows)
 
 
 def _agreed_to_failures(run: RunDir, proposal: ApplyPlan, run_id: str) -> bool:

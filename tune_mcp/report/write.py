@@ -71,9 +71,12 @@ def write_report(
     return facts
 
 
-def record_applied(run: RunDir, rows: Sequence[AppliedRow]) -> ReportFacts:
-    """Put the applied changes into all three files (none removes them). Raises NOT_REPORTED without a report."""
-    facts = read_report(run)
+def record_applied(run: RunDir, rows: Sequence[AppliedRow], facts: ReportFacts | None = None) -> ReportFacts:
+    """Put the applied changes into all three files (none removes them). Raises NOT_REPORTED without a report.
+
+    ``facts`` are the report on disk where the caller has read it already.
+    """
+    facts = facts or read_report(run)
     if facts is None:
         raise Refusal(
             Code.NOT_REPORTED,
@@ -95,24 +98,18 @@ def read_report(run: RunDir) -> ReportFacts | None:
         return None
 
 
-def read_report_digest(run: RunDir) -> str | None:
-    """``artifacts_digest`` of report.json when all three files are there, else None (POL-09)."""
-    facts = read_report(run)
-    if facts is None or not run.report_md.is_file() or not run.report_html.is_file():
-        return None
-    return facts.artifacts_digest
+def read_whole(run: RunDir) -> ReportFacts | None:
+    """The facts of the report when all three files are there, else None (POL-09)."""
+    return read_report(run) if run.report_md.is_file() and run.report_html.is_file() else None
 
 
-def untouched(run: RunDir) -> bool:
-    """Whether report.md and report.html are what report.json renders to: a summary by hand is no report (RPT-04)."""
-    facts = read_report(run)
-    if facts is None:
-        return False
+def by_hand(run: RunDir, facts: ReportFacts) -> bool:
+    """Whether report.md or report.html is not what ``facts`` render to: such a text is no report (RPT-04)."""
     try:
-        stand = read_text(run.report_md), read_text(run.report_html)
+        present = read_text(run.report_md), read_text(run.report_html)
     except (OSError, ValueError):
-        return False
-    return stand == (markdown.render(facts), html.render(facts))
+        return True
+    return present != (markdown.render(facts), html.render(facts))
 
 
 def _write(run: RunDir, facts: ReportFacts) -> None:

@@ -23,7 +23,7 @@ from tune_mcp.run_dir import RunDir, iso, utc_now
 from tune_mcp.session import events
 from tune_mcp.supervise import environment
 from tune_mcp.verbs import apply_recovery, pull_request, questions
-from tune_mcp.verbs.apply_proposal import proposal_for
+from tune_mcp.verbs.apply_proposal import Proposal, proposal_for
 from tune_mcp.verbs.apply_recovery import Kept, Record
 from tune_mcp.verbs.gates import Evidence, copied_from
 from tune_mcp.verbs.project import Project
@@ -53,18 +53,32 @@ def apply(
     """
     chosen, word = questions.checked_mode(mode), questions.checked_otherwise(otherwise)
     apply_recovery.settle(project)
-    found, proposal = proposal_for(project, run_id, plan_id)
-    decided = questions.checked_decisions(proposal, decisions)
-    if chosen == "report":
-        return _nothing(proposal, run_id, "report", "mode report: no file was touched")
-    failing = questions.failing(proposal)
+    proposal = proposal_for(project, run_id, plan_id)
+    return carry_out(proposal, chosen, decisions, by, word, failures_agreed=failures_agreed)
+
+
+def carry_out(
+    proposal: Proposal,
+    mode: Mode,
+    decisions: Sequence[Decision],
+    by: str,
+    otherwise: Otherwise | None = None,
+    *,
+    failures_agreed: bool = False,
+) -> ApplyReply:
+    """Write what was agreed to about a proposal that was made now; see ``apply``."""
+    project, run_id, plan = proposal.project, proposal.run.run_id, proposal.plan
+    decided = questions.checked_decisions(plan, decisions)
+    if mode == "report":
+        return _nothing(plan, run_id, "report", "mode report: no file was touched")
+    failing = questions.failing(plan)
     if failing and not failures_agreed:
         raise questions.tests_failed(project, run_id, failing)
-    completed = questions.completed(proposal, chosen, decided, word)
-    missing = questions.open_questions(proposal, chosen, completed)
+    completed = questions.completed(plan, mode, decided, otherwise)
+    missing = questions.open_questions(plan, mode, completed)
     if missing:
         raise questions.missing(project, run_id, missing)
-    return _write(project, found, proposal, chosen, completed, by, word)
+    return _write(proposal, mode, completed, by, otherwise)
 
 
 def declined(run: RunDir, plan_id: str, by: str) -> None:
@@ -73,14 +87,13 @@ def declined(run: RunDir, plan_id: str, by: str) -> None:
 
 
 def _write(
-    project: Project,
-    found: Evidence,
-    proposal: ApplyPlan,
+    made: Proposal,
     mode: Mode,
     decided: Mapping[tuple[str, str], Decision],
     by: str,
     otherwise: Otherwise | None,
 ) -> ApplyReply:
+    project, found, proposal = made.project, made.evidence, made.plan
     values = questions.chosen_values(proposal, mode, decided)
     written = [row for row in proposal.rows if row.key in values and values[row.key][0] != row.current_raw]
     applied = tuple(_applied(row, values[row.key][0]) for row in written)
@@ -112,10 +125,11 @@ def _write(
     unproved = _proved(project, found, proposal, changes, {key: value for key, (value, _) in values.items()})
     catalogue = pull_request.catalogue(project, found.plan.model)
     before = catalogue.sha256
-    with apply_recovery.changing(project, found.run, folder) as unsettled:
+    with apply_recovery.changing(project, found.run, folder, made.report) as outcome:
         transaction.demand_new(folder)
         apply_recovery.write_record(folder, record)
         transaction.commit(folder, project.repo_root, changes, utc_now)
+    published = pull_request.Publication(found.run, outcome.report or made.report, outcome.records, catalogue)
     edited = tuple(sorted({one.file for one in applied}))
     said = f"{len(applied)} value(s) written in mode {mode} (plan {proposal.plan_id})"
     events.append(found.run, "applied", utc_now(), said, plan_id=proposal.plan_id)
@@ -135,11 +149,11 @@ def _write(
             *_failing(written, values),
             *_unwritten(proposal, decided),
             *unproved,
-            *unsettled,
+            *outcome.problems,
         ),
         undo_command=f"tune-mcp apply {found.run.run_id} --undo {proposal.plan_id} --repo {project.repo_root}",
-        pull_request=str(pull_request.write_pull_request(project, found.run, folder)),
-        commit_files=pull_request.commit_files(project, found.run),
+        pull_request=str(published.write(folder)),
+        commit_files=published.commit_files(),
         files_changed=(*edited, *([catalogue.name] if catalogue.sha256 != before else [])),
         next="list every change to the user; commit or push only if the user asks for it (prompt publish)",
     )

@@ -17,7 +17,12 @@ _UNCHECKED = "no repeat has a record of which tests passed, so what the assertio
 
 def apply_plan(project: Project, run_id: str) -> ApplyPlanReply:
     """The plan over the files as they stand now; read only (contract, tool 11). Raises the gates' refusals."""
-    found, proposal = propose(project, run_id)
+    return plan_reply(project, *propose(project, run_id))
+
+
+def plan_reply(project: Project, found: Evidence, proposal: ApplyPlan) -> ApplyPlanReply:
+    """What a caller sees of a plan."""
+    run_id = found.run.run_id
     rows = tuple(_row(row) for row in proposal.rows)
     changes = any(plans.writable(row) for row in proposal.rows)
     asks = sum(row.decision == "ask" for row in rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from tune_mcp.actions import Step, ToClient, call
 from tune_mcp.apply import plan as plans
 from tune_mcp.apply.plan import ApplyPlan
@@ -10,7 +12,9 @@ from tune_mcp.contract.report import FailedTestEntry
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import read_text
 from tune_mcp.report.collect import report_digest
-from tune_mcp.report.write import read_report_digest, untouched
+from tune_mcp.report.facts import ReportFacts
+from tune_mcp.report.write import by_hand, read_whole
+from tune_mcp.run_dir import RunDir
 from tune_mcp.verbs import apply_recovery, gates, pytest_outcomes
 from tune_mcp.verbs.gates import Evidence, demand_ours
 from tune_mcp.verbs.project import Project
@@ -69,20 +73,38 @@ def catalogue(project: Project, found: Evidence) -> StageTable:
     return project.places.stages(found.plan.model)
 
 
-def proposal_for(project: Project, run_id: str, plan_id: str) -> tuple[Evidence, ApplyPlan]:
-    """The plan of ``plan_id``, if it still holds. Raises gate refusals, NOT_REPORTED, STALE_REPORT, STALE_PLAN."""
+@dataclass(frozen=True)
+class Proposal:
+    """What an apply of a run would do: made once for a call, from its evidence, its report and the present files."""
+
+    project: Project
+    evidence: Evidence
+    plan: ApplyPlan
+    report: ReportFacts
+
+    @property
+    def run(self) -> RunDir:
+        """The run that was measured."""
+        return self.evidence.run
+
+
+def proposal_for(project: Project, run_id: str, plan_id: str | None = None) -> Proposal:
+    """The plan that holds now; ``plan_id`` is the one that was agreed to.
+
+    Raises the gates' refusals, NOT_REPORTED, STALE_REPORT, UNRESOLVED_CONTEXT and, for another plan, STALE_PLAN.
+    """
     report_again, plan_again = call("report", run_id=run_id), call("apply_plan", run_id=run_id)
     found, proposal = propose(project, run_id)
     demand_ours(project, found.plan)
-    digest = read_report_digest(found.run)
-    if digest is None:
+    report = read_whole(found.run)
+    if report is None:
         raise Refusal(
             Code.NOT_REPORTED,
             ("APL-01", "RPT-05"),
             f"{run_id} has no report that anybody was shown",
             Step(report_again, ToClient(", tell the user its path"), ", then ", plan_again),
         )
-    if digest != report_digest(found.audit):
+    if report.artifacts_digest != report_digest(found.audit):
         raise Refusal(
             Code.STALE_REPORT,
             ("POL-09", "APL-01"),
@@ -96,14 +118,14 @@ def proposal_for(project: Project, run_id: str, plan_id: str) -> tuple[Evidence,
             "report.md still has an unresolved context line",
             Step(report_again, " again"),
         )
-    if not untouched(found.run):
+    if by_hand(found.run, report):
         raise Refusal(
             Code.STALE_REPORT,
             "RPT-04",
             "report.md or report.html is not what the report tool wrote",
             Step(report_again, " again (it writes them anew)", ToClient(", show it"), ", then ", plan_again),
         )
-    if proposal.plan_id != plan_id:
+    if plan_id not in (None, proposal.plan_id):
         raise Refusal(
             Code.STALE_PLAN,
             ("APL-14", "APL-26"),
@@ -111,7 +133,7 @@ def proposal_for(project: Project, run_id: str, plan_id: str) -> tuple[Evidence,
             Step(plan_again, " and decide on its numbers"),
             {"plan_id": plan_id, "present": proposal.plan_id},
         )
-    return found, proposal
+    return Proposal(project, found, proposal, report)
 
 
 def askable(project: Project, run_id: str, plan_id: str) -> ApplyPlan:
@@ -119,6 +141,6 @@ def askable(project: Project, run_id: str, plan_id: str) -> ApplyPlan:
 
     Raises what ``proposal_for`` raises, and RUN_ACTIVE while any run of the repository works.
     """
-    proposal = proposal_for(project, run_id, plan_id)[1]
-    apply_recovery.demand_rest(project)
-    return proposal
+    proposal = proposal_for(project, run_id, plan_id)
+    apply_recovery.demand_idle(project)
+    return proposal.plan

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,7 +120,7 @@ def settle(project: Project) -> list[str]:
     if not open_ones:
         return []
     with applying_alone(project):
-        return [said for run, folder in open_ones if (said := _settle(project, run, folder))]
+        return [problem for run, folder in open_ones for problem in _settle(project, run, folder, Outcome()).problems]
 
 
 @contextlib.contextmanager
@@ -134,28 +135,37 @@ def applying_alone(project: Project) -> Generator[None]:
         lock.release()
 
 
+@dataclass
+class Outcome:
+    """What a change of test files left: the report and the applies in effect after it, and what is not up to date."""
+
+    problems: list[str] = field(default_factory=list)
+    report: ReportFacts | None = None
+    records: Sequence[Record] = ()
+
+
 @contextlib.contextmanager
-def changing(project: Project, run: RunDir, folder: Path) -> Generator[list[str]]:
+def changing(project: Project, run: RunDir, folder: Path, report: ReportFacts | None = None) -> Generator[Outcome]:
     """Around a change of test files: alone, while nothing is measured, and settled at its end, also after a failure.
 
-    The list that it gives holds, at the end, what could not be brought up to date. Raises RUN_ACTIVE.
+    ``report`` is the run's report where the caller has read it. Raises RUN_ACTIVE.
     """
-    told: list[str] = []
+    outcome = Outcome(report=report)
     with applying_alone(project):
-        demand_rest(project)
+        demand_idle(project)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / _UNSETTLED, b"")
         try:
-            yield told
+            yield outcome
         except BaseException:
             # What cannot be settled now keeps its mark, and the next start does it.
             with contextlib.suppress(OSError, Refusal):
-                _settle(project, run, folder)
+                _settle(project, run, folder, outcome)
             raise
-        told += filter(None, [_settle(project, run, folder)])
+        _settle(project, run, folder, outcome)
 
 
-def demand_rest(project: Project) -> None:
+def demand_idle(project: Project) -> None:
     """Raises RUN_ACTIVE while any run of the repository works: a test file that changes under it makes its hours
     worthless, so nobody is asked about one either (ASK-11)."""
     for run in run_dir.list_runs(project.repo_root):
@@ -163,49 +173,48 @@ def demand_rest(project: Project) -> None:
             raise Refusal(
                 Code.RUN_ACTIVE,
                 ("APL-24", "STR-18"),
-                f"{run.run_id} is measuring this repository: its test files stay as they are until it rests",
+                f"{run.run_id} is measuring this repository: its test files stay as they are until it has ended",
                 Step(call("status", run_id=run.run_id, wait_s=45), " until it is terminal, then try again"),
                 {"run_id": run.run_id},
             )
 
 
-def _settle(project: Project, run: RunDir, folder: Path) -> str:
+def _settle(project: Project, run: RunDir, folder: Path, outcome: Outcome) -> Outcome:
+    from tune_mcp.report.write import read_report  # start_run settles too and has no use for the templates
+
     before = transaction.read_journal(folder)
     journal = transaction.recover(folder, project.repo_root, utc_now)
-    said, again = "", False
+    again = False
     if before is not None and journal is not None and before.state == "prepared":
         done = {"committed": "finished", "rolled_back": "rolled back"}[journal.state]
-        said = f"an apply that was cut off is {done} (plan {folder.name})"
-        events.append(run, "settled", utc_now(), said)
+        outcome.problems.append(f"an apply that was cut off is {done} (plan {folder.name})")
+        events.append(run, "settled", utc_now(), outcome.problems[-1])
     if journal is not None:
         stale, again = _refresh_catalogue(project, run, journal)
-        said = "; ".join(filter(None, (said, stale)))
-        refresh_report(run)
+        outcome.problems += [stale] if stale else []
+        outcome.records = in_effect(run)
+        report = outcome.report or read_report(run)
+        outcome.report = report and refresh_report(run, report, outcome.records)
     if not again:
         (folder / _UNSETTLED).unlink(missing_ok=True)
-    return said
+    return outcome
 
 
-def refresh_report(run: RunDir) -> ReportFacts | None:
-    """The report's applied changes: a value that was written twice has its first old value and its last new one.
+def refresh_report(run: RunDir, report: ReportFacts, records: Sequence[Record]) -> ReportFacts:
+    """The report with the applied changes of ``records``, written where they are other ones than it has.
 
-    Returns the report as it is then, None where there is none.
+    A value that was written twice has its first old value and its last new one.
     """
-    # Here, since start_run settles too and has no use for the templates.
     from tune_mcp.report.facts import AppliedRow
-    from tune_mcp.report.write import read_report, record_applied
+    from tune_mcp.report.write import record_applied
 
-    report = read_report(run)
     rows: dict[tuple[str, str], AppliedRow] = {}
-    for record in in_effect(run):
-        for one in record.applied:
-            place = (one.stage_key, one.symbol)
-            old = rows[place].old if place in rows else one.old
-            rows[place] = AppliedRow(
-                stage=one.stage_key, metric=one.symbol, old=old, new=one.new, worst_op=one.worst_op
-            )
+    for one in (applied for record in records for applied in record.applied):
+        place = (one.stage_key, one.symbol)
+        old = rows[place].old if place in rows else one.old
+        rows[place] = AppliedRow(stage=one.stage_key, metric=one.symbol, old=old, new=one.new, worst_op=one.worst_op)
     changed = tuple(row for row in rows.values() if row.old != row.new)
-    return record_applied(run, changed) if report is not None and report.applied != changed else report
+    return report if report.applied == changed else record_applied(run, changed, report)
 
 
 def _refresh_catalogue(project: Project, run: RunDir, journal: Journal) -> tuple[str, bool]:

@@ -10,16 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tune_mcp.actions import Step, call
-from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import read_text, sha256_file, write_atomic
+from tune_mcp.files import sha256_file, write_atomic
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report import wording
 from tune_mcp.report.facts import OptimisationFacts, ReportFacts, SeenFacts
 from tune_mcp.report.figures import old_text, plain
-from tune_mcp.report.write import read_report
 from tune_mcp.run_dir import RUNS_FOLDER, RunDir
-from tune_mcp.verbs import apply_recovery
 from tune_mcp.verbs.apply_recovery import Record
 from tune_mcp.verbs.project import Project
 
@@ -64,53 +60,42 @@ def catalogue(project: Project, model: str) -> Catalogue:
     return Catalogue(path, name, ours)
 
 
-def edited_files(run: RunDir) -> list[str]:
-    """The test and threshold files of every apply that is in effect."""
-    return sorted({one.file for record in apply_recovery.in_effect(run) for one in record.applied})
+@dataclass(frozen=True)
+class Publication:
+    """What is published of a run: its report, the applies that are in effect, and where their digests are kept."""
 
+    run: RunDir
+    report: ReportFacts
+    records: Sequence[Record]
+    catalogue: Catalogue
 
-def commit_files(project: Project, run: RunDir) -> tuple[str, ...]:
-    """Everything that may be in the commit: edited files, the catalogue, the published report (VCS-04)."""
-    found = catalogue(project, project.plan(run).model)
-    names = [found.name] if found.ours and found.path.is_file() else []
-    return (*edited_files(run), *names, str(published_report(run)))
+    def edited_files(self) -> list[str]:
+        """The test and threshold files of every apply that is in effect."""
+        return sorted({one.file for record in self.records for one in record.applied})
 
+    def commit_files(self) -> tuple[str, ...]:
+        """Everything that may be in the commit: edited files, the catalogue, the published report (VCS-04)."""
+        names = [self.catalogue.name] if self.catalogue.ours and self.catalogue.path.is_file() else []
+        return (*self.edited_files(), *names, str(published_report(self.run)))
 
-def write_pull_request(project: Project, run: RunDir, folder: Path) -> Path:
-    """Write the text next to the decision. Raises NOT_REPORTED, and UNRESOLVED_CONTEXT for an unfinished report."""
-    path = folder / PULL_REQUEST
-    write_atomic(path, pull_request(project, run).encode())
-    return path
+    def write(self, folder: Path) -> Path:
+        """Write the text of the pull request next to the decision of an apply."""
+        path = folder / PULL_REQUEST
+        write_atomic(path, self.text().encode())
+        return path
 
-
-def pull_request(project: Project, run: RunDir) -> str:
-    """The six sections of VCS-07, from the report and the decisions of every apply of the run that is in effect."""
-    facts = read_report(run)
-    if facts is None or not run.report_md.is_file():
-        raise Refusal(
-            Code.NOT_REPORTED,
-            ("VCS-07", "VCS-03"),
-            f"{run.run_id} has no report",
-            Step(call("report", run_id=run.run_id), " first"),
+    def text(self) -> str:
+        """The six sections of VCS-07, from the report and the decisions of every apply of the run that is in effect."""
+        bodies = (
+            _summary(self.report, self.records),
+            _run_directory(self.run),
+            _evidence(self.report),
+            _highlights(self.report),
+            _policy(self),
+            _verification(self.run),
         )
-    if "{{CONTEXT:" in read_text(run.report_md):
-        raise Refusal(
-            Code.UNRESOLVED_CONTEXT,
-            ("VCS-03", "CTX-07"),
-            "report.md has an open context line",
-            Step(call("report", run_id=run.run_id), " again"),
-        )
-    records = apply_recovery.in_effect(run)
-    bodies = (
-        _summary(facts, records),
-        _run_directory(project, run),
-        _evidence(facts),
-        _highlights(facts),
-        _policy(project, run, records),
-        _verification(project, run),
-    )
-    parts = [f"## {title}\n\n" + "\n".join(body) for title, body in zip(_SECTIONS, bodies, strict=True)]
-    return "\n\n".join(parts) + "\n"
+        parts = [f"## {title}\n\n" + "\n".join(body) for title, body in zip(_SECTIONS, bodies, strict=True)]
+        return "\n\n".join(parts) + "\n"
 
 
 def _summary(facts: ReportFacts, records: Sequence[Record]) -> Iterator[str]:
@@ -128,7 +113,7 @@ def _changes(records: Sequence[Record]) -> Iterator[Sequence[str]]:
             yield one.stage_key, f"`{one.file}`: `{one.symbol}`", old_text(one.old), plain(one.new), one.direction
 
 
-def _run_directory(project: Project, run: RunDir) -> Iterator[str]:
+def _run_directory(run: RunDir) -> Iterator[str]:
     yield f"`{RUNS_FOLDER}/{run.run_id}` (stays on the machine that measured; never committed)."
     yield f"The whole report of the run: `{published_report(run)}`."
 
@@ -171,12 +156,12 @@ def _highlights(facts: ReportFacts) -> Iterator[str]:
         yield f"\n… and {len(moving) - _HIGHLIGHTS} more in the report."
 
 
-def _policy(project: Project, run: RunDir, records: Sequence[Record]) -> Iterator[str]:
-    files = ", ".join(f"`{name}`" for name in edited_files(run))
-    yield f"Edited: {files}. `{catalogue(project, project.plan(run).model).name}` holds their new digests."
-    yield f"The commit: {', '.join(f'`{name}`' for name in commit_files(project, run))}."
+def _policy(publication: Publication) -> Iterator[str]:
+    files = ", ".join(f"`{name}`" for name in publication.edited_files())
+    yield f"Edited: {files}. `{publication.catalogue.name}` holds their new digests."
+    yield f"The commit: {', '.join(f'`{name}`' for name in publication.commit_files())}."
     yield "Only reference literals were written; the slack stays in the tests. Unknown thresholds were not edited."
-    for record in records:
+    for record in publication.records:
         yield (
             f"- Mode {record.mode}, decided by {record.decided_by} at {record.decided_at}: "
             f"{len(record.applied)} written, {len(record.kept)} left."
@@ -186,7 +171,7 @@ def _policy(project: Project, run: RunDir, records: Sequence[Record]) -> Iterato
                 yield f"  - left `{one.symbol}` ({one.stage_key}), {one.direction}: {one.why}"
 
 
-def _verification(project: Project, run: RunDir) -> Iterator[str]:
+def _verification(run: RunDir) -> Iterator[str]:
     yield (
         "Every edited file was parsed before and after: the trees are equal but for the values above. "
         f"Undo: `tune-mcp apply {run.run_id} --undo PLAN_ID`."

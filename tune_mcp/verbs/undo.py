@@ -30,7 +30,7 @@ def undo(project: Project, run_id: str, plan_id: str) -> UndoReply:
         raise transaction.never_applied(folder)
     catalogue = pull_request.catalogue(project, project.plan(run).model)
     before = catalogue.sha256
-    with apply_recovery.changing(project, run, folder) as unsettled:
+    with apply_recovery.changing(project, run, folder) as outcome:
         # What was agreed to was carried out: whoever applies this plan again is asked again.
         answers.clear(run, plan_id)
         journal = transaction.undo(folder, project.repo_root, utc_now)
@@ -39,6 +39,6 @@ def undo(project: Project, run_id: str, plan_id: str) -> UndoReply:
         run_id=run_id,
         plan_id=plan_id,
         files=(*(file.path for file in journal.files), *([catalogue.name] if catalogue.sha256 != before else [])),
-        warnings=tuple(unsettled),
+        warnings=tuple(outcome.problems),
         next=Step(call("apply_plan", run_id=run_id), " to decide again"),
     )
