@@ -12,6 +12,7 @@ import pytest
 import toy
 
 from tune_mcp.contract.reply import TEXT_LIMIT
+from tune_mcp.contract.status import StatusReply
 from tune_mcp.errors import Refusal
 from tune_mcp.files import FileLock
 from tune_mcp.gpus import Gpu, GpuReading, Presence
@@ -149,7 +150,7 @@ def test_each_gated_verb_audits_by_itself_whether_anybody_asked_or_not(
 @pytest.mark.rule("STR-26")
 @pytest.mark.parametrize("state", ["running", "finished", "halted", "exhausted", "stopped", "failed", "lost"])
 def test_status_is_the_same_typed_record_in_every_state(project: Project, run: RunDir, state: str) -> None:
-    schema = status.StatusReply.model_json_schema(mode="serialization")
+    schema = StatusReply.model_json_schema(mode="serialization")
     record = json.loads(run.supervisor.read_text())
     run.supervisor.write_text(json.dumps({**record, "state": "running" if state == "lost" else state}))
     if state == "running":
