@@ -11,8 +11,8 @@ from tune_mcp.config.stages import StageTable
 from tune_mcp.config.stages_yaml import load_stages
 from tune_mcp.discover.aliases import aliases, expand
 from tune_mcp.observe.extract import ResultFiles, extract
-from tune_mcp.precheck.needs import launch_settings
-from tune_mcp.precheck.ptrace import needs_it
+from tune_mcp.precheck.hardware import needs_it
+from tune_mcp.precheck.subject import launch_settings
 from tune_mcp.supervise.caches import ALWAYS
 
 PLACES = ConfigPlaces.resolve(None, None)

@@ -9,7 +9,7 @@ from discover.conftest import Project
 
 from tune_mcp.config.stages import Location
 from tune_mcp.config.stages_yaml import dump_stages, load_stages
-from tune_mcp.precheck.needs import Needs
+from tune_mcp.precheck.subject import Needs
 
 TEST = """\
 import json

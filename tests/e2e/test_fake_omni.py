@@ -25,7 +25,7 @@ from tune_mcp.config.stages import Stage
 from tune_mcp.config.stages_yaml import load_stages
 from tune_mcp.contract.apply_plan import PlanRow
 from tune_mcp.errors import Refusal
-from tune_mcp.precheck.ptrace import CAP_SYS_PTRACE
+from tune_mcp.precheck.hardware import CAP_SYS_PTRACE
 from tune_mcp.run_dir import RunDir
 from tune_mcp.verbs.apply import apply
 from tune_mcp.verbs.apply_plan import apply_plan

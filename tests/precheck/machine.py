@@ -12,8 +12,7 @@ from tune_mcp.contract.precheck import Check
 from tune_mcp.gpus import GpuReading, Presence
 from tune_mcp.precheck.gates import Probes
 from tune_mcp.precheck.imports import Imports
-from tune_mcp.precheck.needs import Needs
-from tune_mcp.precheck.subject import Subject
+from tune_mcp.precheck.subject import Needs, Subject
 from tune_mcp.precheck.venv import VenvFacts
 
 MIRROR = "https://hf-mirror.com"

@@ -13,10 +13,8 @@ from precheck.machine import MIRROR, gaps, probes, profile, stage, subject
 from tune_mcp.config.model import ModelConfig
 from tune_mcp.contract.precheck import Check
 from tune_mcp.gpus import GpuReading
-from tune_mcp.precheck.bounded import Deadline
-from tune_mcp.precheck.gates import GATES, Precheck, Probes, precheck
-from tune_mcp.precheck.needs import Needs
-from tune_mcp.precheck.subject import Subject
+from tune_mcp.precheck.gates import GATES, Deadline, Precheck, Probes, precheck
+from tune_mcp.precheck.subject import Needs, Subject
 from tune_mcp.precheck.venv import VenvFacts
 from tune_mcp.session import plan as plans
 from tune_mcp.session.plan import Plan

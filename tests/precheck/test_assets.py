@@ -17,10 +17,9 @@ from precheck.machine import COMMIT, MIRROR, cached, gaps, index, profile, stage
 
 from tune_mcp.config.model import ModelConfig
 from tune_mcp.precheck import assets
-from tune_mcp.precheck.hub_cache import RepoKind
-from tune_mcp.precheck.hub_cache import gaps as gaps_of
-from tune_mcp.precheck.needs import Needs
-from tune_mcp.precheck.subject import Subject
+from tune_mcp.precheck.hub import RepoKind
+from tune_mcp.precheck.hub import missing_parts as gaps_of
+from tune_mcp.precheck.subject import Needs, Subject
 from tune_mcp.session.plan import LaunchSettings
 
 MODEL = "org/voice"
@@ -60,7 +59,7 @@ def asking(root: Path, models: tuple[str, ...] = (MODEL,), datasets: tuple[str, 
 def test_each_missing_repository_is_one_gap_with_its_own_command(tmp_path: Path, hub: Path) -> None:
     cached(hub, "org/other", {"model.safetensors": "w"})
 
-    found = gaps(assets.checks(asking(tmp_path, (MODEL, "org/other"), (DATA,))))
+    found = gaps(assets.hub_checks(asking(tmp_path, (MODEL, "org/other"), (DATA,))))
 
     assert found == {
         f"hf.model:{MODEL}": (
@@ -79,7 +78,7 @@ def test_whole_repositories_are_ok(tmp_path: Path, hub: Path) -> None:
     cached(hub, MODEL, WHOLE)
     cached(hub, DATA, {"data/train.arrow": "rows"}, "dataset")
 
-    checks = list(assets.checks(asking(tmp_path, (MODEL,), (DATA,))))
+    checks = list(assets.hub_checks(asking(tmp_path, (MODEL,), (DATA,))))
 
     assert [(check.id, check.status, check.fix) for check in checks] == [
         (f"hf.model:{MODEL}", "ok", ""),
@@ -180,14 +179,14 @@ def test_config_says_what_a_repository_needs(tmp_path: Path, hub: Path) -> None:
     assert gaps_of(hub, "model", MODEL, ("fp32/*",)) == ["not downloaded: fp32/a.bin"]
     assert gaps_of(hub, "model", MODEL, ()) == [], "an empty list takes what is there"
     needs = Needs(env={"HF_HOME": str(tmp_path / "hf")}, model_ids=("org/none",), hf_files={"org/none": ("*.nemo",)})
-    (found,) = assets.checks(subject(tmp_path, needs, [stage()]))
+    (found,) = assets.hub_checks(subject(tmp_path, needs, [stage()]))
     assert found.fix == f"hf download org/none --include '*.nemo' --cache-dir {hub}"
 
 
 def test_a_repository_without_weights_names_the_key_that_says_it_needs_none(tmp_path: Path, hub: Path) -> None:
     cached(hub, MODEL, {"config.json": "{}"})
 
-    (found,) = assets.checks(asking(tmp_path))
+    (found,) = assets.hub_checks(asking(tmp_path))
 
     assert found.status == "missing"
     assert "name its files under hf_files in models/toy/config.yaml" in found.detail
@@ -271,7 +270,7 @@ def test_a_name_that_no_repository_can_have_is_a_mistake_of_the_config(tmp_path:
     hub.mkdir(parents=True)
     (hub / "models--a--b--c").mkdir()
 
-    found = gaps(assets.checks(asking(tmp_path, ("a/b/c",))))
+    found = gaps(assets.hub_checks(asking(tmp_path, ("a/b/c",))))
 
     assert found == {"hf.model:a/b/c": ("mismatch", "correct 'a/b/c' in models/toy/config.yaml")}
 
@@ -284,10 +283,10 @@ def test_a_repository_that_somebody_is_downloading_is_busy_and_its_process_is_na
     lock.parent.mkdir(parents=True)
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        found = gaps(assets.checks(asking(tmp_path)))
+        found = gaps(assets.hub_checks(asking(tmp_path)))
         assert found == {f"hf.model:{MODEL}": ("busy", f"tail --pid={os.getpid()} -f /dev/null")}
 
-    assert gaps(assets.checks(asking(tmp_path)))[f"hf.model:{MODEL}"][0] == "missing"
+    assert gaps(assets.hub_checks(asking(tmp_path)))[f"hf.model:{MODEL}"][0] == "missing"
 
 
 @pytest.mark.rule("PRE-05", "ENV-04")
@@ -330,9 +329,9 @@ def test_a_repository_that_cannot_be_read_is_unknown(
     def unreadable(*_: object) -> list[str]:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(assets, "gaps", unreadable)
+    monkeypatch.setattr(assets, "missing_parts", unreadable)
 
-    assert gaps(assets.checks(asking(tmp_path))) == {f"hf.model:{MODEL}": ("unknown", f"ls -la {hub}")}
+    assert gaps(assets.hub_checks(asking(tmp_path))) == {f"hf.model:{MODEL}": ("unknown", f"ls -la {hub}")}
 
 
 @pytest.mark.rule("PRE-04", "MOD-08")
@@ -394,7 +393,7 @@ def test_the_model_s_other_tests_claim_their_own_data_sets(tmp_path: Path) -> No
     needs = Needs(env={"HF_HOME": "/nowhere"}, datasets=("org/a", "org/b", "org/c"), test_globs=("tests/*_ci.py",))
 
     def asked_for(*tests: str) -> list[str]:
-        return [check.id for check in assets.checks(subject(tmp_path, needs, [stage(test) for test in tests]))]
+        return [check.id for check in assets.hub_checks(subject(tmp_path, needs, [stage(test) for test in tests]))]
 
     assert asked_for("tests/a_ci.py") == ["hf.dataset:org/a", "hf.dataset:org/c"]
     assert asked_for("tests/a_ci.py", "tests/b_ci.py") == [f"hf.dataset:org/{name}" for name in "abc"]
@@ -416,7 +415,7 @@ def test_the_host_s_cache_replaces_the_model_s_and_a_link_is_told(tmp_path: Path
     )
     for folder, ids in ((real, [f"hf.model:{MODEL}"]), (tmp_path / "link", ["hf.home", f"hf.model:{MODEL}"])):
         needs = Needs.of(config, profile(tmp_path, {"hf_hub": str(folder)}), [stage()])
-        checks = list(assets.checks(subject(tmp_path, needs, [stage()])))
+        checks = list(assets.hub_checks(subject(tmp_path, needs, [stage()])))
         assert [check.id for check in checks] == ids
         assert gaps(checks) == {}
     assert checks[0].status == "warn"
@@ -430,7 +429,7 @@ def test_a_link_inside_the_cache_s_home_is_told_too(tmp_path: Path, hub: Path) -
     hub.parent.mkdir()
     hub.symlink_to(real)
 
-    (link, asset) = assets.checks(asking(tmp_path))
+    (link, asset) = assets.hub_checks(asking(tmp_path))
 
     assert (link.id, link.status, asset.status) == ("hf.home", "warn", "ok")
     assert link.fix == f"set auto_env.HF_HUB_CACHE: {real} in models/toy/config.yaml"
@@ -449,13 +448,13 @@ def test_no_endpoint_is_made_up(tmp_path: Path) -> None:
 
 
 def test_a_model_that_names_nothing_has_no_such_check(tmp_path: Path) -> None:
-    assert list(assets.checks(subject(tmp_path, stages=[stage()]))) == []
+    assert list(assets.hub_checks(subject(tmp_path, stages=[stage()]))) == []
 
 
 def test_data_sets_that_nobody_could_look_at_are_a_warning(tmp_path: Path) -> None:
     needs = Needs.of_plan(LaunchSettings(), [stage()], "the config is gone")
 
-    (check,) = assets.checks(subject(tmp_path, needs))
+    (check,) = assets.hub_checks(subject(tmp_path, needs))
 
     assert (check.id, check.status) == ("hf.dataset", "warn")
     assert "the config is gone" in check.detail

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from precheck.machine import gaps, profile, subject
 
-from tune_mcp.precheck.ci_env import checks, read
-from tune_mcp.precheck.needs import Needs
+from tune_mcp.precheck.launch import ci_env_checks as checks
+from tune_mcp.precheck.launch import read_ci_env as read
+from tune_mcp.precheck.subject import Needs
 
 SCRIPT = """# Source me.
 set -a

@@ -10,10 +10,9 @@ from precheck.machine import gaps, subject
 
 from tune_mcp.config.ci_machine import CiMachine
 from tune_mcp.gpus import Gpu, GpuReading, Presence
-from tune_mcp.precheck.comparable import checks
+from tune_mcp.precheck.hardware import comparable_checks as checks
 from tune_mcp.precheck.imports import Imports, ModuleFact
-from tune_mcp.precheck.needs import Needs
-from tune_mcp.precheck.subject import Subject
+from tune_mcp.precheck.subject import Needs, Subject
 
 H20 = CiMachine(gpu="NVIDIA H20", cuda="13")
 

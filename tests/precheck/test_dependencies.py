@@ -11,9 +11,8 @@ from precheck.machine import gaps, subject
 
 from tune_mcp.contract.precheck import Check
 from tune_mcp.precheck import dependencies
-from tune_mcp.precheck.declared import read_declared
-from tune_mcp.precheck.dependencies import satisfied
-from tune_mcp.precheck.needs import Needs
+from tune_mcp.precheck.dependencies import read_declared, satisfied
+from tune_mcp.precheck.subject import Needs
 from tune_mcp.precheck.venv import VenvFacts
 
 PYPROJECT = """

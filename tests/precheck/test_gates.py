@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from tune_mcp.contract.precheck import Check
 from tune_mcp.gpus import Gpu, GpuProcess, GpuReading, Presence, Untold
-from tune_mcp.precheck import disk, gpu
+from tune_mcp.precheck import hardware
 from tune_mcp.precheck.catalogue import stale_files, unknown_metrics
 from tune_mcp.precheck.gates import Precheck, Probes, precheck
 from tune_mcp.precheck.imports import Imports, ModuleFact
@@ -103,7 +103,7 @@ def test_all_gaps_are_told_at_once_each_with_its_fix_and_what_blocks_first(proje
     ],
 )
 def test_gpus(subject: Subject, reading: GpuReading, needed: int, status: str) -> None:
-    (check,) = gpu.checks(replace(subject, gpus_per_test={"a": needed, "b": 0}), reading)
+    (check,) = hardware.gpu_checks(replace(subject, gpus_per_test={"a": needed, "b": 0}), reading)
 
     assert check.status == status
     assert bool(check.fix) == (status != "ok")
@@ -115,9 +115,9 @@ def test_busy_gpus_are_told_with_their_pids_and_split_ones_with_their_key(subjec
     busy = machine(9000).gpus[0]
     busy = replace(busy, processes=(GpuProcess(2**22 + 7, 8900),))
 
-    (told,) = gpu.checks(one, GpuReading(Presence.PRESENT, (busy,)))
-    (split,) = gpu.checks(one, machine(0, mig=True))
-    (allowed,) = gpu.checks(replace(one, allow_mig=True), machine(0, mig=True))
+    (told,) = hardware.gpu_checks(one, GpuReading(Presence.PRESENT, (busy,)))
+    (split,) = hardware.gpu_checks(one, machine(0, mig=True))
+    (allowed,) = hardware.gpu_checks(replace(one, allow_mig=True), machine(0, mig=True))
 
     assert (told.status, f"pid {2**22 + 7}" in told.detail, "(8900 MiB)" in told.detail) == ("busy", True, True)
     assert ("1 split ones (MIG)" in split.detail, "allow_mig: true" in split.fix, allowed.status) == (True, True, "ok")
@@ -134,8 +134,8 @@ def test_a_gpu_without_numbers_is_told_as_what_it_is_with_the_key_that_accepts_i
     )
     reading = GpuReading(Presence.PRESENT, (gpu_without,))
 
-    (blocked,) = gpu.checks(one, reading)
-    (accepted,) = gpu.checks(one, reading.accepting_unknown(True))
+    (blocked,) = hardware.gpu_checks(one, reading)
+    (accepted,) = hardware.gpu_checks(one, reading.accepting_unknown(True))
 
     assert (blocked.status, "NVML reports no " in blocked.detail) == ("unknown", True)
     assert blocked.fix.startswith("set gpu_memory_unknown: accept in hosts/spark.yaml")
@@ -149,7 +149,7 @@ def test_a_test_of_which_nobody_says_how_many_gpus_it_needs_is_told_with_the_lin
 ) -> None:
     one = replace(subject, gpus_per_test={"a": 1}, gpus_by_default=("test_a_ci.py", "test_b_ci.py"))
 
-    default, free = gpu.checks(one, reading)
+    default, free = hardware.gpu_checks(one, reading)
 
     line = "add gpus_per_test: {test_a_ci.py: 0, test_b_ci.py: 0} to models/toy/config.yaml"
     assert (default.id, default.status, default.fix.startswith(line)) == ("gpu.default", "warn", True)
@@ -254,8 +254,8 @@ Usage = namedtuple("Usage", "total used free")
 
 @pytest.mark.parametrize(("free_gib", "status"), [(0.5, "missing"), (5, "warn"), (50, "ok")])
 def test_room_on_the_disk(subject: Subject, monkeypatch: pytest.MonkeyPatch, free_gib: float, status: str) -> None:
-    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: Usage(0, 0, int(free_gib * 2**30)))
-    (check,) = disk.checks(subject)
+    monkeypatch.setattr(hardware.shutil, "disk_usage", lambda _: Usage(0, 0, int(free_gib * 2**30)))
+    (check,) = hardware.disk_checks(subject)
     assert check.status == status
 
 

@@ -15,8 +15,7 @@ import toy
 from precheck.machine import gaps, subject
 
 from tune_mcp.precheck.imports import Imports, ModuleFact, checks, try_imports, wanted
-from tune_mcp.precheck.needs import Needs
-from tune_mcp.precheck.subject import Subject
+from tune_mcp.precheck.subject import Needs, Subject
 from tune_mcp.supervise import environment
 
 TORCH = """
@@ -107,7 +106,7 @@ def test_the_child_does_not_outlive_whoever_looks(tmp_path: Path) -> None:
     asked(tmp_path, {"hangs": HANGS})
     program = (
         "import os, sys; from pathlib import Path; sys.path.append(sys.argv[1]); from precheck.machine import subject; "
-        "from tune_mcp.precheck.needs import Needs; from tune_mcp.precheck.imports import try_imports; "
+        "from tune_mcp.precheck.subject import Needs; from tune_mcp.precheck.imports import try_imports; "
         "one = subject(Path(sys.argv[2]), Needs(imports=('hangs',)), python=Path(sys.executable)); "
         "try_imports(one, os.environ, 60)"
     )

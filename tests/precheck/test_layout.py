@@ -8,9 +8,8 @@ import pytest
 from precheck.machine import MIRROR, gaps, profile, stage, subject
 
 from tune_mcp.config.model import ModelConfig
-from tune_mcp.precheck import host_paths, layout
-from tune_mcp.precheck.needs import Needs, launch_settings
-from tune_mcp.precheck.subject import Subject
+from tune_mcp.precheck import hardware, launch
+from tune_mcp.precheck.subject import Needs, Subject, launch_settings
 
 
 def asking(root: Path, **env: str) -> Subject:
@@ -30,7 +29,7 @@ def ci(root: Path) -> dict[str, str]:
 def test_folders_that_are_there_or_can_be_made_are_ok(tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
 
-    (check,) = layout.checks(asking(tmp_path, **ci(tmp_path)))
+    (check,) = launch.layout_checks(asking(tmp_path, **ci(tmp_path)))
 
     assert (check.id, check.status, check.fix) == ("env.layout", "ok", "")
     assert sorted(tmp_path.rglob("*")) == before
@@ -41,11 +40,11 @@ def test_the_calibration_slice_must_be_there_itself(tmp_path: Path) -> None:
     made_once = tmp_path / "calibration"
     asked = asking(tmp_path, OMNI_CI_HOME=str(made_once))
 
-    assert gaps(layout.checks(asked, made_once=made_once)) == {
+    assert gaps(launch.layout_checks(asked, made_once=made_once)) == {
         "env.layout:OMNI_CI_HOME": ("missing", f"mkdir -p {made_once}")
     }
     made_once.mkdir()
-    assert gaps(layout.checks(asked, made_once=made_once)) == {}
+    assert gaps(launch.layout_checks(asked, made_once=made_once)) == {}
 
 
 @pytest.mark.rule("ENV-14", "ENV-24", "ENV-30")
@@ -55,7 +54,7 @@ def test_a_cache_outside_the_slice_is_told_with_what_was_expected(tmp_path: Path
     expected = ci(tmp_path)[name]
     asked = asking(tmp_path, **ci(tmp_path) | {name: f"{tmp_path}/{outside}"})
 
-    (check,) = layout.checks(asked)
+    (check,) = launch.layout_checks(asked)
 
     assert gaps([check]) == {
         f"env.layout:{name}": (
@@ -72,7 +71,7 @@ def test_a_cache_that_one_stage_alone_puts_outside_the_slice_is_told_for_that_st
     apart = stage(env={"TORCHINDUCTOR_CACHE_DIR": "/.torchinductor", "OTHER": "1"})
     asked = subject(tmp_path, Needs(env=ci(tmp_path)), [stage(env={"OTHER": "1"}), apart])
 
-    assert gaps(layout.checks(asked, may_write=lambda _: True)) == {
+    assert gaps(launch.layout_checks(asked, may_write=lambda _: True)) == {
         "env.layout:TORCHINDUCTOR_CACHE_DIR": (
             "mismatch",
             f"set TORCHINDUCTOR_CACHE_DIR: {tmp_path}/slice/.torchinductor under extra_env of models/toy/config.yaml",
@@ -111,7 +110,7 @@ def test_a_slice_of_the_host_s_own_takes_all_that_lies_in_the_model_s_along(tmp_
 @pytest.mark.rule("ENV-15")
 @pytest.mark.parametrize("root", ["/", "slice", "", ".", "/slice/.."])
 def test_a_slice_without_a_folder_of_its_own_is_none(tmp_path: Path, root: str) -> None:
-    found = gaps(layout.checks(asking(tmp_path, OMNI_CI_HOME=root), may_write=lambda _: True))
+    found = gaps(launch.layout_checks(asking(tmp_path, OMNI_CI_HOME=root), may_write=lambda _: True))
 
     assert found == {
         "env.layout:OMNI_CI_HOME": (
@@ -125,7 +124,7 @@ def test_a_slice_without_a_folder_of_its_own_is_none(tmp_path: Path, root: str) 
 def test_folders_without_the_right_to_write_are_told_all_at_once(tmp_path: Path) -> None:
     (tmp_path / "slice").mkdir()
 
-    found = gaps(layout.checks(asking(tmp_path, **ci(tmp_path)), may_write=lambda _: False))
+    found = gaps(launch.layout_checks(asking(tmp_path, **ci(tmp_path)), may_write=lambda _: False))
 
     assert found == {
         f"env.layout:{name}": ("missing", f"chmod u+rwx {tmp_path / 'slice'}")
@@ -138,15 +137,15 @@ def test_a_file_in_the_place_of_a_folder_and_a_missing_home_are_gaps(tmp_path: P
     (tmp_path / "slice").write_text("")
     env = {"OMNI_CI_HOME": str(tmp_path / "slice"), "HOME": str(tmp_path / "my home")}
 
-    assert gaps(layout.checks(asking(tmp_path, **env))) == {
+    assert gaps(launch.layout_checks(asking(tmp_path, **env))) == {
         "env.layout:OMNI_CI_HOME": ("mismatch", f"mv {tmp_path}/slice {tmp_path}/slice.old"),
         "env.layout:HOME": ("missing", f"mkdir -p '{tmp_path}/my home'"),
     }
 
 
 def test_a_plain_machine_has_no_layout_and_no_profile_to_check(tmp_path: Path) -> None:
-    assert list(layout.checks(asking(tmp_path, HF_HOME="/nowhere"))) == []
-    assert list(host_paths.checks(asking(tmp_path))) == []
+    assert list(launch.layout_checks(asking(tmp_path, HF_HOME="/nowhere"))) == []
+    assert list(hardware.host_paths_checks(asking(tmp_path))) == []
 
 
 @pytest.mark.rule("HST-04", "PRE-12")
@@ -154,13 +153,13 @@ def test_every_path_of_the_profile_that_is_not_there_is_its_own_gap(tmp_path: Pa
     physical = {"hf_hub": f"{tmp_path}/hf", "speaker_sim": f"{tmp_path}/a sim"}
     asked = subject(tmp_path, Needs(profile=profile(tmp_path, physical)))
 
-    assert gaps(host_paths.checks(asked)) == {
+    assert gaps(hardware.host_paths_checks(asked)) == {
         "host.paths:physical.hf_hub": ("missing", f"mkdir -p {tmp_path}/hf"),
         "host.paths:physical.speaker_sim": ("missing", f"mkdir -p '{tmp_path}/a sim'"),
     }
     (tmp_path / "hf").mkdir()
     (tmp_path / "a sim").mkdir()
-    (check,) = host_paths.checks(asked)
+    (check,) = hardware.host_paths_checks(asked)
     assert (check.id, check.status, check.detail) == ("host.paths", "ok", "3 path(s) of host profile box exist")
 
 
@@ -168,7 +167,7 @@ def test_every_path_of_the_profile_that_is_not_there_is_its_own_gap(tmp_path: Pa
 def test_a_checkout_that_the_caller_named_replaces_the_profile_s(tmp_path: Path) -> None:
     elsewhere = profile(tmp_path / "gone", {})
 
-    assert gaps(host_paths.checks(subject(tmp_path, Needs(profile=elsewhere)))) == {}
-    assert gaps(host_paths.checks(subject(tmp_path / "gone", Needs(profile=elsewhere)))) == {
+    assert gaps(hardware.host_paths_checks(subject(tmp_path, Needs(profile=elsewhere)))) == {}
+    assert gaps(hardware.host_paths_checks(subject(tmp_path / "gone", Needs(profile=elsewhere)))) == {
         "host.paths:repo_root": ("missing", "set repo_root in hosts/box.yaml to the checkout on this machine")
     }

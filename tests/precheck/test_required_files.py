@@ -10,13 +10,13 @@ from precheck.machine import stage, subject
 from tune_mcp.config.loader import ConfigPlaces
 from tune_mcp.config.model import ModelConfig, RequiredFile
 from tune_mcp.contract.precheck import Check
-from tune_mcp.precheck import required_files
-from tune_mcp.precheck.needs import Needs
+from tune_mcp.precheck import assets
+from tune_mcp.precheck.subject import Needs
 
 
 def check(root: Path, wanted: RequiredFile, env: dict[str, str]) -> Check:
     asked = subject(root, Needs(env=env, files=(wanted,)), [stage()], root / "venv/bin/python")
-    (found,) = required_files.checks(asked)
+    (found,) = assets.required_files_checks(asked)
     return found
 
 
@@ -87,5 +87,5 @@ def test_shipped_models_ask_for_the_weights_of_the_speech_quality_score(name: st
     model = ConfigPlaces.resolve(None, None).model(name)
     weights, marker = model.required_files
 
-    assert required_files.expanded(weights.path, {"HOME": "/h"}) == "/h/.cache/sglang-omni/utmos/utmos.jit"
+    assert assets.expanded(weights.path, {"HOME": "/h"}) == "/h/.cache/sglang-omni/utmos/utmos.jit"
     assert (weights.min_bytes, weights.tests, marker.tests) == (10 * 2**20, (test,), (test,))

@@ -9,7 +9,7 @@ from precheck.machine import gaps, stage, subject
 
 from tune_mcp.contract.precheck import Check
 from tune_mcp.precheck import scripts
-from tune_mcp.precheck.needs import Needs
+from tune_mcp.precheck.subject import Needs
 from tune_mcp.precheck.venv import VenvFacts
 
 TEST = "tests/test_toy_ci.py"

@@ -10,9 +10,9 @@ import pytest
 import toy
 from precheck.machine import subject
 
-from tune_mcp.precheck import venv_probe
+from tune_mcp.precheck import venv as interpreter
 from tune_mcp.precheck.imports import try_imports
-from tune_mcp.precheck.needs import Needs
+from tune_mcp.precheck.subject import Needs
 from tune_mcp.precheck.venv import VenvFacts, checks, packages_of
 
 CUSTOM = {
@@ -138,7 +138,7 @@ def test_one_that_does_not_answer_is_ended_at_the_deadline_with_what_it_started(
     python.chmod(0o755)
 
     with pytest.raises(TimeoutError):
-        venv_probe.ask(python, deadline_s=3.0)
+        interpreter.ask(python, deadline_s=3.0)
 
     pid = int((tmp_path / "pid").read_text())
     toy.wait_for(lambda: not alive(pid), what="the child to end")

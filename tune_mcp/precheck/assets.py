@@ -1,26 +1,28 @@
-"""Weights and data sets of the selected stages are in the cache, whole; each one that is not is a gap (PRE-04)."""
+"""What tests load: weights and data sets of the hub, the speaker-similarity checkpoints, files that config requires."""
 
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import cast
 
+from tune_mcp.config.model import RequiredFile
 from tune_mcp.contract.precheck import Check
 from tune_mcp.discover.source_tree import parsed
 from tune_mcp.files import read_text
-from tune_mcp.precheck.hub_cache import RepoKind, folder_name, gaps
-from tune_mcp.precheck.hub_locks import holders
+from tune_mcp.precheck.hub import RepoKind, folder_name, holders, missing_parts
 from tune_mcp.precheck.subject import Subject
 
 _DOWNLOAD_SETTINGS = ("HF_HUB_DISABLE_XET", "HF_ENDPOINT")
 
 
-def checks(subject: Subject) -> Iterator[Check]:
+def hub_checks(subject: Subject) -> Iterator[Check]:
     """``hf.home``, and ``hf.model:<id>`` or ``hf.dataset:<id>`` for each; nothing for a model that names none."""
     needs = subject.needs
     selected = {stage.test for stage in subject.stages}
@@ -54,7 +56,7 @@ def _asset(subject: Subject, kind: RepoKind, repo_id: str) -> Check:
     hub = subject.needs.hub()
     name = f"hf.{kind}:{repo_id}"
     try:
-        found = gaps(hub, kind, repo_id, subject.needs.hf_files.get(repo_id))
+        found = missing_parts(hub, kind, repo_id, subject.needs.hf_files.get(repo_id))
         writers = holders(hub, folder_name(kind, repo_id)) if found else ()
     except OSError as error:
         return Check(
@@ -138,3 +140,155 @@ def _imported(repo_root: Path, tree: ast.Module) -> Iterator[str]:
         path = repo_root.joinpath(*name.split(".")).with_suffix(".py")
         if path.is_file():
             yield read_text(path, errors="replace")
+
+
+VARIABLE = "SEEDTTS_SIM_CACHE_DIR"
+MARKER = ".complete"
+CHECKPOINTS = ("wavlm_large.pt", "wavlm_large_finetune.pth")
+MINIMUM_BYTES = 100 * 2**20
+"""Both checkpoints are about ten times this; the project's own loader refuses less, too."""
+_MODULE = "benchmarks.metrics.speaker_similarity_assets"
+
+
+def speaker_sim_checks(subject: Subject) -> Iterator[Check]:
+    """``speaker_sim.assets``, where the selected tests need them or, if config does not say, the folder is named."""
+    named = subject.needs.env.get(VARIABLE)
+    if subject.needs.speaker_sim is False or (not named and not subject.needs.speaker_sim):
+        return
+    if not named:
+        what = f"the tests need the checkpoints of speaker similarity, and nothing names their folder, {VARIABLE}"
+        fix = "set physical.speaker_sim in the host profile"
+        yield Check(id="speaker_sim.assets", status="missing", detail=what, fix=fix)
+        return
+    folder = Path(named)
+    gaps = list(_gaps(folder))
+    token = (step := subject.needs.bootstrap()) and step.hf_token
+    yield Check(
+        id="speaker_sim.assets",
+        status="missing" if gaps else "ok",
+        detail=f"{folder}: {', '.join(gaps)}{f' ({token})' if token else ''}"
+        if gaps
+        else f"{' and '.join(CHECKPOINTS)} in {folder}",
+        fix=_fix(subject, folder) if gaps else "",
+    )
+
+
+def _gaps(folder: Path) -> Iterator[str]:
+    """What is wrong in the folder. Raises ``OSError`` for one that cannot be read."""
+    marker = folder / MARKER
+    if not marker.is_file():
+        yield f"no {MARKER}"
+    recorded = _sizes(marker)
+    for name in CHECKPOINTS:
+        path = folder / name
+        if not path.is_file():
+            yield f"no {name}"
+            continue
+        size = path.stat().st_size
+        if size < MINIMUM_BYTES:
+            yield f"{name} has {size} bytes, fewer than {MINIMUM_BYTES}"
+        elif size != recorded.get(name, size):
+            yield f"{name} has {size} bytes, but {MARKER} recorded {recorded[name]}"
+
+
+def _sizes(marker: Path) -> dict[str, int]:
+    """The sizes that the marker recorded; an empty or older marker records none."""
+    try:
+        value: object = json.loads(read_text(marker))
+    except (FileNotFoundError, IsADirectoryError, ValueError):
+        return {}
+    files: object = cast("dict[str, object]", value).get("files") if isinstance(value, dict) else None
+    sizes: dict[str, int] = {}
+    for name, entry in cast("dict[str, object]", files).items() if isinstance(files, dict) else ():
+        size: object = cast("dict[str, object]", entry).get("size") if isinstance(entry, dict) else None
+        if isinstance(size, int):
+            sizes[name] = size
+    return sizes
+
+
+def _fix(subject: Subject, folder: Path) -> str:
+    """The host's own command; without one the project's loader, where this checkout has it."""
+    step = subject.needs.bootstrap()
+    if step is not None:
+        settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in step.env.items())
+        command = step.command.strip()
+        return f"env {settings} bash -c {shlex.quote(command)}" if settings else command
+    if (subject.repo_root / Path(*_MODULE.split("."))).with_suffix(".py").is_file() and subject.venv_python:
+        endpoint = subject.needs.env.get("HF_ENDPOINT")
+        variables = {VARIABLE: str(folder)} | ({"HF_ENDPOINT": endpoint} if endpoint else {})
+        settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
+        python = shlex.quote(str(subject.venv_python))
+        return f"cd {shlex.quote(str(subject.repo_root))} && {settings} {python} -m {_MODULE} --warm-cache"
+    return f"put {MARKER}, {' and '.join(CHECKPOINTS)} into {folder}, or name speaker_similarity_bootstrap in the host"
+
+
+_USE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::-((?:[^{}]|\{[^{}]*\})*))?\})")
+_SETTINGS = ("HOME", "HF_HOME", "HF_ENDPOINT", "HF_HUB_DISABLE_XET")
+
+
+def required_files_checks(subject: Subject) -> Iterator[Check]:
+    """``files:<name>``, one for each file; a file that cannot be looked at is unknown."""
+    for wanted in subject.needs.files:
+        named = expanded(wanted.path, environment(subject))
+        path = Path(named)
+        name = f"files:{path.name}"
+        if not path.is_absolute():
+            edit = f"correct required_files in models/{subject.model}/config.yaml"
+            detail = f"{wanted.path} is {named!r} under this launch's variables, which is no absolute path"
+            yield Check(id=name, status="mismatch", detail=detail, fix=edit)
+            continue
+        try:
+            gap = _gap(path, wanted.min_bytes)
+        except OSError as error:
+            fix = f"ls -la {shlex.quote(str(path.parent))}"
+            yield Check(id=name, status="unknown", detail=f"{path} cannot be read: {error}", fix=fix)
+            continue
+        yield Check(
+            id=name,
+            status="missing" if gap else "ok",
+            detail=f"{path} {gap}" if gap else str(path),
+            fix=_required_files_fix(subject, wanted, path) if gap else "",
+        )
+
+
+def environment(subject: Subject) -> Mapping[str, str]:
+    """The variables that a launch has as far as paths follow from them."""
+    return {"HOME": str(Path.home()), **subject.needs.env}
+
+
+def expanded(text: str, env: Mapping[str, str]) -> str:
+    """``$X``, ``${X}``, ``${X:-default}`` (the default may use variables itself) and a leading ``~``."""
+    if text == "~" or text.startswith("~/"):
+        text = "$HOME" + text[1:]
+
+    def value(use: re.Match[str]) -> str:
+        return env.get(use[1] or use[2]) or expanded(use[3] or "", env)
+
+    return _USE.sub(value, text)
+
+
+def _gap(path: Path, minimum: int) -> str:
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return "leads nowhere" if path.is_symlink() else "is not there"
+    if not path.is_file():
+        return "is no file"
+    return f"has {status.st_size} bytes, a whole one at least {minimum}" if status.st_size < minimum else ""
+
+
+def _required_files_fix(subject: Subject, wanted: RequiredFile, path: Path) -> str:
+    if not wanted.fetch:
+        return f"put the file at {shlex.quote(str(path))}, as the tests' own documentation tells"
+    command = wanted.fetch.replace("{python}", shlex.quote(str(subject.venv_python or "python")))
+    command = command.replace("{repo}", shlex.quote(str(subject.repo_root)))
+    env = environment(subject)
+    named = [name for name in (*_SETTINGS, *_names(wanted.path)) if name in subject.needs.env]
+    settings = " ".join(f"{name}={shlex.quote(env[name])}" for name in dict.fromkeys(named))
+    return f"cd {shlex.quote(str(subject.repo_root))} && {settings + ' ' if settings else ''}{command.strip()}"
+
+
+def _names(text: str) -> Iterator[str]:
+    for use in _USE.finditer(text):
+        yield use[1] or use[2]
+        yield from _names(use[3] or "")

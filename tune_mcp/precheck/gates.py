@@ -1,11 +1,16 @@
-"""Is this machine ready to measure? One gate a file, all gaps at once, nothing changed and nothing killed (GPU-12)."""
+"""Is this machine ready to measure? All gates at once, nothing changed and nothing ended.
+
+Each question has a deadline: a file system or a driver that hangs costs its answer, never the caller.
+"""
 
 from __future__ import annotations
 
 import platform
+import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from pydantic import Field
 
@@ -13,31 +18,53 @@ from tune_mcp.config.stages import Frozen
 from tune_mcp.contract.precheck import Check
 from tune_mcp.errors import Refusal
 from tune_mcp.gpus import GpuReading, Presence
-from tune_mcp.precheck import (
-    assets,
-    catalogue,
-    ci_env,
-    comparable,
-    dependencies,
-    disk,
-    gpu,
-    host_paths,
-    imports,
-    lanes,
-    layout,
-    ptrace,
-    repository,
-    required_files,
-    scripts,
-    speaker_sim,
-    venv,
-)
-from tune_mcp.precheck.bounded import Asked, Deadline
-from tune_mcp.precheck.declared import Declared, read_declared
+from tune_mcp.precheck import assets, catalogue, dependencies, hardware, imports, lanes, launch, scripts, venv
+from tune_mcp.precheck.dependencies import Declared, read_declared
 from tune_mcp.precheck.imports import Imports, ModuleFact
 from tune_mcp.precheck.subject import Subject
 from tune_mcp.precheck.venv import VenvFacts
 from tune_mcp.session import provenance
+
+Answer = TypeVar("Answer")
+
+
+class Asked(Generic[Answer]):
+    """A question asked at once, in a thread of its own that the process does not wait for when it ends."""
+
+    def __init__(self, question: Callable[[], Answer]) -> None:
+        self._question = question
+        self._answers: list[Answer] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+        self._thread.start()
+
+    def _ask(self) -> None:
+        try:
+            self._answers.append(self._question())
+        except BaseException as error:  # handed to whoever asks for the answer
+            self._error = error
+
+    def answer(self, wait_s: float) -> Answer:
+        """The answer, or what the question raised. Raises ``TimeoutError`` when it is not there after ``wait_s``."""
+        self._thread.join(max(0.0, wait_s))
+        if self._error is not None:
+            raise self._error
+        if not self._answers:
+            raise TimeoutError(f"no answer within {wait_s:g} s")
+        return self._answers[0]
+
+
+class Deadline:
+    """What is left of a number of seconds, shared by several waits."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds left, never below 0."""
+        return max(0.0, self._end - time.monotonic())
+
 
 BLOCKING: frozenset[Literal["ok", "missing", "mismatch", "busy", "warn", "unknown"]] = frozenset(
     {"missing", "mismatch", "busy", "unknown"}
@@ -49,16 +76,16 @@ PATIENT_DEADLINE_S = 300.0
 
 Gate = Callable[[Subject], Iterable[Check]]
 GATES: tuple[tuple[str, Gate], ...] = (
-    ("host.paths", host_paths.checks),
-    ("repo.head", repository.checks),
+    ("host.paths", hardware.host_paths_checks),
+    ("repo.head", catalogue.repository_checks),
     ("stages.fresh", catalogue.checks),
-    ("disk.space", disk.checks),
-    ("env.layout", layout.checks),
-    ("env.ci", ci_env.checks),
-    ("hf.assets", assets.checks),
-    ("speaker_sim.assets", speaker_sim.checks),
-    ("files", required_files.checks),
-    ("host.ptrace", ptrace.checks),
+    ("disk.space", hardware.disk_checks),
+    ("env.layout", launch.layout_checks),
+    ("env.ci", launch.ci_env_checks),
+    ("hf.assets", assets.hub_checks),
+    ("speaker_sim.assets", assets.speaker_sim_checks),
+    ("files", assets.required_files_checks),
+    ("host.ptrace", hardware.ptrace_checks),
     ("host.lanes", lanes.checks),
 )
 """Gates that only read files, with the id under which one that gives no answer is told."""
@@ -138,10 +165,10 @@ def precheck(
     checks += [*venv.checks(subject, facts), *dependencies.checks(subject, wanted, facts)]
     checks += scripts.checks(subject, _commands(commands, deadline), facts)
     reading = _reading(gpu_probe, deadline)
-    checks += gpu.checks(subject, reading)
+    checks += hardware.gpu_checks(subject, reading)
     loaded, late = _imports(import_probe, deadline)
     checks += imports.checks(subject, loaded, late)
-    checks += comparable.checks(subject, reading, loaded)
+    checks += hardware.comparable_checks(subject, reading, loaded)
     return Precheck(
         checked_at=checked_at,
         hostname=platform.node(),

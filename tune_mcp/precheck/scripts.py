@@ -1,21 +1,164 @@
-"""Console scripts that the suite starts are in the interpreter's ``bin``: being importable is not enough."""
+"""The commands that test files start, and whether they are in the interpreter's ``bin`` or on the PATH.
+
+They are read from the syntax trees of everything that the tests reach in the repository: what a file imports, names as
+a module (``-m package.module``) or as a script (``examples/run.py``).
+"""
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import which
 
 from tune_mcp.contract.precheck import Check
-from tune_mcp.files import open_plain
-from tune_mcp.precheck.declared import read_declared
-from tune_mcp.precheck.started import Started, started
+from tune_mcp.discover.source_tree import parsed
+from tune_mcp.files import open_plain, read_text
+from tune_mcp.precheck.dependencies import read_declared
 from tune_mcp.precheck.subject import Subject
 from tune_mcp.precheck.venv import VenvFacts, sync
+
+_BARE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+_MODULE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
+_STARTING = frozenset(
+    {"run", "Popen", "call", "check_call", "check_output", "create_subprocess_exec", "create_subprocess_shell", "which"}
+)
+_NAMING = frozenset({"prog", "name", "help", "description", "usage", "title", "label", "id"})
+"""Keyword arguments that call something by a command's name without starting it."""
+_FILES_AT_MOST = 600
+_BYTES_AT_MOST = 2**20
+
+
+@dataclass
+class Started:
+    """Command -> ``file:line`` of the first place. ``ours`` are console scripts and servers, ``tools`` the others."""
+
+    ours: dict[str, str] = field(default_factory=dict[str, str])
+    tools: dict[str, str] = field(default_factory=dict[str, str])
+
+
+def started(repo_root: Path, tests: Collection[str], scripts: Collection[str]) -> Started:
+    """What the test files and their conftests start. ``scripts`` count wherever their name is the first word.
+
+    A file that does not parse is left to ``discover``. Raises ``OSError``.
+    """
+    found = Started()
+    waiting = [*tests, *(str(path) for test in tests for path in _conftests(test))]
+    seen = set(waiting)
+    while waiting and len(seen) <= _FILES_AT_MOST:
+        name = waiting.pop(0)
+        path = repo_root / name
+        if not path.is_file() or path.stat().st_size > _BYTES_AT_MOST:
+            continue
+        try:
+            tree = parsed(read_text(path))
+        except (ValueError, SyntaxError):
+            continue
+        _look(tree, name, scripts, found)
+        for other in _reached(repo_root, tree, name):
+            if other not in seen:
+                seen.add(other)
+                waiting.append(other)
+    return found
+
+
+def _conftests(test: str) -> Iterator[Path]:
+    return (folder / "conftest.py" for folder in Path(test).parents)
+
+
+def _look(tree: ast.Module, file: str, scripts: Collection[str], found: Started) -> None:
+    skipped = set(_prose(tree))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and (command := _command(node)):
+            if command in scripts:
+                found.ours.setdefault(command, f"{file}:{node.lineno}")
+            elif _called(node) != "which":  # who asks whether it is there can do without
+                found.tools.setdefault(command, f"{file}:{node.lineno}")
+        elif isinstance(node, ast.List | ast.Tuple) and (command := _server(node)):
+            found.ours.setdefault(command, f"{file}:{node.lineno}")
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped:
+            first, _, rest = node.value.strip().partition(" ")
+            if first in scripts and (not rest or rest.lstrip()[:1].islower() or rest.lstrip()[:1] == "-"):
+                found.ours.setdefault(first, f"{file}:{node.lineno}")
+
+
+def _prose(tree: ast.Module) -> Iterator[int]:
+    """Strings that only name or tell something: docstrings, and what argparse and loggers are called."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) or (isinstance(node, ast.keyword) and node.arg in _NAMING):
+            yield id(node.value)
+        elif isinstance(node, ast.Call) and _called(node) in ("getLogger", "print", "version", "info", "warning"):
+            yield from (id(argument) for argument in node.args)
+
+
+def _called(node: ast.Call) -> str:
+    match node.func:
+        case ast.Attribute(attr=name) | ast.Name(id=name):
+            return name
+        case _:
+            return ""
+
+
+def _command(node: ast.Call) -> str:
+    """The bare command of ``subprocess.run(["name", ...])`` or ``shutil.which("name")``; empty for anything else."""
+    if _called(node) not in _STARTING or not node.args:
+        return ""
+    first = node.args[0]
+    if isinstance(first, ast.List | ast.Tuple) and first.elts:
+        first = first.elts[0]
+    elif _called(node) not in ("which", "create_subprocess_exec"):
+        return ""
+    text = first.value if isinstance(first, ast.Constant) else None
+    return text if isinstance(text, str) and _BARE.fullmatch(text) else ""
+
+
+def _server(node: ast.List | ast.Tuple) -> str:
+    """``["sgl-omni", "serve", ...]``: a server that is started by its console script, wherever the list goes."""
+    words = [one.value if isinstance(one, ast.Constant) else None for one in node.elts[:2]]
+    match words:
+        case [str() as command, "serve"] if _BARE.fullmatch(command):
+            return command
+        case _:
+            return ""
+
+
+def _reached(repo_root: Path, tree: ast.Module, file: str) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _module(repo_root, alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            base = _base(file, node.level) if node.level else ""
+            module = ".".join(filter(None, [base, node.module or ""]))
+            yield from _module(repo_root, module)
+            for alias in node.names:
+                yield from _module(repo_root, f"{module}.{alias.name}")
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) < 200:
+            if _MODULE.fullmatch(node.value):
+                yield from _module(repo_root, node.value)
+            if node.value.endswith(".py") and not node.value.startswith("/") and ".." not in node.value:
+                yield node.value
+
+
+def _base(file: str, level: int) -> str:
+    parents = Path(file).parents
+    folder = parents[min(level, len(parents)) - 1]
+    return ".".join(folder.parts)
+
+
+def _module(repo_root: Path, name: str) -> Iterator[str]:
+    """The files of a module of this repository: itself, its ``__init__`` or its ``__main__``."""
+    if not name or not re.fullmatch(r"\w+(\.\w+)*", name):
+        return
+    path = Path(*name.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py", path / "__main__.py"):
+        if (repo_root / candidate).is_file():
+            yield str(candidate)
+
 
 _SHEBANG = re.compile(rb"#!\s*(/\S*python[\d.]*)\s*\n")
 

@@ -18,10 +18,8 @@ from tune_mcp.errors import Refusal
 from tune_mcp.files import FileLock
 from tune_mcp.gpus import GpuReading, Presence, accepting, read_gpus
 from tune_mcp.precheck import fingerprint
-from tune_mcp.precheck.bounded import Deadline
-from tune_mcp.precheck.gates import PATIENT_DEADLINE_S, Precheck, Probes, precheck
-from tune_mcp.precheck.needs import Needs
-from tune_mcp.precheck.subject import Subject
+from tune_mcp.precheck.gates import PATIENT_DEADLINE_S, Deadline, Precheck, Probes, precheck
+from tune_mcp.precheck.subject import Needs, Subject
 from tune_mcp.precheck.venv import VenvFacts, read_venv
 from tune_mcp.run_dir import RunDir, iso, utc_now
 from tune_mcp.session import gpus_seen

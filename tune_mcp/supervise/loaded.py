@@ -24,8 +24,8 @@ from pydantic import Field, ValidationError
 from tune_mcp.config.stages import Frozen
 from tune_mcp.errors import Json, Refusal
 from tune_mcp.files import dump_json, parse_json, read_plain, sha256_bytes, sha256_file, write_atomic
-from tune_mcp.precheck import revisions
-from tune_mcp.precheck.revisions import Revision
+from tune_mcp.precheck import hub
+from tune_mcp.precheck.hub import Revision
 from tune_mcp.run_dir import RUNS_FOLDER
 from tune_mcp.session import drift, provenance
 from tune_mcp.session.provenance import GitState
@@ -224,7 +224,7 @@ class _Comparison:
             if (
                 self._kept
                 and (known := self._kept.revisions.get(name))
-                and (told := revisions.difference(known, revision))
+                and (told := hub.revision_change(known, revision))
             ):
                 self._elsewhere.append(f"{name} {told}")
 
@@ -335,7 +335,7 @@ def _project(folder: Path) -> str:
 
 
 def _revisions(job: Job) -> dict[str, Revision]:
-    return revisions.of(job.env, job.assets)
+    return hub.revisions_of(job.env, job.assets)
 
 
 def _is_input(path: str, job: Job, started_ns: int) -> bool:

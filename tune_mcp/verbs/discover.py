@@ -11,7 +11,7 @@ from tune_mcp.config.stages_yaml import dump_stages
 from tune_mcp.contract.discover import DiscoverReply
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import read_plain, write_atomic
-from tune_mcp.precheck.gpu import line_to_add
+from tune_mcp.precheck.hardware import line_to_add
 from tune_mcp.verbs.project import Project, gpus_by_default
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from tune_mcp.actions import Step, call
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import FileLock
 from tune_mcp.gpus import GpuReader
-from tune_mcp.precheck import comparable
+from tune_mcp.precheck import hardware
 from tune_mcp.precheck.subject import Subject
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import events, state
@@ -90,7 +90,7 @@ def comparable_or_refuse(subject: Subject, read: GpuReader) -> None:
     if not subject.needs.ci_machine.gpu:
         return
     reading = read()
-    for check in comparable.gpu_model(subject, reading):
+    for check in hardware.gpu_model(subject, reading):
         if check.status == "mismatch":
             raise Refusal(
                 Code.HOST_NOT_COMPARABLE,

@@ -117,8 +117,7 @@ class Project:
 
     def subject(self, model: ModelConfig, stages: tuple[Stage, ...]) -> Subject:
         """What precheck looks at."""
-        from tune_mcp.precheck.needs import Needs
-        from tune_mcp.precheck.subject import Subject
+        from tune_mcp.precheck.subject import Needs, Subject
 
         python = self.interpreter(model)
         return Subject(

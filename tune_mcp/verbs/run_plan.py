@@ -13,9 +13,9 @@ from tune_mcp.config.model import ModelConfig, Preset
 from tune_mcp.config.stages import Stage, StageTable
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import sha256_file
-from tune_mcp.precheck import revisions
+from tune_mcp.precheck import hub
 from tune_mcp.precheck.catalogue import contradicted, stale_files, unknown_metrics
-from tune_mcp.precheck.needs import Needs, launch_settings
+from tune_mcp.precheck.subject import Needs, launch_settings
 from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session import own_output, provenance
 from tune_mcp.session import plan as plans
@@ -136,8 +136,8 @@ def _settings(project: Project, config: ModelConfig, stages: tuple[Stage, ...]) 
 def _assets(config: ModelConfig, host: HostProfile | None, stages: tuple[Stage, ...]) -> tuple[str, ...]:
     """The declared models and data sets: their revisions are a part of what is measured."""
     needs = Needs.of(config, host, stages)
-    models = [revisions.named("model", name) for name in needs.model_ids]
-    return (*models, *(revisions.named("dataset", name) for name in needs.datasets))
+    models = [hub.asset_named("model", name) for name in needs.model_ids]
+    return (*models, *(hub.asset_named("dataset", name) for name in needs.datasets))
 
 
 def _apart(project: Project, model: str) -> tuple[str, ...]:

@@ -1,23 +1,26 @@
-"""One repository of a Hugging Face cache: what is missing in it, in words; looked up through huggingface_hub itself.
+"""One repository of a Hugging Face cache: what of it is missing, who writes it now, which revision a launch gets.
 
 The library finds the snapshot and, where it kept the repository's listing, tells what that lacks; nothing is ever
-asked of the network. On top stand our own looks at the bytes: links that lead nowhere, empty or cut files, shards that
+asked of the network. On top are our own looks at the bytes: links that lead nowhere, empty or cut files, shards that
 an index announces. A format is never asked for: what counts as whole is the repository's own list of files, or the
-files that config names. Only the repositories that are asked for are looked at: a whole-cache scan takes minutes on a
-network file system.
+files that config names. Only the repositories that are asked for are looked at: a scan of the whole cache takes
+minutes on a network file system. Nothing is locked to find out who writes.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
+from tune_mcp.config.stages import Frozen
 from tune_mcp.files import read_text
+from tune_mcp.precheck.subject import Needs
 
 RepoKind = Literal["model", "dataset"]
 _DESCRIBING = re.compile(
@@ -46,7 +49,7 @@ def folder_name(kind: RepoKind, repo_id: str) -> str:
     return repo_folder_name(repo_id=repo_id, repo_type=kind)
 
 
-def gaps(hub: Path, kind: RepoKind, repo_id: str, wanted: tuple[str, ...] | None = None) -> list[str]:
+def missing_parts(hub: Path, kind: RepoKind, repo_id: str, wanted: tuple[str, ...] | None = None) -> list[str]:
     """What is missing of a repository; empty when the whole snapshot of ``main`` is there.
 
     ``wanted`` limits the look to files that fit these globs, each of which needs one; empty takes what is there.
@@ -181,3 +184,85 @@ def _unfinished(repo: Path) -> list[str]:
 def _some(names: list[str]) -> str:
     more = len(names) - _NAMED_AT_ONCE
     return ", ".join(names[:_NAMED_AT_ONCE]) + (f" and {more} more" if more > 0 else "")
+
+
+PROC_LOCKS = Path("/proc/locks")
+_HELD = re.compile(r"\d+: \w+ +\w+ +WRITE (?P<pid>-?\d+) (?P<major>[0-9a-f]+):(?P<minor>[0-9a-f]+):(?P<inode>\d+) ")
+
+
+def holders(hub: Path, folder: str, table: Path = PROC_LOCKS) -> tuple[int, ...]:
+    """The processes that hold a lock of one repository; 0 stands for one outside this container.
+
+    Raises ``OSError`` when the locks or the table cannot be read.
+    """
+    locks = hub / ".locks" / folder
+    if not locks.is_dir():
+        return ()
+    files = {_identity(path.stat()) for path in locks.iterdir()}
+    return tuple(sorted({pid for pid, identity in _held(table.read_text().splitlines()) if identity in files}))
+
+
+def _held(lines: Iterable[str]) -> Iterable[tuple[int, tuple[int, int, int]]]:
+    for line in lines:
+        if found := _HELD.match(line):
+            identity = (int(found["major"], 16), int(found["minor"], 16), int(found["inode"]))
+            yield max(0, int(found["pid"])), identity
+
+
+def _identity(stat: os.stat_result) -> tuple[int, int, int]:
+    return os.major(stat.st_dev), os.minor(stat.st_dev), stat.st_ino
+
+
+_FILES_LIMIT = 5000
+
+
+class Revision(Frozen):
+    """``commit`` is what ``main`` means here ("": nothing); ``files`` maps a file of that snapshot to its blob's name,
+    which is its digest, or to its size."""
+
+    commit: str
+    files: dict[str, str]
+
+
+def revisions_of(env: Mapping[str, str], assets: Iterable[str]) -> dict[str, Revision]:
+    """The revisions of ``model <id>`` and ``dataset <id>`` in the cache that a launch with ``env`` reads."""
+    hub = Needs(env=env).hub()
+    return {name: _revision(hub, name) for name in assets}
+
+
+def asset_named(kind: RepoKind, repo_id: str) -> str:
+    """How an asset is spelled here."""
+    return f"{kind} {repo_id}"
+
+
+def revision_change(before: Revision, now: Revision) -> str:
+    """What of a repository is another one, a clause; empty when it is the same. A file that arrived later is none."""
+    if not before.commit:
+        return ""  # the first launch fetched it
+    if before.commit != now.commit:
+        return f"resolves to {now.commit or 'nothing'}, an earlier repeat had {before.commit}"
+    names = [name for name in before.files if name in now.files and before.files[name] != now.files[name]]
+    return f"has other bytes in {', '.join(sorted(names)[:3])}" if names else ""
+
+
+def _revision(hub: Path, name: str) -> Revision:
+    kind, _, repo_id = name.partition(" ")
+    # As the library's repo_folder_name has it; importing that takes a sixth of a second, which each launch would pay.
+    repo = hub / "--".join([f"{cast(RepoKind, kind)}s", *repo_id.split("/")])
+    try:
+        commit = read_text(repo / "refs" / "main").strip()
+    except (OSError, ValueError):
+        return Revision(commit="", files={})
+    snapshot = repo / "snapshots" / commit
+    found: dict[str, str] = {}
+    for folder, _, names in os.walk(snapshot):
+        for file in names:
+            if len(found) >= _FILES_LIMIT:
+                break
+            path = Path(folder) / file
+            try:
+                blob = path.readlink().name if path.is_symlink() else f"size:{path.stat().st_size}"
+            except OSError:
+                continue
+            found[str(path.relative_to(snapshot))] = blob
+    return Revision(commit=commit, files=found)
