@@ -51,7 +51,7 @@ def escape():
     pool = concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
     worker = pool.submit(os.getpid).result()
     (STATE / "pids").open("a").write(f"spawned {worker}\\n")
-    globals()["pool"] = pool
+    escape.pool = pool  # it lives as long as pytest
     end = time.monotonic() + 60
     while len((STATE / "pids").read_text().splitlines()) < len(@PLAIN@) + 3 and time.monotonic() < end:
         time.sleep(0.01)
