@@ -90,6 +90,13 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     one = verb("discover", _discover, "read tests and config into stages.yaml")
     one.add_argument("model", help=MODEL)
     one.add_argument("--dry-run", action="store_true", help="show, do not write")
+    one = verb("init", _init, "write a model's config from your own tests; --run measures once to find the values")
+    one.add_argument("tests", nargs="*", help="test files or folders (default: tests/)")
+    one.add_argument("--model", required=True, help="name of the new model")
+    one.add_argument("--run", action="store_true", help="run the tests once, and look at what they leave")
+    one.add_argument("--path", action="append", default=[], metavar="METRIC=FILE::PATH", help="where a value stands")
+    one.add_argument("--replace", action="store_true", help="write over a config.yaml that is there")
+    one.add_argument("--yes", action="store_true", help="do not ask before it writes")
     one = verb("precheck", _precheck, "is this machine ready?")
     _selection(one)
     one = verb("run", _run, "start a run and watch it; Ctrl-C stops watching, not the run")
@@ -190,6 +197,23 @@ def _discover(arguments: argparse.Namespace) -> int:
     reply = discover(_project(arguments), arguments.model, not arguments.dry_run)
     _show(arguments, reply)
     return NOT_READY if reply.needs_config or not reply.stages else DONE
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from tune_mcp.cli.init import init_at_terminal
+
+    project = _project(arguments)
+    reply = init_at_terminal(
+        project,
+        arguments.tests,
+        arguments.model,
+        arguments.path,
+        run=arguments.run,
+        replace=arguments.replace,
+        yes=arguments.yes,
+    )
+    _show(arguments, reply)
+    return NOT_READY if reply.missing or not reply.written else DONE
 
 
 def _precheck(arguments: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ SHIPPED_METRICS = Path(__file__).with_name("metrics.yaml")
 ScopeRole = Literal["samples", "tokens", "concurrency"]
 OTHER = "other"
 """The group of a metric whose name speaks of none."""
-_DIGITS = 4
+_DIGITS, _DIGITS_UNNAMED = 4, 6
 SCOPE_ROLES: tuple[ScopeRole, ...] = ("samples", "tokens", "concurrency")
 
 
@@ -121,11 +121,15 @@ class MetricRules:
     def completed(self, key: str, worst: WorstOp) -> MetricSpec:
         """The metric of that name, known or not, for a test that asserts it on that side."""
         known = self.metrics.get(key)
-        return known or _spec(key, self.open.get(key, Metric()), worst, self.group_of(key))
+        return known or _spec(key, self.open.get(key, Metric(digits=_DIGITS_UNNAMED)), worst, self.group_of(key))
 
     def extended(self, specs: Iterable[MetricSpec]) -> MetricRules:
         """These rules with more metrics behind the known ones."""
         return replace(self, metrics=self.metrics | {spec.key: spec for spec in specs})
+
+    def without_names(self) -> MetricRules:
+        """These rules without anything that finds a metric by the name of a constant."""
+        return replace(self, metrics={}, names=(), nested_names=(), layouts=())
 
     def group_of(self, key: str) -> str:
         """The group that a metric's name speaks of."""

@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Annotated, cast
+from typing import Annotated, Literal, cast
 
 from pydantic import (
     AfterValidator,
@@ -35,6 +35,7 @@ from tune_mcp.config.fields import (
 )
 from tune_mcp.config.launch_env import Env, Public
 from tune_mcp.config.metrics import MetricsFile, SampleSource, inline_form
+from tune_mcp.config.stages import ONE
 from tune_mcp.config.yaml_source import Yaml
 
 _SELECTING = (
@@ -116,19 +117,28 @@ AllowedFailures = Annotated[dict[str, str], BeforeValidator(_by_pattern)]
 """Test id, name or regular expression for either -> why its failure is accepted."""
 
 
+def _counts(value: object, read: ValidatorFunctionWrapHandler) -> object:
+    return value if value == ONE else read(value)
+
+
+Counts = Annotated[SampleSource | Literal["one"], WrapValidator(_counts)]
+"""Where a test counts its samples; ``one`` for a test that counts none."""
+
+
 class ResultSource(ConfigModel):
     """Where one result tree keeps its numbers.
 
     ``json_file`` is relative to pytest's basetemp and the default of every dotted path. ``paths`` maps a metric key to
-    a path; one left blank is not known yet and stays NEEDS_CONFIG. ``sample_counts_by_group`` and a mapping in
+    a path; one left blank is not known yet and stays NEEDS_CONFIG. ``sample_counts: one`` says that the test counts no
+    samples. ``sample_counts_by_group`` and a mapping in
     ``expected_samples`` override by group (``default`` for the others). ``observation_validity`` is the place of a
     boolean that the test writes: a repeat counts only where it is true.
     """
 
     json_file: RelativePath | None = None
     paths: dict[str, JsonSource | None] = Field(default_factory=dict)
-    sample_counts: SampleSource | None = None
-    sample_counts_by_group: dict[str, SampleSource] = Field(default_factory=dict)
+    sample_counts: Counts | None = None
+    sample_counts_by_group: dict[str, Counts] = Field(default_factory=dict)
     ignored_constants: Strings = ()
     expected_samples: SampleScopes = None
     observation_validity: JsonSource | None = None

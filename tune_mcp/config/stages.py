@@ -36,6 +36,10 @@ class SampleCounts(Frozen):
     ok: Location
 
 
+ONE: Literal["one"] = "one"
+"""In place of sample counts: the test counts no samples, so each repeat is one measurement."""
+
+
 class Display(Frozen):
     """How a metric is shown to people: shown = raw * scale, rounded to ``digits``. Never how it is written."""
 
@@ -78,7 +82,7 @@ class Stage(Frozen):
     threshold_file_sha256: str | None = None
     expected_samples: int | None = None
     last_discovered_at: str | None = None
-    sample_counts: SampleCounts | None = None
+    sample_counts: SampleCounts | Literal["one"] | None = None
     observation_validity: Location | None = None
     metrics: dict[str, StageMetric]
 

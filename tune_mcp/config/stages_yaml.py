@@ -80,8 +80,12 @@ def _stage(stage: Stage) -> dict[str, object]:
     }
 
 
-def _counts(counts: SampleCounts | None) -> dict[str, object] | None:
-    return None if counts is None else {"total": _location(counts.total), "ok": _location(counts.ok)}
+def _counts(counts: SampleCounts | str | None) -> dict[str, object] | str | None:
+    return (
+        counts
+        if not isinstance(counts, SampleCounts)
+        else {"total": _location(counts.total), "ok": _location(counts.ok)}
+    )
 
 
 def _location(location: Location) -> dict[str, str]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tune_mcp.config.fields import locate
 from tune_mcp.config.metrics import Layout, MetricRules
 from tune_mcp.config.stages import Location, SampleCounts
+from tune_mcp.discover.recorded import RECORD_FILE, recorded
 from tune_mcp.discover.source_tree import read_tree
 
 _RESULTS = re.compile(r"[\w.-]+_results\.json")
@@ -27,11 +28,19 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class Inferred:
-    """The result file, relative to basetemp, and the layout of a known benchmark in it; ``reason`` when unknown."""
+    """The result file, relative to basetemp, and the layout of a known benchmark in it; ``reason`` when unknown.
+
+    ``names`` are what the test records by name, whatever files it writes.
+    """
 
     json_file: str | None = None
     layout: Layout | None = None
     reason: str = ""
+    names: frozenset[str] = frozenset()
+
+    def recorded(self, key: str) -> Location | None:
+        """Where the metric stands when a test hands it over by its name."""
+        return Location(json_file=RECORD_FILE, json_path=key) if key in self.names else None
 
     def metric(self, key: str) -> Location | None:
         """Where the metric stands, None when that is not known."""
@@ -50,6 +59,10 @@ class Inferred:
 def infer(data: bytes, path: str, rules: MetricRules, imports: frozenset[str]) -> Inferred:
     """Read one test file. Raises INVALID_CONFIG when it is not Python."""
     tree = read_tree(data, path).tree
+    return replace(_files(tree, rules, imports), names=frozenset(recorded(tree)))
+
+
+def _files(tree: ast.Module, rules: MetricRules, imports: frozenset[str]) -> Inferred:
     found = _Places()
     for function, parametrised in _functions(tree, parametrised=_marked(tree)):
         _read(function, parametrised, found)

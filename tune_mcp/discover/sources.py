@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from tune_mcp.config.fields import locate
 from tune_mcp.config.metrics import SampleSource
 from tune_mcp.config.model import FileSource, ResultSource
-from tune_mcp.config.stages import Location, SampleCounts
+from tune_mcp.config.stages import ONE, Location, SampleCounts
 from tune_mcp.discover.infer import Inferred
 
 
@@ -23,7 +24,7 @@ class StageSources:
     def of(cls, config: FileSource, variant: str | None, inferred: Inferred) -> StageSources:
         """The sources of ``variant``. Inference knows nothing of variants, so it serves files without them."""
         levels = (config.variants[variant], config) if variant else (config,)
-        return cls(levels, Inferred(reason="it has variants") if config.variants else inferred)
+        return cls(levels, Inferred(reason="it has variants", names=inferred.names) if config.variants else inferred)
 
     @property
     def json_file(self) -> str | None:
@@ -40,17 +41,23 @@ class StageSources:
 
     def metric(self, metric: str) -> Location | None:
         """Where a metric stands, None when nobody knows: that is NEEDS_CONFIG."""
-        return self.configured(metric) or self._unless_elsewhere(self.inferred.metric(metric))
+        return (
+            self.configured(metric)
+            or self.inferred.recorded(metric)
+            or self._unless_elsewhere(self.inferred.metric(metric))
+        )
 
-    def configured_counts(self, group: str) -> SampleCounts | None:
+    def configured_counts(self, group: str) -> SampleCounts | Literal["one"] | None:
         """Where config says that a group's sample counts stand."""
         for level in self.levels:
             source = level.sample_counts_by_group.get(group, level.sample_counts)
-            if source is not None:
+            if source == ONE:
+                return ONE
+            if isinstance(source, SampleSource):
                 return self._counts(source, level.json_file or self.json_file or self.inferred.json_file)
         return None
 
-    def counts(self, group: str) -> SampleCounts | None:
+    def counts(self, group: str) -> SampleCounts | Literal["one"] | None:
         """Where a group's sample counts stand, None when nobody knows."""
         found = self.inferred.counts()
         return self.configured_counts(group) or (found if found and self._unless_elsewhere(found.total) else None)
@@ -77,7 +84,7 @@ class StageSources:
                 if ours and theirs and ours != theirs:
                     told.add(_conflict(test, f"paths.{metric}", _text(ours), _text(theirs)))
             counts, other = self.configured_counts(group), self.inferred.counts()
-            if counts and other:
+            if counts and counts != ONE and other:
                 parts = (("total", counts.total, other.total), ("ok", counts.ok, other.ok))
                 told |= {_conflict(test, f"sample_counts.{k}", _text(a), _text(b)) for k, a, b in parts if a != b}
         yield from sorted(told)

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from tune_mcp.config.metrics import MetricRules
 from tune_mcp.config.model import ModelConfig
-from tune_mcp.config.stages import DOCS_GROUP, Location, Stage, StageMetric, StageTable
+from tune_mcp.config.stages import DOCS_GROUP, ONE, Location, Stage, StageMetric, StageTable
 from tune_mcp.discover.assertions import AssertionReader
 from tune_mcp.discover.calibrated import CalibratedFile, CalibratedFiles, clash
 from tune_mcp.discover.claimants import drop_unread, rivals_of
@@ -22,7 +22,7 @@ from tune_mcp.discover.routing import Claim, Routing, Tree, route
 from tune_mcp.discover.scope import Modules
 from tune_mcp.discover.sources import StageSources
 from tune_mcp.discover.suggest import suggestion
-from tune_mcp.discover.unclaimed import data_files, unclaimed
+from tune_mcp.discover.unclaimed import Unclaimed, data_files, unclaimed
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.run_dir import iso
 
@@ -43,7 +43,8 @@ class Discovery:
     ``added``, ``removed`` and ``changed`` are stage keys against the previous table, ``last_discovered_at`` aside.
     ``needs_config`` holds (stage key, metric key, source). ``unrecognised`` are lines about numbers that a test asserts
     against, or that look like thresholds, and that no metric claims (DSC-14). ``without`` are test files in which no
-    threshold was found and that config does not declare to have none. ``suggestions`` are YAML blocks for config.yaml
+    threshold was found and that config does not declare to have none; ``found`` are the numbers behind
+    ``unrecognised``, each with its test file. ``suggestions`` are YAML blocks for config.yaml
     by test file name (MOD-06).
     """
 
@@ -58,6 +59,7 @@ class Discovery:
     suggestions: dict[str, str]
     problems: tuple[str, ...]
     without: tuple[str, ...] = ()
+    found: tuple[tuple[str, Unclaimed], ...] = ()
 
 
 def discover(
@@ -103,6 +105,7 @@ def discover(
         suggestions=builder.suggestions,
         problems=tuple(dict.fromkeys(builder.problems)),
         without=tuple(builder.without),
+        found=tuple(builder.found),
     )
 
 
@@ -119,6 +122,7 @@ class _Builder:
     only_stages: bool = False
     named: Named = field(default_factory=Named)
     without: list[str] = field(default_factory=list[str])
+    found: list[tuple[str, Unclaimed]] = field(default_factory=list[tuple[str, Unclaimed]])
     stages: StageTable = field(default_factory=dict[str, Stage])
     collisions: list[Collision] = field(default_factory=list[Collision])
     unrecognised: list[str] = field(default_factory=list[str])
@@ -172,6 +176,7 @@ class _Builder:
     def told(self, file: CalibratedFile, routing: Routing, inferred: Inferred) -> None:
         """What a person must say about a test file, and the block to paste."""
         found = unclaimed(file, routing, self.rules, self.reader)
+        self.found += [(file.path, one) for one in found]
         told = {one.source.partition("[")[0] for one in found}
         claimed = {claim.spec.key for tree in routing.trees for claim in (*tree.claims, *tree.rivals)}
         self.unrecognised += [one.text for one in found]
@@ -265,7 +270,7 @@ class _Builder:
         scope = file.scope.scope(group, tree.variant, sources.expected(group), variant.context_vars if variant else ())
         self.problems += scope.problems
         counts = sources.counts(group)
-        if counts and counts.total == counts.ok:
+        if counts and counts != ONE and counts.total == counts.ok:
             if sources.configured_counts(group):
                 raise _same_counts(file.name, counts.total)
             counts = None

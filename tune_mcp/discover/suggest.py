@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterable
 
@@ -24,7 +25,7 @@ def suggestion(file: CalibratedFile, metrics: Iterable[str], inferred: Inferred,
         lines += ["thresholds:", f"  {test}:"]
         for one in found:
             if one.source in named and isinstance(one.gate, Gate):
-                lines.append(f"    {one.source}: {named[one.source]}  # {BOUND[one.gate.worst]}: {one.gate.how}")
+                lines.append(f"    {yaml_key(one.source)}: {named[one.source]}  # {BOUND[one.gate.worst]}: {one.gate.how}")
     if not named and not keys:
         return f"thresholds:\n  {test}: {{}}  # it has no threshold: it must pass, and nothing is written\n"
     lines += ["metric_sources:", f"  {test}:", f"    json_file: {_quoted(inferred.json_file)}"]
@@ -48,6 +49,11 @@ def metric_names(sources: Iterable[str], taken: Collection[str] = ()) -> dict[st
         name = next(name for name in _tried(shortest, whole) if name not in (*taken, *found.values()))
         found[source] = name
     return found
+
+
+def yaml_key(source: str) -> str:
+    """A threshold's place as a key of YAML."""
+    return source if re.fullmatch(r"[\w.\[\]']+", source) else json.dumps(source, ensure_ascii=False)
 
 
 def _tried(*names: str) -> Iterable[str]:

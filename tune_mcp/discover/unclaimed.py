@@ -27,7 +27,7 @@ _MOST_LITERALS = 40
 class Unclaimed:
     """One such number. ``source`` is how config names it, empty for a number without a name; ``gate`` what is asserted.
 
-    ``why`` says why it cannot be written as it stands.
+    ``why`` says why it cannot be written as it stands, ``value`` is the number that it is now.
     """
 
     path: str
@@ -35,6 +35,7 @@ class Unclaimed:
     source: str
     gate: Gate | Unread
     why: str = ""
+    value: int | float | None = None
 
     @property
     def text(self) -> str:
@@ -70,7 +71,8 @@ def unclaimed(file: CalibratedFile, routing: Routing, rules: MetricRules, reader
         gate = reader.gate(file.path, module.path, source, None)
         if isinstance(gate, Gate) or (gate.kind is UnreadKind.TWO_SIDED and rules.looks_like_threshold(names[-1])):
             why = constant.problem or ("" if constant.literals else _FORM.get(constant.kind, "it is no plain number"))
-            found.append(Unclaimed(module.path, constant.line, source, gate, why))
+            value = constant.literals[0].value if len(constant.literals) == 1 else None
+            found.append(Unclaimed(module.path, constant.line, source, gate, why, value))
     if found:
         # A factor of a threshold that is claimed is asserted with it; it is the test's slack.
         told = {_how(reader.gate(file.path, module.path, source, None)) for source in claimed}

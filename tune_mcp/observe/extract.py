@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
-from tune_mcp.config.stages import Location, Stage
+from tune_mcp.config.stages import ONE, Location, Stage
 from tune_mcp.errors import Json
 from tune_mcp.files import inside, parse_foreign_json, printable, read_plain
 
@@ -174,7 +174,9 @@ def extract(stage: Stage, files: ResultFiles) -> Extraction:
             continue
         metrics[key] = _read(key, Location(json_file=metric.json_file, json_path=metric.json_path), files, problems)
     total = ok = None
-    if stage.sample_counts:
+    if stage.sample_counts == ONE:
+        total = ok = 1
+    elif stage.sample_counts:
         total = _count("sample_counts.total", stage.sample_counts.total, files, problems)
         ok = _count("sample_counts.ok", stage.sample_counts.ok, files, problems)
     elif stage.metrics:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tune_mcp.config.stages import Stage
+from tune_mcp.config.stages import ONE, Stage
 from tune_mcp.files import inside, sha256_file
 
 MOST_FILES = 5000
@@ -18,7 +18,7 @@ def named_by(stages: Iterable[Stage]) -> tuple[str, ...]:
     found: set[str] = set()
     for stage in stages:
         found |= {metric.json_file for metric in stage.metrics.values() if metric.json_file}
-        if stage.sample_counts:
+        if stage.sample_counts and stage.sample_counts != ONE:
             found |= {stage.sample_counts.total.json_file, stage.sample_counts.ok.json_file}
         if stage.observation_validity:
             found.add(stage.observation_validity.json_file)

@@ -14,6 +14,8 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import math
+import numbers
 import os
 import sys
 import threading
@@ -32,6 +34,9 @@ _HERE = os.path.join(os.getcwd(), "")
 _OPENED: dict[str, bool] = {}
 """Data files that this process opened below its first folder, and settings anywhere: path to whether for writing."""
 _OPENED_LIMIT = 4000
+_RECORDED: dict[str, Any] = {}
+"""What tests have handed over by name; a list where two of them, or one twice, used one name."""
+_SESSION: list[pytest.Config] = []
 
 
 def _open_seen(event: str, args: tuple[Any, ...]) -> None:
@@ -78,6 +83,7 @@ def _keep_going(config: pytest.Config) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Say who we are and take early exits back before any other plugin reads them."""
     _keep_going(config)
+    _SESSION.append(config)
     _write(
         "start",
         pytest=pytest.__version__,
@@ -190,6 +196,41 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         xfail=hasattr(report, "wasxfail"),
         duration=report.duration,
     )
+    if report.when == "call":
+        _keep_recorded(report)
+
+
+@pytest.fixture
+def tune_record(record_property: Callable[[str, object], None]) -> Callable[[str, object], None]:
+    """``tune_record("metric", value)``: hand over a measured number before it is asserted."""
+
+    def record(metric: str, value: object) -> None:
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise TypeError(f"tune_record({metric!r}, ...) takes a number, not {type(value).__name__}")
+        record_property(metric, value)
+
+    return record
+
+
+def _keep_recorded(report: pytest.TestReport) -> None:
+    """Write the numbers among a test's properties below basetemp, where results are looked for."""
+    given = ((str(name), value) for name, value in report.user_properties if not isinstance(value, bool))
+    found = [(name, value) for name, value in given if isinstance(value, numbers.Real)]
+    factory = getattr(_SESSION[-1], "_tmp_path_factory", None) if _SESSION else None
+    if not found or factory is None:
+        return
+    for name, value in found:
+        number = int(value) if isinstance(value, numbers.Integral) else float(value)
+        number = number if math.isfinite(number) else None
+        if name in _RECORDED:
+            before = _RECORDED[name]
+            _RECORDED[name] = [*(before if isinstance(before, list) else [before]), number]
+        else:
+            _RECORDED[name] = number
+    path = os.path.join(str(factory.getbasetemp()), "tune_record.json")
+    with open(path + ".part", "w") as out:
+        json.dump(_RECORDED, out)
+    os.replace(path + ".part", path)
 
 
 def pytest_exception_interact(

@@ -1,0 +1,290 @@
+"""A first config.yaml for a repository's own tests: what they assert, and where one run of them left the values.
+
+What is certain is written as it counts; what is not stands as a comment, with the places that might be meant.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tune_mcp.config.metrics import MetricRules
+from tune_mcp.config.stages import Number, WorstOp
+from tune_mcp.discover.assertions import AssertionReader, Gate
+from tune_mcp.discover.infer import tmp_path_folder
+from tune_mcp.discover.recorded import RECORD_FILE, recorded
+from tune_mcp.discover.stages import Discovery
+from tune_mcp.discover.suggest import metric_names, yaml_key
+from tune_mcp.discover.unclaimed import BOUND, Unclaimed
+from tune_mcp.errors import Json
+from tune_mcp.files import parse_foreign_json, read_plain
+
+_MOST_FILES = 200
+_MOST_BYTES = 8 * 1024 * 1024
+_MOST_SHOWN = 3
+_ENOUGH = 6
+_KEYS = re.compile(r"\['([^']+)'\]|\.([A-Za-z_]\w*)(?!\w*\()")
+_WORDS = re.compile(r"[A-Za-z_]\w*")
+_GPU = re.compile(r"cuda|\bgpu|nvidia|\btorch\b|\bvllm\b|sglang|tensorrt|\bjax\b", re.IGNORECASE)
+_TOTAL = ("total_samples", "total_requests", "num_samples", "num_prompts", "num_requests", "samples_total", "total")
+_OK = ("successful_samples", "completed_requests", "successful_requests", "samples_ok", "completed", "evaluated", "ok")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A number in a result file below basetemp."""
+
+    file: str
+    keys: tuple[str, ...]
+    value: Number
+
+    @property
+    def source(self) -> str:
+        """As config names it: ``file::dotted.path``."""
+        return f"{self.file}::{'.'.join(self.keys)}"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One threshold of a test file, its metric, and where the metric's value stands; ``maybe`` are doubtful places."""
+
+    source: str
+    metric: str
+    gate: Gate
+    present: Number | None
+    group: str
+    place: str = ""
+    maybe: tuple[Place, ...] = ()
+
+    @property
+    def worst(self) -> WorstOp:
+        """The bad extreme, by the operator of the assertion."""
+        return self.gate.worst
+
+
+@dataclass(frozen=True)
+class TestPlan:
+    """What is proposed for one test file."""
+
+    __test__ = False
+    path: str
+    limits: tuple[Limit, ...]
+    gpus: int
+    counts: tuple[str, str] | None = None
+    told: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The file's name, as config's keys have it."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every limit's value has a place."""
+        return all(limit.place for limit in self.limits)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The config of one model."""
+
+    model: str
+    python: str | None
+    tests: tuple[TestPlan, ...]
+    problems: tuple[str, ...] = field(default=())
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing has to be added by hand."""
+        return all(test.complete for test in self.tests)
+
+
+def proposal(
+    model: str, python: str | None, found: Discovery, rules: MetricRules, reader: AssertionReader, root: Path
+) -> Proposal:
+    """Read what the tests of an otherwise empty config assert."""
+    by_test: dict[str, list[Unclaimed]] = {}
+    for path, one in found.found:
+        by_test.setdefault(path, []).append(one)
+    tests: list[TestPlan] = []
+    for path, ones in by_test.items():
+        tree = reader.files.tree(path)
+        names = dict(recorded(tree)) if tree else dict[str, str]()
+        limits = list(_limits([one for one in ones if one.nameable], names, rules))
+        if not limits:
+            continue
+        told = tuple(one.text for one in ones if not one.nameable)
+        text = read_plain(root / path).decode(errors="replace")
+        tests.append(TestPlan(path, tuple(limits), 1 if _GPU.search(text) else 0, _recorded_counts(names), told))
+    with_limits = {test.path for test in tests}
+    problems = [one.text for path, one in found.found if path not in with_limits]
+    problems += [
+        f"{path}: no number with a name is asserted in it, so it is left out"
+        for path in found.without
+        if path not in with_limits
+    ]
+    return Proposal(model, python, tuple(tests), tuple(dict.fromkeys(problems)))
+
+
+def _limits(ones: Sequence[Unclaimed], names: Mapping[str, str], rules: MetricRules) -> Iterator[Limit]:
+    given: dict[str, str] = {}
+    for one in ones:
+        code = one.gate.how if isinstance(one.gate, Gate) else ""
+        fitting = [name for name, value in names.items() if _holds(code, value)]
+        if len(fitting) == 1 and fitting[0] not in given.values():
+            given[one.source] = fitting[0]
+    rest = metric_names([one.source for one in ones if one.source not in given], given.values())
+    for one in ones:
+        if not isinstance(one.gate, Gate):
+            continue
+        metric = given.get(one.source) or rest[one.source]
+        spec = rules.completed(metric, one.gate.worst)
+        if spec.worst != one.gate.worst:  # a shipped metric of that name is bad on the other side
+            metric = f"{metric}_{'floor' if one.gate.worst == 'min' else 'ceiling'}"
+            spec = rules.completed(metric, one.gate.worst)
+        place = f"{RECORD_FILE}::{metric}" if one.source in given else ""
+        yield Limit(one.source, metric, one.gate, one.value, spec.group, place)
+
+
+def _holds(code: str, value: str) -> bool:
+    return re.search(rf"(?<![\w.\]]){re.escape(value)}(?![\w(\[])", code) is not None
+
+
+def _recorded_counts(names: Collection[str]) -> tuple[str, str] | None:
+    if "samples_total" in names and "samples_ok" in names:
+        return f"{RECORD_FILE}::samples_total", f"{RECORD_FILE}::samples_ok"
+    return None
+
+
+# What one run left
+
+
+def filled(test: TestPlan, basetemp: Path, failed: Collection[str], chosen: Mapping[str, str]) -> TestPlan:
+    """The plan with the places that the result files of a run show; ``failed`` are the tests that failed in it.
+
+    ``chosen`` are places that a person named, by metric.
+    """
+    places = list(_places(basetemp))
+    limits = tuple(_located(limit, places, failed, chosen) for limit in test.limits)
+    counts = test.counts or _counts(limits, places)
+    return replace(test, limits=limits, counts=counts)
+
+
+def _located(limit: Limit, places: Sequence[Place], failed: Collection[str], chosen: Mapping[str, str]) -> Limit:
+    if limit.metric in chosen:
+        return replace(limit, place=chosen[limit.metric], maybe=())
+    if any(place.source == limit.place for place in places):
+        return limit
+    passed = not any(test in failed for test in limit.gate.tests)
+    fitting = [place for place in places if _agrees(limit, place, passed)]
+    scores = sorted(((_score(limit, place), place) for place in fitting), key=lambda one: -one[0])
+    best = [place for score, place in scores if score >= _ENOUGH and score == scores[0][0]]
+    if len(best) == 1:
+        return replace(limit, place=best[0].source, maybe=())
+    return replace(limit, place="", maybe=tuple(place for score, place in scores if score > 0)[:_MOST_SHOWN])
+
+
+def _agrees(limit: Limit, place: Place, passed: bool) -> bool:
+    """Whether the value could have given what pytest reported."""
+    if limit.present is None or not passed:
+        return True
+    return limit.gate.passes(place.value, limit.present)
+
+
+def _score(limit: Limit, place: Place) -> int:
+    """How much speaks for a place: the keys that the test reads, the words of its comparison, the metric's name."""
+    keys = [one or other for one, other in _KEYS.findall(limit.gate.measured)]
+    suffix = 0
+    while suffix < min(len(keys), len(place.keys)) and keys[-1 - suffix] == place.keys[-1 - suffix]:
+        suffix += 1
+    code = limit.gate.how.partition(": ")[2]
+    words = set(_WORDS.findall(code)) - set(_WORDS.findall(limit.source))
+    last = place.keys[-1]
+    score = 10 * suffix + (6 if last in words else 0) + (8 if last == limit.metric else 0)
+    ours, theirs = set(limit.metric.split("_")), set(re.split(r"[^a-z0-9]+", "_".join(place.keys).lower()))
+    score += 2 * len(ours & theirs)
+    folders = [tmp_path_folder(name.rpartition("::")[2])[:-1] for name in limit.gate.tests]
+    return score + (3 if score and any(place.file.startswith(folder) for folder in folders) else 0)
+
+
+def _places(basetemp: Path) -> Iterator[Place]:
+    """Every number of every JSON file below basetemp that a path can name."""
+    files = sorted(path for path in basetemp.rglob("*.json") if path.is_file() and not path.is_symlink())
+    for path in files[:_MOST_FILES]:
+        try:
+            document = parse_foreign_json(read_plain(path, _MOST_BYTES))
+        except (OSError, ValueError):
+            continue
+        name = path.relative_to(basetemp).as_posix()
+        yield from (Place(name, keys, value) for keys, value in _numbers(document, ()))
+
+
+def _numbers(node: Json, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Number]]:
+    if isinstance(node, dict) and len(keys) < 8:
+        for key, inner in node.items():
+            if key and "." not in key:
+                yield from _numbers(inner, (*keys, key))
+    elif isinstance(node, int | float) and not isinstance(node, bool) and keys and math.isfinite(node):
+        yield keys, node
+
+
+def _counts(limits: Iterable[Limit], places: Sequence[Place]) -> tuple[str, str] | None:
+    """The one pair of counts that stands in the files of these limits, all samples and the good ones."""
+    files = {limit.place.partition("::")[0] for limit in limits}
+    found: list[tuple[str, str]] = []
+    for total in places:
+        if total.file not in files or total.keys[-1] not in _TOTAL:
+            continue
+        for ok in places:
+            good = ok.keys[-1] in _OK and ok.file == total.file and ok.keys[:-1] == total.keys[:-1]
+            if good and isinstance(ok.value, int) and isinstance(total.value, int) and ok.value <= total.value:
+                found.append((total.source, ok.source))
+    return found[0] if len(found) == 1 else None
+
+
+# The text
+
+
+def config_text(plan: Proposal) -> str:
+    """The proposal as config.yaml."""
+    lines = [
+        "# Written by `tune-mcp init` from what the tests assert; it is yours now. Change it, then run discover.",
+        f"name: {plan.model}",
+        "test_globs:",
+        *(f"  - {_quoted(test.path)}" for test in plan.tests),
+    ]
+    if plan.python:
+        lines.append(f"default_venv_python: {_quoted(plan.python)}")
+    lines += ["venv_imports: []  # modules that precheck loads before a run", "gpus_per_test:"]
+    lines += [f"  {test.name}: {test.gpus}{'  # it mentions GPUs' if test.gpus else ''}" for test in plan.tests]
+    lines.append("thresholds:  # what bounds which metric; its group and its bad side follow from name and assertion")
+    for test in plan.tests:
+        lines.append(f"  {test.name}:")
+        for limit in test.limits:
+            side = f"{BOUND[limit.worst]}, group {limit.group}"
+            lines.append(f"    {yaml_key(limit.source)}: {limit.metric}  # {side}")
+    lines.append("metric_sources:  # where each value stands below pytest's basetemp")
+    for test in plan.tests:
+        lines.append(f"  {test.name}:")
+        if test.counts:
+            lines += [
+                "    sample_counts:",
+                f"      total: {_quoted(test.counts[0])}",
+                f"      ok: {_quoted(test.counts[1])}",
+            ]
+        else:
+            lines.append("    sample_counts: one  # no count of samples was found: each repeat is one measurement")
+        lines.append("    paths:")
+        for limit in test.limits:
+            lines.append(f"      {limit.metric}: {_quoted(limit.place) if limit.place else ' # not known'}")
+            lines += [f"      #   perhaps {_quoted(place.source)}, which was {place.value:g}" for place in limit.maybe]
+        lines += [f"  # {line}" for line in test.told]
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

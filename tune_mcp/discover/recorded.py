@@ -1,0 +1,24 @@
+"""Values that a test hands over by name: ``tune_record("metric", value)``, or pytest's own ``record_property``."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+
+RECORD_FILE = "tune_record.json"
+"""Where the guard plugin leaves them, below basetemp: one key a name."""
+_CALLS = frozenset({"tune_record", "record_property"})
+
+
+def recorded(tree: ast.Module) -> Mapping[str, str]:
+    """Name -> the code of the value that is recorded under it; the last one of a name counts."""
+    found: dict[str, str] = {}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=function, args=[ast.Constant(value=str(name)), value, *_]):
+                pass
+            case _:
+                continue
+        if ast.unparse(function).rpartition(".")[2] in _CALLS:
+            found[name] = ast.unparse(value)
+    return found

@@ -1,0 +1,225 @@
+"""``init``: a model's config.yaml and stages from a repository's own tests, filled from one real run of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tune_mcp.config.loader import REPO_PLACE
+from tune_mcp.config.metrics import load_metric_rules
+from tune_mcp.config.model import ModelConfig
+from tune_mcp.contract.init import InitReply
+from tune_mcp.discover.assertions import AssertionReader
+from tune_mcp.discover.propose import Proposal, TestPlan, config_text, filled, proposal
+from tune_mcp.discover.recorded import RECORD_FILE
+from tune_mcp.discover.stages import discover as read_tests
+from tune_mcp.errors import Code, Refusal
+from tune_mcp.files import inside, write_atomic
+from tune_mcp.run_dir import RunDir
+from tune_mcp.session import state
+from tune_mcp.supervise import guard_record
+from tune_mcp.verbs.discover import discover
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.resume_run import resume_run
+from tune_mcp.verbs.start_run import start_run
+from tune_mcp.verbs.status import status
+from tune_mcp.verbs.stop_run import stop_run
+
+_WAIT_S = 10
+_THREE_LINES = """\
+it names no place for its value. Either let the test write its numbers into a JSON file below tmp_path, or add:
+    def test_...(..., tune_record):            # the fixture
+        tune_record("{metric}", <the measured value>)   # before the assert
+    # and in conftest.py, for where tune-mcp is not installed:
+    @pytest.fixture
+    def tune_record(record_property): return record_property"""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the caller says: ``places`` by metric, as ``file::dotted.path``; ``replace`` an existing config.yaml."""
+
+    run: bool = False
+    replace: bool = False
+    places: Mapping[str, str] = field(default_factory=dict[str, str])
+    agreed: Callable[[str], bool] = lambda _text: True
+
+
+def init(project: Project, tests: Sequence[str], model: str, asked: Asked | None = None) -> InitReply:
+    """Read the tests, write config and catalogue, and with ``asked.run`` measure once to find the values.
+
+    Raises INVALID_ARGUMENT for tests that are no files of the repository and a model that is configured already,
+    NO_THRESHOLDS where no test asserts a number that has a name, and what ``start_run`` raises.
+    """
+    asked = asked or Asked()
+    path = project.repo_root / REPO_PLACE / "models" / model / "config.yaml"
+    if os.path.lexists(path) and not asked.replace:
+        what = f"{path} is there already"
+        raise _invalid(what, f"call discover with model={model}, or init with another name, or with --replace", "model")
+    plan = _read(project, _files(project, tests), model)
+    if not plan.tests:
+        raise Refusal(
+            Code.NO_THRESHOLDS,
+            "DSC-14",
+            "no test asserts a measured value against a number that has a name: "
+            + ("; ".join(plan.problems[:6]) or "no test file was found"),
+            "compare the measured value with a constant at the top of the test file, as `assert acc >= ACC_MIN`",
+            {"problems": [*plan.problems]},
+        )
+    plan = replace(plan, tests=tuple(_named(test, asked.places) for test in plan.tests))
+    if not asked.agreed(config_text(plan)):
+        return _reply(plan, path, written=False, run_id=None)
+    run_id = None
+    if asked.run:
+        # Every metric has a place for now, so that the run may begin; it halts where the test wrote none there.
+        _write(project, path, replace(plan, tests=tuple(_provisional(test) for test in plan.tests)))
+        run = _measured(project, start_run(project, model, ("ALL",), 1, "init").run_id)
+        run_id = run.run_id
+        plan = replace(plan, tests=tuple(_looked(project, run, test, asked) for test in plan.tests))
+    _write(project, path, plan)
+    if run_id is not None:
+        _closed(project, run_id, plan)
+    return _reply(plan, path, written=True, run_id=run_id)
+
+
+def _files(project: Project, tests: Sequence[str]) -> list[str]:
+    """The test files that are meant, relative to the repository; without any, all that pytest would collect."""
+    root = project.repo_root
+    found: list[str] = []
+    for word in tests or ("tests", "test", "."):
+        try:
+            path = inside(root, str((Path.cwd() / word).relative_to(root)) if Path(word).is_absolute() else word)
+        except ValueError as error:
+            raise _invalid(f"{word} is not inside {root}", "name test files of the repository", "tests") from error
+        if path.is_dir():
+            names = sorted({*path.rglob("test_*.py"), *path.rglob("*_test.py")})
+            found += [one.relative_to(root).as_posix() for one in names if not _hidden(one.relative_to(root))]
+        elif path.is_file() and path.suffix == ".py":
+            found.append(path.relative_to(root).as_posix())
+        elif tests:
+            raise _invalid(f"there is no test file {word} in {root}", "name test files of the repository", "tests")
+        if found and not tests:
+            break
+    return list(dict.fromkeys(found))
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") or part in ("node_modules", "site-packages", "venv") for part in path.parts)
+
+
+def _read(project: Project, paths: list[str], model: str) -> Proposal:
+    python = _python(project)
+    if not paths:
+        return Proposal(model, python, ())
+    config = ModelConfig(name=model, test_globs=tuple(paths))
+    rules = load_metric_rules()
+    found = read_tests(config, rules.without_names(), project.repo_root, None, datetime.now(UTC))
+    return proposal(model, python, found, rules, AssertionReader(project.repo_root), project.repo_root)
+
+
+def _python(project: Project) -> str | None:
+    """The interpreter of the project, relative to it where it lies inside."""
+    named = project.options.venv_python or project.env.get("TUNE_VENV_PYTHON")
+    if named:
+        return named
+    for place in (".venv/bin/python", "venv/bin/python"):
+        if (project.repo_root / place).exists():
+            return place
+    own = project.env.get("VIRTUAL_ENV")
+    return str(Path(own) / "bin" / "python") if own else sys.executable
+
+
+def _named(test: TestPlan, places: Mapping[str, str]) -> TestPlan:
+    limits = (replace(one, place=places.get(one.metric, one.place)) for one in test.limits)
+    return replace(test, limits=tuple(limits))
+
+
+def _provisional(test: TestPlan) -> TestPlan:
+    limits = (replace(one, place=one.place or f"{RECORD_FILE}::{one.metric}") for one in test.limits)
+    return replace(test, limits=tuple(limits))
+
+
+def _write(project: Project, path: Path, plan: Proposal) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, config_text(plan).encode())
+    discover(project, plan.model)
+
+
+def _measured(project: Project, run_id: str) -> RunDir:
+    run = project.run(run_id)
+    while not state.conclude(run).state.at_rest:
+        status(project, run_id, _WAIT_S)
+    return run
+
+
+def _looked(project: Project, run: RunDir, test: TestPlan, asked: Asked) -> TestPlan:
+    key = test.name.removesuffix(".py")
+    return filled(test, run.basetemp(key, 1), tuple(_failed(run.guard_record(key, 1))), asked.places)
+
+
+def _failed(record: Path) -> Iterator[str]:
+    """Names, below their file, of the tests that failed."""
+    for failure in guard_record.read(record).failures:
+        yield failure.nodeid.partition("::")[2].partition("[")[0]
+
+
+def _closed(project: Project, run_id: str, plan: Proposal) -> None:
+    """Let the run take its values from where they are now known to stand, or end it: a halt would block the next."""
+    if state.conclude(project.run(run_id)).state not in (state.RunState.HALTED, state.RunState.EXHAUSTED):
+        return
+    if plan.complete:
+        try:
+            resume_run(project, run_id)
+            _measured(project, run_id)
+        except Refusal:
+            pass
+    if state.conclude(project.run(run_id)).state in (state.RunState.HALTED, state.RunState.EXHAUSTED):
+        stop_run(project, run_id, "init has seen what it leaves")
+
+
+def _reply(plan: Proposal, path: Path, *, written: bool, run_id: str | None) -> InitReply:
+    limits = [(test, limit) for test in plan.tests for limit in test.limits]
+    missing = [
+        f"{limit.metric} ({test.name}: {limit.source}): "
+        + (
+            "it may stand at " + ", ".join(f"{place.source} ({place.value:g})" for place in limit.maybe)
+            if limit.maybe
+            else "not known before a run; --run measures once and looks"
+            if run_id is None
+            else _THREE_LINES.format(metric=limit.metric)
+        )
+        for test, limit in limits
+        if not limit.place
+    ]
+    shown = (
+        f"{test.name}: {limit.source} -> {limit.metric} ({limit.worst}), {limit.place or '?'}" for test, limit in limits
+    )
+    return InitReply(
+        model=plan.model,
+        path=str(path),
+        written=written,
+        config=config_text(plan),
+        thresholds=tuple(shown),
+        missing=tuple(missing),
+        notes=(*plan.problems, *(line for test in plan.tests for line in test.told)),
+        run_id=run_id,
+        next=_next(plan, written=written, run=run_id is not None),
+    )
+
+
+def _next(plan: Proposal, *, written: bool, run: bool) -> str:
+    if not written:
+        return "nothing was written"
+    if plan.complete:
+        return f"tune-mcp run {plan.model} --repeats 5 (in a client: start_run with model={plan.model}, repeats=5)"
+    if not run:
+        return f"let one run show where the values stand: tune-mcp init --model {plan.model} --run --replace"
+    return f"write the missing places into config.yaml, then tune-mcp discover {plan.model}"
+
+
+def _invalid(what: str, step: str, argument: str) -> Refusal:
+    return Refusal(Code.INVALID_ARGUMENT, "MOD-06", what, step, {"argument": argument})
