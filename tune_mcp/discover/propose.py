@@ -16,7 +16,7 @@ from tune_mcp.config.metrics import MetricRules
 from tune_mcp.config.stages import Number, WorstOp
 from tune_mcp.discover.assertions import AssertionReader, Gate
 from tune_mcp.discover.infer import tmp_path_folder
-from tune_mcp.discover.recorded import RECORD_FILE, recorded
+from tune_mcp.discover.recorded import RECORD_FILE, made_names, recorded
 from tune_mcp.discover.stages import Discovery
 from tune_mcp.discover.suggest import metric_names, yaml_key
 from tune_mcp.discover.unclaimed import BOUND, Unclaimed
@@ -50,7 +50,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Limit:
-    """One threshold of a test file, its metric, and where the metric's value stands; ``maybe`` are doubtful places."""
+    """One threshold of a test file, its metric, and where the metric's value stands.
+
+    ``maybe`` are doubtful places, ``names`` patterns of names under which the test records the value.
+    """
 
     source: str
     metric: str
@@ -59,6 +62,7 @@ class Limit:
     group: str
     place: str = ""
     maybe: tuple[Place, ...] = ()
+    names: tuple[str, ...] = ()
 
     @property
     def worst(self) -> WorstOp:
@@ -114,7 +118,8 @@ def proposal(
     for path, ones in by_test.items():
         tree = reader.files.tree(path)
         names = dict(recorded(tree)) if tree else dict[str, str]()
-        limits = list(_limits([one for one in ones if one.nameable], names, rules))
+        made = dict(made_names(tree)) if tree else dict[str, str]()
+        limits = list(_limits([one for one in ones if one.nameable], names, made, rules))
         if not limits:
             continue
         told = tuple(one.text for one in ones if not one.nameable)
@@ -130,7 +135,9 @@ def proposal(
     return Proposal(model, python, tuple(tests), tuple(dict.fromkeys(problems)))
 
 
-def _limits(ones: Sequence[Unclaimed], names: Mapping[str, str], rules: MetricRules) -> Iterator[Limit]:
+def _limits(
+    ones: Sequence[Unclaimed], names: Mapping[str, str], made: Mapping[str, str], rules: MetricRules
+) -> Iterator[Limit]:
     given: dict[str, str] = {}
     for one in ones:
         code = one.gate.how if isinstance(one.gate, Gate) else ""
@@ -147,7 +154,8 @@ def _limits(ones: Sequence[Unclaimed], names: Mapping[str, str], rules: MetricRu
             metric = f"{metric}_{'floor' if one.gate.worst == 'min' else 'ceiling'}"
             spec = rules.completed(metric, one.gate.worst)
         place = f"{RECORD_FILE}::{metric}" if one.source in given else ""
-        yield Limit(one.source, metric, one.gate, one.value, spec.group, place)
+        patterns = tuple(name for name, value in made.items() if _holds(one.gate.how, value))
+        yield Limit(one.source, metric, one.gate, one.value, spec.group, place, names=patterns)
 
 
 def _holds(code: str, value: str) -> bool:
@@ -207,6 +215,8 @@ def _score(limit: Limit, place: Place) -> int:
     score = 10 * suffix + (6 if last in words else 0) + (8 if last == limit.metric else 0)
     ours, theirs = set(limit.metric.split("_")), set(re.split(r"[^a-z0-9]+", "_".join(place.keys).lower()))
     score += 2 * len(ours & theirs)
+    if place.file == RECORD_FILE and any(re.fullmatch(name, last) for name in limit.names):
+        score += 8
     folders = [tmp_path_folder(name.rpartition("::")[2])[:-1] for name in limit.gate.tests]
     return score + (3 if score and any(place.file.startswith(folder) for folder in folders) else 0)
 

@@ -25,7 +25,9 @@ def suggestion(file: CalibratedFile, metrics: Iterable[str], inferred: Inferred,
         lines += ["thresholds:", f"  {test}:"]
         for one in found:
             if one.source in named and isinstance(one.gate, Gate):
-                lines.append(f"    {yaml_key(one.source)}: {named[one.source]}  # {BOUND[one.gate.worst]}: {one.gate.how}")
+                lines.append(
+                    f"    {yaml_key(one.source)}: {named[one.source]}  # {BOUND[one.gate.worst]}: {one.gate.how}"
+                )
     if not named and not keys:
         return f"thresholds:\n  {test}: {{}}  # it has no threshold: it must pass, and nothing is written\n"
     lines += ["metric_sources:", f"  {test}:", f"    json_file: {_quoted(inferred.json_file)}"]

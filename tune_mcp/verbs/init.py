@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from tune_mcp.discover.propose import Proposal, TestPlan, config_text, filled, p
 from tune_mcp.discover.recorded import RECORD_FILE
 from tune_mcp.discover.stages import discover as read_tests
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import inside, write_atomic
+from tune_mcp.files import inside, is_locked, write_atomic
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import state
 from tune_mcp.supervise import guard_record
@@ -30,6 +31,8 @@ from tune_mcp.verbs.status import status
 from tune_mcp.verbs.stop_run import stop_run
 
 _WAIT_S = 10
+_LEAVING_S, _LOOK_EVERY_S = 10.0, 0.05
+"""How long a supervisor may take to leave after its last word."""
 _THREE_LINES = """\
 it names no place for its value. Either let the test write its numbers into a JSON file below tmp_path, or add:
     def test_...(..., tune_record):            # the fixture
@@ -73,17 +76,23 @@ def init(project: Project, tests: Sequence[str], model: str, asked: Asked | None
     plan = replace(plan, tests=tuple(_named(test, asked.places) for test in plan.tests))
     if not asked.agreed(config_text(plan)):
         return _reply(plan, path, written=False, run_id=None)
-    run_id = None
+    runs: list[str] = []
     if asked.run:
-        # Every metric has a place for now, so that the run may begin; it halts where the test wrote none there.
-        _write(project, path, replace(plan, tests=tuple(_provisional(test) for test in plan.tests)))
-        run = _measured(project, start_run(project, model, ("ALL",), 1, "init").run_id)
-        run_id = run.run_id
-        plan = replace(plan, tests=tuple(_looked(project, run, test, asked) for test in plan.tests))
+        # Every metric has a place for now, so that a run may begin; it halts where the test wrote none there.
+        _write(project, path, replace(plan, tests=tuple(map(_provisional, plan.tests))))
+        for number, test in enumerate(plan.tests):
+            runs.append(start_run(project, model, _stages(project, model, test), 1, "init").run_id)
+            found = _looked(project, _measured(project, runs[-1]), test, asked)
+            plan = replace(plan, tests=(*plan.tests[:number], found, *plan.tests[number + 1 :]))
+            after = (_provisional(one) for one in plan.tests[number + 1 :])
+            _write(project, path, replace(plan, tests=(*plan.tests[: number + 1], *after)))
+            _closed(project, runs[-1], found)
     _write(project, path, plan)
-    if run_id is not None:
-        _closed(project, run_id, plan)
-    return _reply(plan, path, written=True, run_id=run_id)
+    return _reply(plan, path, written=True, run_id=runs[-1] if runs else None)
+
+
+def _stages(project: Project, model: str, test: TestPlan) -> list[str]:
+    return [key for key, stage in project.places.stages(model).items() if stage.test == test.path]
 
 
 def _files(project: Project, tests: Sequence[str]) -> list[str]:
@@ -153,6 +162,9 @@ def _measured(project: Project, run_id: str) -> RunDir:
     run = project.run(run_id)
     while not state.conclude(run).state.at_rest:
         status(project, run_id, _WAIT_S)
+    until = time.monotonic() + _LEAVING_S
+    while is_locked(run.supervisor_lock) and time.monotonic() < until:
+        time.sleep(_LOOK_EVERY_S)
     return run
 
 
@@ -167,7 +179,7 @@ def _failed(record: Path) -> Iterator[str]:
         yield failure.nodeid.partition("::")[2].partition("[")[0]
 
 
-def _closed(project: Project, run_id: str, plan: Proposal) -> None:
+def _closed(project: Project, run_id: str, plan: TestPlan) -> None:
     """Let the run take its values from where they are now known to stand, or end it: a halt would block the next."""
     if state.conclude(project.run(run_id)).state not in (state.RunState.HALTED, state.RunState.EXHAUSTED):
         return

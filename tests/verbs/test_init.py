@@ -1,0 +1,125 @@
+"""``init`` on test files of other projects' shapes: config from the tests, paths from one run, thresholds applied."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from five_forms import COMPILE_TIME, FORMS, THROUGHPUT, Form
+from toy import git, open_project, wait_until_rest
+
+from tune_mcp.contract.apply import ApplyReply
+from tune_mcp.discover.constants import parse_module
+from tune_mcp.errors import Code, Refusal
+from tune_mcp.verbs.apply import apply
+from tune_mcp.verbs.apply_plan import apply_plan
+from tune_mcp.verbs.discover import discover
+from tune_mcp.verbs.init import Asked, init
+from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.report import report
+from tune_mcp.verbs.start_run import start_run
+
+
+def repository(folder: Path, monkeypatch: pytest.MonkeyPatch, *forms: Form) -> Project:
+    """A repository of these test files and nothing else, with one commit."""
+    monkeypatch.setenv("TUNE_VENV_PYTHON", sys.executable)
+    for form in forms:
+        file = folder / form.file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(form.text)
+    git(folder, "init", "-q", "-b", "main")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", "tests")
+    return open_project(folder)
+
+
+def calibrated(project: Project, model: str, repeats: int) -> ApplyReply:
+    """Run, report, apply everything."""
+    run_id = start_run(project, model, ("ALL",), repeats).run_id
+    ended = wait_until_rest(project, run_id, 240)
+    assert ended.strict_complete, ended.text()
+    report(project, run_id)
+    plan = apply_plan(project, run_id)
+    return apply(project, run_id, plan.plan_id, "full", otherwise="apply")
+
+
+def test_five_forms_of_other_projects_are_calibrated_without_touching_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = repository(tmp_path / "repo", monkeypatch, *FORMS)
+
+    proposed = init(project, [form.file for form in FORMS], "ours", Asked(run=True))
+
+    assert not proposed.missing, proposed.text()
+    assert "tune-mcp run ours --repeats 5" in proposed.next
+    calibrated(project, "ours", 3)
+    for form in FORMS:
+        module = parse_module((project.repo_root / form.file).read_bytes(), form.file)
+        assert {source: module.find(source, None).value for source in form.worst} == form.worst
+
+
+def test_without_a_run_the_proposal_is_written_and_says_what_is_still_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = repository(tmp_path / "repo", monkeypatch, THROUGHPUT, COMPILE_TIME)
+
+    proposed = init(project, [], "ours")
+
+    assert [line.partition(" (")[0] for line in proposed.missing] == ["request_throughput", "median_ttft_ms"]
+    assert "--run" in proposed.next
+    assert "cold_compile_s" in proposed.config and "tune_record.json::cold_compile_s" in proposed.config
+    found = discover(project, "ours")
+    assert {line.rpartition(": ")[2] for line in found.needs_config} == {
+        "LIMITS.request_throughput",
+        "LIMITS.median_ttft_ms",
+    }
+
+
+def test_a_configured_model_is_not_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = repository(tmp_path / "repo", monkeypatch, COMPILE_TIME)
+    first = init(project, [], "ours")
+    before = Path(first.path).read_bytes()
+
+    with pytest.raises(Refusal, match="is there already") as caught:
+        init(project, [], "ours")
+
+    assert caught.value.code is Code.INVALID_ARGUMENT
+    assert Path(first.path).read_bytes() == before
+    assert init(project, [], "ours", Asked(replace=True)).written
+
+
+def test_a_test_that_asserts_only_bare_numbers_is_refused_with_the_line_and_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = Form("tests/test_bare.py", "def test_a(tmp_path):\n    assert measure(tmp_path) >= 0.8\n", {})
+    project = repository(tmp_path / "repo", monkeypatch, bare)
+
+    with pytest.raises(Refusal, match=r"tests/test_bare.py:2: a number is asserted as a lower bound") as caught:
+        init(project, [], "ours")
+
+    assert caught.value.code is Code.NO_THRESHOLDS
+    assert "constant" in caught.value.next
+    assert not (project.repo_root / ".tune").exists()
+
+
+def test_a_test_that_leaves_no_number_gets_the_lines_to_add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = COMPILE_TIME.text.replace('    tune_record("cold_compile_s", seconds)\n', "").replace(
+        "(tune_record)", "()"
+    )
+    project = repository(tmp_path / "repo", monkeypatch, Form(COMPILE_TIME.file, silent, {}))
+
+    proposed = init(project, [], "ours", Asked(run=True))
+
+    (line,) = proposed.missing
+    assert 'tune_record("cold_compile_s", <the measured value>)' in line
+    assert "def tune_record(record_property): return record_property" in line
+    assert "config.yaml" in proposed.next
+
+
+def test_a_place_that_a_person_names_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = repository(tmp_path / "repo", monkeypatch, COMPILE_TIME)
+
+    proposed = init(project, [], "ours", Asked(places={"cold_compile_s": "mine.json::a.b"}))
+
+    assert 'cold_compile_s: "mine.json::a.b"' in proposed.config
