@@ -139,7 +139,7 @@ def test_a_tmp_path_test_that_leaves_room_for_doubt_gives_nothing(code: str) -> 
     ],
 )
 def test_a_folder_may_be_written_in_several_ways(body: str) -> None:
-    found = read(f"async def test_a(tmp_path):\n    {body}\n")
+    found = read(f"from bench import benchmark_a, benchmark_b\nasync def test_a(tmp_path):\n    {body}\n")
     expected = "test_a0/a/a_results.json" if body.startswith('out = tmp_path / "a"\n') else "test_a0/a/b/b_results.json"
     assert found.json_file == expected
 

@@ -84,6 +84,10 @@ class CalibratedFiles:
                 yield f"config.yaml describes {name}, which no test_globs entry finds{_hint(name, known)} [MOD-02]"
 
     def _module(self, path: str, key: str) -> ModuleConstants:
+        if not path.endswith(".py"):
+            what = f"{path} is no Python file; only Python files are edited, none in YAML, TOML or JSON"
+            step = "keep the thresholds as numbers in a Python file that the test imports, and name that one"
+            raise Refusal(Code.INVALID_CONFIG, "DSC-13", what, step, {"key": key, "file_given": path})
         module = self.modules.read(path)
         if module is None:
             there = os.path.lexists(self.modules.repo_root / path)

@@ -81,6 +81,9 @@ def _files(tree: ast.Module, rules: MetricRules, imports: frozenset[str]) -> Inf
         return Inferred(reason=f"it names several result files: {', '.join(sorted(names))}")
     if not names and len(folder) < 2:
         return Inferred(reason="it does not name its result file")
+    # A benchmark names its file after itself, not after the folder that it is given.
+    if not names and not any(re.search(rf"(?:^|[._]){re.escape(folder[-1])}(?:\.|$)", module) for module in imports):
+        return Inferred(reason="it does not name its result file")
     name = names.pop() if names else f"{folder[-1]}_results.json"
     layout = next((layout for layout in rules.layouts if layout.fits(imports)), None)
     return Inferred("/".join((*folder, name)), layout)

@@ -46,11 +46,15 @@ class Tree:
 
 @dataclass
 class Routing:
-    """All trees of a file, variants outside and presets inside, with what was left out and why."""
+    """All trees of a file, variants outside and presets inside, with what was left out and why.
+
+    ``strays`` are lines about constants of no preset, by threshold file and source: another test may calibrate them.
+    """
 
     trees: list[Tree] = field(default_factory=list[Tree])
     unrecognised: list[str] = field(default_factory=list[str])
     problems: list[str] = field(default_factory=list[str])
+    strays: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
 
 
 Asserts = Callable[[str], Gate | Unread]
@@ -90,9 +94,8 @@ def route(
         claiming = [k for k, v in config.calibration_presets.items() if v.claims(claim.symbol)]
         preset = _one(test, "calibration_presets", "DSC-12", claim, claiming)
         if config.calibration_presets and preset is None:
-            found.problems.append(
-                f"{module.path}: {claim.source} fits no preset of {test} and is not calibrated [DSC-12]"
-            )
+            what = f"{module.path}: {claim.source} fits no preset of {test} and is not calibrated [DSC-12]"
+            found.strays[module.path, claim.source] = what
         elif variant is None or claim.symbol not in config.variants[variant].ignored_constants:
             trees[variant, preset].claims.append(claim)
     found.trees = [tree for tree in trees.values() if tree.claims or _sibling_has_claims(tree, trees)]

@@ -138,6 +138,11 @@ class _Builder:
         self.rules = self.rules.extended(self.named.specs())
         routes = [(file, self.route(file)) for file in found]
         self.problems += drop_unread(routes, self.reader)
+        claimed = {
+            (file.thresholds.path, claim.source) for file, one in routes for tree in one.trees for claim in tree.claims
+        }
+        strays = {place: line for _, routing in routes for place, line in routing.strays.items()}
+        self.problems += [line for place, line in strays.items() if place not in claimed]
         docs = [file for file, routing in routes if not routing.trees]
         for file, routing in routes:
             self.problems += routing.problems
