@@ -30,17 +30,17 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 class Inferred:
     """The result file, relative to basetemp, and the layout of a known benchmark in it; ``reason`` when unknown.
 
-    ``names`` are what the test records by name, whatever files it writes.
+    ``recordings`` are what the test records by name, whatever files it writes: name -> code of the value.
     """
 
     json_file: str | None = None
     layout: Layout | None = None
     reason: str = ""
-    names: frozenset[str] = frozenset()
+    recordings: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def recorded(self, key: str) -> Location | None:
         """Where the metric stands when a test hands it over by its name."""
-        return Location(json_file=RECORD_FILE, json_path=key) if key in self.names else None
+        return Location(json_file=RECORD_FILE, json_path=key) if key in self.recordings else None
 
     def metric(self, key: str) -> Location | None:
         """Where the metric stands, None when that is not known."""
@@ -59,7 +59,7 @@ class Inferred:
 def infer(data: bytes, path: str, rules: MetricRules, imports: frozenset[str]) -> Inferred:
     """Read one test file. Raises INVALID_CONFIG when it is not Python."""
     tree = read_tree(data, path).tree
-    return replace(_files(tree, rules, imports), names=frozenset(recorded(tree)))
+    return replace(_files(tree, rules, imports), recordings=recorded(tree))
 
 
 def _files(tree: ast.Module, rules: MetricRules, imports: frozenset[str]) -> Inferred:

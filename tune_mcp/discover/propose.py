@@ -16,7 +16,7 @@ from tune_mcp.config.metrics import MetricRules
 from tune_mcp.config.stages import Number, WorstOp
 from tune_mcp.discover.assertions import AssertionReader, Gate
 from tune_mcp.discover.infer import tmp_path_folder
-from tune_mcp.discover.recorded import RECORD_FILE, made_names, recorded
+from tune_mcp.discover.recorded import RECORD_FILE, holds, made_names, names_for, recorded
 from tune_mcp.discover.stages import Discovery
 from tune_mcp.discover.suggest import metric_names, yaml_key
 from tune_mcp.discover.unclaimed import BOUND, Unclaimed
@@ -138,12 +138,7 @@ def proposal(
 def _limits(
     ones: Sequence[Unclaimed], names: Mapping[str, str], made: Mapping[str, str], rules: MetricRules
 ) -> Iterator[Limit]:
-    given: dict[str, str] = {}
-    for one in ones:
-        code = one.gate.how if isinstance(one.gate, Gate) else ""
-        fitting = [name for name, value in names.items() if _holds(code, value)]
-        if len(fitting) == 1 and fitting[0] not in given.values():
-            given[one.source] = fitting[0]
+    given = names_for({one.source: one.asserted for one in ones}, names)
     rest = metric_names([one.source for one in ones if one.source not in given], given.values())
     for one in ones:
         if not isinstance(one.gate, Gate):
@@ -154,12 +149,8 @@ def _limits(
             metric = f"{metric}_{'floor' if one.gate.worst == 'min' else 'ceiling'}"
             spec = rules.completed(metric, one.gate.worst)
         place = f"{RECORD_FILE}::{metric}" if one.source in given else ""
-        patterns = tuple(name for name, value in made.items() if _holds(one.gate.how, value))
+        patterns = tuple(name for name, value in made.items() if holds(one.gate.how, value))
         yield Limit(one.source, metric, one.gate, one.value, spec.group, place, names=patterns)
-
-
-def _holds(code: str, value: str) -> bool:
-    return re.search(rf"(?<![\w.\]]){re.escape(value)}(?![\w(\[])", code) is not None
 
 
 def _recorded_counts(names: Collection[str]) -> tuple[str, str] | None:

@@ -11,6 +11,21 @@ RECORD_FILE = "tune_record.json"
 _CALLS = frozenset({"tune_record", "record_property"})
 
 
+def names_for(code: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
+    """Threshold -> the name under which its value is recorded, where one name alone fits the code that asserts it."""
+    found: dict[str, str] = {}
+    for source, asserted in code.items():
+        fitting = [name for name, value in names.items() if holds(asserted, value)]
+        if len(fitting) == 1 and fitting[0] not in found.values():
+            found[source] = fitting[0]
+    return found
+
+
+def holds(code: str, value: str) -> bool:
+    """Whether an expression is a part of some code, not of a longer name."""
+    return re.search(rf"(?<![\w.\]]){re.escape(value)}(?![\w(\[])", code) is not None
+
+
 def made_names(tree: ast.Module) -> Mapping[str, str]:
     """The same for names that are made at run time (f-strings): a pattern of the name -> the code of the value."""
     found: dict[str, str] = {}

@@ -24,7 +24,9 @@ class StageSources:
     def of(cls, config: FileSource, variant: str | None, inferred: Inferred) -> StageSources:
         """The sources of ``variant``. Inference knows nothing of variants, so it serves files without them."""
         levels = (config.variants[variant], config) if variant else (config,)
-        return cls(levels, Inferred(reason="it has variants", names=inferred.names) if config.variants else inferred)
+        return cls(
+            levels, Inferred(reason="it has variants", recordings=inferred.recordings) if config.variants else inferred
+        )
 
     @property
     def json_file(self) -> str | None:

@@ -10,6 +10,7 @@ from tune_mcp.discover.assertions import Gate
 from tune_mcp.discover.calibrated import CalibratedFile
 from tune_mcp.discover.infer import Inferred
 from tune_mcp.discover.leaves import names_in
+from tune_mcp.discover.recorded import RECORD_FILE, names_for
 from tune_mcp.discover.unclaimed import BOUND, Unclaimed
 
 _SIDES = re.compile(r"(?:^|_)(?:min|max|minimum|maximum|threshold|limit|floor|ceiling|reference|ref)(?=_|$)")
@@ -19,7 +20,9 @@ def suggestion(file: CalibratedFile, metrics: Iterable[str], inferred: Inferred,
     """YAML whose two parts belong at the top level of config.yaml. A person fills in what is blank."""
     test, known = file.name, inferred.layout
     keys = list(dict.fromkeys(metrics))
-    named = metric_names([one.source for one in found if one.nameable], keys)
+    named = names_for({one.source: one.asserted for one in found if one.nameable}, inferred.recordings)
+    known_names = [*keys, *named.values()]
+    named |= metric_names([one.source for one in found if one.nameable and one.source not in named], known_names)
     lines: list[str] = []
     if named:
         lines += ["thresholds:", f"  {test}:"]
@@ -34,10 +37,14 @@ def suggestion(file: CalibratedFile, metrics: Iterable[str], inferred: Inferred,
     if known:
         lines += ["    sample_counts:"]
         lines += [f"      total: {_quoted(known.sample_counts.total)}", f"      ok: {_quoted(known.sample_counts.ok)}"]
+    elif inferred.recordings:
+        lines += ["    sample_counts: one  # each repeat is one measurement; or the places of total and ok"]
     else:
         lines += ["    sample_counts:  # fill in total and ok, or `one` where a repeat is one measurement"]
     lines += ["    paths:"]
-    lines += [f"      {key}: {_quoted(known.paths.get(key) if known else None)}" for key in (*keys, *named.values())]
+    for key in (*keys, *named.values()):
+        place = f"{RECORD_FILE}::{key}" if key in inferred.recordings else known.paths.get(key) if known else None
+        lines.append(f"      {key}: {_quoted(place)}")
     return "\n".join(lines) + "\n"
 
 
@@ -47,6 +54,8 @@ def metric_names(sources: Iterable[str], taken: Collection[str] = ()) -> dict[st
     for source in sources:
         names = [_plain(name) for name in names_in(source)]
         shortest = next((name for name in reversed(names) if name), "value")
+        if any(_SIDES.search(name.lower()) for name in names_in(source)[:-1]):
+            shortest = "_".join(names)  # the table is named as a bound, so its keys only tell its entries apart
         whole = "_".join(dict.fromkeys(name for name in (*names, *_numbers(source)) if name)) or "value"
         name = next(name for name in _tried(shortest, whole) if name not in (*taken, *found.values()))
         found[source] = name

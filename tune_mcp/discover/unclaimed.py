@@ -49,6 +49,11 @@ class Unclaimed:
         return f"{asserted} and is no metric yet" + (f"; it cannot be written: {self.why}" if self.why else "")
 
     @property
+    def asserted(self) -> str:
+        """The place and the code of the assertion; empty where there is no bound."""
+        return self.gate.how if isinstance(self.gate, Gate) else ""
+
+    @property
     def nameable(self) -> bool:
         """Whether config can name it as a threshold."""
         return bool(self.source) and isinstance(self.gate, Gate) and not self.why

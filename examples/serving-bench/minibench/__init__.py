@@ -1,0 +1,1 @@
+"""A server that adds numbers, and a client that times it."""
