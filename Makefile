@@ -14,7 +14,7 @@ NPM_TOOLS := node@22.23.3 @modelcontextprotocol/inspector@2.12.0 @modelcontextpr
 MUTATION_TOOL := cosmic-ray==8.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test-fast test coverage test-browser test-clients lint bench chances mutate lock clean docs
+.PHONY: help demo test-fast test coverage test-browser test-clients lint bench faults chances mutate lock clean docs
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ lint: $(VENV)/.dev ## formatting, style, types, and which room may import which
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+
+faults: $(VENV)/.dev ## kill runs and edit, copy and delete their files at random, 300 and 1,200 rounds (TUNE_FAULT_SEED=N; an hour)
+	TUNE_FAULT_ROUNDS=$${TUNE_FAULT_ROUNDS:-300} $(BIN)/python -m pytest -q -s tests/faults/test_tampering.py
 
 bench: $(VENV)/.dev ## figures, each as a ratio measured side by side (4 minutes)
 	$(BIN)/python benchmarks/run.py

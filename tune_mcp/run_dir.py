@@ -17,6 +17,8 @@ IGNORE_ALL = b"*\n"
 _RUN_ID = re.compile(r"\d{8}T\d{6}Z_[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 ATTEMPT = re.compile(r"run([1-9]\d*)_a([1-9]\d*)")
 """The name of an attempt's folder: repeat and number of the attempt."""
+ATTEMPT_KEY = re.compile(r"tune\.(?P<run>.+)\.(?P<test>[^.]+)\.r(?P<repeat>[1-9]\d{0,5})\.a(?P<attempt>[1-9]\d{0,5})")
+"""What ``attempt_key`` makes."""
 _LOG = re.compile(r"run([1-9]\d{0,8})\.log")
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 

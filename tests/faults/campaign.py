@@ -76,12 +76,16 @@ def make(folder: Path) -> Project:
 
 @dataclass
 class Campaign:
-    """``kills`` counts targets that were alive when they were killed, by name; ``seed`` makes the draws repeatable."""
+    """``kills`` counts targets that were alive when they were killed, by name; ``seed`` makes the draws repeatable.
+
+    ``patience`` is how many looks a drawn moment is waited for.
+    """
 
     project: Project
     seed: int
     kills: Counter[str] = field(default_factory=Counter)
     finished: int = 0
+    patience: int = 2000
     _kept: dict[Path, bytes] = field(default_factory=dict)
     _draw: random.Random = field(init=False)
     _server: int | None = None
@@ -157,8 +161,8 @@ class Campaign:
             lambda: True,
         ]
         reached = self._draw.choice(moments)
-        self._looks(2000, lambda: reached() or _at_rest(run))
-        self._looks(2000, lambda: bool(target()) or _at_rest(run))
+        self._looks(self.patience, lambda: reached() or _at_rest(run))
+        self._looks(self.patience, lambda: bool(target()) or _at_rest(run))
         self._looks(self._draw.choice((0, 0, 2, 10, 40)), lambda: not target())
 
     def _looks(self, number: int, done: Callable[[], bool]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 CHANGES = ("write", "pwrite", "fchmod", "ftruncate", "replace", "rename", "mkdir", "unlink", "rmdir")
 STEPS = (*CHANGES, "open", "fsync")
 """With those that change nothing by themselves: a crash there looks as one at the next change."""
-_CRASHED = 77
+CRASHED = 77
 _BROKEN = 78
 
 
@@ -18,7 +18,7 @@ def crash_at(step: int, call: Callable[[], object], steps: Sequence[str] = STEPS
     """Fork, make the call, end the process at its ``step``-th step (from 1); False when the call had fewer."""
     pid = os.fork()
     if pid == 0:
-        _arm(step, steps)
+        arm(step, steps)
         try:
             call()
         except BaseException:
@@ -26,11 +26,11 @@ def crash_at(step: int, call: Callable[[], object], steps: Sequence[str] = STEPS
             os._exit(_BROKEN)
         os._exit(0)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    assert code in (0, _CRASHED), f"the call broke at step {step}, see its traceback"
-    return code == _CRASHED
+    assert code in (0, CRASHED), f"the call broke at step {step}, see its traceback"
+    return code == CRASHED
 
 
-def _arm(step: int, steps: Sequence[str]) -> None:
+def arm(step: int, steps: Sequence[str] = STEPS) -> None:
     """From now on, count every step of ``os`` that changes a file, and end at the one wanted."""
     left = step
 
@@ -42,7 +42,7 @@ def _arm(step: int, steps: Sequence[str]) -> None:
             left -= 1
             if left == 0:
                 _tear(name, words)
-                os._exit(_CRASHED)
+                os._exit(CRASHED)
             return real(*words, **named)
 
         return stepped

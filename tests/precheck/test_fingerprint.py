@@ -106,3 +106,13 @@ def test_packages_of_the_system_count_where_they_show_through(python: Path, tmp_
     (system / "lib/python3/dist-packages/scipy-1.0.dist-info").mkdir()
 
     assert len({alone, first, fingerprint.venv_stamp(python)}) == 3
+
+
+@pytest.mark.rule("SCP-02")
+def test_another_limit_of_the_kernel_is_named_and_one_that_nobody_recorded_is_no_difference(
+    planned: Environment,
+) -> None:
+    before = planned.model_copy(update={"limits": {"CPU governor": "performance", "CPU quota": "none", "gone": "1"}})
+    now = planned.model_copy(update={"limits": {"CPU governor": "powersave", "CPU quota": "none", "new": "1"}})
+
+    assert fingerprint.differences(before, now) == ("CPU governor is powersave, was performance",)

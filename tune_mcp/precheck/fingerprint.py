@@ -12,6 +12,7 @@ from pydantic import Field
 from tune_mcp.config.stages import Frozen
 from tune_mcp.files import digest, read_text
 from tune_mcp.gpus import GpuReading
+from tune_mcp.precheck import host_limits
 from tune_mcp.precheck.venv import VenvFacts
 
 _COMPARED = (
@@ -20,6 +21,8 @@ _COMPARED = (
 )  # fmt: skip
 _CHOOSING = ("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "OPENBLAS_CORETYPE")
 """Variables of the caller's shell that a launch passes on and that choose which libraries are loaded."""
+_CARRIED = ("PATH", "LANG", "LANGUAGE", "TZ")
+"""Variables of the shell that started the run, with all LC_*: whoever resumes it, its launches get these."""
 _PACKAGES = "lib*/python3*/*-packages"
 _METADATA = (".dist-info", ".egg-info", ".egg-link", ".pth")
 _IMAGE_FILES = ("/etc/image-digest", "/.image-digest")
@@ -37,7 +40,8 @@ class GpuIdentity(Frozen):
 
 class Environment(Frozen):
     """The measured machine. ``launch_env`` are the variables that the plan sets, ``inherited_env`` those of the shell
-    that choose libraries; nothing secret is among them. ``venv_stamp`` changes when a package is installed.
+    that choose libraries; nothing secret is among them. ``carried_env`` are those that every launch of the run gets as
+    they were. ``limits`` are the kernel's, by name. ``venv_stamp`` changes when a package is installed.
     """
 
     schema_version: int = 1
@@ -55,6 +59,8 @@ class Environment(Frozen):
     versions: dict[str, str]
     launch_env: dict[str, str]
     inherited_env: dict[str, str] = Field(default_factory=dict)
+    carried_env: dict[str, str] = Field(default_factory=dict)
+    limits: dict[str, str] = Field(default_factory=dict)
     venv_stamp: str | None = None
 
 
@@ -84,6 +90,8 @@ def take(reading: GpuReading, venv: VenvFacts, launch_env: dict[str, str], pytho
         versions=venv.versions,
         launch_env=launch_env,
         inherited_env=_inherited(),
+        carried_env={name: value for name, value in os.environ.items() if is_carried(name)},
+        limits=host_limits.read(),
         venv_stamp=venv_stamp(python),
     )
 
@@ -107,6 +115,7 @@ def again(planned: Environment, python: Path, ask: Callable[[], VenvFacts]) -> E
             "python": venv.versions.get("python") if venv else planned.python,
             "venv_freeze_sha256": venv.freeze_sha256 if venv else planned.venv_freeze_sha256,
             "inherited_env": _inherited(),
+            "limits": host_limits.read(),
             "venv_stamp": stamp,
         }
     )
@@ -125,6 +134,11 @@ def differences(planned: Environment, now: Environment) -> tuple[str, ...]:
     ]
     known = {(gpu.uuid, gpu.name, gpu.memory_total_mib) for gpu in planned.gpus}
     others = [gpu for gpu in now.gpus if (gpu.uuid, gpu.name, gpu.memory_total_mib) not in known]
+    found += [
+        f"{name} is {now.limits[name]}, was {value}"
+        for name, value in planned.limits.items()
+        if now.limits.get(name, value) != value
+    ]
     return (*found, *(f"GPU {gpu.name} {gpu.uuid} is none of the run's" for gpu in others))
 
 
@@ -136,6 +150,11 @@ def _differs(planned: Environment, now: Environment, name: str) -> bool:
 def _said(environment: Environment, name: str) -> str:
     text = str(getattr(environment, name))
     return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def is_carried(name: str) -> bool:
+    """Whether a variable is taken from the shell that started the run, not from the one that resumes it."""
+    return name in _CARRIED or name.startswith("LC_")
 
 
 def venv_stamp(python: Path) -> str | None:

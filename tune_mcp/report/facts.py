@@ -157,6 +157,7 @@ class Uncounted(StrEnum):
     PURGED = "purged"
     REPLACED = "replaced by a person, although complete"
     WITHDRAWN = "withdrawn"
+    TAKEN_AWAY = "changed or taken away by somebody"
 
 
 class UncountedValue(Frozen):

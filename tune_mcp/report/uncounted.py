@@ -8,22 +8,26 @@ moved too, a defect is the likelier reason, so such quality metrics are marked a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tune_mcp.config.stages import Number
+from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.errors import Json
 from tune_mcp.files import parse_json, read_plain, sha256_file
+from tune_mcp.observe import result_files
 from tune_mcp.observe.audit import Audit, AuditedStage
 from tune_mcp.observe.extract import ResultFiles, extract, finite_number
 from tune_mcp.report.facts import Uncounted, UncountedFacts, UncountedValue
-from tune_mcp.run_dir import ATTEMPT, RunDir
+from tune_mcp.run_dir import ATTEMPT, ATTEMPT_KEY, RunDir
 from tune_mcp.session import events
 
 _MOVED_BY_LOAD = frozenset({"speed", "reliability"})
 """Groups that a busy machine changes; every other one is about what the model answered."""
 _Digests = Mapping[str, Json]
+RESULT_FILE = "result.json"
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def uncounted(run: RunDir, audited: Audit) -> tuple[UncountedFacts, ...]:
         stages.setdefault(stage.stage.test_key, []).append(stage)
     found: list[UncountedFacts] = []
     for left in (*_taken_out(run, audited), *_superseded(run, stages)):
-        result = _read(left.folder / "result.json")
+        result = _read(left.folder / RESULT_FILE)
         started = result.get("started_at")
         found.append(
             UncountedFacts(
@@ -68,7 +72,51 @@ def uncounted(run: RunDir, audited: Audit) -> tuple[UncountedFacts, ...]:
                 values=tuple(value for stage in stages.get(left.test, []) for value in _values(left, stage, result)),
             )
         )
+    found += _taken_away(run, stages, found)
     return tuple(sorted(found, key=lambda one: (one.t, one.test, one.repeat, one.attempt or 0)))
+
+
+def _taken_away(
+    run: RunDir, stages: Mapping[str, list[AuditedStage]], found: Sequence[UncountedFacts]
+) -> Iterator[UncountedFacts]:
+    """Sealed attempts whose values neither count nor can be read any more, as the ledger has them."""
+    known = {
+        (one.test, one.repeat, value.stage, value.metric, value.value) for one in found for value in one.values
+    } | {
+        (test, repeat, stage.stage.key, key, value)
+        for test, fed in stages.items()
+        for stage in fed
+        for repeat, cell in enumerate(stage.cells, 1)
+        if cell.cell is Cell.STRICT and cell.stored
+        for key, value in cell.stored.content.metrics.items()
+    }
+    present = set(_seals(run))
+    for event in events.read(run.events, '"sealed"'):
+        name, sealed = ATTEMPT_KEY.fullmatch(str(event.facts.get("key"))), event.facts.get("values")
+        if name is None or name["run"] != run.run_id or event.facts.get("sha256") in present:
+            continue
+        test, repeat = name["test"], int(name["repeat"])
+        every = [one for stage in stages.get(test, []) for one in _compared(stage, False, _metrics(sealed, stage))]
+        if any((test, repeat, one.stage, one.metric, one.value) not in known for one in every):
+            yield UncountedFacts(
+                how=Uncounted.TAKEN_AWAY,
+                test=test,
+                repeat=repeat,
+                attempt=int(name["attempt"]),
+                t=event.t,
+                who="",
+                reason="its files were changed or taken away; these are its values in events.jsonl",
+                where=run.events.name,
+                values=tuple(every),
+            )
+
+
+def _seals(run: RunDir) -> Iterator[str]:
+    """The digest of every sealed result that is still there."""
+    for place in ("_pytest/*/attempts/*", "purged/*/*"):
+        for path in run.path.glob(f"{place}/{RESULT_FILE}"):
+            with suppress(OSError):
+                yield sha256_file(path)
 
 
 def _taken_out(run: RunDir, audited: Audit) -> Iterator[_Left]:
@@ -133,7 +181,7 @@ def _superseded(run: RunDir, stages: Mapping[str, list[AuditedStage]]) -> Iterat
                 if number == counts or basetemp.resolve() == counted:
                     continue
                 told = history.get(number)
-                if told is None and not basetemp.is_dir() and not (home / "result.json").is_file():
+                if told is None and not basetemp.is_dir() and not (home / RESULT_FILE).is_file():
                     continue
                 why = "broke off or was stopped before it was sealed"
                 if told:
@@ -156,18 +204,28 @@ def _attempts(folder: Path, root: Path, repeat: int) -> Iterator[tuple[int | Non
 
 
 def _values(left: _Left, stage: AuditedStage, result: Mapping[str, Json]) -> Iterator[UncountedValue]:
-    """What can be read of the attempt for one stage; nothing where its artifact is not what was recorded."""
+    """What can be read of the attempt for one stage; nothing of a file that is not as it was recorded or sealed."""
     kept: Json = None
     if left.artifacts and (sha := left.recorded.get(stage.stage.key)):
         path = left.artifacts / f"{stage.stage.key}.json"
-        kept = _read(path).get("metrics")
-        if not path.is_file() or sha256_file(path) != sha:
-            return
-    read = extract(stage.stage, ResultFiles(left.basetemp)).metrics
-    sealed = _metrics(result.get("stages"), stage.stage.key)
+        with suppress(OSError):
+            kept = _read(path).get("metrics") if sha256_file(path) == sha else None
+    evidence = result.get("evidence_sha256")
+    sealed = {name: str(sha) for name, sha in evidence.items()} if isinstance(evidence, dict) else {}
+    changed = sealed and result_files.changed(left.basetemp, sealed, result_files.named_by([stage.stage]))
+    read = {} if changed else extract(stage.stage, ResultFiles(left.basetemp)).metrics
+    stages = result.get("stages")
+    one = stages.get(stage.stage.key) if isinstance(stages, dict) else None
+    replaced = left.how is Uncounted.REPLACED and stage.stage.group not in _MOVED_BY_LOAD
+    yield from _compared(stage, replaced, kept, read, one.get("metrics") if isinstance(one, dict) else None)
+
+
+def _compared(
+    stage: AuditedStage, replaced: bool, *places: Json | Mapping[str, Number | None]
+) -> Iterator[UncountedValue]:
+    """The values that one of these places has, each beside those that count."""
     for key, metric in stage.stage.metrics.items():
-        found = (_number(kept, key), read.get(key), _number(sealed, key))
-        value = next((one for one in found if one is not None), None)
+        value = next((one for place in places if (one := _number(place, key)) is not None), None)
         if value is None:
             continue
         measured = (cell.stored.content.metrics.get(key) for cell in stage.cells if cell.stored)
@@ -180,17 +238,16 @@ def _values(left: _Left, stage: AuditedStage, result: Mapping[str, Json]) -> Ite
             value=value,
             counted=counted,
             worse=outside and sign * value > max(sign * one for one in counted),
-            suspect=outside and left.how is Uncounted.REPLACED and stage.stage.group not in _MOVED_BY_LOAD,
+            suspect=outside and replaced,
         )
 
 
-def _metrics(stages: Json, key: str) -> Json:
-    one = stages.get(key) if isinstance(stages, dict) else None
-    return one.get("metrics") if isinstance(one, dict) else None
+def _metrics(sealed: Json, stage: AuditedStage) -> Json:
+    return sealed.get(stage.stage.key) if isinstance(sealed, dict) else None
 
 
-def _number(metrics: Json, key: str) -> Number | None:
-    return finite_number(metrics.get(key)) if isinstance(metrics, dict) else None
+def _number(metrics: Json | Mapping[str, Number | None], key: str) -> Number | None:
+    return finite_number(metrics.get(key)) if isinstance(metrics, Mapping) else None
 
 
 def _read(path: Path) -> dict[str, Json]:

@@ -6,6 +6,8 @@ compared with it before and after its pytest; the whole list of packages is read
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +28,9 @@ from tune_mcp.supervise import loaded
 from tune_mcp.supervise.job import AttemptResult, Job
 
 _LOADED = "loaded"
+_CLOCK_SLACK_S = 2.0
+_CLOCK_SLEW = 0.001
+"""The kernel slews a clock by half as much at most."""
 _NEXT = "stop this run and start a new one here, or go on where it was measured"
 
 
@@ -55,6 +60,30 @@ def read(run: RunDir) -> Environment | None:
         return Environment.model_validate(parse_json(read_plain(run.environment)))
     except (OSError, ValueError, ValidationError):
         return None
+
+
+def as_recorded(run: RunDir, caller: Mapping[str, str]) -> dict[str, str]:
+    """The caller's variables, but search path, language and time zone those of the shell that started the run."""
+    kept = read(run)
+    if kept is None or not kept.carried_env:
+        return {**caller}
+    return {name: value for name, value in caller.items() if not fingerprint.is_carried(name)} | kept.carried_env
+
+
+class WallClock:
+    """Whether the wall clock went as the monotonic one does: a program that measures by it reads nonsense else."""
+
+    def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._wall, self._monotonic = wall, monotonic
+        self._began = wall(), monotonic()
+
+    def moved(self) -> str:
+        """By how much it was set since this was made, a sentence; empty for what a slewed clock may gain or lose."""
+        passed = self._monotonic() - self._began[1]
+        moved = self._wall() - self._began[0] - passed
+        if abs(moved) <= max(_CLOCK_SLACK_S, passed * _CLOCK_SLEW):
+            return ""
+        return f"the clock was set, or the machine slept, while pytest ran ({moved:+.1f} s)"
 
 
 def look(run: RunDir, python: Path, gpu_uuids: tuple[str, ...] = ()) -> tuple[Environment | None, str]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from tune_mcp.config.metrics import family
 from tune_mcp.config.stages import Stage
 from tune_mcp.run_dir import RunDir
+from tune_mcp.session import events
 from tune_mcp.session import plan as plans
 from tune_mcp.session.plan import Plan
 from tune_mcp.supervise.job import Job
 
 DEFAULT_TIMEOUT_S = 4 * 3600.0
+_FORGED = 1_000_000
+"""No run has that many attempts."""
 
 
 def next_job(
@@ -18,7 +21,7 @@ def next_job(
     """One more attempt at the repeat: its number is higher than that of every attempt there has been."""
     settings, path = plan.settings, stages[0].test
     file = path.rpartition("/")[2]
-    made = [number for number, _ in run.attempts(test, repeat)]
+    made = [number for number, _ in run.attempts(test, repeat)] + _launched(run, test, repeat)
     return Job(
         run_dir=str(run.path),
         repo_root=plan.repo_root,
@@ -43,3 +46,17 @@ def next_job(
         gpus=settings.gpus_per_test.get(test, 0),
         timeout_s=settings.timeout_s.get(file, DEFAULT_TIMEOUT_S),
     )
+
+
+def _launched(run: RunDir, test: str, repeat: int) -> list[int]:
+    """Attempts on the ledger since the repeat was last moved aside: a folder that somebody took away was one, too."""
+    found: list[int] = []
+    for event in events.read(run.events):
+        if (event.facts.get("test"), event.facts.get("repeat")) != (test, repeat):
+            continue
+        number = event.facts.get("attempt")
+        if event.kind == "purged":
+            found.clear()
+        elif event.kind == "launched" and isinstance(number, int) and number < _FORGED:
+            found.append(number)
+    return found

@@ -120,6 +120,7 @@ class AttemptResult(Frozen):
     look like a test's output, ``outputs`` files of the tree that its tests wrote and that are no part of it.
     ``rewritten`` are files that moved the tree while pytest ran, ``way_out`` what can be done about them.
     Times are UTC, ``duration_s`` is pytest alone (no waiting, no drain).
+    ``clock_moved`` says that the wall clock was set meanwhile.
     ``environment`` is the machine as this attempt found it, ``incomparable`` how it differs from the run's;
     ``loaded_sha256`` is the digest of the record of what it loaded from outside git's view.
     The granted GPUs are described as they were just before and just after pytest; ``slowed_by`` are the reasons for
@@ -135,6 +136,7 @@ class AttemptResult(Frozen):
     started_at: str
     ended_at: str
     duration_s: float = 0.0
+    clock_moved: str = ""
     pytest_rc: int | None = None
     stopped_by: str = ""
     stopped_for: str = ""
@@ -206,7 +208,11 @@ def claim(job: Job) -> bool:
 
 
 def cancel(job: Job) -> None:
-    """The attempt's tombstone, before any engine is asked: no runner starts it, and one at work stops."""
+    """The attempt's tombstone, before any engine is asked: no runner starts it, and one at work stops.
+
+    Also where somebody took the folder away.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)
     write_atomic(job.folder / TOMBSTONE_FILE, b"")
 
 

@@ -15,8 +15,9 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -40,6 +41,7 @@ _NAMED_AT_ONCE = 5
 _CUSTOMISING = ("sitecustomize", "usercustomize")
 _NOT_READ = frozenset({".git", RUNS_FOLDER, ".pytest_cache", "__pycache__", ".hypothesis"})
 _OURS = "tune_mcp-"
+_NO_FILTER = frozenset({"unspecified", "unset"})
 
 Stamp = tuple[int, int, int, int]
 """Size, modification and change time (ns), inode."""
@@ -95,6 +97,13 @@ class _Listed(Frozen):
 
 def recorded(path: Path) -> Loaded | None:
     """A record; None when there is none or it cannot be read."""
+    stamp = _stamp(str(path))
+    return None if stamp is None else _parsed(path, stamp)
+
+
+@lru_cache(maxsize=2)
+def _parsed(path: Path, _: Stamp) -> Loaded | None:
+    """Parsed once for both looks of a launch: it has a line for every imported file."""
     try:
         return Loaded.model_validate(parse_json(read_plain(path)))
     except (OSError, ValueError, ValidationError):
@@ -129,7 +138,7 @@ def after(job: Job, tree: GitState, started_ns: int) -> tuple[Loaded | None, Dif
     searched = tuple(path for path in listed.search_path if not f"{path}{os.sep}".startswith(ours))
     found.search_path = searched
     site = _site(searched)
-    known = _known_to_git(Path(job.repo_root), tree)
+    known = _known_to_git(Path(job.repo_root), tree, {*listed.modules, *listed.read})
     names = dict.fromkeys([*listed.modules, *listed.settings, *_own_files(job, listed, site)])
     for path in (*kept.files, *names) if kept else names:
         if path not in known and not path.startswith(ours):
@@ -160,8 +169,8 @@ def after(job: Job, tree: GitState, started_ns: int) -> tuple[Loaded | None, Dif
 
 
 def store(job: Job, record: Loaded) -> str:
-    """Write the attempt's record; returns its digest."""
-    data = dump_json(record.model_dump(mode="json"))
+    """Write the attempt's record; returns its digest. Without indentation, which the fast encoder does not know."""
+    data = json.dumps(record.model_dump(mode="json"), allow_nan=False, separators=(",", ":")).encode() + b"\n"
     write_atomic(job.folder / RECORD_FILE, data)
     return sha256_bytes(data)
 
@@ -269,11 +278,20 @@ def _spelled(paths: Iterable[str]) -> tuple[str, ...]:
     return tuple(path for path in paths if path.isprintable())
 
 
-def _known_to_git(root: Path, tree: GitState) -> frozenset[str]:
-    """Plain files that git compares already; what a link of the tree leads to is not among them."""
+def _known_to_git(root: Path, tree: GitState, loaded: Set[str]) -> frozenset[str]:
+    """Plain files that git compares already; what a link of the tree leads to is not among them.
+
+    Nor is what was loaded through a filter (git-lfs, smudge): of such a file git compares what the filter makes of it.
+    """
     links = {name for name, stamp in tree.stamps.items() if stamp and stat.S_ISLNK(stamp[1])}
     names = {*tree.stamps, *tree.untracked} - links
-    return frozenset(os.path.normpath(f"{root}/{name}") for name in names)
+    known = frozenset(os.path.normpath(f"{root}/{name}") for name in names)
+    asked = sorted(known & loaded)
+    if not asked:
+        return known
+    answer = os.fsdecode(provenance.git(root, "check-attr", "-z", "filter", "--", *asked)).split("\0")
+    filtered = {path for path, value in zip(answer[::3], answer[2::3], strict=False) if value not in _NO_FILTER}
+    return known - filtered
 
 
 def _own_files(job: Job, listed: _Listed, site: Mapping[str, tuple[str, ...]]) -> Iterator[str]:

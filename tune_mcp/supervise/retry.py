@@ -136,6 +136,8 @@ def _judged(
         step = "go on where the run was measured, or put the machine back as it was"
         message = f"this attempt is not comparable with the run's other ones: {result.incomparable}"
         return Stop(Halt(code=Code.HOST_NOT_COMPARABLE, rule="SCP-02", message=message, next=step), quarantined=True)
+    if result.clock_moved:
+        return Again(result.clock_moved)
     if result.blocked:
         return _blocked(result.blocked, earlier)
     trouble = [f"{key}: the runner gave no result for this stage" for key in stages if key not in result.stages]

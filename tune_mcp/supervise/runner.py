@@ -39,6 +39,7 @@ from tune_mcp.supervise import bytecode, caches, comparing, copies, environment,
 from tune_mcp.supervise.gpu.use import GpuUse
 from tune_mcp.supervise.invocation import pytest_argv
 from tune_mcp.supervise.job import (
+    CLAIM_FOLDER,
     ENDED,
     PHASE_FILE,
     AttemptResult,
@@ -261,7 +262,7 @@ class Runner:
         guard_folder.mkdir(exist_ok=True)
         shutil.copyfile(Path(__file__).with_name("guard.py"), guard_folder / "tune_guard.py")
         launch = environment.build(
-            os.environ,
+            comparing.as_recorded(job.run, os.environ),
             job.env,
             Path(job.venv_python),
             (guard_folder, Path(job.repo_root)),
@@ -278,7 +279,7 @@ class Runner:
         self.dropped = launch.dropped
         self.phase("pytest")
         default_signals_for_child()
-        begin = time.monotonic()
+        begin, clock = time.monotonic(), comparing.WallClock()
         with self.log.open("xb") as out, pinned(lane):
             main = subprocess.Popen(
                 pytest_argv(job, scratch.run),
@@ -302,6 +303,7 @@ class Runner:
                 self.phase("stopping")
                 ladder.interrupt(main)
             duration = (exiting.over_at or time.monotonic()) - begin
+            clock_moved = clock.moved()
         watchdog.ended()
         self.phase("draining")
         leftovers = ladder.drain(main)
@@ -313,6 +315,7 @@ class Runner:
             "signals": tuple(ladder.sent),
             "alerts": tuple(watchdog.book.alerts.values()),
             "duration_s": round(duration, 3),
+            "clock_moved": clock_moved,
             "leftovers": leftovers,
         }
 
@@ -441,8 +444,14 @@ def main(argv: list[str]) -> int:
     if argv[0] != "-":
         return attempt(Path(argv[0]), orders)
     while (name := orders.next_job()) is not None:
-        with messages_in(Path(name).with_name("runner.log")):
-            attempt(Path(name), orders)
+        try:
+            with messages_in(Path(name).with_name("runner.log")):
+                attempt(Path(name), orders)
+        except OSError as error:
+            if ((folder := Path(name).parent) / CLAIM_FOLDER).is_dir():
+                raise
+            print(f"{folder} was taken away while its attempt was at work: {error}", file=sys.stderr, flush=True)
+            return 1
         if not orders():
             tell(ENDED)
     return 0

@@ -50,11 +50,15 @@ class Attempt:
 
 
 def put_on_ledger(job: Job, result: AttemptResult | None, now: datetime) -> None:
-    """Write the digest of the sealed result: what is read again after a fix is what was sealed then."""
+    """Write the digest of the sealed result: what is read again after a fix is what was sealed then.
+
+    Its values stand beside it: whoever takes the files away does not take them out of the report.
+    """
     if sha := result_sha256(job):
         events.append(
             job.run, "sealed", now, f"{job.test_key} run {job.repeat} attempt {job.attempt}",
             key=job.key, sha256=sha, environment=events.ledger(job.run).environment_sha256,
+            values={stage: {**found.metrics} for stage, found in result.stages.items()} if result else {},
             **comparing.reference(result),
         )  # fmt: skip
         comparing.remember(job, result)
