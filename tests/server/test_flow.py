@@ -67,7 +67,7 @@ async def calibrate(session: Any, project: Project) -> str:
         == run["plan_line"]
         == (f"Running toy: toy_accuracy,toy_speed, 2 repeats on commit {head}, run-dir {run['run_dir']}")
     )
-    assert "poll status" in run["next"]
+    assert "then call status" in run["next"]
     assert run["watch_command"] in text and run["tail_command"] in text
     assert run_id.endswith("_flow") and Path(run["run_dir"]).parent == repo / ".tune-runs"
     facts = await wait_until_rest(session, run_id)
