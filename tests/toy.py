@@ -35,9 +35,10 @@ from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.precheck import fingerprint
 from tune_mcp.precheck.gates import Precheck
 from tune_mcp.precheck.venv import VenvFacts
+from tune_mcp.procfs import boot_id
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import plan as plans
-from tune_mcp.session.state import Owner, boot_id
+from tune_mcp.session.state import Owner
 from tune_mcp.supervise import comparing, guard_record
 from tune_mcp.supervise.executor import Executor, JobState
 from tune_mcp.supervise.job import JOB_FILE, AttemptResult, Job, StageResult, read_result, seal, write_job

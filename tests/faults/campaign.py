@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 import toy
 
+from tune_mcp import procfs
 from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.observe.audit import audit
@@ -304,7 +305,7 @@ def supervisor(run: RunDir) -> list[int]:
 
 
 def _is(owner: state.Owner) -> bool:
-    return state.start_ticks(owner.pid) == owner.start_ticks
+    return procfs.start_ticks(owner.pid) == owner.start_ticks
 
 
 def runner(run: RunDir) -> list[int]:

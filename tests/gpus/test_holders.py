@@ -21,7 +21,7 @@ class Proc:
         folder = self.root / str(pid)
         (folder / "fd").mkdir(parents=True)
         name = command.partition(" ")[0]
-        (folder / "stat").write_text(f"{pid} ({name}) {state} 1 1 1 0")
+        (folder / "stat").write_text(f"{pid} ({name}) {state} " + " ".join(["1"] * 40))
         (folder / "cmdline").write_bytes(command.replace(" ", "\0").encode() + b"\0")
         for number, target in enumerate(opens):
             (folder / "fd" / str(number)).symlink_to(target)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tune_mcp import procfs
 from tune_mcp.files import FileLock, write_json
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import state
@@ -154,7 +155,7 @@ def test_a_process_is_named_by_boot_pid_and_start() -> None:
     assert child.stdin
     child.stdin.close()
     child.wait(timeout=10)
-    assert state.start_ticks(child.pid) is None
+    assert procfs.start_ticks(child.pid) is None
     with pytest.raises(ProcessLookupError):
         state.owner(child.pid)
 

@@ -14,12 +14,13 @@ import psutil
 import pytest
 import toy
 
+from tune_mcp import procfs
 from tune_mcp.errors import Refusal
 from tune_mcp.files import is_locked, write_json
+from tune_mcp.procfs import Identity, Process
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events, state
 from tune_mcp.supervise import host_lock, leftovers, tree_record
-from tune_mcp.supervise.process_tree import Identity, Member
 from tune_mcp.supervise.processes import Grace
 from tune_mcp.supervise.tree_record import Tree, TreeRecorder
 from tune_mcp.verbs import machine
@@ -166,8 +167,8 @@ def child() -> Iterator[psutil.Process]:
 def record(run: RunDir, member: state.Owner, namespace: str | None = None) -> None:
     folder = run.attempt(toy.TEST_KEY, 1, 1)
     folder.mkdir(parents=True, exist_ok=True)
-    gone = state.Owner(boot_id=state.boot_id(), pid=2**22 - 1, start_ticks=1)
-    tree = Tree(pid_namespace=namespace or tree_record.pid_namespace(), runner=gone, pytest=gone, members=(member,))
+    gone = state.Owner(boot_id=procfs.boot_id(), pid=2**22 - 1, start_ticks=1)
+    tree = Tree(pid_namespace=namespace or procfs.pid_namespace(), runner=gone, pytest=gone, members=(member,))
     write_json(folder / tree_record.TREE_FILE, tree.model_dump(mode="json"))
 
 
@@ -300,9 +301,9 @@ def test_whoever_recovers_never_ends_itself_or_what_it_runs_in(run: RunDir) -> N
 
 def test_a_tree_is_written_when_it_changes_and_looked_at_less_and_less(run: RunDir, child: psutil.Process) -> None:
     now, looks = 0.0, 0
-    below: dict[Identity, Member] = {}
+    below: dict[Identity, Process] = {}
 
-    def table() -> dict[Identity, Member]:
+    def table() -> dict[Identity, Process]:
         nonlocal looks
         looks += 1
         return below
@@ -313,8 +314,8 @@ def test_a_tree_is_written_when_it_changes_and_looked_at_less_and_less(run: RunD
         now = tick * 0.1
         if tick == 400:
             below = {
-                (child.pid, state.owner(child.pid).start_ticks): Member(child.pid, "S", 0),
-                (1, 0): Member(1, "Z", 0),
+                (child.pid, state.owner(child.pid).start_ticks): Process(child.pid, "S", 0),
+                (1, 0): Process(1, "Z", 0),
             }
         recorder.look()
         assert ([member.pid for member in _tree(path).members] == [child.pid]) is (tick > 420) or 400 <= tick <= 420
@@ -325,7 +326,7 @@ def test_a_tree_is_written_when_it_changes_and_looked_at_less_and_less(run: RunD
 def test_the_tree_is_looked_at_less_often_where_a_look_is_dear(run: RunDir) -> None:
     now, looks = 0.0, 0
 
-    def table() -> dict[Identity, Member]:
+    def table() -> dict[Identity, Process]:
         nonlocal now, looks
         now += 0.02
         looks += 1

@@ -93,9 +93,9 @@ def test_a_supervisor_that_ends_while_it_is_looked_at_is_no_neighbour(
     cmdline.write_bytes("\0".join(neighbours.SHOWN).encode() + b"\0")
     look = neighbours._folders_of_open_locks
 
-    def ends(process: Path) -> dict[str, str]:
+    def ends(pid: int, proc: Path) -> dict[str, str]:
         cmdline.write_bytes(b"")
-        return look(process)
+        return look(pid, proc)
 
     monkeypatch.setattr(neighbours, "_folders_of_open_locks", ends)
 

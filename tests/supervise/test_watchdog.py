@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tune_mcp.config.signatures import OwnSignatures, rules
+from tune_mcp.procfs import Process
 from tune_mcp.session.state import Alert
-from tune_mcp.supervise.process_tree import Member
 from tune_mcp.supervise.watch.alerts import AlertBook, AlertNews
 from tune_mcp.supervise.watch.slow_start import Launch
 from tune_mcp.supervise.watch.watchdog import Senses, Watchdog
@@ -36,7 +36,7 @@ class Scene:
     looks: int = 0
 
     def __post_init__(self) -> None:
-        self.tree = {PYTEST: Member(100, "S", 50), SERVER: Member(101, "S", 500)}
+        self.tree = {PYTEST: Process(100, "S", 50), SERVER: Process(101, "S", 500)}
         self.log, self.guard = self.folder / "run1.log", self.folder / "guard_run1.jsonl"
         self.log.touch()
         self.dog = Watchdog(
@@ -53,7 +53,7 @@ class Scene:
     def now(self) -> datetime:
         return datetime.fromtimestamp(self.wall, UTC)
 
-    def _table(self) -> dict[tuple[int, int], Member]:
+    def _table(self) -> dict[tuple[int, int], Process]:
         self.looks += 1
         return dict(self.tree)
 
@@ -125,7 +125,7 @@ def test_a_crash_whose_process_ended_stops_pytest_although_the_others_are_busy(s
     scene.after(5, busy=1.0)
     scene.tree[PYTEST] = replace(scene.tree[PYTEST], state="R")
     del scene.tree[SERVER]
-    scene.tree[103, 9] = Member(103, "R", 0)
+    scene.tree[103, 9] = Process(103, "R", 0)
     scene.says(SEGFAULT, "waiting for the server", "waiting for the server")
 
     assert "process ended: 101" in scene.after(0.3)
@@ -377,7 +377,7 @@ def test_any_sign_of_life_ends_the_standstill(scene: Scene, sign: str) -> None:
         case "processor":
             scene.works(1.0)
         case _:
-            scene.tree[200, 7] = Member(200, "S", 0)
+            scene.tree[200, 7] = Process(200, "S", 0)
     assert scene.after(120) == ""
     assert scene.alert("no progress").over == "it goes on"
 
@@ -433,9 +433,9 @@ def test_the_processes_are_counted_by_the_roles_that_people_know(
         102: "/venv/bin/sgl-omni serve --model m", 103: "python -c from multiprocessing.spawn import spawn_main",
         104: "/usr/local/cuda/bin/nvcc -c a.cu", 105: "ninja -v", 106: "sleep 1",
     }  # fmt: skip
-    monkeypatch.setattr("tune_mcp.supervise.process_tree.command", lambda pid: commands[pid])
+    monkeypatch.setattr("tune_mcp.procfs.command", lambda pid: commands[pid])
     scene = Scene(tmp_path)
-    scene.tree = {(pid, pid): Member(pid, "S", 0) for pid in commands}
+    scene.tree = {(pid, pid): Process(pid, "S", 0) for pid in commands}
     scene.after(3, busy=0)
 
     assert scene.dog.book.processes == {
@@ -446,7 +446,7 @@ def test_the_processes_are_counted_by_the_roles_that_people_know(
 
 
 def test_a_compiler_that_ends_confirms_no_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tune_mcp.supervise.process_tree.command", lambda pid: "ninja" if pid == 101 else "python")
+    monkeypatch.setattr("tune_mcp.procfs.command", lambda pid: "ninja" if pid == 101 else "python")
     scene = Scene(tmp_path)
     scene.after(5, busy=1)
     ended = scene.tree.pop(SERVER)
@@ -461,7 +461,7 @@ def test_the_process_table_is_read_less_often_where_it_is_expensive(tmp_path: Pa
     def looks(cost: float) -> int:
         scene = Scene(tmp_path)
 
-        def table() -> dict[tuple[int, int], Member]:
+        def table() -> dict[tuple[int, int], Process]:
             scene.looks += 1
             scene.at += cost
             return dict(scene.tree)

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tune_mcp import procfs
 from tune_mcp.gpus import MEMORY_LIMIT_MIB, UNTOLD, Gpu
+from tune_mcp.procfs import PROC
 
-PROC = Path("/proc")
 _STUCK = {"D": "in uninterruptible sleep", "Z": "a zombie", "X": "dead"}
 
 
@@ -67,45 +68,28 @@ def stuck(gpu: Gpu, proc: Path = PROC) -> bool:
 
 def _named(gpu: Gpu, pid: int, memory_mib: int | None, proc: Path) -> Holder:
     """The process of that pid here, unless there is none, or it is seen not to have the GPU open."""
-    folder = proc / str(pid)
-    if not folder.is_dir() or _opens(folder, gpu) is False:
+    if not (proc / str(pid)).is_dir() or _opens(pid, gpu, proc) is False:
         return Holder(pid, memory_mib=memory_mib, elsewhere=True)
     return _holder(pid, memory_mib, proc)
 
 
 def _holder(pid: int, memory_mib: int | None, proc: Path) -> Holder:
-    try:
-        before, _, after = (proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")
-        command, state = before.partition("(")[2], after.split()[0]
-    except (OSError, IndexError):
+    found = procfs.process(pid, proc)
+    if found is None:
         return Holder(pid, "gone meanwhile", memory_mib)
-    if state in _STUCK:
+    if found.state in _STUCK:
         # Its command line would be read from its memory, which can hang as it does.
-        return Holder(pid, command, memory_mib, _STUCK[state])
-    try:
-        words = (proc / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        words = []
-    return Holder(pid, " ".join(words).strip()[:120] or command, memory_mib)
+        return Holder(pid, found.name, memory_mib, _STUCK[found.state])
+    return Holder(pid, " ".join(procfs.words(pid, proc)).strip()[:120] or found.name, memory_mib)
 
 
 def _with_open_device(gpu: Gpu, proc: Path) -> Iterator[int]:
-    for folder in sorted(proc.glob("[0-9]*"), key=lambda path: int(path.name)):
-        if gpu.minor is not None and _opens(folder, gpu):
-            yield int(folder.name)
+    for pid in sorted(procfs.pids(proc)):
+        if gpu.minor is not None and _opens(pid, gpu, proc):
+            yield pid
 
 
-def _opens(process: Path, gpu: Gpu) -> bool | None:
+def _opens(pid: int, gpu: Gpu, proc: Path) -> bool | None:
     """Whether the process has the GPU's device open; None where its open files cannot be seen (a zombie has none)."""
-    device = Path(f"/dev/nvidia{gpu.minor}")
-    try:
-        links = list((process / "fd").iterdir())
-    except OSError:
-        return None
-    found: list[Path] = []
-    for link in links:
-        try:
-            found.append(link.readlink())
-        except OSError:
-            continue
-    return device in found if found and gpu.minor is not None else None
+    found = procfs.open_files(pid, proc)
+    return f"/dev/nvidia{gpu.minor}" in found.values() if found and gpu.minor is not None else None

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from tune_mcp import procfs
 from tune_mcp.session.drift import is_loaded
 
 
@@ -27,54 +28,18 @@ def files(root: Path, top: Path) -> tuple[str, ...]:
 def _writers() -> set[int]:
     pid, session = os.getpid(), os.getsid(0)
     found = {pid}
-    while pid > 1 and (facts := _facts(pid)):
-        pid = facts[0]
+    while pid > 1 and (process := procfs.process(pid)):
+        pid = process.parent
         found.add(pid)
-    pipes = {link for handle in (1, 2) if (link := _link(Path(f"/proc/self/fd/{handle}"))).startswith("pipe:")}
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit() and (facts := _facts(int(entry.name))):
-            of_session = facts[1] == session
-            if of_session or (pipes and not pipes.isdisjoint(link for _, link in _open(int(entry.name)))):
-                found.add(int(entry.name))
+    own = procfs.open_files("self") or {}
+    pipes = {link for handle in ("1", "2") if (link := own.get(handle, "")).startswith("pipe:")}
+    for one in procfs.processes():
+        if one.session == session or (pipes and not pipes.isdisjoint((procfs.open_files(one.pid) or {}).values())):
+            found.add(one.pid)
     return found - {0, 1}
 
 
-def _facts(pid: int) -> tuple[int, int] | None:
-    """Parent and session of a process; None when it is gone."""
-    try:
-        words = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-        return int(words[1]), int(words[3])
-    except (OSError, ValueError, IndexError):
-        return None
-
-
 def _written(pid: int) -> Iterator[str]:
-    for handle, link in _open(pid):
-        if link.startswith("/") and _for_writing(pid, handle):
+    for handle, link in (procfs.open_files(pid) or {}).items():
+        if link.startswith("/") and procfs.is_written(pid, handle):
             yield link
-
-
-def _open(pid: int) -> Iterator[tuple[str, str]]:
-    try:
-        handles = list(Path(f"/proc/{pid}/fd").iterdir())
-    except OSError:
-        return
-    for handle in handles:
-        yield handle.name, _link(handle)
-
-
-def _link(handle: Path) -> str:
-    """What an open handle is: a path, ``pipe:[4711]``; empty when it is closed by now."""
-    try:
-        return str(handle.readlink())
-    except OSError:
-        return ""
-
-
-def _for_writing(pid: int, handle: str) -> bool:
-    try:
-        lines = Path(f"/proc/{pid}/fdinfo/{handle}").read_text().splitlines()
-        flags = next(line.split()[1] for line in lines if line.startswith("flags:"))
-    except (OSError, StopIteration, IndexError):
-        return False
-    return int(flags, 8) & os.O_ACCMODE in (os.O_WRONLY, os.O_RDWR)

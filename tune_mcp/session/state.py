@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from tune_mcp import procfs
 from tune_mcp.config.stages import Frozen
 from tune_mcp.files import is_locked, parse_json, read_plain
 from tune_mcp.run_dir import RunDir
@@ -129,31 +129,17 @@ class Conclusion:
         return not self.state.at_rest
 
 
-def boot_id() -> str:
-    """Identity of this boot of the machine."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def start_ticks(pid: int) -> int | None:
-    """Start time of a process in clock ticks since boot; None when there is none, or it is dead and not yet reaped."""
-    try:
-        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if words[0] in "ZX" else int(words[19])
-
-
 def owner(pid: int) -> Owner:
     """The identity of a living process. Raises ``ProcessLookupError``."""
-    ticks = start_ticks(pid)
+    ticks = procfs.start_ticks(pid)
     if ticks is None:
         raise ProcessLookupError(pid)
-    return Owner(boot_id=boot_id(), pid=pid, start_ticks=ticks)
+    return Owner(boot_id=procfs.boot_id(), pid=pid, start_ticks=ticks)
 
 
 def lives(process: Owner) -> bool:
     """Whether this very process is alive on this machine."""
-    return process.boot_id == boot_id() and process.start_ticks == start_ticks(process.pid)
+    return process.boot_id == procfs.boot_id() and process.start_ticks == procfs.start_ticks(process.pid)
 
 
 def liveness(run: RunDir) -> Liveness:

@@ -13,13 +13,14 @@ import os
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import psutil
 
+from tune_mcp import procfs
 from tune_mcp.files import append_line, read_plain
+from tune_mcp.procfs import Identity, Process
 from tune_mcp.run_dir import RunDir
-from tune_mcp.session.state import Liveness, Owner, boot_id, liveness
+from tune_mcp.session.state import Liveness, Owner, liveness
 from tune_mcp.supervise import tree_record
 from tune_mcp.supervise.processes import Grace, StopLadder, describe
 from tune_mcp.supervise.tree_record import Tree
@@ -28,7 +29,6 @@ MARK = "TUNE_RUN_MARK"
 """Environment variable of everything below a supervisor: ``<secret of that start>:<run directory>``."""
 GRACE = Grace(interrupt_s=25.0, terminate_s=5.0, kill_s=5.0)
 """Shorter than a runner's, because a tool call waits for it (contract, section 2)."""
-_PF_EXITING = 0x4
 
 
 def mark(run: RunDir) -> str:
@@ -36,25 +36,6 @@ def mark(run: RunDir) -> str:
     secret = secrets.token_hex(16)
     append_line(run.marks, secret)
     return f"{secret}:{run.path}"
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """One process as /proc shows it."""
-
-    pid: int
-    parent: int
-    start_ticks: int
-    environ: bytes
-
-    @property
-    def identity(self) -> tuple[int, int]:
-        """What no later process has again on this boot."""
-        return self.pid, self.start_ticks
-
-
-_Identity = tuple[int, int]
-"""pid and start ticks of a process of this boot."""
 
 
 @dataclass
@@ -65,14 +46,14 @@ class _Proof:
     """
 
     marks: frozenset[bytes]
-    recorded: frozenset[_Identity]
-    mains: frozenset[_Identity]
-    runners: frozenset[_Identity]
-    proven: set[_Identity] = field(default_factory=set[_Identity])
+    recorded: frozenset[Identity]
+    mains: frozenset[Identity]
+    runners: frozenset[Identity]
+    proven: set[Identity] = field(default_factory=set[Identity])
 
-    def holds_for(self, process: _Seen) -> bool:
+    def holds_for(self, process: Process) -> bool:
         """Whether this very process is one of theirs."""
-        return process.identity in self.proven or not self.marks.isdisjoint(process.environ.split(b"\0"))
+        return process.identity in self.proven or not self.marks.isdisjoint(procfs.environ(process.pid))
 
 
 @dataclass(frozen=True)
@@ -121,7 +102,7 @@ def end(runs: Iterable[RunDir], log: Callable[[str], None], grace: Grace = GRACE
 def _proof(runs: Iterable[RunDir]) -> _Proof:
     marks: set[bytes] = set()
     trees: list[Tree] = []
-    here, namespace = boot_id(), tree_record.pid_namespace()
+    here, namespace = procfs.boot_id(), procfs.pid_namespace()
     for run in runs:
         if liveness(run) is not Liveness.FREE:
             continue
@@ -129,7 +110,7 @@ def _proof(runs: Iterable[RunDir]) -> _Proof:
         found = (tree_record.read(path) for path in run.trees())
         trees += [tree for tree in found if tree is not None and tree.pid_namespace == namespace]
 
-    def of_this_boot(owners: Iterable[Owner]) -> frozenset[_Identity]:
+    def of_this_boot(owners: Iterable[Owner]) -> frozenset[Identity]:
         return frozenset((found.pid, found.start_ticks) for found in owners if found.boot_id == here)
 
     runners, mains = [tree.runner for tree in trees], [tree.pytest for tree in trees]
@@ -164,7 +145,7 @@ def _living(proof: _Proof) -> list[psutil.Process]:
     return _handles(found)
 
 
-def _handles(seen: Iterable[_Seen]) -> list[psutil.Process]:
+def _handles(seen: Iterable[Process]) -> list[psutil.Process]:
     """psutil's handles of processes that are still the very same."""
     found: list[psutil.Process] = []
     for process in seen:
@@ -177,12 +158,12 @@ def _handles(seen: Iterable[_Seen]) -> list[psutil.Process]:
     return found
 
 
-def _key(process: psutil.Process) -> _Identity:
-    seen = _look(process.pid)
-    return seen.identity if seen else (process.pid, -1)
+def _key(process: psutil.Process) -> Identity:
+    seen = procfs.process(process.pid)
+    return seen.identity if seen and not seen.exiting else (process.pid, -1)
 
 
-def _self_and_ancestors(table: dict[int, _Seen]) -> set[int]:
+def _self_and_ancestors(table: dict[int, Process]) -> set[int]:
     found = {os.getpid()}
     parent = os.getppid()
     while parent in table and parent not in found:
@@ -191,25 +172,6 @@ def _self_and_ancestors(table: dict[int, _Seen]) -> set[int]:
     return found
 
 
-def _processes() -> Iterable[_Seen]:
-    """Every living process of our own user."""
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit() and (seen := _look(int(entry.name))):
-            yield seen
-
-
-def _look(pid: int) -> _Seen | None:
-    """One process; None for a stranger's, a dead one, and one that is just dying."""
-    folder = Path(f"/proc/{pid}")
-    try:
-        words = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
-        uid = next(line for line in (folder / "status").read_text().splitlines() if line.startswith("Uid:")).split()[1]
-    except (OSError, StopIteration):
-        return None
-    if words[0] in "ZX" or int(words[6]) & _PF_EXITING or int(uid) != os.getuid():
-        return None
-    try:
-        environ = (folder / "environ").read_bytes()
-    except OSError:
-        environ = b""
-    return _Seen(pid, int(words[1]), int(words[19]), environ)
+def _processes() -> Iterable[Process]:
+    """Every living process of our own user; not one that is just ending."""
+    return (one for one in procfs.processes() if not one.exiting and procfs.is_ours(one.pid))

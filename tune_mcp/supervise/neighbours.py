@@ -9,9 +9,10 @@ purpose, is recorded in the events of both runs.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from tune_mcp import procfs
 
 SHOWN = ("tune-mcp", "tune_mcp.supervise")
 """What a supervisor shows as its command line once it runs."""
@@ -31,18 +32,15 @@ class Neighbour:
         return f"{self.run_dir or 'a run of another user'} (process {self.pid})"
 
 
-def measuring(proc: Path = Path("/proc")) -> tuple[Neighbour, ...]:
+def measuring(proc: Path = procfs.PROC) -> tuple[Neighbour, ...]:
     """Every supervisor on this machine but the calling process, by pid. About 10 µs a process."""
     found: list[Neighbour] = []
-    for entry in os.scandir(proc):
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        process = Path(entry.path)
-        if _is_supervisor(_words(process)):
-            folders = _folders_of_open_locks(process)
-            if not folders and not _is_supervisor(_words(process)):
+    for pid in procfs.pids(proc):
+        if pid != os.getpid() and _is_supervisor(procfs.words(pid, proc)):
+            folders = _folders_of_open_locks(pid, proc)
+            if not folders and not _is_supervisor(procfs.words(pid, proc)):
                 continue  # it ended meanwhile: an ending process loses its command line before its files
-            found.append(Neighbour(int(entry.name), folders.get("supervisor.lock"), folders.get("host.lock")))
+            found.append(Neighbour(pid, folders.get("supervisor.lock"), folders.get("host.lock")))
     return tuple(sorted(found, key=lambda one: one.pid))
 
 
@@ -51,33 +49,18 @@ def under(lock_folder: Path, found: tuple[Neighbour, ...]) -> tuple[Neighbour, .
     return tuple(one for one in found if one.lock_folder in (None, str(lock_folder.resolve())))
 
 
-def _words(process: Path) -> list[str]:
-    """Its command line; nothing of a process that has ended."""
-    try:
-        return (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return []
-
-
-def _is_supervisor(words: list[str]) -> bool:
-    if tuple(words[:2]) == SHOWN:
+def _is_supervisor(words: tuple[str, ...]) -> bool:
+    if words[:2] == SHOWN:
         return not any(words[2:])
     for at, word in enumerate(words[1:], 1):
-        if tuple(words[at : at + 2]) == _STARTED:
+        if words[at : at + 2] == _STARTED:
             return True
         if not word.startswith("-"):
             return False  # a program's own arguments begin here
     return False
 
 
-def _folders_of_open_locks(process: Path) -> dict[str, str]:
+def _folders_of_open_locks(pid: int, proc: Path) -> dict[str, str]:
     """The folder of each open file by the file's name, also where that was deleted; nothing of another user's."""
-    found: dict[str, str] = {}
-    try:
-        for link in (process / "fd").iterdir():
-            with suppress(FileNotFoundError):  # closed meanwhile
-                target = link.readlink()
-                found[target.name.removesuffix(" (deleted)")] = str(target.parent)
-    except OSError:
-        pass  # it ended meanwhile, or belongs to somebody else
-    return found
+    targets = map(Path, (procfs.open_files(pid, proc) or {}).values())
+    return {target.name.removesuffix(" (deleted)"): str(target.parent) for target in targets}

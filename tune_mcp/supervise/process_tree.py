@@ -1,4 +1,4 @@
-"""The processes below this one, read from ``/proc`` in one pass: who they are, what they used, who is gone."""
+"""The processes below this one, read in one pass: who they are, what they used, who is gone."""
 
 from __future__ import annotations
 
@@ -6,73 +6,33 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from tune_mcp import procfs
 from tune_mcp.config.signatures import Role
+from tune_mcp.procfs import Identity, Process
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-_PROC = Path("/proc")
-
-Identity = tuple[int, int]
-"""pid and start ticks: a pid alone is reused."""
+Tree = Mapping[Identity, Process]
 
 
-@dataclass(frozen=True)
-class Member:
-    """One process: its state letter and the processor time of itself and of the children it has waited for."""
-
-    pid: int
-    state: str
-    cpu_ticks: int
-
-    @property
-    def alive(self) -> bool:
-        """A zombie has ended, whoever has not fetched it yet."""
-        return self.state not in "ZX"
-
-
-Tree = Mapping[Identity, Member]
-
-
-def read_tree(root: int | None = None) -> dict[Identity, Member]:
+def read_tree(root: int | None = None) -> dict[Identity, Process]:
     """Every process below ``root`` (this process), zombies too; one that ends meanwhile is left out."""
     root = os.getpid() if root is None else root
-    children: dict[int, list[tuple[Identity, Member]]] = {}
-    with os.scandir(_PROC) as entries:
-        for entry in entries:
-            if entry.name.isdigit() and (found := _stat(int(entry.name))):
-                parent, identity, member = found
-                children.setdefault(parent, []).append((identity, member))
-    tree: dict[Identity, Member] = {}
+    children: dict[int, list[Process]] = {}
+    for one in procfs.processes():
+        children.setdefault(one.parent, []).append(one)
+    tree: dict[Identity, Process] = {}
     todo = [root]
     while todo:
-        for identity, member in children.get(todo.pop(), ()):
-            tree[identity] = member
-            todo.append(member.pid)
+        for one in children.get(todo.pop(), ()):
+            tree[one.identity] = one
+            todo.append(one.pid)
     return tree
-
-
-def _stat(pid: int) -> tuple[int, Identity, Member] | None:
-    try:
-        text = (_PROC / str(pid) / "stat").read_bytes()
-    except OSError:
-        return None
-    words = text.rpartition(b")")[2].split()
-    return int(words[1]), (pid, int(words[19])), Member(pid, words[0].decode(), sum(map(int, words[11:15])))
 
 
 def cpu_seconds(tree: Tree) -> float:
     """Processor time of the whole tree so far."""
     return sum(member.cpu_ticks for member in tree.values()) / _TICKS_PER_S
-
-
-def command(pid: int) -> str:
-    """The command line, or the kernel's name where there is none; empty when the process is gone."""
-    try:
-        line = (_PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-        return line or (_PROC / str(pid) / "comm").read_text().strip()
-    except OSError:
-        return ""
 
 
 @dataclass
@@ -90,9 +50,9 @@ class Census:
             member = tree.get(identity)
             if member and member.alive:
                 # A process changes its name: fork, then exec, then a title of its own.
-                self._known[identity] = command(identity[0]) or self._known.get(identity, "")
+                self._known[identity] = procfs.command(identity[0]) or self._known.get(identity, "")
             elif identity not in self._ended:
-                self._known.setdefault(identity, command(identity[0]))
+                self._known.setdefault(identity, procfs.command(identity[0]))
                 self._ended.add(identity)
                 gone.append(identity)
         told = tuple(f"{one[0]} {self._known[one][:120]}" for one in gone if self._lasting(one))

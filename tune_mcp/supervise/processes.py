@@ -2,7 +2,7 @@
 
 A killed pytest leaves servers and spawn workers behind, some in sessions of their own. With the subreaper flag every
 orphan below us comes back as our child, whatever name or session it took, so "ours" is a fact of the process table
-and never a guess from a name (rules GPU-16, GPU-20; notes C62 to C71).
+and never a guess from a name (rules GPU-16, GPU-20).
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import psutil
+
+from tune_mcp import procfs
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -35,11 +36,7 @@ def plain_command_line(*words: str) -> None:
     A test suite that ends processes by their command line (``pkill -9 -f``) must not find the supervisor by the name
     of a repository or a run. Where /proc cannot be read nothing is changed.
     """
-    try:
-        facts = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
-        start, end = int(facts[45]), int(facts[46])
-    except (OSError, ValueError, IndexError):
-        return
+    start, end = procfs.place_of_command_line() or (0, 0)
     if 0 < start < end:
         shown = b"".join(word.encode() + b"\0" for word in words)[: end - start - 1]
         ctypes.memmove(start, shown.ljust(end - start, b"\0"), end - start)

@@ -1,5 +1,5 @@
 """``tree.json`` in an attempt's folder: which processes the attempt has, so that they can be found when all that
-watched over them is dead (rule GPU-20; notes C65, C71).
+watched over them is dead (rule GPU-20).
 
 An identity is boot id, pid and start ticks; a pid means something only in its own pid namespace, so that is kept too.
 """
@@ -13,9 +13,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from tune_mcp import procfs
 from tune_mcp.config.stages import Frozen
 from tune_mcp.files import parse_json, read_plain, write_json
-from tune_mcp.session.state import Owner, boot_id, owner
+from tune_mcp.procfs import boot_id
+from tune_mcp.session.state import Owner, owner
 from tune_mcp.supervise import process_tree
 
 TREE_FILE = "tree.json"
@@ -32,11 +34,6 @@ class Tree(Frozen):
     runner: Owner
     pytest: Owner
     members: tuple[Owner, ...]
-
-
-def pid_namespace() -> str:
-    """``pid:[4026531836]``: in which namespace our pids mean something."""
-    return str(Path("/proc/self/ns/pid").readlink())
 
 
 class TreeRecorder:
@@ -74,7 +71,7 @@ class TreeRecorder:
         members = tuple(Owner(boot_id=self._boot_id, pid=pid, start_ticks=ticks) for pid, ticks in sorted(living))
         if members != self._members:
             runner = owner(os.getpid())
-            tree = Tree(pid_namespace=pid_namespace(), runner=runner, pytest=self._pytest, members=members)
+            tree = Tree(pid_namespace=procfs.pid_namespace(), runner=runner, pytest=self._pytest, members=members)
             write_json(self._path, tree.model_dump(mode="json"), durable=False)
             self._members = members
         end = self._clock()
