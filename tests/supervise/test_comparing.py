@@ -137,7 +137,7 @@ def _own_again(run: RunDir) -> None:
 
 
 @pytest.mark.rule("SCP-02", "RES-11")
-def test_while_nothing_strict_was_measured_the_machine_may_be_mended(project: Project) -> None:
+def test_while_nothing_strict_was_measured_the_machine_may_be_changed(project: Project) -> None:
     run = toy.finished_run(project, 1, lambda job: None)
     rewrite(run, venv_freeze_sha256="f" * 64)
 

@@ -250,7 +250,7 @@ def jobs(project: Project) -> tuple[Job, ...]:
     return tuple(job.model_copy(update={"attempt": 2}) for job in made)
 
 
-def test_one_runner_does_one_job_after_the_other_and_goes_home_at_the_end(local: Local, jobs: tuple[Job, ...]) -> None:
+def test_one_runner_does_one_job_after_the_other_and_ends_with_the_run(local: Local, jobs: tuple[Job, ...]) -> None:
     seen: set[int] = set()
     for job in jobs:
         assert local.executor.submit(job) == local.executor.submit(job) == job.key

@@ -246,14 +246,14 @@ def test_a_lock_that_cannot_be_asked_is_somebodys(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("readings", "hopeless"),
+    ("readings", "retryable"),
     [
-        ([machine(gpu(0, used=9000))], False),
-        ([UNKNOWN], False),
-        ([machine(gpu(0), gpu(1)), machine(gpu(0, used=9000), gpu(1))], False),
-        ([NONE], True),
-        ([machine(gpu(0, mig=True))], True),
+        ([machine(gpu(0, used=9000))], True),
+        ([UNKNOWN], True),
+        ([machine(gpu(0), gpu(1)), machine(gpu(0, used=9000), gpu(1))], True),
+        ([NONE], False),
+        ([machine(gpu(0, mig=True))], False),
     ],
 )
-def test_only_a_machine_that_can_never_do_is_hopeless(readings: list[GpuReading], hopeless: bool) -> None:
-    assert World(readings, cancel_after_s=HOLD_S).ask(1).hopeless is hopeless
+def test_only_a_machine_that_can_never_do_is_not_asked_again(readings: list[GpuReading], retryable: bool) -> None:
+    assert World(readings, cancel_after_s=HOLD_S).ask(1).retryable is retryable

@@ -68,14 +68,14 @@ def test_a_gpu_that_the_host_withholds_is_never_granted() -> None:
     none = granted(reading(0, 0, 0, 0), Placement(exclude=(1, 2), lanes=PAIRS), 2)
 
     assert [[gpu.index for gpu in one.gpus] for one in (alone, only, lanes)] == [[2, 3], [1, 3], [2, 3]]
-    assert none.hopeless and "no lane of this host has 2 GPU(s)" in none.refused
+    assert not none.retryable and "no lane of this host has 2 GPU(s)" in none.refused
 
 
 def test_cpus_that_cannot_be_had_stop_a_launch_before_it_starts() -> None:
     before = os.sched_getaffinity(0)
     blocked = unavailable(Lane(name="far", cpus=f"{SPARE},900"))
 
-    assert blocked is not None and blocked.hopeless and "CPUs [900] are not available here" in blocked.reason
+    assert blocked is not None and not blocked.retryable and "CPUs [900] are not available here" in blocked.reason
     assert unavailable(Lane(name="away", cpus="900")) is not None
     assert unavailable(Lane(name="here", cpus=str(SPARE))) is None and unavailable(None) is None
     assert os.sched_getaffinity(0) == before

@@ -353,7 +353,7 @@ def test_a_halt_is_not_passed_by_with_the_purge_of_another_repeat(project: Proje
 
 
 @pytest.mark.rule("HLT-02", "HLT-08", "GAP-02", "GAP-04")
-def test_a_halted_run_goes_on_after_its_config_was_mended(tmp_path: Path) -> None:
+def test_a_halted_run_goes_on_after_its_config_was_fixed(tmp_path: Path) -> None:
     config = json.loads(json.dumps(toy.CONFIG))
     paths = config["metric_sources"]["test_toy_ci.py"]["paths"]
     paths["latency_mean_s"] = "speed.latency"

@@ -135,9 +135,9 @@ def test_a_runner_that_fails_by_a_bug_twice_halts() -> None:
     assert "runner.log" in second.halt.next
 
 
-def not_launched(*, hopeless: bool = False) -> AttemptResult:
+def not_launched(*, retryable: bool = True) -> AttemptResult:
     blocked = Blocked(
-        code="GPU_NOT_CLEAR", rule="GPU-02", reason="2 GPU(s) needed, 0 free", next="free the GPUs", hopeless=hopeless
+        code="GPU_NOT_CLEAR", rule="GPU-02", reason="2 GPU(s) needed, 0 free", next="free the GPUs", retryable=retryable
     )
     return ended(blocked=blocked, pytest_rc=None, guard={"started": False}, stages={})
 
@@ -160,8 +160,8 @@ def test_a_machine_that_is_not_ready_four_times_over_halts_with_the_cause_and_wh
 
 
 @pytest.mark.rule("GPU-19")
-def test_what_another_try_cannot_mend_halts_at_once() -> None:
-    assert isinstance(verdict(not_launched(hopeless=True)), Stop)
+def test_what_another_try_cannot_change_halts_at_once() -> None:
+    assert isinstance(verdict(not_launched(retryable=False)), Stop)
 
 
 @pytest.mark.rule("SES-11", "SES-09")

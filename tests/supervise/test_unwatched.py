@@ -13,7 +13,7 @@ import toy
 
 from tune_mcp.session import events
 from tune_mcp.supervise.executor import JobState
-from tune_mcp.supervise.unwatched import Gap, Watchers
+from tune_mcp.supervise.unwatched import PollingGap, Watchers
 from tune_mcp.verbs.status import status
 
 
@@ -28,13 +28,13 @@ def test_a_gap_is_told_once_when_it_opens_and_once_when_it_is_over(tmp_path: Pat
     watchers = Watchers(path, 1000.0)
 
     assert watchers.look(1120.0) is None, "120 s are allowed"
-    assert watchers.look(1120.5) == Gap(since=1000.0)
+    assert watchers.look(1120.5) == PollingGap(since=1000.0)
     assert watchers.look(5000.0) is None
     polled(path, 6000.0)
-    assert watchers.look(6000.0) == Gap(since=1000.0, seconds=5000.0)
+    assert watchers.look(6000.0) == PollingGap(since=1000.0, seconds=5000.0)
     polled(path, 6100.0)
     assert watchers.look(6219.0) is None
-    assert watchers.look(6221.0) == Gap(since=6100.0)
+    assert watchers.look(6221.0) == PollingGap(since=6100.0)
 
 
 @pytest.mark.rule("POL-01")

@@ -1,4 +1,4 @@
-"""Is this still the machine that the run measures on (SCP-01, SCP-02; note A1.1)?
+"""Is this still the machine that the run measures on (SCP-01, SCP-02)?
 
 ``environment.json`` is fixed with the run's first strict repeat, its digest stands in the ledger. Every attempt is
 compared with it before and after its pytest; the whole list of packages is read again only when their folders changed.

@@ -1,7 +1,7 @@
 """The environment of a launch: an allow-list from the caller, then the model's and the host's settings, then ours.
 
 The shell that an agent happens to run in must not decide a measurement: PYTEST_ADDOPTS, PYTHONPATH, a stale
-TORCHINDUCTOR_CACHE_DIR are dropped and recorded as dropped (rules GPU-17, MOD-07; notes E87, E103).
+TORCHINDUCTOR_CACHE_DIR are dropped and recorded as dropped (rules GPU-17, MOD-07).
 """
 
 from __future__ import annotations

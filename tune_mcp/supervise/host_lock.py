@@ -1,4 +1,4 @@
-"""One measuring run at a time on a machine: the host-wide lock (rules GPU-14, STR-18; note C53).
+"""One measuring run at a time on a machine: the host-wide lock (rules GPU-14, STR-18).
 
 Speed is measured, so a second run spoils the first even when both need no GPU. The lock is taken by start_run,
 handed to the supervisor as an open file, and lives exactly as long as that process.

@@ -17,7 +17,7 @@ def pytest_argv(job: Job, run: RunDir) -> list[str]:
 
     What an ini file or a conftest may have set is taken back behind the model's own arguments, because the last
     option wins: maxfail, marker and keyword filters, workers, reruns, random order, a cache that remembers failures,
-    and a retention policy that would delete the results of passing tests (notes E87 to E99). pytest's rootdir is the
+    and a retention policy that would delete the results of passing tests. pytest's rootdir is the
     repository, so that a node id holds the whole path of its file; conftests are loaded from the git work tree, and
     none from above it. Both are told relative to the folder that pytest starts in, which may be reached through a link.
     """

@@ -100,13 +100,13 @@ class StageResult(Frozen):
 
 
 class Blocked(Frozen):
-    """Why pytest was not started, and what a person can do. ``hopeless``: another try would find the same."""
+    """Why pytest was not started, and what a person can do. ``retryable``: another try may find it otherwise."""
 
     code: str
     rule: str
     reason: str
     next: str
-    hopeless: bool = False
+    retryable: bool = True
 
 
 class AttemptResult(Frozen):

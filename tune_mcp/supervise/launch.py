@@ -1,7 +1,7 @@
 """Start a supervisor that outlives the server, the client and their process group.
 
 A new session alone is not enough: a client that ends the whole tree of its server finds the supervisor as a
-descendant. So a short launcher starts it and exits first; the supervisor then belongs to init (note B2.50).
+descendant. So a short launcher starts it and exits first; the supervisor then belongs to init.
 The launcher is this module run as a program: ``python -m tune_mcp.supervise.launch <run_dir> <fd> <fd>``.
 """
 

@@ -30,7 +30,7 @@ from tune_mcp.supervise.job import PHASE_FILE, AttemptResult, Job, cancel, cance
 from tune_mcp.supervise.neighbours import Neighbour
 from tune_mcp.supervise.purge import purge
 from tune_mcp.supervise.recording import attempt_made, record
-from tune_mcp.supervise.reserve import room_kept
+from tune_mcp.supervise.reserve import space_kept
 from tune_mcp.supervise.retry import MAX_PASSES, MAX_TRIES, Again, Keep, Stop, Verdict
 from tune_mcp.supervise.retry import judge as judge_attempt
 from tune_mcp.supervise.sealed import counted_tests, put_on_ledger
@@ -109,14 +109,14 @@ class Supervisor:
     def run(self) -> int:
         """Precheck, then every test file until it is N of N strict, then the end state."""
         try:
-            with room_kept(self.run_dir.reserve):
+            with space_kept(self.run_dir.reserve):
                 self._set(RunState.PRECHECKING)
                 if not self._prechecked():
                     return 1
                 self._set(RunState.RUNNING)
                 size = f"{len(self.plan.stages)} stages × {self.plan.repeats} repeats"
                 self._event("started", f"{self.plan.model}: {size}")
-                self._tell_strays()
+                self._record_strays()
                 for test, stages in self.plan.tests().items():
                     self._complete(test, stages)
         except Stopped as stopped:
@@ -266,7 +266,7 @@ class Supervisor:
             if found != phase:
                 phase, since = found, self.clock.now()
             self._watch(job, news)
-            self._tell_gap()
+            self._record_unwatched()
             self._record_neighbours(job)
             self._show(job, phase, since)
             self.clock.sleep(_LOOK_EVERY_S)
@@ -280,8 +280,8 @@ class Supervisor:
         after = read_after(job)
         if after and after.trouble:
             self._event("gpus_not_clear", f"after {job.test_key} run {job.repeat}: {after.trouble}")
-        self._tell_appeared(result)
-        self._tell_left(job, result)
+        self._record_appeared(result)
+        self._record_left(job, result)
         return result
 
     def _watch(self, job: Job, news: AlertNews) -> None:
@@ -297,7 +297,7 @@ class Supervisor:
             self._record = self._record.model_copy(update=seen)
             self._write_record(durable=False)
 
-    def _tell_gap(self) -> None:
+    def _record_unwatched(self) -> None:
         """That nobody polled for longer than allowed belongs into the run's record (POL-01)."""
         gap = self._watchers.look(self.clock.now().timestamp())
         if gap is None:
@@ -323,7 +323,7 @@ class Supervisor:
                 )  # fmt: skip
         self._neighbours = found
 
-    def _tell_appeared(self, result: AttemptResult | None) -> None:
+    def _record_appeared(self, result: AttemptResult | None) -> None:
         """Files that the tests leave in the tree are no reason to stop, but nobody should have to find them."""
         new = {*result.appeared} - self._appeared if result else set[str]()
         if new:
@@ -341,13 +341,13 @@ class Supervisor:
                 rewritten=[*sorted(outputs)],
             )
 
-    def _tell_left(self, job: Job, result: AttemptResult | None) -> None:
+    def _record_left(self, job: Job, result: AttemptResult | None) -> None:
         """What the tests of a file leave in their TMPDIR is named once: each repeat leaves the same."""
         left = result.left_in_tmp if result else None
         if left and all(one.facts.get("test") != job.test_key for one in events.read(self.run_dir.events, _LEFT)):
             self._event(_LEFT, f"{job.test_key}: {left.sentence()} in its TMPDIR, emptied", test=job.test_key)
 
-    def _tell_strays(self) -> None:
+    def _record_strays(self) -> None:
         if found := strays(self.run_dir, self.plan.table(), self.plan.repeats):
             names = ", ".join(found[:6]) + (f" and {len(found) - 6} more" if len(found) > 6 else "")
             self._event("ignored", f"in the run directory, written by somebody else and ignored: {names}")

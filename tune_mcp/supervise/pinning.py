@@ -32,7 +32,7 @@ def unavailable(lane: Lane | None) -> Blocked | None:
         rule="SCP-02",
         reason=f"lane {lane.name} cannot have its CPUs {lane.cpus}: {why}",
         next="correct lanes in the host profile, or give this container those CPUs, then call resume_run",
-        hopeless=True,
+        retryable=False,
     )
 
 

@@ -1,4 +1,4 @@
-"""A little room kept back, so that a run on a full disk can still say why it ended (note E102)."""
+"""Some disk space kept back, so that a run on a full disk can still say why it ended."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _BYTES = 256 * 1024
 
 
 @contextmanager
-def room_kept(path: Path) -> Generator[None]:
+def space_kept(path: Path) -> Generator[None]:
     """A file of zeros meanwhile; its blocks are free again for whoever handles what ended it. Raises ``OSError``."""
     try:
         path.write_bytes(bytes(_BYTES))

@@ -116,8 +116,7 @@ def _never_starts(verdict: Again, earlier: tuple[Verdict, ...]) -> Stop | None:
         Code.START_FAILED,
         "RTY-01",
         f"{MAX_TRIES} launches in a row failed alike, and none measured anything: {verdict.reason}",
-        "find the cause in the pytest log of the last attempt and fix it on this machine, in the test or in config, "
-        "then call resume_run",
+        "find the cause in the pytest log of the last attempt and fix it on this machine, in the test or in config",
     )
 
 
@@ -246,7 +245,7 @@ def _twice(cause: str, earlier: tuple[Verdict, ...], next_step: str) -> Stop | N
 def _blocked(blocked: Blocked, earlier: tuple[Verdict, ...]) -> Verdict:
     """pytest was not started: no try is used up, but a machine that is not ready four times over needs a person."""
     before = sum(isinstance(verdict, Again) and not verdict.charged for verdict in earlier)
-    if blocked.hopeless or before + 1 >= MAX_TRIES:
+    if not blocked.retryable or before + 1 >= MAX_TRIES:
         return Stop(Halt(code=blocked.code, rule=blocked.rule, message=blocked.reason, next=blocked.next))
     return Again(blocked.reason, charged=False)
 
@@ -295,7 +294,7 @@ def _exit_code(result: AttemptResult) -> int | None:
 
 
 def _signalled(number: int) -> str:
-    """A signal that was not ours: a crash of its own, or somebody outside (note A34)."""
+    """A signal that was not ours: a crash of its own, or somebody outside."""
     try:
         name = f"{number} ({signal.Signals(number).name})"
     except ValueError:

@@ -35,7 +35,7 @@ from tune_mcp.observe import of_launch, result_files
 from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.run_dir import iso
 from tune_mcp.session import drift, gpus_seen, provenance
-from tune_mcp.supervise import bytecode, caches, comparing, copies, environment, guard_record, loaded, scratch
+from tune_mcp.supervise import caches, comparing, copies, environment, guard_record, loaded, scratch
 from tune_mcp.supervise.gpu.use import GpuUse
 from tune_mcp.supervise.invocation import pytest_argv
 from tune_mcp.supervise.job import (
@@ -119,7 +119,7 @@ class Runner:
     def run(self) -> AttemptResult | None:
         """The whole attempt; None when it was cancelled before its session was complete."""
         self.phase("preflight")
-        self._make_room()
+        self._move_earlier_away()
         planned, moved = self._tree_before()
         if moved or planned is None:
             return self._result(moved=moved)
@@ -153,8 +153,8 @@ class Runner:
             {"key": self.job.key, "started_at": iso(self.started), "ended_at": iso(datetime.now(UTC)), **facts}
         )
 
-    def _make_room(self) -> None:
-        """Move what an earlier attempt left into that attempt's folder: a fresh leaf for each one (note E96)."""
+    def _move_earlier_away(self) -> None:
+        """Move what an earlier attempt left into that attempt's folder: a fresh folder for each one."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         earlier = self.job.run.attempt(self.job.test_key, self.job.repeat, self.job.attempt - 1)
         self._emptied(self.job.attempt - 1)  # its runner may have been killed
@@ -274,7 +274,7 @@ class Runner:
             variables[job.placement.cpu_set_variable] = lane.cpus
             self.say(f"lane: {lane.text()}")
         self.say(f"launch: {shlex.join([job.venv_python, *pytest_argv(job, job.run)[1:]])}")
-        if not bytecode.clear(Path(job.repo_root)):
+        if not caches.clear_bytecode(Path(job.repo_root)):
             variables["PYTHONPYCACHEPREFIX"] = str(job.folder / "bytecode")
         self.dropped = launch.dropped
         self.phase("pytest")

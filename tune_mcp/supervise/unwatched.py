@@ -10,32 +10,32 @@ LIMIT_S = 120.0
 """No poll of an active run is further than this from the next."""
 
 
-class Gap(Frozen):
-    """What to tell of a gap: that it is open since a moment (Unix seconds), or that it is over after ``seconds``."""
+class PollingGap(Frozen):
+    """Nobody polled since a moment (Unix seconds), and for how many ``seconds`` once that is over."""
 
     since: float
     seconds: float | None = None
 
 
 class Watchers:
-    """Notices when nobody polls; each gap is told once when it opens and once when it is over."""
+    """Notices when nobody polls; each gap is reported once when it opens and once when it is over."""
 
     def __init__(self, path: Path, started: float) -> None:
         self._path = path
         self._last = started
         self._open = False
 
-    def look(self, now: float) -> Gap | None:
+    def look(self, now: float) -> PollingGap | None:
         """News, if there are any; ``now`` is Unix time."""
         last = max(self._last, self._polled())
         if last > self._last:
-            over = Gap(since=self._last, seconds=last - self._last) if self._open else None
+            over = PollingGap(since=self._last, seconds=last - self._last) if self._open else None
             self._last, self._open = last, False
             return over
         if self._open or now - last <= LIMIT_S:
             return None
         self._open = True
-        return Gap(since=last)
+        return PollingGap(since=last)
 
     def _polled(self) -> float:
         try:

@@ -14,8 +14,8 @@ from tune_mcp.supervise.executor import JobState
 from tune_mcp.supervise.job import ENDED, RUNNER_END_FILE, AttemptResult, Job, is_sealed, read_result, write_job
 from tune_mcp.supervise.waiting import Wakeup
 
-_GOODBYE_S = 60
-"""Longer than the runner's own stop ladder, should it be sent home in the middle of a job."""
+_END_S = 90
+"""Longer than a runner takes to stop in the middle of a job: the end of a session, then the stop ladder."""
 
 
 class LocalExecutor:
@@ -45,7 +45,7 @@ class LocalExecutor:
         if not self._ended:
             raise RuntimeError(f"{job.key} was submitted while {self._key} runs")
         path = write_job(job)
-        self._bury()
+        self._reap()
         runner = self._runner = self._runner or self._start()
         self._key, self._ended, self._said, self._folder = job.key, False, b"", job.folder
         assert runner.stdin
@@ -68,13 +68,13 @@ class LocalExecutor:
 
     def collect(self, job: Job) -> AttemptResult | None:
         """Read the sealed result; what a dead runner left behind is ended first."""
-        self._bury()
+        self._reap()
         return read_result(job)
 
     def close(self) -> None:
-        """Send the runner home and end whatever is left of it."""
+        """Let the runner end and end whatever is left of it."""
         if self._runner is not None:
-            self._let_go(self._runner)
+            self._end_runner(self._runner)
 
     def _start(self) -> subprocess.Popen[bytes]:
         runner = subprocess.Popen(
@@ -97,27 +97,27 @@ class LocalExecutor:
             while data := runner.stdout.read(4096):
                 self._said += data
             if data == b"":
-                self._hang_up(runner)
+                self._stop_listening(runner)
         self._ended = self._ended or dead or ENDED in self._said.splitlines()
 
-    def _hang_up(self, runner: subprocess.Popen[bytes]) -> None:
+    def _stop_listening(self, runner: subprocess.Popen[bytes]) -> None:
         """Watch its output no more: at its end it would wake us for ever."""
         if runner.stdout and not runner.stdout.closed:
             self._wakeup.forget(runner.stdout.fileno())
             runner.stdout.close()
 
-    def _bury(self) -> None:
-        """See a runner off that is dead, or will be because it was told so."""
+    def _reap(self) -> None:
+        """Reap a runner that is dead, or is ending because it was asked to."""
         if self._runner is not None and (self._leaves or self._runner.poll() is not None):
-            self._let_go(self._runner)
+            self._end_runner(self._runner)
 
-    def _let_go(self, runner: subprocess.Popen[bytes]) -> None:
+    def _end_runner(self, runner: subprocess.Popen[bytes]) -> None:
         """Wait until the runner has gone by itself, then end what is left of it."""
         assert runner.stdin
         runner.stdin.close()
         with suppress(subprocess.TimeoutExpired):  # the drain ends it
-            runner.wait(_GOODBYE_S)
-        self._hang_up(runner)
+            runner.wait(_END_S)
+        self._stop_listening(runner)
         self._drain()
         if not self._leaves and runner.returncode:
             self._note_end(runner.returncode)

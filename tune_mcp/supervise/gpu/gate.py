@@ -19,15 +19,15 @@ LOOK_EVERY_S = 5.0
 class Grant:
     """The GPUs a launch may use, with their locks.
 
-    ``lane`` is where they belong, None on a host without lanes. ``refused`` says why there are none, ``hopeless`` that
-    waiting longer does not help.
+    ``lane`` is where they belong, None on a host without lanes. ``refused`` says why there are none,
+    ``retryable`` whether waiting longer may help.
     """
 
     gpus: tuple[Gpu, ...] = ()
     lane: Lane | None = None
     locks: tuple[FileLock, ...] = ()
     refused: str = ""
-    hopeless: bool = False
+    retryable: bool = True
 
     def release(self) -> None:
         """Give this process's share of the locks back; a pytest that lives on keeps its own."""
@@ -52,12 +52,12 @@ class Shortage:
         return (self.reading.presence, self.reading.reason, busy, tuple(self.taken.values()), self.unsteady)
 
     @property
-    def hopeless(self) -> bool:
-        """The machine has too few GPUs, or the driver will not let go of one without a person."""
+    def retryable(self) -> bool:
+        """Not where the machine has too few GPUs, or the driver will not let go of one without a person."""
         if self.reading.presence is Presence.UNKNOWN:
-            return False
+            return True
         healthy = [gpu for gpu in self.usable if gpu.free or not stuck(gpu)]
-        return len(healthy) < self.needed
+        return len(healthy) >= self.needed
 
     def sentence(self) -> str:
         """With every holder named."""
@@ -98,7 +98,7 @@ class Gate:
         if needed == 0:
             return Grant(lane=next(iter(lanes), None))
         if self.placement.lanes and not lanes:
-            return Grant(refused=f"no lane of this host has {needed} GPU(s) that may be used", hopeless=True)
+            return Grant(refused=f"no lane of this host has {needed} GPU(s) that may be used", retryable=False)
         end, said = self.clock() + WAIT_LIMIT_S, None
         while True:
             found = self._twice(needed)
@@ -108,7 +108,7 @@ class Gate:
                 said = found.key
                 self.waiting(found.sentence())
             if self.cancelled() or self.clock() >= end:
-                return Grant(refused=found.sentence(), hopeless=found.hopeless)
+                return Grant(refused=found.sentence(), retryable=found.retryable)
             self.sleep(LOOK_EVERY_S)
 
     def _twice(self, needed: int) -> Grant | Shortage:

@@ -1,4 +1,4 @@
-"""One consumer for each physical GPU: a host-wide lock beside the host's own (rule GPU-14, note A3.33).
+"""One consumer for each physical GPU: a host-wide lock beside the host's own (rule GPU-14).
 
 A runner takes the locks of its GPUs and hands them to its pytest: a GPU stays taken until the last of both is gone,
 whoever was killed in between.

@@ -1,6 +1,6 @@
 """The GPUs of one attempt: cleaned, granted, looked at while pytest runs, and clear again afterwards.
 
-What comes after pytest is told in ``after.json`` and never turns a finished measurement red (note A3.29).
+What comes after pytest is in ``after.json`` and never turns a finished measurement red.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class GpuUse:
             rule="GPU-02",
             reason=self.grant.refused,
             next="free the GPUs (tune-mcp ends no process that is not its own)",
-            hopeless=self.grant.hopeless,
+            retryable=self.grant.retryable,
         )
 
     @property

@@ -22,14 +22,12 @@ from pathlib import Path
 
 from tune_mcp.config.signatures import SUSPICIOUS_STILL_S, LinePattern, Signature, WatchRules
 from tune_mcp.supervise import guard_record
-from tune_mcp.supervise.process_tree import Census, Tree, read_tree
+from tune_mcp.supervise.process_tree import Census, Stillness, Tree, read_tree
 from tune_mcp.supervise.watch import slow_start
 from tune_mcp.supervise.watch.alerts import AlertBook
-from tune_mcp.supervise.watch.jit_locks import old_locks
 from tune_mcp.supervise.watch.log_lines import Found, GrowingLog, LineFinder, last_text, redacted
 from tune_mcp.supervise.watch.signatures import QUOTED_SOURCE
-from tune_mcp.supervise.watch.slow_start import Launch
-from tune_mcp.supervise.watch.stillness import Stillness
+from tune_mcp.supervise.watch.slow_start import Launch, old_locks
 
 _BLOCKS_A_LOOK = 16
 _TOO_FAR_BEHIND = 64 * 1024 * 1024
