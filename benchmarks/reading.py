@@ -1,4 +1,4 @@
-"""What a reader pays: audit and status of large runs, a page of a huge log, the bytes that an agent is sent."""
+"""What a reader pays: audit and status of large runs, a page of a huge log."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ from figure import Figure, best, child_cpu, show
 from tune_mcp import run_dir
 from tune_mcp.config.policy import GroupPolicy
 from tune_mcp.config.stages import Display, Location, SampleCounts, Stage, StageMetric
-from tune_mcp.contract.reply import TEXT_LIMIT
 from tune_mcp.files import dump_json, sha256_bytes, write_atomic
 from tune_mcp.run_dir import RunDir
-from tune_mcp.server.answers import succeeded
 from tune_mcp.session import plan as plans
 from tune_mcp.session.state import RunState, SupervisorRecord
 from tune_mcp.verbs.discover import discover
@@ -29,7 +27,6 @@ from tune_mcp.verbs.status import stamps, status
 from tune_mcp.verbs.strict_audit import strict_audit
 from tune_mcp.verbs.tail_pytest import tail_pytest
 
-POLLS_AN_HOUR = 3600 // 45
 SHA = "0" * 40
 COLD = """
 import json, pathlib, pydantic, sys
@@ -44,8 +41,6 @@ def figures() -> Iterator[Figure]:
         with tempfile.TemporaryDirectory() as folder:
             run = large_run(Path(folder), stages, repeats)
             yield from large(run, f"{stages} × {repeats}")
-            if stages == 70:
-                yield from polled(run)
     with tempfile.TemporaryDirectory() as folder:
         yield from huge_log(large_run(Path(folder), 1, 2))
     with tempfile.TemporaryDirectory() as folder:
@@ -108,21 +103,6 @@ def large(run: RunDir, size: str) -> Iterator[Figure]:
     yield Figure(
         f"a look of a waiting status at {size} cells, CPU", looked * 1e3, told * 1e3, "ms", "a status", 0.02, 3
     )
-
-
-def polled(run: RunDir) -> Iterator[Figure]:
-    """What an hour of polling puts into an agent's context, beside the most that the same answers may be."""
-    reply = status(Project.resolve(Options(repo=run.repo_root)), run.run_id)
-    unchanged = reply.model_copy(update={"timed_out": True})
-    room, whole = TEXT_LIMIT * POLLS_AN_HOUR / 1000, succeeded(reply).model_dump_json(by_alias=True)
-    sizes = (
-        ("text, a change each time", len(reply.text()), 1.0),
-        ("text, no change", len(unchanged.text()), 0.1),
-        ("with structured content", len(whole), 2.0),
-    )
-    for name, size, ceiling in sizes:
-        name = f"an hour of status(wait_s=45), 70 × 15 cells, {name}"
-        yield Figure(name, size * POLLS_AN_HOUR / 1000, room, "kB", f"{TEXT_LIMIT} characters each", ceiling, 0)
 
 
 def huge_log(run: RunDir) -> Iterator[Figure]:

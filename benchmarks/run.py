@@ -1,6 +1,6 @@
 """Figures of tune-mcp, each a ratio measured side by side in one run: ``make bench``.
 
-``python benchmarks/run.py [--markdown] [startup] [reading] [supervision]``; each topic is a module of its own.
+``python benchmarks/run.py [--markdown] [TOPIC...]``; each topic (characters, startup, ...) is a module of its own.
 ``--discover REPO MODEL`` measures discover alone, over a real checkout.
 """
 
@@ -10,12 +10,13 @@ import argparse
 from itertools import chain
 from pathlib import Path
 
+import characters
 import reading
 import startup
 import supervision
 from figure import show
 
-TOPICS = {"startup": startup, "reading": reading, "supervision": supervision}
+TOPICS = {"characters": characters, "startup": startup, "reading": reading, "supervision": supervision}
 
 
 def main() -> int:

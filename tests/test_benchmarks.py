@@ -22,8 +22,16 @@ def test_the_run_that_readers_are_timed_on_is_strict_from_end_to_end(tmp_path: P
 
     assert strict_audit(Project.resolve(Options(repo=tmp_path)), run.run_id).strict_ready == "3/3"
     assert [figure.unit for figure in reading.large(run, "3 × 2")] == ["s", "s", "s", "ms"]
-    assert all(figure.held for figure in reading.polled(run))
     assert all(figure.beside > 0 for figure in reading.huge_log(run))
+
+
+@pytest.mark.rule("POL-04", "STR-15")
+def test_polls_catalogue_report_plan_and_apply_are_short_as_text_and_typed() -> None:
+    import characters
+
+    over = [figure.name for figure in characters.figures() if not figure.held]
+
+    assert over == []
 
 
 def test_a_figure_over_its_ceiling_is_told_and_fails_the_benchmark(capsys: pytest.CaptureFixture[str]) -> None:

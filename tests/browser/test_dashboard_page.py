@@ -37,7 +37,7 @@ def statuses(tmp_path_factory: pytest.TempPathFactory) -> tuple[StatusReply, Sta
 
 
 def hosted(folder: Path, statuses: tuple[StatusReply, StatusReply]) -> Path:
-    facts = {"page": dashboard.page(), "log": LOG, "statuses": [one.model_dump(mode="json") for one in statuses]}
+    facts = {"page": dashboard.page(), "log": LOG, "statuses": [one.facts() for one in statuses]}
     path = folder / "host.html"
     path.write_text(HOST.read_text().replace("/*FACTS*/null", json.dumps(facts).replace("<", "\\u003c")))
     return path

@@ -13,7 +13,10 @@ TOOLS = [
     "catalog", "discover", "precheck", "start_run", "resume_run", "stop_run",
     "status", "strict_audit", "tail_pytest", "report", "apply_plan", "apply",
 ]  # fmt: skip
-PROMPTS = {"calibrate", "resume", "precheck", "review_report", "apply", "publish", "add_model", "performance_review"}
+PROMPTS = {
+    "calibrate", "continue_run", "check_environment", "review_report", "write_thresholds", "publish", "add_model",
+    "performance_review",
+}  # fmt: skip
 
 
 def test_the_inspector_finds_no_fault_in_any_schema(inspect: Inspect) -> None:
@@ -39,13 +42,13 @@ def test_the_inspector_lists_and_reads_resources(inspect: Inspect, finished: tup
     read = answer(inspect("resources/read", "--uri", f"tune://runs/{finished[1]}/audit"))
 
     assert {"tune://runs", "tune://rules", "ui://tune/dashboard.html"} <= uris
-    assert len(templates) == 8
+    assert len(templates) == 9
     assert "STRICT + GIT: READY" in read["contents"][0]["text"]
 
 
 def test_the_inspector_lists_and_gets_prompts(inspect: Inspect) -> None:
     prompts = {one["name"] for one in answer(inspect("prompts/list"))["prompts"]}
-    got = answer(inspect("prompts/get", "--prompt-name", "resume", "--prompt-args", "run_id=X1"))
+    got = answer(inspect("prompts/get", "--prompt-name", "continue_run", "--prompt-args", "run_id=X1"))
 
     assert prompts == PROMPTS
     assert "X1" in got["messages"][0]["content"]["text"]

@@ -101,7 +101,7 @@ def test_the_prompt_polls_with_waits_that_are_granted_and_as_often_as_status_ask
 
 @pytest.mark.rule("RES-09")
 def test_the_resume_prompt_names_the_run_and_an_unknown_one_is_refused(tmp_path: Path) -> None:
-    text = read_prompt(ROOT / "prompts" / "resume.md").render({"run_id": "20260423T050000Z_x"})
+    text = read_prompt(ROOT / "prompts" / "continue_run.md").render({"run_id": "20260423T050000Z_x"})
 
     assert "20260423T050000Z_x" in text and "`resume_run`" in text
     with pytest.raises(Refusal, match="UNKNOWN_RUN"):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
-from typing import Literal
+from typing import ClassVar, Literal
 
 from tune_mcp.config.stages import Frozen, Number
-from tune_mcp.contract.reply import Reply
+from tune_mcp.contract.apply import Decision
+from tune_mcp.contract.reply import TEXT_LIMIT, Reply, size
 from tune_mcp.contract.report import DIRTY, FailedTestEntry
 
 _ROWS_SHOWN = 60
 
 
 _DIFF_ROOM = 3500
+_DECISIONS_ROOM = 3000
 
 
 class PlanRow(Frozen):
@@ -46,6 +49,7 @@ class ApplyPlanReply(Reply):
     ``files_changed`` is every file that mode full would write, stages.yaml with its digests included.
     """
 
+    also_typed: ClassVar = {"rows_total": "integer"}
     run_id: str
     plan_id: str
     rows: tuple[PlanRow, ...]
@@ -54,6 +58,23 @@ class ApplyPlanReply(Reply):
     files_changed: tuple[str, ...] = ()
     failed_tests: tuple[FailedTestEntry, ...] = ()
     notes: tuple[str, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    """What mode smart needs a person's word on, each on keep: edited, it is the argument of ``apply``."""
+
+    def typed(self) -> dict[str, object]:
+        """The same facts, what a person must look at first; the diff only where the rows leave room for it."""
+        rows = [row.model_dump(mode="json") for row in self._sorted()]
+        decisions = [one.model_dump(exclude_none=True) for one in self.decisions]
+        facts = super().typed() | {"rows": rows, "decisions": decisions, "rows_total": len(rows)}
+        return facts if size(facts) <= TEXT_LIMIT - 200 else {**facts, "diff": ""}
+
+    def whole(self) -> str | None:
+        """Every row, and the diff."""
+        return f"tune://runs/{self.run_id}/apply_plan"
+
+    def _sorted(self) -> list[PlanRow]:
+        order = {"loosens": 0, "first baseline": 1, "unknown": 2, "tightens": 3, "equal": 4}
+        return sorted(self.rows, key=lambda row: order[row.direction])
 
     def lines(self) -> Iterable[str]:
         """One line a metric, loosening ones first, then the diff as far as there is room."""
@@ -62,8 +83,7 @@ class ApplyPlanReply(Reply):
             yield DIRTY
         yield from (f"note: {note}" for note in self.notes)
         yield from (one.line() for one in self.failed_tests)
-        order = {"loosens": 0, "first baseline": 1, "unknown": 2, "tightens": 3, "equal": 4}
-        for row in sorted(self.rows, key=lambda row: order[row.direction])[:_ROWS_SHOWN]:
+        for row in self._sorted()[:_ROWS_SHOWN]:
             yield (
                 f"  {row.decision:<4} {row.stage_key}/{row.metric_key}: {row.current_raw!r} -> {row.write_value!r} "
                 f"{row.direction} [{row.file}:{row.symbol}] {row.reason}"
@@ -72,5 +92,12 @@ class ApplyPlanReply(Reply):
             yield f"  … and {len(self.rows) - _ROWS_SHOWN} more"
         if self.files_changed:
             yield f"files that mode full would change: {', '.join(self.files_changed)}"
+        if self.decisions:
+            ready = json.dumps([one.model_dump(exclude_none=True) for one in self.decisions])
+            yield (
+                f"decisions for mode smart, each on keep, to be edited: {ready}"
+                if len(ready) < _DECISIONS_ROOM
+                else (f"decisions for mode smart: {len(self.decisions)}, ready in a refusal of apply without them")
+            )
         if self.diff:
             yield self.diff if len(self.diff) <= _DIFF_ROOM else self.diff[:_DIFF_ROOM] + "\n[… the diff goes on …]"

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import groupby
+from typing import ClassVar
 
 from pydantic import Field
 
 from tune_mcp.config.stages import Frozen
-from tune_mcp.contract.reply import Reply
+from tune_mcp.contract.reply import Reply, size
+
+CATALOG_LIMIT = 4800
+"""Characters of a model's catalogue, typed; it is asked for at the start of every calibration."""
 
 
 class HostEntry(Frozen):
@@ -52,10 +57,34 @@ class StageEntry(Frozen):
     stale: bool
     metrics: tuple[MetricEntry, ...]
 
+    def head(self) -> str:
+        """What the stages of one test share: ``tests/test_x_ci.py [2 GPU(s); 50 samples; STALE]``."""
+        facts = (
+            f"{self.gpus} GPU(s)" if self.gpus is not None else "",
+            f"{self.expected_samples} samples" if self.expected_samples is not None else "",
+            "STALE" if self.stale else "",
+        )
+        return f"{self.test} [{'; '.join(filter(None, facts))}]"
+
+    def metric_names(self) -> str:
+        """``accuracy, wer (NEEDS_CONFIG)``."""
+        return ", ".join(one.key if one.status == "OK" else f"{one.key} (NEEDS_CONFIG)" for one in self.metrics)
+
+    def short(self, with_metrics: bool) -> dict[str, object]:
+        """What a caller needs to choose it."""
+        return {
+            "key": self.key,
+            **({"gpus": self.gpus} if self.gpus is not None else {}),
+            **({"expected_samples": self.expected_samples} if self.expected_samples is not None else {}),
+            **({"stale": True} if self.stale else {}),
+            **({"metrics": self.metric_names()} if with_metrics else {}),
+        }
+
 
 class CatalogReply(Reply):
     """Hosts, models, and with a model its stages and aliases; ``undescribed`` are test files without a stage."""
 
+    also_typed: ClassVar = {"tests": "array"}
     repo_root: str
     hosts: tuple[HostEntry, ...]
     models: tuple[ModelEntry, ...]
@@ -63,6 +92,27 @@ class CatalogReply(Reply):
     stages: tuple[StageEntry, ...] = ()
     aliases: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     undescribed: tuple[str, ...] = ()
+
+    def typed(self) -> dict[str, object]:
+        """The same facts; of a large model the stages in fewer words, their files under ``tests``."""
+        facts = super().typed()
+        facts["hosts"] = [host.model_dump(exclude_defaults=True) for host in self.hosts]
+        if self.model is None:
+            return {name: value for name, value in facts.items() if name not in ("stages", "aliases")}
+        facts["models"] = [{"name": model.name} for model in self.models]
+        if size(facts) <= CATALOG_LIMIT:
+            return facts
+        facts["tests"] = list(dict.fromkeys(stage.test for stage in self.stages))
+        facts["aliases"] = {name: len(keys) for name, keys in self.aliases.items()}
+        for with_metrics in (True, False):
+            facts["stages"] = [stage.short(with_metrics) for stage in self.stages]
+            if size(facts) <= CATALOG_LIMIT:
+                break
+        return facts | {"whole": self.whole()}
+
+    def whole(self) -> str | None:
+        """Every stage with every metric."""
+        return f"tune://models/{self.model}/stages" if self.model else None
 
     def lines(self) -> Iterable[str]:
         """Models and hosts; with a model one line a stage."""
@@ -77,13 +127,9 @@ class CatalogReply(Reply):
                 yield f"model {model.name}: {model.problem or f'{count} — {model.description}'}"
             return
         yield f"model {self.model}: {len(self.stages)} stages"
-        for stage in self.stages:
-            facts = [f"{stage.gpus} GPU(s)" if stage.gpus is not None else "", "STALE" if stage.stale else ""]
-            facts.append(f"{stage.expected_samples} samples" if stage.expected_samples is not None else "")
-            names = ", ".join(
-                f"{metric.key}" + ("" if metric.status == "OK" else " (NEEDS_CONFIG)") for metric in stage.metrics
-            )
-            yield f"  {stage.key} [{'; '.join(fact for fact in [stage.test, *facts] if fact)}]: {names or 'no metric'}"
+        for head, stages in groupby(self.stages, StageEntry.head):
+            yield f"  {head}"
+            yield from (f"    {stage.key}: {stage.metric_names() or 'no metric'}" for stage in stages)
         for path in self.undescribed:
             yield f"  STALE: {path} fits test_globs, and no stage describes it"
         short = [name for name in self.aliases if name != "ALL"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated
+import json
+from collections.abc import Iterable, Mapping
+from typing import Annotated, ClassVar, cast
 
 from pydantic import BaseModel, ConfigDict, SkipValidation
 
 TEXT_LIMIT = 8000
-"""About this many characters of text at most (contract, section 2)."""
+"""About this many characters of text at most, and of the same facts typed (contract, section 2)."""
 
 
 class Reply(BaseModel):
@@ -16,6 +17,8 @@ class Reply(BaseModel):
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False, defer_build=True)
 
+    also_typed: ClassVar[dict[str, str]] = {}
+    """What ``typed`` adds to the fields: name -> JSON type."""
     next: Annotated[str, SkipValidation]  # a Step keeps its actions
 
     def lines(self) -> Iterable[str]:
@@ -23,8 +26,20 @@ class Reply(BaseModel):
         raise NotImplementedError
 
     def facts(self) -> dict[str, object]:
-        """The same facts typed, without what is not known; the form that several clients show to the model."""
+        """The same facts typed, as slim as the text; several clients show the model this form alone.
+
+        What is not known is left out. Lists that are too long are cut at their end: ``left_out`` counts what is
+        missing of each, ``whole`` is the resource that has it all.
+        """
+        return cut(self.typed(), self.whole())
+
+    def typed(self) -> dict[str, object]:
+        """All facts, before they are cut."""
         return {name: value for name, value in self.model_dump(mode="json").items() if value is not None}
+
+    def whole(self) -> str | None:
+        """The resource that holds what is cut."""
+        return None
 
     def text(self) -> str:
         """All lines and the next step, cut in the middle when there is too much."""
@@ -51,3 +66,43 @@ def bounded(body: str, tail: str = "", limit: int = TEXT_LIMIT) -> str:
         (head if front else foot).append(line)
         front = not front
     return "\n".join([*head, f"[… {len(lines)} lines left out …]", *reversed(foot)])[:room] + tail
+
+
+def size(value: object) -> int:
+    """Characters on the wire."""
+    return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+def cut(facts: dict[str, object], whole: str | None = None, limit: int = TEXT_LIMIT) -> dict[str, object]:
+    """``facts`` with the largest lists, tables and texts shortened until they fit."""
+    left_out: dict[str, int] = {}
+    facts = dict(facts)
+    while size(facts) > limit - 200:
+        name = max(facts, key=lambda name: size(facts[name]))
+        shorter, less = _shortened(facts[name])
+        if not less:
+            break
+        facts[name] = shorter
+        left_out[name] = left_out.get(name, 0) + less
+    if left_out:
+        facts |= {"left_out": left_out, **({"whole": whole} if whole else {})}
+    return facts
+
+
+def _shortened(value: object) -> tuple[object, int]:
+    """The first three quarters of what has parts, and how many parts went."""
+    if not isinstance(value, list | dict | str) or len(value := cast("list[object]", value)) < 2:
+        return value, 0
+    keep = len(value) * 3 // 4
+    if isinstance(value, dict):
+        return dict(list(cast("dict[str, object]", value).items())[:keep]), len(value) - keep
+    return value[:keep], len(value) - keep
+
+
+def said_once(reasons: Mapping[str, str]) -> dict[str, str]:
+    """Place -> reason; where several places share one, all but the first refer to it."""
+    first: dict[str, str] = {}
+    return {
+        place: reason if first.setdefault(reason, place) == place else f"as {first[reason]}"
+        for place, reason in reasons.items()
+    }

@@ -1,15 +1,27 @@
-"""What ``status`` answers: where a run stands, typed and in words; without a run, the list of all."""
+"""What ``status`` answers: where a run stands, typed and in words; without a run, the list of all.
+
+Polls are most of what an agent reads, so both forms are short: stages are grouped by their cells, lists show their end,
+and a poll without news since this client's last answer has no list at all. The whole matrix comes with a run's end.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+from pydantic import Field
 
 from tune_mcp.config.stages import Frozen
-from tune_mcp.contract.reply import Reply
+from tune_mcp.contract.reply import Reply, said_once
 from tune_mcp.contract.strict_audit import Cell
 
 MAX_WAIT_S = 50
-_STAGES_SHOWN = 40
+_NAMED = 2
+_PATTERNS_SHOWN = 8
+_TROUBLE_SHOWN = 4
+_REASON_ROOM = 200
+_TAIL_ROOM = 100
+_MILESTONES_SHOWN = 2
 
 
 class CurrentWork(Frozen):
@@ -57,13 +69,19 @@ class GpuEntry(Frozen):
 
 
 class StatusReply(Reply):
-    """One run. ``ok``/``total`` and ``complete`` count cells with extracted metrics: scheduling, never readiness."""
+    """One run. ``ok``/``total`` and ``complete`` count cells with extracted metrics: scheduling, never readiness.
 
+    ``whole_repeats`` counts pytest repeats all of whose stages are strict, ``d/n``. ``unchanged``: nothing happened
+    since the last answer to the same client, which is ``mark``; ``audit_text`` is the strict audit of a run at rest.
+    """
+
+    also_typed: ClassVar = {"alerts_as_before": "integer"}
     run_id: str
     state: str
     terminal: bool
     timed_out: bool
     strict_ready: str
+    whole_repeats: str = ""
     strict_complete: bool
     git_provenance: str
     complete: bool
@@ -87,33 +105,81 @@ class StatusReply(Reply):
     poll_within_s: int
     milestones: tuple[str, ...]
     failed_tests: tuple[str, ...] = ()
+    audit_text: str = ""
+    unchanged: bool = False
+    mark: str = Field(default="", exclude=True)
 
     def lines(self) -> Iterable[str]:
         """Strict counts first (STR-15), then the work, then what deserves attention; one line when nothing changed."""
         strict = self.total - self.missing_total
-        counts = f"STRICT {self.strict_ready} stages · {strict}/{self.total} cells ✓"
-        if self.timed_out:
+        repeats = f" · {self.whole_repeats} repeats whole" if self.whole_repeats else ""
+        counts = f"STRICT {self.strict_ready} stages · {strict}/{self.total} cells ✓{repeats}"
+        if self.unchanged:
             alerts = f" · {len(self.alerts)} alert(s) as before" if self.alerts else ""
             yield f"{counts} · unchanged · {self._work()}{alerts}"
             return
         yield f"{counts} · {self.run_id}"
         yield f"state: {self._work()}"
-        if self.git_provenance != "ok":
+        if self.git_provenance != "ok" and not self.audit_text:
             yield f"GIT PROVENANCE: {self.git_provenance}"
-        shown = self.stages[:_STAGES_SHOWN]
-        yield from (f"  {stage}" for stage in shown)
-        if len(self.stages) > len(shown):
-            yield f"  … and {len(self.stages) - len(shown)} more stages"
-        for gap in [gap for gap in self.missing if gap.cell != Cell.NOT_RUN.value][:8]:
+        yield from (self.audit_text.splitlines() if self.audit_text else grouped(self.stages))
+        for gap in self.trouble():
             yield f"  {gap.stage_key} run {gap.repeat} {gap.cell} {gap.reason}"
         yield from (f"  FAILED TEST, no threshold's: {text}" for text in self.failed_tests)
-        for gpu in self.gpus:
-            yield f"  {gpu.line()} (seen {self.gpus_seen_at})"
+        if self.gpus:
+            yield f"  {'; '.join(gpu.line() for gpu in self.gpus)} (seen {self.gpus_seen_at})"
         if self.processes:
             yield f"  processes: {', '.join(f'{count} {role}' for role, count in self.processes.items())}"
         yield from (f"ALERT: {alert}" for alert in self.alerts)
-        yield from (f"· {milestone}" for milestone in self.milestones)
-        yield from (f"| {line}" for line in self.pytest_tail)
+        yield from (f"· {_short(milestone)}" for milestone in self.milestones[-_MILESTONES_SHOWN:])
+        yield from (f"| {line}" for line in self._tail())
+
+    def typed(self) -> dict[str, object]:
+        """The same, typed; without the lists when nothing changed."""
+        facts = super().typed()
+        facts |= {
+            "missing": [gap.model_dump() for gap in self.trouble() or self.missing[:1]],
+            "stages": list(self.stages if self.audit_text else grouped(self.stages)),
+            "gpus": [gpu.line() for gpu in self.gpus],
+            "milestones": [_short(milestone) for milestone in self.milestones[-_MILESTONES_SHOWN:]],
+            "pytest_tail": self._tail(),
+        }
+        # The matrix stands under stages; what it says besides has fields of its own.
+        dropped = ["audit_text", "gpus_known", *(("gpus_seen_at",) if not self.gpus else ())]
+        if self.unchanged:
+            dropped += ["missing", "stages", "gpus", "gpus_seen_at", "processes", "pytest_tail", "milestones"]
+            dropped += ["alerts", "failed_tests", "gpu_mem_limit_mib", "complete", "missing_total", "heartbeat_age_s"]
+            dropped += [
+                "pytest_active",
+                "strict_complete",
+                *(["git_provenance"] if self.git_provenance == "ok" else []),
+            ]
+            facts["alerts_as_before"] = len(self.alerts)
+        optional = ("processes", "pytest_tail", "failed_tests", "reason", "alerts_as_before", "unchanged")
+        dropped += [name for name in optional if not facts.get(name)]
+        return {name: value for name, value in facts.items() if name not in dropped}
+
+    def whole(self) -> str | None:
+        """Where all cells are with their reasons."""
+        return f"tune://runs/{self.run_id}/audit"
+
+    def trouble(self) -> tuple[Gap, ...]:
+        """The first cells that were measured and are not strict; a reason that several share is said once."""
+        found = [gap for gap in self.missing if gap.cell != Cell.NOT_RUN.value]
+        said = said_once({f"{gap.stage_key} run {gap.repeat}": _short(gap.reason, _REASON_ROOM) for gap in found})
+        reasons = zip(found, said.values(), strict=True)
+        return tuple(gap.model_copy(update={"reason": reason}) for gap, reason in reasons)[:_TROUBLE_SHOWN]
+
+    def _tail(self) -> list[str]:
+        """The very end of the active log: what does not fit is for tail_pytest."""
+        shown: list[str] = []
+        room = _TAIL_ROOM
+        for line in reversed([line for line in self.pytest_tail if line.strip()]):
+            room -= len(line) + 1
+            if room < 0 and shown:
+                break
+            shown.append(_short(line, _TAIL_ROOM))
+        return shown[::-1]
 
     def _work(self) -> str:
         parts = [self.state + (f" — {self.reason}" if self.reason else "")]
@@ -123,6 +189,26 @@ class StatusReply(Reply):
         if self.eta_s:
             parts.append(f"about {span(self.eta_s)} left")
         return " · ".join(parts)
+
+
+def grouped(stages: Sequence[str]) -> list[str]:
+    """Audit lines put together where their cells are the same: ``✓✓———: 12 stages``; a few are named."""
+    if len(stages) <= _PATTERNS_SHOWN:
+        return list(stages)
+    alike: dict[str, list[str]] = {}
+    for line in stages:
+        key, _, rest = line.partition(": ")
+        alike.setdefault(rest.partition(" ")[0], []).append(key)
+    lines = [
+        f"{cells}: " + (", ".join(keys) if len(keys) <= _NAMED else f"{len(keys)} stages")
+        for cells, keys in sorted(alike.items(), key=lambda one: len(one[1]))
+    ]
+    more = len(lines) - _PATTERNS_SHOWN
+    return lines if more <= 0 else [*lines[:_PATTERNS_SHOWN], f"… and {more} more patterns: strict_audit has all"]
+
+
+def _short(text: str, room: int = 110) -> str:
+    return text if len(text) <= room else f"{text[: room - 1]}…"
 
 
 def span(eta: Sequence[int]) -> str:

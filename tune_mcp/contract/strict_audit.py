@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from tune_mcp.config.stages import Frozen
-from tune_mcp.contract.reply import Reply
+from tune_mcp.contract.reply import Reply, said_once
 
 
 class Cell(StrEnum):
@@ -45,6 +45,25 @@ class AuditReply(Reply):
     def lines(self) -> Iterable[str]:
         """The contract's lines and nothing else."""
         return self.audit_text.splitlines()
+
+    def typed(self) -> dict[str, object]:
+        """The same facts once: the text is made of them. A reason that several cells share is said once."""
+        facts = {name: value for name, value in super().typed().items() if name != "audit_text"}
+        said = said_once(
+            {f"{one.stage_key} {run}": reason for one in self.stages for run, reason in one.reasons.items()}
+        )
+        facts["stages"] = [
+            {
+                **one.model_dump(exclude={"reasons"}),
+                **({"reasons": {run: said[f"{one.stage_key} {run}"] for run in one.reasons}} if one.reasons else {}),
+            }
+            for one in self.stages
+        ]
+        return facts
+
+    def whole(self) -> str | None:
+        """The text."""
+        return f"tune://runs/{self.run_id}/audit"
 
     def text(self) -> str:
         """Exactly the contract's text: no next step in it, that one is in the structured answer."""

@@ -21,15 +21,16 @@ INSTRUCTIONS = """\
 tune calibrates thresholds of CI tests: each test file runs N times on this host, the strict worst of N per metric is
 written into the test files after a person agreed.
 The one flow: catalog -> discover (if STALE) -> precheck -> start_run -> status(wait_s=45) again and again until it is
-finished -> strict_audit -> report -> apply_plan -> apply. Every answer ends with what to do next.
+finished (its last answer holds the strict matrix) -> report -> apply_plan -> apply. Every answer ends with what to do
+next. If a call is cut by your time limit, use a smaller wait_s; nothing is lost.
 - A new request of the user is a new start_run on the present commit. resume_run only continues an interrupted run.
 - Ask once, at the beginning, for a missing model, stages or repeats; ask nothing while a run is active.
 - While a run is active: poll at most 120 s apart, show the user the strict counts, start nothing else, edit no file.
   Slow is normal. Failed threshold assertions in the log are normal.
 - halted: fix what it names, then resume_run. failed precheck: tell the user the gaps, fix only those.
-- Complete means that strict_audit says STRICT + GIT: READY. Nothing else does.
+- Complete means STRICT + GIT: READY, in the last status and in strict_audit. Nothing else does.
 - Thresholds are written by apply alone, never by hand; commit or push only when the user asks for it.
-- A refusal says CODE [RULE]: what is wrong. Next: what to do. Do that, do not work around it.
+- A refusal says CODE: what is wrong. Next: what to do. Do that, do not work around it.
 """
 
 

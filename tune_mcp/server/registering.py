@@ -77,19 +77,12 @@ def answer_schema(*replies: type[Reply]) -> Schema:
 
     A client that validates error results against the output schema would throw otherwise (see docs/explanation).
     """
-    properties: Schema = {}
+    named = {"left_out": "object", "whole": "string"}
     for model in (Answer, *replies):
-        for name, one in plain(model.model_json_schema())["properties"].items():
-            properties[name] = _outer(one)
-    return {"type": "object", "properties": properties}
-
-
-def _outer(schema: Schema) -> Schema:
-    kind = schema.get("type", "object")
-    if kind != "array":
-        return {"type": kind}
-    items = cast("Schema", schema.get("items") or (schema.get("prefixItems") or [{}])[0])
-    return {"type": kind, "items": {"type": items.get("type", "object")}}
+        fields = plain(model.model_json_schema())["properties"]
+        named |= {name: one.get("type", "object") for name, one in fields.items()}
+        named |= getattr(model, "also_typed", {})
+    return {"type": "object", "properties": {name: {"type": kind} for name, kind in named.items()}}
 
 
 def void(_: object) -> None:

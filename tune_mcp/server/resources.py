@@ -99,6 +99,15 @@ def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
         """plan.json of the run (tool: start_run)."""
         return text(run_id, "plan.json")
 
+    @mcp.resource("tune://runs/{run_id}/apply_plan", title="Apply plan", mime_type="application/json")
+    def whole_plan(run_id: str) -> str:
+        """Every row of the apply plan and the whole diff (tool: apply_plan)."""
+        from tune_mcp.verbs import apply_plan as verb
+
+        run(run_id)
+        with _told(ResourceError):
+            return dump_json(verb.apply_plan(server.project(), run_id).model_dump(mode="json")).decode()
+
     @mcp.resource("tune://runs/{run_id}/events", title="Milestones", mime_type="application/jsonl")
     def run_events(run_id: str) -> str:
         """events.jsonl of the run (tool: status)."""
@@ -133,11 +142,17 @@ def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
         with _told(ResourceNotFoundError):
             return dump_json(server.project().places.host(host).model_dump(mode="json")).decode()
 
-    @mcp.resource("tune://rules", title="Rules and refusals", mime_type="text/markdown")
+    @mcp.resource("tune://rules", title="Rules for clients, and refusals", mime_type="text/markdown")
     def register() -> str:
-        """Every rule in one line and how it is kept, and the codes that the server refuses with."""
+        """What a client has to keep to because no server can enforce it, and the codes of the refusals."""
         from tune_mcp import rules
 
-        lines = "\n".join(f"- `{code}`" for code in Code)
-        refusals = f"# Refusal codes\n\nEvery refusal names the rule behind it and the next step.\n\n{lines}\n"
-        return f"# Rules\n\n{rules.table()}\n{refusals}"
+        prompted = ((name, rule) for name, rule in rules.register().items() if rule.how is rules.How.PROMPT)
+        kept = [f"- {rule.rule} ({name})" for name, rule in prompted]
+        lines, codes = "\n".join(kept), ", ".join(f"`{code}`" for code in Code)
+        return (
+            f"# What a client keeps to\n\n{lines}\n\n"
+            "All other rules are kept by the server: whoever breaks one is refused.\n\n"
+            "# Refusals\n\nEach says what is wrong and the next step; `INTERNAL` is a bug.\n\n"
+            f"{codes}\n"
+        )

@@ -95,15 +95,22 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
             return await answer(lambda: verb.list_runs(server.project()))
         return await _watched(run_id, wait_s, ctx)
 
+    answered: dict[str, str] = {}
+    """Run -> the mark of the last status that this server's one client was given."""
+
     async def _watched(run_id: str, wait_s: float, ctx: Context[Any, Any]) -> CallToolResult:
         from tune_mcp.verbs import status as verb
 
         gone = threading.Event()
+        # Over HTTP many clients share the server, and each is always given the whole answer.
+        alone = ctx.request_context.request is None
 
         def look() -> StatusReply:
-            return verb.status(
-                server.project(), run_id, wait_s, sleep=lambda s: void(gone.wait(s)), cancelled=gone.is_set
-            )
+            known = answered.get(run_id) if alone else None
+            reply = verb.status(server.project(), run_id, wait_s, lambda s: void(gone.wait(s)), gone.is_set, known)
+            if alone and not gone.is_set():
+                answered[run_id] = reply.mark
+            return reply
 
         results: list[CallToolResult] = []
         try:

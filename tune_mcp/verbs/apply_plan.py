@@ -6,7 +6,7 @@ from tune_mcp.actions import Step, ToClient, call
 from tune_mcp.apply import plan as plans
 from tune_mcp.apply.plan import ApplyPlan, Row
 from tune_mcp.contract.apply_plan import ApplyPlanReply, PlanRow
-from tune_mcp.verbs import pull_request, pytest_outcomes
+from tune_mcp.verbs import pull_request, pytest_outcomes, questions
 from tune_mcp.verbs.apply_proposal import failed_entries, propose
 from tune_mcp.verbs.gates import Evidence
 from tune_mcp.verbs.project import Project
@@ -52,6 +52,7 @@ def plan_reply(project: Project, found: Evidence, proposal: ApplyPlan) -> ApplyP
             *((_UNCHECKED,) if proposal.unchecked and rows else ()),
             *pytest_outcomes.changed_records(found.run, found.plan)[:NOTES_SHOWN],
         ),
+        decisions=() if found.plan.legacy else questions.ready(questions.open_questions(proposal, "smart", {})),
         next=advice,
     )
 

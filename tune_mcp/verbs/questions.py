@@ -104,12 +104,9 @@ def question(row: Row, plan_id: str) -> str:
     )
 
 
-def ready(rows: Iterable[Row]) -> list[dict[str, Json]]:
+def ready(rows: Iterable[Row]) -> tuple[Decision, ...]:
     """The open rows as ``decisions`` takes them, each on ``keep``: to be edited and passed back."""
-    return [
-        {"stage_key": row.stage.key, "metric_key": row.worst.metric_key, "choice": "keep"}
-        for row in sorted(rows, key=lambda row: not row.doubts)
-    ]
+    return tuple(_decision(row, "keep") for row in sorted(rows, key=lambda row: not row.doubts))
 
 
 def _asked(row: Row) -> str:
@@ -125,7 +122,7 @@ def missing(project: Project, run_id: str, rows: Sequence[Row]) -> Refusal:
     """DECISION_MISSING with the ready JSON of all that is open."""
     kind = "loosening metric(s)" if all(row.direction is Direction.LOOSENS for row in rows) else "metric(s)"
     why = "; ".join(f"{'/'.join(row.key)}: {_asked(row)}" for row in rows[:6])
-    decisions = ready(rows)
+    decisions: list[Json] = [one.model_dump(exclude_none=True) for one in ready(rows)]
     listed = json.dumps(decisions)
     if len(listed) > _LONGEST_LIST:
         listed = f"the {len(decisions)} entries of details.decisions, edited"
@@ -138,7 +135,7 @@ def missing(project: Project, run_id: str, rows: Sequence[Row]) -> Refusal:
         f"decisions does not name. A person may also run: {terminal(project, run_id)}",
         {
             "missing": [{"stage_key": row.stage.key, "metric_key": row.worst.metric_key} for row in rows],
-            "decisions": [*decisions],
+            "decisions": decisions,
             "choices": [*CHOICES],
             "reasons": {"/".join(row.key): _asked(row) for row in rows},
         },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ MAX_POLL_S = 120
 """No poll of an active run is further than this from the next (rules POL-01, POL-10)."""
 _STALE_HEARTBEAT_S = 30.0
 _LOOK_EVERY_S = 0.25
+_SETTLED_S = 1.0
 _MISSING_SHOWN = 50
 _ALERTS_SHOWN = 6
 
@@ -39,9 +41,11 @@ def status(
     wait_s: float = 0,
     sleep: Callable[[float], None] = time.sleep,
     cancelled: Callable[[], bool] = lambda: False,
+    known: str | None = None,
 ) -> StatusReply:
     """One run now, or as soon as something changes within ``wait_s`` seconds (contract, tool 7).
 
+    ``known`` is the mark of the same client's last answer: news since then are news, and nothing else is.
     Raises WAIT_TOO_LONG, UNKNOWN_RUN, PLAN_TAMPERED.
     """
     if isinstance(wait_s, bool) or not 0 <= wait_s <= MAX_WAIT_S:
@@ -56,16 +60,28 @@ def status(
     plan = project.plan(run)
     end = time.monotonic() + wait_s
     first, seen = _pulse(run, plan), stamps(run)
-    changed = first[0].at_rest
-    if not changed:
+    changed = first.at_rest or (known is not None and first.mark != known)
+    if not first.at_rest:
         _polled(run)
-    while not changed and time.monotonic() < end and not cancelled():
+    now, quiet_since = first, time.monotonic()
+    # News come in groups: the end of one repeat, its cells, the start of the next. One answer holds the group; and
+    # who has seen the last cell wants to hear how the run ended.
+    while time.monotonic() < end and not cancelled() and not now.at_rest:
+        if changed and time.monotonic() - quiet_since >= _SETTLED_S and not _closing(run, plan):
+            break
         sleep(min(_LOOK_EVERY_S, max(0.0, end - time.monotonic())))
-        if (now := stamps(run)) != seen:
-            seen, changed = now, _pulse(run, plan) != first
-    if not first[0].at_rest:
+        if (looked := stamps(run)) != seen:
+            seen, before = looked, now
+            now = _pulse(run, plan)
+            if now.mark != before.mark:
+                changed, quiet_since = True, time.monotonic()
+    if not first.at_rest:
         _polled(run)
-    return _status(project, run, plan, timed_out=wait_s > 0 and not changed)
+    reply = _status(project, run, plan, timed_out=wait_s > 0 and not changed)
+    if now.mark != known or now.at_rest:
+        return reply.model_copy(update={"mark": now.mark})
+    again = f"as before: poll again within {reply.poll_within_s} s"
+    return reply.model_copy(update={"mark": now.mark, "unchanged": True, "next": again})
 
 
 def _polled(run: RunDir) -> None:
@@ -87,11 +103,25 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
-def _pulse(run: RunDir, plan: Plan) -> tuple[RunState, object, int]:
-    """What counts as a change: state, current work, and the length of the event log."""
+@dataclass(frozen=True)
+class _Pulse:
+    """What counts as a change: state, the repeat that is at work, and the length of the event log."""
+
+    at_rest: bool
+    mark: str
+
+
+def _pulse(run: RunDir, plan: Plan) -> _Pulse:
     now = gates.conclude(run, plan)
     size = run.events.stat().st_size if run.events.exists() else 0
-    return now.state, now.record.current if now.record else None, size
+    work = now.record.current if now.record else None
+    at = f"{work.test} {work.repeat} {work.attempt}" if work else ""
+    return _Pulse(now.state.at_rest, f"{now.state}|{at}|{size}")
+
+
+def _closing(run: RunDir, plan: Plan) -> bool:
+    """Whether every cell is strict, so that only the run's own end is left."""
+    return not gates.audit(run, plan).gaps()
 
 
 def _status(project: Project, run: RunDir, plan: Plan, *, timed_out: bool) -> StatusReply:
@@ -119,7 +149,9 @@ def _status(project: Project, run: RunDir, plan: Plan, *, timed_out: bool) -> St
         terminal=now.state.terminal,
         timed_out=timed_out,
         strict_ready=f"{audited.ready_stages}/{len(audited.stages)}",
+        whole_repeats="/".join(map(str, _whole_repeats(audited))),
         strict_complete=audited.ready,
+        audit_text="" if now.active else audited.text(),
         git_provenance="ok" if audited.git.ok else f"FAIL — {audited.git.reason}",
         complete=extracted == total,
         ok=extracted,
@@ -167,6 +199,17 @@ def _alerts(run: RunDir, now: Conclusion, age: float | None, plan: Plan, gpus: G
         yield "calibrated on a dirty tree: see workspace.diff and plan.json"
     if gpus and gpus.presence is Presence.UNKNOWN:
         yield f"GPUs {gpus.summary()}"
+
+
+def _whole_repeats(audited: Audit) -> tuple[int, int]:
+    """Pytest repeats all of whose stages are strict, and all that are planned."""
+    cells = {stage.stage.key: stage.cells for stage in audited.stages}
+    whole = [
+        all(cell.cell is Cell.STRICT for cell in repeat)
+        for stages in audited.plan.tests().values()
+        for repeat in zip(*(cells[stage.key] for stage in stages), strict=True)
+    ]
+    return sum(whole), len(whole)
 
 
 def _eta(audited: Audit, log: list[events.Event]) -> tuple[int, int] | None:
