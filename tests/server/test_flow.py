@@ -73,7 +73,7 @@ async def calibrate(session: Any, project: Project) -> str:
     facts = await wait_until_rest(session, run_id)
     assert (facts["state"], facts["strict_ready"], facts["strict_complete"]) == ("finished", "2/2", True)
     assert (facts["ok"], facts["total"], facts["missing"], facts["git_provenance"]) == (4, 4, [], "ok")
-    assert "strict_audit" in facts["next"]
+    assert facts["next"] == f"call report with run_id={run_id}"
 
     text, audited = await session.call("strict_audit", run_id=run_id)
     assert text.splitlines() == [

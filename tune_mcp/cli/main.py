@@ -140,7 +140,9 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     one = verb("doctor", _doctor, "what a run of each model would need here")
     one.add_argument("model", nargs="?", help=MODEL)
     one = verb("install", _install, "put the server into a client's configuration; shows the difference")
-    one.add_argument("client", help="claude-code, claude-desktop, cursor, vscode, codex, gemini, zed")
+    one.add_argument(
+        "client", help="claude-code, claude-desktop, cursor, vscode, codex, gemini, zed, opencode, copilot"
+    )
     one.add_argument("--undo", action="store_true", help="take it out again")
     one.add_argument("--dry-run", action="store_true", help="show the difference only")
     return top
@@ -233,8 +235,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _install(arguments: argparse.Namespace) -> int:
     from tune_mcp.cli.install import install
 
-    project = _project(arguments)
-    return install(arguments.client, project.repo_root, undo=arguments.undo, dry_run=arguments.dry_run)
+    return install(arguments.client, _project(arguments), undo=arguments.undo, dry_run=arguments.dry_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -32,6 +32,9 @@ _ELSEWHERE = frozenset(
 """Variables of a caller, a git hook say, that would make git answer for another repository or other paths."""
 
 
+_CLIENT_FILES = (".mcp.json", "opencode.json", "opencode.jsonc")
+_CLIENT_FOLDERS = (".claude/", ".codex/", ".copilot/", ".cursor/", ".gemini/", ".opencode/", ".vscode/", ".zed/")
+
 Stamp = tuple[int, int, int, int]
 """Inode, mode, size and modification time (ns) of a file: it changes when somebody writes the file."""
 
@@ -133,7 +136,8 @@ def read(repo: Path) -> GitState:
             continue
         elif kind == "?":
             name = place.name(rest)
-            untracked[_printable(name)] = _digest(repo / name)
+            if not _of_a_client(name):
+                untracked[_printable(name)] = _digest(repo / name)
         else:
             # "1 XY sub mH mI mW hH hI path", or "u" with three stages; what is staged changes no file.
             fields = rest.split(" ", 7 if kind == "1" else 9)
@@ -153,6 +157,11 @@ def read(repo: Path) -> GitState:
             changed[name] = f"hidden {_digest(repo / path)}"
     branch = "HEAD" if branch == "(detached)" else branch
     return GitState(head, branch, changed, untracked, position.decode(errors="replace").strip(), stamps)
+
+
+def _of_a_client(name: str) -> bool:
+    """Whether an untracked file is an agent's own setting, which no measurement reads."""
+    return name in _CLIENT_FILES or (name.startswith(_CLIENT_FOLDERS) and not name.endswith(".py"))
 
 
 @dataclass(frozen=True)
