@@ -217,7 +217,7 @@ def test_everything_that_must_never_be_done_names_the_rule_whose_test_tries_to_d
 
 @pytest.mark.rule("ENV-04", "ENV-09", "ENV-32")
 def test_the_prompt_asks_for_every_gap_first_and_for_one_fix_at_a_time() -> None:
-    text = " ".join(read_prompt(ROOT / "prompts" / "precheck.md").render({"model": "m"}).split())
+    text = " ".join(read_prompt(ROOT / "prompts" / "check_environment.md").render({"model": "m"}).split())
 
     assert "Report every line that is not ok to the user before anything is fixed." in text
     assert "With the user's word, run the fix of one gap, then `precheck` again." in text
