@@ -9,7 +9,11 @@ PARALLEL := -n $(JOBS) --dist worksteal
 # The folders that start real runs, servers, browsers or node, or kill what they started.
 SLOW := browser cli clients docs e2e faults server supervise verbs
 # The inspector wants a newer node than Debian has, so node comes along.
-NPM_TOOLS := node@22.23.3 @modelcontextprotocol/inspector@2.12.0 @modelcontextprotocol/conformance@0.2.0-alpha.12
+NPM_TOOLS := node@22.23.3 @modelcontextprotocol/inspector@2.12.0 @modelcontextprotocol/conformance@0.2.0-alpha.12 \
+	@modelcontextprotocol/sdk@1.32.2 @modelcontextprotocol/client@2.4.0 \
+	@anthropic-ai/claude-code@2.1.197 @openai/codex@0.171.0 @google/gemini-cli@0.61.0
+# Libraries that turn our tools into a model's; they want another MCP SDK than we do.
+CONVERTERS := google-genai==3.6.1 openai-agents==0.24.0 anthropic==2.14.0 semantic-kernel==1.45.0
 # Its thirteen packages are of no use to the tests, so it has an environment of its own.
 MUTATION_TOOL := cosmic-ray==8.7.0
 
@@ -47,8 +51,13 @@ coverage: $(VENV)/.dev ## the same but for kills and crashes, with the share of 
 test-browser: $(VENV)/.dev ## open report and dashboard in a headless Chromium (Debian: apt-get install chromium)
 	$(BIN)/python -m pytest tests/browser
 
-test-clients: $(VENV)/.dev .npm/.ready ## the official inspector and conformance suite (Debian: apt-get install npm)
+test-clients: $(VENV)/.dev .npm/.ready .converters/.ready ## inspector, conformance suite, converters, agents (Debian: apt-get install npm)
 	$(BIN)/python -m pytest tests/clients
+
+.converters/.ready: Makefile
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .converters
+	$(BIN)/uv pip install --quiet --python .converters/bin/python $(CONVERTERS)
+	@touch $@
 
 .npm/.ready: Makefile
 	npm install --prefix .npm --no-save --no-package-lock --no-audit --no-fund --silent $(NPM_TOOLS)
@@ -85,4 +94,4 @@ lock: ## write both lock files anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements-dev.lock
 
 clean: ## forget environments and caches
-	rm -rf $(VENV) .mutate .pytest_cache .ruff_cache .coverage*
+	rm -rf $(VENV) .mutate .converters .pytest_cache .ruff_cache .coverage*
