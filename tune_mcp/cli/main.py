@@ -6,6 +6,8 @@ Exit codes: 0 done or ready, 1 not ready, 2 refused or wrong usage, 3 a bug.
 from __future__ import annotations
 
 import argparse
+import codecs
+import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -25,6 +27,9 @@ DONE, NOT_READY, REFUSED, BUG = 0, 1, 2, 3
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run one verb, translate what it gives into text and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="tune-mcp")
     words = sys.argv[1:] if argv is None else argv
     arguments = parser(next(iter(words), None)).parse_args(words)
     try:
@@ -48,12 +53,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+_PLAIN = {"✓": "v", "△": "~", "✗": "x", "—": "-", "–": "-", "·": "*", "→": "->", "×": "x", "…": "...", "≤": "<=", "≥": ">="}
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """What a terminal shows that cannot show the sign itself: the cells of a matrix stay different ones."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    signs = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(sign, "?") for sign in signs), error.end
+
+
+codecs.register_error("tune-mcp", _plain)
+
+
 def _refused(refusal: Refusal, arguments: argparse.Namespace) -> int:
     from tune_mcp.cli.words import Words
 
     refusal = Words(arguments).refusal(refusal)
     if arguments.json:
-        print(json.dumps(refusal.data(), ensure_ascii=False))
+        print(_json(json.dumps(refusal.data(), ensure_ascii=False)))
     print(refusal.text(), file=sys.stderr)
     return REFUSED
 
@@ -169,7 +188,12 @@ def _show(arguments: argparse.Namespace, reply: Reply) -> None:
     from tune_mcp.cli.words import Words
 
     reply = Words(arguments).reply(reply)
-    print(reply.model_dump_json() if arguments.json else reply.text(), flush=True)
+    print(_json(reply.model_dump_json()) if arguments.json else reply.text(), flush=True)
+
+
+def _json(text: str) -> str:
+    """JSON for this terminal: in ASCII where it does not take UTF-8, since no sign of it may be replaced."""
+    return text if (sys.stdout.encoding or "").lower().startswith("utf") else json.dumps(json.loads(text))
 
 
 def _serve(arguments: argparse.Namespace) -> int:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated, TypeVar, cast
 
 import anyio
 from mcp_types import CallToolResult, TextContent
 from pydantic import BaseModel, ConfigDict
 
-from tune_mcp.contract.reply import Reply, bounded
+from tune_mcp.contract.reply import Reply, bounded, cut
 from tune_mcp.errors import Code, Json, Refusal, unusable
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 _THREADS = 16
+_LONGEST, _DETAILS = 8000, 12000
 
 
 class Answer(BaseModel):
@@ -37,18 +38,31 @@ Answered = Annotated[CallToolResult, Answer]
 
 def refused(refusal: Refusal) -> CallToolResult:
     """A refusal as a tool error: the contract's line as text, the same facts typed."""
-    text = bounded(refusal.text(), limit=7500)
-    return CallToolResult(
-        is_error=True, content=[TextContent(type="text", text=text)], structured_content=dict(refusal.data())
-    )
+    facts = {**refusal.data(), "details": cut(dict(refusal.details), limit=_DETAILS)}
+    return _result(bounded(refusal.text(), limit=7500), facts, is_error=True)
+
+
+def _result(text: str, facts: dict[str, object], *, is_error: bool = False) -> CallToolResult:
+    content = [TextContent(type="text", text=_sendable(text))]
+    return CallToolResult(is_error=is_error, content=content, structured_content=_sendable(facts))
+
+
+def _sendable(value: T) -> T:
+    """The same without what UTF-8 has no bytes for (a file's name may hold any), and no text of endless length."""
+    found: object = value
+    if isinstance(value, str):
+        found = value if len(value) <= _LONGEST else f"{value[:_LONGEST]}…"
+        found = found.encode(errors="backslashreplace").decode() if not found.isascii() else found
+    elif isinstance(value, dict):
+        found = {_sendable(name): _sendable(one) for name, one in cast("dict[str, object]", value).items()}
+    elif isinstance(value, list | tuple):
+        found = [_sendable(one) for one in cast("list[object]", value)]
+    return cast("T", found)
 
 
 def succeeded(reply: Reply) -> CallToolResult:
     """A reply as text and as structured content."""
-    return CallToolResult(
-        content=[TextContent(type="text", text=reply.text())],
-        structured_content=reply.facts(),
-    )
+    return _result(reply.text(), reply.facts())
 
 
 def internal(error: Exception) -> CallToolResult:

@@ -58,6 +58,7 @@ async def _serve(mcp: MCPServer[Any]) -> None:
     from mcp.server.stdio import stdio_server
 
     from tune_mcp.server.context import server_context
+    from tune_mcp.server.unreadable import Readable
 
     server = mcp._lowlevel_server  # pyright: ignore[reportPrivateUsage]  # no public way to say listChanged (SDK 2.3)
 
@@ -72,7 +73,7 @@ async def _serve(mcp: MCPServer[Any]) -> None:
         group.start_soon(server_context.workers.run, settle_at_start)
         async with stdio_server() as (reader, writer):
             options = NotificationOptions(tools_changed=True, resources_changed=True, prompts_changed=True)
-            await server.run(reader, writer, server.create_initialization_options(options))
+            await server.run(Readable(reader, writer), writer, server.create_initialization_options(options))
         group.cancel_scope.cancel()
 
 
