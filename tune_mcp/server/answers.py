@@ -38,13 +38,16 @@ Answered = Annotated[CallToolResult, Answer]
 
 def refused(refusal: Refusal) -> CallToolResult:
     """A refusal as a tool error: the contract's line as text, the same facts typed."""
-    facts = {**refusal.data(), "details": cut(dict(refusal.details), limit=_DETAILS)}
+    facts: dict[str, object] = {**refusal.data(), "details": cut(dict(refusal.details), limit=_DETAILS)}
     return _result(bounded(refusal.text(), limit=7500), facts, is_error=True)
 
 
 def _result(text: str, facts: dict[str, object], *, is_error: bool = False) -> CallToolResult:
-    content = [TextContent(type="text", text=_sendable(text))]
-    return CallToolResult(is_error=is_error, content=content, structured_content=_sendable(facts))
+    return CallToolResult(
+        is_error=is_error,
+        content=[TextContent(type="text", text=_sendable(text))],
+        structured_content=_sendable(facts),
+    )
 
 
 def _sendable(value: T) -> T:

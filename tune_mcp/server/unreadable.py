@@ -55,9 +55,9 @@ class Readable:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
     ) -> bool | None:
-        return await self._reader.__aexit__(kind, error, where)
+        return await self._reader.__aexit__(exc_type, exc_val, exc_tb)
 
 
 def answer(error: Exception) -> types.JSONRPCError:
@@ -66,14 +66,18 @@ def answer(error: Exception) -> types.JSONRPCError:
     parse = any(one["type"] == "json_invalid" for one in faults)
     why = faults[0]["msg"] if faults else str(error)
     # The arms of the union each name what they miss; one that misses a field shows the whole message.
-    inputs = [one.get("input") for one in faults]
-    whole = next((one for one in inputs if isinstance(one, dict)), next(iter(inputs), None))
+    inputs: list[object] = [one.get("input") for one in faults]
+    whole = next((one for one in inputs if _is_object(one)), next(iter(inputs), None))
     code, what = (types.PARSE_ERROR, "not JSON") if parse else (types.INVALID_REQUEST, "not a message of the protocol")
     return types.JSONRPCError(
         jsonrpc="2.0",
         id=_id(whole),
         error=types.ErrorData(code=code, message=f"the line is {what}: {why[:300]}. Send one JSON-RPC message a line."),
     )
+
+
+def _is_object(one: object) -> bool:
+    return isinstance(one, dict)
 
 
 def _id(given: object) -> types.RequestId | None:
