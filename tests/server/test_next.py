@@ -73,7 +73,7 @@ async def test_who_only_follows_next_calibrates_in_few_calls(
         assert agent.facts["applied"] and agent.facts["kept"]
         assert "TOY_ACC_MIN = 0.625" in (project.repo_root / toy.TEST_FILE).read_text()
         _, after = await session.call("status", run_id=agent.known["run_id"])
-    assert "applied" in after["next"] and "call report" not in after["next"]
+    assert "are written" in after["next"] and "call report" not in after["next"]
 
 
 async def test_a_refusal_and_the_plan_hold_the_decisions_ready_to_be_passed(
