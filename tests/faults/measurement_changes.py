@@ -75,7 +75,7 @@ WAYS = (
     Way("another interpreter", "precheck/fingerprint.py", MACHINE),
     Way("packages of the system that show through", "precheck/fingerprint.py",
         "precheck/test_fingerprint.py::test_packages_of_the_system_count_where_they_show_through"),
-    Way("stale bytecode", "supervise/bytecode.py",
+    Way("stale bytecode", "supervise/caches.py",
         "supervise/test_bytecode.py::test_no_code_of_another_commit_is_loaded_from_a_compiled_file"),
     Way("a file's times only", LOADED,
         "supervise/test_loaded.py::test_files_that_were_only_touched_or_are_the_tests_own_output_halt_nothing"),
