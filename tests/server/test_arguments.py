@@ -269,3 +269,17 @@ async def test_every_answer_fits_its_published_schema_and_says_what_is_next(
         plan = await check("apply_plan", run_id=run_id)
         await check("apply", run_id=run_id, plan_id=plan["plan_id"], mode="report")
     assert set(schemas) == seen
+
+
+async def test_a_catalogue_of_another_repository_hears_that_its_test_does_not_exist_here(
+    connect: Any, repo: Path, era: str
+) -> None:
+    (repo / toy.TEST_FILE).unlink()
+    async with connect(repo, era) as session:
+        found = await session.refused("start_run", model="toy")
+        _, checked = await session.call("precheck", model="toy")
+
+    assert found["code"] == "STAGES_STALE"
+    (stale,) = [check["detail"] for check in checked["checks"] if check["id"] == "stages.fresh"]
+    for said in (found["message"], stale):
+        assert f"names {toy.TEST_FILE}, which does not exist here" in said and "older" not in said

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,10 +88,19 @@ def unknown_metrics(stages: tuple[Stage, ...]) -> list[str]:
     return found + [f"{stage.key}/sample_counts" for stage in stages if stage.metrics and stage.sample_counts is None]
 
 
+def stale_words(repo_root: Path, stale: Sequence[str]) -> str:
+    """Why a table does not fit: ``is older than tests/a.py, and names tests/b.py, which does not exist here``."""
+    gone = [name for name in stale if not (repo_root / name).exists()]
+    changed = [name for name in stale if name not in gone]
+    said = [f"is older than {', '.join(changed)}"] if changed else []
+    said += [f"names {', '.join(gone)}, which {'does' if len(gone) == 1 else 'do'} not exist here"] if gone else []
+    return ", and ".join(said)
+
+
 def _wrong(subject: Subject) -> str:
     """Why the table is not that of the tree; empty when it is."""
     if stale := stale_files(subject.repo_root, subject.stages):
-        return f"stages.yaml is older than {', '.join(stale)}"
+        return f"stages.yaml {stale_words(subject.repo_root, stale)}"
     if subject.catalogue is None:
         return ""
     try:

@@ -14,7 +14,7 @@ from tune_mcp.config.stages import Stage, StageTable
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import sha256_file
 from tune_mcp.precheck import hub
-from tune_mcp.precheck.catalogue import contradicted, stale_files, unknown_metrics
+from tune_mcp.precheck.catalogue import contradicted, stale_files, stale_words, unknown_metrics
 from tune_mcp.precheck.subject import Needs, launch_settings
 from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session import own_output, provenance
@@ -31,7 +31,7 @@ def checked_stages(project: Project, model: str, keys: tuple[str, ...], table: S
     stages = select(table, keys)
     again = Step(call("discover", model=model), ", then try again")
     if stale := stale_files(project.repo_root, stages):
-        what = f"stages.yaml of {model} is older than {', '.join(stale)}"
+        what = f"stages.yaml of {model} {stale_words(project.repo_root, stale)}"
         raise Refusal(Code.STAGES_STALE, ("DSC-02", "SMP-08"), what, again, {"files": [*stale]})
     unknown = unknown_metrics(stages)
     if unknown:
