@@ -13,6 +13,7 @@ from pathlib import Path
 
 PROC = Path("/proc")
 _PF_EXITING = 0x4
+_PF_FORKNOEXEC = 0x40
 
 Identity = tuple[int, int]
 """pid and start time in clock ticks since boot: what no later process of this boot has again."""
@@ -45,6 +46,11 @@ class Process:
     def exiting(self) -> bool:
         """It runs none of its own code any more."""
         return not self.alive or bool(self.flags & _PF_EXITING)
+
+    @property
+    def forked_only(self) -> bool:
+        """It is a copy of its parent, command line and all: it has not started a program of its own."""
+        return bool(self.flags & _PF_FORKNOEXEC)
 
 
 def process(pid: int, proc: Path = PROC) -> Process | None:

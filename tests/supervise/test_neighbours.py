@@ -84,13 +84,16 @@ def test_a_supervisor_is_seen_before_and_after_it_shows_its_own_command_line(tmp
     )
 
 
+@pytest.mark.parametrize("open_still", [{}, {"0": "/dev/null", "5": "/repo/.tune-runs/r/supervisor.lock"}])
 def test_a_supervisor_that_ends_while_it_is_looked_at_is_no_neighbour(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_still: dict[str, str]
 ) -> None:
     """Its files are closed already; as one whose locks cannot be read it would refuse every start on the machine."""
     cmdline = tmp_path / "7" / "cmdline"
     (tmp_path / "7" / "fd").mkdir(parents=True)
     cmdline.write_bytes("\0".join(neighbours.SHOWN).encode() + b"\0")
+    for fd, name in open_still.items():
+        (tmp_path / "7" / "fd" / fd).symlink_to(name)
     look = neighbours._folders_of_open_locks
 
     def ends(pid: int, proc: Path) -> dict[str, str]:
@@ -107,3 +110,23 @@ def test_a_supervisor_whose_lock_cannot_be_read_counts_as_one_of_this_machine() 
     other = neighbours.Neighbour(2, "/run", "/another")
 
     assert neighbours.under(Path("/locks"), (unknown, other)) == (unknown,)
+
+
+def test_a_copy_of_a_supervisor_that_becomes_another_program_is_no_neighbour(tmp_path: Path) -> None:
+    """Between fork and exec it shows its parent's command line, and has closed its parent's locks."""
+    code = (
+        "import os, sys; from tune_mcp.supervise import neighbours, processes;"
+        "processes.plain_command_line(*neighbours.SHOWN);"
+        "child = os.fork();"
+        "child and print(child, flush=True);"
+        "sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        for pid in (process.pid, child):
+            (tmp_path / str(pid)).symlink_to(f"/proc/{pid}")
+        seen = {one.pid for one in neighbours.measuring(tmp_path)}
+        process.communicate()
+
+    assert process.pid in seen and child not in seen

@@ -37,9 +37,11 @@ def measuring(proc: Path = procfs.PROC) -> tuple[Neighbour, ...]:
     found: list[Neighbour] = []
     for pid in procfs.pids(proc):
         if pid != os.getpid() and _is_supervisor(procfs.words(pid, proc)):
+            if (process := procfs.process(pid, proc)) and process.forked_only:
+                continue  # a program that a supervisor is starting: it has that one's command line, not all its files
             folders = _folders_of_open_locks(pid, proc)
-            if not folders and not _is_supervisor(procfs.words(pid, proc)):
-                continue  # it ended meanwhile: an ending process loses its command line before its files
+            if "host.lock" not in folders and not _is_supervisor(procfs.words(pid, proc)):
+                continue  # it ended meanwhile: an ending process loses its command line before its first file
             found.append(Neighbour(pid, folders.get("supervisor.lock"), folders.get("host.lock")))
     return tuple(sorted(found, key=lambda one: one.pid))
 
