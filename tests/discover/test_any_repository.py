@@ -222,3 +222,41 @@ def test_a_first_value_may_be_named_too(project: Project) -> None:
     more = "thresholds: {test_a_ci.py: {CAP: drift}}\nmetrics: {drift: {worst: max}}"
     found = project.discover("metric_sources: {test_a_ci.py: {json_file: a.json, paths: {drift: a}}}", more)
     assert [metric.source for stage in found.stages.values() for metric in stage.metrics.values()] == ["CAP"]
+
+
+@pytest.mark.rule("DSC-14")
+@pytest.mark.parametrize(
+    ("limits", "asserted", "name"),
+    [
+        ("from types import SimpleNamespace\nLIMITS = SimpleNamespace(acc=0.5)", "m() >= LIMITS.acc", "LIMITS.acc"),
+        ("from enum import Enum\nclass Floor(Enum):\n    ACC = 0.5", "m() >= Floor.ACC.value", "Floor.ACC"),
+        ("BOUNDS = (0.5, 9.0)", "BOUNDS[0] <= m() <= BOUNDS[1]", "BOUNDS"),
+        ("FLOORS = [('acc', 0.5)]", "all(m(name) >= floor for name, floor in FLOORS)", "FLOORS"),
+        ("import numpy as np\nLOWEST = 0.5", "np.all(np.array(m()) >= LOWEST)", "LOWEST"),
+    ],
+)
+def test_a_number_in_a_form_that_is_not_read_is_listed_with_its_line_and_a_way_on(
+    project: Project, limits: str, asserted: str, name: str
+) -> None:
+    """Beside a threshold that is read, it would be the limit that nobody calibrates under a READY."""
+    read = (
+        "SEED = 3\nA_ACC_MIN = 0.5\ndef test_read():\n    assert m('acc') >= A_ACC_MIN\n    assert count(SEED) == 3\n"
+    )
+    project.write("tests/test_a_ci.py", f"{limits}\n{read}\ndef test_a():\n    assert {asserted}\n")
+
+    (line,) = project.discover().unrecognised
+
+    assert f": {name} is asserted, but is no bound that can be calibrated" in line
+    assert line.endswith(f"put {name} into ignored_constants")
+
+
+@pytest.mark.rule("DSC-14", "MOD-06")
+def test_a_described_test_without_a_threshold_has_its_block_too(project: Project) -> None:
+    project.write("tests/test_a_ci.py", "BOUNDS = (0.5, 9.0)\ndef test_a():\n    assert m() >= BOUNDS[0]\n")
+    config = "metric_sources: {test_a_ci.py: {json_file: a.json, paths: {accuracy: a}}}\n"
+
+    found = project.discover(config)
+
+    assert found.without == ("tests/test_a_ci.py",)
+    pasted = project.discover(config + found.suggestions["test_a_ci.py"])
+    assert pasted.without == () and [stage.metrics for stage in pasted.stages.values()] == [{}]

@@ -193,7 +193,8 @@ class _Builder:
                     where = f"metric_sources.{file.name}.paths names {metric}"
                     self.problems.append(f"{where}, and no constant of {file.thresholds.path} claims it [DSC-16]")
         keys = [key for key in self.rules.metrics if key in claimed]
-        if file.name not in self.model.metric_sources or any(one.nameable for one in found):
+        new = file.name not in self.model.metric_sources or file.path in self.without
+        if new or any(one.nameable for one in found):
             self.suggestions[file.name] = suggestion(file, keys, inferred, found)
 
     def groups(self, tree: Tree, routing: Routing) -> list[str]:

@@ -32,7 +32,8 @@ def suggestion(file: CalibratedFile, metrics: Iterable[str], inferred: Inferred,
                     f"    {yaml_key(one.source)}: {named[one.source]}  # {BOUND[one.gate.worst]}: {one.gate.how}"
                 )
     if not named and not keys:
-        return f"thresholds:\n  {test}: {{}}  # it has no threshold: it must pass, and nothing is written\n"
+        what = "what it asserts against stays as it is" if found else "it has no threshold"
+        return f"thresholds:\n  {test}: {{}}  # {what}: it must pass, and nothing is written\n"
     lines += ["metric_sources:", f"  {test}:", f"    json_file: {_quoted(inferred.json_file)}"]
     if known:
         lines += ["    sample_counts:"]

@@ -12,13 +12,14 @@ from tune_mcp.config.metrics import MetricRules
 from tune_mcp.discover.assertions import AssertionReader, Gate, Unread, UnreadKind
 from tune_mcp.discover.calibrated import CalibratedFile
 from tune_mcp.discover.constants import Constant, ConstantKind
-from tune_mcp.discover.leaves import names_in
+from tune_mcp.discover.leaves import names_in, root_of
 from tune_mcp.discover.routing import Routing
 from tune_mcp.discover.source_tree import number_of
 
 BOUND = {"min": "a lower bound", "max": "an upper bound"}
 _ORDERED = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 _UNITTEST = frozenset({"assertGreater", "assertGreaterEqual", "assertLess", "assertLessEqual"})
+_ORDERING = _UNITTEST | {"assert_array_less"}
 _DATA_FILE = re.compile(r"[\w./-]+\.(ya?ml|toml|json)")
 _MOST_LITERALS = 40
 
@@ -42,7 +43,8 @@ class Unclaimed:
         """``tests/test_a.py:7: LIMITS['acc'] is asserted as a lower bound (...) and is no metric yet``."""
         where, name = f"{self.path}:{self.line}", self.source or "a number"
         if isinstance(self.gate, Unread):
-            return f"{where}: {name} is asserted, but is no bound that can be calibrated: {self.gate.reason}"
+            what = f"{where}: {name} is asserted, but is no bound that can be calibrated: {self.gate.reason}"
+            return f"{what}; compare the value with one plain number, or put {name} into ignored_constants"
         asserted = f"{where}: {name} is asserted as {BOUND[self.gate.worst]} ({self.gate.how})"
         if not self.source:
             return f"{asserted} and has no name: assign it to a constant at the top of the file"
@@ -74,7 +76,7 @@ def unclaimed(file: CalibratedFile, routing: Routing, rules: MetricRules, reader
         if any(reader.derives(module.path, source, claim) for claim in claimed):
             continue
         gate = reader.gate(file.path, module.path, source, None)
-        if isinstance(gate, Gate) or (gate.kind is UnreadKind.TWO_SIDED and rules.looks_like_threshold(names[-1])):
+        if isinstance(gate, Gate) or _may_bound(gate, rules.looks_like_threshold(names[-1])):
             why = constant.problem or ("" if constant.literals else _FORM.get(constant.kind, "it is no plain number"))
             value = constant.literals[0].value if len(constant.literals) == 1 else None
             found.append(Unclaimed(module.path, constant.line, source, gate, why, value))
@@ -83,6 +85,27 @@ def unclaimed(file: CalibratedFile, routing: Routing, rules: MetricRules, reader
         told = {_how(reader.gate(file.path, module.path, source, None)) for source in claimed}
         found = [one for one in found if _how(one.gate) not in told]
     return found + list(_nameless(file, reader))
+
+
+def _may_bound(gate: Unread, like_a_threshold: bool) -> bool:
+    """Whether a person must hear of a number whose assertion was not read: by its name, or since the code orders."""
+    if gate.kind is UnreadKind.TWO_SIDED or gate.kind is UnreadKind.NOT_ASSERTED:
+        return gate.kind is UnreadKind.TWO_SIDED and like_a_threshold
+    return bool(gate.how) and (like_a_threshold or _orders(gate.how.partition(": ")[2]))
+
+
+def _orders(code: str) -> bool:
+    """Whether code asks which of two values is larger; zero only asks whether there is anything."""
+    try:
+        nodes = list(ast.walk(ast.parse(code)))
+    except SyntaxError:
+        return False
+    return any(
+        any(isinstance(op, _ORDERED) for op in node.ops) and 0 not in map(number_of, (node.left, *node.comparators))
+        if isinstance(node, ast.Compare)
+        else isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in _ORDERING
+        for node in nodes
+    )
 
 
 _FORM = {ConstantKind.DERIVED: "it is derived by an expression", ConstantKind.NONE: ""}
@@ -94,8 +117,9 @@ def _how(gate: Gate | Unread) -> str:
 
 def _candidates(file: CalibratedFile) -> Iterator[tuple[str, Constant]]:
     ignored = file.config.ignored_constants
+    inside = {root_of(leaf) for leaf in file.thresholds.leaves}
     for name, constant in {**file.thresholds.constants, **file.thresholds.leaves}.items():
-        if name in ignored or constant.kind in (ConstantKind.STRING, ConstantKind.OTHER):
+        if name in ignored or name in inside or constant.kind is ConstantKind.STRING:
             continue
         if constant.kind is not ConstantKind.NESTED:
             yield name, constant

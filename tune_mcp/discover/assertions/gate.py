@@ -36,10 +36,11 @@ class UnreadKind(StrEnum):
 
 @dataclass(frozen=True)
 class Unread:
-    """No gate could be read; ``reason`` is for people."""
+    """No gate could be read; ``reason`` is for people. ``how``: the place and the code, where an assertion is why."""
 
     reason: str
     kind: UnreadKind
+    how: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

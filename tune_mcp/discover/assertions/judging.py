@@ -87,19 +87,21 @@ def judge(failures: Iterable[Failure], present: float | None, clock: Callable[[]
         except TwoSided:
             return Unread(f"compared from both sides ({failure.how})", UnreadKind.TWO_SIDED)
         except _Unclear as found:
-            return Unread(f"{found} ({failure.how})", UnreadKind.UNCLEAR)
+            return Unread(f"{found} ({failure.how})", UnreadKind.UNCLEAR, failure.how)
     if not uses:
         return Unread("not asserted by a measured test", UnreadKind.NOT_ASSERTED)
     uses.sort(key=lambda use: bool(use.condition))
     first = uses[0]
     if first.condition:
-        return Unread(f"asserted only under a condition on {first.condition} ({first.failure.how})", UnreadKind.UNCLEAR)
+        why = f"asserted only under a condition on {first.condition} ({first.failure.how})"
+        return Unread(why, UnreadKind.UNCLEAR, first.failure.how)
     for use in uses[1:]:
         clock()
         if use.worst != first.worst and use.measured == first.measured:
             return Unread(f"compared from both sides ({first.failure.how}; {use.failure.how})", UnreadKind.TWO_SIDED)
         if not _agree(first, use, present):
-            return Unread(f"its uses disagree ({first.failure.how}; {use.failure.how})", UnreadKind.DISAGREE)
+            why = f"its uses disagree ({first.failure.how}; {use.failure.how})"
+            return Unread(why, UnreadKind.DISAGREE, first.failure.how)
     rules = tuple({id(use.rule.fails): use.rule for use in uses}.values())
     tests = tuple(dict.fromkeys(use.failure.test for use in uses if not use.condition))
     return Gate(first.worst, first.strict, first.failure.how, tests, rules, first.measured)
