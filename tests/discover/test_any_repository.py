@@ -84,6 +84,7 @@ def test_the_block_that_is_shown_makes_each_of_them_a_threshold_with_its_side(pr
 
     pasted = project.discover(block)
 
+    assert not [line for line in pasted.problems if "does not exist" in line]
     assert {
         metric.source: metric.worst for stage in pasted.stages.values() for metric in stage.metrics.values()
     } == PLACES

@@ -99,10 +99,12 @@ class CalibratedFiles:
     def _check_keys(self, test: str, config: FileSource) -> None:
         """Metrics and groups that do not exist: misspelt, they would do nothing without a word."""
         groups = [*self.rules.groups, DOCS_GROUP, "default"]
+        named = {metric for constants in self.model.thresholds.values() for metric in constants.values()}
+        metrics = [*self.rules.metrics, *sorted(named - self.rules.metrics.keys())]
         for level in (config, *config.variants.values()):
             expected = level.expected_samples
-            named = [*level.sample_counts_by_group, *(expected if isinstance(expected, dict) else ())]
-            for kind, names, known in (("metric", level.paths, [*self.rules.metrics]), ("group", named, groups)):
+            words = [*level.sample_counts_by_group, *(expected if isinstance(expected, dict) else ())]
+            for kind, names, known in (("metric", level.paths, metrics), ("group", words, groups)):
                 for name in names:
                     if name not in known:
                         what = f"{test}: config.yaml names the {kind} {name}, which does not exist"
