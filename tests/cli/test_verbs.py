@@ -229,6 +229,9 @@ def test_smart_without_a_terminal_wants_every_decision_on_the_command_line(
         assert done.code == REFUSED and done.err.startswith(f"{code} ["), words
     assert source(project) == before
 
+    asked = tune("apply", loosening, "--mode", "smart").err
+    assert "--decide toy_speed/throughput_qps=keep" in asked and "stage_key" not in asked
+    assert "stage_key" not in tune("plan", loosening).out
     assert tune("apply", loosening, "--mode", "smart", "--decide", "toy_speed/throughput_qps=8.50").code == DONE
     assert '"throughput_qps": 8.50, "latency_mean_s": 0.25' in source(project)
 

@@ -67,7 +67,8 @@ def apply_at_terminal(
     try:
         agreed: list[Decision] = []
         if mode is None:
-            print(bounded("\n".join(plan_reply(project, made.evidence, proposal).lines())))
+            shown = plan_reply(project, made.evidence, proposal).model_copy(update={"decisions": ()})
+            print(bounded("\n".join(shown.lines())))
             mode = ask("mode", MODES, "report")
             agreed = questions.agreed_with_mode(proposal, questions.checked_mode(mode), named)
         chosen = questions.checked_mode(mode)

@@ -351,7 +351,9 @@ def _report(arguments: argparse.Namespace) -> int:
 def _plan(arguments: argparse.Namespace) -> int:
     from tune_mcp.verbs.apply_plan import apply_plan
 
-    _show(arguments, apply_plan(_project(arguments), arguments.run_id))
+    reply = apply_plan(_project(arguments), arguments.run_id)
+    # The ready argument of the tool; a person is asked by apply, or names each with --decide.
+    _show(arguments, reply if arguments.json else reply.model_copy(update={"decisions": ()}))
     return DONE
 
 

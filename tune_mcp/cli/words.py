@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from tune_mcp.actions import Action, Tool, spoken
 from tune_mcp.contract.reply import Reply
-from tune_mcp.errors import Refusal
+from tune_mcp.errors import Json, Refusal
 
 R = TypeVar("R", bound=Reply)
 
@@ -48,7 +48,16 @@ class Words:
         return reply.model_copy(update={"next": spoken(reply.next, self.command)})
 
     def refusal(self, refusal: Refusal) -> Refusal:
-        """The refusal likewise."""
-        return Refusal(
-            refusal.code, refusal.rules, refusal.message, spoken(refusal.next, self.command), refusal.details
+        """The refusal likewise; what it wants decided is named with the options that decide it."""
+        decided = refusal.details.get("decisions")
+        step = self._deciding(decided) if isinstance(decided, list) else spoken(refusal.next, self.command)
+        return Refusal(refusal.code, refusal.rules, refusal.message, step, refusal.details)
+
+    def _deciding(self, decisions: list[Json]) -> str:
+        """``--decide x/acc=keep`` for each, to be edited."""
+        named = [f"{one['stage_key']}/{one['metric_key']}=keep" for one in decisions if isinstance(one, dict)]
+        words = " ".join(f"--decide {shlex.quote(name)}" for name in named)
+        return (
+            f"decide each at a terminal, or edit and add to the command: {words} (keep, apply or a number); "
+            "--otherwise keep or --otherwise apply is your word on all that is not named"
         )
