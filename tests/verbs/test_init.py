@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from five_forms import COMPILE_TIME, FORMS, THROUGHPUT, Form
+from five_forms import COMPILE_TIME, FORMS, THROUGHPUT, UNITTEST_ACCURACY, Form
 from toy import git, open_project, wait_until_rest
 
 from tune_mcp.contract.apply import ApplyReply
 from tune_mcp.discover.constants import parse_module
 from tune_mcp.errors import Code, Refusal
+from tune_mcp.supervise import host_lock
 from tune_mcp.verbs.apply import apply
 from tune_mcp.verbs.apply_plan import apply_plan
 from tune_mcp.verbs.discover import discover
@@ -52,7 +55,7 @@ def test_five_forms_of_other_projects_are_calibrated_without_touching_config(
     proposed = init(project, [form.file for form in FORMS], "ours", Asked(run=True))
 
     assert not proposed.missing, proposed.text()
-    assert "tune-mcp run ours --repeats 5" in proposed.next
+    assert "start_run with model=ours and repeats=5" in proposed.next
     calibrated(project, "ours", 3)
     for form in FORMS:
         module = parse_module((project.repo_root / form.file).read_bytes(), form.file)
@@ -87,6 +90,60 @@ def test_a_configured_model_is_not_written_over(tmp_path: Path, monkeypatch: pyt
     assert caught.value.code is Code.INVALID_ARGUMENT
     assert Path(first.path).read_bytes() == before
     assert init(project, [], "ours", Asked(replace=True)).written
+
+
+def _files(root: Path) -> dict[str, bytes | None]:
+    """Every path outside .git and .tune-runs, with its content."""
+    return {
+        str(path.relative_to(root)): path.read_bytes() if path.is_file() else None
+        for path in root.rglob("*")
+        if not {".git", ".tune-runs"} & set(path.relative_to(root).parts)
+    }
+
+
+@pytest.mark.parametrize("configured", [True, False], ids=["configured", "new"])
+def test_where_no_run_can_start_the_files_are_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: bool
+) -> None:
+    project = repository(tmp_path / "repo", monkeypatch, THROUGHPUT, COMPILE_TIME)
+    if configured:
+        init(project, [], "ours")
+        config = project.repo_root / ".tune/models/ours/config.yaml"
+        config.write_text(config.read_text() + "# a line of its owner\n")
+    before = _files(project.repo_root)
+
+    held = host_lock.take(host_lock.Holder("20260423T050000Z_x", "/d", "/elsewhere"))
+    assert not isinstance(held, host_lock.Holder)
+    try:
+        with pytest.raises(Refusal) as caught:
+            init(project, [], "ours", Asked(run=True, replace=True))
+    finally:
+        held.release()
+
+    assert caught.value.code is Code.HOST_BUSY
+    assert _files(project.repo_root) == before
+
+
+def test_what_the_first_test_showed_is_kept_when_the_second_cannot_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = repository(tmp_path / "repo", monkeypatch, UNITTEST_ACCURACY, THROUGHPUT)
+    started = itertools.count()
+
+    def once(*arguments: Any) -> Any:
+        if next(started):
+            raise Refusal(Code.HOST_BUSY, "GPU-14", "another run is measuring", "wait")
+        return start_run(*arguments)
+
+    monkeypatch.setattr("tune_mcp.verbs.init.start_run", once)
+    with pytest.raises(Refusal, match="another run is measuring"):
+        init(project, [UNITTEST_ACCURACY.file, THROUGHPUT.file], "ours", Asked(run=True))
+
+    found = discover(project, "ours")
+    assert {line.rpartition(": ")[2] for line in found.needs_config} == {
+        "LIMITS.request_throughput",
+        "LIMITS.median_ttft_ms",
+    }
 
 
 def test_a_test_that_asserts_only_bare_numbers_is_refused_with_the_line_and_the_way_out(

@@ -9,7 +9,7 @@ from tune_mcp.contract.reply import Reply
 
 class InitReply(Reply):
     """``config`` is the text of config.yaml; ``missing`` are lines about metrics without a place, ``notes`` about tests
-    and numbers that were left out; ``run_id`` is the run that showed where the values stand.
+    and numbers that were left out; ``run_id`` is the run that showed where the values are.
     """
 
     model: str
@@ -23,7 +23,8 @@ class InitReply(Reply):
 
     def lines(self) -> Iterable[str]:
         """The thresholds, the file, and what a person must still say."""
-        yield f"model {self.model}: {len(self.thresholds)} threshold(s); {self.path} {self._state}"
+        number = len(self.thresholds)
+        yield f"model {self.model}: {number} threshold{'' if number == 1 else 's'}; {self.path} {self._state}"
         yield from (f"  {line}" for line in self.thresholds)
         yield from (f"missing: {line}" for line in self.missing)
         yield from (f"note: {line}" for line in self.notes)

@@ -6,10 +6,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tune_mcp.actions import Step, call
 from tune_mcp.config.loader import REPO_PLACE
 from tune_mcp.config.metrics import load_metric_rules
 from tune_mcp.config.model import ModelConfig
@@ -19,7 +21,7 @@ from tune_mcp.discover.propose import Proposal, TestPlan, config_text, filled, p
 from tune_mcp.discover.recorded import RECORD_FILE
 from tune_mcp.discover.stages import discover as read_tests
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import inside, is_locked, write_atomic
+from tune_mcp.files import inside, is_locked, read_plain, write_atomic
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import state
 from tune_mcp.supervise import guard_record
@@ -31,6 +33,7 @@ from tune_mcp.verbs.status import status
 from tune_mcp.verbs.stop_run import stop_run
 
 _WAIT_S = 10
+_BOUNDS = {"min": "lower", "max": "upper"}
 _LEAVING_S, _LOOK_EVERY_S = 10.0, 0.05
 """How long a supervisor may take to leave after its last word."""
 _THREE_LINES = """\
@@ -55,14 +58,17 @@ class Asked:
 def init(project: Project, tests: Sequence[str], model: str, asked: Asked | None = None) -> InitReply:
     """Read the tests, write config and catalogue, and with ``asked.run`` measure once to find the values.
 
+    Where no run can start, the files are as they were before; where a later one fails, what the earlier ones found is
+    written.
+
     Raises INVALID_ARGUMENT for tests that are no files of the repository and a model that is configured already,
     NO_THRESHOLDS where no test asserts a number that has a name, and what ``start_run`` raises.
     """
     asked = asked or Asked()
     path = project.repo_root / REPO_PLACE / "models" / model / "config.yaml"
     if os.path.lexists(path) and not asked.replace:
-        what = f"{path} is there already"
-        raise _invalid(what, f"call discover with model={model}, or init with another name, or with --replace", "model")
+        step = Step(call("discover", model=model), " to read the tests again, or add --replace to write the file anew")
+        raise _invalid(f"{path} is there already", step, "model")
     plan = _read(project, _files(project, tests), model)
     if not plan.tests:
         raise Refusal(
@@ -77,18 +83,42 @@ def init(project: Project, tests: Sequence[str], model: str, asked: Asked | None
     if not asked.agreed(config_text(plan)):
         return _reply(plan, path, written=False, run_id=None)
     runs: list[str] = []
-    if asked.run:
-        # Every metric has a place for now, so that a run may begin; it halts where the test wrote none there.
-        _write(project, path, replace(plan, tests=tuple(map(_provisional, plan.tests))))
-        for number, test in enumerate(plan.tests):
-            runs.append(start_run(project, model, _stages(project, model, test), 1, "init").run_id)
-            found = _looked(project, _measured(project, runs[-1]), test, asked)
-            plan = replace(plan, tests=(*plan.tests[:number], found, *plan.tests[number + 1 :]))
-            after = (_provisional(one) for one in plan.tests[number + 1 :])
-            _write(project, path, replace(plan, tests=(*plan.tests[: number + 1], *after)))
-            _closed(project, runs[-1], found)
-    _write(project, path, plan)
+    before = _contents(path, path.with_name("stages.yaml"))
+    try:
+        if asked.run:
+            # Every metric has a place for now, so that a run may begin; it halts where the test wrote none there.
+            _write(project, path, replace(plan, tests=tuple(map(_provisional, plan.tests))))
+            for number, test in enumerate(plan.tests):
+                runs.append(start_run(project, model, _stages(project, model, test), 1, "init").run_id)
+                found = _looked(project, _measured(project, runs[-1]), test, asked)
+                plan = replace(plan, tests=(*plan.tests[:number], found, *plan.tests[number + 1 :]))
+                after = (_provisional(one) for one in plan.tests[number + 1 :])
+                _write(project, path, replace(plan, tests=(*plan.tests[: number + 1], *after)))
+                _closed(project, runs[-1], found)
+        _write(project, path, plan)
+    except BaseException:
+        if runs:
+            _write(project, path, plan)
+        else:
+            _put_back(before)
+        raise
     return _reply(plan, path, written=True, run_id=runs[-1] if runs else None)
+
+
+def _contents(*paths: Path) -> dict[Path, bytes | None]:
+    return {path: read_plain(path) if path.exists() else None for path in paths}
+
+
+def _put_back(before: Mapping[Path, bytes | None]) -> None:
+    """The files as they were, and no folder that only they needed."""
+    for path, data in before.items():
+        if data is not None:
+            write_atomic(path, data)
+            continue
+        path.unlink(missing_ok=True)
+        for folder in list(path.parents)[:3]:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def _stages(project: Project, model: str, test: TestPlan) -> list[str]:
@@ -180,7 +210,7 @@ def _failed(record: Path) -> Iterator[str]:
 
 
 def _closed(project: Project, run_id: str, plan: TestPlan) -> None:
-    """Let the run take its values from where they are now known to stand, or end it: a halt would block the next."""
+    """Let the run take its values from where they are now known to be, or end it: a halt would block the next."""
     if state.conclude(project.run(run_id)).state not in (state.RunState.HALTED, state.RunState.EXHAUSTED):
         return
     if plan.complete:
@@ -198,9 +228,9 @@ def _reply(plan: Proposal, path: Path, *, written: bool, run_id: str | None) -> 
     missing = [
         f"{limit.metric} ({test.name}: {limit.source}): "
         + (
-            "it may stand at " + ", ".join(f"{place.source} ({place.value:g})" for place in limit.maybe)
+            "it may be at " + ", ".join(f"{place.source} ({place.value:g})" for place in limit.maybe)
             if limit.maybe
-            else "not known before a run; --run measures once and looks"
+            else "known after a run; --run runs the test once and looks"
             if run_id is None
             else _THREE_LINES.format(metric=limit.metric)
         )
@@ -208,7 +238,9 @@ def _reply(plan: Proposal, path: Path, *, written: bool, run_id: str | None) -> 
         if not limit.place
     ]
     shown = (
-        f"{test.name}: {limit.source} -> {limit.metric} ({limit.worst}), {limit.place or '?'}" for test, limit in limits
+        f"{test.name}: {limit.source} is the {_BOUNDS[limit.worst]} bound of {limit.metric}, read from "
+        + (limit.place or "a place not known yet")
+        for test, limit in limits
     )
     return InitReply(
         model=plan.model,
@@ -227,10 +259,12 @@ def _next(plan: Proposal, *, written: bool, run: bool) -> str:
     if not written:
         return "nothing was written"
     if plan.complete:
-        return f"tune-mcp run {plan.model} --repeats 5 (in a client: start_run with model={plan.model}, repeats=5)"
+        return Step(
+            "commit .tune, so that the run measures a commit, then ", call("start_run", model=plan.model, repeats=5)
+        )
     if not run:
-        return f"let one run show where the values stand: tune-mcp init --model {plan.model} --run --replace"
-    return f"write the missing places into config.yaml, then tune-mcp discover {plan.model}"
+        return f"let one run show where the values are: tune-mcp init --model {plan.model} --run --replace"
+    return Step("write the missing places into config.yaml, then ", call("discover", model=plan.model))
 
 
 def _invalid(what: str, step: str, argument: str) -> Refusal:
