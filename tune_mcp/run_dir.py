@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tune_mcp.actions import Step, call
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import write_atomic
 
@@ -226,7 +227,7 @@ def find(repo_root: Path, run_id: str) -> RunDir:
         Code.UNKNOWN_RUN,
         "SES-06",
         f"there is no run {run_id!r} under {repo_root / RUNS_FOLDER}",
-        f"name one of: {', '.join(known)}" if known else "call start_run to make one",
+        f"name one of: {', '.join(known)}" if known else Step(call("start_run"), " to make one"),
         {"run_id": run_id, "known": list(known)},
     )
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import toy
 
+import tune_mcp
 from tune_mcp.actions import Step, ToClient, Tool, call, spoken
 from tune_mcp.cli.main import parser
 from tune_mcp.cli.words import Words
@@ -85,6 +88,27 @@ def test_no_reply_or_refusal_at_a_terminal_names_a_tool(tune: Any, project: Proj
         text = done.out + done.err
         assert "Next:" in text or words[0] == "audit", words
         assert not [tool for tool in TOOLS if tool in text], (words, text)
+
+
+def test_no_text_of_the_code_names_a_call_that_a_terminal_cannot_say_in_its_own_words() -> None:
+    """A call in a plain string reaches a terminal as it is; ``Step`` and ``call`` are for that."""
+    package = Path(tune_mcp.__file__).parent
+    tools = re.compile(rf"\bcall ({'|'.join(get_args(Tool))})\b")
+    found = [
+        f"{path.relative_to(package)}:{node.lineno}"
+        for path in sorted(package.rglob("*.py"))
+        if "server" not in path.relative_to(package).parts
+        for tree in [ast.parse(path.read_text())]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and tools.search(node.value)
+        if node.value not in _docstrings(tree)
+    ]
+    assert not found
+
+
+def _docstrings(tree: ast.Module) -> set[object]:
+    statements = (node.value for node in ast.walk(tree) if isinstance(node, ast.Expr))
+    return {value.value for value in statements if isinstance(value, ast.Constant)}
 
 
 @pytest.mark.rule("RPT-05")

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+from tune_mcp.actions import Step, call
 from tune_mcp.apply.filling import Filling, fill
 from tune_mcp.discover.constants import ModuleConstants, NumberLiteral, parse_module
 from tune_mcp.discover.source_tree import SourceTree, number_in, number_of, read_tree
@@ -112,7 +113,7 @@ def _filling(module: ModuleConstants, edit: Edit) -> Filling:
             Code.THRESHOLD_CHANGED,
             "APL-24",
             f"{edit.source} in {module.path} had no value when the plan was made, and there is no such place now",
-            "call apply_plan again and decide on its new numbers",
+            Step(call("apply_plan"), " again and decide on its new numbers"),
             {"source": edit.source, "file": module.path},
         )
     return Filling(edit.source, blank, _first_text(edit))
@@ -138,7 +139,7 @@ def _replacement(path: str, edit: Edit, literal: NumberLiteral) -> Replacement:
             Code.THRESHOLD_CHANGED,
             ("APL-24", literal_rule(literal)),
             f"{edit.source} at {path}:{literal.line} is {literal.token} now, the plan saw {expected}",
-            "call apply_plan again and decide on its new numbers",
+            Step(call("apply_plan"), " again and decide on its new numbers"),
             {"source": edit.source, "file": path, "line": literal.line, "found": literal.token, "planned": expected},
         )
     text = number_text(edit.new_value, literal.token) if edit.new_text is None else _custom_text(edit)

@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from tune_mcp.actions import Step, call
 from tune_mcp.config.stages import Frozen
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import (
@@ -179,7 +180,11 @@ def _demand_new(plan_id: str, last: Journal | None) -> Journal | None:
             Code.STALE_PLAN,
             "APL-24",
             f"the plan {plan_id} is {last.state} already",
-            f"call apply_plan again; if the files were put back by hand, call apply with --undo {plan_id} first"
+            Step(
+                call("apply_plan"),
+                " again; if the files were put back by hand, first run tune-mcp apply RUN --undo ",
+                plan_id,
+            )
             if last.state == "committed"
             else "recover it first",
             {"plan_id": plan_id, "state": last.state},
@@ -381,6 +386,6 @@ def _not_as_planned(path: str) -> Refusal:
         Code.THRESHOLD_CHANGED,
         "APL-24",
         f"{path} is not the file that the plan saw",
-        "call apply_plan again and decide on its new numbers",
+        Step(call("apply_plan"), " again and decide on its new numbers"),
         {"file": path},
     )

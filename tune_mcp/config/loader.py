@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tune_mcp.actions import Step, call
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import read_plain
 
@@ -117,7 +118,7 @@ class ConfigPlaces:
                 Code.STAGES_STALE,
                 "DSC-01",
                 f"model {name} has no stages.yaml yet",
-                f"call discover with model {name}",
+                Step(call("discover", model=name)),
                 {"model": name},
             )
         return load_stages(path)

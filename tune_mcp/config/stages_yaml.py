@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from tune_mcp.actions import Step, call
 from tune_mcp.config.stages import Display, Location, SampleCounts, Stage, StageMetric, StageTable
 from tune_mcp.config.yaml_source import Yaml, read_yaml
 
@@ -20,7 +21,7 @@ def load_stages(path: Path) -> StageTable:
 
     Raises INVALID_CONFIG with file, line and key.
     """
-    source = read_yaml(path, f"call discover with model={path.parent.name}: it writes the file anew")
+    source = read_yaml(path, Step(call("discover", model=path.parent.name), ": it writes the file anew"))
     table: StageTable = {}
     for key, value in source.data.items():
         filled = value

@@ -123,7 +123,7 @@ class CatalogReply(Reply):
             yield "host profile: none active (a plain machine)"
         if self.model is None:
             for model in self.models:
-                count = "not discovered yet, call discover" if model.stages is None else f"{model.stages} stages"
+                count = "not discovered yet" if model.stages is None else f"{model.stages} stages"
                 yield f"model {model.name}: {model.problem or f'{count} — {model.description}'}"
             return
         yield f"model {self.model}: {len(self.stages)} stages"

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Sequence
 
+from tune_mcp.actions import Step, call
 from tune_mcp.config.stages import Stage, StageTable
 from tune_mcp.errors import Code, Refusal
 
@@ -55,7 +56,7 @@ def expand(tokens: Sequence[str], table: StageTable) -> tuple[str, ...]:
             Code.NO_THRESHOLDS,
             "STG-01",
             "the stage table is empty: no test has a threshold that config or a name pattern claims",
-            "call discover: it lists what the tests assert, with the block for config.yaml",
+            Step(call("discover"), ": it lists what the tests assert, with the block for config.yaml"),
             {"stages": [*tokens]},
         )
     short = aliases(table)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from tune_mcp.actions import Step, call
 from tune_mcp.apply.plan import ApplyPlan
 from tune_mcp.config.model import Optimisation
 from tune_mcp.errors import Code, Refusal
@@ -82,7 +83,7 @@ def record_applied(run: RunDir, rows: Sequence[AppliedRow], facts: ReportFacts |
             Code.NOT_REPORTED,
             ("RPT-05", "APL-18"),
             f"{run.run_id} has no readable report.json",
-            "call report, then apply",
+            Step(call("report", run_id=run.run_id), ", then ", call("apply", run_id=run.run_id)),
             {"run_id": run.run_id},
         )
     facts = facts.model_copy(update={"applied": tuple(rows)})

@@ -12,6 +12,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, ValidationError
 
+from tune_mcp.actions import Step, call
 from tune_mcp.config.ci_machine import CiMachine
 from tune_mcp.config.lanes import Placement
 from tune_mcp.config.policy import GroupPolicy
@@ -189,7 +190,10 @@ def write(run: RunDir, plan: Plan, write_file: Callable[[Path, bytes], None], re
     """
     if run.plan.exists():
         raise Refusal(
-            Code.PLAN_EXISTS, "SES-04", f"{run.plan} exists already", "call start_run, which makes a new directory"
+            Code.PLAN_EXISTS,
+            "SES-04",
+            f"{run.plan} exists already",
+            Step(call("start_run"), ", which makes a new directory"),
         )
     data = dump_json(plan.model_dump(mode="json"))
     record(sha256_bytes(data))
@@ -274,7 +278,7 @@ def _load_older(
             Code.STAGES_CHANGED,
             "STR-02",
             f"{run.run_id} names stages that the catalogue of {text('model')} does not have: {', '.join(unknown)}",
-            "call discover on the tree that the run measured",
+            Step(call("discover"), " on the tree that the run measured"),
             {"stages": list(unknown)},
         )
     chosen = {key: table[key] for key in keys}

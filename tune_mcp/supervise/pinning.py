@@ -31,7 +31,7 @@ def unavailable(lane: Lane | None) -> Blocked | None:
         code=Code.HOST_NOT_COMPARABLE,
         rule="SCP-02",
         reason=f"lane {lane.name} cannot have its CPUs {lane.cpus}: {why}",
-        next="correct lanes in the host profile, or give this container those CPUs, then call resume_run",
+        next="correct lanes in the host profile, or give this container those CPUs, then resume the run",
         retryable=False,
     )
 
