@@ -110,6 +110,7 @@ def test_a_person_is_shown_the_plan_and_asked_for_mode_and_each_loosening_metric
 
     plan = terminal.until(MODE)
     assert "plan_id: " in plan and "--- a/tests/test_toy_ci.py" in plan
+    assert "report touches no file; smart writes what tightens" in plan
     terminal.type("all\n")
     assert "one of: report, smart, full" in terminal.until(MODE)
     terminal.type("smart\n")

@@ -132,6 +132,17 @@ def test_a_calibration_at_a_terminal_goes_from_catalog_to_apply(tune: Any, proje
     assert (project.repo_root / toy.TEST_FILE).read_bytes() == before
 
 
+def test_doctor_checks_the_models_that_have_tests_here_and_names_the_others(tune: Any, project: Project) -> None:
+    done = tune("doctor")
+    assert done.code == DONE and "precheck toy: ok" in done.out
+    assert "no test of these models is in this repository: asr, omni" in done.out
+    assert "precheck asr" not in done.out
+
+    (project.repo_root / toy.TEST_FILE).unlink()
+    done = tune("doctor")
+    assert done.code == NOT_READY and "Next: " in done.out and "tune-mcp init --model NAME --run" in done.out
+
+
 def test_what_is_not_ready_exits_with_one(tune: Any, project: Project) -> None:
     def second_fails(job: Any) -> Any:
         return toy.measured(job) if job.repeat == 1 else None

@@ -62,6 +62,16 @@ def test_a_constant_that_is_no_plain_number_is_a_question_mark_in_that_line_only
     assert line(case, "asr_speed") == "— 2× NVIDIA H20, 24 samples, concurrency=?, 5 runs"
 
 
+@pytest.mark.rule("CTX-04")
+def test_a_test_that_counts_no_samples_has_none_in_the_line(case) -> None:
+    stage = case.plan.catalogue["tts_speed"].model_copy(
+        update={"sample_counts": "one", "expected_samples": None, "context_vars": ()}
+    )
+    reader = ContextReader(case.repo, "CPU", 3)
+    assert reader.line(stage) == "— CPU, concurrency=8, 3 runs"
+    assert reader.line(stage.model_copy(update={"sample_counts": None})) == "— CPU, ? samples, concurrency=8, 3 runs"
+
+
 ENV_DEFAULT = "from kit.load import ASR_CONCURRENCY\nMY_CONCURRENCY = ASR_CONCURRENCY\nMAX_SAMPLES = 24\n"
 
 

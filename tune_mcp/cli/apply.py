@@ -15,6 +15,11 @@ from tune_mcp.verbs.apply import apply, carry_out, declined
 from tune_mcp.verbs.apply_plan import plan_reply
 from tune_mcp.verbs.project import Project
 
+_MODES_SAY = (
+    "report touches no file; smart writes what tightens and asks about the rest; full writes all, and asks about what "
+    "loosens"
+)
+
 
 def decision(word: str) -> Decision:
     """``STAGE/METRIC=keep``, ``=apply`` or ``=<number>``. Raises INVALID_ARGUMENT."""
@@ -69,6 +74,7 @@ def apply_at_terminal(
         if mode is None:
             shown = plan_reply(project, made.evidence, proposal).model_copy(update={"decisions": ()})
             print(bounded("\n".join(shown.lines())))
+            print(_MODES_SAY)
             mode = ask("mode", MODES, "report")
             agreed = questions.agreed_with_mode(proposal, questions.checked_mode(mode), named)
         chosen = questions.checked_mode(mode)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tune_mcp.config.model import globbed_files
 from tune_mcp.contract.reply import Reply
 from tune_mcp.errors import Refusal
 from tune_mcp.verbs.precheck import precheck
@@ -11,9 +12,21 @@ from tune_mcp.verbs.project import Project
 
 
 def doctor(project: Project, model: str | None, show: Callable[[Reply], None]) -> int:
-    """Precheck every model; a model that cannot be checked says why. Returns 0 when all are ready, else 1."""
+    """Precheck every model that has tests in this repository; one that cannot be checked says why.
+
+    Returns 0 when there is one and all are ready, else 1.
+    """
+    names = [model] if model else project.places.model_names()
+    elsewhere = [] if model else [name for name in names if _elsewhere(project, name)]
+    if elsewhere:
+        print(f"no test of these models is in this repository: {', '.join(elsewhere)}")
+    if len(elsewhere) == len(names):
+        print("Next: write a model from the tests here: tune-mcp init --model NAME --run")
+        return 1
     ready = True
-    for name in [model] if model else project.places.model_names():
+    for name in names:
+        if name in elsewhere:
+            continue
         try:
             reply = precheck(project, name)
         except Refusal as refusal:
@@ -25,3 +38,10 @@ def doctor(project: Project, model: str | None, show: Callable[[Reply], None]) -
         show(reply)
         ready = ready and reply.ok
     return 0 if ready else 1
+
+
+def _elsewhere(project: Project, name: str) -> bool:
+    try:
+        return not any(globbed_files(project.repo_root, project.places.model(name)))
+    except Refusal:
+        return False

@@ -94,10 +94,14 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--repo", type=Path, help="the repository (default: TUNE_REPO_ROOT, the host profile, git)")
     common.add_argument("--host", help="host profile (default: TUNE_HOST, the hostname)")
-    common.add_argument("--config", type=Path, help="folder with models/ and hosts/")
+    common.add_argument("--config", type=Path, help="a folder with models/ and hosts/ that is looked at first")
     common.add_argument("--venv-python", help="the project's interpreter")
-    common.add_argument("--json", action="store_true", help="typed facts instead of text")
-    top = argparse.ArgumentParser(prog="tune-mcp", description="Calibrate CI thresholds: strict worst of N, gated.")
+    common.add_argument("--json", action="store_true", help="print JSON instead of text")
+    top = argparse.ArgumentParser(
+        prog="tune-mcp",
+        description="Measure the thresholds that CI tests assert, and write the strict worst of N into the test files.",
+        epilog="Start in your repository with: tune-mcp init --model NAME --run",
+    )
     top.add_argument("--version", action="version", version=f"tune-mcp {__version__}")
     verbs = top.add_subparsers(required=True, metavar="VERB")
 
@@ -110,12 +114,14 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     one = verb("serve", _serve, "the MCP server over stdio, or over HTTP for clients on this machine")
     one.add_argument("--http", action="store_true", help="HTTP on loopback, behind a bearer token, instead of stdio")
     one.add_argument("--bind", default="127.0.0.1", metavar="ADDRESS", help="with --http; others need --token-file")
-    one.add_argument("--port", type=int, default=8765, help="with --http")
+    one.add_argument("--port", type=int, default=8765, help="with --http; 8765 by default")
     one.add_argument("--token-file", type=Path, help="with --http: mode 0600 (default: your own, made when missing)")
-    one.add_argument("--allow-host", action="append", default=[], metavar="HOST:PORT", help="with --http: a name of us")
+    one.add_argument(
+        "--allow-host", action="append", default=[], metavar="HOST:PORT", help="with --http: a name of this host"
+    )
     demo = verb("demo", _demo, "calibrate a real speech workload on this CPU, from start to end")
-    demo.add_argument("--folder", type=Path, help="where (default: a new folder below the temporary one)")
-    demo.add_argument("--repeats", type=int, default=5, help="observations per stage, 5 by default")
+    demo.add_argument("--folder", type=Path, help="where to make its repository (default: a new temporary folder)")
+    demo.add_argument("--repeats", type=int, default=5, help="how often each test file runs, 5 by default")
     one = verb("catalog", _catalog, "hosts, models, and a model's stages")
     one.add_argument("model", nargs="?", help=MODEL)
     one = verb("discover", _discover, "read tests and config into stages.yaml")
@@ -125,15 +131,21 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     one.add_argument("tests", nargs="*", help="test files or folders (default: tests/)")
     one.add_argument("--model", required=True, help="name of the new model")
     one.add_argument("--run", action="store_true", help="run the tests once, and look at what they leave")
-    one.add_argument("--path", action="append", default=[], metavar="METRIC=FILE::PATH", help="where a value stands")
+    one.add_argument(
+        "--path",
+        action="append",
+        default=[],
+        metavar="METRIC=FILE::PATH",
+        help="where a value is, below pytest's basetemp",
+    )
     one.add_argument("--replace", action="store_true", help="write over a config.yaml that is there")
     one.add_argument("--yes", action="store_true", help="do not ask before it writes")
     one = verb("precheck", _precheck, "is this machine ready?")
     _selection(one)
     one = verb("run", _run, "start a run and watch it; Ctrl-C stops watching, not the run")
     _selection(one)
-    one.add_argument("--repeats", type=int, default=5, help="observations per stage, 5 by default")
-    one.add_argument("--label", help="a word for the run directory's name")
+    one.add_argument("--repeats", type=int, default=5, help="how often each test file runs, 5 by default")
+    one.add_argument("--label", help="a word in the run's id")
     one.add_argument("--detach", action="store_true", help="start it and return")
     one = verb("resume", _resume, "go on with an interrupted run")
     one.add_argument("run_id", help=RUN)
@@ -145,13 +157,13 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     one.add_argument("--reason", required=True, help="why; kept with the run")
     one = verb("status", _status, "how far a run is; without a run, the list of runs")
     one.add_argument("run_id", nargs="?", help=RUN)
-    one.add_argument("--wait", type=float, default=0, metavar="S", help="up to 50 seconds for a change")
-    one = verb("audit", _audit, "the strict audit")
+    one.add_argument("--wait", type=float, default=0, metavar="S", help="wait for a change, up to 50 seconds")
+    one = verb("audit", _audit, "which repeats count, and whether all do: the strict audit")
     one.add_argument("run_id", help=RUN)
-    one = verb("tail", _tail, "follow the active pytest log; switches by itself")
+    one = verb("tail", _tail, "follow the pytest log that is active now")
     one.add_argument("run_id", help=RUN)
     one.add_argument("--once", action="store_true", help="print the last lines and end")
-    one.add_argument("--lines", type=int, default=30, help="how many to begin with")
+    one.add_argument("--lines", type=int, default=30, help="how many lines to begin with, 30 by default")
     one = verb("watch", _watch, "milestones, the strict matrix, progress and time left")
     one.add_argument("run_id", help=RUN)
     one.add_argument("--page", action="store_true", help="also keep dashboard.html in the run directory, for a browser")
@@ -161,27 +173,33 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     one.add_argument("run_id", help=RUN)
     one = verb("apply", _apply, "write the thresholds, asking for each that loosens")
     one.add_argument("run_id", help=RUN)
-    one.add_argument("--mode", choices=["report", "smart", "full"], help="how much to write")
-    one.add_argument("--plan-id", help="refuse unless this is still the plan")
     one.add_argument(
-        "--decide", action="append", default=[], metavar="STAGE/METRIC=keep|apply|NUMBER", help="answer it now"
+        "--mode", choices=["report", "smart", "full"], help="how much to write: nothing, what tightens, or all"
     )
-    one.add_argument("--otherwise", choices=["keep", "apply"], help="your word on all that --decide does not name")
-    one.add_argument("--undo", metavar="PLAN_ID", help="put the files before that apply back")
-    one = verb("doctor", _doctor, "what a run of each model would need here")
+    one.add_argument("--plan-id", help="refuse unless this is the plan that would be applied")
+    one.add_argument(
+        "--decide",
+        action="append",
+        default=[],
+        metavar="STAGE/METRIC=keep|apply|NUMBER",
+        help="the decision on one metric",
+    )
+    one.add_argument("--otherwise", choices=["keep", "apply"], help="the decision on all others")
+    one.add_argument("--undo", metavar="PLAN_ID", help="restore the files as they were before that apply")
+    one = verb("doctor", _doctor, "what a run of each model of this repository lacks on this machine")
     one.add_argument("model", nargs="?", help=MODEL)
     one = verb("install", _install, "put the server into a client's configuration; shows the difference")
     one.add_argument(
         "client", help="claude-code, claude-desktop, cursor, vscode, codex, gemini, zed, opencode, copilot"
     )
-    one.add_argument("--undo", action="store_true", help="take it out again")
+    one.add_argument("--undo", action="store_true", help="remove the server from the configuration")
     one.add_argument("--dry-run", action="store_true", help="show the difference only")
     return top
 
 
 def _selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help=MODEL)
-    parser.add_argument("--stages", default="ALL", help="keys, bases, @groups or ALL, with commas")
+    parser.add_argument("--stages", default="ALL", help="keys or aliases as catalog lists them, with commas")
 
 
 def _options(arguments: argparse.Namespace) -> Options:

@@ -241,6 +241,8 @@ def _unknown(code: Code, rule: str, kind: str, name: str, known: Sequence[str]) 
 
     near = difflib.get_close_matches(name, known, 3, 0.5)
     hint = f"name {' or '.join(near)}" if near else f"name one of: {', '.join(known)}"
+    if code is Code.UNKNOWN_MODEL and not near:
+        hint += "; for tests that no model covers: tune-mcp init --model NAME --run"
     return Refusal(
         code,
         rule,

@@ -72,9 +72,9 @@ class ApplyReply(Reply):
         if self.undo_command:
             yield f"undo: {self.undo_command}"
         if self.pull_request:
-            yield f"nothing is committed; text for a pull request, should the user want one: {self.pull_request}"
+            yield f"text for a pull request, if one is wanted: {self.pull_request}"
         if self.commit_files:
-            yield f"files for its commit: {', '.join(self.commit_files)}"
+            yield f"files for its commit, the last to be copied from report.md: {', '.join(self.commit_files)}"
 
 
 class UndoReply(Reply):

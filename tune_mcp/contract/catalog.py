@@ -124,7 +124,8 @@ class CatalogReply(Reply):
         if self.model is None:
             for model in self.models:
                 count = "not discovered yet" if model.stages is None else f"{model.stages} stages"
-                yield f"model {model.name}: {model.problem or f'{count} — {model.description}'}"
+                facts = " — ".join(filter(None, (count, model.description)))
+                yield f"model {model.name}: {model.problem or facts}"
             return
         yield f"model {self.model}: {len(self.stages)} stages"
         for head, stages in groupby(self.stages, StageEntry.head):

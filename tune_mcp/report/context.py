@@ -67,12 +67,16 @@ class ContextReader:
         self._launched = LaunchValues(self.repo_root, self._modules, self.settings)
 
     def line(self, stage: Stage) -> str:
-        """``— 2× NVIDIA H20, 2000 samples, max_tokens=32, concurrency=8, 5 runs`` (CTX-04, CTX-05)."""
+        """``— 2× NVIDIA H20, 2000 samples, max_tokens=32, concurrency=8, 5 runs`` (CTX-04, CTX-05).
+
+        A test that counts no samples has none to say.
+        """
         runs = f"{self.repeats} run" if self.repeats == 1 else f"{self.repeats} runs"
         if stage.is_docs:
             return f"— {self.phrase}, docs smoke, {runs}"
         samples, others = self._constants(stage)
-        return ", ".join([f"— {self.phrase}", f"{samples} samples", *others, runs])
+        counted = [f"{samples} samples"] if samples else []
+        return ", ".join([f"— {self.phrase}", *counted, *others, runs])
 
     def _constants(self, stage: Stage) -> tuple[str, list[str]]:
         samples: str | None = None
@@ -84,7 +88,9 @@ class ContextReader:
             elif named.get(_label(name), UNKNOWN) == UNKNOWN:
                 named[_label(name)] = value
         if samples is None:
-            samples = UNKNOWN if stage.expected_samples is None else str(stage.expected_samples)
+            samples = "" if stage.sample_counts == "one" else UNKNOWN
+            if stage.expected_samples is not None:
+                samples = str(stage.expected_samples)
         concurrency = self._launched.concurrency(stage, named.get("concurrency"))
         if concurrency is not None:
             named["concurrency"] = concurrency

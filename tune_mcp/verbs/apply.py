@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
+from tune_mcp.actions import Step, ToClient
 from tune_mcp.apply import doubts, proof, transaction
 from tune_mcp.apply.literals import rewrite
 from tune_mcp.apply.plan import ApplyPlan, Row
@@ -155,7 +156,10 @@ def _write(
         pull_request=str(published.write(folder)),
         commit_files=published.commit_files(),
         files_changed=(*edited, *([catalogue.name] if catalogue.sha256 != before else [])),
-        next="list every change to the user; commit or push only if the user asks for it (prompt publish)",
+        next=Step(
+            ToClient("list every change to the user; commit or push only if the user asks for it (prompt publish); "),
+            "git diff shows the changes, and nothing is committed",
+        ),
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from tune_mcp.actions import Step, call
 from tune_mcp.config.model import globbed_files
 from tune_mcp.config.stages import Stage
@@ -13,8 +11,7 @@ from tune_mcp.errors import Code, Refusal
 from tune_mcp.precheck.catalogue import stale_files
 from tune_mcp.verbs.project import Project
 
-if TYPE_CHECKING:
-    pass
+_NEW_MODEL = "for tests that no model covers: tune-mcp init --model NAME --run (prompt add_model)"
 
 
 def catalog(project: Project, model: str | None = None) -> CatalogReply:
@@ -66,8 +63,8 @@ def _stage(stage: Stage, stale: set[str]) -> StageEntry:
 
 def _first_step(models: tuple[ModelEntry, ...]) -> str:
     if not models:
-        return "add .tune/models/<name>/config.yaml (prompt add_model)"
-    return Step("choose a model, then ", call("catalog"), " with it (discover first, where it says so)")
+        return _NEW_MODEL
+    return Step("choose a model, then ", call("catalog"), f" with it (discover first, where it says so); {_NEW_MODEL}")
 
 
 def _entry(project: Project, name: str) -> ModelEntry:
