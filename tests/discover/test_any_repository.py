@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from tune_mcp.discover.constants import parse_module
 from tune_mcp.errors import Code, Refusal
 
 if TYPE_CHECKING:
@@ -261,3 +262,27 @@ def test_a_described_test_without_a_threshold_has_its_block_too(project: Project
     assert found.without == ("tests/test_a_ci.py",)
     pasted = project.discover(config + found.suggestions["test_a_ci.py"])
     assert pasted.without == () and [stage.metrics for stage in pasted.stages.values()] == [{}]
+
+
+@pytest.mark.rule("DSC-14", "APL-15")
+@pytest.mark.parametrize(
+    ("classes", "call", "source"),
+    [
+        ("class Base:\n    acc: float\nclass Limits(Base):\n    gap: float = 1.0", "Limits(0.5, 2.5)", "LIMITS.gap"),
+        ("class Limits:\n    acc: ClassVar[float] = 1.0\n    gap: float = 1.0", "Limits(2.5)", "LIMITS.gap"),
+        ("class Limits:\n    acc: float = field(init=False)\n    gap: float = 1.0", "Limits(2.5)", "LIMITS.gap"),
+        ("class Limits:\n    acc: InitVar[float]\n    gap: float = 1.0", "Limits(0.5, 2.5)", "LIMITS.gap"),
+        ("class Limits:\n    acc: float\n    _: KW_ONLY\n    gap: float = 1.0", "Limits(0.5, gap=2.5)", "LIMITS.gap"),
+        ("class Limits(NamedTuple):\n    acc: float\n    gap: float", "Limits(*[0.5], 2.5)", None),
+        ("class Limits(Other):\n    gap: float = 1.0", "Limits(0.5, 2.5)", None),
+        ("class Limits:\n    gap: float\n    def __init__(self, acc, gap): ...", "Limits(0.5, gap=2.5)", None),
+    ],
+)  # fmt: skip
+def test_a_positional_argument_is_the_field_that_the_class_makes_of_it(
+    classes: str, call: str, source: str | None
+) -> None:
+    """A number under a wrong field's name would be rewritten in the place of another threshold."""
+    found = parse_module(f"@record\n{classes}\nLIMITS = {call}\n".encode(), "tests/test_a_ci.py")
+    values = {leaf.literals[0].value: name for name, leaf in found.leaves.items() if name.startswith("LIMITS.")}
+    assert values.get(2.5) == source
+    assert values.get(0.5) in (None, "LIMITS.acc")

@@ -15,6 +15,8 @@ from tune_mcp.discover.bindings import ModuleScope
 from tune_mcp.discover.source_tree import number_of, parsed_expression
 
 _SETTERS = frozenset({"setattr", "setitem", "delattr", "__setattr__"})
+_PLAIN_BASES = frozenset({"NamedTuple", "object", "Generic", "Protocol", "ABC"})
+_ENUMS = frozenset({"Enum", "IntEnum", "StrEnum", "Flag", "IntFlag"})
 _MAPPINGS = frozenset({"dict", "OrderedDict", "MappingProxyType"})
 
 
@@ -160,17 +162,58 @@ def _fields(place: str, node: ast.Call, classes: dict[str, ast.ClassDef]) -> Ite
         return
     if not called[:1].isupper():
         return  # a function may do anything with what it is given
-    kind = classes.get(called)
-    names = [
-        one.target.id
-        for one in (kind.body if kind else ())
-        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)
-    ]
-    for name, argument in zip(names, node.args, strict=False):
-        yield f"{place}.{name}", argument
+    fields = _positional(called, classes)
+    if fields is None:
+        return
+    for name, argument in zip(fields, node.args, strict=False):
+        if isinstance(argument, ast.Starred):
+            break
+        if name:
+            yield f"{place}.{name}", argument
     for keyword in node.keywords:
         if keyword.arg:
             yield f"{place}.{keyword.arg}", keyword.value
+
+
+def _positional(name: str, classes: dict[str, ast.ClassDef]) -> list[str] | None:
+    """The fields that the arguments of a record class fill in order, its bases' first; "" for what is no attribute.
+
+    None where a class decides itself what becomes of its arguments. A class of another file has none that are known.
+    """
+    kind = classes.get(name)
+    if kind is None:
+        return []
+    fields: dict[str, str] = {}
+    for base in (ast.unparse(base).partition("[")[0].rpartition(".")[2] for base in kind.bases):
+        inherited = _positional(base, {key: one for key, one in classes.items() if key != name})
+        if inherited is None or base in _ENUMS:
+            return None
+        if base not in classes and base not in _PLAIN_BASES:
+            return []
+        fields |= {one: one for one in inherited}
+    for one in kind.body:
+        if isinstance(one, ast.FunctionDef) and one.name in ("__init__", "__new__"):
+            return None
+        if not (isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)):
+            continue
+        kind_of_field = ast.unparse(one.annotation)
+        if "KW_ONLY" in kind_of_field:
+            break
+        if "ClassVar" in kind_of_field or _not_in_init(one.value):
+            fields.pop(one.target.id, None)
+        else:
+            fields[one.target.id] = "" if "InitVar" in kind_of_field else one.target.id
+    return [] if _only_keywords(kind) else list(fields.values())
+
+
+def _not_in_init(value: ast.expr | None) -> bool:
+    keywords = value.keywords if isinstance(value, ast.Call) else []
+    return any(one.arg in ("init", "kw_only") for one in keywords)
+
+
+def _only_keywords(kind: ast.ClassDef) -> bool:
+    calls = [one for one in kind.decorator_list if isinstance(one, ast.Call)]
+    return any(keyword.arg in ("kw_only", "init") for call in calls for keyword in call.keywords)
 
 
 @dataclass(frozen=True)
