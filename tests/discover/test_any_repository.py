@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from tune_mcp.discover.assertions import AssertionReader, Gate
 from tune_mcp.discover.constants import parse_module
 from tune_mcp.errors import Code, Refusal
 
@@ -286,3 +287,13 @@ def test_a_positional_argument_is_the_field_that_the_class_makes_of_it(
     values = {leaf.literals[0].value: name for name, leaf in found.leaves.items() if name.startswith("LIMITS.")}
     assert values.get(2.5) == source
     assert values.get(0.5) in (None, "LIMITS.acc")
+
+
+@pytest.mark.rule("MET-04")
+@pytest.mark.parametrize("record", ["tune_record", "record_property"])
+def test_a_value_that_a_test_records_is_a_result_whatever_it_was_computed_from(project: Project, record: str) -> None:
+    code = f"A_ACC_MIN = 0.5\ndef test_a({record}):\n    acc = float(run() / count())\n"
+    code += f"    {record}('acc', acc)\n    assert acc >= A_ACC_MIN\n"
+    project.write("tests/test_a_ci.py", code)
+    gate = AssertionReader(project.root).gate("tests/test_a_ci.py", "tests/test_a_ci.py", "A_ACC_MIN", None)
+    assert isinstance(gate, Gate) and gate.worst == "min"

@@ -161,9 +161,8 @@ def test_a_test_that_asserts_only_bare_numbers_is_refused_with_the_line_and_the_
 
 
 def test_a_test_that_leaves_no_number_gets_the_lines_to_add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    silent = COMPILE_TIME.text.replace('    tune_record("cold_compile_s", seconds)\n', "").replace(
-        "(tune_record)", "()"
-    )
+    silent = COMPILE_TIME.text.replace('    tune_record("cold_compile_s", seconds)\n', "")
+    silent = silent.replace("(tune_record)", "()").replace("moved([1.25, 2.5, 2.0])", "time.process_time()")
     project = repository(tmp_path / "repo", monkeypatch, Form(COMPILE_TIME.file, silent, {}))
 
     proposed = init(project, [], "ours", Asked(run=True))
@@ -180,3 +179,15 @@ def test_a_place_that_a_person_names_is_taken(tmp_path: Path, monkeypatch: pytes
     proposed = init(project, [], "ours", Asked(places={"cold_compile_s": "mine.json::a.b"}))
 
     assert 'cold_compile_s: "mine.json::a.b"' in proposed.config
+
+
+@pytest.mark.rule("MOD-06")
+def test_a_run_that_comes_to_no_test_is_told_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The advice to record the values is for tests that ran."""
+    text = "import no_such_module\n\nACC_MIN = 0.5\n\n\ndef test_a():\n    assert no_such_module.run() >= ACC_MIN\n"
+    project = repository(tmp_path / "repo", monkeypatch, Form("tests/test_a.py", text, {}))
+
+    proposed = init(project, ["tests/test_a.py"], "ours", Asked(run=True))
+
+    (line,) = proposed.missing
+    assert "the run came to no test" in line and "no_such_module" in line and "tune_record" not in line

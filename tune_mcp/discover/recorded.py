@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 RECORD_FILE = "tune_record.json"
 """Where the guard plugin leaves them, below basetemp: one key a name."""
-_CALLS = frozenset({"tune_record", "record_property"})
+RECORDERS = frozenset({"tune_record", "record_property"})
+"""The fixtures that take a name and a value."""
 
 
 def names_for(code: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
@@ -35,7 +36,7 @@ def made_names(tree: ast.Module) -> Mapping[str, str]:
                 pass
             case _:
                 continue
-        if ast.unparse(function).rpartition(".")[2] in _CALLS:
+        if ast.unparse(function).rpartition(".")[2] in RECORDERS:
             texts = (re.escape(str(one.value)) if isinstance(one, ast.Constant) else ".+" for one in parts)
             found["".join(texts)] = ast.unparse(value)
     return found
@@ -50,6 +51,6 @@ def recorded(tree: ast.Module) -> Mapping[str, str]:
                 pass
             case _:
                 continue
-        if ast.unparse(function).rpartition(".")[2] in _CALLS:
+        if ast.unparse(function).rpartition(".")[2] in RECORDERS:
             found[name] = ast.unparse(value)
     return found

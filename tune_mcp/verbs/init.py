@@ -83,6 +83,7 @@ def init(project: Project, tests: Sequence[str], model: str, asked: Asked | None
     if not asked.agreed(config_text(plan)):
         return _reply(plan, path, written=False, run_id=None)
     runs: list[str] = []
+    unreached: dict[str, str] = {}
     before = _contents(path, path.with_name("stages.yaml"))
     try:
         if asked.run:
@@ -90,7 +91,10 @@ def init(project: Project, tests: Sequence[str], model: str, asked: Asked | None
             _write(project, path, replace(plan, tests=tuple(map(_provisional, plan.tests))))
             for number, test in enumerate(plan.tests):
                 runs.append(start_run(project, model, _stages(project, model, test), 1, "init").run_id)
-                found = _looked(project, _measured(project, runs[-1]), test, asked)
+                run = _measured(project, runs[-1])
+                found = _looked(project, run, test, asked)
+                if not guard_record.read(run.guard_record(test.name.removesuffix(".py"), 1)).called:
+                    unreached[test.name] = _ended(run)
                 plan = replace(plan, tests=(*plan.tests[:number], found, *plan.tests[number + 1 :]))
                 after = (_provisional(one) for one in plan.tests[number + 1 :])
                 _write(project, path, replace(plan, tests=(*plan.tests[: number + 1], *after)))
@@ -102,7 +106,7 @@ def init(project: Project, tests: Sequence[str], model: str, asked: Asked | None
         else:
             _put_back(before)
         raise
-    return _reply(plan, path, written=True, run_id=runs[-1] if runs else None)
+    return _reply(plan, path, written=True, run_id=runs[-1] if runs else None, unreached=unreached)
 
 
 def _contents(*paths: Path) -> dict[Path, bytes | None]:
@@ -209,6 +213,12 @@ def _failed(record: Path) -> Iterator[str]:
         yield failure.nodeid.partition("::")[2].partition("[")[0]
 
 
+def _ended(run: RunDir) -> str:
+    """Why a run came to no test, for people."""
+    record = state.conclude(run).record
+    return f"{record.reason if record else 'its supervisor is gone'}; its log: {run.path}/_pytest"
+
+
 def _closed(project: Project, run_id: str, plan: TestPlan) -> None:
     """Let the run take its values from where they are now known to be, or end it: a halt would block the next."""
     if state.conclude(project.run(run_id)).state not in (state.RunState.HALTED, state.RunState.EXHAUSTED):
@@ -223,7 +233,10 @@ def _closed(project: Project, run_id: str, plan: TestPlan) -> None:
         stop_run(project, run_id, "init has seen what it leaves")
 
 
-def _reply(plan: Proposal, path: Path, *, written: bool, run_id: str | None) -> InitReply:
+def _reply(
+    plan: Proposal, path: Path, *, written: bool, run_id: str | None, unreached: Mapping[str, str] | None = None
+) -> InitReply:
+    unreached = unreached or {}
     limits = [(test, limit) for test in plan.tests for limit in test.limits]
     missing = [
         f"{limit.metric} ({test.name}: {limit.source}): "
@@ -232,6 +245,8 @@ def _reply(plan: Proposal, path: Path, *, written: bool, run_id: str | None) -> 
             if limit.maybe
             else "known after a run; --run runs the test once and looks"
             if run_id is None
+            else f"not known, since the run came to no test: {unreached[test.name]}"
+            if test.name in unreached
             else _THREE_LINES.format(metric=limit.metric)
         )
         for test, limit in limits
@@ -251,17 +266,19 @@ def _reply(plan: Proposal, path: Path, *, written: bool, run_id: str | None) -> 
         missing=tuple(missing),
         notes=(*plan.problems, *(line for test in plan.tests for line in test.told)),
         run_id=run_id,
-        next=_next(plan, written=written, run=run_id is not None),
+        next=_next(plan, written=written, run=run_id is not None, unreached=bool(unreached)),
     )
 
 
-def _next(plan: Proposal, *, written: bool, run: bool) -> str:
+def _next(plan: Proposal, *, written: bool, run: bool, unreached: bool) -> str:
     if not written:
         return "nothing was written"
     if plan.complete:
         return Step(
             "commit .tune, so that the run measures a commit, then ", call("start_run", model=plan.model, repeats=5)
         )
+    if unreached:
+        return f"let the tests run, then tune-mcp init --model {plan.model} --run --replace"
     if not run:
         return f"let one run show where the values are: tune-mcp init --model {plan.model} --run --replace"
     return Step("write the missing places into config.yaml, then ", call("discover", model=plan.model))

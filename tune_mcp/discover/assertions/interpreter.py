@@ -40,6 +40,7 @@ from tune_mcp.discover.assertions.reading import MUTATORS
 from tune_mcp.discover.assertions.statements import Statements, Target
 from tune_mcp.discover.assertions.values import TooLong
 from tune_mcp.discover.imports import SourceFiles
+from tune_mcp.discover.recorded import RECORDERS
 
 _MAX_DEPTH = 60
 _BRIEF = 2_000
@@ -167,6 +168,9 @@ class Interpreter(Statements):
         name, last = f"{function.name}(…)", function.name.rpartition(".")[2]
         if not given and last in _SAME_EACH_TIME:
             return function.child("call", None, name)
+        if last in RECORDERS:
+            for value in given[1:]:
+                self.measure(value)
         self.loses(f"`{name}`", given)
         owner = function.owner
         if last in MUTATORS and owner is not None:
