@@ -16,8 +16,12 @@ from tune_mcp.actions import Step, ToClient, Tool, call, spoken
 from tune_mcp.cli.main import parser
 from tune_mcp.cli.words import Words
 from tune_mcp.errors import Code, Refusal
+from tune_mcp.verbs.apply import apply
+from tune_mcp.verbs.apply_plan import apply_plan
+from tune_mcp.verbs.precheck import precheck
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.report import report
+from tune_mcp.verbs.start_run import start_run
 from tune_mcp.verbs.status import status
 
 TOOLS = [tool for tool in get_args(Tool) if "_" in tool]
@@ -109,6 +113,21 @@ def test_no_text_of_the_code_names_a_call_that_a_terminal_cannot_say_in_its_own_
 def _docstrings(tree: ast.Module) -> set[object]:
     statements = (node.value for node in ast.walk(tree) if isinstance(node, ast.Expr))
     return {value.value for value in statements if isinstance(value, ast.Constant)}
+
+
+def test_every_printed_command_holds_in_a_repository_whose_path_has_blanks(tmp_path: Path) -> None:
+    project = toy.make_toy(tmp_path / "my repo")
+    started = start_run(project, toy.MODEL, ("ALL",), 2)
+    assert toy.wait_until_rest(project, started.run_id).strict_complete
+    report(project, started.run_id)
+    plan = apply_plan(project, started.run_id)
+    undo = apply(project, started.run_id, plan.plan_id, "full", otherwise="apply").undo_command
+    (project.repo_root / "stray.txt").write_text("")
+    checks = [check.fix for check in precheck(project, toy.MODEL).checks if str(project.repo_root) in check.fix]
+
+    assert undo and checks
+    for said in (undo, started.watch_command, started.tail_command, *checks):
+        assert str(project.repo_root) in shlex.split(said), said
 
 
 @pytest.mark.rule("RPT-05")

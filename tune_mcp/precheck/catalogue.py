@@ -117,7 +117,7 @@ def checks(subject: Subject) -> Iterator[Check]:
         id="stages.fresh",
         status="mismatch" if wrong else "ok",
         detail=wrong or f"{len(subject.stages)} stage(s) up to date",
-        fix=f"tune-mcp discover {subject.model} --repo {subject.repo_root}" if wrong else "",
+        fix=f"tune-mcp discover {subject.model} --repo {shlex.quote(str(subject.repo_root))}" if wrong else "",
     )
     unknown = unknown_metrics(subject.stages)
     yield Check(
@@ -142,7 +142,12 @@ def repository_checks(subject: Subject) -> Iterator[Check]:
     try:
         state = provenance.read(subject.repo_root)
     except Refusal as refusal:
-        yield Check(id="repo.head", status="missing", detail=refusal.message, fix=f"git -C {subject.repo_root} status")
+        yield Check(
+            id="repo.head",
+            status="missing",
+            detail=refusal.message,
+            fix=f"git -C {shlex.quote(str(subject.repo_root))} status",
+        )
         return
     yield Check(id="repo.head", status="ok", detail=f"{state.head} on {state.branch} in {subject.repo_root}")
     if state.dirty:
@@ -151,7 +156,7 @@ def repository_checks(subject: Subject) -> Iterator[Check]:
             id="repo.tree",
             status="warn",
             detail=f"the tree is not the commit: {changed}, {len(state.untracked)} untracked; recorded with the run",
-            fix=f"git -C {subject.repo_root} status --short",
+            fix=f"git -C {shlex.quote(str(subject.repo_root))} status --short",
         )
     else:
         yield Check(id="repo.tree", status="ok", detail="clean")

@@ -170,7 +170,7 @@ def disk_checks(subject: Subject) -> Iterator[Check]:
         id="disk.space",
         status=status,
         detail=f"{free / 2**30:.1f} GiB free under {subject.repo_root}",
-        fix="" if status == "ok" else f"du -xh --max-depth=1 {subject.repo_root / '.tune-runs'}",
+        fix="" if status == "ok" else f"du -xh --max-depth=1 {shlex.quote(str(subject.repo_root / '.tune-runs'))}",
     )
 
 

@@ -174,7 +174,9 @@ def checks(subject: Subject, imports: Imports, late: str) -> Iterator[Check]:
         yield Check(id="venv.imports", status="missing", detail=detail, fix=sync(subject))
     elif imports.untried or late:
         why = imports.untried or late
-        yield Check(id="venv.imports", status="unknown", detail=f"not tried: {why}", fix=f"{python} --version")
+        yield Check(
+            id="venv.imports", status="unknown", detail=f"not tried: {why}", fix=f"{shlex.quote(str(python))} --version"
+        )
     elif imports.stuck:
         detail = f"{imports.stuck} was still loading at the deadline; a first load from a cold disk takes minutes"
         yield Check(id="venv.imports", status="unknown", detail=detail, fix=_by_hand(subject, python, imports.stuck))

@@ -10,6 +10,7 @@ import hmac
 import ipaddress
 import os
 import secrets
+import shlex
 import stat
 import sys
 from dataclasses import dataclass
@@ -74,7 +75,9 @@ def token(options: HttpOptions) -> tuple[str, Path]:
     except (OSError, UnicodeDecodeError) as error:
         raise _refused(f"the token file {path} cannot be read: {error}", "name a file that holds one token") from error
     if stat.S_IMODE(facts.st_mode) & 0o077 or facts.st_uid != os.getuid():
-        raise _refused(f"others can read the token file {path}, or it is not yours", f"chmod 600 {path}")
+        raise _refused(
+            f"others can read the token file {path}, or it is not yours", f"chmod 600 {shlex.quote(str(path))}"
+        )
     if len(text) < _SHORTEST_TOKEN or any(sign.isspace() for sign in text) or not text.isascii():
         raise _refused(
             f"{path} holds no token of {_SHORTEST_TOKEN} or more plain characters",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -152,7 +153,8 @@ def _write(
             *unproved,
             *outcome.problems,
         ),
-        undo_command=f"tune-mcp apply {found.run.run_id} --undo {proposal.plan_id} --repo {project.repo_root}",
+        undo_command=f"tune-mcp apply {found.run.run_id} --undo {proposal.plan_id} "
+        f"--repo {shlex.quote(str(project.repo_root))}",
         pull_request=str(published.write(folder)),
         commit_files=published.commit_files(),
         files_changed=(*edited, *([catalogue.name] if catalogue.sha256 != before else [])),

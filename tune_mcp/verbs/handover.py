@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable
 from datetime import datetime
@@ -68,8 +69,8 @@ def launched(
         repeats=plan.repeats,
         plan_line=plan_line(run, plan),
         state=str(RunState.PRECHECKING),
-        watch_command=f"tune-mcp watch {run.run_id} --repo {root}",
-        tail_command=f"tune-mcp tail {run.run_id} --repo {root}",
+        watch_command=f"tune-mcp watch {run.run_id} --repo {shlex.quote(str(root))}",
+        tail_command=f"tune-mcp tail {run.run_id} --repo {shlex.quote(str(root))}",
         next=Step(
             ToClient("tell the user the plan line and both commands, then "),
             call("status", run_id=run.run_id, wait_s=45),

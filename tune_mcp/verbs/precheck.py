@@ -84,5 +84,5 @@ def _lock(project: Project) -> Check:
         id="host.free",
         status="busy",
         detail=f"{holder.run_id} of {holder.repo_root} is measuring here",
-        fix=f"tune-mcp status {holder.run_id} --repo {holder.repo_root}",
+        fix=f"tune-mcp status {holder.run_id} --repo {shlex.quote(holder.repo_root)}",
     )

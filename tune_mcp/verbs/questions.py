@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
 from tune_mcp.apply import doubts
@@ -204,7 +205,7 @@ def checked_otherwise(word: str | None) -> Otherwise | None:
 
 def terminal(project: Project, run_id: str) -> str:
     """How a person at a terminal does the same."""
-    return f"tune-mcp apply {run_id} --repo {project.repo_root}"
+    return f"tune-mcp apply {run_id} --repo {shlex.quote(str(project.repo_root))}"
 
 
 def checked_decisions(proposal: ApplyPlan, decisions: Sequence[Decision]) -> dict[tuple[str, str], Decision]:
