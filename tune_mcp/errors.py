@@ -102,10 +102,10 @@ class NotPlain(OSError):
 
 _STORAGE = {
     errno.ENOSPC: "free space there",
-    errno.EDQUOT: "free space there, or have the quota raised",
+    errno.EDQUOT: "free space there, or raise the quota",
     errno.EROFS: "mount it writable",
-    errno.EACCES: "give yourself the right to write there",
-    errno.EIO: "look after the disk",
+    errno.EACCES: "give this user write permission there",
+    errno.EIO: "check the disk for errors",
 }
 
 

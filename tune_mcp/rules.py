@@ -22,8 +22,8 @@ class How(StrEnum):
     def meaning(self) -> str:
         """One sentence for people."""
         return {
-            How.ENFORCED: "Whoever tries to break it is refused or stopped.",
-            How.AUTOMATIC: "It happens by itself, and there is nothing to break.",
+            How.ENFORCED: "An attempt to break it is refused or stopped.",
+            How.AUTOMATIC: "The product always does it; there is nothing to refuse.",
             How.REFERENCE: "A fact that configuration, a prompt or a page holds.",
             How.PROMPT: "No server can enforce it: a prompt says it, and what the server notices is named.",
         }[self]

@@ -112,7 +112,7 @@ def test_a_bound_at_its_natural_edge_is_asked_unless_slack_goes_beyond_it() -> N
     assert kinds(worst(1.0, 1.0, group="speed"), 0.5, gate(LOW)) == []
     assert kinds(worst(0, 0), 0, gate(LOW)) == [DoubtKind.NATURAL_EDGE]
     texts = [one.text for one in find(worst(0.0, 0.0, op="max"), 0.5, Direction.LOOSENS, UNREAD, "", 2)]
-    assert "a slack that multiplies does nothing there" in texts[0] and "all 2 repeats" in texts[0]
+    assert "a slack that multiplies has no effect there" in texts[0] and "All 2 repeats" in texts[0]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A reading that pytest contradicts is thrown away; a failure that no threshold explains is named."""
+"""A reading that pytest contradicts is discarded; a failure that no threshold explains is named."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def test_a_reading_that_agrees_with_pytest_holds() -> None:
 
 def test_a_repeat_that_fails_by_our_reading_but_passed_contradicts_it() -> None:
     found = against(reading(values=(0.6, 0.4)), passed(1, 2))
-    assert "by our reading repeat 2 fails, 0.4 against 0.5" in found and f"pytest passed {NODE}" in found
+    assert "as tune-mcp reads it, repeat 2 fails, 0.4 against 0.5" in found and f"pytest passed {NODE}" in found
 
 
 def test_a_repeat_that_passes_by_our_reading_but_failed_its_assertion_contradicts_it() -> None:
     found = against(reading(), {**passed(1), **failed(2, failure())})
-    assert "by our reading repeat 2 passes" in found and "0.4 >= 0.5" in found
+    assert "as tune-mcp reads it, repeat 2 passes" in found and "0.4 >= 0.5" in found
 
 
 @pytest.mark.parametrize(

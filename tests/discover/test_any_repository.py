@@ -172,7 +172,7 @@ def test_a_constant_that_another_test_calibrates_is_no_note(project: Project) ->
     sources = ", ".join(f"test_{letter}_ci.py: {preset.format(letter.upper())}" for letter in "ab")
     found = project.discover(f"metric_sources: {{{sources}}}")
     assert [line for line in found.problems if "fits no preset" in line] == [
-        "tests/limits.py: C_ACC_MIN fits no preset of test_b_ci.py and is not calibrated [DSC-12]"
+        "tests/limits.py: C_ACC_MIN fits no preset of test_b_ci.py and is not calibrated"
     ]
 
 

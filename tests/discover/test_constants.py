@@ -202,9 +202,9 @@ def test_leaves_that_are_no_numbers_are_gaps_with_a_reason_and_the_others_stay_e
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ("{8: {'a': 1}, 8: {'a': 2}}", "the key 8 stands twice"),
-        ("{8: {'a': 1, 'a': 2}}", "the key 'a' stands twice"),
-        ("{8: {'a': 1}, CONC: {'a': 2}}", "the key 8 stands twice"),
+        ("{8: {'a': 1}, 8: {'a': 2}}", "duplicate key 8"),
+        ("{8: {'a': 1, 'a': 2}}", "duplicate key 'a'"),
+        ("{8: {'a': 1}, CONC: {'a': 2}}", "duplicate key 8"),
         ("{8: {'a': 1}, **MORE}", "spread"),
         ("{8: {'a': 1, **MORE}}", "not a plain string"),
         ("{8: {'a': 1, NAME: 2}}", "not a plain string"),

@@ -101,7 +101,7 @@ def test_every_page_can_be_reached_from_the_index() -> None:
 
 
 def test_the_generated_pages_are_those_that_the_code_makes() -> None:
-    """``python docs/reference/generate.py`` writes them anew."""
+    """``python docs/reference/generate.py`` writes them again."""
     place = ROOT / "docs" / "reference" / "generate.py"
     spec = importlib.util.spec_from_file_location("generate", place)
     assert spec and spec.loader

@@ -101,7 +101,7 @@ def test_a_holder_that_no_signal_ends_is_told_apart(proc: Proc, state: str, said
 
 def test_what_could_not_be_read_is_said(proc: Proc) -> None:
     assert describe(busy(trouble="GPU is lost"), proc.root) == "GPU 0: GPU is lost"
-    assert describe(busy(used=None), proc.root) == "GPU 0: NVML does not tell its memory"
+    assert describe(busy(used=None), proc.root) == "GPU 0: NVML does not report its memory"
 
 
 def test_this_machines_own_processes_can_be_looked_through() -> None:

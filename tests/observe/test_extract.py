@@ -298,9 +298,9 @@ def test_a_list_may_be_counted_by_its_length(tmp_path: Path) -> None:
     [
         ('{"valid": true}', "", ""),
         ('{"valid": false}', "v.json::valid is false", ""),
-        ('{"valid": 1}', "", "observation_validity: v.json::valid: no true or false"),
-        ("{}", "", "observation_validity: v.json::valid: no true or false"),
-        ("", "", "observation_validity: v.json::valid: no true or false"),
+        ('{"valid": 1}', "", "observation_validity: v.json::valid: not true or false"),
+        ("{}", "", "observation_validity: v.json::valid: not true or false"),
+        ("", "", "observation_validity: v.json::valid: not true or false"),
     ],
 )
 def test_a_test_may_say_itself_that_a_repeat_is_no_observation(

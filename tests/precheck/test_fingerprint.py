@@ -67,7 +67,7 @@ def test_another_gpu_is_named_also_one_of_the_same_model(planned: Environment) -
 
     found = fingerprint.differences(planned, planned.model_copy(update={"gpus": (other,)}))
 
-    assert found == ("GPU NVIDIA H20 GPU-9 is none of the run's",)
+    assert found == ("GPU NVIDIA H20 GPU-9 is not one of the run's",)
 
 
 def test_an_unchanged_machine_is_looked_at_without_starting_the_interpreter(planned: Environment, python: Path) -> None:

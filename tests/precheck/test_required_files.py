@@ -48,7 +48,7 @@ def test_a_path_is_that_of_a_launch_and_the_file_must_be_whole(
     assert (absent.id, absent.status, absent.detail) == ("files:u.jit", "missing", f"{file} is not there")
     assert absent.fix.startswith(f"cd {tmp_path} && HOME={tmp_path}/home ")
     assert absent.fix.endswith(f"{tmp_path}/venv/bin/python -m get --to {tmp_path}")
-    assert (cut.status, cut.detail) == ("missing", f"{file} has 9 bytes, a whole one at least 10")
+    assert (cut.status, cut.detail) == ("missing", f"{file} has 9 bytes, a complete one at least 10")
     assert (whole.status, whole.fix) == ("ok", "")
 
 

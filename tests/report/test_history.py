@@ -15,7 +15,7 @@ def test_a_purged_repeat_is_named_with_its_stages_repeat_reason_and_author(case,
     section = text.split("## Superseded repeats and incidents")[1].split("\n## ")[0]
     row = "| 2026-04-23T05:31:00Z | `test_asr_ci` | 3 | — | purged | nothing can be read | session | 23/24 samples | "
     assert f"{row}nothing is left |" in section
-    assert "1 repeat was taken out and measured anew" in section
+    assert "1 repeat was set aside and measured again" in section
 
 
 @pytest.mark.rule("GAP-10")

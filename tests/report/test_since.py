@@ -76,7 +76,7 @@ def test_a_last_calibration_whose_commit_is_not_here_is_compared_without_a_range
     facts = report(workshop.make(sha=commit("Calibrate")))
 
     assert facts.previous is not None and facts.previous.changes is None
-    assert "cannot be told" in since.range_text(facts.previous)
+    assert "is unknown" in since.range_text(facts.previous)
 
 
 def test_without_a_last_calibration_that_is_said(case) -> None:

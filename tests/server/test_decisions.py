@@ -105,7 +105,7 @@ async def test_a_persons_own_standing_word_counts_more_than_the_one_that_came_wi
         plan_id = await planned(session, run_id)
         _, facts = await session.call("apply", run_id=run_id, plan_id=plan_id, mode="smart", otherwise="apply")
 
-    assert "Standing word that came with the call, for every single question: apply" in person.messages[0]
+    assert "Answer that came with the call, for every single question: apply" in person.messages[0]
     assert len(person.messages) == 1 and [one["metric_key"] for one in facts["applied"]] == ["accuracy"]
 
 

@@ -136,7 +136,7 @@ async def test_no_tool_takes_a_word_that_would_pass_a_gate(connect: Any, repo: P
 
 
 async def test_the_tools_are_those_of_the_committed_snapshot(connect: Any, repo: Path) -> None:
-    """A drift of names, texts or schemas fails; ``TUNE_UPDATE_SNAPSHOTS=1`` writes the file anew."""
+    """A drift of names, texts or schemas fails; ``TUNE_UPDATE_SNAPSHOTS=1`` writes the file again."""
     found = json.dumps(await tools_of(connect, repo), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     if os.environ.get("TUNE_UPDATE_SNAPSHOTS"):
         SNAPSHOT.write_text(found)

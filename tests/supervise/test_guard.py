@@ -99,7 +99,7 @@ def test_what_would_cut_the_file_short_is_taken_back(
             ),
             "more than once",
         ),
-        (conftest("raise RuntimeError('broken conftest')"), "never reached our guard"),
+        (conftest("raise RuntimeError('broken conftest')"), "never loaded tune-mcp"),
     ],
     ids=[
         "--deselect", "--co", "items deleted", "shouldstop", "late maxfail", "interrupt", "exit 0", "rerun",

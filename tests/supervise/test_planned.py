@@ -233,7 +233,7 @@ def test_every_repeat_runs_the_same_tests_by_their_whole_node_ids(tmp_path: Path
     now = status(project, run.run_id)
     assert now.state == "halted", toy.told(run)
     assert (
-        "its tests are not those of another repeat: tests/test_toy_ci.py::test_samples[sample2] ran only now; "
+        "it ran other tests than another repeat: tests/test_toy_ci.py::test_samples[sample2] ran only now; "
         "tests/test_toy_ci.py::test_samples[sample1] ran only then"
     ) in now.reason
     assert run.observation("toy_speed", 1).exists()

@@ -185,7 +185,7 @@ def test_numbers_missing_after_a_whole_pytest_halt_and_are_named(rc: int) -> Non
 @pytest.mark.parametrize(
     ("guard", "rc", "why"),
     [
-        ({"started": False, "collected": (), "executed": ()}, 4, "never reached our guard"),
+        ({"started": False, "collected": (), "executed": ()}, 4, "never loaded tune-mcp"),
         ({"worker": True}, 0, "xdist"),
         ({"collect_only": True, "executed": ()}, 0, "--collect-only"),
         ({"collect_errors": ("t.py: boom",)}, 2, "collection failed"),

@@ -222,7 +222,7 @@ def test_a_fatal_line_that_nothing_confirms_stops_when_all_stands_still_later(sc
 @pytest.mark.parametrize(
     ("line", "name", "window"),
     [
-        ("retrying after CUDA out of memory", "out of memory, told in passing", 15),
+        ("retrying after CUDA out of memory", "out of memory, only mentioned", 15),
         ("worker 1: CUDA out of memory", "second worker out of memory", 120),
         ("server process exited with code -9", "killed (137)", 120),
         ("OSError: [Errno 28] No space left on device", "disk full", 120),
@@ -318,13 +318,13 @@ def test_a_test_whose_fixtures_are_up_is_no_slow_start(scene: Scene) -> None:
     [
         (
             ["Loading safetensors checkpoint shards:  20% Completed | 3/15 [01:40<06:40, 33.41s/it]", "loading"],
-            "the log tells of slow weights: weights load slowly",
+            "the log shows slow weights: weights load slowly",
             "FlashInfer",
         ),
         (["starting 8 threads", "thread 8 is up"], "no cause is known; last line: thread 8 is up", "JIT"),
         ([], "no cause is known; last line: (the log is empty)", "JIT"),
         (["Requirement already satisfied: ninja==1.11"], "no cause is known", "FlashInfer"),
-        (["router: worker http://127.0.0.1:3001 is unhealthy"], "the log tells of router worker unhealthy", "CI_HOME"),
+        (["router: worker http://127.0.0.1:3001 is unhealthy"], "the log shows router worker unhealthy", "CI_HOME"),
         (["waiting, HF_TOKEN=hf_abcdefghijklmnop"], "HF_TOKEN=[redacted]", "mnop"),
     ],
 )
@@ -479,7 +479,7 @@ def test_a_line_that_comes_without_end_is_told_once_and_costs_little(scene: Scen
         scene.says(*["out of memory somewhere"] * 1000)
         scene.after(0.1, busy=1)
     news = AlertNews(scene.folder / "watch.json")
-    assert [one.name for one in news.read()] == ["out of memory, told in passing"]
+    assert [one.name for one in news.read()] == ["out of memory, only mentioned"]
     assert news.read() == ()
 
 

@@ -219,7 +219,7 @@ def test_discover_writes_a_table_anew_that_nobody_can_read(tmp_path: Path, damag
     if damage(whole):
         with pytest.raises(Refusal) as caught:
             precheck(project, toy.MODEL)
-        assert caught.value.next == "call discover with model=toy: it writes the file anew"
+        assert caught.value.next == "call discover with model=toy: it writes the file again"
     found = discover(project, toy.MODEL)
 
     def undated(text: str) -> list[str]:

@@ -100,5 +100,5 @@ def test_a_test_with_a_complete_repeat_is_not_continued_under_other_launch_setti
     stop_run(project, run.run_id, "the settings change")
     configure(project, **keys)
 
-    with pytest.raises(Refusal, match=r"STAGES_CHANGED.*are other ones now, and it has strict repeats"):
+    with pytest.raises(Refusal, match=r"STAGES_CHANGED.*have changed, and it has strict repeats"):
         resume_run(toy.open_project(project.repo_root), run.run_id)

@@ -134,7 +134,7 @@ def test_a_table_that_discover_would_not_write_starts_nothing(
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
 
-    with pytest.raises(Refusal, match=rf"^STAGES_STALE \[DSC-01\].*says otherwise than discover: {told}") as caught:
+    with pytest.raises(Refusal, match=rf"^STAGES_STALE \[DSC-01\].*differs from what discover finds: {told}") as caught:
         start_run(project, "toy")
     fresh = next(check for check in precheck(project, "toy").checks if check.id == "stages.fresh")
 

@@ -48,7 +48,7 @@ def find(
     if repeats == 1:
         yield Doubt(DoubtKind.SMOKE_RUN, "measured once: a smoke run shows no spread, so it is no worst of N")
     if contradicted:
-        text = f"WHAT THE TEST ASSERTS IS UNKNOWN, our reading is thrown away: {contradicted}"
+        text = f"WHAT THE TEST ASSERTS IS UNKNOWN, pytest contradicts how tune-mcp reads it:  {contradicted}"
         yield Doubt(DoubtKind.CONTRADICTED, text)
     gate = read if isinstance(read, Gate) else None
     if isinstance(read, Unread) and not contradicted and _matters(read, moves, worst.stage.group):
@@ -155,8 +155,8 @@ def _edge(worst: Worst, gate: Gate | None) -> str:
     room = abs(gate.limit(value) - value) if gate else 0.0
     if room > 0:
         return ""
-    slack = "no slack goes beyond it" if gate else "a slack that multiplies does nothing there"
+    slack = "the test's slack allows nothing beyond it" if gate else "a slack that multiplies has no effect there"
     return (
-        f"{value!r} is the best value that there is, and {slack}: the first worse sample fails CI. "
-        f"That all {len(worst.per_run_raw)} repeats had it does not say that the next one will"
+        f"{value!r} is the best possible value, and {slack}: the first worse sample fails CI. "
+        f"All {len(worst.per_run_raw)} repeats reached it, the next one may not"
     )

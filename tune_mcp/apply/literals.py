@@ -92,8 +92,8 @@ def rewrite(data: bytes, path: str, edits: Sequence[Edit]) -> bytes:
             raise Refusal(
                 Code.INVALID_ARGUMENT,
                 literal_rule(literal),
-                f"two edits meet one literal, {edit.source} at {path}:{literal.line}",
-                "let one metric alone feed it (config ignored_constants or paths), then run discover",
+                f"two edits would change the same literal, {edit.source} at {path}:{literal.line}",
+                "let only one metric set it (config ignored_constants or paths), then run discover",
                 {"source": edit.source, "file": path, "line": literal.line},
             )
         planned[literal.start] = _replacement(path, edit, literal)
@@ -223,7 +223,7 @@ def _compare(
                 place, value = moved[span]
                 found = number_of(new)
                 if after.span(new) != place or type(found) is not type(value) or found != value:
-                    raise RuntimeError(f"{before.path}:{old.lineno}: {value!r} is not what stands there now")
+                    raise RuntimeError(f"{before.path}:{old.lineno}: {value!r} is not the value in the file now")
                 met.add(span)
                 continue
         if type(old) is not type(new):
@@ -244,4 +244,4 @@ def _compare(
         if not same:
             raise RuntimeError(f"{before.path}: something changed that is not in the plan")
     if met != set(moved):
-        raise RuntimeError(f"{before.path}: {len(moved) - len(met)} planned literals were not met in the tree")
+        raise RuntimeError(f"{before.path}: {len(moved) - len(met)} planned literals were not found in the file")

@@ -96,7 +96,7 @@ def locate(
             return None, (refusal.code, refusal.message)
     if read_at and place.concurrency not in read_at:
         at = ", ".join(map(str, sorted(read_at)))
-        why = f"the code reads {symbol}[{at}], not {symbol}[{place.concurrency}] (APL-16)"
+        why = f"the code reads {symbol}[{at}], not {symbol}[{place.concurrency}]"
         return None, (Code.THRESHOLD_UNKNOWN, why)
     return place, None
 
@@ -105,13 +105,13 @@ def _forbidden(name: str, symbol: str, stage: Stage, plan: Plan) -> Trouble | No
     bare = symbol.lstrip("_")
     if any(re.fullmatch(pattern, one) for pattern in plan.protected for one in (name, name.lstrip("_"))):
         code = Code.PROTECTED_CONSTANT
-        return code, f"{code}: {symbol} fixes the sample scope or the load; it is never written (SMP-09)"
+        return code, f"{code}: {symbol} fixes the sample scope or the load; it is never written"
     if stage.test_key in plan.report_only:
         preset = stage.calibration_preset
         code = Code.PROTECTED_CONSTANT
-        return code, f"{code}: gate_thresholds of preset {preset} is false; it is report only (TTS-09)"
+        return code, f"{code}: gate_thresholds of preset {preset} is false; it is report only"
     pattern = plan.preset_filters.get(stage.test_key)
     if pattern and not re.match(pattern, bare):
         code = Code.PRESET_MISMATCH
-        return code, f"{code}: {symbol} does not belong to preset {stage.calibration_preset} (TTS-07)"
+        return code, f"{code}: {symbol} does not belong to preset {stage.calibration_preset}"
     return None

@@ -301,7 +301,7 @@ def _unshared(rows: list[Row]) -> Iterator[Row]:
             others = ", ".join(
                 "/".join(one.key) for one in rows if one is not row and one.place == row.place and one.file == row.file
             )
-            why = f"{row.place} is the threshold of {others} too; let one metric alone feed it, then run discover"
+            why = f"{row.place} is the threshold of {others} too; let only one metric set it, then run discover"
             yield _unknown(row, why)
         else:
             yield row
@@ -340,7 +340,7 @@ def _smart(found: Direction, policy: GroupPolicy, group: str) -> tuple[Decision,
     if found is Direction.EQUAL:
         return "skip", "already there"
     if found is Direction.FIRST:
-        return "ask", "it has no value yet: with its first one the test begins to gate, so a person decides"
+        return "ask", "it has no value yet: its first value makes the test check it, so a person decides"
     if policy.smart == "auto":
         return "auto", f"{group} follows the worst of N"
     if policy.smart == "ask_loosening" and found is Direction.TIGHTENS:

@@ -110,14 +110,14 @@ def contradiction(reading: Reading, others: Sequence[Reading], outcomes: Outcome
             continue
         limit = f"{value!r} against {present!r} ({reading.read.how})"
         if reading.fails(repeat) and not outcome.failed() & frozenset(nodes):
-            return f"by our reading repeat {repeat} fails, {limit}, but pytest passed {nodes[0]}"
+            return f"as tune-mcp reads it, repeat {repeat} fails, {limit}, but pytest passed {nodes[0]}"
         if reading.fails(repeat):
             continue
         for failure in outcome.failures:
             alone = sum(bool(names(failure.nodeid) & one.tests) for one in others) == 1
             if failure.nodeid in nodes and failure.by_assert and alone and not _explained(failure, repeat, others):
                 what = f"pytest failed {failure.nodeid}: {failure.message}"
-                return f"by our reading repeat {repeat} passes, {limit}, but {what}"
+                return f"as tune-mcp reads it, repeat {repeat} passes, {limit}, but {what}"
     return ""
 
 

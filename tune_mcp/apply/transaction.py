@@ -236,7 +236,7 @@ class _Place:
             raise Refusal(
                 Code.PLAN_TAMPERED,
                 "APL-24",
-                f"{path} is not a journal of ours: {error}",
+                f"{path} is not a journal that apply wrote: {error}",
                 f"compare the test files with {self.folder / 'before'} and put them right by hand",
             ) from error
 

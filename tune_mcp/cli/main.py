@@ -147,7 +147,7 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     one.add_argument("--repeats", type=int, default=5, help="how often each test file runs, 5 by default")
     one.add_argument("--label", help="a word in the run's id")
     one.add_argument("--detach", action="store_true", help="start it and return")
-    one = verb("resume", _resume, "go on with an interrupted run")
+    one = verb("resume", _resume, "continue an interrupted run")
     one.add_argument("run_id", help=RUN)
     one.add_argument(
         "--purge", action="append", default=[], metavar="STAGE:REPEAT:REASON", help="measure a repeat again"
@@ -155,7 +155,7 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     one = verb("stop", _stop, "stop a run and keep what is complete")
     one.add_argument("run_id", help=RUN)
     one.add_argument("--reason", required=True, help="why; kept with the run")
-    one = verb("status", _status, "how far a run is; without a run, the list of runs")
+    one = verb("status", _status, "progress of a run; without a run, the list of runs")
     one.add_argument("run_id", nargs="?", help=RUN)
     one.add_argument("--wait", type=float, default=0, metavar="S", help="wait for a change, up to 50 seconds")
     one = verb("audit", _audit, "which repeats count, and whether all do: the strict audit")

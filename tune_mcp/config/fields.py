@@ -47,7 +47,9 @@ def _source(source: str) -> str:
         _below(file)
     if not keys or not all(keys.split(".")):
         raise PydanticCustomError(
-            "tune_source", "{source} is no dotted path or file::dotted.path", {"source": repr(source), "rule": "DSC-08"}
+            "tune_source",
+            "{source} is neither a dotted path nor file::dotted.path",
+            {"source": repr(source), "rule": "DSC-08"},
         )
     return source
 

@@ -80,10 +80,10 @@ class HostProfile(ConfigModel):
     @field_validator("cleanup_command")
     @classmethod
     def _whole_cleanup(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        """The plain form leaves orphans with 70 GiB and more on the GPU behind (GPU-08)."""
+        """The plain form leaves orphans with 70 GiB and more on the GPU behind."""
         whole = " ".join(value)  # a shell's -c holds it in one word
         if "delete_gpu_process.sh" in whole and "--kill-orphans" not in whole:
-            raise ValueError("delete_gpu_process.sh needs --kill-orphans (GPU-08)")
+            raise ValueError("delete_gpu_process.sh needs --kill-orphans")
         return value
 
     @model_validator(mode="after")

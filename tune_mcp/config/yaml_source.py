@@ -1,7 +1,7 @@
 """A YAML file as checked data that remembers where each key stands (rule MOD-02).
 
-Every mistake in a file is told at once, each as ``<file>:<line>: <key.path>: what is wrong``, so that a person fixes
-them in one pass. The reader is stricter than YAML: doubled keys, merge keys, dates and other tags are refused, because
+Every mistake in a file is reported at once, each as ``<file>:<line>: <key.path>: what is wrong``, so that a person
+fixes them in one pass. The reader is stricter than YAML: duplicate keys, merge keys, dates and other tags are refused, because
 each of them has turned a configured value into another one without a word.
 """
 
@@ -209,7 +209,7 @@ class _Walk:
             name = str(cast(object, key.value))
             here = (*path, name)
             if name in found:
-                what = f"stands twice (first on line {self.source.lines[here]})"
+                what = f"duplicate key (first on line {self.source.lines[here]})"
                 self.source.problems.append(Problem(line, dotted(here), what))
                 continue
             self.source.lines.setdefault(here, line)

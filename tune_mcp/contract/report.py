@@ -23,7 +23,9 @@ class FailedTestEntry(Frozen):
 
     def line(self) -> str:
         """One line for people."""
-        return f"FAILED TEST, no threshold's: {self.text}" + (f" (accepted: {self.allowed})" if self.allowed else "")
+        return f"FAILED TEST, not caused by a threshold: {self.text}" + (
+            f" (accepted: {self.allowed})" if self.allowed else ""
+        )
 
 
 class ReportReply(Reply):

@@ -125,7 +125,7 @@ class StatusReply(Reply):
         yield from (self.audit_text.splitlines() if self.audit_text else grouped(self.stages))
         for gap in self.trouble():
             yield f"  {gap.stage_key} run {gap.repeat} {gap.cell} {gap.reason}"
-        yield from (f"  FAILED TEST, no threshold's: {text}" for text in self.failed_tests)
+        yield from (f"  FAILED TEST, not caused by a threshold: {text}" for text in self.failed_tests)
         if self.gpus:
             yield f"  {'; '.join(gpu.line() for gpu in self.gpus)} (seen {self.gpus_seen_at})"
         if self.processes:

@@ -50,7 +50,7 @@ class CalibratedFiles:
         for pattern in self.model.test_globs:
             found = sorted(path.relative_to(root).as_posix() for path in root.glob(pattern) if path.suffix == ".py")
             if not found:
-                self.problems.append(f"test_globs entry {pattern} finds no file below {root} [MOD-02]")
+                self.problems.append(f"test_globs entry {pattern} finds no file below {root}")
             for path in found:
                 name = PurePosixPath(path).name
                 if name not in seen:
@@ -81,7 +81,7 @@ class CalibratedFiles:
         known = [file.name for file in files]
         for name in self.model.named_tests():
             if name not in known:
-                yield f"config.yaml describes {name}, which no test_globs entry finds{_hint(name, known)} [MOD-02]"
+                yield f"config.yaml describes {name}, which no test_globs entry finds{_hint(name, known)}"
 
     def _module(self, path: str, key: str) -> ModuleConstants:
         if not path.endswith(".py"):
@@ -108,7 +108,7 @@ class CalibratedFiles:
                 for name in names:
                     if name not in known:
                         what = f"{test}: config.yaml names the {kind} {name}, which does not exist"
-                        self.problems.append(f"{what}{_hint(name, known)} [DSC-16]")
+                        self.problems.append(f"{what}{_hint(name, known)}")
 
 
 def clash(what: str, next: str) -> Refusal:

@@ -38,7 +38,9 @@ def drop_unread(routes: Sequence[tuple[CalibratedFile, Routing]], reader: Assert
                 else:
                     dropped.append(_Dropped(file, claim))
                 if reading.tests and reading.unsure:
-                    lines.append(f"{file.thresholds.path}: {claim.source} is taken as read: {reading.unsure} [DSC-10]")
+                    lines.append(
+                        f"{file.thresholds.path}: {claim.source} is assumed to be read by the test: {reading.unsure}"
+                    )
             tree.claims = claims
         with_claims = {tree.variant for tree in routing.trees if tree.claims}
         routing.trees = [tree for tree in routing.trees if tree.variant in with_claims]
@@ -46,7 +48,7 @@ def drop_unread(routes: Sequence[tuple[CalibratedFile, Routing]], reader: Assert
         place = (one.file.thresholds.path, one.claim.source)
         if place not in kept:
             kept.add(place)
-            lines.append(f"{place[0]}: {place[1]} is not calibrated: no test of {one.file.name} reads it [DSC-10]")
+            lines.append(f"{place[0]}: {place[1]} is not calibrated: no test of {one.file.name} reads it")
     return lines
 
 

@@ -417,7 +417,7 @@ def _unresolved(key: ast.expr | None) -> str:
 
 
 def _doubled(keys: list[int] | list[str]) -> list[str]:
-    return [f"the key {key!r} stands twice" for number, key in enumerate(keys) if key in keys[:number]]
+    return [f"duplicate key {key!r}" for number, key in enumerate(keys) if key in keys[:number]]
 
 
 def _kind(value: ast.expr | None) -> ConstantKind:

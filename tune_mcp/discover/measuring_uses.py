@@ -75,7 +75,7 @@ class _Search:
         self._wide = [(name, path)]
         for number, (word, home) in enumerate(self._wide):
             if number > _NAMES_LIMIT:
-                yield f"{home}: its value goes too many ways to be followed"
+                yield f"{home}: its value is used in too many ways to be followed"
                 return
             for file in self._holding(word):
                 own = file.path != home and _assigns(file.tree, word)

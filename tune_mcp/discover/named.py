@@ -63,13 +63,13 @@ def read_named(
                 found.problems.append(
                     f"{file.thresholds.path}: {source} is not calibrated, since the tests do not show which side of "
                     f"{metric} is bad: {gate.reason}; add it to config.yaml: metrics: {{{metric}: {{worst: min}}}} for "
-                    "a lower bound, max for an upper one [DSC-14]"
+                    "a lower bound, max for an upper one"
                 )
                 continue
             if isinstance(gate, Gate) and gate.worst != spec.worst:
                 found.problems.append(
                     f"{file.thresholds.path}: {source} is asserted as {_BOUND[gate.worst]} ({gate.how}), but the worst "
-                    f"of {metric} is {spec.worst}: correct one of them, or name another metric [MET-04]"
+                    f"of {metric} is {spec.worst}: correct one of them, or name another metric"
                 )
             other, place = sides.setdefault(metric, (spec, f"{file.name}: {source}"))
             if other.worst != spec.worst:

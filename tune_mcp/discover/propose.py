@@ -268,7 +268,7 @@ def config_text(plan: Proposal) -> str:
         for limit in test.limits:
             side = f"{BOUND[limit.worst]}, group {limit.group}"
             lines.append(f"    {yaml_key(limit.source)}: {limit.metric}  # {side}")
-    lines.append("metric_sources:  # where each value stands below pytest's basetemp")
+    lines.append("metric_sources:  # where each value is, below pytest's basetemp")
     for test in plan.tests:
         lines.append(f"  {test.name}:")
         if test.counts:

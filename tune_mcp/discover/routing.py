@@ -94,7 +94,7 @@ def route(
         claiming = [k for k, v in config.calibration_presets.items() if v.claims(claim.symbol)]
         preset = _one(test, "calibration_presets", "DSC-12", claim, claiming)
         if config.calibration_presets and preset is None:
-            what = f"{module.path}: {claim.source} fits no preset of {test} and is not calibrated [DSC-12]"
+            what = f"{module.path}: {claim.source} fits no preset of {test} and is not calibrated"
             found.strays[module.path, claim.source] = what
         elif variant is None or claim.symbol not in config.variants[variant].ignored_constants:
             trees[variant, preset].claims.append(claim)
@@ -145,7 +145,7 @@ def _named(named: Mapping[str, MetricSpec], module: ModuleConstants, found: Rout
         blank = constant.kind is ConstantKind.NONE
         why = constant.problem or (None if blank or constant.kind is ConstantKind.NUMBER else _WHAT[constant.kind])
         if why:
-            found.problems.append(f"{module.path}:{constant.line}: {source} is not calibrated: {why} [APL-17]")
+            found.problems.append(f"{module.path}:{constant.line}: {source} is not calibrated: {why}")
         yield Claim(spec, source, source, writable=not why, blank=blank)
 
 
@@ -199,22 +199,20 @@ def _claims(
             if spec is None:
                 found.unrecognised += [name] if rules.looks_like_threshold(name) else []
             elif constant.problem is not None:
-                found.problems.append(f"{where} is not calibrated: {constant.problem} [APL-17]")
+                found.problems.append(f"{where} is not calibrated: {constant.problem}")
                 yield Claim(spec, name, name, writable=False)
             else:
                 yield Claim(spec, name, name)
         elif spec is not None and constant.kind is ConstantKind.NONE and constant.problem is None:
             yield Claim(spec, name, name, blank=True)
         elif spec is not None or (rules.named_as_nested(name) and not _has_leaves(name, module)):
-            found.problems.append(f"{where} is not calibrated: {constant.problem or _WHAT[constant.kind]} [APL-17]")
+            found.problems.append(f"{where} is not calibrated: {constant.problem or _WHAT[constant.kind]}")
             if spec is not None and constant.kind is ConstantKind.DERIVED:
                 yield Claim(spec, name, name, writable=False)
     for name, how in module.elsewhere.items():
         known = rules.match(name, None) is not None or rules.named_as_nested(name)
         if name == name.upper() and known and name not in config.ignored_constants:
-            found.problems.append(
-                f"{module.path}: {name} is not calibrated: {how}; name its file as threshold_file [DSC-13]"
-            )
+            found.problems.append(f"{module.path}: {name} is not calibrated: {how}; name its file as threshold_file")
             if (spec := rules.match(name, None)) is not None and not rules.protected(name):
                 yield Claim(spec, name, name, writable=False)
 
@@ -246,7 +244,7 @@ def _nested(
         return  # config says what of this table is a threshold
     known = rules.named_as_nested(name)
     if constant.problem is not None:
-        found.problems += [f"{where} is not calibrated: {constant.problem} [APL-17]"] if known else []
+        found.problems += [f"{where} is not calibrated: {constant.problem}"] if known else []
         return
     if not known:
         keys = {literal.subkey for literal in constant.literals}
@@ -259,10 +257,10 @@ def _nested(
         if gap.subkey in fillable or (gap.subkey is None and absent):
             continue
         key = f"[{gap.subkey!r}]" if gap.subkey else ""
-        found.problems.append(f"{module.path}:{gap.line}: {name}{key} is not calibrated: {gap.reason} [APL-17]")
+        found.problems.append(f"{module.path}:{gap.line}: {name}{key} is not calibrated: {gap.reason}")
     if not constant.literals and not constant.gaps and not absent:
         what = "it is an empty table, and config names no metric of it"
-        found.problems.append(f"{where} is not calibrated: {what} [APL-17]")
+        found.problems.append(f"{where} is not calibrated: {what}")
     valued = [literal.subkey for literal in constant.literals]
     for subkey in dict.fromkeys([*valued, *fillable, *absent]):
         source = f"{name}[{subkey!r}]"

@@ -124,16 +124,16 @@ class ScopeReader:
             value = self._number(entry)
             role = self.rules.role(entry)
             if role in ("tokens", "concurrency"):
-                what = f"expected_samples names {entry}, which says something about {role} [SMP-02]"
+                what = f"expected_samples names {entry}, which says something about {role}"
                 return None, (), (f"{self.module.path}: {what}",)
             if isinstance(value, int) and value > 0:
                 return value, (entry,), ()
             constant = self.module.constants.get(entry)
             if constant is None or constant.kind is not ConstantKind.NONE:
-                what = f"{self.module.path}: expected_samples names {entry}, which is no whole number there [SMP-02]"
+                what = f"{self.module.path}: expected_samples names {entry}, which is no whole number there"
                 return None, (), (what,)
         names = ", ".join(map(str, configured))
-        return None, (), (f"{self.module.path}: {names} is None, so the number of samples is not known [SMP-04]",)
+        return None, (), (f"{self.module.path}: {names} is None, so the number of samples is not known",)
 
     def _from_names(self, group: str, variant: str | None) -> tuple[int | None, tuple[str, ...], tuple[str, ...]]:
         """The nearest sample constant: one that names the group, else the variant, else neither."""
@@ -146,7 +146,7 @@ class ScopeReader:
             numbers = [name for name in levels[nearness] if isinstance(self._number(name), int)]
             if len(numbers) > 1:
                 what = f"{self.module.path}: {', '.join(numbers)} could each be the sample count of {group}"
-                return None, (), (f"{what}; say which in expected_samples [SMP-02]",)
+                return None, (), (f"{what}; say which in expected_samples",)
             value = self._number(numbers[0]) if numbers else None
             if isinstance(value, int) and value > 0:
                 return value, (numbers[0],), ()
@@ -160,7 +160,7 @@ class ScopeReader:
         found = sorted({number for name, number in calls if self.rules.role(name.upper()) == "samples" and number > 0})
         if len(found) > 1:
             numbers = ", ".join(map(str, found))
-            what = f"{self.module.path}: its calls ask for {numbers} samples; say which in expected_samples [SMP-02]"
+            what = f"{self.module.path}: its calls ask for {numbers} samples; say which in expected_samples"
             return None, (), (what,)
         return (found[0] if found else None), (), ()
 

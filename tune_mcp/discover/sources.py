@@ -105,4 +105,4 @@ def _text(location: Location) -> str:
 
 
 def _conflict(test: str, key: str, ours: str, theirs: str) -> str:
-    return f"{test}: {key} is {ours} in config.yaml, {theirs} by the test's code; config.yaml is used [DSC-06]"
+    return f"{test}: {key} is {ours} in config.yaml, {theirs} by the test's code; config.yaml is used"

@@ -191,7 +191,7 @@ class _Builder:
             for metric in level.paths:
                 if metric not in claimed and metric in self.rules.metrics:
                     where = f"metric_sources.{file.name}.paths names {metric}"
-                    self.problems.append(f"{where}, and no constant of {file.thresholds.path} claims it [DSC-16]")
+                    self.problems.append(f"{where}, and no constant of {file.thresholds.path} claims it")
         keys = [key for key in self.rules.metrics if key in claimed]
         new = file.name not in self.model.metric_sources or file.path in self.without
         if new or any(one.nameable for one in found):
@@ -217,7 +217,7 @@ class _Builder:
                 metrics[metric_key] = self.metric(key, mine, rivals, sources)
         if not metrics:
             what = f"{key}: preset {tree.preset} has no {group} threshold although another preset has"
-            self.problems.append(f"{what}; it is run and counted, never applied [TTS-05]")
+            self.problems.append(f"{what}; it is run and counted, never applied")
         self.add(file, key, group, tree, sources, metrics)
 
     def claimants(self, stage_key: str, claims: list[Claim], rivals: list[Claim], sources: StageSources) -> list[Claim]:
@@ -227,14 +227,12 @@ class _Builder:
         if there or rivals or len(claims) > 1:
             if not there and not rivals:
                 names = " and ".join(claim.source for claim in claims)
-                self.problems.append(
-                    f"{stage_key}: {names} could each be the missing {spec.key}; none is filled [DSC-10]"
-                )
+                self.problems.append(f"{stage_key}: {names} could each be the missing {spec.key}; none is filled")
             claims = there
         if claims and all(claim.blank for claim in claims) and sources.metric(spec.key) is None:
             names = " and ".join(claim.source for claim in claims)
             what = f"it has no value, and no path of {spec.key} is known to measure its first one"
-            self.problems.append(f"{stage_key}: {names} is not calibrated: {what} [APL-17]")
+            self.problems.append(f"{stage_key}: {names} is not calibrated: {what}")
             return []
         return claims
 
@@ -245,7 +243,7 @@ class _Builder:
             names = tuple(claim.source for claim in (*claims, *rivals))
             self.collisions.append(Collision(stage_key, spec.key, names))
             what = f"{stage_key}: {' and '.join(names)} both claim {spec.key}"
-            self.problems.append(f"{what}; put all but one into ignored_constants [DSC-10]")
+            self.problems.append(f"{what}; put all but one into ignored_constants")
             location = None
         return StageMetric(
             source=claims[0].source,
@@ -281,7 +279,7 @@ class _Builder:
                 raise _same_counts(file.name, counts.total)
             counts = None
         if counts is None and group != DOCS_GROUP:
-            self.problems.append(f"{key}: sample_counts are not known, so no repeat of it can be strict [SMP-01]")
+            self.problems.append(f"{key}: sample_counts are not known, so no repeat of it can be strict")
         own_file = file.config.threshold_file
         policy = self.rules.policy(group)
         base, preset_word, variant_word = _name(file, tree)

@@ -175,4 +175,4 @@ def data_files(file: CalibratedFile, reader: AssertionReader) -> Iterator[str]:
         path = next((place for place in places if ".." not in place and reader.files.exists(place)), None)
         if path is not None:
             what = "a threshold in it is not calibrated; only Python files are edited"
-            yield f"{file.path} reads {path}: {what} [DSC-13]"
+            yield f"{file.path} reads {path}: {what}"

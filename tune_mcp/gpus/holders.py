@@ -53,7 +53,7 @@ def describe(gpu: Gpu, proc: Path = PROC) -> str:
         held = f", held by {', '.join(map(str, found))}" if found else ""
         return f"GPU {gpu.index}: NVML reports no {names} for it (not supported){held}"
     if gpu.memory_used_mib is None:
-        return f"GPU {gpu.index}: NVML does not tell its memory"
+        return f"GPU {gpu.index}: NVML does not report its memory"
     if found:
         return f"GPU {gpu.index}: {gpu.memory}, held by {', '.join(map(str, found))}"
     if gpu.memory_used_mib > MEMORY_LIMIT_MIB:

@@ -66,7 +66,7 @@ def _one(nvml: Any, index: int) -> dict[str, object]:
             return None
 
     def whole() -> Any:
-        """The memory; none where NVML reports zeros for want of memory of its own."""
+        """The memory; none where NVML reports zeros for lack of memory of its own."""
         found = nvml.nvmlDeviceGetMemoryInfo(handle)
         if found.total == 0:
             untold.append("memory")

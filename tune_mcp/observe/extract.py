@@ -187,7 +187,7 @@ def extract(stage: Stage, files: ResultFiles) -> Extraction:
         if said is None:
             unread = place.json_file in files.absent, files.unreadable(place.json_file)
             problems.append(
-                Problem("observation_validity", place.json_file, place.json_path, "no true or false", (), *unread)
+                Problem("observation_validity", place.json_file, place.json_path, "not true or false", (), *unread)
             )
         elif not said:
             invalid = f"{place.json_file}::{place.json_path} is false"

@@ -32,7 +32,7 @@ def hub_checks(subject: Subject) -> Iterator[Check]:
         yield Check(
             id="hf.dataset",
             status="warn",
-            detail=f"data sets were not looked at: {needs.unread}",
+            detail=f"data sets were not checked: {needs.unread}",
             fix=f"tune-mcp precheck {subject.model} --repo {shlex.quote(str(subject.repo_root))}",
         )
     if not needs.model_ids and not datasets:
@@ -274,12 +274,12 @@ def _gap(path: Path, minimum: int) -> str:
         return "leads nowhere" if path.is_symlink() else "is not there"
     if not path.is_file():
         return "is no file"
-    return f"has {status.st_size} bytes, a whole one at least {minimum}" if status.st_size < minimum else ""
+    return f"has {status.st_size} bytes, a complete one at least {minimum}" if status.st_size < minimum else ""
 
 
 def _required_files_fix(subject: Subject, wanted: RequiredFile, path: Path) -> str:
     if not wanted.fetch:
-        return f"put the file at {shlex.quote(str(path))}, as the tests' own documentation tells"
+        return f"put the file at {shlex.quote(str(path))}, as the tests' documentation describes"
     command = wanted.fetch.replace("{python}", shlex.quote(str(subject.venv_python or "python")))
     command = command.replace("{repo}", shlex.quote(str(subject.repo_root)))
     env = environment(subject)

@@ -107,7 +107,7 @@ def _wrong(subject: Subject) -> str:
         odd = contradicted(subject.repo_root, *subject.catalogue, subject.stages)
     except Refusal as refusal:  # one gap among others: precheck tells them all at once
         return f"discover refuses: {refusal.message}"
-    return f"stages.yaml says otherwise than discover: {', '.join(odd[:6])}" if odd else ""
+    return f"stages.yaml differs from what discover finds: {', '.join(odd[:6])}" if odd else ""
 
 
 def checks(subject: Subject) -> Iterator[Check]:
@@ -123,7 +123,7 @@ def checks(subject: Subject) -> Iterator[Check]:
     yield Check(
         id="stages.config",
         status="missing" if unknown else "ok",
-        detail=f"no JSON path for {', '.join(unknown[:6])}" if unknown else "every metric has a place",
+        detail=f"no JSON path for {', '.join(unknown[:6])}" if unknown else "every metric has a JSON path",
         fix=f"add them under metric_sources of models/{subject.model}/config.yaml, then run discover"
         if unknown
         else "",

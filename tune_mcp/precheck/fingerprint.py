@@ -139,7 +139,7 @@ def differences(planned: Environment, now: Environment) -> tuple[str, ...]:
         for name, value in planned.limits.items()
         if now.limits.get(name, value) != value
     ]
-    return (*found, *(f"GPU {gpu.name} {gpu.uuid} is none of the run's" for gpu in others))
+    return (*found, *(f"GPU {gpu.name} {gpu.uuid} is not one of the run's" for gpu in others))
 
 
 def _differs(planned: Environment, now: Environment, name: str) -> bool:

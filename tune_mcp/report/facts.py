@@ -157,7 +157,7 @@ class Uncounted(StrEnum):
     PURGED = "purged"
     REPLACED = "replaced by a person, although complete"
     WITHDRAWN = "withdrawn"
-    TAKEN_AWAY = "changed or taken away by somebody"
+    TAKEN_AWAY = "changed or deleted by somebody"
 
 
 class UncountedValue(Frozen):

@@ -49,14 +49,14 @@ def flag(values: Sequence[Number], worst: WorstOp, *, is_time: bool = False) -> 
         text = f"identical in all {len(values)} repeats: a measured time never is; does the test read an old result?"
         return Flag(kind=FlagKind.STUCK, text=text)
     if is_cold(values, worst):
-        text = "repeat 1 stands apart on the bad side: a cold start sets the worst value"
+        text = "repeat 1 is an outlier on the bad side: a cold start sets the worst value"
         return Flag(kind=FlagKind.COLD, text=text)
     if modes := clusters(values):
         low, high = modes
         text = f"bistable: {len(low)} repeats near {median(low):.4g}, {len(high)} near {median(high):.4g}"
         return Flag(kind=FlagKind.BISTABLE, text=f"{text}; calibrating to either mode is a decision")
     if (lone := apart(values)) is not None:
-        return Flag(kind=FlagKind.APART, text=f"repeat {lone + 1} stands apart from the others")
+        return Flag(kind=FlagKind.APART, text=f"repeat {lone + 1} is an outlier")
     return None
 
 

@@ -33,7 +33,7 @@ def previous_text(previous: PreviousFacts, facts: ReportFacts) -> str:
 def range_text(previous: PreviousFacts) -> str:
     """How much changed since the last calibration, and what of it is performance-sensitive by config (PRF-02)."""
     if previous.changes is None:
-        return "What changed since then cannot be told: this repository does not have both commits."
+        return "What changed since then is unknown: this repository does not have both commits."
     if not previous.commits and not previous.files:
         return "Nothing was committed in between."
     told = f"{counted(previous.commits, 'commit')} in between, {counted(previous.files, 'file')} changed"
@@ -86,7 +86,7 @@ def gain_text(stage: StageFacts, facts: ReportFacts) -> str:
     names = ", ".join(_named(one, stage, facts.repeats) for one in shown)
     if better > worse:
         return f"{way}: as expected of {names}"
-    return f"{way}: no gain although {names} changed; dominated by {_OTHER_WORK}, or not reached: a person has to say"
+    return f"{way}: no gain although {names} changed; dominated by {_OTHER_WORK}, or not reached: a person must check"
 
 
 def unproven_text(one: OptimisationFacts) -> str:

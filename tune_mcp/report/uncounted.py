@@ -105,7 +105,7 @@ def _taken_away(
                 attempt=int(name["attempt"]),
                 t=event.t,
                 who="",
-                reason="its files were changed or taken away; these are its values in events.jsonl",
+                reason="its files were changed or deleted; these are its values in events.jsonl",
                 where=run.events.name,
                 values=tuple(every),
             )

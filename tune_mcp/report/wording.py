@@ -145,9 +145,9 @@ def basis_text(metric: MetricFacts) -> str:
     if n == 1:
         return "one repeat shows no spread: what such metrics usually have"
     if not metric.spread.spread:
-        return f"no spread seen in {n} repeats, which is worth no more than {chance_text(UNSEEN / (n + 1))}, not 0"
+        return f"no spread seen in {n} repeats: up to {chance_text(UNSEEN / (n + 1))} is possible, not 0"
     if metric.limit_proposed == metric.worst_raw and not metric.quantum:
-        return "no room beyond the worst: 1/(N+1) for any distribution"
+        return "no slack beyond the worst: 1/(N+1) for any distribution"
     told = "its spread, together with that of its family"
     told += " and with slow runs" if metric.chance.with_slow > metric.chance.noise else ""
     return f"{told}; it assumes one mode and two are seen" if _has_modes(metric) else told
@@ -171,7 +171,7 @@ def notes(facts: ReportFacts) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for one in facts.failed_tests:
         accepted = f" Accepted: {one.allowed}." if one.allowed else " CI is red wherever it fails, whatever is written."
-        found.append(("Failed test, no threshold's", f"{one.text}.{accepted}"))
+        found.append(("Failed test, not caused by a threshold", f"{one.text}.{accepted}"))
     if facts.dirty:
         found.append(("Dirty tree", f"{facts.dirty_note}."))
     if facts.repeats == 1:
@@ -186,7 +186,7 @@ def notes(facts: ReportFacts) -> list[tuple[str, str]]:
         told = "thresholds have been written" if len(facts.applied) > 1 else "threshold has been written"
         present = {(stage.key, metric.place): metric.current_raw for stage, metric in facts.metrics()}
         before = all(present.get((row.stage, row.metric), row.old) == row.old for row in facts.applied)
-        when = "as they stood before" if before else "as they are now"
+        when = "as they were before" if before else "as they are now"
         found.append(("Applied", f"{len(facts.applied)} {told}; the tables show the files {when}."))
     if facts.previous and facts.previous.differences:
         found.append(("Conditions of the last calibration", f"{'; '.join(facts.previous.differences)}."))
@@ -242,7 +242,7 @@ def suite_text(facts: ReportFacts) -> str:
     if suite.attempts > 1:
         told.append(
             f"CI repeats a failing test up to {suite.attempts} times; only a cause that lasts through all attempts "
-            f"fails it: {chances_text(suite.every_attempt)} at least, if no attempt knew of the other"
+            f"fails it: {chances_text(suite.every_attempt)} at least, if the attempts were independent"
         )
     if suite.shift is None:
         told.append("Shifts between days cannot be seen in one calibration")
@@ -256,9 +256,7 @@ def suite_text(facts: ReportFacts) -> str:
         )
     if suite.unchanged:
         most = chance_text(UNSEEN / (facts.repeats + 1))
-        told.append(
-            f"{_metrics(suite.unchanged)} without any spread seen, which is worth no more than {most} each, not 0"
-        )
+        told.append(f"{_metrics(suite.unchanged)} without any spread seen: up to {most} each is possible, not 0")
     if suite.present is not None:
         told.append(f"With the thresholds as they stand in the files it is {chances_text(suite.present)}")
     return f"{'. '.join(told)}."
@@ -278,19 +276,21 @@ def advice_text(facts: ReportFacts) -> str:
         f"{chance_text(suite.wished)} for each test and attempt"
     ]
     if not short:
-        told.append("Noise alone keeps to that" if suite.gates else "")
+        told.append("Noise alone stays within that" if suite.gates else "")
     more = {gate.test: gate.repeats - facts.repeats for gate in short if gate.repeats}
     if more:
         named = list(more.items())[:_TESTS_NAMED]
         tests = ", ".join(f"{test} {count} more ({count + facts.repeats} in all)" for test, count in named)
         left = f" and {counted(len(more) - len(named), 'test')}" if len(more) > len(named) else ""
-        told.append(f"With the slack as it is, more repeats would do, in a new run of these tests: {tests}{left}")
+        told.append(
+            f"With the slack as it is, more repeats would be enough, in a new run of these tests: {tests}{left}"
+        )
     never = [gate for gate in short if not gate.repeats]
     if never:
-        told.append(f"No number of repeats up to 60 does for {counted(len(never), 'test')}: more slack does")
+        told.append(f"No number of repeats up to 60 is enough for {counted(len(never), 'test')}: more slack is")
     slow = suite.every_attempt.with_slow > suite.false_alarms >= suite.every_attempt.noise
     if slow:
-        told.append("Slow runs alone exceed it: repeats do not cure them, a second attempt or much more slack does")
+        told.append("Slow runs alone exceed it: more repeats do not help, a second attempt or much more slack does")
     return f"{'. '.join(filter(None, told))}."
 
 
@@ -318,7 +318,7 @@ def launches_text(facts: ReportFacts) -> str:
     taken = {(one.test, one.repeat, one.t) for one in facts.uncounted if one.how in _TAKEN_OUT}
     if taken:
         was = "repeat was" if len(taken) == 1 else "repeats were"
-        told += f" Besides these, {len(taken)} {was} taken out and measured anew."
+        told += f" Besides these, {len(taken)} {was} set aside and measured again."
     for repeat, tests in together_failed(facts):
         told += f" In repeat {repeat} {len(tests)} tests failed together ({', '.join(tests)}): look at the machine."
     return told

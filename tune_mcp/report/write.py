@@ -50,14 +50,14 @@ def write_report(
     ci: CiGate | None = None,
     same_code: SameCode | None = None,
 ) -> ReportFacts:
-    """Write the three files, each whole; returns what they say. The caller has checked both gates (RPT-10).
+    """Write the three files, each whole; returns what they say. The caller has checked both gates.
 
     ``optimisations`` are what the model's config names now: they add remarks and change no number. ``ci`` is how CI
     judges, by the same config; ``same_code`` says of another commit whether it measures the same as the plan's.
     A report of the same artifacts that already records applied changes keeps them, and its tables (RPT-04).
     """
     if not audited.ready:
-        raise ValueError(f"{plan.run_id} has not passed both gates; no report is written (RPT-10)")
+        raise ValueError(f"{plan.run_id} has not passed both gates; no report is written")
     before = earlier.read(repo_root, plan.model, plan.run_id)
     facts = collect(run, repo_root, plan, audited, applied, now, before, ci, same_code)
     named = optimisations or {}

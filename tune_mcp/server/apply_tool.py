@@ -41,7 +41,7 @@ class Agreement(BaseModel):
     )
     otherwise: Literal["as the call says", "ask", "keep", "apply"] = Field(
         default="as the call says",
-        description="your word on every single question: ask each one, keep all present values, or apply all",
+        description="your answer to every single question: ask each one, keep all present values, or apply all",
     )
 
     def word(self, called: str) -> Otherwise | None:
@@ -60,7 +60,7 @@ class Choice(BaseModel):
     """The question for one metric."""
 
     choice: Literal["keep", "apply", "custom"] = Field(default="keep", description="keep the present value by default")
-    value: str = Field(default="", description="only with custom: the number to write, as it shall stand in the file")
+    value: str = Field(default="", description="only with custom: the number to write, as it should appear in the file")
 
 
 def _open(run_id: str, plan_id: str) -> tuple[Project, ApplyPlan] | None:
@@ -105,7 +105,7 @@ def _ask_mode(
         f"Plan {plan_id} of {run_id}: write thresholds into the test files? Proposed mode: {mode}. "
         f"{questions.summary(proposal, mode)}"
         + (f"\nDecisions that came with the call: {brought}." if brought else "")
-        + (f"\nStanding word that came with the call, for every single question: {otherwise}." if otherwise else ""),
+        + (f"\nAnswer that came with the call, for every single question: {otherwise}." if otherwise else ""),
         Agreement,
     )
 
@@ -233,8 +233,8 @@ def register_apply(mcp: MCPServer[Any], server: ServerContext) -> None:
         otherwise: Annotated[
             Literal["", "keep", "apply"],
             Field(
-                description="keep or apply: the user's standing word on every metric that decisions does not name. "
-                "Leave it empty to be told what needs a decision.",
+                description="keep or apply: the user's choice for every metric that decisions does not name. "
+                "Leave it empty to get the list of what needs a decision.",
                 json_schema_extra=lambda schema: void(schema.pop("enum")),
             ),
         ] = "",

@@ -91,7 +91,7 @@ def argument_check(server: Callable[[], MCPServer[Any]]) -> ServerMiddleware[Any
         result = await call_next(replace(ctx, params=params))
         text = _sdk_error(result)
         if masked := _SDK_MASKED.fullmatch(text):
-            return internal(RuntimeError(f"{masked[1]}: the traceback stands above, where the SDK logged it"))
+            return internal(RuntimeError(f"{masked[1]}: the traceback is above, where the SDK logged it"))
         answer = _SDK_ANSWER.fullmatch(text)
         return refused(_unfit_answer(answer[1])) if answer else result
 
@@ -154,7 +154,7 @@ def _misfit(tool: str, wrong: Mapping[str, str], known: list[str]) -> Refusal:
         Code.INVALID_ARGUMENT,
         (),
         f"{tool}: {said}",
-        _DECISION if decisions else f"call {tool} again with these put right; it takes {', '.join(known)}",
+        _DECISION if decisions else f"call {tool} again with these corrected; it takes {', '.join(known)}",
         {"tool": tool, "argument": next(iter(wrong)), "errors": {**wrong}, "known": [*known]},
     )
 

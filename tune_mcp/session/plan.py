@@ -87,7 +87,7 @@ class Equivalence(Frozen):
         return (
             f"{self.git_sha} is measurement-equivalent to {self.calibration_git_sha}: "
             f"{len(self.literals)} threshold literal(s) of this plan differ{f' ({told}{more})' if told else ''}, "
-            f"{len(self.config_files)} file(s) of our own config, nothing else"
+            f"{len(self.config_files)} file(s) of tune-mcp's configuration, nothing else"
         )
 
 
@@ -254,7 +254,7 @@ def _tampered(run: RunDir, what: str) -> Refusal:
         Code.PLAN_TAMPERED,
         ("SES-13", "STR-20"),
         f"plan.json of {run.run_id} {what}",
-        "start a new run with start_run; this one proves nothing any more",
+        "start a new run with start_run; its results can no longer be trusted",
         {"run_id": run.run_id},
     )
 

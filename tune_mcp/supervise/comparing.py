@@ -94,7 +94,7 @@ def look(run: RunDir, python: Path, gpu_uuids: tuple[str, ...] = ()) -> tuple[En
     strange = sorted(set(gpu_uuids) - {gpu.uuid for gpu in kept.gpus})
     now = fingerprint.again(kept, python, lambda: packages_of(python))
     now = now.model_copy(update={"gpus": tuple(gpu for gpu in kept.gpus if gpu.uuid in gpu_uuids)})
-    found = [f"GPU {uuid} is none of the run's" for uuid in strange]
+    found = [f"GPU {uuid} is not one of the run's" for uuid in strange]
     return now, "; ".join([*found, *fingerprint.differences(kept, now)])
 
 

@@ -83,7 +83,7 @@ class GuardSummary(Frozen):
         executed = set(self.executed)
         missing = tuple(name for name in self.collected if name not in executed)
         if not self.started:
-            return "pytest never reached our guard plugin"
+            return "pytest never loaded tune-mcp's recording plugin"
         if self.worker:
             return "tests ran in pytest-xdist workers, not in one process"
         if self.collect_only:

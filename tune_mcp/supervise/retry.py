@@ -264,7 +264,7 @@ def _other_tests(result: AttemptResult, counted: tuple[str, ...] | None) -> str:
     lost = [f"{name} ran only then" for name in counted if name not in result.guard.collected]
     named = [*new[:2], *lost[:2]]
     more = len(new) + len(lost) - len(named)
-    return f"its tests are not those of another repeat: {'; '.join(named)}" + (f"; and {more} more" if more else "")
+    return f"it ran other tests than another repeat: {'; '.join(named)}" + (f"; and {more} more" if more else "")
 
 
 def _infrastructure(result: AttemptResult) -> _Infrastructure | None:

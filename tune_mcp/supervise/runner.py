@@ -450,7 +450,7 @@ def main(argv: list[str]) -> int:
         except OSError as error:
             if ((folder := Path(name).parent) / CLAIM_FOLDER).is_dir():
                 raise
-            print(f"{folder} was taken away while its attempt was at work: {error}", file=sys.stderr, flush=True)
+            print(f"{folder} was removed while its attempt ran: {error}", file=sys.stderr, flush=True)
             return 1
         if not orders():
             tell(ENDED)

@@ -228,7 +228,7 @@ def _names(proposal: ApplyPlan, applied: Sequence[Applied]) -> tuple[str, ...]:
 def _unwritten(proposal: ApplyPlan, decided: Mapping[tuple[str, str], Decision]) -> tuple[str, ...]:
     """What no mode writes, except what is equal already: never passed over in silence (APL-17)."""
     return tuple(
-        f"{'/'.join(row.key)} was not edited: {row.reason} (APL-17)"
+        f"{'/'.join(row.key)} was not edited: {row.reason}"
         for row in proposal.rows
         if row.decision == "skip" and row.direction is not Direction.EQUAL and row.key not in decided
     )

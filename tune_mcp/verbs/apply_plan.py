@@ -30,7 +30,7 @@ def plan_reply(project: Project, found: Evidence, proposal: ApplyPlan) -> ApplyP
         advice = Step(
             "nothing: a run of the older script is read, never applied; ",
             call("start_run", model=found.plan.model),
-            " to measure anew",
+            " to measure again",
         )
     elif changes:
         advice = Step(

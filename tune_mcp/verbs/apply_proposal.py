@@ -101,7 +101,7 @@ def proposal_for(project: Project, run_id: str, plan_id: str | None = None) -> P
         raise Refusal(
             Code.NOT_REPORTED,
             ("APL-01", "RPT-05"),
-            f"{run_id} has no report that anybody was shown",
+            f"{run_id} has no report that the user could have seen",
             Step(report_again, ToClient(", tell the user its path"), ", then ", plan_again),
         )
     if report.artifacts_digest != report_digest(found.audit):
@@ -123,7 +123,7 @@ def proposal_for(project: Project, run_id: str, plan_id: str | None = None) -> P
             Code.STALE_REPORT,
             "RPT-04",
             "report.md or report.html is not what the report tool wrote",
-            Step(report_again, " again (it writes them anew)", ToClient(", show it"), ", then ", plan_again),
+            Step(report_again, " again (it writes them again)", ToClient(", show it"), ", then ", plan_again),
         )
     if plan_id not in (None, proposal.plan_id):
         raise Refusal(

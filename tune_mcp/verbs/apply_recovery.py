@@ -95,7 +95,7 @@ def _record(folder: Path) -> Record:
         raise Refusal(
             Code.PLAN_TAMPERED,
             "APL-24",
-            f"{folder / _RECORD} is not what an apply of ours wrote: {error}",
+            f"{folder / _RECORD} is not what apply wrote: {error}",
             "put the file back as it was",
         ) from error
 

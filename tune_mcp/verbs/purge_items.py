@@ -76,7 +76,7 @@ def demand_person(purges: dict[Repeat, Purge], person: str | None) -> None:
         ("RES-06", "STR-20"),
         f"{named} {'is' if len(strict) == 1 else 'are'} strict-complete, as recorded or in its sealed files; "
         "no measurement is dropped for its value",
-        "leave it: worst-of-N needs every valid repeat. A person who holds it to be disturbed may replace it, through "
+        "leave it: worst-of-N needs every valid repeat. A person who considers it disturbed may replace it, through "
         "a client that can ask or at a terminal: tune-mcp resume RUN --purge STAGE:REPEAT:REASON",
         {"stage": strict[0].stage, "repeat": strict[0].repeat, "strict": listed},
     )
@@ -94,7 +94,7 @@ def question(plan: Plan, audited: Audit, purge: Purge) -> str:
             values = [_value(cell, metric) for cell in cells]
             others = ", ".join(value for number, value in enumerate(values, 1) if number != purge.repeat)
             lines.append(f"{stage.key}/{metric}: {values[purge.repeat - 1]} here, others {others or 'none'}")
-    lines.append("Its values, the reason and your word stay in the report; the repeat is measured again.")
+    lines.append("Its values, the reason and your answer stay in the report; the repeat is measured again.")
     return "\n".join(lines)
 
 

@@ -163,9 +163,8 @@ def tests_failed(project: Project, run_id: str, failed: Sequence[FailedTest]) ->
     return Refusal(
         Code.TEST_FAILED,
         ("RTY-04", "SCP-06"),
-        f"{len(failed)} test failure(s) have no threshold as their reason, so CI would be red whatever is written: "
-        f"{named}",
-        f"fix the tests and measure anew, or name them in allowed_pytest_failure of config.yaml; a person may agree: "
+        f"{len(failed)} test failure(s) are not caused by a threshold, so CI would be red whatever is written: {named}",
+        f"fix the tests and measure again, or name them in allowed_pytest_failure of config.yaml; a person may agree: "
         f"{terminal(project, run_id)}",
         {
             "failed_tests": [
@@ -198,7 +197,7 @@ def checked_otherwise(word: str | None) -> Otherwise | None:
         Code.INVALID_ARGUMENT,
         "APL-12",
         f"otherwise is keep or apply, not {word!r}",
-        "leave it out to be told what needs a decision",
+        "leave it out to get the list of what needs a decision",
         {"argument": "otherwise"},
     )
 
@@ -226,7 +225,7 @@ def checked_decisions(proposal: ApplyPlan, decisions: Sequence[Decision]) -> dic
         raise Refusal(
             Code.DECISION_INVALID,
             tuple(dict.fromkeys(rule for one in wrong for rule in one.rules)),
-            f"{len(wrong)} decisions cannot stand: " + "; ".join(one.message for one in wrong),
+            f"{len(wrong)} decisions are not valid: " + "; ".join(one.message for one in wrong),
             "correct each of them and call again",
             {"errors": [one.data() for one in wrong]},
         )

@@ -53,7 +53,7 @@ def report(project: Project, run_id: str) -> ReportReply:
     notes += pytest_outcomes.changed_records(found.run, found.plan)[:NOTES_SHOWN]
     notes += [wording.suite_text(facts), wording.advice_text(facts)]
     unproven = filter(None, map(since.unproven_text, facts.optimisations))
-    notes += [f"{text} (PRF-03, PRF-04)" for text in unproven][:NOTES_SHOWN]
+    notes += list(unproven)[:NOTES_SHOWN]
     facts = apply_recovery.refresh_report(found.run, facts, apply_recovery.in_effect(found.run))
     if facts.applied:
         notes.append(f"{len(facts.applied)} of these values are written already: see Applied changes")

@@ -38,7 +38,7 @@ def checked_stages(project: Project, model: str, keys: tuple[str, ...], table: S
         raise Refusal(
             Code.NEEDS_CONFIG,
             ("HLT-07", "POL-06"),
-            f"nobody has said where these values stand: {', '.join(unknown[:6])}",
+            f"config does not say where these values are: {', '.join(unknown[:6])}",
             Step("add them under metric_sources in config.yaml, ", call("discover", model=model), ", then try again"),
             {"metrics": list(unknown)},
         )
@@ -48,7 +48,7 @@ def checked_stages(project: Project, model: str, keys: tuple[str, ...], table: S
     except Refusal as refusal:
         raise places.located(model, refusal) from refusal
     if odd:
-        what = f"stages.yaml of {model} says otherwise than discover: {', '.join(odd[:6])}"
+        what = f"stages.yaml of {model} differs from what discover finds: {', '.join(odd[:6])}"
         raise Refusal(Code.STAGES_STALE, ("DSC-01", "MOD-02"), what, again, {"fields": [*odd]})
     return stages
 
@@ -209,15 +209,13 @@ def amended(
         old = plan.catalogue[new.key]
         redefined = new.model_dump(exclude=set(HASHES)) != old.model_dump(exclude=set(HASHES))
         if (redefined or not other.isdisjoint((new.test, new.threshold_path))) and old.test_key in strict_tests:
-            raise _changed(f"{new.key} is defined otherwise now, and {old.test_key} has strict repeats already")
+            raise _changed(f"{new.key} is defined differently now, and {old.test_key} has strict repeats already")
         undated = {"last_discovered_at"}
         catalogue[new.key] = old if new.model_dump(exclude=undated) == old.model_dump(exclude=undated) else new
     settings = _settings(project, project.places.model(plan.model), stages)
     if other_launch := strict_tests & launched_otherwise(plan, settings):
         named = ", ".join(sorted(other_launch))
-        raise _changed(
-            f"pytest_extra_args, gpus or environment of {named} are other ones now, and it has strict repeats"
-        )
+        raise _changed(f"pytest_extra_args, gpus or environment of {named} have changed, and it has strict repeats")
     measured = {name: what for name, what in git.changed.items() if name in hashes}
     return plan.model_copy(
         update={

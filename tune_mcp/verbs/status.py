@@ -190,7 +190,7 @@ def _alerts(run: RunDir, now: Conclusion, age: float | None, plan: Plan, gpus: G
     if not now.active and now.state is not RunState.FINISHED and (living := machine.told([run])):
         yield living
     if now.liveness is Liveness.UNKNOWN:
-        yield "the supervisor's lock is gone or cannot be read, so nobody knows whether it still works"
+        yield "the supervisor's lock is gone or cannot be read, so nobody knows whether it still runs"
     if now.active and age is not None and age > _STALE_HEARTBEAT_S:
         yield f"no heartbeat for {age:.0f} s"
     if record := now.record if now.active else None:
@@ -263,7 +263,7 @@ def next_step(run: RunDir, now: Conclusion, audited: Audit, log: Sequence[events
     if now.state is RunState.FAILED:
         return Step("fix what the reason says, then ", resume)
     return Step(
-        resume, " to measure what is missing; ", call("start_run", model=audited.plan.model), " would begin anew"
+        resume, " to measure what is missing; ", call("start_run", model=audited.plan.model), " would start over"
     )
 
 

@@ -45,7 +45,7 @@ from tune_mcp.discover.recorded import RECORDERS
 _MAX_DEPTH = 60
 _BRIEF = 2_000
 _SAME_EACH_TIME = frozenset({"min", "max", "item", "items", "values", "keys", "tolist", "json"})
-"""Methods without arguments that give the same part of a result each time; any other may measure anew."""
+"""Methods without arguments that give the same part of a result each time; any other may measure again."""
 _COMPUTING = frozenset(
     {"mean", "median", "sum", "std", "var", "prod", "round", "abs", "clip", "quantile", "percentile"}
 )

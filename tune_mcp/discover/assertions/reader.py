@@ -206,7 +206,7 @@ class AssertionReader:
         if unsure:
             return Reading(frozenset(certain | unsure), f"{', '.join(sorted(unsure))} may read it by a computed name")
         if not tests:
-            return Reading(frozenset(), f"{test_file} has no test that its text shows")
+            return Reading(frozenset(), f"{test_file} has no test that can be found by reading the file")
         return Reading(frozenset(certain))
 
     def _own(

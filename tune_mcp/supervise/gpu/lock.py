@@ -21,7 +21,7 @@ def take(gpu: Gpu, run: RunDir) -> FileLock | str:
         path = lock_folder() / f"gpu-{re.sub(r'[^A-Za-z0-9-]', '_', gpu.uuid)}.lock"
         lock = FileLock.take(path, facts)
     except OSError as error:
-        return f"somebody unknown: its lock cannot be asked ({error})"
+        return f"somebody unknown: its lock cannot be read ({error})"
     if lock is not None:
         return lock
     holder = read_holder(path)

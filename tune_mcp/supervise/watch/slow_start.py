@@ -63,14 +63,14 @@ def diagnose(
         off = ", ".join(cause.name for cause in found if cause.off) or "nothing that can be seen"
         shown = "the log shows that kernels are compiled" if builds else "a compiler is running"
         return Diagnosis(
-            f"{shown}: usually the FlashInfer JIT of a broken environment, no matter of thresholds, code or GPU "
+            f"{shown}: usually the FlashInfer JIT of a broken environment, not a matter of thresholds, code or GPU "
             f"(off: {off})",
             remedy(startup, launch),
             (*builds, *(cause.sentence() for cause in found)),
         )
     if seen:
         told = seen[-1]
-        return Diagnosis(f"the log tells of {told.name}: {told.cause}", told.remedy, told.evidence)
+        return Diagnosis(f"the log shows {told.name}: {told.cause}", told.remedy, told.evidence)
     return Diagnosis(
         f"no cause is known; last line: {last_line or '(the log is empty)'}",
         "read the log; the test's own limit and tune-mcp's decide how long it may take",

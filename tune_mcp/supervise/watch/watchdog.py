@@ -1,6 +1,6 @@
 """Watch one pytest from outside while it runs: its log, its processes, the disk, the clock (rules WDG-01 to WDG-12).
 
-A line alone never stops pytest. A fatal one is confirmed by the process table (a process of ours ended, or nothing
+A line alone never stops pytest. A fatal one is confirmed by the process table (a process of the test ended, or nothing
 moves any more) and only while a test is at work, because an orderly stop of a server prints the same words. A
 suspicious one stops pytest only when nothing moves for its whole window. What stopped an earlier attempt of the same
 repeat is only suspicious in the next, so that a wrong stop costs one attempt and never a run.
@@ -158,7 +158,7 @@ class Watchdog:
             self.book.tell(
                 "log too fast",
                 f"{behind // _MIB} MiB were written faster than they could be read, and were not searched",
-                "quieten the test; the log itself is whole",
+                "let the test log less; the log itself is whole",
             )
         found: list[Found[LinePattern]] = []
         for _ in range(_BLOCKS_A_LOOK):
@@ -316,7 +316,7 @@ class Watchdog:
             self.book.tell(
                 "disk nearly full",
                 f"{free:.0f} MiB are free where the run is kept ({self.book.path.parent})",
-                f"free some until there are {self.rules.free_mib:g} MiB; what is recorded stays whole",
+                f"free some until there are {self.rules.free_mib:g} MiB; what is recorded stays complete",
             )
         elif free > self.rules.free_mib * 1.2:
             self.book.end("disk nearly full", f"{free:.0f} MiB are free")
@@ -328,7 +328,7 @@ class Watchdog:
             self.book.tell(
                 "log grows",
                 f"the pytest log has {size // _MIB} MiB and grows by {rate:.1f} MiB/s",
-                "quieten the test's servers; the log is kept whole as long as the disk holds it",
+                "let the test's servers log less; the log is kept whole as long as the disk holds it",
             )
 
     def _wall_offset(self, at: float) -> float:
