@@ -77,7 +77,7 @@ def escaped(project: Project) -> dict[str, int]:
 
 
 def end_all(project: Project) -> None:
-    """End what lives on after a test that failed: everything of ours that runs in the toy's repository."""
+    """End what lives on after a test that failed: every process of tune-mcp that runs in the toy's repository."""
     for process in psutil.process_iter(["cwd"]):
         if process.info["cwd"] == str(project.repo_root):
             process.kill()

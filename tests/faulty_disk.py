@@ -1,7 +1,7 @@
 """A disk that fails at one chosen call, in a child process: a crash before or behind it, half a write, or an error.
 
 The child is forked with every function wrapped that Python offers for changing a file system, so a crash is a real end
-of a real process: no ``except`` and no ``finally`` of ours runs, and the kernel gives the locks back.
+of a real process: no ``except`` and no ``finally`` runs, and the kernel gives the locks back.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _no_writing(real: Callable[..., Any]) -> Callable[..., Any]:
     """A file that is written past the wrapped calls would escape the faults."""
 
     def opened(file: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
-        # A child of ours is written to through a pipe.
+        # A child process is written to through a pipe.
         pipe = isinstance(file, int) and stat.S_ISFIFO(os.fstat(file).st_mode)
         if set(mode) & set("wax+") and not pipe:
             os.write(2, f"{file} is opened with mode {mode}, past the faulty disk\n".encode())

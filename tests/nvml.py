@@ -1,4 +1,4 @@
-"""A recorded NVML for tests: ``Recorded`` writes what the probe's process will be told (see ``recorded_nvml/``)."""
+"""A recorded NVML for tests: ``Recorded`` writes what the probe's process will read (see ``recorded_nvml/``)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ H20: dict[str, Any] = {
     "name": "NVIDIA H20", "used": 4 * 2**20, "total": 97871 * 2**20, "processes": [], "mps": [], "mig": {"error": 3},
     "utilization": 0, "power_mw": 72_400, "temperature": 31, "clocks": [345, 2619], "slowed": 1,
 }  # fmt: skip
-"""An idle GPU: 4 MiB, no process, no MIG, clocks at rest."""
+"""An idle GPU: 4 MiB, no process, no MIG, idle clocks."""
 TROUBLE = {"error": 999}
 LOST = {"error": 15}
 NOT_FOUND = {"error": 6}

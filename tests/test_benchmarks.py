@@ -1,4 +1,4 @@
-"""The benchmarks measure what they say: their large run is a strict one, and a figure over its ceiling is told."""
+"""The benchmarks measure what they say: their large run is a strict one, and a figure over its ceiling is reported."""
 
 from __future__ import annotations
 

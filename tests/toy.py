@@ -487,7 +487,7 @@ def supervised_here(
     attempt: Callable[[Job], AttemptResult | None] = measured,
     precheck: Callable[[RunDir, plans.Plan], Precheck] = ready,
 ) -> Iterator[InProcess]:
-    """Inside, ``start_run`` and ``resume_run`` supervise in this process and return when the run is at rest."""
+    """Inside, ``start_run`` and ``resume_run`` supervise in this process and return when the run has ended."""
     executor = InProcess(attempt)
     with supervised_by(executor, _Clock(), precheck):
         yield executor
@@ -507,7 +507,7 @@ def supervised_by(
             plan=plan,
             executor=executor,
             clock=clock,
-            owner=Owner(boot_id=boot_id(), pid=os.getpid(), start_ticks=0),  # long gone when the run is at rest
+            owner=Owner(boot_id=boot_id(), pid=os.getpid(), start_ticks=0),  # long gone when the run has ended
             precheck=lambda: precheck(run, plan),
             stop_asked=lambda: stop_request(run),
         )
@@ -536,6 +536,6 @@ def planned_run(project: Project) -> RunDir:
 def finished_run(
     project: Project, repeats: int = 2, attempt: Callable[[Job], AttemptResult | None] = measured
 ) -> RunDir:
-    """A run at rest, made in this process: strict and finished unless ``attempt`` has it otherwise."""
+    """A run that has ended, made in this process: strict and finished unless ``attempt`` has it otherwise."""
     with supervised_here(attempt):
         return start(project, repeats)

@@ -17,7 +17,7 @@ Json: TypeAlias = "str | int | float | bool | None | list[Json] | dict[str, Json
 
 
 class Code(StrEnum):
-    """The closed list of refusal codes (contract, section 3). Codes are added, never renamed."""
+    """The closed list of refusal codes. Codes are added, never renamed."""
 
     UNKNOWN_MODEL = "UNKNOWN_MODEL"
     UNKNOWN_STAGE = "UNKNOWN_STAGE"
@@ -67,7 +67,7 @@ class Code(StrEnum):
 class Refusal(Exception):
     """One refusal: ``code``, the ``rules`` behind it, ``message`` (what is wrong) and ``next`` (what to do).
 
-    ``details`` carries the same facts typed, for programs. ``text()`` is the contract's one-line form.
+    ``details`` carries the same facts typed, for programs. ``text()`` is its one-line form.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Refusal(Exception):
         return f"{self.code}{rule}: {self.message}. Next: {self.next}."
 
     def data(self) -> dict[str, Json]:
-        """The structured form of the contract."""
+        """The structured form, as clients read it."""
         return {
             "code": str(self.code),
             "rules": list(self.rules),

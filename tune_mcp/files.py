@@ -1,7 +1,7 @@
 """Files that are written whole or not at all, append-only logs, locks, and paths that stay inside a folder.
 
 Everything durable in tune-mcp is a file, read by other processes at any moment and perhaps in the middle of a
-crash: so a write is a temporary file in the same folder, fsync, rename, fsync of the folder (contract, section 5).
+crash: so a write is a temporary file in the same folder, fsync, rename, fsync of the folder.
 """
 
 from __future__ import annotations

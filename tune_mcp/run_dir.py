@@ -1,4 +1,4 @@
-"""The only place that knows the names inside a run directory (contract, sections 1 and 5)."""
+"""The only place that knows the names inside a run directory."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class RunDir:
 
     @property
     def reserve(self) -> Path:
-        """Room for the last words on a full disk, while the supervisor lives."""
+        """Space kept back for the last records on a full disk, while the supervisor lives."""
         return self.path / "supervisor.reserve"
 
     @property

@@ -197,7 +197,7 @@ def test_json_is_one_line_of_typed_facts(tune: Any, project: Project, words: lis
 
 @pytest.fixture
 def loosening(tune: Any, project: Project) -> str:
-    """A reported run that would loosen the throughput and tighten the rest."""
+    """A reported run that would loosen the throughput and tighten the other metrics."""
     path = project.repo_root / toy.TEST_FILE
     path.write_text(path.read_text().replace('"throughput_qps": 1.0', '"throughput_qps": 99.0'))
     tune("discover", "toy")

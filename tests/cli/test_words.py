@@ -1,4 +1,4 @@
-"""A terminal is told its own commands, never a tool's name; the next step fits the state of the run."""
+"""A terminal gets its own commands, never a tool's name; the next step fits the state of the run."""
 
 from __future__ import annotations
 

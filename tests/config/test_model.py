@@ -1,4 +1,4 @@
-"""config.yaml of a model: every key of the contract, and what must never pass."""
+"""config.yaml of a model: every documented key, and what must never pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""signatures.yaml: the shipped table is whole, a model adds to it, and a mistake in it is told by line and key."""
+"""signatures.yaml: the shipped table is whole, a model adds to it, and a mistake in it is reported by line and key."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ MISTAKES = {
     "a helper takes another process for its own": "SUP-13",
     "a kill leaves orphans on the GPUs": "GPU-16",
 }
-"""Of the nine mistakes that were seen, those that a rule made impossible; three more are told by the watchdog."""
+"""Of the nine mistakes that were seen, those that a rule made impossible; three more are reported by the watchdog."""
 
 
 @pytest.mark.rule("FAIL-01")
@@ -220,5 +220,5 @@ def test_the_prompt_asks_for_every_gap_first_and_for_one_fix_at_a_time() -> None
     text = " ".join(read_prompt(ROOT / "prompts" / "check_environment.md").render({"model": "m"}).split())
 
     assert "Report every line that is not ok to the user before anything is fixed." in text
-    assert "With the user's word, run the fix of one gap, then `precheck` again." in text
+    assert "When the user agrees, run the fix of one failed check, then `precheck` again." in text
     assert "Leave alone what is ok: no bulk download, no new environment." in text

@@ -17,7 +17,7 @@ from tune_mcp.verbs.strict_audit import strict_audit
 
 
 def measured(machine: omni.Machine, model: str, stages: str = "ALL") -> RunDir:
-    """One repeat, by a real supervisor, until the run is at rest."""
+    """One repeat, by a real supervisor, until the run has ended."""
     project = machine.project()
     reply = start_run(project, model, [stages], repeats=1)
     now = toy.wait_until_rest(project, reply.run_id)

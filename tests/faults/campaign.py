@@ -149,7 +149,7 @@ class Campaign:
     # ---- the moment ----
 
     def _reach(self, run: RunDir, target: Callable[[], list[int]]) -> None:
-        """Wait for a drawn moment of the run at which the target lives; or until the run comes to rest."""
+        """Wait for a drawn moment of the run at which the target lives; or until the run has ended."""
         size = _size(run.events)
         repeat = self._draw.randint(1, REPEATS)
         phase = self._draw.choice(("preflight", "pytest", "draining", "extracting"))
@@ -238,7 +238,7 @@ class Campaign:
 
 
 def _answer(call: Callable[[], object]) -> int:
-    """What a server does: the call, again while it is told that the dead run's last processes still end."""
+    """What a server does: the call, again while the refusal says that the dead run's last processes still end."""
     end = time.monotonic() + LIMIT_S
     try:
         while True:

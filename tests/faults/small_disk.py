@@ -72,7 +72,7 @@ def full(folder: Path) -> None:
     assert now.state == "failed" and "No space left on device" in now.reason and "free space" in now.reason, now.text()
     assert strict_audit(project, run.run_id).audit_text.count("✓——") == 2
     toy.wait_for(lambda: not campaign.survivors(run), what="the end of every process")
-    filled(folder)  # the room for the last words is free again
+    filled(folder)  # the reserved space is free again
     for call in (lambda: start_run(project, toy.MODEL), lambda: resume_run(project, run.run_id)):
         said = refused(call)
         assert said.startswith("NOT_WRITABLE") and "free space" in said, said

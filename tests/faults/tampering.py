@@ -666,7 +666,7 @@ def _strangers_tree(run: RunDir, draw: random.Random, stranger: int) -> Change |
 
 
 def _cut_ledger(run: RunDir, draw: random.Random, _: int) -> Change | None:
-    """The last lines of the ledger are gone; only at rest, since a log that is being written is never rewritten."""
+    """The last lines of the ledger are gone; only once the run has ended: a log in use is never rewritten."""
     if not _at_rest(run):
         return None
     lines = run.events.read_bytes().splitlines(keepends=True)

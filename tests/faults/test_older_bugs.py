@@ -61,7 +61,7 @@ def test_the_time_of_an_attempt_is_that_of_pytest_alone(tmp_path: Path) -> None:
 def test_status_answers_on_a_machine_whose_gpus_cannot_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """Bug 22: the GPUs are unknown and that is told; the rest is answered."""
+    """Bug 22: the GPUs are unknown and that is reported; all else is answered."""
     project = toy.make_toy(tmp_path / "repo")
     run = toy.finished_run(project, 1)
     if how == "unknown":

@@ -176,7 +176,7 @@ SHAKY = toy.toy_source().replace(
 @pytest.mark.rule("XPY-06", "RTY-04")
 @pytest.mark.parametrize(("options", "why"), [("-n 2", "pytest-xdist"), ("--reruns 2", "ran more than once")])
 def test_workers_and_reruns_of_installed_plugins_are_no_observation(tmp_path: Path, options: str, why: str) -> None:
-    """The launch takes both options back where precheck saw the plugin; here nobody told it."""
+    """The launch takes both options back where precheck saw the plugin; here it did not."""
     files = {"pytest.ini": f"[pytest]\naddopts = {options}\n"}
     project = toy.make_toy(tmp_path / "repo", test_source=SHAKY, files=files)
 

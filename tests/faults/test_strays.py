@@ -104,7 +104,7 @@ VERBS = ("status", "audit", "tail", "report", "plan", "stop", "resume")
 
 
 def spoken(project: Project, verb: str, run: RunDir, capsys: pytest.CaptureFixture[str]) -> str:
-    """What the verb prints; a bug of ours would end with 3 and a traceback."""
+    """What the verb prints; a bug would end with 3 and a traceback."""
     words = [verb, run.run_id, "--repo", str(project.repo_root)]
     words += ["--reason", "enough"] if verb == "stop" else []
     capsys.readouterr()

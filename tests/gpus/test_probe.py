@@ -162,7 +162,7 @@ def test_a_hanging_nvml_is_unknown_is_asked_once_at_a_time_and_leaves_no_zombie(
 def test_while_a_killed_probe_does_not_end_nothing_else_is_asked(
     machine: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the kernel's uninterruptible sleep a process outlives SIGKILL; here the kill is taken out instead."""
+    """In the kernel's uninterruptible sleep a process outlives SIGKILL; here the kill is removed instead."""
     machine.machine({}, behaviour="hang")
     probe = Probe(deadline_s=0.3)
     monkeypatch.setattr("subprocess.Popen.kill", lambda _self: None)

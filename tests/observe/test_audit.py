@@ -315,7 +315,7 @@ def test_an_empty_matrix_is_never_ready(plan: Plan) -> None:
 
 @pytest.mark.rule("STR-02", "STR-14", "STR-20", "STR-27")
 def test_any_single_harm_to_any_cell_makes_the_run_not_ready(tmp_path: Path, project: Project, run: RunDir) -> None:
-    """Every cell × every harm: no repeat is skipped because the others are well."""
+    """Every cell × every defect: no repeat is skipped because the others are well."""
     harms: list[Change] = [
         lambda o: o["metrics"].update(dict.fromkeys(o["metrics"])),
         lambda o: o.update(metrics={}),

@@ -44,7 +44,7 @@ class Session:
         return text, facts
 
     async def refused(self, tool: str, **arguments: Any) -> dict[str, Any]:
-        """The typed refusal of a call that must be refused, in the contract's form."""
+        """The typed refusal of a call that must be refused, in its fixed form."""
         result = await self.raw(tool, **arguments)
         text, facts = read(result)
         assert result.is_error, text

@@ -37,7 +37,7 @@ LIST = "the list"
 
 @dataclass
 class Heard:
-    """What one client was told: URIs, and ``LIST`` for a change of the list of resources."""
+    """What one client was notified of: URIs, and ``LIST`` for a change of the list of resources."""
 
     client: Client
     told: list[str] = field(default_factory=list)

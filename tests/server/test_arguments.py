@@ -1,4 +1,4 @@
-"""Whatever does not fit gets one refusal, in the contract's form and in both eras; a bug is told apart from it."""
+"""Whatever does not fit gets one refusal, in its fixed form and in both eras; a bug looks different."""
 
 from __future__ import annotations
 

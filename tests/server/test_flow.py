@@ -37,7 +37,7 @@ def numbers(text: str) -> dict[str, object]:
 
 
 async def wait_until_rest(session: Any, run_id: str) -> dict[str, Any]:
-    """Long polls until the run rests; bounded by the client's own limit."""
+    """Long polls until the run has ended; bounded by the client's own limit."""
     while True:
         text, facts = await session.call("status", run_id=run_id, wait_s=5)
         assert text.startswith("STRICT ")

@@ -1,4 +1,4 @@
-"""A complete repeat leaves only by a person's word; its values, the reason and that word stay in the report."""
+"""Only a person replaces a complete repeat; its values, the reason and that answer stay in the report."""
 
 from __future__ import annotations
 

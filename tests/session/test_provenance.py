@@ -1,4 +1,4 @@
-"""Which commit, and how far the tree is from it; git is asked, never told."""
+"""Which commit, and how far the tree is from it; git is only read."""
 
 from __future__ import annotations
 

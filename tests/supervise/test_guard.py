@@ -1,4 +1,4 @@
-"""Whatever a repository's pytest is told to do, a repeat is one whole pass over the file, or it is not strict."""
+"""Whatever options a repository gives pytest, a repeat is one whole pass over the file, or it is not strict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When all that watches over pytest is killed at once, what it leaves is found, told and ended, and nothing else."""
+"""When all that watches over pytest is killed at once, what it leaves is found, named and ended, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run outlives whoever asked for it, and ends when it is told to, all of it and nothing else. Real processes."""
+"""A run outlives whoever asked for it, and ends on request, all of it and nothing else. Real processes."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def test_two_hundred_megabytes_in_one_line_cost_no_memory(tmp_path: Path) -> Non
     block = b"\xff" * (1 << 20)
     finder, reader, seen = LineFinder(PATTERNS), GrowingLog(log), 0
     with log.open("wb", buffering=0) as stream:
-        stream.truncate(200 << 20)  # zeros that take no room on the disk
+        stream.truncate(200 << 20)  # zeros that take no space on the disk
         for at in (0, 100 << 20):
             stream.seek(at)
             stream.write(block)

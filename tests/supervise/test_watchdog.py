@@ -1,4 +1,4 @@
-"""What the watchdog concludes: which line stops pytest, which is only told, and what else people hear of."""
+"""What the watchdog concludes: which line stops pytest, which is only reported, and what else people hear of."""
 
 from __future__ import annotations
 

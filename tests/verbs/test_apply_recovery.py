@@ -158,7 +158,7 @@ def sweep(
         assert end in (DIED, REFUSED, DONE), f"step {step}: {repo.log.read_text()}"
         apply_recovery.settle(repo.project)
         is_new = repo.whole(new)
-        # An error may be harmless (mkdir of a folder that is there); whoever is told "done" has it done.
+        # An error may be harmless (mkdir of a folder that is there); "done" means that it is done.
         assert end != DONE or is_new is (moment == "planned"), f"step {step}"
         outcomes[is_new] += 1
     assert end == DONE, "behind the last call nothing fails any more"

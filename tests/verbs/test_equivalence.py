@@ -452,7 +452,7 @@ def test_the_dirt_that_the_plan_has_may_stay(project: Project) -> None:
 
 
 @pytest.mark.rule("RES-02", "HLT-08")
-def test_our_own_config_may_be_committed_with_a_mend(project: Project, run: RunDir) -> None:
+def test_our_own_config_may_be_committed_with_a_fix(project: Project, run: RunDir) -> None:
     path = project.repo_root / ".tune/models/toy/config.yaml"
     path.write_text(json.dumps({**toy.CONFIG, "timeout_s": {"test_toy_ci.py": 60.0}}))
     toy.commit(project)

@@ -1,4 +1,4 @@
-"""What is ready for a pull request after an apply; nothing of ours commits, pushes or leaves a patch behind."""
+"""What is ready for a pull request after an apply; tune-mcp never commits, pushes or leaves a patch behind."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _OTHER_UNIT = 50
 
 
 class DoubtKind(StrEnum):
-    """Why a value is not written without a person's word on it."""
+    """Why a value is not written without a person's decision."""
 
     SMOKE_RUN = "smoke run"
     CONTRADICTED = "contradicted"

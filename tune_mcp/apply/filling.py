@@ -162,7 +162,7 @@ def _no_place(source: SourceTree, node: ast.Dict) -> Refusal:
 
 
 def _prove(before: SourceTree, new: bytes, places: dict[tuple[int, int], list[Filling]]) -> None:
-    """Check the meaning and the comments of the edited file. Raises ``RuntimeError``: that is a bug of ours."""
+    """Check the meaning and the comments of the edited file. Raises ``RuntimeError``: a bug."""
     path = before.path
     compile(new, path, "exec", dont_inherit=True)
     after = read_tree(new, path)

@@ -181,7 +181,7 @@ def _check_compiles(data: bytes, path: str) -> None:
 def prove(old: bytes, new: bytes, path: str, planned: Sequence[Replacement]) -> None:
     """Check that ``new`` is ``old`` with exactly ``planned`` replaced, by meaning and by bytes.
 
-    ``planned`` is ordered by position. Raises ``RuntimeError`` when it is not: that is a bug of ours, not an answer.
+    ``planned`` is ordered by position. Raises ``RuntimeError`` when it is not: a bug.
     """
     compile(new, path, "exec", dont_inherit=True)
     before, after = read_tree(old, path), read_tree(new, path)

@@ -35,7 +35,7 @@ Decision = Literal["auto", "skip", "ask"]
 
 @dataclass(frozen=True)
 class Row:
-    """One metric of the plan; the fields are the contract's (section 2, tool 11).
+    """One metric of the plan; the fields are those of the published plan.
 
     ``decision`` is what mode smart does: write (auto), leave (skip), or ask a person (ask). ``reason`` says why.
     ``literal`` is where the present value stands, ``blank`` where the first one comes; both None when there is no place
@@ -153,14 +153,14 @@ class ApplyPlan:
 
 
 def _diff(file: str, before: str, after: str) -> Iterator[str]:
-    """Unified diff in the form that ``git apply`` takes: lines end at a line feed only, a missing last one is told."""
+    """Unified diff in the form that ``git apply`` takes: lines end at a line feed only, a missing last one is noted."""
     old, new = ([line for line in re.split(r"(?<=\n)", text) if line] for text in (before, after))
     for line in unified_diff(old, new, f"a/{file}", f"b/{file}", n=1):
         yield line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
 
 
 def writable(row: Row) -> bool:
-    """Whether a mode writes the row without a person's word on it: its literal is known, and it would change."""
+    """Whether a mode writes the row without asking: its literal is known, and it would change."""
     return row.decision != "skip"
 
 

@@ -1,6 +1,6 @@
 """Who else reads a threshold than the tests that were measured.
 
-A limit that two tests read may be too tight for the one that did not run, so it is tightened on a person's word only
+A limit that two tests read may be too tight for the one that did not run, so it is tightened only if a person agrees
 (rule APL-11).
 """
 

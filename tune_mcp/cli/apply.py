@@ -1,4 +1,4 @@
-"""Apply at a terminal: the same questions as through a client, asked here (contract, section 2, tool 12)."""
+"""Apply at a terminal: the same questions as through a client, asked here."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def _passed(env: Mapping[str, str]) -> dict[str, str]:
 
 
 async def _watch(session: Session, run_id: str) -> str:
-    """Poll with a long wait until the run rests, one line for each change."""
+    """Poll with a long wait until the run has ended, one line for each change."""
     session.console.print(f"\n[cyan]→ status[/cyan](run_id={run_id!r}, wait_s={_POLL_S}), until it rests")
     seen = ""
     while True:

@@ -1,4 +1,4 @@
-"""``tune-mcp <verb>``: each verb is the same function as its tool (contract, section 6).
+"""``tune-mcp <verb>``: each verb is the same function as its tool.
 
 Exit codes: 0 done or ready, 1 not ready, 2 refused or wrong usage, 3 a bug.
 """

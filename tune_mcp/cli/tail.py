@@ -17,7 +17,7 @@ _CHUNK = 64 * 1024
 
 
 def follow(project: Project, run_id: str, lines: int) -> int:
-    """Print the last lines of the active log, then what is appended, until the run is at rest."""
+    """Print the last lines of the active log, then what is appended, until the run has ended."""
     run = project.run(run_id)
     first = tail_pytest(project, run_id, lines)
     if state.conclude(run).state.at_rest:

@@ -1,4 +1,4 @@
-"""Lanes of a host: GPUs and CPUs that belong together, as a host profile names them (contract, section 7)."""
+"""Lanes of a host: GPUs and CPUs that belong together, as a host profile names them."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def of_groups(groups: dict[str, str]) -> tuple[Lane, ...]:
 
 
 def problem(lanes: Sequence[Lane]) -> str:
-    """Why these lanes cannot be told apart, empty when they can: a name, a GPU or a CPU in two of them."""
+    """Why these lanes are ambiguous, empty when they are not: a name, a GPU or a CPU in two of them."""
     for number, lane in enumerate(lanes):
         for other in lanes[:number]:
             if lane.name == other.name:

@@ -1,6 +1,6 @@
 """Where models and hosts are found: ``--config DIR``, then ``<repo_root>/.tune/``, then the shipped ones.
 
-A later place is read for the names that an earlier one lacks (contract, section 1). A model may have a second folder,
+A later place is read for the names that an earlier one lacks. A model may have a second folder,
 ``models/<name>@<state>/``, for another state of the repository: it counts where the file or folder that its ``tree``
 key names is there.
 """

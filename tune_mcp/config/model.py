@@ -1,4 +1,4 @@
-"""``models/<name>/config.yaml`` as data (contract, section 7; rules MOD-02, MOD-05 to MOD-08, DSC-08 to DSC-13)."""
+"""``models/<name>/config.yaml`` as data (rules MOD-02, MOD-05 to MOD-08, DSC-08 to DSC-13)."""
 
 from __future__ import annotations
 

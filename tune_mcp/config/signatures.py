@@ -40,7 +40,7 @@ class LinePattern(ConfigModel):
 
 
 class Signature(LinePattern):
-    """A line that tells of trouble. ``cause`` and ``remedy`` are one clause each, for people.
+    """A line that reports trouble. ``cause`` and ``remedy`` are one clause each, for people.
 
     ``still_s`` is how long the log and the process tree must have been still before pytest is stopped for it;
     ``infrastructure`` says that numbers missing after such a line prove nothing about the configuration;
@@ -74,7 +74,7 @@ class Startup(ConfigModel):
 
 
 class NoProgress(ConfigModel):
-    """No log line and no processor time: after this long people are told, after that long pytest is stopped.
+    """No log line and no processor time: after this long an alert, after that long pytest is stopped.
 
     ``exit_after_s`` is how long pytest may take to exit once its session is over.
     """
@@ -141,7 +141,7 @@ def _read(path: Path, _changed: int) -> OwnSignatures:
 
 
 def _check(source: YamlSource, found: OwnSignatures) -> None:
-    """What no schema sees: a name that stands twice, and a stop that comes before its alert."""
+    """What no schema sees: a duplicate name, and a stop that comes before its alert."""
     seen: set[str] = set()
     for group, entries in (("fatal", found.fatal), ("suspicious", found.suspicious)):
         for index, entry in enumerate(entries):

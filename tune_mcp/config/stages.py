@@ -1,4 +1,4 @@
-"""``stages.yaml`` as data: what ``discover`` writes and every later room reads (contract, section 7)."""
+"""``stages.yaml`` as data: what ``discover`` writes and every later step reads."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def _without_nulls(value: dict[str, Yaml]) -> dict[str, Yaml]:
 
 
 def dump_stages(table: StageTable) -> bytes:
-    """The table as block YAML in the contract's key order; only ``last_discovered_at`` may differ between two runs."""
+    """The table as block YAML in a fixed key order; only ``last_discovered_at`` may differ between two runs."""
     stages = {key: _stage(stage) for key, stage in table.items()}
     # The Python dumper, not libyaml's: their line breaking differs, and the bytes must not depend on the machine.
     text = yaml.dump(stages, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)

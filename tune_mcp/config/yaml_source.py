@@ -1,8 +1,8 @@
 """A YAML file as checked data that remembers where each key stands (rule MOD-02).
 
 Every mistake in a file is reported at once, each as ``<file>:<line>: <key.path>: what is wrong``, so that a person
-fixes them in one pass. The reader is stricter than YAML: duplicate keys, merge keys, dates and other tags are refused, because
-each of them has turned a configured value into another one without a word.
+fixes them in one pass. The reader is stricter than YAML: duplicate keys, merge keys, dates and other tags are
+refused, because each of them has silently turned a configured value into another one.
 """
 
 from __future__ import annotations

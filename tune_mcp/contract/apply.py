@@ -18,7 +18,7 @@ CHOICES = ("keep", "apply", "custom")
 
 
 class Decision(BaseModel):
-    """A person's word on one metric; ``value`` only with ``custom``."""
+    """A person's decision on one metric; ``value`` only with ``custom``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

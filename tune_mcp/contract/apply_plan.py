@@ -19,7 +19,7 @@ _DECISIONS_ROOM = 3000
 
 
 class PlanRow(Frozen):
-    """One metric of the apply plan; the fields of the contract, section 2, tool 11."""
+    """One metric of the apply plan; the published fields."""
 
     stage_key: str
     metric_key: str
@@ -59,10 +59,10 @@ class ApplyPlanReply(Reply):
     failed_tests: tuple[FailedTestEntry, ...] = ()
     notes: tuple[str, ...] = ()
     decisions: tuple[Decision, ...] = ()
-    """What mode smart needs a person's word on, each on keep: edited, it is the argument of ``apply``."""
+    """What a person decides in mode smart, each on keep: edited, it is the argument of ``apply``."""
 
     def typed(self) -> dict[str, object]:
-        """The same facts, what a person must look at first; the diff only where the rows leave room for it."""
+        """The same facts, what a person must look at first; the diff only where the rows leave space for it."""
         rows = [row.model_dump(mode="json") for row in self._sorted()]
         decisions = [one.model_dump(exclude_none=True) for one in self.decisions]
         facts = super().typed() | {"rows": rows, "decisions": decisions, "rows_total": len(rows)}
@@ -77,7 +77,7 @@ class ApplyPlanReply(Reply):
         return sorted(self.rows, key=lambda row: order[row.direction])
 
     def lines(self) -> Iterable[str]:
-        """One line a metric, loosening ones first, then the diff as far as there is room."""
+        """One line a metric, loosening ones first, then the diff as far as there is space."""
         yield f"plan_id: {self.plan_id} ({len(self.rows)} metrics)"
         if self.dirty:
             yield DIRTY

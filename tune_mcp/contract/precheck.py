@@ -12,7 +12,7 @@ Status = Literal["ok", "missing", "mismatch", "busy", "warn", "unknown"]
 
 
 class Check(Frozen):
-    """One gate's answer. ``fix`` is the exact command that fixes this one gap, empty when there is nothing to do."""
+    """One gate's answer. ``fix`` is the exact command that fixes this one check, empty when there is nothing to do."""
 
     id: str
     status: Status
@@ -33,7 +33,7 @@ class PrecheckReply(Reply):
     def lines(self) -> Iterable[str]:
         """One line a check, with the command that fixes it below."""
         blocking = sum(check.status not in ("ok", "warn") for check in self.checks)
-        yield f"precheck {self.model}: {'ok' if self.ok else f'{blocking} gap(s)'} — {len(self.checks)} checks"
+        yield f"precheck {self.model}: {'ok' if self.ok else f'{blocking} failed check(s)'} — {len(self.checks)} checks"
         for check in self.checks:
             yield f"  {check.status:<8} {check.id}: {check.detail}"
             if check.fix and check.status != "ok":

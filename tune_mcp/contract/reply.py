@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, cast
 from pydantic import BaseModel, ConfigDict, SkipValidation
 
 TEXT_LIMIT = 8000
-"""About this many characters of text at most, and of the same facts typed (contract, section 2)."""
+"""About this many characters of text at most, and of the same facts typed."""
 
 
 class Reply(BaseModel):

@@ -72,7 +72,7 @@ class StatusReply(Reply):
     """One run. ``ok``/``total`` and ``complete`` count cells with extracted metrics: scheduling, never readiness.
 
     ``whole_repeats`` counts pytest repeats all of whose stages are strict, ``d/n``. ``unchanged``: nothing happened
-    since the last answer to the same client, which is ``mark``; ``audit_text`` is the strict audit of a run at rest.
+    since the last answer to the same client, which is ``mark``; ``audit_text`` is the strict audit of an ended run.
     """
 
     also_typed: ClassVar = {"alerts_as_before": "integer"}

@@ -10,7 +10,7 @@ from tune_mcp.contract.reply import Reply, said_once
 
 
 class Cell(StrEnum):
-    """One stage in one repeat (contract: ✓ strict, △ partial, ✗ failed, — not run)."""
+    """One stage in one repeat (✓ strict, △ partial, ✗ failed, — not run)."""
 
     STRICT = "✓"
     PARTIAL = "△"
@@ -29,7 +29,7 @@ class StageAudit(Frozen):
 
 
 class AuditReply(Reply):
-    """The strict audit, typed; its text is exactly the contract's."""
+    """The strict audit, typed; its text is a fixed form that clients read."""
 
     run_id: str
     calibration_git_sha: str
@@ -43,7 +43,7 @@ class AuditReply(Reply):
     audit_text: str
 
     def lines(self) -> Iterable[str]:
-        """The contract's lines and nothing else."""
+        """The lines of the audit and nothing else."""
         return self.audit_text.splitlines()
 
     def typed(self) -> dict[str, object]:
@@ -66,5 +66,5 @@ class AuditReply(Reply):
         return f"tune://runs/{self.run_id}/audit"
 
     def text(self) -> str:
-        """Exactly the contract's text: no next step in it, that one is in the structured answer."""
+        """A fixed form that clients read: no next step in it, that one is in the structured answer."""
         return self.audit_text

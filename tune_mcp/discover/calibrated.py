@@ -112,7 +112,7 @@ class CalibratedFiles:
 
 
 def clash(what: str, next: str) -> Refusal:
-    """INVALID_CONFIG for names that cannot be told apart (rule STG-07)."""
+    """INVALID_CONFIG for names that are ambiguous (rule STG-07)."""
     return Refusal(Code.INVALID_CONFIG, "STG-07", what, next, {"key": "test_globs"})
 
 

@@ -257,7 +257,7 @@ def _is_export(file: _File, node: ast.AST) -> bool:
 
 
 def _parameter(arguments: ast.arguments, call: ast.Call, child: ast.AST) -> str:
-    """The name under which a call's argument arrives; empty when that cannot be told."""
+    """The name under which a call's argument arrives; empty when that is not known."""
     if isinstance(child, ast.keyword):
         names = [one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
         return child.arg if child.arg in names else ""

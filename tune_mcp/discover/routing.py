@@ -1,7 +1,7 @@
 """Which constant is which metric of which preset and variant (rules DSC-10 to DSC-15, TTS-07).
 
 A constant belongs to one preset and one result tree; it never crosses. Only a plain number may become a threshold:
-whatever else bears a threshold's name is told, not taken.
+whatever else bears a threshold's name is listed, not used.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def _leaves(
         gate = asserts(source)
         if isinstance(gate, Gate) and gate.worst == spec.worst:
             claims.setdefault(spec.key, []).append(Claim(spec, source, source))
-    # Two of them could only be told apart by config; they are listed with the block to paste.
+    # Only config could distinguish two of them; they are listed with the block to paste.
     return [found[0] for key, found in claims.items() if len(found) == 1 and key not in taken]
 
 

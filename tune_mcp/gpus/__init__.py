@@ -46,7 +46,7 @@ class GpuProcess:
 
 @dataclass(frozen=True, config=_KNOWN)
 class Condition:
-    """What shifts a GPU's speed: °C, W, MHz, and the reasons for which its clocks are held down. None: not told."""
+    """What shifts a GPU's speed: °C, W, MHz, and the reasons for which its clocks are held down. None: not reported."""
 
     temperature_c: Count | None = None
     power_w: Count | None = None
@@ -101,7 +101,7 @@ class Gpu:
 
 
 def memory_text(used_mib: int | None, total_mib: int | None) -> str:
-    """``17000/97871 MiB``, with ``?`` for what was not told."""
+    """``17000/97871 MiB``, with ``?`` for what was not reported."""
     used, total = ("?" if mib is None else mib for mib in (used_mib, total_mib))
     return f"{used}/{total} MiB"
 

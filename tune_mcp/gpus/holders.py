@@ -36,7 +36,7 @@ class Holder:
 
 
 def holders(gpu: Gpu, proc: Path = PROC) -> tuple[Holder, ...]:
-    """NVML's compute processes; where none of them is one of ours to see, those that have the device open."""
+    """NVML's compute processes; where none of them can be seen from here, those that have the device open."""
     named = tuple(_named(gpu, process.pid, process.memory_mib, proc) for process in gpu.processes)
     if any(not holder.elsewhere for holder in named):
         return named

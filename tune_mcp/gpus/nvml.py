@@ -1,4 +1,4 @@
-"""The child process that asks NVML and prints one JSON object: standard library and pynvml, nothing of ours.
+"""The child process that asks NVML and prints one JSON object: standard library and pynvml only.
 
 It runs by its path, so that a look costs an interpreter and no more. What NVML does not support is null; what it
 fails at is an error of that GPU (``trouble``) or of the whole look (``unknown``), and neither is ever idle.

@@ -111,7 +111,7 @@ class Audit:
         ]
 
     def text(self) -> str:
-        """Exactly the contract's text (section 2, tool 8)."""
+        """A fixed form that clients read."""
         lines = [
             f"calibration_git_sha: {self.plan.calibration_git_sha}",
             self.git.line(),

@@ -1,7 +1,7 @@
 """Read metric values and sample counts out of the JSON files that a test left under its basetemp.
 
 Nothing is parsed from stdout (MET-02). The files are read as any JSON parser reads them: what stands in a field that
-nobody tracks is no concern of ours. A tracked value counts only as a finite int or float: no bool, no string, no NaN.
+nobody tracks is ignored. A tracked value counts only as a finite int or float: no bool, no string, no NaN.
 """
 
 from __future__ import annotations

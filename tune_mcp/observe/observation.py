@@ -62,7 +62,7 @@ class Observation(Frozen):
 
 
 class _Found(Frozen):
-    """The fields that every version wrote; others are passed over (older runs, contract section 5)."""
+    """The fields that every version wrote; others are passed over (older runs)."""
 
     model_config = Frozen.model_config | {"extra": "ignore"}
 

@@ -130,7 +130,7 @@ def read_declared(subject: Subject) -> Declared:
 
 
 def _dynamic(root: Path, document: Mapping[str, object]) -> tuple[str, ...] | None:
-    """The lines of the requirement files that setuptools is told to read; None where nobody names any."""
+    """The lines of the requirement files that setuptools is configured to read; None where nobody names any."""
     tools = _table(_table(_table(document.get("tool")).get("setuptools")).get("dynamic"))
     named: object = _table(tools.get("dependencies")).get("file")
     files = (named,) if isinstance(named, str) else _list(named)
@@ -145,7 +145,7 @@ def _dynamic(root: Path, document: Mapping[str, object]) -> tuple[str, ...] | No
 
 
 def _overridden(found: list[Requirement], lines: tuple[object, ...]) -> tuple[Requirement, ...]:
-    """Where uv is told to override a version, that one is installed and not the declared one."""
+    """Where uv is configured to override a version, that one is installed and not the declared one."""
     overrides: dict[str, Requirement] = {}
     for line in lines:
         try:

@@ -1,4 +1,4 @@
-"""``environment.json``: what makes numbers of two runs comparable (SCP-01, SCP-02; note A1.1)."""
+"""``environment.json``: what makes numbers of two runs comparable (SCP-01, SCP-02)."""
 
 from __future__ import annotations
 

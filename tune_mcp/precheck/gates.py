@@ -88,7 +88,7 @@ GATES: tuple[tuple[str, Gate], ...] = (
     ("host.ptrace", hardware.ptrace_checks),
     ("host.lanes", lanes.checks),
 )
-"""Gates that only read files, with the id under which one that gives no answer is told."""
+"""Gates that only read files, with the id of the check for one that gives no answer."""
 
 
 class GpuFact(Frozen):

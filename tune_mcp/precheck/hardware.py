@@ -132,7 +132,7 @@ def host_paths_checks(subject: Subject) -> Iterator[Check]:
     """``host.paths``: one gap a path; what the caller overrode does not count (HST-05).
 
     ``physical.omni_ci_home`` is OMNI_CI_HOME of every launch and belongs to ``env.layout``, ``venv_python`` to
-    ``venv.python``: one gap is told once.
+    ``venv.python``: one failure is reported once.
     """
     profile = subject.needs.profile
     if profile is None:

@@ -125,7 +125,7 @@ def _heard(child: subprocess.Popen[bytes], names: tuple[str, ...], deadline_s: f
 
 
 def _read(names: tuple[str, ...], said: bytes, late: bool, rc: int | None) -> Imports:
-    """Every name has a verdict; one that the child never came to is not tried, and nobody is told that all is well."""
+    """Every name has a verdict; one that the child never came to is reported as not tried, never as loaded."""
     loaded: dict[str, ModuleFact] = {}
     failed: dict[str, str] = {}
     under_way = ""

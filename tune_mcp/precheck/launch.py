@@ -41,7 +41,7 @@ def layout_checks(
     gaps: dict[tuple[str, str], Check] = {}
     for env, key in launches:
         for gap in _gaps(subject, env, key, may_write, made_once):
-            gaps.setdefault((gap.id, gap.detail), gap)  # what auto_env says is told once, for auto_env
+            gaps.setdefault((gap.id, gap.detail), gap)  # what auto_env sets is reported once, for auto_env
     yield from gaps.values()
     if not gaps:
         yield Check(id="env.layout", status="ok", detail=", ".join(named))

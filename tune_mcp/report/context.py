@@ -2,7 +2,7 @@
 
 Constants are read from the syntax tree of the stage's test file, then of its threshold file, through imports; a name
 that is not there, or is no plain number, is ``?`` and never guessed or copied from another stage (CTX-06). The
-concurrency is that of the launch: what pytest was told beats what the test files say (``launch_values``).
+concurrency is that of the launch: pytest's arguments win over what the test files say (``launch_values``).
 """
 
 from __future__ import annotations

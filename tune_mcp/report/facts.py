@@ -204,7 +204,7 @@ class GateFacts(Frozen):
     """One test, which fails as one: the metric that decides its chance (``stage`` and ``metric`` keys), and advice.
 
     ``slack`` and ``repeats`` each bring the noise of ``noisy``, the noisiest metric, down to the suite's wished chance
-    per test: the relative room between worst value and limit, and the number of repeats at the present room. None
+    per test: the relative slack between worst value and limit, and the number of repeats at the present slack. None
     where nothing is needed; ``repeats`` also where no number up to 60 is enough.
     """
 

@@ -1,6 +1,6 @@
 """Flags on the shape of N values: cold first repeat, two modes, one repeat apart; and the step of one sample.
 
-A flag is a sentence for a person and decides nothing; no value is rejected for what it is (notes A20, D81, D85, D86).
+A flag is a sentence for a person and decides nothing; no value is rejected for what it is.
 A flag of distance needs two things at once, far against the scatter of the other values and far against the value
 itself, because either alone fires on clean data. False alarms on clean normal values, simulated at N = 5: cold 0.3 %
 at CV 5 % and 0.8 % at 10 %; apart 0.0 % and 2.7 %; bistable 0.0 % and 0.5 %.

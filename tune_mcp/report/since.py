@@ -1,6 +1,6 @@
 """Sentences about the last calibration: what changed since, better or worse, and what became of an expected gain.
 
-Accuracy, WER and speed are told apart, per stage (RPT-07, PRF-01 to PRF-05).
+Accuracy, WER and speed are reported separately, per stage (RPT-07, PRF-01 to PRF-05).
 """
 
 from __future__ import annotations

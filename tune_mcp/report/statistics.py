@@ -273,7 +273,7 @@ def fail_chance(
     standard deviation between calibrations of unchanged code.
 
     With b of n repeats beyond the limit the answer lies between b/(n+1) and (b+1)/(n+1), which hold for every
-    distribution; a continuous metric without any room has the upper one exactly. See ``_bounds`` for equal values.
+    distribution; a continuous metric without any slack has the upper one exactly. See ``_bounds`` for equal values.
     """
     n, degrees = len(series.values), len(series.values) - 1
     worst = max(series.values, key=lambda value: series.sign * value)
@@ -381,6 +381,6 @@ def room_for(chance: float, repeats: int) -> float:
 
 
 def repeats_with_room(chance: float, deviations: float, most: int = 60) -> int | None:
-    """The fewest repeats that bring the chance down to ``chance`` at that room; None above ``most``."""
+    """The fewest repeats that bring the chance down to ``chance`` at that slack; None above ``most``."""
     fits = (n for n in range(1, most + 1) if chance_with_room(n, max(0.0, deviations)) <= chance)
     return next(fits, None)

@@ -53,7 +53,7 @@ def suite(stages: Sequence[StageFacts], noise: Noise, ci: CiGate) -> SuiteFacts:
 
 
 def _gate(test: str, pairs: Sequence[tuple[StageFacts, MetricFacts]], noise: Noise, wished: float) -> GateFacts:
-    """The test's chance, and the room or the repeats that its noisiest metric needs for the wished one."""
+    """The test's chance, and the slack or the repeats that its noisiest metric needs for the wished one."""
     stage, metric = max(pairs, key=lambda pair: (pair[1].chance.with_slow, pair[1].chance.noise))
     noisy_stage, noisy = max(pairs, key=lambda pair: (pair[1].chance.noise, pair[1].chance.sd))
     series, n = noise.series[(noisy_stage.key, noisy.key)], len(noisy.values)
@@ -61,7 +61,7 @@ def _gate(test: str, pairs: Sequence[tuple[StageFacts, MetricFacts]], noise: Noi
     room = 0.0 if noisy.limit_proposed is None else max(0.0, series.loss(noisy.limit_proposed) - max(series.losses()))
     slack = repeats = None
     if not enough:
-        # The formula is for normal noise of a known size: it starts from the room that would explain the chance above.
+        # The formula is for normal noise of a known size: it starts from the slack that would explain the chance above.
         deviations = statistics.room_for(noisy.chance.noise, n)
         sd = room / deviations if room and deviations else noisy.chance.sd
         upper = math.expm1(statistics.room_for(wished, n) * sd)

@@ -1,4 +1,4 @@
-"""What a threshold was before, by the commits that touched its file: a floor that only ever sinks is worth a look."""
+"""What a threshold was before, by the commits that touched its file: a bound that only ever sinks is suspect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Announce changes on disk to the clients that asked: both protocol eras, from one look at the files (contract, 4).
+"""Announce changes on disk to the clients that asked: both protocol eras, from one look at the files.
 
 Nobody tells the server what a supervisor, a terminal or another window did, so it looks: at the length and time of
 the files behind each resource, and only while a client listens. A client of 2025-11-25 subscribes on its connection,

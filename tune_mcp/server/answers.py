@@ -37,7 +37,7 @@ Answered = Annotated[CallToolResult, Answer]
 
 
 def refused(refusal: Refusal) -> CallToolResult:
-    """A refusal as a tool error: the contract's line as text, the same facts typed."""
+    """A refusal as a tool error: its one line as text, the same facts typed."""
     facts: dict[str, object] = {**refusal.data(), "details": cut(dict(refusal.details), limit=_DETAILS)}
     return _result(bounded(refusal.text(), limit=7500), facts, is_error=True)
 

@@ -1,7 +1,7 @@
 """The tool ``apply``: ask the person through the client, one question at a time, and write once at the end.
 
 The same code serves both protocol eras: the SDK runs the resolvers again in every round, so they are pure looks at
-files. Answers are stored as they come; a call that is cut short loses none (contract, section 2).
+files. Answers are stored as they come; a call that is cut short loses none.
 """
 
 from __future__ import annotations

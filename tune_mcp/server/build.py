@@ -27,7 +27,7 @@ next. If a call is cut by your time limit, use a smaller wait_s; nothing is lost
 - Ask once, at the beginning, for a missing model, stages or repeats; ask nothing while a run is active.
 - While a run is active: poll at most 120 s apart, show the user the strict counts, start nothing else, edit no file.
   Slow is normal. Failed threshold assertions in the log are normal.
-- halted: fix what it names, then resume_run. failed precheck: tell the user the gaps, fix only those.
+- halted: fix what it names, then resume_run. failed precheck: tell the user what failed, fix only that.
 - Complete means STRICT + GIT: READY, in the last status and in strict_audit. Nothing else does.
 - Thresholds are written by apply alone, never by hand; commit or push only when the user asks for it.
 - A refusal says CODE: what is wrong. Next: what to do. Do that, do not work around it.

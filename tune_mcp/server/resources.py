@@ -56,7 +56,7 @@ def _told(error: type[ResourceError]) -> Generator[None]:
 
 
 def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
-    """``tune://...`` as in the contract, section 4."""
+    """``tune://...`` addresses."""
 
     def run(run_id: str) -> RunDir:
         with _told(ResourceNotFoundError):

@@ -19,7 +19,7 @@ from tune_mcp.server.start_tool import START
 
 
 class Replacement(BaseModel):
-    """A person's word on strict repeats; ``not asked`` where there was nothing to ask."""
+    """A person's answer about strict repeats; ``not asked`` where there was nothing to ask."""
 
     choice: Literal["keep", "replace"] = Field(default="keep", description="keep: nothing changes")
 

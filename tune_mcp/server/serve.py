@@ -34,7 +34,7 @@ def serve(options: Options, http: HttpOptions | None = None) -> int:
         pass
     finally:
         sys.stderr.flush()
-        os._exit(0)  # a worker thread may still wait in a long poll; nothing of ours needs a farewell
+        os._exit(0)  # a worker thread may still wait in a long poll; nothing needs to be shut down
     return 0
 
 
@@ -78,7 +78,7 @@ async def _serve(mcp: MCPServer[Any]) -> None:
 
 
 def settle_at_start() -> None:
-    """Finish or roll back an apply that a crash cut off; what cannot be settled is told by the verb that meets it."""
+    """Finish or roll back an apply that a crash cut off; the verb that meets it reports what stays open."""
     from tune_mcp.server.context import server_context
     from tune_mcp.verbs import apply_recovery
 

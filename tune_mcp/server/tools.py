@@ -1,4 +1,4 @@
-"""The twelve tools, in the contract's order. Each is its verb, nothing more, and imports it when it is called."""
+"""The twelve tools, in their published order. Each is its verb, nothing more, and imports it when it is called."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
 
     @tool(mcp, "Precheck the machine", READ, PrecheckReply)
     async def precheck(model: Model, stages: Stages = ALL_STAGES) -> Answered:
-        """Is this machine ready? Read only: changes and kills nothing. All gaps at once, each with the exact command
-        that fixes it. Tell the user the gaps before fixing any; fix only what is listed; never rebuild an
-        environment that is ok. start_run repeats this check as its first phase."""
+        """Is this machine ready? Read only: changes and kills nothing. All failed checks at once, each with the
+        exact command that fixes it. Tell the user what failed before fixing any; fix only what is listed; never rebuild
+        an environment that is ok. start_run repeats this check as its first phase."""
         from tune_mcp.verbs import precheck as verb
 
         return await answer(lambda: verb.precheck(server.project(), model, tokens(stages)))

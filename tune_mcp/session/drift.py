@@ -1,7 +1,7 @@
 """Whether a tree is still the one that the run measures, and whether it was another one in between (SES-11).
 
 Files decide, not git's word alone: a test, threshold or catalogue file is compared by its bytes, everything else that
-git tracks or could be imported by its digest. What a run may leave in its tree is told apart by name and by who writes
+git tracks or could be imported by its digest. What a run may leave in its tree is recognised by name and by who writes
 it (see docs/explanation/decisions.md and docs/how-to/what-tests-leave.md).
 """
 
@@ -100,7 +100,7 @@ def dirt_moved(now: GitState, planned: Baseline) -> tuple[str, ...]:
 
 
 def appeared(now: GitState, planned: Baseline) -> tuple[str, ...]:
-    """New files that are taken for a test's output: no reason to stop, but they are told."""
+    """New files that are taken for a test's output: no reason to stop, but they are reported."""
     return tuple(
         name
         for name in sorted({*now.untracked} - {*planned.untracked})
@@ -128,7 +128,7 @@ def way_out(tracked: Iterable[str], new: Iterable[str], planned: Baseline) -> st
     """What a person can do about files that the tests write into the tree, a clause; empty when there is none.
 
     ``tracked`` are files that differ from the plan, ``new`` untracked ones. A measured or a loaded file can only be put
-    back; a new one that Python or pytest would load can be ignored, because that is a person's word.
+    back; a new one that Python or pytest would load can be ignored by git, because a person decides that.
     """
     declarable = [name for name in tracked if not _is_ours(name, planned) and not is_loaded(name)]
     made = [name for name in new if not _is_ours(name, planned) and is_loaded(name)]

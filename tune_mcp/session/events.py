@@ -3,7 +3,7 @@
 Some lines carry a digest: ``planned`` that of plan.json, ``environment`` that of environment.json, ``recorded`` that of
 one run{k}.json, ``sealed`` that of one attempt's result.json, ``answered`` that of what a person said about an apply
 plan. Whoever reads such a file compares, so a value changed by hand after the fact looks neither like a measurement nor
-like a person's word.
+like a person's answer.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def append(run: RunDir, kind: str, now: datetime, text: str, **facts: Json) -> N
 
 
 def _one_line(text: str) -> str:
-    """A file's name may hold anything: no line break of it begins a line of ours, no escape reaches a terminal."""
+    """A file's name may hold anything: no line break of it begins a line, no escape reaches a terminal."""
     return "".join(
         one if one.isprintable() else " " if one == "\n" else one.encode("unicode_escape").decode() for one in text
     )

@@ -68,7 +68,7 @@ class ChangedLiteral(Frozen):
 
 
 class Equivalence(Frozen):
-    """The verdict that a commit measures the same as the calibrated one, and what it rests on (RES-02).
+    """The verdict that a commit measures the same as the calibrated one, and the evidence for it (RES-02).
 
     The trees differ in ``literals`` of ``files``, which the plan tracks, in our ``config_files``, and in nothing else.
     """

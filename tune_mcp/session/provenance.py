@@ -43,7 +43,7 @@ Stamp = tuple[int, int, int, int]
 class GitState:
     """The work tree as git sees it: HEAD (40 hex digits), branch (``HEAD`` when detached), and what differs from HEAD.
 
-    ``changed`` maps tracked files that are not those of HEAD, or that git was told not to look at; ``untracked`` files
+    ``changed`` maps tracked files that are not those of HEAD, or that git is set to overlook; ``untracked`` files
     that git does not know (ignored ones apart); both to digests, and a submodule's digest covers its own commit and
     files. ``position`` is the newest entry of HEAD's reflog; ``stamps`` are those of every tracked file: they tell a
     tree that was changed and put back. Names are relative to the folder that was asked about; a larger repository
@@ -153,7 +153,7 @@ def read(repo: Path) -> GitState:
         name = _printable(path)
         stamps[name] = _stamp(repo / path)
         if (tag.islower() or tag == "S") and stamps[name]:
-            # git was told not to look (assume-unchanged, skip-worktree): nobody can say that it is the commit's file.
+            # git is set not to look (assume-unchanged, skip-worktree): nobody can say that it is the commit's file.
             changed[name] = f"hidden {_digest(repo / path)}"
     branch = "HEAD" if branch == "(detached)" else branch
     return GitState(head, branch, changed, untracked, position.decode(errors="replace").strip(), stamps)

@@ -17,7 +17,7 @@ from tune_mcp.run_dir import RunDir
 
 
 class RunState(StrEnum):
-    """Contract, section 5. ``halted`` and ``exhausted`` wait for resume_run."""
+    """States of a run. ``halted`` and ``exhausted`` wait for resume_run."""
 
     PRECHECKING = "prechecking"
     RUNNING = "running"

@@ -126,7 +126,7 @@ def main(argv: list[str]) -> int:
     wakeup = Wakeup(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
     def stop_asked() -> str | None:
-        return stop_request(run) or ("the supervisor was ended by a signal" if wakeup.told else None)
+        return stop_request(run) or ("the supervisor was ended by a signal" if wakeup.received else None)
 
     try:
         plan = plans.load(run, _no_older_runs)

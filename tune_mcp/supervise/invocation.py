@@ -19,7 +19,7 @@ def pytest_argv(job: Job, run: RunDir) -> list[str]:
     option wins: maxfail, marker and keyword filters, workers, reruns, random order, a cache that remembers failures,
     and a retention policy that would delete the results of passing tests. pytest's rootdir is the
     repository, so that a node id holds the whole path of its file; conftests are loaded from the git work tree, and
-    none from above it. Both are told relative to the folder that pytest starts in, which may be reached through a link.
+    none from above it. Both are relative to the folder that pytest starts in, which may be reached through a link.
     """
     taken_back = [
         "-p", "tune_guard",

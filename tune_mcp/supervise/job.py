@@ -196,7 +196,7 @@ def read_job(path: Path) -> Job:
 def claim(job: Job) -> bool:
     """Whether this runner may work on the attempt: the first to ask, and nobody cancelled it.
 
-    An engine may start one job twice, or one that it was told to forget; a folder is made once, by one of them.
+    An engine may start one job twice, or one that was cancelled; a folder is made once, by one of them.
     """
     if is_cancelled(job):
         return False

@@ -28,7 +28,7 @@ from tune_mcp.supervise.tree_record import Tree
 MARK = "TUNE_RUN_MARK"
 """Environment variable of everything below a supervisor: ``<secret of that start>:<run directory>``."""
 GRACE = Grace(interrupt_s=25.0, terminate_s=5.0, kill_s=5.0)
-"""Shorter than a runner's, because a tool call waits for it (contract, section 2)."""
+"""Shorter than a runner's, because a tool call waits for it."""
 
 
 def mark(run: RunDir) -> str:

@@ -274,7 +274,7 @@ def _read_listed(job: Job) -> _Listed | None:
 
 
 def _spelled(paths: Iterable[str]) -> tuple[str, ...]:
-    """Without names that no JSON file of ours can hold."""
+    """Without names that JSON cannot hold."""
     return tuple(path for path in paths if path.isprintable())
 
 

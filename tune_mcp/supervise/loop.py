@@ -402,7 +402,7 @@ class Supervisor:
         events.append(self.run_dir, kind, self.clock.now(), text, **facts)
 
     def _end(self, state: RunState, kind: str, text: str, more: str = "", halt: Halt | None = None) -> None:
-        """The state comes last: whoever reads it finds the event, nothing of ours alive, and may start the next run."""
+        """The state is written last: whoever reads it finds the event and no process of the run any more."""
         self.executor.close()
         scratch.sweep(self.run_dir)
         with suppress(NotPlain):  # the log itself is what cannot be used; the record below says so

@@ -47,7 +47,7 @@ class Census:
     _ended: set[Identity] = field(default_factory=set[Identity])
 
     def take(self, tree: Tree) -> tuple[str, ...]:
-        """Commands of those that ended since the last census; processes that come and go are not told (WDG-11)."""
+        """Commands of those that ended since the last census; short-lived processes are left out (WDG-11)."""
         gone: list[Identity] = []
         for identity in [*self._known, *(one for one in tree if one not in self._known)]:
             member = tree.get(identity)

@@ -115,7 +115,7 @@ class StopLadder:
             self._until(lambda: main.poll() is not None, self.grace.interrupt_s)
 
     def await_orphan(self, main: psutil.Process, *, interrupt: bool) -> None:
-        """The same for a pytest that is no child of ours; without ``interrupt`` when somebody else has asked it."""
+        """The same for a pytest that is not our child; without ``interrupt`` when somebody else has asked it."""
         self._say(f"{'SIGINT to' if interrupt else 'waiting for'} {describe(main)}, up to {self.grace.interrupt_s:g} s")
         if interrupt:
             with suppress(psutil.NoSuchProcess):
@@ -123,7 +123,7 @@ class StopLadder:
         self._until(lambda: main not in self.alive(), self.grace.interrupt_s)
 
     def drain(self, main: subprocess.Popen[bytes] | None = None) -> tuple[str, ...]:
-        """End all of ours that is left; returns what had to be ended. Never touches another process."""
+        """End what is left of the attempt; return what had to be ended. Never touches another process."""
         left = self.alive()
         named = tuple(describe(process) for process in left)
         for sign, limit in ((signal.SIGTERM, self.grace.terminate_s), (signal.SIGKILL, self.grace.kill_s)):

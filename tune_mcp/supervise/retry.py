@@ -226,7 +226,7 @@ def _attempt(key: str) -> str:
 
 
 def _no_result(runner_end: int | None, earlier: tuple[Verdict, ...]) -> Verdict:
-    """The runner is gone: killed by somebody else, or by a bug of ours, which a second attempt would only repeat."""
+    """The runner is gone: killed by somebody else, or by a bug in it, which a second attempt would only repeat."""
     if runner_end is None:
         return Again("the runner ended without a result")
     if runner_end < 0:

@@ -1,4 +1,4 @@
-"""Files in a run directory that nobody of ours wrote: they are ignored, and named once, so that nobody wonders."""
+"""Files in a run directory that tune-mcp did not write: they are ignored, and named once."""
 
 from __future__ import annotations
 

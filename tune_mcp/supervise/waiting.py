@@ -15,11 +15,11 @@ from types import FrameType
 class Wakeup:
     """One place to wait for everything from outside. For the main thread of a process that is ours alone.
 
-    A child's end always wakes. ``told`` are the ``signals`` that came so far; they never end the process.
+    A child's end always wakes. ``received`` are the ``signals`` that came so far; they never end the process.
     """
 
     def __init__(self, *signals: signal.Signals) -> None:
-        self.told: set[signal.Signals] = set()
+        self.received: set[signal.Signals] = set()
         self._reader, writer = os.pipe()
         for end in (self._reader, writer):
             os.set_blocking(end, False)
@@ -31,7 +31,7 @@ class Wakeup:
         self.watch(self._reader)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.told.add(signal.Signals(number))
+        self.received.add(signal.Signals(number))
 
     def watch(self, handle: int) -> None:
         """Wake when ``handle`` is readable or at its end, until it is forgotten."""
@@ -68,7 +68,7 @@ class Orders:
         return self._over()
 
     def _over(self) -> bool:
-        return self.input_ended or signal.SIGTERM in self._wakeup.told
+        return self.input_ended or signal.SIGTERM in self._wakeup.received
 
     def look(self, seconds: float) -> None:
         """Wait for anything at all: an order, a child's end; at most ``seconds``."""

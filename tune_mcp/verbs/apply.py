@@ -1,4 +1,4 @@
-"""``apply``: write what a person agreed to, all files or none (contract, tool 12)."""
+"""``apply``: write what a person agreed to, all files or none."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def apply(
     *,
     failures_agreed: bool = False,
 ) -> ApplyReply:
-    """Write the thresholds: all files or none (contract, tool 12). ``by`` records who decided.
+    """Write the thresholds: all files or none. ``by`` records who decided.
 
-    ``otherwise`` (keep or apply) is the person's word on every open question that ``decisions`` does not name;
+    ``otherwise`` (keep or apply) is the person's choice for every open question that ``decisions`` does not name;
     ``failures_agreed``: a person wants it although tests fail for another reason than a threshold.
 
     Raises the gates' refusals, NOT_REPORTED, STALE_REPORT, UNRESOLVED_CONTEXT, STALE_PLAN, DECISION_MISSING,
@@ -235,7 +235,7 @@ def _unwritten(proposal: ApplyPlan, decided: Mapping[tuple[str, str], Decision])
 
 
 def _failing(written: Sequence[Row], values: Mapping[tuple[str, str], tuple[Number, str | None]]) -> Iterator[str]:
-    """What was written on a person's word although repeats of this run would not pass it."""
+    """What was written as a person decided although repeats of this run would not pass it."""
     for row in written:
         value = values[row.key][0]
         if isinstance(row.gate, Gate) and (why := doubts.fails_text(row.worst, row.gate, value)):

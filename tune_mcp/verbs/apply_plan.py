@@ -16,7 +16,7 @@ _UNCHECKED = "no repeat has a record of which tests passed, so what the assertio
 
 
 def apply_plan(project: Project, run_id: str) -> ApplyPlanReply:
-    """The plan over the files as they stand now; read only (contract, tool 11). Raises the gates' refusals."""
+    """The plan over the files as they stand now; read only. Raises the gates' refusals."""
     return plan_reply(project, *propose(project, run_id))
 
 

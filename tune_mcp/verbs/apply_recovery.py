@@ -1,4 +1,4 @@
-"""After an apply, an undo, or a crash in either: everything that tells of the test files is made to agree with them.
+"""After an apply, an undo, or a crash in either: everything that describes the test files is made to agree with them.
 
 The record of an apply (``decision.json``) is written before its journal. The report's applied changes and the hashes
 in stages.yaml are derived from the journals that took effect, so they can be made right again at any time; the file
@@ -233,7 +233,7 @@ def _refresh_catalogue(project: Project, run: RunDir, journal: Journal) -> tuple
     try:
         table = project.places.stages(model)
     except Refusal as refusal:
-        # Nothing of the apply depends on it: whoever needs the catalogue next is told that it is stale.
+        # Nothing of the apply depends on it: whoever needs the catalogue next learns that it is stale.
         text = f"stages.yaml of {model} was not refreshed: {refusal.message}"
         again = isinstance(refusal.__cause__, OSError)
         return f"{text}; {'report' if again else 'discover'} brings it up to date", again

@@ -15,7 +15,7 @@ _NEW_MODEL = "for tests that no model covers: tune-mcp init --model NAME --run (
 
 
 def catalog(project: Project, model: str | None = None) -> CatalogReply:
-    """Hosts, models and, with ``model``, its stages (contract, tool 1). Raises UNKNOWN_MODEL, STAGES_STALE."""
+    """Hosts, models and, with ``model``, its stages. Raises UNKNOWN_MODEL, STAGES_STALE."""
     active = project.host.name if project.host else None
     hosts = tuple(
         HostEntry(name=name, active=name == active, chosen_by=project.host_source if name == active else "")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def discover(project: Project, model: str, write: bool = True) -> DiscoverReply:
-    """Read the tests and config into stages.yaml (contract, tool 2). A table that says the same is not rewritten."""
+    """Read the tests and config into stages.yaml. A table that says the same is not rewritten."""
     from tune_mcp.discover.stages import discover as read_tests  # reads syntax trees: nothing that catalog waits for
 
     config = project.places.model(model)

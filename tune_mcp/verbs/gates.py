@@ -40,7 +40,7 @@ def read(project: Project, run_id: str) -> Evidence:
 
 
 def conclude(run: RunDir, plan: Plan) -> Conclusion:
-    """A run of the older script has no supervisor of ours: it is over, whatever it achieved."""
+    """A run of the older script has no supervisor: it is over, whatever it achieved."""
     if plan.legacy:
         return Conclusion(RunState.FINISHED, None, Liveness.FREE)
     return state.conclude(run)
@@ -97,7 +97,7 @@ def _elsewhere(project: Project, plan: Plan, applied: bool = False) -> Refusal:
 def gated(project: Project, run_id: str) -> Evidence:
     """Read a run and pass every gate. Raises RUN_ACTIVE, NOT_STRICT, GIT_PROVENANCE, FOREIGN_ARTIFACT, COMMIT_MOVED.
 
-    What is missing is told before what is foreign: a gap can be filled, a foreign file cannot be trusted at all.
+    What is missing is reported before what is foreign: it can be measured, a foreign file cannot be trusted at all.
     """
     evidence = read(project, run_id)
     run, plan, audited = evidence.run, evidence.plan, evidence.audit
@@ -116,7 +116,8 @@ def gated(project: Project, run_id: str) -> Evidence:
         raise Refusal(
             Code.NOT_STRICT,
             ("STR-01", "STR-11", "RPT-10"),
-            f"{audited.ready_stages}/{len(audited.stages)} stages are strict-ready; first gap: {_gap(missing)}",
+            f"{audited.ready_stages}/{len(audited.stages)} stages are strict-ready; "
+            f"first uncovered repeat: {_gap(missing)}",
             Step(call("resume_run", run_id=run_id), ": it measures what is missing"),
             {"run_id": run_id, "gaps": _listed(missing)},
         )

@@ -24,7 +24,7 @@ from tune_mcp.verbs.project import Project
 
 @dataclass(frozen=True)
 class OpenHalt:
-    """A halt about which no resume has done anything; ``given_up``: by a person's word a fresh run may follow."""
+    """A halt about which no resume has done anything; ``given_up``: a person allowed a fresh run."""
 
     halt: Halt
     given_up: bool = False
@@ -95,7 +95,7 @@ def fixed(run: RunDir, plan: Plan, new: Plan, purged: Container[tuple[str | None
 
     ``new`` is the plan on the present tree, ``again`` what its definitions make of the sealed result files: where they
     still cannot be read, another launch could not be read either. What no file shows (a data set that was completed) is
-    told by purging the halted repeat with a reason. The machine and the tree are looked at anew in any case, so halts
+    stated by purging the halted repeat with a reason. The machine and the tree are checked again in any case, so halts
     of these pass.
     """
     found = standing(run)

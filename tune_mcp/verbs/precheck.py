@@ -22,7 +22,7 @@ from tune_mcp.verbs.project import Project, hostname, select
 
 
 def precheck(project: Project, model: str, stages: Sequence[str] = ("ALL",)) -> PrecheckReply:
-    """All gaps at once; changes and kills nothing (contract, tool 3). Raises UNKNOWN_MODEL, UNKNOWN_STAGE."""
+    """All failed checks at once; changes and kills nothing. Raises UNKNOWN_MODEL, UNKNOWN_STAGE."""
     config = project.places.model(model)
     table = project.places.stages(model)
     keys = expand(stages, table)

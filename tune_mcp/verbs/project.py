@@ -1,4 +1,4 @@
-"""Which repository, which host, which interpreter: resolved once for each call, in the contract's order (section 1)."""
+"""Which repository, which host, which interpreter: resolved once for each call, in a fixed order."""
 
 from __future__ import annotations
 

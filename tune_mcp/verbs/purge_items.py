@@ -22,7 +22,7 @@ Repeat = tuple[str, int]
 
 @dataclass(frozen=True)
 class Purge:
-    """One repeat to measure again. ``strict``: it is complete, so only a person's word takes it out."""
+    """One repeat to measure again. ``strict``: it is complete, so only a person may replace it."""
 
     test: str
     repeat: int

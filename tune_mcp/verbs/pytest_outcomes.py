@@ -42,7 +42,7 @@ def seen(project: Project, found: Evidence) -> Seen:
 
 
 def outcomes(run: RunDir, plan: Plan, tests: Iterable[str]) -> dict[tuple[str, int], Outcome]:
-    """What pytest reported of every repeat that has a record of ours; an older script left none.
+    """What pytest reported of every repeat that has a guard record; an older script left none.
 
     The record counts as its sealed attempt holds it: a file that was changed since is no evidence.
     """

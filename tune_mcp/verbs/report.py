@@ -29,7 +29,7 @@ _LOOSENING_SHOWN = 20
 
 
 def report(project: Project, run_id: str) -> ReportReply:
-    """Write report.md, report.json and report.html once every gate passes (contract, tool 10)."""
+    """Write report.md, report.json and report.html once every gate passes."""
     found = gates.gated(project, run_id)
     apply_recovery.settle(project)
     proposal = build(project, found)

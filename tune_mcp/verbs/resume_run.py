@@ -27,7 +27,7 @@ from tune_mcp.verbs.purge_items import Purge, Repeat, asked_for, demand_person, 
 
 
 def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = (), person: str | None = None) -> RunReply:
-    """Go on with the same run on the same commit, or on one that is proven to measure the same (contract, tool 5).
+    """Go on with the same run on the same commit, or on one that is proven to measure the same.
 
     ``person`` says who agreed to replace the strict repeats among ``purge``, None when nobody did.
 
@@ -91,7 +91,7 @@ def _strict_tests(audited: Audit) -> frozenset[str]:
 
 
 def _complete(run: RunDir, plan: Plan, items: dict[Repeat, Purge]) -> dict[Repeat, Purge]:
-    """A repeat that its sealed files show to be complete is dropped like a strict one: on a person's word only."""
+    """A repeat that its sealed files show to be complete is dropped like a strict one: only by a person."""
     found = rereading.look(run, plan, [key for key, item in items.items() if not item.strict]).counted
     return {key: replace(item, strict=True) if key in found else item for key, item in items.items()}
 

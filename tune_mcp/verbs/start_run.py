@@ -78,7 +78,7 @@ def start_run(
     repeats: int = DEFAULT_REPEATS,
     label: str | None = None,
 ) -> RunReply:
-    """A fresh run on the present HEAD (contract, tool 4); returns while its precheck runs.
+    """A fresh run on the present HEAD; returns while its precheck runs.
 
     Raises UNKNOWN_MODEL, UNKNOWN_STAGE, INVALID_ARGUMENT, INVALID_CONFIG, NO_HEAD, STAGES_STALE, NEEDS_CONFIG,
     PRECHECK_FAILED, HOST_NOT_COMPARABLE, HALT_UNRESOLVED, RUN_ACTIVE, HOST_BUSY. A refusal leaves nothing behind.
@@ -131,12 +131,12 @@ def start_run(
 
 
 def _not_this_machine(project: Project, model: str, keys: tuple[str, ...]) -> Refusal:
-    """Without the project's Python there is nothing to start: every gap of the machine at once, as precheck sees it."""
+    """Without the project's Python there is nothing to start: list every failed check, as precheck does."""
     gaps = [check for check in precheck(project, model, keys).checks if check.status in BLOCKING]
     return Refusal(
         Code.PRECHECK_FAILED,
         ("PRE-01", "HST-04"),
-        f"this machine cannot measure {model}, {len(gaps)} gap(s): "
+        f"this machine cannot measure {model}, {len(gaps)} check(s) failed: "
         + "; ".join(f"{gap.id} {gap.status} ({gap.detail})" for gap in gaps),
         Step(
             gaps[0].fix or "see below",

@@ -43,7 +43,7 @@ def status(
     cancelled: Callable[[], bool] = lambda: False,
     known: str | None = None,
 ) -> StatusReply:
-    """One run now, or as soon as something changes within ``wait_s`` seconds (contract, tool 7).
+    """One run now, or as soon as something changes within ``wait_s`` seconds.
 
     ``known`` is the mark of the same client's last answer: news since then are news, and nothing else is.
     Raises WAIT_TOO_LONG, UNKNOWN_RUN, PLAN_TAMPERED.

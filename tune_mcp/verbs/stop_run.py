@@ -28,9 +28,9 @@ _LOOK_EVERY_S = 0.2
 
 
 def stop_run(project: Project, run_id: str, reason: str, sleep: Callable[[float], None] = time.sleep) -> StopReply:
-    """Stop gracefully and keep what is complete (contract, tool 6). A stopped run can be resumed.
+    """Stop gracefully and keep what is complete. A stopped run can be resumed.
 
-    A halted, exhausted or lost run is given up: that is the person's word that a fresh run may follow (HLT-03). What a
+    A halted, exhausted or lost run is given up: so a person allows a fresh run (HLT-03). What a
     lost run left alive is ended first; HOST_BUSY when it cannot be.
     """
     if not reason.strip():

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def strict_audit(project: Project, run_id: str) -> AuditReply:
-    """The only measure of progress that counts (contract, tool 8). Raises UNKNOWN_RUN, PLAN_TAMPERED."""
+    """The only measure of progress that counts. Raises UNKNOWN_RUN, PLAN_TAMPERED."""
     found = gates.read(project, run_id)
     audited = found.audit
     return AuditReply(

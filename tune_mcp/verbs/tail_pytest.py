@@ -69,7 +69,7 @@ def active_tail(run: RunDir) -> tuple[str, ...]:
 
 
 def newest_log(run: RunDir) -> LogName | None:
-    """The log that was written last, for a run at rest."""
+    """The log that was written last, for a run that has ended."""
     logs = sorted((path.stat().st_mtime, test, repeat) for test, repeat, path in run.logs())
     return LogName(*logs[-1][1:]) if logs else None
 
@@ -83,7 +83,7 @@ def tail_pytest(
     grep: str | None = None,
     cursor: str | None = None,
 ) -> TailReply:
-    """The last ``lines`` of the active log, of the one named, or what follows ``cursor`` (contract, tool 9).
+    """The last ``lines`` of the active log, of the one named, or what follows ``cursor``.
 
     Raises INVALID_ARGUMENT, UNKNOWN_RUN, UNKNOWN_STAGE (no such test in the run).
     """

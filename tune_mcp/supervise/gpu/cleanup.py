@@ -1,6 +1,6 @@
 """The project's own cleanup script, where the host profile names one (rules GPU-07 to GPU-11).
 
-It may end processes that are not ours, so it is a person's word for one machine: nothing runs it but a runner whose
+It may end processes that are not ours, so a person enables it for one machine: nothing runs it but a runner whose
 run is active, around a launch that uses GPUs. tune-mcp itself ends its own descendants and nobody else (GPU-16).
 """
 

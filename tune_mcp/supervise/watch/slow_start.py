@@ -54,7 +54,7 @@ class Diagnosis:
 def diagnose(
     launch: Launch, startup: Startup, builds: Sequence[str], *, compiling: bool, seen: Sequence[Alert], last_line: str
 ) -> Diagnosis:
-    """The cause that has evidence: lines of a build or a running compiler, else trouble that the log told of.
+    """The cause that has evidence: lines of a build or a running compiler, else trouble that the log shows.
 
     ``builds`` are lines of kernels being compiled, ``seen`` the attempt's other alerts, ``last_line`` the log's last.
     """
