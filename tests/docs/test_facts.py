@@ -216,9 +216,9 @@ def test_everything_that_must_never_be_done_names_the_rule_whose_test_tries_to_d
 
 
 @pytest.mark.rule("ENV-04", "ENV-09", "ENV-32")
-def test_the_prompt_asks_for_every_gap_first_and_for_one_fix_at_a_time() -> None:
+def test_the_prompt_asks_for_every_failed_check_first_and_for_one_fix_at_a_time() -> None:
     text = " ".join(read_prompt(ROOT / "prompts" / "check_environment.md").render({"model": "m"}).split())
 
     assert "Report every line that is not ok to the user before anything is fixed." in text
     assert "When the user agrees, run the fix of one failed check, then `precheck` again." in text
-    assert "Leave alone what is ok: no bulk download, no new environment." in text
+    assert "Change nothing that is ok: no bulk download, no new environment." in text
