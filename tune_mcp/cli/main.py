@@ -138,7 +138,7 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
         metavar="METRIC=FILE::PATH",
         help="where a value is, below pytest's basetemp",
     )
-    one.add_argument("--replace", action="store_true", help="write over a config.yaml that is there")
+    one.add_argument("--replace", action="store_true", help="overwrite an existing config.yaml")
     one.add_argument("--yes", action="store_true", help="do not ask before it writes")
     one = verb("precheck", _precheck, "is this machine ready?")
     _selection(one)

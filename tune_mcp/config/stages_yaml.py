@@ -21,7 +21,7 @@ def load_stages(path: Path) -> StageTable:
 
     Raises INVALID_CONFIG with file, line and key.
     """
-    source = read_yaml(path, Step(call("discover", model=path.parent.name), ": it writes the file anew"))
+    source = read_yaml(path, Step(call("discover", model=path.parent.name), ": it writes the file again"))
     table: StageTable = {}
     for key, value in source.data.items():
         filled = value
