@@ -201,7 +201,8 @@ def _score(limit: Limit, place: Place) -> int:
     while suffix < min(len(keys), len(place.keys)) and keys[-1 - suffix] == place.keys[-1 - suffix]:
         suffix += 1
     code = limit.gate.how.partition(": ")[2]
-    words = set(_WORDS.findall(code)) - set(_WORDS.findall(limit.source))
+    beside = code.replace(limit.source, " ")
+    words = set(_WORDS.findall(beside)) - (set(_WORDS.findall(limit.source)) if beside == code else set())
     last = place.keys[-1]
     score = 10 * suffix + (6 if last in words else 0) + (8 if last == limit.metric else 0)
     ours, theirs = set(limit.metric.split("_")), set(re.split(r"[^a-z0-9]+", "_".join(place.keys).lower()))
