@@ -134,6 +134,7 @@ def test_every_printed_command_holds_in_a_repository_whose_path_has_blanks(tmp_p
 def test_the_next_step_of_a_complete_run_follows_what_was_done_with_it(tune: Any, project: Project) -> None:
     run = toy.finished_run(project)
     assert status(project, run.run_id).next == f"call report with run_id={run.run_id}"
+    assert "resume" not in tune("stop", run.run_id, "--reason", "over").out
 
     report(project, run.run_id)
     assert status(project, run.run_id).next == f"call apply_plan with run_id={run.run_id}"

@@ -92,6 +92,19 @@ def test_a_configured_model_is_not_written_over(tmp_path: Path, monkeypatch: pyt
     assert init(project, [], "ours", Asked(replace=True)).written
 
 
+@pytest.mark.parametrize("name", ["../y", "a b", "", ".hidden", "a/b", "é"])
+def test_a_name_that_no_model_may_have_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    project = repository(tmp_path / "repo", monkeypatch, THROUGHPUT)
+    before = _files(tmp_path)
+
+    with pytest.raises(Refusal, match="cannot be the name of a model"):
+        init(project, [], name, Asked(replace=True))
+
+    assert _files(tmp_path) == before
+
+
 def _files(root: Path) -> dict[str, bytes | None]:
     """Every path outside .git and .tune-runs, with its content."""
     return {

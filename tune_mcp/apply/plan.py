@@ -137,7 +137,7 @@ class ApplyPlan:
             Code.DECISION_INVALID,
             "APL-26",
             f"the plan has no metric {stage_key}/{metric_key}",
-            "name a stage_key and metric_key of apply_plan",
+            "name a stage and a metric of the plan",
             {"stage_key": stage_key, "metric_key": metric_key},
         )
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from tune_mcp.config.stages import StageTable
 
 REPO_PLACE = ".tune"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+"""How a model and a host profile may be called."""
 _TREE = re.compile(rb"^tree: *([A-Za-z0-9_./-]+) *$", re.MULTILINE)
 
 
@@ -65,7 +66,7 @@ class ConfigPlaces:
     def model_names(self) -> list[str]:
         """Every configured model, sorted (rule MOD-01)."""
         found = {path.parent.name for place in self.places for path in place.glob("models/*/config.yaml")}
-        return sorted(name for name in found if _NAME.fullmatch(name))
+        return sorted(name for name in found if NAME.fullmatch(name))
 
     def model(self, name: str) -> ModelConfig:
         """The model's configuration. Raises UNKNOWN_MODEL with near matches, or INVALID_CONFIG."""
@@ -142,14 +143,14 @@ class ConfigPlaces:
     def host_names(self) -> list[str]:
         """Every host profile, sorted (rule HST-03)."""
         found = {path.stem for place in self.places for path in place.glob("hosts/*.yaml")}
-        return sorted(name for name in found if _NAME.fullmatch(name))
+        return sorted(name for name in found if NAME.fullmatch(name))
 
     def host(self, name: str) -> HostProfile:
         """One host profile; its name is that of its file. Raises HOST_UNRESOLVED or INVALID_CONFIG."""
         from tune_mcp.config.host import HostProfile
         from tune_mcp.config.yaml_source import read_yaml
 
-        path = self._first(f"hosts/{name}.yaml", len(self.places)) if _NAME.fullmatch(name) else None
+        path = self._first(f"hosts/{name}.yaml", len(self.places)) if NAME.fullmatch(name) else None
         if path is None:
             raise _unknown(Code.HOST_UNRESOLVED, "HST-02", "host profile", name, self.host_names())
         source = read_yaml(path)
@@ -219,7 +220,7 @@ class ConfigPlaces:
         return usual
 
     def _model_place(self, name: str) -> int:
-        if _NAME.fullmatch(name):
+        if NAME.fullmatch(name):
             for index, place in enumerate(self.places):
                 if os.path.lexists(self._folder(place, name) / "config.yaml"):
                     return index

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tune_mcp.actions import Step, call
-from tune_mcp.config.loader import REPO_PLACE
+from tune_mcp.config.loader import NAME, REPO_PLACE
 from tune_mcp.config.metrics import load_metric_rules
 from tune_mcp.config.model import ModelConfig
 from tune_mcp.contract.init import InitReply
@@ -61,10 +61,14 @@ def init(project: Project, tests: Sequence[str], model: str, asked: Asked | None
     Where no run can start, the files are as they were before; where a later one fails, what the earlier ones found is
     written.
 
-    Raises INVALID_ARGUMENT for tests that are no files of the repository and a model that is configured already,
+    Raises INVALID_ARGUMENT for tests that are no files of the repository, and for a model that is configured already or
+    whose name no folder may have,
     NO_THRESHOLDS where no test asserts a number that has a name, and what ``start_run`` raises.
     """
     asked = asked or Asked()
+    if not NAME.fullmatch(model):
+        step = "name it with letters, digits, '_', '.' and '-', a letter or digit first"
+        raise _invalid(f"{model!r} cannot be the name of a model", step, "model")
     path = project.repo_root / REPO_PLACE / "models" / model / "config.yaml"
     if os.path.lexists(path) and not asked.replace:
         step = Step(call("discover", model=model), " to read the tests again, or add --replace to write the file anew")

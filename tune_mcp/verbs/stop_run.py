@@ -58,6 +58,8 @@ def stop_run(project: Project, run_id: str, reason: str, sleep: Callable[[float]
         reason=reason,
         next=Step(call("status", run_id=run_id, wait_s=45), ": pytest is still tearing down")
         if now.active
+        else Step(call("report", run_id=run_id), ": it was complete already")
+        if now.state is RunState.FINISHED
         else Step(
             call("resume_run", run_id=run_id),
             " to go on from here",

@@ -117,7 +117,7 @@ def _no_log(run: RunDir, cursor: str | None = None) -> TailReply:
 
 
 def _invalid(argument: str, what: str) -> Refusal:
-    return Refusal(Code.INVALID_ARGUMENT, "POL-07", f"{argument} {what}", f"give another {argument}")
+    return Refusal(Code.INVALID_ARGUMENT, "POL-07", f"{argument} {what}", f"give {argument} another value")
 
 
 def _check_pattern(grep: str | None) -> None:
