@@ -17,6 +17,7 @@ from tune_mcp.cli.main import main, parser
 from tune_mcp.errors import Code
 from tune_mcp.server.prompts import read_prompt
 from tune_mcp.verbs.apply_plan import apply_plan
+from tune_mcp.verbs.init import init
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.report import report
 
@@ -111,6 +112,27 @@ def test_the_generated_pages_are_those_that_the_code_makes() -> None:
     made = generate.pages()
 
     assert {name: (place.parent / name).read_text() for name in made} == made
+
+
+@pytest.mark.parametrize(
+    ("page", "expected"),
+    [
+        ("docs/tutorial/first-calibration.md", {"LIMITS['accuracy']", "LIMITS['p95_s']"}),
+        ("README.md", {"TestServing.THROUGHPUT_MIN"}),
+    ],
+)
+def test_the_test_that_a_page_shows_is_understood_without_more_config(
+    page: str, expected: set[str], tmp_path: Path
+) -> None:
+    shown = next(blocks(ROOT / page, "python"))
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_shown.py").write_text(shown)
+    toy.git(tmp_path, "init", "-q")
+
+    proposed = init(toy.open_project(tmp_path), [], "shown")
+
+    assert not proposed.missing, proposed.text()
+    assert {line.partition(": ")[2].partition(" is the ")[0] for line in proposed.thresholds} == expected
 
 
 def test_every_code_is_explained() -> None:
