@@ -63,7 +63,7 @@ test-clients: $(VENV)/.dev .npm/.ready .converters/.ready ## inspector, conforma
 	npm install --prefix .npm --no-save --no-package-lock --no-audit --no-fund --silent $(NPM_TOOLS)
 	@touch $@
 
-lint: $(VENV)/.dev ## formatting, style, types, and which room may import which
+lint: $(VENV)/.dev ## formatting, style, types, and which package may import which
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
