@@ -8,6 +8,7 @@ from pathlib import Path
 import toy
 
 from tune_mcp.config.loader import shipped_place
+from tune_mcp.discover.assertions import AssertionReader, Unread
 from tune_mcp.verbs.catalog import catalog
 from tune_mcp.verbs.discover import discover
 
@@ -24,3 +25,22 @@ def test_the_example_needs_no_discover_before_its_first_run(tmp_path: Path) -> N
     assert found.needs_config == found.problems == found.collisions == ()
     assert len(found.stages) == 7
     assert not any(stage.stale for stage in catalog(project, "speech-ci").stages)
+
+
+def test_every_assertion_of_the_example_is_read_also_through_its_package(tmp_path: Path) -> None:
+    repo = tmp_path / "speech-ci"
+    shutil.copytree(shipped_place() / "examples" / "speech-ci", repo)
+    toy.git(repo, "init", "-q")
+    reader = AssertionReader(repo)
+    stages = toy.open_project(repo).places.stages("speech-ci").values()
+
+    unread = [
+        f"{metric.source}: {gate.reason}"
+        for stage in stages
+        for metric in stage.metrics.values()
+        if isinstance(
+            gate := reader.gate(stage.test, stage.threshold_path, metric.source, None, stage.extra_env), Unread
+        )
+    ]
+
+    assert unread == []

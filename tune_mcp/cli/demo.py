@@ -44,7 +44,11 @@ def demo(folder: Path | None, repeats: int) -> int:
     _step(console, f"A fresh repository with real TTS and ASR tests: {repo}")
     source = _copy(repo)
     python = _venv(console, source)
-    code = anyio.run(_calibrate, console, repo, python, repeats)
+    try:
+        code = anyio.run(_calibrate, console, repo, python, repeats)
+    except* Refused as refused:
+        console.print(f"\n{next(iter(refused.exceptions))}", markup=False, soft_wrap=True)
+        code = 2
     console.print(f"\n{time.monotonic() - begin:.0f} s in all. The repository stays at {repo}", style="dim")
     return code
 
@@ -93,6 +97,10 @@ def _venv(console: Console, source: Path) -> Path:
     return python
 
 
+class Refused(Exception):
+    """A call was refused: its text is the refusal's."""
+
+
 class Session:
     """A client that shows what it calls and what comes back."""
 
@@ -119,7 +127,7 @@ class Session:
         block = result.content[0]
         text = block.text if isinstance(block, TextContent) else ""
         if result.is_error:
-            raise SystemExit(f"refused: {text}")
+            raise Refused(text)
         return text, cast("dict[str, Any]", result.structured_content or {})
 
 
@@ -163,8 +171,10 @@ def _passed(env: Mapping[str, str]) -> dict[str, str]:
 
 
 async def _watch(session: Session, run_id: str) -> str:
-    """Poll with a long wait until the run has ended, one line for each change."""
-    session.console.print(f"\n[cyan]→ status[/cyan](run_id={run_id!r}, wait_s={_POLL_S}), until it rests")
+    """Poll with a long wait until the run ends or needs somebody, one line for each change."""
+    session.console.print(
+        f"\n[cyan]→ status[/cyan](run_id={run_id!r}, wait_s={_POLL_S}), until it ends or needs somebody"
+    )
     seen = ""
     while True:
         result = await session.client.call_tool("status", {"run_id": run_id, "wait_s": _POLL_S})

@@ -135,7 +135,7 @@ class StatusReply(Reply):
         yield from (f"| {line}" for line in self._tail())
 
     def typed(self) -> dict[str, object]:
-        """The same, typed; without the lists when nothing changed."""
+        """The same, typed; when nothing changed without its lists, but with every number that scripts follow."""
         facts = super().typed()
         facts |= {
             "missing": [gap.model_dump() for gap in self.trouble() or self.missing[:1]],
@@ -148,12 +148,7 @@ class StatusReply(Reply):
         dropped = ["audit_text", "gpus_known", *(("gpus_seen_at",) if not self.gpus else ())]
         if self.unchanged:
             dropped += ["missing", "stages", "gpus", "gpus_seen_at", "processes", "pytest_tail", "milestones"]
-            dropped += ["alerts", "failed_tests", "gpu_mem_limit_mib", "complete", "missing_total", "heartbeat_age_s"]
-            dropped += [
-                "pytest_active",
-                "strict_complete",
-                *(["git_provenance"] if self.git_provenance == "ok" else []),
-            ]
+            dropped += ["alerts", "failed_tests"]
             facts["alerts_as_before"] = len(self.alerts)
         optional = ("processes", "pytest_tail", "failed_tests", "reason", "alerts_as_before", "unchanged")
         dropped += [name for name in optional if not facts.get(name)]

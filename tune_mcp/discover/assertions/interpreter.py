@@ -44,6 +44,9 @@ from tune_mcp.discover.recorded import RECORDERS
 
 _MAX_DEPTH = 60
 _BRIEF = 2_000
+_LOOK_UP = 8
+"""Statements of a function of another package that only takes a result apart, at most."""
+_LONGER = (ast.For, ast.AsyncFor, ast.While, ast.comprehension, ast.With, ast.Try, ast.Lambda, ast.Assert)
 _SAME_EACH_TIME = frozenset({"min", "max", "item", "items", "values", "keys", "tolist", "json"})
 """Methods without arguments that give the same part of a result each time; any other may measure again."""
 _COMPUTING = frozenset(
@@ -185,7 +188,10 @@ class Interpreter(Statements):
         given = [*args, *keywords.values()]
         path = function.scope.module.path
         matters = any(tainted(one) for one in (*given, function.owner)) or self.reads(function)
-        if not matters and self.testing and PurePosixPath(path).parts[0] != self.near:
+        helper = not function.is_fixture and any(is_measured(one) for one in given)
+        looked_up = helper and _only_looks_up(function.node)
+        near = looked_up or PurePosixPath(path).parts[0] == self.near
+        if not matters and self.testing and not near:
             return self._skipped(function, args, keywords)
         odd = [one for one in function.decorators if not is_plain_decorator(one)]
         self.raised.append([])
@@ -308,3 +314,16 @@ def is_plain_decorator(text: str) -> bool:
     plain = ("staticmethod", "classmethod", "property", "cache", "lru_cache", "wraps", "fixture", "contextmanager",
              "cached_property", "override", "abstractmethod", "overload", "dataclass")  # fmt: skip
     return name.rpartition(".")[2] in plain or ".mark." in text
+
+
+def _only_looks_up(node: ast.AST) -> bool:
+    """Whether a function of another package is short and takes a result apart, as ``figure(summary, "wer")`` does."""
+    inner = [one for one in ast.walk(node) if one is not node]
+    steps = sum(isinstance(one, ast.stmt) for one in inner)
+    calls = [one for one in inner if isinstance(one, ast.Call)]
+    raised = {id(part) for one in inner if isinstance(one, ast.Raise) for part in ast.walk(one)}
+    return (
+        steps <= _LOOK_UP
+        and not any(isinstance(one, _LONGER) for one in inner)
+        and all(id(one) in raised for one in calls)
+    )
