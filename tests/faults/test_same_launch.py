@@ -144,7 +144,7 @@ def test_values_whose_every_file_was_taken_away_are_shown_from_the_ledger(tmp_pa
     report(project, run.run_id)
     facts = ReportFacts.model_validate_json(run.report_json.read_bytes())
     (one,) = (one for one in facts.uncounted if one.values)  # repeat 2 counts
-    assert (one.repeat, one.where) == (1, "events.jsonl") and "taken away" in one.reason
+    assert (one.repeat, one.where) == (1, "events.jsonl") and "changed or deleted" in one.reason
     assert {value.metric: (value.value, value.worse) for value in one.values}["latency_mean_s"] == (7.5, True)
     assert "toy_speed/latency_mean_s 7.5 (worse than" in run.report_md.read_text()
 

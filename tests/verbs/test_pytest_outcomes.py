@@ -155,7 +155,7 @@ def test_a_reading_that_pytest_contradicts_is_thrown_away_loudly(
     plain = project_with(tmp_path / "plain")
     right = reading.AssertionReader.gate
 
-    def misread(self: Any, test: str, thresholds: str, source: str, concurrency: Any, env: Any) -> Any:
+    def misread(self: Any, test: str, thresholds: str, source: str, concurrency: Any, env: Any = None) -> Any:
         return right(reading.AssertionReader(plain.repo_root), test, thresholds, source, concurrency, env)
 
     monkeypatch.setattr(reading.AssertionReader, "gate", misread)
@@ -275,7 +275,7 @@ def test_a_bound_at_its_natural_edge_is_remarked_and_asked(tmp_path: Path, slack
     run = toy.finished_run(project, 3, lambda job: toy.measured(job, summary={"wer": 0.0}))
     row = reported(project, run)["corpus_wer"]
 
-    assert row.decision == "ask" and "best value that there is" in row.reason
+    assert row.decision == "ask" and "best possible value" in row.reason
     assert refused(project, run, "smart").code == refused(project, run, "full").code == "DECISION_MISSING"
 
 

@@ -11,6 +11,7 @@ import pytest
 import toy
 
 from tune_mcp.contract.resume_run import PurgeItem
+from tune_mcp.contract.status import MAX_WAIT_S
 from tune_mcp.errors import Refusal
 from tune_mcp.files import FileLock
 from tune_mcp.precheck import gates
@@ -304,7 +305,7 @@ def test_an_exhausted_run_can_be_given_up(project: Project) -> None:
 def test_no_wait_of_a_tool_is_longer_than_its_answer_may_take(project: Project, run: RunDir) -> None:
     grace = leftovers.GRACE
     ends_leftovers = grace.interrupt_s + grace.terminate_s + grace.kill_s
-    waits = (status.MAX_WAIT_S, STOP_WAIT_S, gates.DEADLINE_S, tail_pytest.DEADLINE_S, ends_leftovers)
+    waits = (MAX_WAIT_S, STOP_WAIT_S, gates.DEADLINE_S, tail_pytest.DEADLINE_S, ends_leftovers)
 
     assert max(waits) <= 50
     for wait_s in (50.5, 120, 1e9, float("inf"), float("nan"), -1, True):
@@ -322,25 +323,31 @@ def test_status_returns_at_once_when_nothing_can_change_and_waits_only_for_an_ac
     now = status(project, run.run_id, 50, sleep=never)
     assert not now.timed_out and now.terminal
 
-    record = json.loads(run.supervisor.read_text())
-    run.supervisor.write_text(json.dumps({**record, "state": "running"}))
+    ended = run.supervisor.read_text()
+    at_work = json.dumps({**json.loads(ended), "state": "running"})
+    run.supervisor.write_text(at_work)
     lock = FileLock.take(run.supervisor_lock, {})
     assert lock
     looks: list[float] = []
 
-    def wake(seconds: float) -> None:
+    def ends(seconds: float) -> None:
         looks.append(seconds)
         if len(looks) == 3:
-            with run.events.open("a") as stream:
-                stream.write(run.events.read_text().splitlines()[-1] + "\n")
+            run.supervisor.write_text(ended)
+            assert lock
+            lock.release()
 
-    now = status(project, run.run_id, 50, sleep=wake)
-    assert (now.timed_out, len(looks)) == (False, 3)
+    now = status(project, run.run_id, 50, sleep=ends)
+    assert (now.timed_out, now.terminal, len(looks)) == (False, True, 3)
+    run.supervisor.write_text(at_work)
+    lock = FileLock.take(run.supervisor_lock, {})
+    assert lock
     gone: list[bool] = []
-    now = status(project, run.run_id, 50, sleep=lambda _: gone.append(True), cancelled=lambda: bool(gone))
+    known = status(project, run.run_id).mark
+    now = status(project, run.run_id, 50, known=known, sleep=lambda _: gone.append(True), cancelled=lambda: bool(gone))
     assert now.timed_out
     said = now.text().splitlines()
-    assert said[0].startswith("STRICT 2/2 stages · 4/4 cells ✓ · unchanged · running")
+    assert said[0].startswith("STRICT 2/2 stages · 4/4 cells ✓ · 2/2 repeats whole · unchanged · running")
     assert [line[:5] for line in said[1:]] == ["Next:"]
     lock.release()
     assert status(project, run.run_id).state == "lost"

@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sized
 from contextlib import contextmanager
+from dataclasses import replace
 
 from tune_mcp.discover.assertions.formula import (
     COMPARISONS,
@@ -408,7 +409,11 @@ class Values(ABC):
                 return self.call(Library("os.environ.get"), [index], {}, node)
             case Table():
                 found = self.entry(value, index)
-                return self.unknown(f"{ast.unparse(node)[:40]}", [value]) if found is MISSING else found
+                if found is not MISSING:
+                    return found
+                other = self.unknown(f"{ast.unparse(node)[:40]}", [value])
+                # A name that no code which is followed has put there is a result of its own.
+                return replace(other, mixed="") if isinstance(index, str) else other
             case Library():
                 return self.setting(value.name)
             case _:
