@@ -185,10 +185,11 @@ def make_toy(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     git(folder, "init", "-q", "-b", "main", "--template=")
+    (folder / ".git/info").mkdir()
     project = open_project(folder)
     discover(project, MODEL)
     commit(project, "toy")
-    if key in _MADE:
+    if key in _MADE and not any(name.startswith("..") for name in written):
         _KEPT[key] = shutil.copytree(folder, _kept_in() / key)
     _MADE.add(key)
     return project

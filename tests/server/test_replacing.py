@@ -165,4 +165,6 @@ async def test_old_values_that_somebody_edited_are_not_shown_as_measured(
         await session.call("report", run_id=run.run_id)
 
     values = json.loads(run.report_json.read_text())["uncounted"][0]["values"]
-    assert {value["stage"] for value in values} == {"toy_accuracy"}
+    speed = next(value for value in values if value["metric"] == "throughput_qps")
+    assert {value["stage"] for value in values} == {"toy_accuracy", "toy_speed"}
+    assert speed["value"] == 2.0, "what was sealed, not what somebody wrote later"
