@@ -297,3 +297,22 @@ def test_a_value_that_a_test_records_is_a_result_whatever_it_was_computed_from(p
     project.write("tests/test_a_ci.py", code)
     gate = AssertionReader(project.root).gate("tests/test_a_ci.py", "tests/test_a_ci.py", "A_ACC_MIN", None)
     assert isinstance(gate, Gate) and gate.worst == "min"
+
+
+@pytest.mark.rule("DSC-14")
+@pytest.mark.parametrize("fixture", ["tune_record", "record_property"])
+def test_a_value_that_a_test_records_is_what_is_measured_however_it_was_computed(
+    project: Project, fixture: str
+) -> None:
+    code = (
+        "import random\nCAP = 0.5\ndef measure():\n    return {'x': 0.25 + random.random() / 10}\n"
+        f"def test_a({fixture}):\n    found = measure()\n    {fixture}('drift', found['x'])\n"
+        "    assert found['x'] <= CAP\n"
+    )
+    project.write("tests/test_a_ci.py", code)
+    found = project.discover()
+    assert "CAP is asserted as an upper bound" in found.unrecognised[0]
+    pasted = project.discover(found.suggestions["test_a_ci.py"])
+    (stage,) = pasted.stages.values()
+    assert (stage.metrics["drift"].json_file, stage.metrics["drift"].json_path) == ("tune_record.json", "drift")
+    assert stage.sample_counts == "one"

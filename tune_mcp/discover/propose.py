@@ -18,7 +18,7 @@ from tune_mcp.discover.assertions import AssertionReader, Gate
 from tune_mcp.discover.infer import tmp_path_folder
 from tune_mcp.discover.recorded import RECORD_FILE, holds, made_names, names_for, recorded
 from tune_mcp.discover.stages import Discovery
-from tune_mcp.discover.suggest import metric_names, yaml_key
+from tune_mcp.discover.suggest import metric_names, needs_no_gpu, yaml_key
 from tune_mcp.discover.unclaimed import BOUND, Unclaimed
 from tune_mcp.errors import Json
 from tune_mcp.files import parse_foreign_json, read_plain
@@ -29,7 +29,6 @@ _MOST_SHOWN = 3
 _ENOUGH = 6
 _KEYS = re.compile(r"\['([^']+)'\]|\.([A-Za-z_]\w*)(?!\w*\()")
 _WORDS = re.compile(r"[A-Za-z_]\w*")
-_GPU = re.compile(r"cuda|\bgpu|nvidia|\btorch\b|\bvllm\b|sglang|tensorrt|\bjax\b", re.IGNORECASE)
 _TOTAL = ("total_samples", "total_requests", "num_samples", "num_prompts", "num_requests", "samples_total", "total")
 _OK = ("successful_samples", "completed_requests", "successful_requests", "samples_ok", "completed", "evaluated", "ok")
 
@@ -123,12 +122,12 @@ def proposal(
         if not limits:
             continue
         told = tuple(one.text for one in ones if not one.nameable)
-        text = read_plain(root / path).decode(errors="replace")
-        tests.append(TestPlan(path, tuple(limits), 1 if _GPU.search(text) else 0, _recorded_counts(names), told))
+        gpus = 0 if needs_no_gpu(reader.files, path) else 1
+        tests.append(TestPlan(path, tuple(limits), gpus, _recorded_counts(names), told))
     with_limits = {test.path for test in tests}
     problems = [one.text for path, one in found.found if path not in with_limits]
     problems += [
-        f"{path}: no number with a name is asserted in it, so it is left out"
+        f"{path}: no number with a name is asserted as a bound in it, so it is left out"
         for path in found.without
         if path not in with_limits
     ]
@@ -262,7 +261,10 @@ def config_text(plan: Proposal) -> str:
     if plan.python:
         lines.append(f"default_venv_python: {_quoted(plan.python)}")
     lines += ["venv_imports: []  # modules that precheck loads before a run", "gpus_per_test:"]
-    lines += [f"  {test.name}: {test.gpus}{'  # it mentions GPUs' if test.gpus else ''}" for test in plan.tests]
+    lines += [
+        f"  {test.name}: {test.gpus}{'  # it may use one; 0 where it needs none' if test.gpus else ''}"
+        for test in plan.tests
+    ]
     lines.append("thresholds:  # what bounds which metric; its group and its bad side follow from name and assertion")
     for test in plan.tests:
         lines.append(f"  {test.name}:")

@@ -21,7 +21,7 @@ from tune_mcp.discover.named import Named, read_named
 from tune_mcp.discover.routing import Claim, Routing, Tree, route
 from tune_mcp.discover.scope import Modules
 from tune_mcp.discover.sources import StageSources
-from tune_mcp.discover.suggest import suggestion
+from tune_mcp.discover.suggest import needs_no_gpu, suggestion
 from tune_mcp.discover.unclaimed import Unclaimed, data_files, unclaimed
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.run_dir import iso
@@ -195,7 +195,8 @@ class _Builder:
         keys = [key for key in self.rules.metrics if key in claimed]
         new = file.name not in self.model.metric_sources or file.path in self.without
         if new or any(one.nameable for one in found):
-            self.suggestions[file.name] = suggestion(file, keys, inferred, found)
+            cpu = file.name not in self.model.gpus_per_test and needs_no_gpu(self.reader.files, file.path)
+            self.suggestions[file.name] = suggestion(file, keys, inferred, found, cpu=cpu)
 
     def groups(self, tree: Tree, routing: Routing) -> list[str]:
         """The groups of a tree in the order of the rules, with those that only a sibling preset has (TTS-05)."""

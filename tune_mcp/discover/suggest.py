@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import sys
 from collections.abc import Collection, Iterable
 
 from tune_mcp.discover.assertions import Gate
 from tune_mcp.discover.calibrated import CalibratedFile
+from tune_mcp.discover.imports import SourceFiles
 from tune_mcp.discover.infer import Inferred
 from tune_mcp.discover.leaves import names_in
 from tune_mcp.discover.recorded import RECORD_FILE, names_for
 from tune_mcp.discover.unclaimed import BOUND, Unclaimed
 
+_MAY_USE = re.compile(
+    r"cuda|\bgpu|nvidia|\btorch\b|\bvllm\b|sgl|tensorrt|\bjax\b|subprocess|Popen|os\.system|os\.spawn", re.IGNORECASE
+)
+_HARMLESS = frozenset(
+    {"pytest", "numpy", "requests", "httpx", "yaml", "anyio", "hypothesis", "pytest_asyncio", "pandas"}
+)
+_MOST_MODULES = 50
 _SIDES = re.compile(r"(?:^|_)(?:min|max|minimum|maximum|threshold|limit|floor|ceiling|reference|ref)(?=_|$)")
 
 
-def suggestion(file: CalibratedFile, metrics: Iterable[str], inferred: Inferred, found: Collection[Unclaimed]) -> str:
-    """YAML whose two parts belong at the top level of config.yaml. A person fills in what is blank."""
+def suggestion(
+    file: CalibratedFile, metrics: Iterable[str], inferred: Inferred, found: Collection[Unclaimed], *, cpu: bool
+) -> str:
+    """YAML whose parts belong at the top level of config.yaml. A person fills in what is blank.
+
+    ``cpu``: the test can reach no GPU, and config does not say so yet.
+    """
     test, known = file.name, inferred.layout
     keys = list(dict.fromkeys(metrics))
     named = names_for({one.source: one.asserted for one in found if one.nameable}, inferred.recordings)
@@ -34,6 +49,8 @@ def suggestion(file: CalibratedFile, metrics: Iterable[str], inferred: Inferred,
     if not named and not keys:
         what = "what it asserts against stays as it is" if found else "it has no threshold"
         return f"thresholds:\n  {test}: {{}}  # {what}: it must pass, and nothing is written\n"
+    if cpu:
+        lines += ["gpus_per_test:", f"  {test}: 0  # nothing in it reaches one; without this line a launch takes 1"]
     lines += ["metric_sources:", f"  {test}:", f"    json_file: {_quoted(inferred.json_file)}"]
     if known:
         lines += ["    sample_counts:"]
@@ -49,13 +66,45 @@ def suggestion(file: CalibratedFile, metrics: Iterable[str], inferred: Inferred,
     return "\n".join(lines) + "\n"
 
 
+def needs_no_gpu(files: SourceFiles, path: str) -> bool:
+    """Whether neither a test file nor anything of the repository that it imports can reach a GPU, as far as text says.
+
+    A package that is not known, and a process that is started, may use one.
+    """
+    waiting, seen = [path, *files.conftests(path)], set[str]()
+    while waiting:
+        one = waiting.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        tree = files.tree(one)
+        if tree is None or len(seen) > _MOST_MODULES or _MAY_USE.search(ast.unparse(tree)):
+            return False
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                names = [
+                    (f"{node.module}.{alias.name}" if node.module else alias.name, node.level) for alias in node.names
+                ]
+                names.append((node.module or "", node.level))
+            elif isinstance(node, ast.Import):
+                names = [(alias.name, 0) for alias in node.names]
+            else:
+                continue
+            found = [place for name, level in names if (place := files.resolve(one, name, level))]
+            top = names[0][0].partition(".")[0]
+            if not found and top not in _HARMLESS and top not in sys.stdlib_module_names:
+                return False
+            waiting += found
+    return True
+
+
 def metric_names(sources: Iterable[str], taken: Collection[str] = ()) -> dict[str, str]:
     """A metric for each threshold: its own name without its side, with what tells it from the others."""
     found: dict[str, str] = {}
     for source in sources:
         names = [_plain(name) for name in names_in(source)]
         shortest = next((name for name in reversed(names) if name), "value")
-        if any(_SIDES.search(name.lower()) for name in names_in(source)[:-1]):
+        if any(_SIDES.search(one.lower()) and not _SIDES.fullmatch(one.lower()) for one in names_in(source)[:-1]):
             shortest = "_".join(names)  # the table is named as a bound, so its keys only tell its entries apart
         whole = "_".join(dict.fromkeys(name for name in (*names, *_numbers(source)) if name)) or "value"
         name = next(name for name in _tried(shortest, whole) if name not in (*taken, *found.values()))

@@ -14,7 +14,7 @@ from pathlib import Path
 from tune_mcp.discover.assertions.branches import Raised
 from tune_mcp.discover.assertions.formula import Opaque, Origin, Undefined, Value, depends
 from tune_mcp.discover.assertions.gate import Gate, Unread, UnreadKind
-from tune_mcp.discover.assertions.interpreter import Interpreter, is_plain_decorator
+from tune_mcp.discover.assertions.interpreter import RECORDING, Interpreter, is_plain_decorator
 from tune_mcp.discover.assertions.judging import Failure, judge
 from tune_mcp.discover.assertions.objects import (
     MISSING,
@@ -370,7 +370,8 @@ class _Run:
         """The value of a fixture: what its code gives, else what only a run knows."""
         if name not in self.fixtures:
             self.fixtures[name] = Opaque(name, Origin.PARAMETER)
-            found = self._find(name, self._function()[0])
+            # Whatever stands in for a recording fixture: what it is given is a result.
+            found = None if name in RECORDING else self._find(name, self._function()[0])
             if found is not None:
                 self.fixtures[name] = self._run(found, {}, brief=True)
         return self.fixtures[name]
