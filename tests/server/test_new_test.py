@@ -23,14 +23,13 @@ class TestNew:
         assert seconds <= self.STARTUP_S_MAX
 """
 TOOLS = ("catalog", "discover", "precheck", "start_run", "status", "strict_audit", "report", "apply_plan", "apply")
-ARGUMENTS = {"model": "model", "run_id": "run_id", "plan_id": "plan_id"}
 
 
 def named(text: str) -> tuple[str, dict[str, str]]:
     """The first tool that the text's next step names, and the arguments beside it."""
     step = text.rpartition("Next: ")[2]
-    words = re.findall(r"[\w=.-]+", step)
-    tool = next((word for word in words if word in TOOLS), "")
+    called = re.findall(r"call (\w+)", step)
+    tool = next((word for word in [*called, *re.findall(r"\w+", step)] if word in TOOLS), "")
     pairs = re.findall(r"\b(model|run_id|plan_id)=[\"']?([\w.-]+[\w])", step)
     return tool, dict(pairs)
 
