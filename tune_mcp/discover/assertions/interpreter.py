@@ -53,8 +53,6 @@ _COMPUTING = frozenset(
     {"mean", "median", "sum", "std", "var", "prod", "round", "abs", "clip", "quantile", "percentile"}
 )
 """Methods that make another number of what they belong to."""
-RECORDING = frozenset({"tune_record", "record_property"})
-"""Fixtures that a test hands a result to: what it gives them is what is read."""
 _BUILTINS = frozenset(dir(builtins))
 
 

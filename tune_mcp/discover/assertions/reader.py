@@ -14,7 +14,7 @@ from pathlib import Path
 from tune_mcp.discover.assertions.branches import Raised
 from tune_mcp.discover.assertions.formula import Opaque, Origin, Undefined, Value, depends
 from tune_mcp.discover.assertions.gate import Gate, Unread, UnreadKind
-from tune_mcp.discover.assertions.interpreter import RECORDING, Interpreter, is_plain_decorator
+from tune_mcp.discover.assertions.interpreter import Interpreter, is_plain_decorator
 from tune_mcp.discover.assertions.judging import Failure, judge
 from tune_mcp.discover.assertions.objects import (
     MISSING,
@@ -32,6 +32,7 @@ from tune_mcp.discover.assertions.values import TooLong
 from tune_mcp.discover.constants import split_source
 from tune_mcp.discover.imports import SourceFiles
 from tune_mcp.discover.leaves import Leaf, attributes_of, leaf_nodes, load_of, root_of
+from tune_mcp.discover.recorded import RECORDERS
 
 _BEFORE = ("setUpClass", "setup_class", "setUp", "setup_method", "asyncSetUp")
 _BEFORE_ALL = ("setUpModule", "setup_module", "setup_function")
@@ -371,7 +372,7 @@ class _Run:
         if name not in self.fixtures:
             self.fixtures[name] = Opaque(name, Origin.PARAMETER)
             # Whatever stands in for a recording fixture: what it is given is a result.
-            found = None if name in RECORDING else self._find(name, self._function()[0])
+            found = None if name in RECORDERS else self._find(name, self._function()[0])
             if found is not None:
                 self.fixtures[name] = self._run(found, {}, brief=True)
         return self.fixtures[name]
