@@ -80,8 +80,8 @@ def init(project: Project, tests: Sequence[str], model: str, asked: Asked | None
             "DSC-14",
             "no test asserts a measured value against a number that has a name: "
             + ("; ".join(plan.problems[:6]) or "no test file was found"),
-            "compare the measured value with a constant at the top of the test file, as `assert acc >= ACC_MIN`; hand over "
-            'a value that the test computes first: tune_record("acc", acc), a fixture that tune-mcp brings',
+            "compare the measured value with a constant at the top of the test file, as `assert acc >= ACC_MIN`; "
+            'hand over a value that the test computes first: tune_record("acc", acc), a fixture that tune-mcp brings',
             {"problems": [*plan.problems]},
         )
     plan = replace(plan, tests=tuple(_named(test, asked.places) for test in plan.tests))
