@@ -197,7 +197,9 @@ def test_a_place_that_a_person_names_is_taken(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.rule("MOD-06")
 def test_a_run_that_comes_to_no_test_is_told_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The advice to record the values is for tests that ran."""
-    text = "from json import no_such_module\n\nACC_MIN = 0.5\n\n\ndef test_a():\n    assert no_such_module.run() >= ACC_MIN\n"
+    text = (
+        "from json import no_such_module as one\n\nACC_MIN = 0.5\n\n\ndef test_a():\n    assert one.run() >= ACC_MIN\n"
+    )
     project = repository(tmp_path / "repo", monkeypatch, Form("tests/test_a.py", text, {}))
 
     proposed = init(project, ["tests/test_a.py"], "ours", Asked(run=True))
