@@ -127,7 +127,7 @@ def make_environment(machine: Machine) -> None:
     base = Path(os.path.realpath(sys.executable))
     (here / "pyvenv.cfg").write_text(f"home = {base.parent}\ninclude-system-site-packages = false\n")
     machine.python.symlink_to(base)
-    (site / "ours.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (site / "ours.pth").write_text(f"{sysconfig.get_path('purelib')}\n{toy.SOURCE_ROOT}\n")
     for name, text in {"torch": "class version:\n    cuda = '13.0'\n", "flashinfer": "", "sglang": ""}.items():
         (site / f"{name}.py").write_text(f"__version__ = '1.0'\n{text}")
     script = here / "bin/sgl-omni"

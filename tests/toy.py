@@ -118,6 +118,8 @@ def test_speed(results):
     assert results["speed"]["throughput_qps"] >= _TOY_P95[CONCURRENCY]["throughput_qps"]
     assert results["speed"]["latency_mean_s"] <= _TOY_P95[CONCURRENCY]["latency_mean_s"]
 '''
+SOURCE_ROOT = Path(__file__).resolve().parents[1]
+"""Where tune_mcp is imported from: a made-up venv that sees our packages has to find our pytest plugin too."""
 CONFIG: dict[str, Any] = {
     "name": MODEL,
     "test_globs": ["tests/test_*_ci.py"],

@@ -168,10 +168,10 @@ WAYS = (
     Way("data that a program other than pytest's own process reads",
         why="only a privileged tracer sees the files of other processes"),
     Way("a shared library replaced below the linker's own folders",
-        why="it is loaded by the kernel and the linker, without a word to Python"),
+        why="it is loaded by the kernel and the linker, without Python noticing"),
     Way("firmware, microcode, power limit of the rack, temperature",
         why="the machine reports them, if at all, to its administrator"),
     Way("a container image that does not say which it is", why="an image's digest is known outside of it only"),
     Way("the host under a virtual machine", why="a guest cannot see who else is served"),
-    Way("root, or the debugger of the same user", why="who can write our memory can write our records"),
+    Way("root, or the debugger of the same user", why="they can change the records of tune-mcp"),
 )  # fmt: skip

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import toy
 
+from tune_mcp.contract.resume_run import PurgeItem
 from tune_mcp.errors import Refusal
 from tune_mcp.gpus import GpuReading, Presence
 from tune_mcp.session.gpus_seen import Recording
@@ -90,7 +91,7 @@ def test_a_refused_resume_writes_nothing_and_a_resume_only_appends(tmp_path: Pat
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
 
     toy.git(project.repo_root, "reset", "-q", "--soft", "HEAD~1")
-    fixed = resume_run.PurgeItem(stage="toy_speed", repeat=1, reason="the samples are there now")
+    fixed = PurgeItem(stage="toy_speed", repeat=1, reason="the samples are there now")
     with toy.supervised_here():
         resume_run(project, run.run_id, [fixed])
     assert status(project, run.run_id).strict_complete, toy.told(run)

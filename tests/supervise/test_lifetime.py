@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -68,7 +69,11 @@ def owned(run: RunDir) -> list[int]:
 
 
 def still_there(pids: list[int]) -> list[int]:
-    return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+    found: list[int] = []
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            found += [pid] if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE else []
+    return found
 
 
 def code(call: object) -> str:
@@ -106,7 +111,7 @@ def test_a_run_goes_on_when_client_and_server_and_their_whole_tree_are_killed(pr
     now = toy.wait_until_rest(project, run.run_id)
     assert (now.state, now.strict_complete) == ("finished", True), toy.told(run)
     assert report(project, run.run_id).metrics == 3
-    assert not is_locked(run.supervisor_lock)
+    toy.wait_for(lambda: not is_locked(run.supervisor_lock), what="the end of the supervisor")
 
 
 @pytest.mark.rule("RES-01", "RES-04", "RES-07", "RES-10", "STR-22")
@@ -261,7 +266,7 @@ def test_deleting_the_locks_of_a_living_run_lets_no_other_measure_beside_it(proj
 
     now = status(project, run.run_id)
     assert (now.state, now.pytest_active) == ("running", True)
-    assert "nobody knows whether it still works" in now.alerts[0]
+    assert "nobody knows whether it still runs" in now.alerts[0]
     for call in (
         lambda: start_run(project, toy.MODEL),
         lambda: resume_run(project, run.run_id),

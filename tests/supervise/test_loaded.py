@@ -44,7 +44,7 @@ class Machine:
         venv = folder / "venv"
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=60)
         (self.site,) = (venv / "lib").glob("python3*/site-packages")
-        (self.site / "base.pth").write_text("\n".join(site.getsitepackages()) + "\n")
+        (self.site / "base.pth").write_text("\n".join([*site.getsitepackages(), str(toy.SOURCE_ROOT)]) + "\n")
         (self.site / "measuring_lib.py").write_text("SCALE = 1\n")
         self.beside = folder / "beside"
         (self.beside / "src").mkdir(parents=True)
@@ -201,7 +201,7 @@ def test_what_a_systems_python_loads_from_the_users_own_folder_is_the_same_in_ev
     (place / "lib-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: lib\nVersion: 1.0\n")
     (place / "lib-1.0.dist-info" / "RECORD").write_text("measuring_lib.py,,\n")
     (place / "measuring_lib.py").write_text("SCALE = 1\n")
-    (place / "base.pth").write_text("\n".join(site.getsitepackages()) + "\n")
+    (place / "base.pth").write_text("\n".join([*site.getsitepackages(), str(toy.SOURCE_ROOT)]) + "\n")
     system = Path(sys.base_prefix) / "bin" / version
     config = toy.CONFIG | {"default_venv_python": [str(system)]}
     source = toy.toy_source().replace("STATE = Path", "import measuring_lib\n\nSTATE = Path", 1)

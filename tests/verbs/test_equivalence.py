@@ -460,7 +460,7 @@ def test_our_own_config_may_be_committed_with_a_fix(project: Project, run: RunDi
     with toy.supervised_here():
         reply = resume_run(project, run.run_id)
 
-    assert "0 threshold literal(s) of this plan differ, 1 file(s) of our own config" in reply.text()
+    assert "tune-mcp's configuration, nothing else" in reply.text()
     assert strict_audit(project, run.run_id).ready
 
 

@@ -29,14 +29,16 @@ class Evidence:
     run: RunDir
     plan: Plan
     audit: Audit
+    log: tuple[events.Event, ...] = ()
 
 
 def read(project: Project, run_id: str) -> Evidence:
     """Read a run. Raises UNKNOWN_RUN or PLAN_TAMPERED."""
     run = project.run(run_id)
-    ledger = events.ledger(run)
+    log = tuple(events.read(run.events))
+    ledger = events.recorded(log)
     plan = project.plan(run, ledger)
-    return Evidence(run, plan, audit(run, plan, ledger))
+    return Evidence(run, plan, audit(run, plan, ledger), log)
 
 
 def conclude(run: RunDir, plan: Plan) -> Conclusion:

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from tune_mcp.contract.strict_audit import AuditReply, StageAudit
-from tune_mcp.session import events
 from tune_mcp.verbs import gates
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.status import next_step
-
-if TYPE_CHECKING:
-    pass
 
 
 def strict_audit(project: Project, run_id: str) -> AuditReply:
@@ -38,5 +32,5 @@ def strict_audit(project: Project, run_id: str) -> AuditReply:
             for stage in audited.stages
         ),
         audit_text=audited.text(),
-        next=next_step(found.run, gates.conclude(found.run, found.plan), audited, list(events.read(found.run.events))),
+        next=next_step(found.run, gates.conclude(found.run, found.plan), audited, list(found.log)),
     )
