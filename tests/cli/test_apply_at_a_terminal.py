@@ -129,7 +129,6 @@ def test_a_person_is_shown_the_plan_and_asked_for_mode_and_each_loosening_metric
     assert source(project) == before.replace("MIN = 0.5 ", "MIN = 0.625 ").replace("0.001", "0.30")
 
 
-@pytest.mark.flaky(reruns=2)  # seen twice on a busy machine: an interrupt between two reads was not answered
 @pytest.mark.rule("SCP-06", "APL-04")
 @pytest.mark.parametrize(("key", "code", "told"), [("\x04", 2, "DECLINED"), ("\x03", 1, "")])
 def test_who_leaves_in_the_middle_has_written_nothing_and_is_asked_only_the_rest_later(
