@@ -22,7 +22,7 @@ def test_a_process_is_what_the_kernel_says_whatever_its_name(tmp_path: Path) -> 
             assert (found.pid, found.parent, found.session) == (child.pid, os.getpid(), os.getsid(0))
             assert found.alive and not found.exiting and procfs.is_ours(child.pid)
             assert found.identity == (child.pid, procfs.start_ticks(child.pid))
-            assert found in list(procfs.processes())
+            assert (found.identity, found.name) in [(one.identity, one.name) for one in procfs.processes()]
         finally:
             child.kill()
 
