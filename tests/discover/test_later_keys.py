@@ -92,6 +92,11 @@ def test_each_stage_knows_where_the_test_says_whether_the_repeat_is_valid(projec
     path = tmp_path / "stages.yaml"
     path.write_bytes(dump_stages(stages))
     assert load_stages(path) == stages
+    older = path.read_text().replace(
+        "  group: speed\n", "  group: speed\n  allowed_pytest_failure: {json_file: v, json_path: x}\n"
+    )
+    path.write_text(older)
+    assert "allowed_pytest_failure" in older and load_stages(path) == stages
 
 
 @pytest.mark.rule("PRE-04", "PRE-06")
