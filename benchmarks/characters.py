@@ -22,7 +22,7 @@ from tune_mcp.contract.report import ReportReply
 from tune_mcp.files import FileLock, dump_json
 from tune_mcp.run_dir import RunDir
 from tune_mcp.server.answers import succeeded
-from tune_mcp.session.state import Current, RunState, SupervisorRecord
+from tune_mcp.session.state import CurrentWork, RunState, SupervisorRecord
 from tune_mcp.verbs.catalog import catalog
 from tune_mcp.verbs.project import Options, Project
 from tune_mcp.verbs.status import status
@@ -97,7 +97,7 @@ def _order(path: Path) -> tuple[str, int]:
 
 
 def _at_work(run: RunDir, number: int) -> None:
-    work = Current(test=f"test_{number}_ci", repeat=3, attempt=1, phase="pytest", since="2026-04-23T05:00:00Z")
+    work = CurrentWork(test=f"test_{number}_ci", repeat=3, attempt=1, phase="pytest", since="2026-04-23T05:00:00Z")
     record = SupervisorRecord(
         state=RunState.RUNNING, heartbeat_at=4e9, current=work, processes={"server": 2, "pytest": 1}
     )

@@ -10,12 +10,14 @@ from pathlib import Path
 from tune_mcp.apply import plan as plans
 from tune_mcp.apply.plan import ApplyPlan
 from tune_mcp.config.policy import GroupPolicy
-from tune_mcp.config.stages import Display, SampleCounts, Stage, StageMetric
+from tune_mcp.config.stages import Display, SampleCounts, Stage, StageMetric, WorstOp
+from tune_mcp.contract.apply import Applied
 from tune_mcp.files import dump_json, sha256_bytes, sha256_file, write_atomic, write_json
 from tune_mcp.observe.audit import Audit, audit
 from tune_mcp.observe.observation import Attempt, Counts, Observation
 from tune_mcp.report.facts import ReportFacts
-from tune_mcp.report.write import write_report
+from tune_mcp.report.figures import direction_text
+from tune_mcp.report.write import read_report, record_applied, write_report
 from tune_mcp.run_dir import RUNS_FOLDER, RunDir, iso
 from tune_mcp.session import events, plan
 from tune_mcp.session.plan import LaunchSettings, Plan
@@ -127,6 +129,13 @@ GROUPS = {
 GPUS = [{"index": k, "name": "NVIDIA H20", "uuid": f"GPU-{k}", "memory_total_mib": 97871} for k in range(2)]
 
 
+def applied(stage: str, symbol: str, old: float | None, new: float, worst: WorstOp) -> Applied:
+    change = direction_text(worst, old, new, first=True)
+    return Applied(
+        file="f.py", symbol=symbol, stage_key=stage, metric_key="m", worst_op=worst, old=old, new=new, direction=change
+    )
+
+
 @dataclass
 class Case:
     """One finished run in its repository, and everything that ``write_report`` takes."""
@@ -146,6 +155,11 @@ class Case:
 
     def report(self) -> ReportFacts:
         return write_report(self.run, self.repo, self.plan, self.audit, self.applied, self.now)
+
+    def record_applied(self, *rows: Applied) -> None:
+        facts = read_report(self.run)
+        assert facts is not None
+        record_applied(self.run, rows, facts)
 
     def markdown(self) -> str:
         self.report()

@@ -8,8 +8,8 @@ from apply.gates import LINE, gate
 from tune_mcp.apply.reading import Reading
 from tune_mcp.apply.reality import (
     Cause,
+    Failure,
     Outcome,
-    TestFailure,
     cause_of,
     contradiction,
     failed_tests,
@@ -23,9 +23,9 @@ LOW = gate('assert result["acc"] >= LIMIT')
 UNCLEAR, UNASSERTED = (Unread("x", kind) for kind in (UnreadKind.UNCLEAR, UnreadKind.NOT_ASSERTED))
 
 
-def failure(nodeid: str = NODE, when: str = "call", exception: str = "AssertionError", **more) -> TestFailure:
+def failure(nodeid: str = NODE, when: str = "call", exception: str = "AssertionError", **more) -> Failure:
     given = {"assertion": exception == "AssertionError", "message": "0.4 >= 0.5", **more}
-    return TestFailure(nodeid=nodeid, when=when, exception=exception, **given)
+    return Failure(nodeid=nodeid, when=when, exception=exception, **given)
 
 
 def reading(read: Gate | Unread = LOW, values=(0.6, 0.7), present: float | None = 0.5, **more) -> Reading:
@@ -45,7 +45,7 @@ def passed(*repeats: int):
     return {("k", repeat): Outcome((NODE,), ()) for repeat in repeats}
 
 
-def failed(repeat: int, *failures: TestFailure):
+def failed(repeat: int, *failures: Failure):
     return {("k", repeat): Outcome((NODE,), failures)}
 
 
@@ -71,7 +71,7 @@ def test_a_repeat_that_passes_by_our_reading_but_failed_its_assertion_contradict
 @pytest.mark.parametrize(
     "other", [failure(when="setup"), failure(exception="ValueError"), failure(exception="Failed", assertion=True)]
 )
-def test_a_failure_that_is_no_assert_speaks_against_no_reading(other: TestFailure) -> None:
+def test_a_failure_that_is_no_assert_speaks_against_no_reading(other: Failure) -> None:
     assert against(reading(), failed(1, other)) == ""
 
 
@@ -122,7 +122,7 @@ def test_a_failure_that_is_a_thresholds_does_not_hide_the_next_one() -> None:
         (failure(), [reading(), reading(values=(0.4, 0.7))], None),
     ],
 )
-def test_why_a_failure_is_no_thresholds(found: TestFailure, readings: list[Reading], cause: Cause | None) -> None:
+def test_why_a_failure_is_no_thresholds(found: Failure, readings: list[Reading], cause: Cause | None) -> None:
     assert cause_of(found, 1, readings) is cause
 
 

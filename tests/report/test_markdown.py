@@ -3,15 +3,14 @@ from __future__ import annotations
 import re
 
 import pytest
+from speech_run import applied
 
 from tune_mcp.report import html
-from tune_mcp.report.facts import AppliedRow
 from tune_mcp.report.markdown import render
-from tune_mcp.report.write import record_applied
 
 ROWS = (
-    AppliedRow(stage="tts_speed", metric="_TTS_P95[8]['throughput_qps']", old=10.0, new=10.21, worst_op="min"),
-    AppliedRow(stage="tts_wer", metric="TTS_WER_MAX_CORPUS", old=0, new=0.0120, worst_op="max"),
+    applied("tts_speed", "_TTS_P95[8]['throughput_qps']", 10.0, 10.21, "min"),
+    applied("tts_wer", "TTS_WER_MAX_CORPUS", 0, 0.0120, "max"),
 )
 
 
@@ -93,10 +92,10 @@ def test_a_second_apply_replaces_the_section_and_an_undo_removes_it(case) -> Non
     text = case.run.report_md.read_text()
     assert "## Applied changes" not in text
     for rows in (ROWS, ROWS[:1], ROWS[:1]):
-        record_applied(case.run, rows)
+        case.record_applied(*rows)
         found = case.run.report_md.read_text()
         assert (found.count("## Applied changes"), found.count("TTS_WER_MAX_CORPUS | 0 |")) == (1, len(rows) - 1)
-    record_applied(case.run, ())
+    case.record_applied()
     assert case.run.report_md.read_text() == text
 
 

@@ -8,23 +8,22 @@ import sys
 from datetime import timedelta
 
 import pytest
+from speech_run import applied
 
-from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import parse_json
 from tune_mcp.report.collect import report_digest
-from tune_mcp.report.facts import AppliedRow
-from tune_mcp.report.write import by_hand, paths, read_report, read_whole, record_applied
+from tune_mcp.report.write import by_hand, read_report, read_whole
 from tune_mcp.run_dir import RunDir
 
-ROW = AppliedRow(stage="tts_wer", metric="TTS_WER_MAX_CORPUS", old=0.0122, new=0.0131, worst_op="max")
+ROW = applied("tts_wer", "TTS_WER_MAX_CORPUS", 0.0122, 0.0131, "max")
 
 
 def test_three_files_are_written_and_report_json_reads_back_as_the_same_facts(case) -> None:
     facts = case.report()
-    found = paths(case.run)
-    assert all(path.is_file() for path in (found.md, found.json, found.html))
+    run = case.run
+    assert all(path.is_file() for path in (run.report_md, run.report_json, run.report_html))
     assert read_report(case.run) == facts
-    parse_json(found.json.read_bytes())
+    parse_json(run.report_json.read_bytes())
 
 
 def test_the_same_calibration_renders_to_the_same_bytes(case) -> None:
@@ -130,31 +129,25 @@ def test_a_damaged_report_json_counts_as_none(case) -> None:
 @pytest.mark.rule("APL-18", "RPT-04")
 def test_applied_changes_reach_all_three_files_survive_a_new_report_and_go_with_an_undo(case) -> None:
     before = case.markdown()
-    record_applied(case.run, (ROW,))
+    case.record_applied(ROW)
     assert "## Applied changes" in case.run.report_md.read_text()
     assert "Applied changes: 1" in case.run.report_html.read_text()
     assert read_report(case.run).applied == (ROW,)
     assert "| tts_wer | TTS_WER_MAX_CORPUS | 0.0122 | 0.0131 | loosens (+7.4%) |" in case.markdown()
-    record_applied(case.run, ())
+    case.record_applied()
     assert case.run.report_md.read_text() == before
 
 
 def test_changes_of_other_artifacts_are_not_carried_over(case, remeasure) -> None:
     case.report()
-    record_applied(case.run, (ROW,))
+    case.record_applied(ROW)
     remeasure(case, "test_asr_ci", 2, "partial", "session", shift=0.001)
     assert case.report().applied == ()
 
 
-def test_recording_changes_without_a_report_is_refused(case) -> None:
-    with pytest.raises(Refusal) as refusal:
-        record_applied(case.run, (ROW,))
-    assert refusal.value.code is Code.NOT_REPORTED
-
-
 def test_an_applied_report_says_at_the_top_that_the_files_have_changed(case) -> None:
     case.report()
-    record_applied(case.run, (ROW,))
+    case.record_applied(ROW)
     assert "> **Applied:** 1 threshold has been written; the tables show the files" in case.run.report_md.read_text()
 
 
@@ -162,19 +155,19 @@ def test_an_applied_report_whose_tables_are_of_the_changed_files_says_so(case) -
     path = case.repo / "tests/test_tts_ci.py"
     path.write_text(path.read_text().replace("TTS_WER_MAX_CORPUS = 0.0122", "TTS_WER_MAX_CORPUS = 0.0131"))
     case.report()
-    record_applied(case.run, (ROW,))
+    case.record_applied(ROW)
     assert "the tables show the files as they are now." in case.run.report_md.read_text()
 
 
 @pytest.mark.rule("RPT-04")
 def test_a_report_made_again_after_an_apply_still_shows_what_loosened_and_from_what(case) -> None:
     case.report()
-    record_applied(case.run, (ROW,))
+    case.record_applied(ROW)
     path = case.repo / "tests/test_tts_ci.py"
     path.write_text(path.read_text().replace("TTS_WER_MAX_CORPUS = 0.0122", "TTS_WER_MAX_CORPUS = 0.0131"))
     wer = next(metric for _, metric in case.report().metrics() if metric.key == "corpus_wer")
     assert (wer.current_raw, wer.direction_text) == (0.0122, "loosens (+7.4%)")
-    record_applied(case.run, ())
+    case.record_applied()
     wer = next(metric for _, metric in case.report().metrics() if metric.key == "corpus_wer")
     assert (wer.current_raw, wer.direction_text) == (0.0131, "equal")
 

@@ -13,7 +13,7 @@ from tune_mcp import procfs
 from tune_mcp.files import FileLock, write_json
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import state
-from tune_mcp.session.state import Current, Liveness, RunState, SupervisorRecord
+from tune_mcp.session.state import CurrentWork, Liveness, RunState, SupervisorRecord
 
 WORKING = [RunState.PRECHECKING, RunState.RUNNING, RunState.WAITING_FOR_GPU, RunState.STOPPING]
 WAITING = [RunState.HALTED, RunState.EXHAUSTED]
@@ -161,7 +161,7 @@ def test_a_process_is_named_by_boot_pid_and_start() -> None:
 
 
 def test_a_record_keeps_what_the_supervisor_does(run: RunDir) -> None:
-    current = Current(test="t", repeat=2, attempt=1, phase="pytest", since="2026-04-23T05:00:00Z")
+    current = CurrentWork(test="t", repeat=2, attempt=1, phase="pytest", since="2026-04-23T05:00:00Z")
     record = SupervisorRecord(state=RunState.RUNNING, heartbeat_at=1.5, current=current)
     write_json(run.supervisor, record.model_dump(mode="json"))
 

@@ -18,15 +18,17 @@ from tune_mcp.apply.doubts import Doubt
 from tune_mcp.apply.literals import Edit, rewrite
 from tune_mcp.apply.locating import Concurrency, Files, locate
 from tune_mcp.apply.readers import Readers
-from tune_mcp.apply.reality import FailedTest, Outcome, Outcomes, TestFailure
+from tune_mcp.apply.reality import Outcome, Outcomes
 from tune_mcp.config.policy import GroupPolicy
 from tune_mcp.config.stages import Number, Stage, WorstOp
+from tune_mcp.contract.report import FailedTest
 from tune_mcp.discover.assertions import Gate, Unread, UnreadKind
 from tune_mcp.discover.blanks import Blank
 from tune_mcp.discover.constants import ModuleConstants, NumberLiteral, split_source
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import digest
 from tune_mcp.observe.audit import Audit
+from tune_mcp.observe.observation import Failure
 from tune_mcp.observe.worst import Direction, Worst, direction, worst_of_n
 from tune_mcp.session.plan import Plan
 
@@ -174,7 +176,7 @@ class Seen:
 
     outcomes: Outcomes = field(default_factory=dict[tuple[str, int], "Outcome"])
     before: reading.Before = field(default_factory=dict[tuple[str, str], "Number | None"])
-    allowed: Callable[[str, int, TestFailure], str] = lambda _test, _repeat, _failure: ""
+    allowed: Callable[[str, int, Failure], str] = lambda _test, _repeat, _failure: ""
 
 
 def build(

@@ -8,31 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from tune_mcp.apply.reading import Reading
+from tune_mcp.contract.report import Cause, FailedTest
 from tune_mcp.discover.assertions import Gate
-
-
-@dataclass(frozen=True)
-class TestFailure:
-    """One failed phase of one test. ``assertion``: an AssertionError or a ``pytest.fail``; ``test_line``: the innermost
-    line of the test's own file, 0 where there is none.
-    """
-
-    __test__ = False
-
-    nodeid: str
-    when: str
-    exception: str
-    assertion: bool
-    message: str
-    test_line: int = 0
-
-    @property
-    def by_assert(self) -> bool:
-        """Raised by an ``assert`` of the call phase, not by ``pytest.fail``, a fixture or another exception."""
-        return self.when == "call" and self.assertion and not self.exception.endswith("Failed")
+from tune_mcp.observe.observation import Failure
 
 
 @dataclass(frozen=True)
@@ -40,7 +20,7 @@ class Outcome:
     """One pytest session that counts: the node ids that ran, and what failed."""
 
     tests: tuple[str, ...]
-    failures: tuple[TestFailure, ...]
+    failures: tuple[Failure, ...]
 
     def failed(self) -> frozenset[str]:
         """Node ids with a failed phase."""
@@ -62,35 +42,6 @@ def matching(nodeids: Iterable[str], tests: Iterable[str]) -> Iterator[str]:
     """Those of ``nodeids`` that one of ``tests`` names."""
     wanted = frozenset(tests)
     return (nodeid for nodeid in nodeids if names(nodeid) & wanted)
-
-
-class Cause(StrEnum):
-    """Why a failure is no threshold's."""
-
-    FIXTURE = "not in the test's own call"
-    EXCEPTION = "not an assertion"
-    NO_THRESHOLD = "the test reads no calibrated threshold"
-    PASSES = "every threshold that the test reads passes"
-
-
-@dataclass(frozen=True)
-class FailedTest:
-    """A test that failed for no threshold's sake, in which repeats. ``allowed`` says by what it is accepted."""
-
-    test_key: str
-    nodeid: str
-    when: str
-    message: str
-    cause: Cause
-    repeats: tuple[int, ...]
-    allowed: str = ""
-
-    @property
-    def text(self) -> str:
-        """``tests/a.py::test_b (call) in repeats 1, 2: ConnectionResetError: peer; not an assertion``."""
-        which = "repeat " if len(self.repeats) == 1 else "repeats "
-        phase = "" if self.when == "call" else f" ({self.when})"
-        return f"{self.nodeid}{phase} in {which}{', '.join(map(str, self.repeats))}: {self.message}; {self.cause}"
 
 
 def contradiction(reading: Reading, others: Sequence[Reading], outcomes: Outcomes) -> str:
@@ -121,14 +72,14 @@ def contradiction(reading: Reading, others: Sequence[Reading], outcomes: Outcome
     return ""
 
 
-def _explained(failure: TestFailure, repeat: int, readings: Iterable[Reading]) -> bool:
+def _explained(failure: Failure, repeat: int, readings: Iterable[Reading]) -> bool:
     """Whether one threshold that the test reads fails by its reading, or cannot be read and so may have failed."""
     asserting = (one for one in readings if names(failure.nodeid) & one.tests)
     return any(one.fails(repeat) or one.may_fail(repeat) for one in asserting)
 
 
 def failed_tests(
-    readings: Mapping[str, Sequence[Reading]], outcomes: Outcomes, allowed: Callable[[str, int, TestFailure], str]
+    readings: Mapping[str, Sequence[Reading]], outcomes: Outcomes, allowed: Callable[[str, int, Failure], str]
 ) -> tuple[FailedTest, ...]:
     """Every failure that is no threshold's, each once. ``readings`` by test key; ``allowed(test key, repeat, failure)``
     says by what config accepts a failure, empty when it does not.
@@ -143,11 +94,19 @@ def failed_tests(
             word = allowed(test_key, repeat, failure)
             key = (test_key, failure.nodeid, failure.when, message, word)
             repeats = (*found[key].repeats, repeat) if key in found else (repeat,)
-            found[key] = FailedTest(test_key, failure.nodeid, failure.when, message, cause, repeats, word)
+            found[key] = FailedTest(
+                test_key=test_key,
+                nodeid=failure.nodeid,
+                when=failure.when,
+                message=message,
+                cause=cause,
+                repeats=repeats,
+                allowed=word,
+            )
     return tuple(found.values())
 
 
-def cause_of(failure: TestFailure, repeat: int, readings: Sequence[Reading]) -> Cause | None:
+def cause_of(failure: Failure, repeat: int, readings: Sequence[Reading]) -> Cause | None:
     """Why a failure is no threshold's, None when one explains it."""
     if failure.when != "call":
         return Cause.FIXTURE
@@ -163,7 +122,7 @@ def cause_of(failure: TestFailure, repeat: int, readings: Sequence[Reading]) -> 
     return Cause.PASSES if failure.by_assert else Cause.EXCEPTION
 
 
-def _without_value(failure: TestFailure, reading: Reading) -> bool:
+def _without_value(failure: Failure, reading: Reading) -> bool:
     """Whether a test failed because the threshold has no value: it uses ``None``, or asks its table for the key."""
     if failure.test_line not in reading.asked_at:
         return False

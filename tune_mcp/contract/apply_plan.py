@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from tune_mcp.config.stages import Frozen, Number
 from tune_mcp.contract.apply import Decision
 from tune_mcp.contract.reply import TEXT_LIMIT, Reply, size
-from tune_mcp.contract.report import DIRTY, FailedTestEntry
+from tune_mcp.contract.report import DIRTY, FailedTest
 
 _ROWS_SHOWN = 60
 
@@ -56,7 +56,7 @@ class ApplyPlanReply(Reply):
     diff: str
     dirty: bool
     files_changed: tuple[str, ...] = ()
-    failed_tests: tuple[FailedTestEntry, ...] = ()
+    failed_tests: tuple[FailedTest, ...] = ()
     notes: tuple[str, ...] = ()
     decisions: tuple[Decision, ...] = ()
     """What a person decides in mode smart, each on keep: edited, it is the argument of ``apply``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import StrEnum
 
 from tune_mcp.config.stages import Frozen
 from tune_mcp.contract.reply import Reply
@@ -10,22 +11,44 @@ from tune_mcp.contract.reply import Reply
 DIRTY = "calibrated on a dirty tree: see workspace.diff and plan.json"
 
 
-class FailedTestEntry(Frozen):
-    """A test that failed for another reason than a threshold. ``allowed`` says by what config accepts it."""
+class Cause(StrEnum):
+    """Why a failure is no threshold's."""
 
+    FIXTURE = "not in the test's own call"
+    EXCEPTION = "not an assertion"
+    NO_THRESHOLD = "the test reads no calibrated threshold"
+    PASSES = "every threshold that the test reads passes"
+
+
+class FailedTest(Frozen):
+    """A test that failed for another reason than a threshold, in which repeats (from 1).
+
+    ``allowed`` says by what config accepts it, empty when it does not.
+    """
+
+    test_key: str
     nodeid: str
     when: str
     message: str
-    cause: str
+    cause: Cause
     repeats: tuple[int, ...]
-    allowed: str
-    text: str
+    allowed: str = ""
+
+    @property
+    def text(self) -> str:
+        """``tests/a.py::test_b (call) in repeats 1, 2: ConnectionResetError: peer; not an assertion``."""
+        which = "repeat " if len(self.repeats) == 1 else "repeats "
+        phase = "" if self.when == "call" else f" ({self.when})"
+        return f"{self.nodeid}{phase} in {which}{', '.join(map(str, self.repeats))}: {self.message}; {self.cause}"
+
+    @property
+    def text_with_allowed(self) -> str:
+        """The same, with what accepts it."""
+        return f"{self.text} (accepted: {self.allowed})" if self.allowed else self.text
 
     def line(self) -> str:
         """One line for people."""
-        return f"FAILED TEST, not caused by a threshold: {self.text}" + (
-            f" (accepted: {self.allowed})" if self.allowed else ""
-        )
+        return f"FAILED TEST, not caused by a threshold: {self.text_with_allowed}"
 
 
 class ReportReply(Reply):
@@ -45,7 +68,7 @@ class ReportReply(Reply):
     first: int
     loosening: tuple[str, ...]
     notes: tuple[str, ...]
-    failed_tests: tuple[FailedTestEntry, ...] = ()
+    failed_tests: tuple[FailedTest, ...] = ()
 
     def lines(self) -> Iterable[str]:
         """Commit and paths first, then what would loosen."""

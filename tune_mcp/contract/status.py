@@ -14,6 +14,7 @@ from pydantic import Field
 from tune_mcp.config.stages import Frozen
 from tune_mcp.contract.reply import Reply, said_once
 from tune_mcp.contract.strict_audit import Cell
+from tune_mcp.gpus import Gpu
 
 MAX_WAIT_S = 50
 _NAMED = 2
@@ -25,7 +26,7 @@ _MILESTONES_SHOWN = 2
 
 
 class CurrentWork(Frozen):
-    """What the supervisor does now; ``since`` is UTC."""
+    """What the supervisor does now: which test, which repeat, which attempt, which phase, since when (UTC)."""
 
     test: str
     repeat: int
@@ -41,31 +42,6 @@ class Gap(Frozen):
     repeat: int
     cell: str
     reason: str
-
-
-class GpuEntry(Frozen):
-    """One GPU as the run last saw it: memory in MiB, utilisation in percent, whether it was free for a launch.
-
-    None where NVML did not tell.
-    """
-
-    index: int
-    name: str
-    memory_used_mib: int | None
-    memory_total_mib: int | None
-    utilization: int | None
-    free: bool
-
-    def line(self) -> str:
-        """``GPU 0 17000/97871 MiB busy``."""
-        return f"GPU {self.index} {self.memory} {'free' if self.free else 'busy'}"
-
-    @property
-    def memory(self) -> str:
-        """What it uses of what it has."""
-        from tune_mcp.gpus import memory_text
-
-        return memory_text(self.memory_used_mib, self.memory_total_mib)
 
 
 class StatusReply(Reply):
@@ -93,7 +69,7 @@ class StatusReply(Reply):
     current: CurrentWork | None
     reason: str
     eta_s: tuple[int, int] | None
-    gpus: tuple[GpuEntry, ...]
+    gpus: tuple[Gpu, ...]
     gpus_known: bool
     gpus_seen_at: str | None
     gpu_mem_limit_mib: int

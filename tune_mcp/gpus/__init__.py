@@ -96,14 +96,13 @@ class Gpu:
 
     @property
     def memory(self) -> str:
-        """What it uses of what it has."""
-        return memory_text(self.memory_used_mib, self.memory_total_mib)
+        """What it uses of what it has: ``17000/97871 MiB``, with ``?`` for what was not reported."""
+        used, total = ("?" if mib is None else mib for mib in (self.memory_used_mib, self.memory_total_mib))
+        return f"{used}/{total} MiB"
 
-
-def memory_text(used_mib: int | None, total_mib: int | None) -> str:
-    """``17000/97871 MiB``, with ``?`` for what was not reported."""
-    used, total = ("?" if mib is None else mib for mib in (used_mib, total_mib))
-    return f"{used}/{total} MiB"
+    def line(self) -> str:
+        """``GPU 0 17000/97871 MiB busy``."""
+        return f"GPU {self.index} {self.memory} {'free' if self.free else 'busy'}"
 
 
 @dataclass(frozen=True, config=_KNOWN)

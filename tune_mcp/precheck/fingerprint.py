@@ -11,7 +11,7 @@ from pydantic import Field
 
 from tune_mcp.config.stages import Frozen
 from tune_mcp.files import digest, read_text
-from tune_mcp.gpus import GpuReading
+from tune_mcp.gpus import Gpu, GpuReading
 from tune_mcp.precheck import host_limits
 from tune_mcp.precheck.venv import VenvFacts
 
@@ -29,13 +29,21 @@ _IMAGE_FILES = ("/etc/image-digest", "/.image-digest")
 
 
 class GpuIdentity(Frozen):
-    """A GPU as hardware: model, UUID, memory in MiB. ``unknown_accepted``: measured on, as the host profile allows,
-    although NVML could not tell whether it was in use."""
+    """A GPU as hardware: its place in NVML's order, model, UUID, memory in MiB.
 
+    ``unknown_accepted``: measured on, as the host profile allows, although NVML could not tell whether it was in use.
+    """
+
+    index: int | None = None
     name: str
     uuid: str
     memory_total_mib: int | None
     unknown_accepted: bool = False
+
+    @classmethod
+    def of(cls, gpu: Gpu) -> GpuIdentity:
+        """What stays of a GPU from one look to the next."""
+        return cls.model_validate({name: getattr(gpu, name) for name in cls.model_fields})
 
 
 class Environment(Frozen):
@@ -74,15 +82,7 @@ def take(reading: GpuReading, venv: VenvFacts, launch_env: dict[str, str], pytho
         cpu_count=os.cpu_count() or len(cpus),
         cpu_set=cpus,
         memory_mib=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20,
-        gpus=tuple(
-            GpuIdentity(
-                name=gpu.name,
-                uuid=gpu.uuid,
-                memory_total_mib=gpu.memory_total_mib,
-                unknown_accepted=gpu.unknown_accepted,
-            )
-            for gpu in reading.gpus
-        ),
+        gpus=tuple(map(GpuIdentity.of, reading.gpus)),
         gpu_driver=reading.driver,
         image_digest=_image_digest(),
         python=venv.versions.get("python"),

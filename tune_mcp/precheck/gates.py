@@ -20,6 +20,7 @@ from tune_mcp.errors import Refusal
 from tune_mcp.gpus import GpuReading, Presence
 from tune_mcp.precheck import assets, catalogue, dependencies, hardware, imports, lanes, launch, scripts, venv
 from tune_mcp.precheck.dependencies import Declared, read_declared
+from tune_mcp.precheck.fingerprint import GpuIdentity
 from tune_mcp.precheck.imports import Imports, ModuleFact
 from tune_mcp.precheck.subject import Subject
 from tune_mcp.precheck.venv import VenvFacts
@@ -91,15 +92,6 @@ GATES: tuple[tuple[str, Gate], ...] = (
 """Gates that only read files, with the id of the check for one that gives no answer."""
 
 
-class GpuFact(Frozen):
-    """A GPU as the report names it."""
-
-    index: int
-    uuid: str
-    name: str
-    memory_total_mib: int | None
-
-
 class Precheck(Frozen):
     """``precheck.json``: every check, the versions that were found, the GPUs, and where that was (GPU-21, ENV-20).
 
@@ -117,7 +109,7 @@ class Precheck(Frozen):
     versions: dict[str, str]
     pins: dict[str, str] = Field(default_factory=dict)
     pytest_plugins: tuple[str, ...]
-    gpus: tuple[GpuFact, ...]
+    gpus: tuple[GpuIdentity, ...]
     gpu_count: int | None
     gpu_driver: str | None
     gpu_summary: str
@@ -179,10 +171,7 @@ def precheck(
         versions={**facts.versions, **loaded.versions()},
         pins=wanted.exact(),
         pytest_plugins=facts.pytest_plugins,
-        gpus=tuple(
-            GpuFact(index=one.index, uuid=one.uuid, name=one.name, memory_total_mib=one.memory_total_mib)
-            for one in reading.gpus
-        ),
+        gpus=tuple(map(GpuIdentity.of, reading.gpus)),
         gpu_count=None if reading.presence is Presence.UNKNOWN else len(reading.gpus),
         gpu_driver=reading.driver,
         gpu_summary=reading.summary(),

@@ -10,10 +10,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from tune_mcp.apply.reality import FailedTest
 from tune_mcp.config.policy import Family
 from tune_mcp.config.stages import Frozen, Number, WorstOp
+from tune_mcp.contract.apply import Applied
 from tune_mcp.contract.precheck import Check
+from tune_mcp.contract.report import FailedTest
 from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.observe.observation import Attempt
 from tune_mcp.observe.worst import Direction
@@ -23,24 +24,11 @@ from tune_mcp.report.statistics import Chance, FailChance, Spread
 from tune_mcp.session.commit_range import CommitRange
 from tune_mcp.session.plan import Sha
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _LAST_GROUPS = ("speed", "reliability")
 
 
 _LOUDEST = (Direction.LOOSENS, Direction.FIRST, Direction.UNKNOWN, Direction.TIGHTENS, Direction.EQUAL)
-
-
-class AppliedRow(Frozen):
-    """One literal that ``apply`` changed: stage key, place with the concurrency resolved, raw old and new value.
-
-    ``old`` None: it was the first value.
-    """
-
-    stage: str
-    metric: str
-    old: Number | None
-    new: Number
-    worst_op: WorstOp
 
 
 class AssertedFacts(Frozen):
@@ -319,7 +307,7 @@ class ReportFacts(Frozen):
     repeats_for_p95: int
     launches: tuple[Launch, ...]
     incidents: tuple[Incident, ...]
-    applied: tuple[AppliedRow, ...] = ()
+    applied: tuple[Applied, ...] = ()
     previous: PreviousFacts | None = None
     optimisations: tuple[OptimisationFacts, ...] = ()
     checks: tuple[Check, ...] = ()

@@ -18,7 +18,6 @@ from tune_mcp.report.figures import (
     chance_text,
     chances_text,
     counted,
-    direction_text,
     old_text,
     percent,
     plain,
@@ -63,7 +62,6 @@ def render(facts: ReportFacts) -> str:
         "percent": percent,
         "chance": chance_text,
         "chances": chances_text,
-        "direction_text": direction_text,
         "old_text": old_text,
         "counted": counted,
     }

@@ -13,7 +13,6 @@ from tune_mcp.report.figures import (
     chance_text,
     chances_text,
     counted,
-    direction_text,
     old_text,
     percent,
     plain,
@@ -303,16 +302,7 @@ def _attempts(facts: ReportFacts) -> list[str]:
 
 def _applied(facts: ReportFacts) -> list[str]:
     """What ``apply`` wrote, right before the provenance (APL-18 to APL-22); nothing where it wrote nothing."""
-    cells = (
-        (
-            row.stage,
-            row.metric,
-            old_text(row.old),
-            plain(row.new),
-            direction_text(row.worst_op, row.old, row.new, first=True),
-        )
-        for row in facts.applied
-    )
+    cells = ((row.stage_key, row.symbol, old_text(row.old), plain(row.new), row.direction) for row in facts.applied)
     table = _table(("Stage", "Metric", "Old", "New", "Direction"), cells)
     return ["## Applied changes", "", *table] if facts.applied else []
 

@@ -185,7 +185,7 @@ def notes(facts: ReportFacts) -> list[tuple[str, str]]:
     if facts.applied:
         told = "thresholds have been written" if len(facts.applied) > 1 else "threshold has been written"
         present = {(stage.key, metric.place): metric.current_raw for stage, metric in facts.metrics()}
-        before = all(present.get((row.stage, row.metric), row.old) == row.old for row in facts.applied)
+        before = all(present.get((row.stage_key, row.symbol), row.old) == row.old for row in facts.applied)
         when = "as they were before" if before else "as they are now"
         found.append(("Applied", f"{len(facts.applied)} {told}; the tables show the files {when}."))
     if facts.previous and facts.previous.differences:

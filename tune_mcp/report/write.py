@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from tune_mcp.actions import Step, call
 from tune_mcp.apply.plan import ApplyPlan
 from tune_mcp.config.model import Optimisation
-from tune_mcp.errors import Code, Refusal
+from tune_mcp.contract.apply import Applied
 from tune_mcp.files import parse_json, read_plain, read_text, write_atomic, write_json
 from tune_mcp.observe.audit import Audit
 from tune_mcp.report import earlier, html, markdown, previous
 from tune_mcp.report.collect import collect
-from tune_mcp.report.facts import AppliedRow, ReportFacts
+from tune_mcp.report.facts import ReportFacts
 from tune_mcp.report.noise import SameCode
 from tune_mcp.report.optimisations import look
 from tune_mcp.report.suite import CiGate
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session.plan import Plan
-
-
-@dataclass(frozen=True)
-class ReportPaths:
-    """Where the three renderings stand."""
-
-    md: Path
-    json: Path
-    html: Path
-
-
-def paths(run: RunDir) -> ReportPaths:
-    """The three files of a run's report."""
-    return ReportPaths(run.report_md, run.report_json, run.report_html)
 
 
 def write_report(
@@ -72,20 +56,8 @@ def write_report(
     return facts
 
 
-def record_applied(run: RunDir, rows: Sequence[AppliedRow], facts: ReportFacts | None = None) -> ReportFacts:
-    """Put the applied changes into all three files (none removes them). Raises NOT_REPORTED without a report.
-
-    ``facts`` are the report on disk where the caller has read it already.
-    """
-    facts = facts or read_report(run)
-    if facts is None:
-        raise Refusal(
-            Code.NOT_REPORTED,
-            ("RPT-05", "APL-18"),
-            f"{run.run_id} has no readable report.json",
-            Step(call("report", run_id=run.run_id), ", then ", call("apply", run_id=run.run_id)),
-            {"run_id": run.run_id},
-        )
+def record_applied(run: RunDir, rows: Sequence[Applied], facts: ReportFacts) -> ReportFacts:
+    """Put the applied changes into all three files of the report ``facts``; none removes them."""
     facts = facts.model_copy(update={"applied": tuple(rows)})
     _write(run, facts)
     return facts

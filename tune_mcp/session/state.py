@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from tune_mcp import procfs
 from tune_mcp.config.stages import Frozen
+from tune_mcp.contract.status import CurrentWork
 from tune_mcp.files import is_locked, parse_json, read_plain
 from tune_mcp.run_dir import RunDir
 
@@ -57,16 +58,6 @@ class Owner(Frozen):
     start_ticks: int
 
 
-class Current(Frozen):
-    """What the supervisor is doing: which invocation, which repeat, which attempt, which phase, since when (UTC)."""
-
-    test: str
-    repeat: int
-    attempt: int
-    phase: str
-    since: str
-
-
 class Halt(Frozen):
     """Why a run halted: a refusal-like code, the rule, what was found, and what to fix before resume_run."""
 
@@ -108,7 +99,7 @@ class SupervisorRecord(Frozen):
     reason: str = ""
     owner: Owner | None = None
     heartbeat_at: float
-    current: Current | None = None
+    current: CurrentWork | None = None
     halt: Halt | None = None
     alerts: tuple[Alert, ...] = ()
     processes: dict[str, int] = Field(default_factory=dict)

@@ -10,37 +10,10 @@ from typing import Literal
 from tune_mcp.config.stages import Frozen
 from tune_mcp.errors import Json
 from tune_mcp.files import parse_json, read_plain
+from tune_mcp.observe.observation import Failure
 
 Phase = Literal["start", "work", "teardown"]
 """Before any fixture is up; between a test's set-up and the end of its call; after it."""
-
-
-class Failure(Frozen):
-    """One phase of one test that failed: ``when`` is ``setup``, ``call`` or ``teardown``.
-
-    ``exception`` is the qualified type name, ``assertion`` whether it is an AssertionError or a ``pytest.fail``,
-    ``message`` the first line of its text. ``file`` and ``line`` are where it was raised, ``test_line`` the innermost
-    line of the test's own file (0: none). All but the first three are empty when the guard was cut off in between.
-    """
-
-    nodeid: str
-    when: str
-    outcome: str = "failed"
-    exception: str = ""
-    assertion: bool = False
-    message: str = ""
-    file: str = ""
-    line: int = 0
-    test_line: int = 0
-
-    @property
-    def where(self) -> str:
-        """``path:line`` of the crash point; empty when it is not known."""
-        return f"{self.file}:{self.line}" if self.file else ""
-
-    def sentence(self) -> str:
-        """``tests/test_x.py::test_a: RuntimeError: worker exited``."""
-        return ": ".join(filter(None, (self.nodeid, self.exception, self.message)))
 
 
 class GuardSummary(Frozen):

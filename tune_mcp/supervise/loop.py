@@ -21,7 +21,7 @@ from tune_mcp.precheck.gates import Precheck
 from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
-from tune_mcp.session.state import Current, Halt, Owner, RunState, SupervisorRecord
+from tune_mcp.session.state import CurrentWork, Halt, Owner, RunState, SupervisorRecord
 from tune_mcp.supervise import rereading, scratch
 from tune_mcp.supervise.due import next_job
 from tune_mcp.supervise.executor import Executor
@@ -363,7 +363,7 @@ class Supervisor:
         state = RunState.WAITING_FOR_GPU if waiting else RunState.RUNNING
         if waiting and self._record.state is not RunState.WAITING_FOR_GPU:
             self._event("waiting_for_gpu", phase.partition(": ")[2])
-        current = Current(
+        current = CurrentWork(
             test=job.test_key, repeat=job.repeat, attempt=job.attempt, phase=phase or "starting", since=iso(since)
         )
         if current != self._record.current or state is not self._record.state:
@@ -409,7 +409,9 @@ class Supervisor:
             self._event(kind, text + more, **(halt.model_dump(exclude_none=True) if halt else {}))
         self._set(state, reason=text, halt=halt)
 
-    def _set(self, state: RunState, reason: str = "", current: Current | None = None, halt: Halt | None = None) -> None:
+    def _set(
+        self, state: RunState, reason: str = "", current: CurrentWork | None = None, halt: Halt | None = None
+    ) -> None:
         before = self._record.state
         self._record = self._record.model_copy(
             update={"state": state, "reason": reason, "current": current, "halt": halt}

@@ -7,7 +7,7 @@ from tune_mcp.apply import plan as plans
 from tune_mcp.apply.plan import ApplyPlan, Row
 from tune_mcp.contract.apply_plan import ApplyPlanReply, PlanRow
 from tune_mcp.verbs import pull_request, pytest_outcomes, questions
-from tune_mcp.verbs.apply_proposal import failed_entries, propose
+from tune_mcp.verbs.apply_proposal import propose
 from tune_mcp.verbs.gates import Evidence
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.report import NOTES_SHOWN
@@ -47,7 +47,7 @@ def plan_reply(project: Project, found: Evidence, proposal: ApplyPlan) -> ApplyP
         diff=proposal.diff(),
         dirty=found.plan.dirty,
         files_changed=_files(project, found, proposal),
-        failed_tests=failed_entries(proposal),
+        failed_tests=proposal.failed_tests,
         notes=(
             *((_UNCHECKED,) if proposal.unchecked and rows else ()),
             *pytest_outcomes.changed_records(found.run, found.plan)[:NOTES_SHOWN],

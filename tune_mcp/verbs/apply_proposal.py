@@ -8,7 +8,6 @@ from tune_mcp.actions import Step, ToClient, call
 from tune_mcp.apply import plan as plans
 from tune_mcp.apply.plan import ApplyPlan
 from tune_mcp.config.stages import StageTable
-from tune_mcp.contract.report import FailedTestEntry
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import read_text
 from tune_mcp.report.collect import report_digest
@@ -18,22 +17,6 @@ from tune_mcp.run_dir import RunDir
 from tune_mcp.verbs import apply_recovery, gates, pytest_outcomes
 from tune_mcp.verbs.gates import Evidence, demand_ours
 from tune_mcp.verbs.project import Project
-
-
-def failed_entries(proposal: ApplyPlan) -> tuple[FailedTestEntry, ...]:
-    """The test failures of the plan that no threshold explains, as replies list them."""
-    return tuple(
-        FailedTestEntry(
-            nodeid=one.nodeid,
-            when=one.when,
-            message=one.message,
-            cause=str(one.cause),
-            repeats=one.repeats,
-            allowed=one.allowed,
-            text=one.text,
-        )
-        for one in proposal.failed_tests
-    )
 
 
 def propose(project: Project, run_id: str) -> tuple[Evidence, ApplyPlan]:

@@ -205,14 +205,15 @@ def refresh_report(run: RunDir, report: ReportFacts, records: Sequence[Record]) 
 
     A value that was written twice has its first old value and its last new one.
     """
-    from tune_mcp.report.facts import AppliedRow
+    from tune_mcp.report.figures import direction_text
     from tune_mcp.report.write import record_applied
 
-    rows: dict[tuple[str, str], AppliedRow] = {}
+    rows: dict[tuple[str, str], Applied] = {}
     for one in (applied for record in records for applied in record.applied):
         place = (one.stage_key, one.symbol)
         old = rows[place].old if place in rows else one.old
-        rows[place] = AppliedRow(stage=one.stage_key, metric=one.symbol, old=old, new=one.new, worst_op=one.worst_op)
+        change = direction_text(one.worst_op, old, one.new, first=True)
+        rows[place] = one.model_copy(update={"old": old, "direction": change})
     changed = tuple(row for row in rows.values() if row.old != row.new)
     return report if report.applied == changed else record_applied(run, changed, report)
 

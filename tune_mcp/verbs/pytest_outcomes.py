@@ -11,7 +11,7 @@ from tune_mcp.apply import reading, reality
 from tune_mcp.apply.locating import Files
 from tune_mcp.apply.plan import Seen
 from tune_mcp.apply.reading import Before
-from tune_mcp.apply.reality import Outcome, TestFailure, names
+from tune_mcp.apply.reality import Outcome, names
 from tune_mcp.config.fields import locate
 from tune_mcp.config.loader import ConfigPlaces
 from tune_mcp.config.model import FileSource, ModelConfig
@@ -19,6 +19,7 @@ from tune_mcp.config.stages import Number
 from tune_mcp.errors import Refusal
 from tune_mcp.observe.audit import Audit
 from tune_mcp.observe.extract import ResultFiles
+from tune_mcp.observe.observation import Failure
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
@@ -51,24 +52,7 @@ def outcomes(run: RunDir, plan: Plan, tests: Iterable[str]) -> dict[tuple[str, i
         for test in dict.fromkeys(tests)
         for repeat in range(1, plan.repeats + 1)
     )
-    return {
-        key: Outcome(
-            tests=record.executed,
-            failures=tuple(
-                TestFailure(
-                    nodeid=one.nodeid,
-                    when=one.when,
-                    exception=one.exception,
-                    assertion=one.assertion,
-                    message=one.message,
-                    test_line=one.test_line,
-                )
-                for one in record.failures
-            ),
-        )
-        for key, record in records
-        if record.started
-    }
+    return {key: Outcome(record.executed, record.failures) for key, record in records if record.started}
 
 
 def changed_records(run: RunDir, plan: Plan) -> tuple[str, ...]:
@@ -109,7 +93,7 @@ def before(run: RunDir) -> Before:
     return found
 
 
-def allowed(project: Project, run: RunDir, plan: Plan) -> Callable[[str, int, TestFailure], str]:
+def allowed(project: Project, run: RunDir, plan: Plan) -> Callable[[str, int, Failure], str]:
     """By what config accepts a failure of (test key, repeat); a model that is gone accepts none."""
     try:
         config = model_config(project, plan)
@@ -132,7 +116,7 @@ class Accepting:
     source: FileSource
     everywhere: Mapping[str, str]
 
-    def word(self, repeat: int, failure: TestFailure) -> str:
+    def word(self, repeat: int, failure: Failure) -> str:
         """By what the failure is accepted; empty when it is not."""
         patterns = dict(self.everywhere)
         files = ResultFiles(self.run.basetemp(self.test_key, repeat))
@@ -148,7 +132,7 @@ class Accepting:
                 patterns |= own
         return self._by_name(patterns, failure)
 
-    def _by_name(self, patterns: Mapping[str, str], failure: TestFailure) -> str:
+    def _by_name(self, patterns: Mapping[str, str], failure: Failure) -> str:
         for pattern, reason in patterns.items():
             if any(name == pattern or _fits(pattern, name) for name in names(failure.nodeid)):
                 return f"{pattern}: {reason}" if reason else pattern
@@ -190,5 +174,5 @@ def failed_tests(project: Project, run: RunDir, plan: Plan, audited: Audit) -> t
             return ()
         failed = reality.failed_tests(reading.by_test(readings.values()), failing, allowed(project, run, plan))
         _known.clear()
-        _known[key] = tuple(one.text + (f" (accepted: {one.allowed})" if one.allowed else "") for one in failed)
+        _known[key] = tuple(one.text_with_allowed for one in failed)
     return _known[key]

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from tune_mcp.apply import doubts
 from tune_mcp.apply import plan as plans
 from tune_mcp.apply.plan import ApplyPlan, Row
-from tune_mcp.apply.reality import FailedTest
 from tune_mcp.config.stages import Number
 from tune_mcp.contract.apply import CHOICES, MODES, STANDING, Decision, Mode, Otherwise
+from tune_mcp.contract.report import FailedTest
 from tune_mcp.discover.assertions import Gate
 from tune_mcp.errors import Code, Json, Refusal
 from tune_mcp.observe.worst import Direction

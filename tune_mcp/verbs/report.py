@@ -19,7 +19,7 @@ from tune_mcp.run_dir import utc_now
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
 from tune_mcp.verbs import apply_recovery, equivalence, gates, pytest_outcomes
-from tune_mcp.verbs.apply_proposal import build, failed_entries
+from tune_mcp.verbs.apply_proposal import build
 from tune_mcp.verbs.equivalence import NotEquivalent
 from tune_mcp.verbs.project import Project
 
@@ -72,7 +72,7 @@ def report(project: Project, run_id: str) -> ReportReply:
         first=counts[Direction.FIRST],
         loosening=tuple(_movement(row) for row in _loudest(proposal))[:_LOOSENING_SHOWN],
         notes=tuple(notes + ([DIRTY] if found.plan.dirty else [])),
-        failed_tests=failed_entries(proposal),
+        failed_tests=proposal.failed_tests,
         next=Step(
             ToClient("tell the user the report's path and the loosening metrics, then "),
             call("apply_plan", run_id=run_id),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tune_mcp import run_dir
 from tune_mcp.actions import Step, ToClient, call
-from tune_mcp.contract.status import MAX_WAIT_S, CurrentWork, Gap, GpuEntry, RunEntry, RunsReply, StatusReply
+from tune_mcp.contract.status import MAX_WAIT_S, Gap, RunEntry, RunsReply, StatusReply
 from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.observe.audit import Audit
@@ -24,7 +24,6 @@ from tune_mcp.verbs.project import Project
 
 if TYPE_CHECKING:
     from tune_mcp.gpus import GpuReading
-    from tune_mcp.session.gpus_seen import GpusSeen
 
 MAX_POLL_S = 120
 """No poll of an active run is further than this from the next (rules POL-01, POL-10)."""
@@ -162,10 +161,10 @@ def _status(project: Project, run: RunDir, plan: Plan, *, timed_out: bool) -> St
         ),
         missing_total=len(gaps),
         stages=tuple(stage.line() for stage in audited.stages),
-        current=CurrentWork(**current.model_dump()) if current else None,
+        current=current,
         reason=_reason(now, audited),
         eta_s=left,
-        gpus=_gpus(seen),
+        gpus=seen.reading.gpus if seen else (),
         gpus_known=seen is not None and seen.reading.presence is not Presence.UNKNOWN,
         gpus_seen_at=seen.seen_at if seen else None,
         gpu_mem_limit_mib=MEMORY_LIMIT_MIB,
@@ -307,19 +306,4 @@ def _entry(project: Project, run: RunDir) -> RunEntry:
         strict_ready=f"{found.audit.ready_stages}/{len(found.audit.stages)}",
         commit=found.plan.calibration_git_sha,
         started_at=found.plan.calibration_started_at,
-    )
-
-
-def _gpus(seen: GpusSeen | None) -> tuple[GpuEntry, ...]:
-    """One entry a GPU; none when nobody has looked."""
-    return tuple(
-        GpuEntry(
-            index=gpu.index,
-            name=gpu.name,
-            memory_used_mib=gpu.memory_used_mib,
-            memory_total_mib=gpu.memory_total_mib,
-            utilization=gpu.utilization,
-            free=gpu.free,
-        )
-        for gpu in (seen.reading.gpus if seen else ())
     )
