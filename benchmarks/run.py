@@ -11,12 +11,13 @@ from itertools import chain
 from pathlib import Path
 
 import characters
+import quiet
 import reading
 import startup
 import supervision
 from figure import show
 
-TOPICS = {"characters": characters, "startup": startup, "reading": reading, "supervision": supervision}
+TOPICS = {"characters": characters, "startup": startup, "reading": reading, "supervision": supervision, "quiet": quiet}
 
 
 def main() -> int:

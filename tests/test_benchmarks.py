@@ -44,6 +44,14 @@ def test_a_figure_over_its_ceiling_is_told_and_fails_the_benchmark(capsys: pytes
     assert out.count("over") == 1 and "| bad | 1.50 s | 1.00 s (floor) | 1.50 | 1.00 |" in out
 
 
+def test_neighbours_spoil_no_calibration_that_waits_for_them_and_measures_again() -> None:
+    import quiet_simulated
+
+    lost, kept, bias, _ = quiet_simulated.figures(10)
+
+    assert lost.ours <= 2 and kept.ours <= 10 and bias.ours <= 1, (lost, kept, bias)
+
+
 def test_the_priors_are_those_of_the_history() -> None:
     import chances
 

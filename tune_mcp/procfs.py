@@ -6,14 +6,19 @@ Nothing here raises for a process that has ended or belongs to somebody else: wh
 from __future__ import annotations
 
 import os
+import signal
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 PROC = Path("/proc")
 _PF_EXITING = 0x4
 _PF_FORKNOEXEC = 0x40
+_CHILD_ENDED = 1 << (signal.SIGCHLD - 1)
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 Identity = tuple[int, int]
 """pid and start time in clock ticks since boot: what no later process of this boot has again."""
@@ -21,7 +26,11 @@ Identity = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One line of the process table. ``cpu_ticks`` is its own time and that of the children that it has waited for."""
+    """One line of the process table. ``cpu_ticks`` is its own time and that of the children that it has waited for.
+
+    ``reaped_ticks`` is the part of those children. ``ignores_children``: what its children use is added up nowhere.
+    ``cpu`` is where it last ran.
+    """
 
     pid: int
     state: str
@@ -31,6 +40,9 @@ class Process:
     session: int = 0
     flags: int = 0
     name: str = ""
+    reaped_ticks: int = 0
+    ignores_children: bool = False
+    cpu: int = 0
 
     @property
     def identity(self) -> Identity:
@@ -67,7 +79,10 @@ def process(pid: int, proc: Path = PROC) -> Process | None:
         session=int(words[3]),
         flags=int(words[6]),
         cpu_ticks=sum(map(int, words[11:15])),
+        reaped_ticks=int(words[13]) + int(words[14]),
         start_ticks=int(words[19]),
+        ignores_children=bool(int(words[30]) & _CHILD_ENDED),
+        cpu=int(words[36]),
     )
 
 
@@ -84,6 +99,59 @@ def processes(proc: Path = PROC) -> Iterator[Process]:
     for pid in pids(proc):
         if found := process(pid, proc):
             yield found
+
+
+class CpuTicks(NamedTuple):
+    """What one CPU has done since boot, in clock ticks. Guests are part of ``user`` and not counted again."""
+
+    user: int
+    nice: int
+    system: int
+    idle: int
+    iowait: int
+    irq: int
+    softirq: int
+    steal: int
+
+
+def cpus(proc: Path = PROC) -> dict[int, CpuTicks]:
+    """Every CPU that is on line; empty where that cannot be read or is no kernel's own file."""
+    found: dict[int, CpuTicks] = {}
+    with suppress(OSError, ValueError, TypeError):
+        if (proc / "stat").stat().st_dev != proc.stat().st_dev:  # a container's file with numbers of its own
+            return {}
+        for line in _read(proc / "stat").split(b"\n")[1:]:
+            if not line.startswith(b"cpu"):
+                break
+            name, *numbers = line.split()
+            found[int(name[3:])] = CpuTicks(*map(int, numbers[:8]))
+    return found
+
+
+def pressure(resource: str, proc: Path = PROC) -> tuple[float, float] | None:
+    """Seconds since boot in which some, and in which all, processes waited for ``memory``, ``io`` or ``cpu``.
+
+    None where the kernel does not count that.
+    """
+    totals = [int(word[6:]) / 1e6 for word in _read(proc / "pressure" / resource).split() if word.startswith(b"total=")]
+    return (totals[0], totals[1]) if len(totals) == 2 else None
+
+
+def cpu_seconds(pid: int) -> float | None:
+    """What the process itself has used, to the nanosecond, with its threads that ended; None when it is gone."""
+    try:
+        return time.clock_gettime(~pid << 3 | 2)
+    except OSError:
+        return None
+
+
+def allowed_cpus(pid: int, *, threads: bool = False) -> frozenset[int] | None:
+    """The CPUs that its main thread (all its threads together) may run on; None when it is gone."""
+    try:
+        tids = [int(one.name) for one in (PROC / str(pid) / "task").iterdir()] if threads else (pid,)
+        return frozenset[int]().union(*map(os.sched_getaffinity, tids))
+    except OSError:
+        return None
 
 
 def start_ticks(pid: int) -> int | None:

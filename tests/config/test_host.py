@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tune_mcp.config.host import HostProfile
+from tune_mcp.config.quiet import Quiet
 from tune_mcp.config.yaml_source import read_yaml
 from tune_mcp.errors import Refusal
 
@@ -119,3 +120,32 @@ def test_a_profile_cleans_nothing_up_and_takes_no_split_gpu_unless_it_says_so(tm
 
     assert (host.cleanup_command, host.allow_mig) == ((), False)
     assert load(tmp_path, OLDER + "allow_mig: true\n").allow_mig
+
+
+def test_quiet_decides_only_where_the_profile_has_it_and_only_with_limits_that_can_be_measured(tmp_path: Path) -> None:
+    given = load(tmp_path, OLDER + "quiet: {foreign_cores: 0.25, window_s: 60}\n").placement().quiet
+    usual = load(tmp_path, OLDER + "quiet: {}\n").quiet
+
+    assert load(tmp_path, OLDER).placement().quiet is None
+    assert given is not None and (given.foreign_cores, given.window_s, given.step_s) == (0.25, 60, 5)
+    assert usual is not None and (usual.foreign_cores, usual.window_s) == (0.1, 30)
+    assert (Quiet(window_s=2).step_s, Quiet(window_s=12).step_s, Quiet(window_s=600).step_s) == (0.5, 2, 5)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "{foreign_cores: 0}",
+        "{foreign_cores: -1}",
+        "{foreign_cores: .inf}",
+        "{window_s: 1}",
+        "{windows: 30}",
+        "[30]",
+        "30",
+    ],
+)
+def test_a_limit_that_means_nothing_is_refused_with_its_key(tmp_path: Path, what: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        load(tmp_path, f"{OLDER}quiet: {what}\n")
+
+    assert str(caught.value.details["key"]).startswith("quiet")

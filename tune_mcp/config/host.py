@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from tune_mcp.config.fields import AbsolutePath, ConfigModel, Name
 from tune_mcp.config.lanes import CPU_SET_VARIABLE, CpuList, Indices, Lane, Placement, of_groups, problem
 from tune_mcp.config.launch_env import Env, Public
+from tune_mcp.config.quiet import Quiet
 from tune_mcp.config.yaml_source import Yaml
 
 IGNORED_KEYS = frozenset({"precheck_checklist", "handoff"})
@@ -53,7 +54,8 @@ class HostProfile(ConfigModel):
 
     ``lanes`` are GPUs and CPUs that belong together; ``gpu_group_cpusets`` writes the same as ``{"0,1": "2-15"}``. A
     launch gets one lane's, and finds its CPUs in ``cpu_set_variable``. ``gpu_include`` are the only GPUs that may be
-    used, ``gpu_exclude`` those that never are (CI's own).
+    used, ``gpu_exclude`` those that never are (CI's own). With ``quiet`` a launch waits until others leave its CPUs
+    alone, and what they disturbed is measured again.
     """
 
     name: Name
@@ -70,6 +72,7 @@ class HostProfile(ConfigModel):
     gpu_group_cpusets: dict[str, CpuList] = Field(default_factory=dict)
     gpu_include: Indices | None = None
     gpu_exclude: Indices = ()
+    quiet: Quiet | None = None
     cpu_set_variable: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = CPU_SET_VARIABLE
 
     @model_validator(mode="before")
@@ -106,6 +109,7 @@ class HostProfile(ConfigModel):
             exclude=self.gpu_exclude,
             lanes=self.lanes or of_groups(self.gpu_group_cpusets),
             cpu_set_variable=self.cpu_set_variable,
+            quiet=self.quiet,
         )
 
     def env(self) -> dict[str, str]:

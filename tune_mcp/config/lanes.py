@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from tune_mcp.config.fields import ConfigModel, Name
+from tune_mcp.config.quiet import Quiet
 from tune_mcp.config.stages import Frozen
 
 CPU_SET_VARIABLE = "OMNI_CI_CPUSET"
@@ -25,6 +26,17 @@ def parse_cpus(text: str) -> tuple[int, ...]:
             raise ValueError(f"{text!r} is no list of CPUs such as 0-3,8")
         found |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
     return tuple(sorted(found))
+
+
+def cpu_list(cpus: Iterable[int]) -> str:
+    """The same list from the CPUs: ``0-3,8``."""
+    parts: list[list[int]] = []
+    for cpu in sorted(cpus):
+        if parts and cpu == parts[-1][-1] + 1:
+            parts[-1][1:] = [cpu]
+        else:
+            parts.append([cpu])
+    return ",".join("-".join(map(str, part)) for part in parts)
 
 
 def _checked_cpus(text: str) -> str:
@@ -71,13 +83,15 @@ class Placement(Frozen):
     """Where on a host a launch may run.
 
     ``include`` are the only GPUs that may be used, None for all; ``exclude`` those that never are. With ``lanes`` a
-    launch gets the GPUs and the CPUs of one of them, and reads its CPUs in ``cpu_set_variable``.
+    launch gets the GPUs and the CPUs of one of them, and reads its CPUs in ``cpu_set_variable``. ``quiet`` is what
+    others may use of those.
     """
 
     include: Indices | None = None
     exclude: Indices = ()
     lanes: tuple[Lane, ...] = ()
     cpu_set_variable: str = CPU_SET_VARIABLE
+    quiet: Quiet | None = None
 
     def allows(self, index: int) -> bool:
         """Whether a launch may be granted the GPU with this physical index."""

@@ -9,7 +9,8 @@ from tune_mcp.session import events
 
 INCIDENTS = frozenset(
     {
-        "retry", "halted", "exhausted", "waiting_for_gpu", "resumed", "stop_requested", "stopped", "failed", "alert",
+        "retry", "halted", "exhausted", "waiting_for_gpu", "waiting_for_quiet",
+        "disturbed", "resumed", "stop_requested", "stopped", "failed", "alert",
         "alert_over", "unwatched", "recovered", "equivalent", "appeared", "left_behind", "gpus_not_clear",
         "overlap", "read_again", "ignored",
     }

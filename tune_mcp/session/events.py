@@ -20,6 +20,7 @@ from tune_mcp.run_dir import RunDir, iso
 MILESTONES = frozenset(
     {
         "planned", "prechecked", "started", "launched", "retry", "observed", "halted", "exhausted", "waiting_for_gpu",
+        "waiting_for_quiet", "disturbed",
         "gpus_not_clear", "purged", "recovered", "resumed", "equivalent", "appeared", "left_behind", "unwatched",
         "stop_requested", "stopped", "failed", "finished", "overlap", "reported", "applied", "undone", "alert",
         "alert_over", "settled", "declined", "ignored", "read_again",

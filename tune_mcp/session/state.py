@@ -23,6 +23,7 @@ class RunState(StrEnum):
     PRECHECKING = "prechecking"
     RUNNING = "running"
     WAITING_FOR_GPU = "waiting_for_gpu"
+    WAITING_FOR_QUIET = "waiting_for_quiet"
     HALTED = "halted"
     EXHAUSTED = "exhausted"
     STOPPING = "stopping"

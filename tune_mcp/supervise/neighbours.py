@@ -36,11 +36,11 @@ def measuring(proc: Path = procfs.PROC) -> tuple[Neighbour, ...]:
     """Every supervisor on this machine but the calling process, by pid. About 10 µs a process."""
     found: list[Neighbour] = []
     for pid in procfs.pids(proc):
-        if pid != os.getpid() and _is_supervisor(procfs.words(pid, proc)):
+        if pid != os.getpid() and is_supervisor(procfs.words(pid, proc)):
             if (process := procfs.process(pid, proc)) and process.forked_only:
                 continue  # a program that a supervisor is starting: it has that one's command line, not all its files
             folders = _folders_of_open_locks(pid, proc)
-            if "host.lock" not in folders and not _is_supervisor(procfs.words(pid, proc)):
+            if "host.lock" not in folders and not is_supervisor(procfs.words(pid, proc)):
                 continue  # it ended meanwhile: an ending process loses its command line before its first file
             found.append(Neighbour(pid, folders.get("supervisor.lock"), folders.get("host.lock")))
     return tuple(sorted(found, key=lambda one: one.pid))
@@ -51,7 +51,8 @@ def under(lock_folder: Path, found: tuple[Neighbour, ...]) -> tuple[Neighbour, .
     return tuple(one for one in found if one.lock_folder in (None, str(lock_folder.resolve())))
 
 
-def _is_supervisor(words: tuple[str, ...]) -> bool:
+def is_supervisor(words: tuple[str, ...]) -> bool:
+    """Whether this is a supervisor's command line, once it runs or while it starts."""
     if words[:2] == SHOWN:
         return not any(words[2:])
     for at, word in enumerate(words[1:], 1):

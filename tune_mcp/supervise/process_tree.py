@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tune_mcp import procfs
 from tune_mcp.config.signatures import Role
 from tune_mcp.procfs import Identity, Process
 
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _IDLE_SHARE = 0.02
 _IDLE_S = 0.02
 """A poll now and then is idleness: up to 2 % of one core, and two ticks of the kernel's clock."""
@@ -20,9 +19,13 @@ Tree = Mapping[Identity, Process]
 
 def read_tree(root: int | None = None) -> dict[Identity, Process]:
     """Every process below ``root`` (this process), zombies too; one that ends meanwhile is left out."""
-    root = os.getpid() if root is None else root
+    return descendants(os.getpid() if root is None else root, procfs.processes())
+
+
+def descendants(root: int, table: Iterable[Process]) -> dict[Identity, Process]:
+    """Every process below ``root`` in this process table."""
     children: dict[int, list[Process]] = {}
-    for one in procfs.processes():
+    for one in table:
         children.setdefault(one.parent, []).append(one)
     tree: dict[Identity, Process] = {}
     todo = [root]
@@ -35,7 +38,7 @@ def read_tree(root: int | None = None) -> dict[Identity, Process]:
 
 def cpu_seconds(tree: Tree) -> float:
     """Processor time of the whole tree so far."""
-    return sum(member.cpu_ticks for member in tree.values()) / _TICKS_PER_S
+    return sum(member.cpu_ticks for member in tree.values()) / procfs.TICKS_PER_S
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""What others use of a lane while it measures: a look, the reading between two looks, the rule, the monitor."""
