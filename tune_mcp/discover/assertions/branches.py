@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 from abc import abstractmethod
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -27,21 +28,22 @@ from tune_mcp.discover.assertions.objects import (
     Function,
     Instance,
     Items,
+    Library,
     Scope,
     beyond,
 )
 
 _HOW_LONG = 90
-_CATCH_ALL = frozenset({"", "Exception", "BaseException", "AssertionError"})
+_UNKNOWN = "?"
 
 
 @dataclass
 class Raised:
-    """A place where an exception leaves a test: its condition, the code, and the exception's name."""
+    """A place where an exception leaves a test: its condition, the code, the names of its class and their bases."""
 
     condition: Value
     how: str
-    kind: str
+    kinds: frozenset[str]
 
 
 @dataclass
@@ -69,6 +71,16 @@ class Branches(Calls):
         super().__init__(concurrency, env)
         self.raised: list[list[Raised]] = [[]]
         self.frames: list[Frame] = []
+        self.trying: list[int] = []
+        """For each ``try`` body that runs: the number of its list in ``raised``."""
+
+    def thrown(self) -> Value:
+        """Where an assertion on the constant has left the innermost ``try`` body already."""
+        if not self.trying:
+            return False
+        return some(
+            one.condition for found in self.raised[self.trying[-1] :] for one in found if depends(one.condition)
+        )
 
     @abstractmethod
     def block(self, body: list[ast.stmt], scope: Scope) -> bool:
@@ -171,17 +183,23 @@ class Branches(Calls):
 
     def _with(self, items: list[ast.withitem], body: list[ast.stmt], scope: Scope) -> bool:
         swallows = False
+        managers: list[tuple[Value, ast.expr]] = []
         for item in items:
             name = ast.unparse(item.context_expr).partition("(")[0]
             swallows = swallows or name.endswith(("raises", "assertRaises", "assertRaisesRegex", "suppress"))
             called = self.eval(item.context_expr.func, scope) if isinstance(item.context_expr, ast.Call) else None
             swallows = swallows or _catches(called)
             value = self.eval(item.context_expr, scope)
+            managers.append((value, item.context_expr))
             if item.optional_vars is not None:
                 entered = value if isinstance(value, Instance | Opaque) else self.unknown(name, [value])
                 self.bind(item.optional_vars, entered, scope)
         if not swallows:
-            return self.block(body, scope)
+            ended = self.block(body, scope)
+            for value, code in reversed(managers):
+                if isinstance(value, Instance) and isinstance(leave := value.kind.find("__exit__"), Function):
+                    self.call(self.attribute(value, leave.name), [None, None, None], {}, code)
+            return ended
         with self.swallowing(f"with {ast.unparse(items[0].context_expr)[:40]}"):
             self.block(body, scope)
         return False
@@ -197,7 +215,7 @@ class Branches(Calls):
 
     def note(self, what: str, how: str) -> None:
         """A use of the constant that is not understood."""
-        self.raised[-1].append(Raised(Opaque(what, Origin.SETTING, ref=True), how, "AssertionError"))
+        self.raised[-1].append(Raised(Opaque(what, Origin.SETTING, ref=True), how, _names(AssertionError)))
 
     def _try(self, node: ast.Try | ast.TryStar, scope: Scope, frame: Frame) -> bool:
         if _leaves(node.finalbody):
@@ -207,18 +225,21 @@ class Branches(Calls):
 
     def _caught(self, node: ast.Try | ast.TryStar, scope: Scope, frame: Frame) -> bool:
         self.raised.append([])
-        ended = self.block([*node.body, *node.orelse], scope)
+        self.trying.append(len(self.raised) - 1)
+        try:
+            ended = self.block(node.body, scope)
+            thrown = self.thrown()
+        finally:
+            self.trying.pop()
         waiting = self.raised.pop()
+        with self.under(negated(self.here(thrown))):
+            ended = self.block(node.orelse, scope) or ended
         for handler in node.handlers:
-            kinds = _kinds(handler)
-            caught = [one for one in waiting if kinds & {one.kind, *(_CATCH_ALL - {"AssertionError"})}]
-            if "Exception" in kinds and not kinds & {"", "BaseException"}:
-                caught = [one for one in caught if one.kind != "Failed"]
+            caught, maybe = self._sorted(waiting, handler, scope)
+            for one in maybe:
+                if depends(one.condition):
+                    self.note(f"an exception that line {handler.lineno} may catch", one.how)
             waiting = [one for one in waiting if one not in caught]
-            if _leaves([*node.body, *node.orelse]):  # not where the assertion before it fails, which is not followed
-                for one in caught:
-                    if depends(one.condition):
-                        self.note("a try that is left before its end", one.how)
             surprise = Opaque(f"an exception on line {node.lineno}", Origin.SETTING)
             with self.under(some([*(self.left(one.condition) for one in caught), surprise])):
                 frame.caught.append((len(self.guards), caught))
@@ -229,6 +250,31 @@ class Branches(Calls):
         self.raised[-1] += waiting
         self.block(node.finalbody, scope)
         return ended
+
+    def _sorted(
+        self, waiting: list[Raised], handler: ast.ExceptHandler, scope: Scope
+    ) -> tuple[list[Raised], list[Raised]]:
+        """Those that a handler catches, and those of which that is not known."""
+        if handler.type is None:
+            return waiting, []
+        nodes = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+        kinds = [self.kinds(one, scope) for one in nodes]
+        own = {found[0] for found in kinds}
+        caught = [one for one in waiting if own & one.kinds - {_UNKNOWN}]
+        unsure = [one for one in waiting if _UNKNOWN in one.kinds | own and one not in caught]
+        return caught, unsure
+
+    def kinds(self, node: ast.expr, scope: Scope) -> list[str]:
+        """The names of an exception class and of its bases, its own first; a question mark for what is not known."""
+        if ast.unparse(node).endswith("fail.Exception"):
+            return ["Failed", "BaseException"]
+        value = self.eval(node, scope)
+        if isinstance(value, Instance):
+            value = value.kind
+        if isinstance(value, Class):
+            bases = [one for kind in value.ancestry() for one in kind.bases if isinstance(one, Library)]
+            return [*(kind.name for kind in value.ancestry()), *(name for one in bases for name in _library_kinds(one))]
+        return _library_kinds(value) if isinstance(value, Library) else [_UNKNOWN]
 
     def left(self, condition: Value) -> Value:
         """A condition without those that are in force anyway."""
@@ -244,19 +290,19 @@ class Branches(Calls):
         if node.exc is None and frame.caught:
             size, caught = frame.caught[-1]
             self.raised[-1] += [
-                Raised(every([*self.guards[size:], one.condition]), one.how, one.kind) for one in caught
+                Raised(every([*self.guards[size:], one.condition]), one.how, one.kinds) for one in caught
             ]
             return
         called = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
-        kind = ast.unparse(called).rpartition(".")[2] if called is not None else "Exception"
-        self.fails(True, node, kind)
+        self._fails(True, node, frozenset(self.kinds(called, scope) if called is not None else [_UNKNOWN]))
 
     def fails(self, condition: Value, node: ast.AST, kind: str = "AssertionError") -> None:
         """The test fails where the condition and those in force hold."""
-        if condition is False:
-            return
-        whole = every([*self.guards, condition])
-        self.raised[-1].append(Raised(whole, self.place(node), kind))
+        self._fails(condition, node, frozenset(_library_kinds(Library(f"builtins.{kind}"))))
+
+    def _fails(self, condition: Value, node: ast.AST, kinds: frozenset[str]) -> None:
+        if condition is not False:
+            self.raised[-1].append(Raised(every([*self.guards, condition]), self.place(node), kinds))
 
     def place(self, node: ast.AST) -> str:
         """Where the code stands, and the code."""
@@ -286,8 +332,14 @@ def _leaves(body: list[ast.stmt]) -> bool:
     return any(isinstance(one, ast.Return | ast.Break | ast.Continue) for part in body for one in ast.walk(part))
 
 
-def _kinds(handler: ast.ExceptHandler) -> frozenset[str]:
-    if handler.type is None:
-        return frozenset({""})
-    nodes = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
-    return frozenset(ast.unparse(one).rpartition(".")[2] for one in nodes)
+def _names(kind: type) -> frozenset[str]:
+    return frozenset(one.__name__ for one in kind.__mro__)
+
+
+def _library_kinds(value: Library) -> list[str]:
+    """The names of an exception class from outside the repository and of its bases, its own first."""
+    name = value.name.rpartition(".")[2]
+    kind = getattr(builtins, name, None) if value.name.startswith("builtins.") else None
+    if isinstance(kind, type):
+        return [one.__name__ for one in kind.__mro__]
+    return [name, "BaseException"] if name in ("Failed", "Exit") else [name, _UNKNOWN, "BaseException"]

@@ -291,6 +291,7 @@ class Expressions(Values):
                 return negated(self.contains(right, left, node))
             case _:
                 found = self._ordered(_COMPARE[type(op)], left, right)
+                self.decides(found)
                 if isinstance(found, Apply) and found.ref:
                     found.place = self.place(node)
                 return found

@@ -174,7 +174,7 @@ class Interpreter(Statements):
         if last in RECORDERS:
             for value in given[1:]:
                 self.measure(value)
-        self.loses(f"`{name}`", given)
+        self.loses(f"`{name}`", [function, *given])
         owner = function.owner
         if last in MUTATORS and owner is not None:
             owner.change(self.place(node))

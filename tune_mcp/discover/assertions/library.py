@@ -51,8 +51,10 @@ _UNITTEST: dict[str, Callable[..., object]] = {
 _TEXT_METHODS = frozenset({"lower", "upper", "strip", "startswith", "endswith", "replace", "removeprefix",
                            "removesuffix", "split", "rpartition", "partition"})  # fmt: skip
 _HARMLESS = re.compile(
-    r"(print|pprint|log|logger|logging|warnings|json|repr|sys|time|math|statistics|os|hash|id|type)\b"
+    r"(print|pprint|log|logger|logging|warnings|json|repr|time|math|statistics|hash|id|type)\b"
 )
+_ASKING = frozenset({"print", "len", "isinstance", "hasattr", "type", "bool"})
+"""Functions whose answer, for a known argument, leaves nothing of the constant out of sight."""
 _ASKS = re.compile(r"assert|check|verif|expect|requir|ensure|valid|compar|gate|must|fail|should", re.IGNORECASE)
 _NUMERIC_TYPES = frozenset({"int", "float", "dict", "list", "str", "tuple", "Number", "numbers.Number", "numbers.Real"})
 
@@ -78,9 +80,13 @@ class Calls(Expressions):
         special = getattr(self, "_do_" + bare.replace(".", "_"), None)
         if special is not None:
             try:
-                return special(args, keywords, node)
+                found = special(args, keywords, node)
             except (IndexError, KeyError):
                 pass
+            else:
+                if bare not in _ASKING and not tainted(found):
+                    self.loses(f"`{name}`", [*args, *keywords.values()])
+                return found
         elif bare in _PURE or bare.startswith("math."):
             return self._pure(bare, args, keywords, node)
         return self._foreign(name, args, keywords, node)
@@ -208,7 +214,7 @@ class Calls(Expressions):
             case Table():
                 return Table({key: inner(one) for key, one in value.entries.items()}, self.now())
             case Items():
-                return Items([(condition, inner(one)) for condition, one in value.items], self.now())
+                return Items([(condition, inner(one)) for condition, one in value.items], self.now(), value.ordered)
             case Instance():
                 return Instance(value.kind, {key: inner(one) for key, one in value.names.items()}, self.now())
             case Choice():
@@ -320,13 +326,25 @@ class Calls(Expressions):
         return self.unknown("range(…)", args)
 
     def _do_list(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        return Items(self.iterate(args[0]) if args else [], self.now())
+        ordered = not args or not isinstance(args[0], Items) or args[0].ordered
+        return Items(self.iterate(args[0]) if args else [], self.now(), ordered)
 
     def _do_tuple(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        known = self.known_items(args[0]) if args else []
-        return Items(self.iterate(args[0]), self.now()) if known is None else tuple(known)
+        known = self.in_order(args[0]) if args else []
+        return self._do_list(args, keywords, node) if known is None else tuple(known)
 
-    _do_set = _do_frozenset = _do_sorted = _do_reversed = _do_iter = _do_collections_deque = _do_list
+    _do_iter = _do_collections_deque = _do_list
+
+    def _do_reversed(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        return Items(self.iterate(args[0])[::-1], self.now(), self.in_order(args[0]) is not None)
+
+    def _do_sorted(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        found = self.iterate(args[0]) if args else []
+        return Items(
+            found, self.now(), ordered=len(found) < 2 and self.known_items(args[0] if args else ()) is not None
+        )
+
+    _do_set = _do_frozenset = _do_sorted
 
     def _do_dict(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
         table = Table({}, self.now())
@@ -343,11 +361,12 @@ class Calls(Expressions):
     def _do_enumerate(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
         found = self.iterate(args[0])
         start = args[1] if len(args) > 1 else keywords.get("start", 0)
-        first = start if isinstance(start, int) else 0
-        return Items([(condition, (number, one)) for number, (condition, one) in enumerate(found, first)], self.now())
+        if not isinstance(start, int) or self.in_order(args[0]) is None:
+            return Items([(condition, (self.unknown("a number"), one)) for condition, one in found], self.now())
+        return Items([(condition, (number, one)) for number, (condition, one) in enumerate(found, start)], self.now())
 
     def _do_zip(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        known = [self.known_items(one) for one in args]
+        known = [self.in_order(one) for one in args]
         if all(one is not None for one in known):
             rows = zip(*(one for one in known if one is not None), strict=False)
             return Items([(True, tuple(row)) for row in rows], self.now())

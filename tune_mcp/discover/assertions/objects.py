@@ -23,10 +23,11 @@ FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 @dataclass(eq=False)
 class Items:
-    """A list or set: each element with the condition under which it is in it."""
+    """A list or set: each element with the condition under which it is in it. ``ordered``: the order is known."""
 
     items: list[tuple[Value, Value]]
     created: Guards = ()
+    ordered: bool = True
 
     def known(self) -> list[Value] | None:
         """The elements, None when some of them are there only under a condition."""
@@ -164,6 +165,13 @@ class Approx:
 def tainted(value: Value) -> bool:
     """Whether the constant is anywhere in it."""
     return any(depends(one) for one in _nested(value))
+
+
+def is_plain(value: Value) -> bool:
+    """Whether nothing in it is unknown before a run."""
+    return all(
+        one is None or isinstance(one, (str, bytes, int, float, complex, tuple, slice)) for one in _nested(value)
+    )
 
 
 def is_measured(value: Value) -> bool:

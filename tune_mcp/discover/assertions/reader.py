@@ -26,7 +26,7 @@ from tune_mcp.discover.assertions.objects import (
     as_tuple,
     tainted,
 )
-from tune_mcp.discover.assertions.reading import ANYTHING, NameReader, TestNode, class_parts
+from tune_mcp.discover.assertions.reading import ANYTHING, NameReader, TestNode, class_parts, top_folder
 from tune_mcp.discover.assertions.statements import Target
 from tune_mcp.discover.assertions.values import TooLong
 from tune_mcp.discover.constants import split_source
@@ -159,6 +159,8 @@ class AssertionReader:
                 return Unread(f"it goes through {machine.lost}, which is not understood", UnreadKind.UNCLEAR)
             if reading.tests and not machine.touched:
                 return Unread("no way from a test to it was understood", UnreadKind.UNCLEAR)
+            if machine.decided:
+                return Unread(f"what follows from it is not understood ({machine.decided})", UnreadKind.UNCLEAR)
             if (threshold_file, symbol) in self.names.hooked(test_file):
                 return Unread("a hook of pytest reads it", UnreadKind.UNCLEAR)
         return found
@@ -202,7 +204,7 @@ class AssertionReader:
             reached = self._reach(test_file, test)
             if (threshold_file, symbol) in reached or self._own(test_file, test, threshold_file, symbol, attributes):
                 certain.add(test.name)
-            elif (threshold_file, ANYTHING) in reached:
+            elif reached & {(threshold_file, ANYTHING), (top_folder(threshold_file), ANYTHING)}:
                 unsure.add(test.name)
         if unsure:
             return Reading(frozenset(certain | unsure), f"{', '.join(sorted(unsure))} may read it by a computed name")
@@ -264,9 +266,11 @@ class _Run:
         found: list[Raised] = []
         for bound in self._cases(function):
             found += self._once(owner, function, bound)
+        cases = any("parametrize" in one and ".skip" in one for one in marks)
         expected = any("xfail" in one or "expectedFailure" in one for one in marks)
-        if expected or odd:
-            why = "a test that is expected to fail" if expected else f"the decorator `{odd[0][:40]}`"
+        if expected or cases or odd:
+            why = "a test that is expected to fail" if expected else "a case that may be skipped"
+            why = why if expected or cases else f"the decorator `{odd[0][:40]}`"
             return [
                 Failure(Opaque(why, Origin.SETTING, ref=True), one.how, self.test.name)
                 for one in found

@@ -7,12 +7,14 @@ does not read the constant, unless names are made at run time, which is said.
 from __future__ import annotations
 
 import ast
+import builtins
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from tune_mcp.discover.imports import SourceFiles
 
-_DYNAMIC = frozenset({"globals", "vars", "exec", "eval", "locals", "__import__", "import_module"})
+_DYNAMIC = frozenset({"globals", "vars", "exec", "eval", "locals"})
+_BUILTINS = frozenset(dir(builtins))
 _SETUP = frozenset({
     "setUp", "setUpClass", "setup_method", "setup_class", "tearDown", "tearDownClass", "teardown_method",
     "teardown_class", "asyncSetUp", "__init__",
@@ -50,6 +52,8 @@ class Names:
     statements: dict[str, list[ast.AST]] = field(default_factory=dict[str, "list[ast.AST]"])
     imports: dict[str, list[Import]] = field(default_factory=dict[str, "list[Import]"])
     stars: list[str] = field(default_factory=list[str])
+    unseen: bool = False
+    """Whether the top level binds names that are made at run time."""
 
 
 @dataclass
@@ -176,21 +180,25 @@ class NameReader:
                     module = self.files.resolve(path, alias.name, 0)
                     bound = alias.asname or alias.name.partition(".")[0]
                     names.imports.setdefault(bound, []).extend([Import(module, None)] if module else [])
+            names.unseen = names.unseen or _binds_unseen(node)
             for name in _changed(node):
                 names.statements.setdefault(name, []).append(node)
         for node in ast.walk(tree):
             if isinstance(node, _Function):
                 for inner in ast.walk(node):
-                    if isinstance(inner, ast.Global):
-                        for name in inner.names:
-                            names.statements.setdefault(name, []).append(node)
-                    elif isinstance(inner, ast.Import | ast.ImportFrom):
+                    changed = set(inner.names) if isinstance(inner, ast.Global) else {_container_changed(inner)} - {""}
+                    for name in changed:
+                        names.statements.setdefault(name, []).append(node)
+                    if isinstance(inner, ast.Import | ast.ImportFrom):
                         # An import inside a function binds a name there; taken as if it were the file's own.
                         self._collect(path, ast.Module(body=[inner], type_ignores=[]), names)
 
     def _binding(self, path: str, name: str) -> list[tuple[str, ast.AST]]:
-        """What to walk for a name: the statements that bind it."""
-        return [(path, node) for node in self.names(path).statements.get(name, ())]
+        """What to walk for a name: the statements that bind or change it, and what calls a function that changes it."""
+        known = self.names(path).statements
+        found = known.get(name, [])
+        calling = [call for one in found if isinstance(one, _Function) for call in known.get(one.name, ())]
+        return [(path, node) for node in (*found, *calling)]
 
     def _mentioned(self, path: str, node: ast.AST) -> Iterator[tuple[str, str]]:
         for inner in ast.walk(node):
@@ -200,14 +208,25 @@ class NameReader:
                     yield from self._made_at_run_time(path)
             elif isinstance(inner, ast.Attribute):
                 yield from self._member(path, inner)
-                if inner.attr in ("__dict__", "import_module") or ast.unparse(inner) == "sys.modules":
+                if inner.attr == "__dict__" or ast.unparse(inner) == "sys.modules":
                     yield from self._made_at_run_time(path)
+            elif isinstance(inner, ast.Call) and _last(inner.func) in ("import_module", "__import__"):
+                yield from self._imported(path, inner)
             elif isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name) and inner.func.id == "getattr":
                 if len(inner.args) > 1 and not isinstance(inner.args[1], ast.Constant):
                     yield from self._all_of(path, inner.args[0])
                 elif len(inner.args) > 1 and isinstance(inner.args[1], ast.Constant):
                     name = str(inner.args[1].value)
                     yield from ((module, name) for module in self._modules(path, inner.args[0]))
+
+    def _imported(self, path: str, call: ast.Call) -> Iterator[tuple[str, str]]:
+        """What an import by a string may bring: any name of that module, of any where the string is made."""
+        name = call.args[0] if call.args else None
+        if isinstance(name, ast.Constant) and isinstance(name.value, str):
+            module = self.files.resolve(path, name.value.lstrip("."), len(name.value) - len(name.value.lstrip(".")))
+            yield from [(module, ANYTHING)] if module else []
+        else:
+            yield top_folder(path), ANYTHING
 
     def _made_at_run_time(self, path: str) -> Iterator[tuple[str, str]]:
         yield path, ANYTHING
@@ -219,6 +238,11 @@ class NameReader:
         yield path, name
         if depth == 0:
             return
+        if name not in names.statements and name not in names.imports:
+            if "__getattr__" in names.statements:
+                yield path, "__getattr__"
+            if names.unseen and name not in _BUILTINS:
+                yield path, ANYTHING
         for origin in names.imports.get(name, ()):
             if origin.name is not None:
                 yield from self._meaning(origin.path, origin.name, depth - 1)
@@ -376,7 +400,9 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 def _changed(node: ast.stmt) -> set[str]:
     """Names that a top-level statement binds or may change in place."""
     if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
-        return {node.name}
+        # A decorator may keep what it is given, as a registry does.
+        called = [one.func if isinstance(one, ast.Call) else one for one in node.decorator_list]
+        return {node.name, *(name for one in called for name in _root(one))}
     found: set[str] = set()
     for inner in ast.walk(node):
         if isinstance(inner, ast.Name) and not isinstance(inner.ctx, ast.Load):
@@ -386,8 +412,25 @@ def _changed(node: ast.stmt) -> set[str]:
         elif isinstance(inner, ast.Call) and isinstance(inner.func, ast.Attribute) and isinstance(node, ast.Expr):
             found |= _root(inner.func)
         if isinstance(inner, ast.Call) and isinstance(node, ast.Expr):
-            found |= {name for one in inner.args for name in _root(one)}
+            found |= {name for one in (inner.func, *inner.args) for name in _root(one)}
     return found
+
+
+def top_folder(path: str) -> str:
+    """The top folder that a file lies in, with its slash; code imports by a made name from there, not from others."""
+    return path[: path.find("/") + 1]
+
+
+def _binds_unseen(node: ast.stmt) -> bool:
+    """Whether a top-level statement may bind names without naming them."""
+    if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
+        return False
+    calls = [one for one in ast.walk(node) if isinstance(one, ast.Call)]
+    return any(_last(one.func) in ("exec", "globals", "vars", "locals", "setattr") for one in calls)
+
+
+def _last(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
 def _root(node: ast.AST) -> set[str]:

@@ -68,7 +68,7 @@ class Statements(Branches):
         """Run statements; True when none after them would run."""
         frame = self.frames[-1]
         for statement in body:
-            over = frame.over()
+            over = some([frame.over(), self.thrown()])
             if over is True:
                 return True
             self.at = statement
@@ -146,8 +146,10 @@ class Statements(Branches):
                     if alias.name != "*":
                         stored(scope.names, alias.asname or alias.name, lazy, self.since(scope))
                     elif isinstance(origin := self.imported(scope.module.path, module or "", level), Module):
-                        taken = {k: v for k, v in origin.scope.names.items() if not k.startswith("_")}
-                        scope.names.update(taken)
+                        names = origin.scope.names
+                        listed = self.known_items(names.get("__all__"))
+                        wanted = [name for name in names if not name.startswith("_")] if listed is None else listed
+                        scope.names.update({name: names[name] for name in map(str, wanted) if name in names})
             case ast.Global(names=names) | ast.Nonlocal(names=names):
                 for name in names:
                     scope.outer[name] = self._home(scope, name, is_global=isinstance(node, ast.Global))
@@ -178,7 +180,7 @@ class Statements(Branches):
                     self.pins(home.names.get(name), value)
                 stored(home.names, name, value, True if fresh else beyond(self.guards, home.created))
             case ast.Tuple(elts=elements) | ast.List(elts=elements):
-                known = self.known_items(value)
+                known = self.in_order(value)
                 for number, element in enumerate(elements):
                     if known is not None and len(known) == len(elements):
                         part = known[number]

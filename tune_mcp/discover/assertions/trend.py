@@ -90,7 +90,8 @@ class Trend:
             sense = COMPARISONS[function]
             return _joined((sense * self.of(args[0]), -sense * self.of(args[1])))
         if function in (operator.eq, operator.ne) or value.name in _TWO_SIDED:
-            raise TwoSided
+            sides = [(self._moves(one), depends(one)) for one in args]
+            raise TwoSided if sides in ([(True, False), (False, True)], [(False, True), (True, False)]) else NotMonotone
         if function is operator.add:
             return _joined(self.of(one) for one in args)
         if function is operator.sub:

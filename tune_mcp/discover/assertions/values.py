@@ -52,6 +52,7 @@ from tune_mcp.discover.assertions.objects import (
     as_tuple,
     beyond,
     is_measured,
+    is_plain,
     opaques_in,
     tainted,
 )
@@ -101,6 +102,8 @@ class Values(ABC):
         """Where the constant went out of sight, for the first time."""
         self.touched = False
         """Whether a test came to the constant at all."""
+        self.decided = ""
+        """Where a test first decided something by the constant."""
         self.anew: Mapping[str, str] = {}
         """Names that are set from outside, and where."""
         self.recorded: dict[int, tuple[Expr, Opaque]] = {}
@@ -254,9 +257,12 @@ class Values(ABC):
         """The value as a condition."""
         self.step()
         value = self.plain(value)
+        self.decides(value)
         match value:
             case Items():
-                return some(condition for condition, _ in value.items)
+                filled = some(condition for condition, _ in value.items)
+                self.decides(filled)
+                return filled
             case Table():
                 return some(
                     True if entry is not MISSING and not isinstance(entry, Choice) else self._there(entry)
@@ -272,6 +278,11 @@ class Values(ABC):
                 return True
             case _:
                 return bool(value)
+
+    def decides(self, value: Value) -> None:
+        """Remember that something depends on the constant: it may be asserted in a way that is not followed."""
+        if self.testing and self.at is not None and not self.decided and depends(value):
+            self.decided = self.place(self.at)
 
     def _there(self, entry: Value) -> Value:
         if isinstance(entry, Choice):
@@ -290,6 +301,10 @@ class Values(ABC):
             return list(value)
         found = as_tuple(value)
         return None if found is None else list(found)
+
+    def in_order(self, value: Value) -> list[Value] | None:
+        """The elements of a known sequence whose order is known."""
+        return None if isinstance(value, Items) and not value.ordered else self.known_items(value)
 
     def put(self, table: Table, key: Value, value: Value) -> None:
         """Set an entry where the conditions in force hold."""
@@ -332,7 +347,11 @@ class Values(ABC):
         if isinstance(container, Choice):
             yes, no = self.contains(container.then, element, node), self.contains(container.other, element, node)
             return choose(container.condition, yes, no)
-        if isinstance(container, Opaque) and container.origin is not Origin.SETTING:
+        if (
+            isinstance(container, Opaque)
+            and container.origin is not Origin.SETTING
+            and not tainted((container, element))
+        ):
             return Present(container, f"{ast.unparse(node)[:60]}", likely=True)
         if isinstance(container, Table) and isinstance(element, Hashable) and not isinstance(element, Expr):
             return self._there(container.entries.get(element, MISSING))
@@ -417,7 +436,7 @@ class Values(ABC):
             case Library():
                 return self.setting(value.name)
             case _:
-                known = self.known_items(value)
+                known = self.in_order(value)
                 if known is None or not isinstance(index, (int, slice)):
                     return self.unknown(f"{ast.unparse(node)[:40]}", [value, index])
                 if isinstance(index, slice):
@@ -464,7 +483,7 @@ class Values(ABC):
             return merged
         if isinstance(left, Items) and isinstance(right, Items) and function is operator.add:
             self.fits(left.items, right.items)
-            return Items(left.items + right.items, self.now())
+            return Items(left.items + right.items, self.now(), left.ordered and right.ordered)
         if isinstance(left, Library) and function is OPERATORS["truediv"]:
             return self.setting(left.name)
         return self.pure(function, type(node).__name__, [left, right])
@@ -472,7 +491,7 @@ class Values(ABC):
     def pure(self, function: Callable[..., object], name: str, args: list[Value]) -> Value:
         """A function without side effects: computed when all is known, else an expression."""
         found = [self.plain(one) for one in args]
-        if any(isinstance(one, _OBJECTS) for one in found):
+        if any(isinstance(one, _OBJECTS) or ((inner := as_tuple(one)) and not is_plain(inner)) for one in found):
             return self.unknown(name, found)
         if any(isinstance(one, Expr) for one in found):
             return Apply(function, name, tuple(found))
