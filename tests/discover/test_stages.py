@@ -472,3 +472,34 @@ def test_the_clock_changes_nothing_but_the_date(project: Project) -> None:
     other = project.discover(CONFIGURED, now=datetime(2026, 4, 23, tzinfo=UTC) + timedelta(days=9))
     lines = zip(dump_stages(first.stages).splitlines(), dump_stages(other.stages).splitlines(), strict=True)
     assert {one.split(b":")[0].strip() for one, two in lines if one != two} == {b"last_discovered_at"}
+
+
+EMPTY = """\
+_A_P95 = {{}}
+def test_a(got, load):
+    {body}
+"""
+
+
+@pytest.mark.rule("APL-17")
+@pytest.mark.parametrize(
+    ("body", "claimed"),
+    [
+        ('row = _A_P95.get(8)\n    if row is not None:\n        assert got["r"] <= row["rtf_mean"]', ["rtf_mean"]),
+        ('row = _A_P95.get(load) or {}\n    assert got["r"] <= row.get("rtf_mean", 9)', ["rtf_mean"]),
+        ('row = _A_P95[load]\n    if "rtf_mean" in row:\n        assert got["r"] <= row["rtf_mean"]', ["rtf_mean"]),
+        ('assert got["r"] <= _A_P95[8]["rtf_mean"]', ["rtf_mean"]),
+        ("row = _A_P95.get(8)\n    check(got, row)", ["throughput_qps", "rtf_mean"]),
+        ("check(got, _A_P95)", ["throughput_qps", "rtf_mean"]),
+        ("for load, row in _A_P95.items():\n        check(got, row)", ["throughput_qps", "rtf_mean"]),
+    ],
+)
+def test_of_an_empty_table_only_keys_that_the_test_may_ask_for_get_a_first_value(
+    project: Project, body: str, claimed: list[str]
+) -> None:
+    project.write("tests/test_a_ci.py", EMPTY.format(body=body))
+    sources = "metric_sources: {test_a_ci.py: {json_file: r.json, paths: {throughput_qps: q, rtf_mean: r}}}"
+
+    found = project.discover(sources)
+
+    assert [key for stage in found.stages.values() for key in stage.metrics] == claimed

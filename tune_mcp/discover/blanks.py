@@ -33,38 +33,60 @@ def is_none(node: ast.expr | None) -> bool:
     return isinstance(node, ast.Constant) and node.value is None
 
 
-def keys_read(tree: ast.Module) -> dict[str, frozenset[str]]:
-    """Name -> the string keys by which the file asks for something inside it: ``X[n]["k"]``, ``.get("k")``, ``in``."""
-    found: dict[str, set[str]] = {}
+@dataclass(frozen=True)
+class TableUses:
+    """What a file asks its tables for: string keys by name, and the names that it gives to other code as a whole."""
+
+    keys: dict[str, frozenset[str]]
+    handed_on: frozenset[str]
+
+
+def table_uses(tree: ast.Module) -> TableUses:
+    """How each name is used: ``X[n]["k"]``, ``.get("k")`` and ``"k" in`` ask for a key, also of ``row = X.get(n)``."""
+    parents = {id(child): node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+    keys: dict[str, set[str]] = {}
+    whole: set[str] = set()
+    rows: dict[str, set[str]] = {}
     for node in ast.walk(tree):
-        match node:
-            case ast.Subscript(value=base, slice=ast.Constant(value=str(key)), ctx=ast.Load()):
-                pass
-            case ast.Call(func=ast.Attribute(value=base, attr="get"), args=[ast.Constant(value=str(key)), *_]):
-                pass
-            case ast.Compare(left=ast.Constant(value=str(key)), ops=[ast.In() | ast.NotIn()], comparators=[base]):
-                pass
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            found, row, is_whole = _use(node, parents)
+            keys.setdefault(node.id, set()).update(found)
+            whole |= {node.id} if is_whole else set()
+            for name in row:
+                rows.setdefault(name, set()).add(node.id)
+    for _ in range(2):  # a row of a row
+        for name, tables in rows.items():
+            for table in tables:
+                keys[table] |= keys.get(name, set())
+                whole |= {table} if name in whole else set()
+    return TableUses({name: frozenset(found) for name, found in keys.items() if found}, frozenset(whole))
+
+
+def _use(name: ast.Name, parents: dict[int, ast.AST]) -> tuple[set[str], set[str], bool]:
+    """Keys that one use of a table asks for, the names that it gives a row of it, and whether all of it goes on."""
+    node: ast.AST = name
+    while (up := parents.get(id(node))) is not None:
+        match up:
+            case ast.Subscript(value=inner, slice=ast.Constant(value=str(key))) if inner is node:
+                return {key}, set(), False
+            case ast.Subscript(value=inner) if inner is node:
+                node = up
+            case ast.Attribute(attr="get") if isinstance(call := parents.get(id(up)), ast.Call) and call.func is up:
+                key = call.args[0] if call.args else None
+                if isinstance(key, ast.Constant) and isinstance(key.value, str):
+                    return {key.value}, set(), False
+                node = call
+            case ast.BoolOp(values=[first, *_]) if first is node:
+                node = up  # X.get(n) or {}
+            case ast.Compare(left=ast.Constant(value=str(key)), ops=[ast.In() | ast.NotIn()]):
+                return {key}, set(), False
+            case ast.Compare() | ast.If() | ast.While() | ast.Assert() | ast.UnaryOp(op=ast.Not()):
+                return set(), set(), False  # it only asks whether there is anything
+            case ast.Assign(targets=targets) if node is not name and all(isinstance(one, ast.Name) for one in targets):
+                return set(), {one.id for one in targets if isinstance(one, ast.Name)}, False
             case _:
-                continue
-        if (name := _root(base)) is not None:
-            found.setdefault(name, set()).add(key)
-    return {name: frozenset(keys) for name, keys in found.items()}
-
-
-def handed_on(tree: ast.Module) -> frozenset[str]:
-    """Names that are used as a whole, or by a number alone: other code may ask for any key of them."""
-    inside = {
-        id(node.value.value if isinstance(node.value, ast.Subscript) else node.value)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Subscript)
-        and isinstance(node.slice, ast.Constant)
-        and isinstance(node.slice.value, str)
-    }
-    return frozenset(
-        node.id
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and id(node) not in inside
-    )
+                break
+    return set(), set(), True
 
 
 def lines_with(tree: ast.Module, symbol: str) -> frozenset[int]:
@@ -93,11 +115,3 @@ def lines_with(tree: ast.Module, symbol: str) -> frozenset[int]:
 def _name(node: ast.AST) -> str | None:
     """The name of a variable or an attribute."""
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
-
-
-def _root(node: ast.expr) -> str | None:
-    while isinstance(node, ast.Subscript):
-        node = node.value
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get":
-        return _root(node.func.value)
-    return node.id if isinstance(node, ast.Name) else None

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from tune_mcp.discover.bindings import ASSIGNING, ModuleScope
-from tune_mcp.discover.blanks import Blank, BlankForm, handed_on, is_none, keys_read
+from tune_mcp.discover.blanks import Blank, BlankForm, is_none, table_uses
 from tune_mcp.discover.leaves import canonical, leaf_nodes, root_of
 from tune_mcp.discover.source_tree import SourceTree, number_of, parsed_expression, read_tree
 from tune_mcp.errors import Code, Refusal
@@ -275,6 +275,7 @@ def parse_module(data: bytes, path: str) -> ModuleConstants:
     filled = {name: reader.nested(found[name], value, numbers) for name, value in nested}
     constants = {name: filled.get(name, constant) for name, constant in found.items()}
     imports, keywords = frozenset(_imports(source.tree)), frozenset(_keywords(source.tree))
+    uses = table_uses(source.tree)
     leaves: dict[str, Constant] = {}
     tables = {name for name, constant in constants.items() if constant.kind is ConstantKind.NESTED}
     for leaf in leaf_nodes(source.tree).values():
@@ -292,8 +293,8 @@ def parse_module(data: bytes, path: str) -> ModuleConstants:
         elsewhere,
         _indexed(source.tree),
         keywords,
-        keys_read(source.tree),
-        handed_on(source.tree),
+        uses.keys,
+        uses.handed_on,
         leaves,
         tuple(_stars(source.tree)),
     )

@@ -187,7 +187,11 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """One line for each phase of each test."""
+    """One line for each phase of each test, and why a strict xfail failed: no exception says so."""
+    if report.failed and isinstance(report.longrepr, str):
+        why = (report.longrepr.splitlines() or [""])[0][:500]
+        place = {"exception": "", "assertion": False, "file": "", "line": 0, "test_line": 0}
+        _write("failure", id=report.nodeid, when=report.when, message=why, **place)
     _write(
         "report",
         id=report.nodeid,

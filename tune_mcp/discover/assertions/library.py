@@ -50,9 +50,7 @@ _UNITTEST: dict[str, Callable[..., object]] = {
 }  # fmt: skip
 _TEXT_METHODS = frozenset({"lower", "upper", "strip", "startswith", "endswith", "replace", "removeprefix",
                            "removesuffix", "split", "rpartition", "partition"})  # fmt: skip
-_HARMLESS = re.compile(
-    r"(print|pprint|log|logger|logging|warnings|json|repr|time|math|statistics|hash|id|type)\b"
-)
+_HARMLESS = re.compile(r"(print|pprint|log|logger|logging|warnings|json|repr|time|math|statistics|hash|id|type)\b")
 _ASKING = frozenset({"print", "len", "isinstance", "hasattr", "type", "bool"})
 """Functions whose answer, for a known argument, leaves nothing of the constant out of sight."""
 _ASKS = re.compile(r"assert|check|verif|expect|requir|ensure|valid|compar|gate|must|fail|should", re.IGNORECASE)
