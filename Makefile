@@ -7,7 +7,7 @@ REPEATS ?= 5
 JOBS ?= 3
 PARALLEL := -n $(JOBS) --dist worksteal
 # The folders that start real runs, servers, browsers or node, or kill what they started.
-SLOW := browser cli clients docs e2e faults server supervise verbs
+SLOW := browser cli clients docs e2e faults server slurm supervise verbs
 # The inspector wants a newer node than Debian has, so node comes along.
 NPM_TOOLS := node@22.23.3 @modelcontextprotocol/inspector@2.12.0 @modelcontextprotocol/conformance@0.2.0-alpha.12 \
 	@modelcontextprotocol/sdk@1.32.2 @modelcontextprotocol/client@2.4.0 \
@@ -18,7 +18,7 @@ CONVERTERS := google-genai==3.6.1 openai-agents==0.24.0 anthropic==2.14.0 semant
 MUTATION_TOOL := cosmic-ray==8.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test-fast test coverage test-browser test-clients lint bench faults chances mutate lock clean docs
+.PHONY: help demo test-fast test coverage test-browser test-clients test-slurm lint bench faults chances mutate lock clean docs
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,12 +39,12 @@ demo: $(VENV)/.run ## calibrate a real speech workload on this CPU, through the 
 test-fast: $(VENV)/.dev ## the tests that start no run, server or browser (90 seconds on two cores)
 	$(BIN)/python -m pytest $(PARALLEL) $(SLOW:%=--ignore=tests/%)
 
-test: $(VENV)/.dev ## all tests that need neither a browser nor node (8 minutes on two cores)
-	$(BIN)/python -m pytest $(PARALLEL) --ignore=tests/browser --ignore=tests/clients
+test: $(VENV)/.dev ## all tests that need neither a browser, node nor Slurm (8 minutes on two cores)
+	$(BIN)/python -m pytest $(PARALLEL) --ignore=tests/browser --ignore=tests/clients --ignore=tests/slurm
 
 coverage: $(VENV)/.dev ## the same but for kills and crashes, with the share of lines and branches that they reach
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --ignore=tests/browser --ignore=tests/clients --ignore=tests/faults
+	$(BIN)/coverage run -m pytest --ignore=tests/browser --ignore=tests/clients --ignore=tests/slurm --ignore=tests/faults
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
@@ -53,6 +53,9 @@ test-browser: $(VENV)/.dev ## open report and dashboard in a headless Chromium (
 
 test-clients: $(VENV)/.dev .npm/.ready .converters/.ready ## inspector, conformance suite, converters, agents (Debian: apt-get install npm)
 	$(BIN)/python -m pytest tests/clients
+
+test-slurm: $(VENV)/.dev ## runs on a two-node Slurm of their own, as root (apt-get install slurmctld slurmd slurm-client munge)
+	$(BIN)/python -m pytest -rs tests/slurm
 
 .converters/.ready: Makefile
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .converters

@@ -423,6 +423,7 @@ class InProcess:
 
     attempt: Callable[[Job], AttemptResult | None] = measured
     jobs: list[Job] = field(default_factory=list)
+    outlives = False
 
     def submit(self, job: Job) -> str:
         self.jobs.append(job)

@@ -52,6 +52,7 @@ class SpoolExecutor:
     """Jobs as files in a folder that an engine, a process of nobody's, works off. It can be asked for no stop."""
 
     spool: Path
+    outlives = False
 
     def submit(self, job: Job) -> str:
         if not any(self.spool.glob(f"{job.key}.*")):

@@ -6,9 +6,10 @@ an image, a volume or a mount, and an unknown key is refused (HST-07).
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from tune_mcp.config.fields import AbsolutePath, ConfigModel, Name
@@ -44,8 +45,75 @@ class BootstrapStep(ConfigModel):
     hf_token: str | None = None
 
 
+def _count_left_away(gres: str) -> str:
+    if gres.rpartition(":")[2].isdigit() or "," in gres:
+        raise PydanticCustomError(
+            "tune_gres", "{gres} names a number: say gpu or gpu:<type>, each test has its own number", {"gres": gres}
+        )
+    return gres
+
+
+def _not_ours(options: tuple[str, ...]) -> tuple[str, ...]:
+    for option in options:
+        if not option.startswith("--") or option.partition("=")[0] in _OUR_OPTIONS:
+            raise PydanticCustomError(
+                "tune_sbatch",
+                "{option} cannot be set here: long options of sbatch, each with its value (--account=asr), "
+                "but not those that a run sets itself",
+                {"option": option},
+            )
+    return options
+
+
+def _stays_in_the_job(words: tuple[str, ...]) -> tuple[str, ...]:
+    if words and PurePosixPath(words[0]).name in ("docker", "podman"):
+        raise PydanticCustomError(
+            "tune_container",
+            "{word} starts containers outside the job, where Slurm neither confines nor ends them: "
+            "use apptainer exec --nv IMAGE, or srun with pyxis",
+            {"word": words[0]},
+        )
+    return words
+
+
+_OUR_OPTIONS = frozenset(
+    {
+        "--job-name", "--output", "--error", "--open-mode", "--chdir", "--export", "--requeue", "--no-requeue",
+        "--array", "--wrap", "--parsable", "--nodes", "--ntasks", "--exclude", "--gres", "--gpus", "--partition",
+        "--constraint", "--time", "--exclusive", "--dependency", "--wait", "--test-only", "--nodelist", "--uid",
+    }
+)  # fmt: skip
+
+
+class SlurmSettings(ConfigModel):
+    """How jobs are handed to Slurm: ``gres`` is ``gpu`` or ``gpu:<type>``, the number is each test's own.
+
+    ``constraint`` names one feature that all nodes of one host class have. ``exclusive``: nobody shares the node's
+    CPUs, bus and disk. ``container`` are the words before our Python (``apptainer exec --nv IMAGE``);
+    ``options`` are further long options of sbatch (``--account=asr``, ``--cpus-per-task=16``).
+    """
+
+    partition: Name | None = None
+    constraint: str | None = None
+    gres: Annotated[str, Field(pattern=r"^[A-Za-z0-9_:.-]+$"), AfterValidator(_count_left_away)] = "gpu"
+    time: Annotated[str, Field(pattern=r"^[0-9:-]+$")] | None = None
+    exclusive: bool = False
+    container: Annotated[tuple[str, ...], AfterValidator(_stays_in_the_job)] = ()
+    options: Annotated[tuple[str, ...], AfterValidator(_not_ours)] = ()
+
+    def options_for(self, gpus: int) -> tuple[str, ...]:
+        """The options of sbatch for a launch on that many GPUs."""
+        named = {"--partition": self.partition, "--constraint": self.constraint, "--time": self.time}
+        return (
+            *(f"{option}={value}" for option, value in named.items() if value),
+            *((f"--gres={self.gres}:{gpus}",) if gpus else ()),
+            *(("--exclusive",) if self.exclusive else ()),
+            *self.options,
+        )
+
+
 class HostProfile(ConfigModel):
-    """One machine.
+    """One machine, or with ``executor: slurm`` the cluster that is reached from it.
 
     ``cleanup_command`` is the project's own script that frees the GPUs: a run executes it, in ``repo_root``, before and
     after every launch that uses GPUs, and nothing else ever does. ``allow_mig`` lets a split GPU count like any other.
@@ -74,6 +142,8 @@ class HostProfile(ConfigModel):
     gpu_exclude: Indices = ()
     quiet: Quiet | None = None
     cpu_set_variable: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = CPU_SET_VARIABLE
+    executor: Literal["local", "slurm"] = "local"
+    slurm: SlurmSettings | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -101,6 +171,19 @@ class HostProfile(ConfigModel):
         if what:
             raise PydanticCustomError("tune_lanes", "{what}", {"what": what, "rule": "HST-04"})
         return self
+
+    @model_validator(mode="after")
+    def _one_executor(self) -> Self:
+        if self.slurm is not None and self.executor != "slurm":
+            raise PydanticCustomError("tune_executor", "slurm: counts only with executor: slurm", {})
+        if self.executor == "slurm" and (self.lanes or self.gpu_group_cpusets or self.gpu_include or self.gpu_exclude):
+            what = "with executor: slurm, Slurm grants GPUs and CPUs: take lanes, gpu_include and gpu_exclude out"
+            raise PydanticCustomError("tune_executor", "{what}", {"what": what})
+        return self
+
+    def cluster(self) -> SlurmSettings | None:
+        """How jobs reach Slurm; None where launches run on this machine."""
+        return (self.slurm or SlurmSettings()) if self.executor == "slurm" else None
 
     def placement(self) -> Placement:
         """Where on this machine a launch may run."""

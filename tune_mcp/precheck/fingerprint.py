@@ -76,7 +76,7 @@ def take(reading: GpuReading, venv: VenvFacts, launch_env: dict[str, str], pytho
     """Read the machine now."""
     cpus = tuple(sorted(os.sched_getaffinity(0)))
     return Environment(
-        hostname=platform.node(),
+        hostname=this_host(),
         kernel=platform.release(),
         cpu_model=_cpu_model(),
         cpu_count=os.cpu_count() or len(cpus),
@@ -105,7 +105,7 @@ def again(planned: Environment, python: Path, ask: Callable[[], VenvFacts]) -> E
     venv = None if stamp == planned.venv_stamp else ask()
     return planned.model_copy(
         update={
-            "hostname": platform.node(),
+            "hostname": this_host(),
             "kernel": platform.release(),
             "cpu_model": _cpu_model(),
             "cpu_count": os.cpu_count(),
@@ -121,12 +121,21 @@ def again(planned: Environment, python: Path, ask: Callable[[], VenvFacts]) -> E
     )
 
 
-def differences(planned: Environment, now: Environment) -> tuple[str, ...]:
+def this_host() -> str:
+    """The name of this machine, as Slurm knows it where Slurm started us: two nodes may share a kernel's name."""
+    return os.environ.get("SLURMD_NODENAME") or platform.node()
+
+
+def differences(planned: Environment, now: Environment, *, any_host: bool = False) -> tuple[str, ...]:
     """Why numbers of the two are not comparable, one sentence each; empty when they are.
+
+    ``any_host``: they may be two machines of one kind, so that CPUs count by their number and GPUs by model and memory.
 
     A container's name, the amount of memory and versions beside the packages' are not compared; a driver that could not
     be read is not another driver. ``now`` may have fewer GPUs, never another one.
     """
+    if any_host:
+        planned, now = _kind(planned), _kind(now)
     found = [
         f"{name} is {_said(now, name)}, was {_said(planned, name)}"
         for name in _COMPARED
@@ -140,6 +149,11 @@ def differences(planned: Environment, now: Environment) -> tuple[str, ...]:
         if now.limits.get(name, value) != value
     ]
     return (*found, *(f"GPU {gpu.name} {gpu.uuid} is not one of the run's" for gpu in others))
+
+
+def _kind(one: Environment) -> Environment:
+    gpus = tuple(gpu.model_copy(update={"uuid": ""}) for gpu in one.gpus)
+    return one.model_copy(update={"cpu_set": tuple(range(len(one.cpu_set))), "gpus": gpus})
 
 
 def _differs(planned: Environment, now: Environment, name: str) -> bool:

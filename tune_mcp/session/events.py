@@ -23,7 +23,7 @@ MILESTONES = frozenset(
         "waiting_for_quiet", "disturbed",
         "gpus_not_clear", "purged", "recovered", "resumed", "equivalent", "appeared", "left_behind", "unwatched",
         "stop_requested", "stopped", "failed", "finished", "overlap", "reported", "applied", "undone", "alert",
-        "alert_over", "settled", "declined", "ignored", "read_again",
+        "alert_over", "settled", "declined", "ignored", "read_again", "engine", "left_out",
     }
 )  # fmt: skip
 """Event kinds that people see in ``status`` and ``watch``; others are the ledger only."""

@@ -14,6 +14,7 @@ from pydantic import Field, StringConstraints, ValidationError
 
 from tune_mcp.actions import Step, call
 from tune_mcp.config.ci_machine import CiMachine
+from tune_mcp.config.host import SlurmSettings
 from tune_mcp.config.lanes import Placement
 from tune_mcp.config.policy import GroupPolicy
 from tune_mcp.config.signatures import OwnSignatures
@@ -33,7 +34,7 @@ class LaunchSettings(Frozen):
     """What the model and the host add to every launch, and per test file; fixed with the plan.
 
     ``poll_interval_max_s`` is the host's own ceiling for looks at a run (POL-10). ``assets`` are the declared models
-    and data sets, each as its kind and its name.
+    and data sets, each as its kind and its name. ``slurm`` is how launches reach other machines, None: they run here.
     """
 
     env: dict[str, str] = Field(default_factory=dict)
@@ -52,6 +53,7 @@ class LaunchSettings(Frozen):
     test_outputs: tuple[str, ...] = ()
     tests_end_processes: str = ""
     assets: tuple[str, ...] = ()
+    slurm: SlurmSettings | None = None
 
 
 NO_VALUE = "none"

@@ -17,9 +17,10 @@ from pydantic import ValidationError
 from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import dump_json, parse_json, read_plain, sha256_bytes, write_atomic
+from tune_mcp.gpus import Gpu
 from tune_mcp.observe.audit import audit
 from tune_mcp.precheck import fingerprint
-from tune_mcp.precheck.fingerprint import Environment
+from tune_mcp.precheck.fingerprint import Environment, GpuIdentity
 from tune_mcp.precheck.venv import packages_of
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
@@ -44,7 +45,7 @@ def settle(run: RunDir, plan: Plan, found: Environment, now: datetime) -> None:
         kept = read(run)
         if kept is None or ledger.environment_sha256 not in (None, sha256_bytes(read_plain(run.environment))):
             raise _refusal("environment.json is gone, or is not what the supervisor wrote")
-        if other := fingerprint.differences(kept, found):
+        if other := fingerprint.differences(kept, found, any_host=plan.settings.slurm is not None):
             raise _refusal("; ".join(other))
         _loaded_as_recorded(run)
         return
@@ -86,16 +87,16 @@ class WallClock:
         return f"the clock was set, or the machine slept, while pytest ran ({moved:+.1f} s)"
 
 
-def look(run: RunDir, python: Path, gpu_uuids: tuple[str, ...] = ()) -> tuple[Environment | None, str]:
+def look(
+    run: RunDir, python: Path, gpus: tuple[Gpu, ...] = (), *, any_host: bool = False
+) -> tuple[Environment | None, str]:
     """The machine now, with the GPUs of this attempt, and how it differs from the one on record ("": it does not)."""
     kept = read(run)
     if kept is None:
         return None, "environment.json cannot be read"
-    strange = sorted(set(gpu_uuids) - {gpu.uuid for gpu in kept.gpus})
     now = fingerprint.again(kept, python, lambda: packages_of(python))
-    now = now.model_copy(update={"gpus": tuple(gpu for gpu in kept.gpus if gpu.uuid in gpu_uuids)})
-    found = [f"GPU {uuid} is not one of the run's" for uuid in strange]
-    return now, "; ".join([*found, *fingerprint.differences(kept, now)])
+    now = now.model_copy(update={"gpus": tuple(map(GpuIdentity.of, gpus))})
+    return now, "; ".join(fingerprint.differences(kept, now, any_host=any_host))
 
 
 def reference(result: AttemptResult | None) -> dict[str, str]:

@@ -45,6 +45,7 @@ def next_job(
         signatures=settings.signatures,
         gpus=settings.gpus_per_test.get(test, 0),
         timeout_s=settings.timeout_s.get(file, DEFAULT_TIMEOUT_S),
+        any_host=settings.slurm is not None,
     )
 
 

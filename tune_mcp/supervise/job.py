@@ -30,7 +30,8 @@ class Job(Frozen):
     ``placement`` which GPUs and lanes of the host may be used,
     ``accept_unknown_gpus`` whether one whose use NVML does not report; ``cleanup_command`` the project's own script
     that frees GPUs, where the host profile names one; ``assets``
-    are the models and data sets whose revisions are compared.
+    are the models and data sets whose revisions are compared. ``any_host``: an engine chose the machine, so that its
+    GPUs and CPUs are compared by their kind and number, and one that does not fit is left for another.
     """
 
     schema_version: int = 1
@@ -56,6 +57,7 @@ class Job(Frozen):
     cleanup_command: tuple[str, ...] = ()
     timeout_s: float
     assets: tuple[str, ...] = ()
+    any_host: bool = False
 
     @property
     def key(self) -> str:
@@ -109,8 +111,16 @@ class Blocked(Frozen):
     retryable: bool = True
 
 
+class Engine(Frozen):
+    """Where an engine ran an attempt: its own id of the job, the node, the GPUs that it granted as it counts them."""
+
+    job_id: str
+    node: str
+    gpus: tuple[int, ...] = ()
+
+
 class AttemptResult(Frozen):
-    """The sealed end of an attempt.
+    """The sealed end of an attempt; ``engine`` says where an engine ran it, None on the supervisor's own machine.
 
     ``pytest_rc`` is negative for a signal, None when pytest was never started. ``stopped_by`` says who ended it:
     ``""`` itself, ``cancel`` (a stop that came when its session was complete), ``timeout``, ``exit`` (it did not exit
@@ -167,6 +177,7 @@ class AttemptResult(Frozen):
     strangers: dict[str, str] = Field(default_factory=dict)
     signatures_of_files: dict[str, str] = Field(default_factory=dict)
     dropped_env: tuple[str, ...] = ()
+    engine: Engine | None = None
 
 
 JOB_FILE = "job.json"
@@ -175,6 +186,8 @@ PHASE_FILE = "phase"
 RUNNER_END_FILE = "runner_end"
 """The exit code of a runner that ended without a word, negative for a signal; written by whoever started it."""
 CLAIM_FOLDER = "claimed"
+LEFT_FILE = "left"
+"""Written by a runner of an engine when nothing of its attempt is left to do, sealed or not."""
 TOMBSTONE_FILE = "cancelled"
 ENDED = b"ended"
 """What a runner that stays says on standard output when it is ready for the next job."""
@@ -227,6 +240,11 @@ def cancel_earlier(job: Job) -> None:
 def is_cancelled(job: Job) -> bool:
     """Whether the attempt has a tombstone."""
     return (job.folder / TOMBSTONE_FILE).exists()
+
+
+def is_claimed(job: Job) -> bool:
+    """Whether a runner has begun the attempt."""
+    return (job.folder / CLAIM_FOLDER).exists()
 
 
 def is_sealed(job: Job) -> bool:

@@ -25,15 +25,26 @@ from tune_mcp.session.state import CurrentWork, Halt, Owner, RunState, Superviso
 from tune_mcp.supervise import rereading, scratch
 from tune_mcp.supervise.due import next_job
 from tune_mcp.supervise.executor import Executor
+from tune_mcp.supervise.executor.batch import LEFT_OUT
 from tune_mcp.supervise.gpu.use import read_after
-from tune_mcp.supervise.job import PHASE_FILE, AttemptResult, Job, cancel, cancel_earlier, runner_end
+from tune_mcp.supervise.job import (
+    JOB_FILE,
+    PHASE_FILE,
+    AttemptResult,
+    Job,
+    cancel,
+    cancel_earlier,
+    is_cancelled,
+    read_job,
+    runner_end,
+)
 from tune_mcp.supervise.neighbours import Neighbour
 from tune_mcp.supervise.purge import purge
 from tune_mcp.supervise.recording import attempt_made, record
 from tune_mcp.supervise.reserve import space_kept
 from tune_mcp.supervise.retry import MAX_PASSES, MAX_TRIES, Again, Keep, Stop, Verdict
 from tune_mcp.supervise.retry import judge as judge_attempt
-from tune_mcp.supervise.sealed import counted_tests, put_on_ledger
+from tune_mcp.supervise.sealed import counted_tests, is_on_ledger, put_on_ledger
 from tune_mcp.supervise.strays import strays
 from tune_mcp.supervise.unwatched import LIMIT_S, Watchers
 from tune_mcp.supervise.watch.alerts import WATCH_FILE, AlertNews
@@ -155,6 +166,12 @@ class Supervisor:
         self._event("prechecked", f"{len(answer.checks)} checks, none blocks; {answer.gpu_summary}")
         return True
 
+    def wait(self, seconds: float) -> None:
+        """Sleep as a supervisor does: it shows that it lives, and raises ``Stopped`` when somebody asks."""
+        self._check_stop()
+        self._beat()
+        self.clock.sleep(seconds)
+
     def _complete(self, test: str, stages: tuple[Stage, ...]) -> None:
         """All N repeats of one test file, in as many passes as it takes (STR-19, RTY-01)."""
         for number in range(1, MAX_PASSES + 1):
@@ -212,6 +229,7 @@ class Supervisor:
         tries = 0
         while True:
             job = next_job(self.plan, self.run_dir, self._plugins, test, stages, repeat)
+            job = self._under_way(job) or job
             result = self._attempt(job)
             verdict = judge_attempt(result, by_key, verdicts, None if result else runner_end(job), ran)
             verdicts += (verdict,)
@@ -231,6 +249,9 @@ class Supervisor:
                     raise Halted(halt.model_copy(update={"test": test, "repeat": repeat}))
                 case Again(reason, charged):
                     tries += charged
+                    if result and result.engine and not charged:
+                        node = result.engine.node
+                        self._event(LEFT_OUT, f"{node} is left out from now on: {reason}", node=node)
                     if tries >= MAX_TRIES:
                         record(self.plan.run_id, job, result, "failed", reason, history, self.clock.now())
                         self._observed(job, result, f"FAIL, {reason}")
@@ -241,6 +262,17 @@ class Supervisor:
                         test=test,
                         repeat=repeat,
                     )
+
+    def _under_way(self, job: Job) -> Job | None:
+        """The attempt before ``job`` where an engine may still have it, handed over by a supervisor that died."""
+        earlier = job.model_copy(update={"attempt": job.attempt - 1})
+        if not self.executor.outlives or is_cancelled(earlier) or is_on_ledger(earlier):
+            return None
+        try:
+            same = read_job(earlier.folder / JOB_FILE) == earlier
+        except (OSError, ValueError):
+            return None
+        return earlier if same else None
 
     def _attempt(self, job: Job) -> AttemptResult | None:
         """Submit, wait, collect. A stop request cancels the runner and waits until nothing of it is left.

@@ -136,7 +136,9 @@ def _same_machine(run: RunDir, attempt: Attempt) -> bool:
     if recorded is not None and recorded == attempt.environment_sha256:
         return True
     kept, then = comparing.read(run), attempt.result.environment
-    return kept is not None and then is not None and not fingerprint.differences(kept, then)
+    return (
+        kept is not None and then is not None and not fingerprint.differences(kept, then, any_host=attempt.job.any_host)
+    )
 
 
 def count(run: RunDir, plan: Plan, found: Mapping[Repeat, Counted], who: str, now: datetime) -> None:

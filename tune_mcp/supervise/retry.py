@@ -131,6 +131,8 @@ def _judged(
         return _no_result(runner_end, earlier)
     if result.moved:
         return _moved(result)
+    if result.incomparable and result.engine:
+        return _elsewhere(result.engine.node, result.incomparable, earlier)
     if result.incomparable:
         step = "go on where the run was measured, or put the machine back as it was"
         message = f"this attempt is not comparable with the run's other ones: {result.incomparable}"
@@ -248,6 +250,17 @@ def _blocked(blocked: Blocked, earlier: tuple[Verdict, ...]) -> Verdict:
     if not blocked.retryable or before + 1 >= MAX_TRIES:
         return Stop(Halt(code=blocked.code, rule=blocked.rule, message=blocked.reason, next=blocked.next))
     return Again(blocked.reason, charged=False)
+
+
+def _elsewhere(node: str, why: str, earlier: tuple[Verdict, ...]) -> Verdict:
+    """Numbers of another kind of machine never count; an engine has other nodes."""
+    blocked = Blocked(
+        code=Code.HOST_NOT_COMPARABLE,
+        rule="SCP-02",
+        reason=f"{node} is not of the run's kind: {why}",
+        next="name the feature of one host class as constraint in the host profile's slurm, then resume the run",
+    )
+    return _blocked(blocked, earlier)
 
 
 def _beside(result: AttemptResult, stages: Mapping[str, Stage]) -> str:

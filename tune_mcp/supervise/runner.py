@@ -36,6 +36,7 @@ from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.run_dir import iso
 from tune_mcp.session import drift, gpus_seen, provenance
 from tune_mcp.supervise import caches, comparing, copies, environment, guard_record, loaded, scratch
+from tune_mcp.supervise.gpu.gate import GRANTED_LIMIT_S, WAIT_LIMIT_S
 from tune_mcp.supervise.gpu.use import GpuUse
 from tune_mcp.supervise.invocation import pytest_argv
 from tune_mcp.supervise.job import (
@@ -44,6 +45,7 @@ from tune_mcp.supervise.job import (
     PHASE_FILE,
     AttemptResult,
     Blocked,
+    Engine,
     Job,
     StageResult,
     claim,
@@ -80,8 +82,9 @@ _FINISH_S = 15.0
 class Runner:
     """The steps of one attempt. ``say`` writes to the attempt's own log, never to pytest's."""
 
-    def __init__(self, job: Job, orders: Orders) -> None:
+    def __init__(self, job: Job, orders: Orders, engine: Engine | None = None) -> None:
         self.job = job
+        self.engine = engine
         self.orders = orders
         self.log = job.run.log(job.test_key, job.repeat)
         self.basetemp = job.run.basetemp(job.test_key, job.repeat)
@@ -89,7 +92,8 @@ class Runner:
         self.started = datetime.now(UTC)
         look = accepting(read_gpus, job.accept_unknown_gpus)
         read = gpus_seen.Recording(job.run, look, lambda: datetime.now(UTC))
-        self.gpus = GpuUse(job, read, self.say, self.phase, orders.wait, self.cancelled)
+        limit = GRANTED_LIMIT_S if engine else WAIT_LIMIT_S
+        self.gpus = GpuUse(job, read, self.say, self.phase, orders.wait, self.cancelled, wait_limit_s=limit)
         self.dropped: tuple[str, ...] = ()
         self._stop_seen: float | None = None
         self.scratch: scratch.Scratch | None = None
@@ -124,7 +128,7 @@ class Runner:
         if moved or planned is None:
             return self._result(moved=moved)
         python = Path(self.job.venv_python)
-        if incomparable := comparing.look(self.job.run, python)[1]:
+        if incomparable := comparing.look(self.job.run, python, any_host=self.job.any_host)[1]:
             return self._result(incomparable=incomparable)
         found = loaded.before(self.job)
         if found.moved or found.incomparable:
@@ -150,7 +154,13 @@ class Runner:
 
     def _result(self, **facts: object) -> AttemptResult:
         return AttemptResult.model_validate(
-            {"key": self.job.key, "started_at": iso(self.started), "ended_at": iso(datetime.now(UTC)), **facts}
+            {
+                "key": self.job.key,
+                "started_at": iso(self.started),
+                "ended_at": iso(datetime.now(UTC)),
+                "engine": self.engine,
+                **facts,
+            }
         )
 
     def _move_earlier_away(self) -> None:
@@ -197,7 +207,7 @@ class Runner:
 
     def _machine_after(self, python: Path) -> dict[str, object]:
         """The machine when pytest is done, with the GPUs that it was granted (SCP-02)."""
-        found, incomparable = comparing.look(self.job.run, python, tuple(gpu.uuid for gpu in self.gpus.grant.gpus))
+        found, incomparable = comparing.look(self.job.run, python, self.gpus.grant.gpus, any_host=self.job.any_host)
         return {"environment": found, "incomparable": incomparable}
 
     def _compared(self, before: provenance.GitState, python: Path, started_ns: int) -> dict[str, object]:
@@ -395,15 +405,14 @@ def default_signals_for_child() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def attempt(path: Path, orders: Orders) -> int:
-    """Do the job in ``path`` and seal its folder; returns the exit code of a runner for this job alone."""
-    job = read_job(path)
+def attempt(job: Job, orders: Orders, engine: Engine | None = None) -> int:
+    """Do the job and seal its folder; returns the exit code of a runner for this job alone."""
     if is_sealed(job):
         return 0
     if not claim(job):
         print(f"refused: {job.key} was cancelled, or another runner has it", file=sys.stderr, flush=True)
         return os.EX_TEMPFAIL
-    runner = Runner(job, orders)
+    runner = Runner(job, orders, engine)
     result = runner.run()
     if result is not None:
         seal(job, result)
@@ -442,11 +451,11 @@ def main(argv: list[str]) -> int:
     become_subreaper()
     orders = Orders()
     if argv[0] != "-":
-        return attempt(Path(argv[0]), orders)
+        return attempt(read_job(Path(argv[0])), orders)
     while (name := orders.next_job()) is not None:
         try:
             with messages_in(Path(name).with_name("runner.log")):
-                attempt(Path(name), orders)
+                attempt(read_job(Path(name)), orders)
         except OSError as error:
             if ((folder := Path(name).parent) / CLAIM_FOLDER).is_dir():
                 raise

@@ -64,6 +64,11 @@ def put_on_ledger(job: Job, result: AttemptResult | None, now: datetime) -> None
         comparing.remember(job, result)
 
 
+def is_on_ledger(job: Job) -> bool:
+    """Whether a supervisor has taken over what this attempt sealed."""
+    return (job.key, result_sha256(job)) in _seals(job.run)
+
+
 def attempts(run: RunDir, test: str, repeat: int) -> list[Attempt]:
     """Every attempt that was sealed and is as it was sealed, in the order in which they were made."""
     known = _seals(run)

@@ -54,11 +54,13 @@ class Orders:
     """What a runner hears: job files on standard input, and that it is to end (SIGTERM, or the end of that input).
 
     The end of standard input means that whoever gave the job is gone. Called, it says whether the runner is to end.
+    Without ``listening`` nobody speaks there: an engine's job outlives who gave it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, listening: bool = True) -> None:
         self._wakeup = Wakeup(signal.SIGTERM)
-        self._wakeup.watch(0)
+        if listening:
+            self._wakeup.watch(0)
         self._given = b""
         self.input_ended = False
 

@@ -130,6 +130,7 @@ def _settings(project: Project, config: ModelConfig, stages: tuple[Stage, ...]) 
         test_outputs=config.test_outputs,
         tests_end_processes=config.tests_end_processes,
         assets=_assets(config, project.host, stages),
+        slurm=project.host.cluster() if project.host else None,
     )
 
 

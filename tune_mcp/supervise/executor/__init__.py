@@ -1,4 +1,4 @@
-"""Who runs the runners: this machine (``local``), later a cluster. Nothing above knows which.
+"""Who runs the runners: this machine (``local``) or a cluster (``slurm``). Nothing above knows which.
 
 What an executor may rely on: the job's key is the identity; a runner refuses an attempt that is sealed, cancelled or
 already claimed by another runner (``job.claim``), so a job that an engine starts twice or too late counts once.
@@ -15,7 +15,13 @@ JobState = Literal["running", "ended", "unknown"]
 
 
 class Executor(Protocol):
-    """The verbs that the supervisor needs. A key is the job's own, never the executor's."""
+    """The verbs that the supervisor needs. A key is the job's own, never the executor's.
+
+    ``outlives``: a submitted job goes on when the supervisor dies, and the next one submits the same job again to take
+    it over.
+    """
+
+    outlives: bool
 
     def submit(self, job: Job) -> str:
         """Start the job unless it runs or is sealed already; returns its key (idempotent)."""

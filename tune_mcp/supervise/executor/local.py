@@ -27,6 +27,8 @@ class LocalExecutor:
     below us: what a runner left that could not do so itself.
     """
 
+    outlives = False
+
     def __init__(self, wakeup: Wakeup, drain: Callable[[], object], held: tuple[int, ...] = ()) -> None:
         self._wakeup = wakeup
         self._drain = drain

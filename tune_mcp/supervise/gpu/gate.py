@@ -11,6 +11,8 @@ from tune_mcp.gpus import MEMORY_LIMIT_MIB, Gpu, GpuReader, GpuReading, Presence
 from tune_mcp.gpus.holders import describe, stuck
 
 WAIT_LIMIT_S = 600.0
+GRANTED_LIMIT_S = 30.0
+"""The same where an engine granted the GPUs: another node is looked for instead."""
 HOLD_S = 3.0
 LOOK_EVERY_S = 5.0
 
@@ -88,9 +90,10 @@ class Gate:
     cancelled: Callable[[], bool]
     allow_mig: bool = False
     placement: Placement = field(default_factory=Placement)
+    limit_s: float = WAIT_LIMIT_S
 
     def wait(self, needed: int) -> Grant:
-        """``needed`` GPUs that are free twice, ``HOLD_S`` apart; at most ``WAIT_LIMIT_S``. Unknown never launches.
+        """``needed`` GPUs that are free twice, ``HOLD_S`` apart; at most ``limit_s``. Unknown never launches.
 
         A stage that needs no GPU is granted none at once, and nobody is asked.
         """
@@ -99,7 +102,7 @@ class Gate:
             return Grant(lane=next(iter(lanes), None))
         if self.placement.lanes and not lanes:
             return Grant(refused=f"no lane of this host has {needed} GPU(s) that may be used", retryable=False)
-        end, said = self.clock() + WAIT_LIMIT_S, None
+        end, said = self.clock() + self.limit_s, None
         while True:
             found = self._twice(needed)
             if isinstance(found, Grant):

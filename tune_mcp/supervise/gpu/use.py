@@ -20,7 +20,7 @@ from tune_mcp.gpus import Gpu, GpuReader
 from tune_mcp.gpus.holders import describe
 from tune_mcp.supervise.gpu import lock as gpu_lock
 from tune_mcp.supervise.gpu.cleanup import Cleanup
-from tune_mcp.supervise.gpu.gate import LOOK_EVERY_S, Gate, Grant
+from tune_mcp.supervise.gpu.gate import LOOK_EVERY_S, WAIT_LIMIT_S, Gate, Grant
 from tune_mcp.supervise.job import Blocked, Job
 
 SAMPLE_EVERY_S = 60.0
@@ -59,6 +59,7 @@ class GpuUse:
         cancelled: Callable[[], bool],
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
+        wait_limit_s: float = WAIT_LIMIT_S,
     ) -> None:
         self.job = job
         self.read = read
@@ -81,6 +82,7 @@ class GpuUse:
             cancelled=cancelled,
             allow_mig=job.allow_mig,
             placement=job.placement,
+            limit_s=wait_limit_s,
         )
 
     def acquire(self) -> Blocked | None:

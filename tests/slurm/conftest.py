@@ -1,0 +1,37 @@
+"""One cluster for all tests of this folder, started and ended here; a test that breaks a node puts it back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import cluster as clusters
+import pytest
+from cluster import Cluster
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def site() -> Iterator[Cluster]:
+    if why := clusters.missing():
+        pytest.skip(f"no Slurm can be started here: {why}")
+    made = clusters.make()
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def cluster(site: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """The cluster with two idle nodes and nothing queued, before and after."""
+    for name, value in site.env.items():
+        monkeypatch.setenv(name, value)
+    paths = [str(HERE / "node_nvml"), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    site.fresh()
+    yield site
+    site.fresh()

@@ -1,0 +1,104 @@
+"""The run's first phase as a job: what the node where it will measure says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tune_mcp.config.host import SlurmSettings
+from tune_mcp.errors import Code, Refusal
+from tune_mcp.files import read_plain, read_text
+from tune_mcp.run_dir import RunDir
+from tune_mcp.slurm import NotAccepted, QueuedJob, Slurm, Unreachable
+from tune_mcp.supervise.executor import batch
+from tune_mcp.supervise.first_look import Machine
+
+FOLDER = "_precheck"
+ANSWER_FILE = "answer.json"
+_LOOK_FILES_S = 0.5
+_ASK_EVERY = 10
+"""Looks at the answer's file for each question to Slurm."""
+_LOST_AT_MOST = 2
+"""A node that dies, a controller that forgets: the job only reads, so it is simply submitted again."""
+
+
+@dataclass(frozen=True)
+class FirstJob:
+    """``wait`` is a sleep that raises when the run is to stop."""
+
+    run: RunDir
+    settings: SlurmSettings
+    slurm: Slurm
+    wait: Callable[[float], None]
+
+    def answer(self, gpus: int) -> Machine:
+        """What a node with that many GPUs granted found. Raises EXECUTOR_UNAVAILABLE."""
+        folder = self._folder()
+        name = batch.name_of(self.run.attempt_key("precheck", 1, folder.name.removeprefix("a")))
+        module = ("tune_mcp.supervise.first_look", str(self.run.path), str(folder / ANSWER_FILE))
+        order = batch.order(name, folder, self.settings, module, gpus, batch.left_out(self.run))
+        lost, round_ = -1, 0
+        try:
+            while True:
+                if (found := _read(folder / ANSWER_FILE)) is not None:
+                    return found
+                if round_ % _ASK_EVERY == 0:
+                    try:
+                        here = [job for job in self.slurm.jobs([name]) if job.folder == str(folder)]
+                        if all(job.ended for job in here) and _read(folder / ANSWER_FILE) is None:
+                            lost += 1
+                            if lost > _LOST_AT_MOST:
+                                raise self._no_answer(folder, here)
+                            self.slurm.submit(order)
+                    except Unreachable:
+                        pass  # nothing is known: look again
+                    except NotAccepted as error:
+                        raise _unavailable(f"Slurm does not take the job: {error}") from error
+                round_ += 1
+                self.wait(_LOOK_FILES_S)
+        except BaseException:
+            self._take_back(name)
+            raise
+
+    def _folder(self) -> Path:
+        for number in range(1, 10_000):
+            folder = self.run.path / FOLDER / f"a{number}"
+            try:
+                folder.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            return folder
+        raise FileExistsError(self.run.path / FOLDER)
+
+    def _take_back(self, name: str) -> None:
+        try:
+            self.slurm.cancel([name])
+        except (Unreachable, NotAccepted):
+            return  # it changes nothing: it only reads, and nobody waits for its answer
+
+    def _no_answer(self, folder: Path, found: list[QueuedJob]) -> Refusal:
+        try:
+            said = read_text(folder / batch.LOG_FILE, "replace").strip().splitlines()[-1:]
+        except OSError:
+            said = []
+        how = ", ".join(f"{job.state} on {job.node or 'no node'} ({job.reason})" for job in found)
+        text = said[0] if said else f"nothing lies in {folder}, so the node may not see this folder"
+        return _unavailable(f"the first look on a node ended without an answer: {how or 'Slurm forgot it'}; {text}")
+
+
+def _read(path: Path) -> Machine | None:
+    try:
+        return Machine.model_validate_json(read_plain(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        raise _unavailable(f"the first look on a node cannot be read: {error}") from error
+
+
+def _unavailable(what: str) -> Refusal:
+    return Refusal(
+        Code.EXECUTOR_UNAVAILABLE, "SCP-01", what, "tune-mcp doctor says what the site lacks; then resume the run"
+    )

@@ -1,0 +1,274 @@
+"""Runners as Slurm jobs: any node that sees the result directory, and a supervisor that may die at any moment.
+
+What makes it safe is not Slurm but the attempt's folder: a runner claims it, refuses one that is cancelled or sealed,
+and seals it last. Slurm is asked only about what is not sealed, by our name and our folder, never by its id. So a job
+that it forgets, brings back, or starts twice changes nothing: the folder says what counts.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from tune_mcp.config.host import SlurmSettings
+from tune_mcp.errors import Code
+from tune_mcp.files import write_atomic
+from tune_mcp.precheck.gates import Precheck
+from tune_mcp.run_dir import RunDir, iso, utc_now
+from tune_mcp.session import events
+from tune_mcp.session.plan import Plan
+from tune_mcp.slurm import NotAccepted, Order, QueuedJob, Slurm, Unreachable
+from tune_mcp.supervise import comparing
+from tune_mcp.supervise.executor import JobState, batch
+from tune_mcp.supervise.executor.first_job import FirstJob
+from tune_mcp.supervise.job import (
+    LEFT_FILE,
+    PHASE_FILE,
+    RUNNER_END_FILE,
+    AttemptResult,
+    Blocked,
+    Job,
+    claim,
+    is_claimed,
+    is_sealed,
+    read_result,
+    seal,
+    write_job,
+)
+
+LOOK_EVERY_S = 5.0
+"""How often Slurm is asked about open jobs; their ends show in the result directory at once."""
+STOP_S = 120.0
+"""How long a runner that was asked to stop may take before Slurm ends everything of the job."""
+_RETRY_S = 2.0
+_FULL = re.compile(r"limit|policy|temporarily", re.IGNORECASE)
+"""Words of a refusal that time heals: too many jobs of this user."""
+
+
+@dataclass
+class _Open:
+    """One job that is not over, as far as anybody knows. ``cancelled_at`` is when it was asked to stop."""
+
+    job: Job
+    submitted: bool = False
+    gone: bool = False
+    state: str = ""
+    cancelled_at: float | None = None
+    killed: bool = False
+
+
+@dataclass
+class SlurmExecutor:
+    """The executor for one run. A thread of its own talks to Slurm, so that a controller which gives no answer holds
+    up neither heartbeat nor stop.
+    """
+
+    run: RunDir
+    settings: SlurmSettings
+    slurm: Slurm = field(default_factory=Slurm)
+    look_every_s: float = LOOK_EVERY_S
+    clock: Callable[[], float] = time.monotonic
+    _open: dict[str, _Open] = field(default_factory=dict[str, _Open])
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _news: threading.Event = field(default_factory=threading.Event)
+    _over: bool = False
+    _thread: threading.Thread | None = None
+    _silent: str = ""
+
+    outlives = True
+    """Its jobs go on when the supervisor dies: the next one takes them over."""
+
+    def submit(self, job: Job) -> str:
+        """Have the job submitted unless Slurm has it, or it is sealed, already."""
+        write_job(job)
+        with self._lock:
+            self._open.setdefault(job.key, _Open(job))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._talk, daemon=True, name="slurm")
+            self._thread.start()
+        self._news.set()
+        return job.key
+
+    def poll(self, keys: Sequence[str]) -> dict[str, JobState]:
+        """``running`` as long as Slurm has the job or has not answered; ``unknown`` for what was never submitted."""
+        with self._lock:
+            return {key: self._state_of(self._open.get(key)) for key in keys}
+
+    def _state_of(self, one: _Open | None) -> JobState:
+        if one is None:
+            return "unknown"
+        never = one.cancelled_at is not None and self.clock() >= one.cancelled_at + STOP_S and not is_claimed(one.job)
+        return "ended" if one.gone or never or (one.job.folder / LEFT_FILE).exists() else "running"
+
+    def cancel(self, keys: Sequence[str]) -> None:
+        """Their tombstones are written: take back what waits, ask what runs to stop; later end what has not."""
+        with self._lock:
+            for key in keys:
+                if (one := self._open.get(key)) and one.cancelled_at is None:
+                    one.cancelled_at = self.clock()
+        self._news.set()
+
+    def collect(self, job: Job) -> AttemptResult | None:
+        """The sealed result."""
+        with self._lock:
+            self._open.pop(job.key, None)
+        return read_result(job)
+
+    def close(self) -> None:
+        """Stop talking to Slurm; nothing is kept."""
+        self._over = True
+        self._news.set()
+        if self._thread is not None:
+            self._thread.join(1.0)  # it may wait for a controller that gives no answer
+
+    def first_look(self, plan: Plan, wait: Callable[[float], None]) -> Precheck:
+        """The run's first phase, as a job on one of the nodes where it will measure; leaves environment.json.
+
+        ``wait`` is a sleep that raises when the run is to stop. Raises EXECUTOR_UNAVAILABLE, and HOST_NOT_COMPARABLE
+        when the run has strict repeats from another kind of machine.
+        """
+        job = FirstJob(self.run, self.settings, self.slurm, wait)
+        found = job.answer(max(plan.settings.gpus_per_test.values(), default=0))
+        comparing.settle(self.run, plan, found.environment, utc_now())
+        return found.precheck
+
+    # ---- the thread that talks to Slurm
+
+    def _talk(self) -> None:
+        due = 0.0
+        while not self._over:
+            with self._lock:
+                waiting = [one for one in self._open.values() if not one.submitted and not one.gone]
+                cancelled = [one for one in self._open.values() if one.cancelled_at is not None and not one.gone]
+            try:
+                if waiting or cancelled or self.clock() >= due:
+                    self._round(waiting, cancelled)
+                    due = self.clock() + self.look_every_s
+                    self._answers()
+                pause = self.look_every_s if not cancelled else 1.0
+            except Unreachable as error:
+                self._silent_for(str(error))
+                pause = _RETRY_S
+            self._news.wait(pause)
+            self._news.clear()
+
+    def _round(self, waiting: list[_Open], cancelled: list[_Open]) -> None:
+        """Look up every open job first, then submit what Slurm does not have, then end what is to end."""
+        with self._lock:
+            every = [one for one in self._open.values() if not one.gone]
+        if not every:
+            return
+        seen = self._seen(every)
+        for one in every:
+            if one.submitted or seen[one.job.key]:
+                self._note(one, seen[one.job.key])
+        for one in waiting:
+            if not one.submitted and not one.gone:
+                self._submit(one)
+        for one in cancelled:
+            if not one.gone:
+                self._end(one, seen[one.job.key])
+
+    def _seen(self, every: list[_Open]) -> dict[str, list[QueuedJob]]:
+        jobs = self.slurm.jobs(name_of(one.job) for one in every)
+        return {
+            one.job.key: [job for job in jobs if job.name == name_of(one.job) and job.folder == str(one.job.folder)]
+            for one in every
+        }
+
+    def _note(self, one: _Open, found: list[QueuedJob]) -> None:
+        """What Slurm says of a job now: it is there, or it is over, or it was forgotten."""
+        living = [job for job in found if not job.ended]
+        if living:
+            one.submitted = True
+            started = [job for job in living if job.started]
+            text = "" if started else f"waiting_for_slurm: {living[0].state} ({living[0].reason})"
+            if text and text != one.state and not is_claimed(one.job):
+                with suppress(OSError):
+                    write_atomic(one.job.folder / PHASE_FILE, text.encode(), durable=False)
+            one.state = text
+            return
+        if not one.submitted:
+            return
+        one.gone = True
+        if not is_sealed(one.job):
+            last = found[-1] if found else None
+            how = f"{last.state} on {last.node or 'no node'} ({last.reason})" if last else "Slurm has forgotten it"
+            with suppress(OSError):
+                write_atomic(one.job.folder / RUNNER_END_FILE, how.encode(), durable=False)
+            self._tell(f"{one.job.key} ended without a result: {how}")
+
+    def _submit(self, one: _Open) -> None:
+        job = one.job
+        if is_sealed(job) or is_claimed(job):  # it ran, and Slurm knows no more of it
+            one.gone = True
+            return
+        if one.cancelled_at is not None:
+            one.gone = True
+            return
+        try:
+            self.slurm.submit(order(job, self.settings, batch.left_out(self.run)))
+        except NotAccepted as error:
+            if _FULL.search(str(error)):
+                one.state = f"waiting_for_slurm: {error}"
+                write_atomic(job.folder / PHASE_FILE, one.state.encode(), durable=False)
+                raise Unreachable(str(error)) from error
+            self._refused(job, str(error))
+            one.gone = True
+            return
+        one.submitted = True
+
+    def _refused(self, job: Job, why: str) -> None:
+        """Slurm will never take this job: sealed like any other attempt that did not start, so that the run halts."""
+        without = ", ".join(batch.left_out(self.run))
+        blocked = Blocked(
+            code=Code.EXECUTOR_UNAVAILABLE,
+            rule="GPU-14",
+            reason=f"Slurm does not take the job: {why}" + (f"; left out after refusals: {without}" if without else ""),
+            next="correct slurm in the host profile, or free the nodes that refused, then resume the run",
+            retryable=False,
+        )
+        if claim(job):
+            now = iso(datetime.now(UTC))
+            seal(job, AttemptResult(key=job.key, started_at=now, ended_at=now, blocked=blocked))
+
+    def _end(self, one: _Open, found: list[QueuedJob]) -> None:
+        """What waits goes at once. A runner stops by its tombstone and a signal; what outlasts that, Slurm ends."""
+        name, asked = name_of(one.job), one.cancelled_at
+        if asked is None or not any(not job.ended for job in found):
+            return
+        if not any(job.started for job in found):
+            self.slurm.cancel([name], "--state=PENDING")
+        elif self.clock() >= asked + STOP_S and not one.killed:
+            one.killed = True
+            self.slurm.cancel([name])
+
+    def _silent_for(self, why: str) -> None:
+        if not self._silent:
+            self._tell(f"Slurm gives no answer, and what is not known is waited for: {why}")
+        self._silent = why
+
+    def _tell(self, text: str) -> None:
+        with suppress(OSError):
+            events.append(self.run, "engine", utc_now(), text)
+
+    def _answers(self) -> None:
+        if self._silent:
+            self._tell("Slurm answers again")
+        self._silent = ""
+
+
+def name_of(job: Job) -> str:
+    """The job's key, as Slurm's lists of names can hold it."""
+    return batch.name_of(job.key)
+
+
+def order(job: Job, settings: SlurmSettings, without: tuple[str, ...] = ()) -> Order:
+    """What is handed to Slurm for one attempt; its script is written first."""
+    words = ("tune_mcp.supervise.executor.on_node", str(job.folder))
+    return batch.order(job.key, job.folder, settings, words, job.gpus, without)
