@@ -35,7 +35,7 @@ def is_none(node: ast.expr | None) -> bool:
 
 @dataclass(frozen=True)
 class TableUses:
-    """What a file asks its tables for: string keys by name, and the names that it gives to other code as a whole."""
+    """What a file asks of each name that it reads: string keys. ``handed_on``: given to other code as a whole."""
 
     keys: dict[str, frozenset[str]]
     handed_on: frozenset[str]
@@ -59,7 +59,7 @@ def table_uses(tree: ast.Module) -> TableUses:
             for table in tables:
                 keys[table] |= keys.get(name, set())
                 whole |= {table} if name in whole else set()
-    return TableUses({name: frozenset(found) for name, found in keys.items() if found}, frozenset(whole))
+    return TableUses({name: frozenset(found) for name, found in keys.items()}, frozenset(whole))
 
 
 def _use(name: ast.Name, parents: dict[int, ast.AST]) -> tuple[set[str], set[str], bool]:

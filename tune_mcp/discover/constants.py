@@ -109,7 +109,7 @@ class ModuleConstants:
     @property
     def names_read(self) -> frozenset[str]:
         """Every name that the file uses."""
-        return self.handed_on | self.keys_read.keys() | self.indexed.keys()
+        return frozenset(self.keys_read)
 
     def constant(self, symbol: str) -> Constant | None:
         """The constant or leaf of that name."""
