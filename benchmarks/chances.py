@@ -23,8 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median, stdev
 
-from tune_mcp.config.policy import Family
-from tune_mcp.config.stages import WorstOp
+from tune_mcp.config.stages import Family, WorstOp
 from tune_mcp.report import statistics
 from tune_mcp.report.statistics import Prior, Series
 

@@ -15,9 +15,8 @@ from pathlib import Path
 from figure import Figure, best, child_cpu, show
 
 from tune_mcp import run_dir
-from tune_mcp.config.policy import GroupPolicy
-from tune_mcp.config.stages import Display, Location, SampleCounts, Stage, StageMetric
-from tune_mcp.files import dump_json, sha256_bytes, write_atomic
+from tune_mcp.config.stages import Display, GroupPolicy, Location, SampleCounts, Stage, StageMetric
+from tune_mcp.files import dump_json, sha256_bytes
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import plan as plans
 from tune_mcp.session.state import RunState, SupervisorRecord
@@ -149,9 +148,8 @@ def large_run(root: Path, stages: int, repeats: int) -> RunDir:
         venv_python=sys.executable, venv_source="bench", stages_sha256="0" * 64, file_sha256={}, catalogue=table,
         groups={"accuracy": GroupPolicy()}, settings=plans.LaunchSettings(),
     )  # fmt: skip
-    stamp = run_dir.iso(now)
     lines: list[dict[str, str | int]] = []
-    plans.write(run, plan, write_atomic, lambda sha: lines.append({"t": stamp, "kind": "planned", "sha256": sha}))
+    plans.write(run, plan, now, "planned")
     for key in table:
         run.observation(key, 1).parent.mkdir()
         for repeat in range(1, repeats + 1):
@@ -166,7 +164,8 @@ def large_run(root: Path, stages: int, repeats: int) -> RunDir:
             run.observation(key, repeat).write_bytes(data)
             sha = sha256_bytes(data)
             lines.append({"t": run_dir.iso(now), "kind": "recorded", "stage": key, "repeat": repeat, "sha256": sha})
-    run.events.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with run.events.open("a") as log:
+        log.writelines(json.dumps(line) + "\n" for line in lines)
     over = SupervisorRecord(state=RunState.FINISHED, heartbeat_at=now.timestamp())
     run.supervisor.write_bytes(dump_json(over.model_dump(mode="json")))
     return run

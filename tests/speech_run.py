@@ -9,8 +9,7 @@ from pathlib import Path
 
 from tune_mcp.apply import plan as plans
 from tune_mcp.apply.plan import ApplyPlan
-from tune_mcp.config.policy import GroupPolicy
-from tune_mcp.config.stages import Display, SampleCounts, Stage, StageMetric, WorstOp
+from tune_mcp.config.stages import Display, GroupPolicy, SampleCounts, Stage, StageMetric, WorstOp
 from tune_mcp.contract.apply import Applied
 from tune_mcp.files import dump_json, sha256_bytes, sha256_file, write_atomic, write_json
 from tune_mcp.observe.audit import Audit, audit
@@ -223,7 +222,7 @@ class Workshop:
             settings=LaunchSettings(),
         )
         text = f"{len(stages)} stages × {repeats}"
-        plan.write(run, made, write_atomic, lambda sha256: events.append(run, "planned", START, text, sha256=sha256))
+        plan.write(run, made, START, text)
         found = {"gpus": GPUS, "gpu_summary": "2× NVIDIA H20", "versions": {"python": "3.11.4", "torch": "2.9.1+cu130"}}
         write_json(run.precheck, {"schema_version": 1, **(found if precheck is None else precheck)})
         machine = {"schema_version": 1, "hostname": "h20-07", "cpu_model": "AMD EPYC 9654", "gpu_driver": "580.82.07"}

@@ -7,8 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tune_mcp.apply.literals import Edit, rewrite
-from tune_mcp.config.policy import GroupPolicy
-from tune_mcp.config.stages import Display, Number, WorstOp
+from tune_mcp.config.stages import Display, GroupPolicy, Number, WorstOp
 from tune_mcp.discover.constants import parse_module
 from tune_mcp.observe.worst import Direction, direction, write_value
 

@@ -146,7 +146,7 @@ def test_who_leaves_in_the_middle_has_written_nothing_and_is_asked_only_the_rest
     assert terminal.code() == code
     assert source(project) == before
     plan_id = apply_plan(project, run.run_id).plan_id
-    assert [one.choice for one in answers.load(run, plan_id).values()] == ["apply"]
+    assert [one.choice for one in answers.load(run, plan_id).decisions] == ["apply"]
     assert sum(event.kind == "declined" for event in events.read(run.events)) == (1 if told else 0)
 
     again = Terminal(project, "apply", run.run_id, "--mode", "smart")

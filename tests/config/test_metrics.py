@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tune_mcp.config.metrics import family, load_metric_rules
-from tune_mcp.config.policy import GroupPolicy
+from tune_mcp.config.stages import GroupPolicy
 from tune_mcp.errors import Code, Refusal
 
 RULES = load_metric_rules()

@@ -12,7 +12,7 @@ import pytest
 import toy
 from crash import CHANGES, STEPS, crash_at
 
-from tune_mcp.config.policy import GroupPolicy
+from tune_mcp.config.stages import GroupPolicy
 from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.files import append_line, write_atomic
 from tune_mcp.observe.audit import audit

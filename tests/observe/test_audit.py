@@ -12,8 +12,7 @@ import pytest
 import toy
 
 from tune_mcp import files
-from tune_mcp.config.policy import GroupPolicy
-from tune_mcp.config.stages import Stage
+from tune_mcp.config.stages import GroupPolicy, Stage
 from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.errors import Refusal
 from tune_mcp.files import sha256_file

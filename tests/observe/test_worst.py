@@ -9,8 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tune_mcp.config.policy import GroupPolicy, Rounding
-from tune_mcp.config.stages import Display, WorstOp
+from tune_mcp.config.stages import Display, GroupPolicy, Rounding, WorstOp
 from tune_mcp.observe.worst import Direction, direction, shown, write_value
 
 NUMBERS = st.floats(min_value=-1e9, max_value=1e9, allow_nan=False) | st.integers(-(10**9), 10**9)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from precheck.machine import gaps, subject
 
-from tune_mcp.config.ci_machine import CiMachine
+from tune_mcp.config.fields import CiMachine
 from tune_mcp.gpus import Gpu, GpuReading, Presence
 from tune_mcp.precheck.hardware import comparable_checks as checks
 from tune_mcp.precheck.imports import Imports, ModuleFact

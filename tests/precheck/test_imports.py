@@ -54,7 +54,7 @@ def test_versions_files_and_the_cuda_of_torch_are_recorded(tmp_path: Path) -> No
         "flashinfer.__version__": "0.6",
         "torch.version.cuda": "13.0",
     }
-    (check,) = checks(one, found, "")
+    (check,) = checks(one, found)
     assert (check.status, check.detail) == ("ok", "torch 2.11.0+cu130 (CUDA 13.0), flashinfer 0.6")
 
 
@@ -67,10 +67,10 @@ def test_a_module_that_does_not_load_is_a_gap_that_a_sync_mends(tmp_path: Path) 
     assert set(found.failed) == {"flashinfer_of_nobody", "broken"}
     assert set(found.loaded) == {"torch"}, "one that fails does not hide the next"
     activate = Path(sys.executable).parent / "activate"
-    assert gaps(checks(one, found, "")) == {
+    assert gaps(checks(one, found)) == {
         "venv.imports": ("missing", f"cd {tmp_path} && source {activate} && uv pip install -e .")
     }
-    assert "ModuleNotFoundError: No module named 'not_there'" in next(checks(one, found, "")).detail
+    assert "ModuleNotFoundError: No module named 'not_there'" in next(checks(one, found)).detail
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_module_that_does_not_load_is_a_gap_that_a_sync_mends(tmp_path: Path) 
 def test_a_crash_is_a_gap_that_names_the_module(tmp_path: Path, text: str, said: str) -> None:
     one = asked(tmp_path, {"fine": "", "crashes": text, "later": ""})
 
-    (check,) = checks(one, tried(one), "")
+    (check,) = checks(one, tried(one))
 
     assert check.status == "missing"
     assert "crashes" in check.detail and said in check.detail and "later" not in check.detail
@@ -93,7 +93,7 @@ def test_a_module_that_hangs_is_unknown_and_its_process_is_gone(tmp_path: Path) 
     found = tried(one, 3.0)
 
     assert (found.stuck, set(found.loaded)) == ("hangs", {"fine"})
-    assert gaps(checks(one, found, "")) == {
+    assert gaps(checks(one, found)) == {
         "venv.imports": ("unknown", f"cd {tmp_path} && {sys.executable} -X importtime -c 'import hangs'")
     }
     pid = int((tmp_path / "pid").read_text())
@@ -130,7 +130,7 @@ def test_an_interpreter_that_says_nothing_of_a_module_never_makes_it_ok(tmp_path
     python.chmod(0o755)
     one = subject(tmp_path, Needs(imports=("torch",)), python=python)
 
-    (check,) = checks(one, try_imports(one, {}, 10.0), "")
+    (check,) = checks(one, try_imports(one, {}, 10.0))
 
     assert check.status == "unknown"
 
@@ -138,13 +138,13 @@ def test_an_interpreter_that_says_nothing_of_a_module_never_makes_it_ok(tmp_path
 def test_an_interpreter_that_does_not_start_is_unknown(tmp_path: Path) -> None:
     one = subject(tmp_path, Needs(imports=("torch",)), python=tmp_path)
 
-    assert [check.status for check in checks(one, try_imports(one, {}, 10.0), "")] == ["unknown"]
+    assert [check.status for check in checks(one, try_imports(one, {}, 10.0))] == ["unknown"]
 
 
 def test_no_answer_in_time_is_unknown(tmp_path: Path) -> None:
     one = subject(tmp_path, Needs(imports=("torch",)), python=Path(sys.executable))
 
-    assert [check.status for check in checks(one, Imports(), "did not answer within 40 s")] == ["unknown"]
+    assert [check.status for check in checks(one, Imports(untried="did not answer within 40 s"))] == ["unknown"]
 
 
 @pytest.mark.rule("ENV-23")

@@ -16,8 +16,8 @@ from mcp_types import ElicitResult
 
 from tune_mcp.apply import transaction
 from tune_mcp.files import FileLock
+from tune_mcp.verbs.apply import undo
 from tune_mcp.verbs.project import Project
-from tune_mcp.verbs.undo import undo
 
 pytestmark = pytest.mark.anyio
 LIMIT_S = 20

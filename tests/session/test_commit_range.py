@@ -8,7 +8,7 @@ import pytest
 import toy
 
 from tune_mcp.errors import Refusal
-from tune_mcp.session import commit_range
+from tune_mcp.session import provenance
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_commits_come_newest_first_and_files_with_their_lines(repo: Path) -> Non
     commit(repo, "second | with a bar\n\nand a body", a="1\n3\n4\n", deep__er__k="x\n")
     after = commit(repo, "third", b=b"\0\1")
 
-    found = commit_range.between(repo, before, after)
+    found = provenance.between(repo, before, after)
 
     assert found is not None
     assert [one.subject for one in found.commits] == ["third", "second | with a bar"]
@@ -62,7 +62,7 @@ def test_globs_choose_among_the_changed_files(repo: Path, globs: list[str], path
     before = commit(repo, "first", README="x")
     after = commit(repo, "second", README="y", **{"kernels__x__graph.py": "1", "kernels__fused.cu": "2"})
 
-    assert [one.path for one in commit_range.changed(repo, before, after, globs)] == paths
+    assert [one.path for one in provenance.changed(repo, before, after, globs)] == paths
 
 
 def test_a_file_that_was_moved_is_one_gone_and_one_new(repo: Path) -> None:
@@ -70,16 +70,16 @@ def test_a_file_that_was_moved_is_one_gone_and_one_new(repo: Path) -> None:
     toy.git(repo, "mv", "old", "new")
     after = commit(repo, "moved")
 
-    assert {one.path for one in commit_range.changed(repo, before, after)} == {"old", "new"}
+    assert {one.path for one in provenance.changed(repo, before, after)} == {"old", "new"}
 
 
 def test_a_commit_that_is_not_here_gives_no_range_and_no_guess(repo: Path) -> None:
     here = commit(repo, "first", a="1")
 
-    assert commit_range.between(repo, "f" * 40, here) is None
-    assert commit_range.touching(repo, "a", "f" * 40, 5) == ()
+    assert provenance.between(repo, "f" * 40, here) is None
+    assert provenance.touching(repo, "a", "f" * 40, 5) == ()
     with pytest.raises(Refusal, match="NO_HEAD"):
-        commit_range.changed(repo, "f" * 40, here)
+        provenance.changed(repo, "f" * 40, here)
 
 
 def test_the_past_of_a_file_is_what_it_was_at_the_commits_that_touched_it(repo: Path) -> None:
@@ -88,9 +88,9 @@ def test_the_past_of_a_file_is_what_it_was_at_the_commits_that_touched_it(repo: 
     third = commit(repo, "third", **{"a*": "3"})
     commit(repo, "later", **{"a*": "4"})
 
-    touched = commit_range.touching(repo, "a*", third, 5)
+    touched = provenance.touching(repo, "a*", third, 5)
 
     assert [one.sha for one in touched] == [third, first]
-    assert [commit_range.content(repo, one.sha, "a*") for one in touched] == [b"3", b"1"]
-    assert commit_range.content(repo, first, "ab") is None
-    assert [one.sha for one in commit_range.touching(repo, "a*", third, 1)] == [third]
+    assert [provenance.content(repo, one.sha, "a*") for one in touched] == [b"3", b"1"]
+    assert provenance.content(repo, first, "ab") is None
+    assert [one.sha for one in provenance.touching(repo, "a*", third, 1)] == [third]

@@ -11,8 +11,7 @@ import pytest
 import toy
 
 from tune_mcp.errors import Refusal
-from tune_mcp.files import write_atomic
-from tune_mcp.run_dir import RunDir
+from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import plan as plans
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.status import list_runs, status
@@ -101,12 +100,12 @@ def test_a_plan_without_its_entry_in_the_ledger_proves_nothing(finished: tuple[P
 @pytest.mark.rule("SES-04", "SES-13")
 def test_a_plan_is_written_once(finished: tuple[Project, RunDir]) -> None:
     project, run = finished
-    plan, before = project.plan(run), run.plan.read_bytes()
+    plan, before = project.plan(run), (run.plan.read_bytes(), run.events.read_bytes())
 
     with pytest.raises(Refusal, match=r"PLAN_EXISTS \[SES-04\]"):
-        plans.write(run, plan, write_atomic, lambda _: pytest.fail("nothing is recorded"))
+        plans.write(run, plan, utc_now(), "again")
 
-    assert run.plan.read_bytes() == before
+    assert (run.plan.read_bytes(), run.events.read_bytes()) == before
 
 
 @pytest.mark.rule("SES-13", "SES-03")

@@ -23,7 +23,7 @@ from nvml import GIB, Recorded
 from tune_mcp.files import is_locked
 from tune_mcp.gpus import Condition, Gpu, GpuReading, Presence
 from tune_mcp.run_dir import utc_now
-from tune_mcp.session import events, gpus_seen
+from tune_mcp.session import events, state
 from tune_mcp.session.drift import Baseline
 from tune_mcp.supervise import host_lock
 from tune_mcp.supervise.gpu import use as gpu_use
@@ -400,7 +400,7 @@ def test_a_damaged_record_of_the_gpus_is_no_record(project: Project, data: bytes
 
     now = status(project, run.run_id)
 
-    assert (gpus_seen.last(run), now.gpus, now.gpus_known, now.gpus_seen_at) == (None, (), False, None)
+    assert (state.last_gpus(run), now.gpus, now.gpus_known, now.gpus_seen_at) == (None, (), False, None)
 
 
 def test_a_record_of_the_gpus_that_cannot_be_written_costs_no_look(project: Project) -> None:
@@ -408,6 +408,6 @@ def test_a_record_of_the_gpus_that_cannot_be_written_costs_no_look(project: Proj
     run.gpus.unlink(missing_ok=True)
     run.gpus.mkdir()
 
-    look = gpus_seen.Recording(run, lambda: reading(9000), utc_now)
+    look = state.RecordingReader(run, lambda: reading(9000), utc_now)
 
     assert look() == reading(9000)

@@ -18,11 +18,10 @@ from tune_mcp.errors import Refusal
 from tune_mcp.files import sha256_file
 from tune_mcp.run_dir import RunDir
 from tune_mcp.verbs import apply_recovery
-from tune_mcp.verbs.apply import apply
+from tune_mcp.verbs.apply import apply, undo
 from tune_mcp.verbs.apply_plan import apply_plan
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.report import report
-from tune_mcp.verbs.undo import undo
 
 
 def source(project: Project) -> str:

@@ -26,12 +26,11 @@ from tune_mcp.server import serve
 from tune_mcp.server.context import server_context
 from tune_mcp.session import events
 from tune_mcp.verbs import answers, apply_proposal, apply_recovery
-from tune_mcp.verbs.apply import apply
+from tune_mcp.verbs.apply import apply, undo
 from tune_mcp.verbs.apply_plan import apply_plan
 from tune_mcp.verbs.project import Options, Project
 from tune_mcp.verbs.report import report
 from tune_mcp.verbs.start_run import start_run
-from tune_mcp.verbs.undo import undo
 
 NAMES = ("test_a_ci.py", "test_b_ci.py", "test_c_ci.py")
 FILES = tuple(f"tests/{name}" for name in NAMES)
@@ -286,15 +285,15 @@ def test_nothing_is_written_while_another_run_measures_this_repository(
 @pytest.mark.rule("APL-24")
 def test_answers_survive_a_disk_that_fails_and_go_with_an_undo(repo: Repo, new: dict[str, bytes]) -> None:
     said = Decision(stage_key="a_accuracy", metric_key="accuracy", choice="keep")
-    answers.store(repo.run, repo.plan_id, said)
+    answers.store_decision(repo.run, repo.plan_id, said)
 
     assert run(repo.apply, 60, errno.ENOSPC, repo.log) == REFUSED, repo.log.read_text()
     apply_recovery.settle(repo.project)
-    assert list(answers.load(repo.run, repo.plan_id).values()) == [said]
+    assert list(answers.load(repo.run, repo.plan_id).decisions) == [said]
     repo.apply()
     repo.undo()
 
-    assert answers.load(repo.run, repo.plan_id) == {}
+    assert answers.load(repo.run, repo.plan_id).decisions == ()
 
 
 def test_a_plan_whose_files_were_put_back_by_hand_is_undone_first(repo: Repo, new: dict[str, bytes]) -> None:

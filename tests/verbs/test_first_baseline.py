@@ -11,12 +11,11 @@ import toy
 from tune_mcp.contract.apply_plan import PlanRow
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.run_dir import RunDir
-from tune_mcp.verbs.apply import apply
+from tune_mcp.verbs.apply import apply, undo
 from tune_mcp.verbs.apply_plan import apply_plan
 from tune_mcp.verbs.discover import discover
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.report import report
-from tune_mcp.verbs.undo import undo
 
 TABLE = '_TOY_P95 = {\n    2: {"throughput_qps": 1.0, "latency_mean_s": 9.0},\n}\n'
 BARE = "TOY_ACC_MIN = 0.5  # a bare threshold\n"

@@ -15,12 +15,11 @@ from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 from tune_mcp.verbs import apply_proposal, apply_recovery
-from tune_mcp.verbs.apply import apply, declined
+from tune_mcp.verbs.apply import apply, declined, undo
 from tune_mcp.verbs.apply_plan import apply_plan
 from tune_mcp.verbs.discover import discover
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.report import report
-from tune_mcp.verbs.undo import undo
 
 ROOT = Path(__file__).parents[2]
 KEEP = Decision(stage_key="toy_speed", metric_key="throughput_qps", choice="keep")

@@ -17,7 +17,7 @@ from tune_mcp.errors import Refusal
 from tune_mcp.files import FileLock
 from tune_mcp.gpus import Gpu, GpuReading, Presence
 from tune_mcp.run_dir import RunDir, utc_now
-from tune_mcp.session import gpus_seen
+from tune_mcp.session import state
 from tune_mcp.session.state import Alert
 from tune_mcp.supervise import loop
 from tune_mcp.verbs.apply import apply
@@ -46,7 +46,7 @@ def at_work(run: RunDir, **facts: object) -> Iterator[None]:
 
 def saw(run: RunDir, *gpus: Gpu) -> None:
     """The run's last look at the GPUs."""
-    gpus_seen.Recording(run, lambda: GpuReading(Presence.PRESENT, gpus), utc_now)()
+    state.RecordingReader(run, lambda: GpuReading(Presence.PRESENT, gpus), utc_now)()
 
 
 @pytest.mark.rule("POL-03", "POL-04", "STR-15", "STR-28")

@@ -19,8 +19,7 @@ from tune_mcp.apply.literals import Edit, rewrite
 from tune_mcp.apply.locating import Concurrency, Files, locate
 from tune_mcp.apply.readers import Readers
 from tune_mcp.apply.reality import Outcome, Outcomes
-from tune_mcp.config.policy import GroupPolicy
-from tune_mcp.config.stages import Number, Stage, WorstOp
+from tune_mcp.config.stages import GroupPolicy, Number, Stage, WorstOp
 from tune_mcp.contract.report import FailedTest
 from tune_mcp.discover.assertions import Gate, Unread, UnreadKind
 from tune_mcp.discover.blanks import Blank

@@ -104,12 +104,12 @@ def _has_questions(
 
 def _agreed_to_failures(run: RunDir, proposal: ApplyPlan, run_id: str) -> bool:
     """Whether the person wants thresholds although tests fail for other reasons; asked only where some do."""
-    if not questions.failing(proposal) or answers.load_failures_agreed(run, proposal.plan_id):
+    if not questions.failing(proposal) or answers.load(run, proposal.plan_id).failures_agreed:
         return bool(questions.failing(proposal))
     print(questions.failures_question(proposal, run_id))
     agreed = ask("write anyway, or leave", ("write", "leave"), "leave") == "write"
     if agreed:
-        answers.store_failures_agreed(run, proposal.plan_id)
+        answers.store(run, proposal.plan_id, failures_agreed=True)
     return agreed
 
 
@@ -121,7 +121,7 @@ def _asked(
     if otherwise is not None:
         return list(named.values())
     for row in questions.open_questions(proposal, mode, named):
-        kept = answers.load(run, proposal.plan_id).get(row.key)
+        kept = answers.load(run, proposal.plan_id).by_metric().get(row.key)
         if kept is not None:
             print(f"{'/'.join(row.key)}: {kept.value if kept.choice == 'custom' else kept.choice}, answered before")
             named[row.key] = kept
@@ -134,7 +134,7 @@ def _asked(
             except Refusal as refusal:
                 print(refusal.message)
                 continue
-            answers.store(run, proposal.plan_id, answer)
+            answers.store_decision(run, proposal.plan_id, answer)
             named[row.key] = answer
     return list(named.values())
 

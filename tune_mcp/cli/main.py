@@ -377,7 +377,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _apply(arguments: argparse.Namespace) -> int:
     from tune_mcp.cli.apply import apply_at_terminal
-    from tune_mcp.verbs.undo import undo
+    from tune_mcp.verbs.apply import undo
 
     project = _project(arguments)
     if arguments.undo:

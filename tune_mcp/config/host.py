@@ -12,9 +12,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from tune_mcp.config.fields import AbsolutePath, ConfigModel, Name
+from tune_mcp.config.fields import AbsolutePath, ConfigModel, Env, Name, Public
 from tune_mcp.config.lanes import CPU_SET_VARIABLE, CpuList, Indices, Lane, Placement, of_groups, problem
-from tune_mcp.config.launch_env import Env, Public
 from tune_mcp.config.quiet import Quiet
 from tune_mcp.config.yaml_source import Yaml
 

@@ -12,8 +12,7 @@ from typing import Literal, cast
 from pydantic import Field
 
 from tune_mcp.config.fields import ConfigModel, JsonSource, Regex
-from tune_mcp.config.policy import Family, GroupPolicy
-from tune_mcp.config.stages import Display, WorstOp
+from tune_mcp.config.stages import Display, Family, GroupPolicy, WorstOp
 from tune_mcp.config.yaml_source import KeyPath, YamlSource, read_yaml
 
 SHIPPED_METRICS = Path(__file__).with_name("metrics.yaml")

@@ -20,20 +20,21 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from tune_mcp.config.ci_machine import CiMachine
 from tune_mcp.config.fields import (
+    CiMachine,
     ConfigModel,
     ConstantName,
+    Env,
     Gpus,
     JsonSource,
     ModuleName,
     Name,
+    Public,
     Regex,
     RelativePath,
     Strings,
     one_or_more,
 )
-from tune_mcp.config.launch_env import Env, Public
 from tune_mcp.config.metrics import MetricsFile, SampleSource, inline_form
 from tune_mcp.config.stages import ONE
 from tune_mcp.config.yaml_source import Yaml

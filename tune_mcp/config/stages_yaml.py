@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from tune_mcp.actions import Step, call
-from tune_mcp.config.stages import Display, Location, SampleCounts, Stage, StageMetric, StageTable
+from tune_mcp.config.stages import Stage, StageTable
 from tune_mcp.config.yaml_source import Yaml, read_yaml
 
 _HEADER = "# Written by `tune-mcp discover`. Change config.yaml or the tests and discover again; edits here are lost.\n"
@@ -61,53 +61,14 @@ def dump_stages(table: StageTable) -> bytes:
 
 
 def _stage(stage: Stage) -> dict[str, object]:
-    return {
-        "test": stage.test,
-        "title": stage.title,
-        "group": stage.group,
-        "extra_env": dict(sorted(stage.extra_env.items())),
-        "context_vars": list(stage.context_vars),
-        "variant": stage.variant,
-        "calibration_preset": stage.calibration_preset,
-        "gpus": stage.gpus,
-        "hf_model_ids": list(stage.hf_model_ids),
-        "test_file_sha256": stage.test_file_sha256,
-        "threshold_file": stage.threshold_file,
-        "threshold_file_sha256": stage.threshold_file_sha256,
-        "expected_samples": stage.expected_samples,
-        "last_discovered_at": stage.last_discovered_at,
-        "sample_counts": _counts(stage.sample_counts),
-        **({"observation_validity": _location(place)} if (place := stage.observation_validity) else {}),
-        "metrics": {key: _metric(metric) for key, metric in stage.metrics.items()},
-    }
-
-
-def _counts(counts: SampleCounts | str | None) -> dict[str, object] | str | None:
-    return (
-        counts
-        if not isinstance(counts, SampleCounts)
-        else {"total": _location(counts.total), "ok": _location(counts.ok)}
-    )
-
-
-def _location(location: Location) -> dict[str, str]:
-    return {"json_file": location.json_file, "json_path": location.json_path}
-
-
-def _metric(metric: StageMetric) -> dict[str, object]:
-    return {
-        "source": metric.source,
-        "json_file": metric.json_file,
-        "json_path": metric.json_path,
-        "worst": metric.worst,
-        "display": _display(metric.display),
-        "status": metric.status,
-    }
-
-
-def _display(display: Display) -> dict[str, object]:
-    scale = int(display.scale) if display.scale.is_integer() else display.scale
-    return {"label": display.label, "scale": scale, "digits": display.digits}
+    """The block of one stage: the model's own order, variables by name, and a whole scale without a decimal point."""
+    block = stage.model_dump(exclude={"key", *(() if stage.observation_validity else ("observation_validity",))})
+    block["extra_env"] = dict(sorted(stage.extra_env.items()))
+    block["context_vars"], block["hf_model_ids"] = list(stage.context_vars), list(stage.hf_model_ids)
+    for key, metric in stage.metrics.items():
+        if metric.display.scale.is_integer():
+            block["metrics"][key]["display"]["scale"] = int(metric.display.scale)
+    return block
 
 
 class _Dumper(yaml.SafeDumper):

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 from enum import StrEnum
 
-from tune_mcp.config.policy import GroupPolicy
-from tune_mcp.config.stages import Display, Number, Stage, WorstOp
+from tune_mcp.config.stages import Display, GroupPolicy, Number, Stage, WorstOp
 from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.observe.audit import AuditedStage
 

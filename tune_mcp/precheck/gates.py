@@ -151,20 +151,21 @@ def precheck(
     declared = Asked(lambda: read_declared(subject))
     commands = Asked(lambda: scripts.read_wanted(subject))
     asked = [(name, _asked(gate, subject)) for name, gate in gates]
-    checks = [check for name, answer in asked for check in _checks(name, answer, deadline)]
-    facts = _facts(venv_probe, deadline)
-    wanted = _declared(declared, deadline)
+    checks = [check for name, answer in asked for check in _or(answer, deadline, _unanswered(name))]
+    facts = _or(venv_probe, deadline, lambda why, late: VenvFacts(problem=why, late=late))
+    wanted = _or(declared, deadline, lambda why, _late: Declared(problem=f"pyproject.toml {why}"))
     checks += [*venv.checks(subject, facts), *dependencies.checks(subject, wanted, facts)]
-    checks += scripts.checks(subject, _commands(commands, deadline), facts)
-    reading = _reading(gpu_probe, deadline)
+    started = _or(commands, deadline, lambda why, _late: scripts.Wanted(problem=why))
+    checks += scripts.checks(subject, started, facts)
+    reading = _or(gpu_probe, deadline, lambda why, _late: GpuReading(Presence.UNKNOWN, reason=why))
     checks += hardware.gpu_checks(subject, reading)
-    loaded, late = _imports(import_probe, deadline)
-    checks += imports.checks(subject, loaded, late)
+    loaded = _or(import_probe, deadline, lambda why, late: Imports(untried=why if late else f"pyproject.toml {why}"))
+    checks += imports.checks(subject, loaded)
     checks += hardware.comparable_checks(subject, reading, loaded)
     return Precheck(
         checked_at=checked_at,
         hostname=platform.node(),
-        commit=_said(commit, deadline),
+        commit=_or(commit, deadline, lambda _why, _late: None),
         env=dict(subject.needs.env),
         modules=dict(loaded.loaded),
         checks=_ordered(checks),
@@ -182,73 +183,25 @@ def _asked(gate: Gate, subject: Subject) -> Asked[list[Check]]:
     return Asked(lambda: list(gate(subject)))
 
 
-def _checks(name: str, asked: Asked[list[Check]], deadline: Deadline) -> list[Check]:
-    """The gate's checks; one that says unknown when its files do not answer or cannot be reached."""
+def _or(asked: Asked[Answer], deadline: Deadline, instead: Callable[[str, bool], Answer]) -> Answer:
+    """The answer in time, else what ``instead`` makes of the reason, and of whether it was time that ran out."""
     try:
         return asked.answer(deadline.left())
     except TimeoutError:
-        return [Check(id=name, status="unknown", detail=_late(deadline), fix="timeout 10 df -h")]
+        return instead(f"did not answer within {deadline.seconds:g} s", True)
     except OSError as error:
-        return [Check(id=name, status="unknown", detail=f"cannot be read: {error}", fix="timeout 10 df -h")]
+        return instead(f"cannot be read: {error}", False)
 
 
-def _facts(asked: Asked[VenvFacts], deadline: Deadline) -> VenvFacts:
-    try:
-        return asked.answer(deadline.left())
-    except TimeoutError:
-        return VenvFacts(problem=_late(deadline), late=True)
-
-
-def _imports(asked: Asked[Imports], deadline: Deadline) -> tuple[Imports, str]:
-    try:
-        return asked.answer(deadline.left()), ""
-    except TimeoutError:
-        return Imports(), _late(deadline)
-    except OSError as error:
-        return Imports(), f"pyproject.toml cannot be read: {error}"
+def _unanswered(name: str) -> Callable[[str, bool], list[Check]]:
+    return lambda why, _late: [Check(id=name, status="unknown", detail=why, fix="timeout 10 df -h")]
 
 
 def _commit(subject: Subject) -> str | None:
     try:
         return provenance.head(subject.repo_root)
-    except Refusal:
+    except Refusal:  # repo.head says so
         return None
-
-
-def _said(asked: Asked[str | None], deadline: Deadline) -> str | None:
-    try:
-        return asked.answer(deadline.left())
-    except TimeoutError:
-        return None  # repo.head has said so
-
-
-def _declared(asked: Asked[Declared], deadline: Deadline) -> Declared:
-    try:
-        return asked.answer(deadline.left())
-    except TimeoutError:
-        return Declared(problem=f"pyproject.toml: {_late(deadline)}")
-    except OSError as error:
-        return Declared(problem=f"pyproject.toml cannot be read: {error}")
-
-
-def _commands(asked: Asked[scripts.Wanted], deadline: Deadline) -> scripts.Wanted:
-    try:
-        return asked.answer(deadline.left())
-    except TimeoutError:
-        return scripts.Wanted(problem=_late(deadline))
-    except OSError as error:
-        return scripts.Wanted(problem=f"cannot be read: {error}")
-
-
-def _reading(asked: Asked[GpuReading], deadline: Deadline) -> GpuReading:
-    try:
-        return asked.answer(deadline.left())
-    except TimeoutError:
-        return GpuReading(Presence.UNKNOWN, reason=_late(deadline))
-
-
-def _late(deadline: Deadline) -> str:
-    return f"did not answer within {deadline.seconds:g} s"
 
 
 def _ordered(checks: Sequence[Check]) -> tuple[Check, ...]:

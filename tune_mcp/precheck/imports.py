@@ -164,7 +164,7 @@ def _death(rc: int | None) -> str:
     return f"signal {-rc}" if rc is not None and rc < 0 else f"exit code {rc}"
 
 
-def checks(subject: Subject, imports: Imports, late: str) -> Iterator[Check]:
+def checks(subject: Subject, imports: Imports) -> Iterator[Check]:
     """``venv.imports``: one gap for all modules, because one sync of the checkout fixes them (ENV-03)."""
     python = subject.venv_python
     if python is None:
@@ -172,11 +172,9 @@ def checks(subject: Subject, imports: Imports, late: str) -> Iterator[Check]:
     if imports.failed:
         detail = "; ".join(f"{name}: {error}" for name, error in imports.failed.items())
         yield Check(id="venv.imports", status="missing", detail=detail, fix=sync(subject))
-    elif imports.untried or late:
-        why = imports.untried or late
-        yield Check(
-            id="venv.imports", status="unknown", detail=f"not tried: {why}", fix=f"{shlex.quote(str(python))} --version"
-        )
+    elif imports.untried:
+        fix = f"{shlex.quote(str(python))} --version"
+        yield Check(id="venv.imports", status="unknown", detail=f"not tried: {imports.untried}", fix=fix)
     elif imports.stuck:
         detail = f"{imports.stuck} was still loading at the deadline; a first load from a cold disk takes minutes"
         yield Check(id="venv.imports", status="unknown", detail=detail, fix=_by_hand(subject, python, imports.stuck))

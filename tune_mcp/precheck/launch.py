@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from tune_mcp.config.launch_env import of_one_person
+from tune_mcp.config.fields import of_one_person
 from tune_mcp.contract.precheck import Check
 from tune_mcp.files import read_text
 from tune_mcp.precheck.subject import SLICE, Subject

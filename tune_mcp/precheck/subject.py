@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from tune_mcp.config.ci_machine import CiMachine
+from tune_mcp.config.fields import CiMachine
 from tune_mcp.config.host import BootstrapStep, HostProfile
 from tune_mcp.config.lanes import Placement
 from tune_mcp.config.model import ModelConfig, RequiredFile

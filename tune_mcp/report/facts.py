@@ -10,8 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tune_mcp.config.policy import Family
-from tune_mcp.config.stages import Frozen, Number, WorstOp
+from tune_mcp.config.stages import Family, Frozen, Number, WorstOp
 from tune_mcp.contract.apply import Applied
 from tune_mcp.contract.precheck import Check
 from tune_mcp.contract.report import FailedTest
@@ -21,8 +20,8 @@ from tune_mcp.observe.worst import Direction
 from tune_mcp.report.figures import direction_text
 from tune_mcp.report.shape import Flag
 from tune_mcp.report.statistics import Chance, FailChance, Spread
-from tune_mcp.session.commit_range import CommitRange
 from tune_mcp.session.plan import Sha
+from tune_mcp.session.provenance import CommitRange
 
 SCHEMA_VERSION = 4
 _LAST_GROUPS = ("speed", "reliability")

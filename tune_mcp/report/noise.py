@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from tune_mcp.apply.plan import Row
 from tune_mcp.config.metrics import family as family_of_group
-from tune_mcp.config.policy import Family
-from tune_mcp.config.stages import Stage
+from tune_mcp.config.stages import Family, Stage
 from tune_mcp.observe.audit import AuditedStage
 from tune_mcp.report import shape, statistics
 from tune_mcp.report.earlier import EarlierReport

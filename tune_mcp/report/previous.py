@@ -8,8 +8,8 @@ from pathlib import Path
 from tune_mcp.config.model import Optimisation
 from tune_mcp.report.earlier import EarlierReport
 from tune_mcp.report.facts import PreviousFacts, ReportFacts
-from tune_mcp.session import commit_range
-from tune_mcp.session.commit_range import CommitRange
+from tune_mcp.session import provenance
+from tune_mcp.session.provenance import CommitRange
 
 _MOST_NAMED = 8
 _MOST_COMMITS = 20
@@ -41,12 +41,12 @@ def _with_changes(
 ) -> PreviousFacts:
     """Add what git has between the two commits, files that an optimisation names first."""
     then = told.calibration_git_sha
-    found = commit_range.between(repo_root, then, now)
+    found = provenance.between(repo_root, then, now)
     if found is None:
         return told
     sensitive: dict[str, tuple[str, ...]] = {}
     for name, one in optimisations.items():
-        for file in commit_range.changed(repo_root, then, now, one.files) if one.files else ():
+        for file in provenance.changed(repo_root, then, now, one.files) if one.files else ():
             sensitive[file.path] = (*sensitive.get(file.path, ()), name)
     files = sorted(found.files, key=lambda file: file.path not in sensitive)
     changes = {

@@ -17,7 +17,7 @@ from tune_mcp.report.facts import (
     StageFacts,
 )
 from tune_mcp.report.figures import counted, direction_text
-from tune_mcp.session.commit_range import ChangedFile
+from tune_mcp.session.provenance import ChangedFile
 
 _LOOK_AT = "check the config and its way through server args, runners, schedulers and stage factories before applying"
 _OTHER_WORK = "other work (preprocessing, long prefill, audio synthesis, ASR, video decoding)"

@@ -19,8 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, stdev
 
-from tune_mcp.config.policy import Family
-from tune_mcp.config.stages import Frozen, Number, WorstOp
+from tune_mcp.config.stages import Family, Frozen, Number, WorstOp
 
 LEAST_FOR_A_PRIOR = 6
 """Series of a family below which the history's prior is used instead of the run's own."""

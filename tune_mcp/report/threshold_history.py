@@ -13,8 +13,8 @@ from tune_mcp.discover.constants import ModuleConstants, parse_module
 from tune_mcp.errors import Refusal
 from tune_mcp.observe.worst import Direction, direction
 from tune_mcp.report.facts import PastFacts
-from tune_mcp.session import commit_range
-from tune_mcp.session.commit_range import Commit
+from tune_mcp.session import provenance
+from tune_mcp.session.provenance import Commit
 
 MOST_COMMITS = 10
 """A file's last commits that are read; each costs one git call and one parse."""
@@ -41,12 +41,12 @@ class HistoryReader:
 
     def _file(self, name: str) -> list[tuple[Commit, ModuleConstants | None]]:
         if name not in self._versions:
-            commits = commit_range.touching(self.repo_root, name, self.until, MOST_COMMITS)
+            commits = provenance.touching(self.repo_root, name, self.until, MOST_COMMITS)
             self._versions[name] = [(commit, self._module(commit, name)) for commit in reversed(commits)]
         return self._versions[name]
 
     def _module(self, commit: Commit, name: str) -> ModuleConstants | None:
-        data = commit_range.content(self.repo_root, commit.sha, name)
+        data = provenance.content(self.repo_root, commit.sha, name)
         try:
             return None if data is None else parse_module(data, name)
         except Refusal:

@@ -97,9 +97,9 @@ def _ask_mode(
     if found is None:
         return Agreement(mode="report")
     project, proposal = found
-    saved, word = answers.load_mode(project.run(run_id), plan_id)
-    if saved is not None and saved == mode and not decisions and otherwise in ("", word):
-        return Agreement(mode=saved, otherwise=word or "ask")
+    said = answers.load(project.run(run_id), plan_id)
+    if said.mode == mode and not decisions and otherwise in ("", said.otherwise):
+        return Agreement(mode=mode, otherwise=said.otherwise or "ask")
     brought = "; ".join(f"{one.stage_key}/{one.metric_key} = {_said(one)}" for one in decisions)
     return Elicit(
         f"Plan {plan_id} of {run_id}: write thresholds into the test files? Proposed mode: {mode}. "
@@ -126,7 +126,7 @@ def _ask_failures(run_id: str, plan_id: str, ctx: Context[Any, Any], how: Any) -
     from tune_mcp.verbs import answers, questions
 
     project, proposal = found
-    if not questions.failing(proposal) or answers.load_failures_agreed(project.run(run_id), plan_id):
+    if not questions.failing(proposal) or answers.load(project.run(run_id), plan_id).failures_agreed:
         return Failures(choice="write")
     return Elicit(questions.failures_question(proposal, run_id), Failures)
 
@@ -160,17 +160,17 @@ def _slot(number: int, before: Callable[..., Any] | None) -> Callable[..., Any]:
         run = project.run(run_id)
         word = agreement.word(otherwise)
         if not number:
-            answers.store_mode(run, plan_id, agreement.mode, word)
+            answers.store(run, plan_id, mode=agreement.mode, otherwise=word)
             if questions.failing(proposal):
-                answers.store_failures_agreed(run, plan_id)
+                answers.store(run, plan_id, failures_agreed=True)
         rows = questions.asked_one_by_one(proposal, agreement.mode) if word is None else ()
         if number and isinstance(previous, AcceptedElicitation) and number - 1 < len(rows):
             choice = cast("object", previous.data)
             if isinstance(choice, Choice):
-                answers.store(run, plan_id, _decision(rows[number - 1], choice))
+                answers.store_decision(run, plan_id, _decision(rows[number - 1], choice))
         if number >= len(rows):
             return _OVER
-        if rows[number].key in answers.load(run, plan_id):
+        if rows[number].key in answers.load(run, plan_id).by_metric():
             return None
         return Elicit(questions.question(rows[number], plan_id), Choice)
 
@@ -319,8 +319,8 @@ def _agreed(project: Project, call: _Call, *, asked: bool, how: object, failures
         )
     agreement = cast("Agreement", how.data)
     run, word = project.run(run_id), agreement.word(call.otherwise)
-    answers.store_mode(run, plan_id, agreement.mode, word)
-    stored = answers.load(run, plan_id)
+    answers.store(run, plan_id, mode=agreement.mode, otherwise=word)
+    stored = answers.load(run, plan_id).by_metric()
     for one in stored.values():
         try:
             questions.checked_decisions(proposal, [one])

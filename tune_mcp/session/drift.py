@@ -7,12 +7,14 @@ it (see docs/explanation/decisions.md and docs/how-to/what-tests-leave.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from json import dumps
 from pathlib import Path, PurePosixPath
 from re import escape, fullmatch, sub
 from shlex import quote
 
+from tune_mcp import procfs
 from tune_mcp.config.loader import REPO_PLACE
 from tune_mcp.config.stages import Frozen
 from tune_mcp.files import read_plain, sha256_bytes, sha256_file
@@ -216,3 +218,36 @@ def _of_client(path: PurePosixPath) -> bool:
 
 def _is(path: Path, sha: str) -> bool:
     return path.is_file() and sha256_file(path) == sha
+
+
+def own_output(root: Path, top: Path) -> tuple[str, ...]:
+    """Files below ``top`` that hold the output of those who started a run: ``... | tee calibration.txt``.
+
+    They grow while the run works, in the tree that it compares. Who writes them is asked of the process table: this
+    process, its ancestors (``script``), its terminal session, and whoever reads what it prints. Named relative to
+    ``root``; never one that Python, pytest or a shell loads. What /proc does not show is left out.
+    """
+    here, above = os.path.realpath(root), os.path.realpath(top)
+    found = {path for pid in _writers() for path in _written_by(pid) if path.startswith(f"{above}/")}
+    names = (os.path.relpath(path, here) for path in found if Path(path).is_file())
+    return tuple(sorted(name for name in names if not is_loaded(name)))
+
+
+def _writers() -> set[int]:
+    pid, session = os.getpid(), os.getsid(0)
+    found = {pid}
+    while pid > 1 and (process := procfs.process(pid)):
+        pid = process.parent
+        found.add(pid)
+    own = procfs.open_files("self") or {}
+    pipes = {link for handle in ("1", "2") if (link := own.get(handle, "")).startswith("pipe:")}
+    for one in procfs.processes():
+        if one.session == session or (pipes and not pipes.isdisjoint((procfs.open_files(one.pid) or {}).values())):
+            found.add(one.pid)
+    return found - {0, 1}
+
+
+def _written_by(pid: int) -> Iterator[str]:
+    for handle, link in (procfs.open_files(pid) or {}).items():
+        if link.startswith("/") and procfs.is_written(pid, handle):
+            yield link

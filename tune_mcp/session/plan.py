@@ -7,20 +7,19 @@ cannot change which metrics count, which extreme is the worst, or where a value 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from datetime import datetime
 from typing import Annotated
 
 from pydantic import Field, StringConstraints, ValidationError
 
 from tune_mcp.actions import Step, call
-from tune_mcp.config.ci_machine import CiMachine
+from tune_mcp.config.fields import CiMachine
 from tune_mcp.config.host import SlurmSettings
 from tune_mcp.config.lanes import Placement
-from tune_mcp.config.policy import GroupPolicy
 from tune_mcp.config.signatures import OwnSignatures
-from tune_mcp.config.stages import Frozen, Stage, StageTable
+from tune_mcp.config.stages import Frozen, GroupPolicy, Stage, StageTable
 from tune_mcp.errors import Code, Json, Refusal
-from tune_mcp.files import digest, dump_json, parse_json, read_plain, sha256_bytes, sync_folder
+from tune_mcp.files import digest, dump_json, parse_json, read_plain, sha256_bytes, sync_folder, write_atomic
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 from tune_mcp.session.drift import Baseline
@@ -185,8 +184,8 @@ def stages_digest(table: StageTable) -> str:
     return digest({key: stage.model_dump(exclude={"last_discovered_at"}, mode="json") for key, stage in table.items()})
 
 
-def write(run: RunDir, plan: Plan, write_file: Callable[[Path, bytes], None], record: Callable[[str], None]) -> None:
-    """Write plan.json once, after ``record`` put its digest on the ledger: with the file the run exists (SES-04).
+def write(run: RunDir, plan: Plan, now: datetime, text: str) -> None:
+    """Write plan.json once, after its digest is on the ledger with ``text``: with the file the run exists (SES-04).
 
     Raises PLAN_EXISTS.
     """
@@ -198,17 +197,17 @@ def write(run: RunDir, plan: Plan, write_file: Callable[[Path, bytes], None], re
             Step(call("start_run"), ", which makes a new directory"),
         )
     data = dump_json(plan.model_dump(mode="json"))
-    record(sha256_bytes(data))
-    write_file(run.plan, data)
+    events.append(run, "planned", now, text, sha256=sha256_bytes(data))
+    write_atomic(run.plan, data)
 
 
-def amend(run: RunDir, plan: Plan, write_file: Callable[[Path, bytes], None], record: Callable[[str], None]) -> None:
+def amend(run: RunDir, plan: Plan, now: datetime, text: str) -> None:
     """Replace plan.json. The new one lies ready before the ledger names it, so that a crash loses neither."""
     if _pending(run, events.ledger(run)) is not None:
         run.next_plan.replace(run.plan)
     data = dump_json(plan.model_dump(mode="json"))
-    write_file(run.next_plan, data)
-    record(sha256_bytes(data))
+    write_atomic(run.next_plan, data)
+    events.append(run, "planned", now, text, sha256=sha256_bytes(data))
     run.next_plan.replace(run.plan)
     sync_folder(run.path)
 

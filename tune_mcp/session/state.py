@@ -5,7 +5,10 @@ Liveness has three values: held, free, unknown. Unknown is never taken for dead,
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from pydantic import Field, ValidationError
@@ -13,8 +16,9 @@ from pydantic import Field, ValidationError
 from tune_mcp import procfs
 from tune_mcp.config.stages import Frozen
 from tune_mcp.contract.status import CurrentWork
-from tune_mcp.files import is_locked, parse_json, read_plain
-from tune_mcp.run_dir import RunDir
+from tune_mcp.files import dump_json, is_locked, parse_json, read_plain, write_atomic
+from tune_mcp.gpus import GpuReader, GpuReading
+from tune_mcp.run_dir import RunDir, iso
 
 
 class RunState(StrEnum):
@@ -164,3 +168,39 @@ def conclude(run: RunDir) -> Conclusion:
         if not record.state.at_rest:
             return Conclusion(RunState.LOST, record, lock)
     return Conclusion(record.state, record, lock)
+
+
+class GpusSeen(Frozen):
+    """``gpus.json``: one look and when it was taken (UTC)."""
+
+    schema_version: int = 1
+    seen_at: str
+    reading: GpuReading
+
+
+@dataclass(frozen=True)
+class RecordingReader:
+    """A reader that leaves what it saw in the run: other readers take that, only precheck and a runner ask NVML.
+
+    NVML can take seconds or hang, and a look of its own for each poll would load the machine that is being measured.
+    """
+
+    run: RunDir
+    read: GpuReader
+    now: Callable[[], datetime]
+
+    def __call__(self) -> GpuReading:
+        """One look."""
+        reading = self.read()
+        seen = GpusSeen(seen_at=iso(self.now()), reading=reading)
+        with suppress(OSError):  # a view for readers: a full disk costs the view, never the measurement
+            write_atomic(self.run.gpus, dump_json(seen.model_dump(mode="json")), durable=False)
+        return reading
+
+
+def last_gpus(run: RunDir) -> GpusSeen | None:
+    """The last look; None when there was none or its file is damaged."""
+    try:
+        return GpusSeen.model_validate_json(read_plain(run.gpus))
+    except (OSError, ValidationError):
+        return None

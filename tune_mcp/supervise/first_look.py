@@ -20,8 +20,8 @@ from tune_mcp.precheck.gates import PATIENT_DEADLINE_S, Deadline, Precheck, Prob
 from tune_mcp.precheck.subject import Needs, Subject
 from tune_mcp.precheck.venv import VenvFacts, read_venv
 from tune_mcp.run_dir import RunDir, iso, utc_now
-from tune_mcp.session import gpus_seen
 from tune_mcp.session import plan as plans
+from tune_mcp.session import state
 from tune_mcp.session.plan import Plan
 from tune_mcp.supervise import comparing, environment
 
@@ -51,7 +51,7 @@ def look(run: RunDir, plan: Plan) -> Machine:
 
     def gpus() -> GpuReading:
         look = accepting(read_gpus, plan.settings.accept_unknown_gpus)
-        readings.append(gpus_seen.Recording(run, look, utc_now)())
+        readings.append(state.RecordingReader(run, look, utc_now)())
         return readings[-1]
 
     def venv(subject: Subject) -> VenvFacts:

@@ -34,7 +34,7 @@ from tune_mcp.gpus import accepting, read_gpus
 from tune_mcp.observe import of_launch, result_files
 from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.run_dir import iso
-from tune_mcp.session import drift, gpus_seen, provenance
+from tune_mcp.session import drift, provenance, state
 from tune_mcp.supervise import caches, comparing, copies, environment, guard_record, loaded, scratch
 from tune_mcp.supervise.gpu.gate import GRANTED_LIMIT_S, WAIT_LIMIT_S
 from tune_mcp.supervise.gpu.use import GpuUse
@@ -91,7 +91,7 @@ class Runner:
         self.record = job.run.guard_record(job.test_key, job.repeat)
         self.started = datetime.now(UTC)
         look = accepting(read_gpus, job.accept_unknown_gpus)
-        read = gpus_seen.Recording(job.run, look, lambda: datetime.now(UTC))
+        read = state.RecordingReader(job.run, look, lambda: datetime.now(UTC))
         limit = GRANTED_LIMIT_S if engine else WAIT_LIMIT_S
         self.gpus = GpuUse(job, read, self.say, self.phase, orders.wait, self.cancelled, wait_limit_s=limit)
         self.dropped: tuple[str, ...] = ()

@@ -1,8 +1,9 @@
-"""``apply``: write what a person agreed to, all files or none."""
+"""``apply``: write what a person agreed to, all files or none; and ``apply --undo``."""
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,21 +11,22 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
-from tune_mcp.actions import Step, ToClient
+from tune_mcp.actions import Step, ToClient, call
 from tune_mcp.apply import doubts, proof, transaction
 from tune_mcp.apply.literals import rewrite
 from tune_mcp.apply.plan import ApplyPlan, Row
 from tune_mcp.config.stages import Number
-from tune_mcp.contract.apply import Applied, ApplyReply, Decision, Mode, Otherwise
+from tune_mcp.contract.apply import Applied, ApplyReply, Decision, Mode, Otherwise, UndoReply
 from tune_mcp.contract.report import DIRTY
 from tune_mcp.discover.assertions import Gate
+from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import sha256_bytes
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report.figures import direction_text
 from tune_mcp.run_dir import RunDir, iso, utc_now
 from tune_mcp.session import events
 from tune_mcp.supervise import environment
-from tune_mcp.verbs import apply_recovery, pull_request, questions
+from tune_mcp.verbs import answers, apply_recovery, pull_request, questions
 from tune_mcp.verbs.apply_proposal import Proposal, proposal_for
 from tune_mcp.verbs.apply_recovery import Kept, Record
 from tune_mcp.verbs.gates import Evidence, copied_from
@@ -252,4 +254,34 @@ def _nothing(proposal: ApplyPlan, run_id: str, mode: Mode, why: str) -> ApplyRep
         warnings=_unwritten(proposal, {}),
         undo_command=None,
         next=f"nothing ({why}); the report stays",
+    )
+
+
+def undo(project: Project, run_id: str, plan_id: str) -> UndoReply:
+    """Put the files before an apply back, all or none (command line only); a second call changes nothing.
+
+    Raises what ``transaction.undo`` raises, and RUN_ACTIVE.
+    """
+    run = project.run(run_id)
+    if not re.fullmatch(r"[0-9a-f]{16}", plan_id):
+        raise Refusal(
+            Code.INVALID_ARGUMENT, "APL-24", f"{plan_id!r} is no plan id", "take one from the run's apply folder"
+        )
+    apply_recovery.settle(project)
+    folder = run.apply_folder(plan_id)
+    if transaction.read_journal(folder) is None:
+        raise transaction.never_applied(folder)
+    catalogue = pull_request.catalogue(project, project.plan(run).model)
+    before = catalogue.sha256
+    with apply_recovery.changing(project, run, folder) as outcome:
+        # What was agreed to was carried out: whoever applies this plan again is asked again.
+        answers.clear(run, plan_id)
+        journal = transaction.undo(folder, project.repo_root, utc_now)
+    events.append(run, "undone", utc_now(), f"plan {plan_id} taken back", plan_id=plan_id)
+    return UndoReply(
+        run_id=run_id,
+        plan_id=plan_id,
+        files=(*(file.path for file in journal.files), *([catalogue.name] if catalogue.sha256 != before else [])),
+        warnings=tuple(outcome.problems),
+        next=Step(call("apply_plan", run_id=run_id), " to decide again"),
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import FileLock, inside, parse_json, read_plain, sha256_file, write_atomic, write_json
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import events, state
+from tune_mcp.verbs.gates import journals
 from tune_mcp.verbs.project import Project
 
 if TYPE_CHECKING:
@@ -77,15 +78,8 @@ def write_record(folder: Path, record: Record) -> None:
 
 def in_effect(run: RunDir) -> list[Record]:
     """Every apply of the run that was carried out and not taken back, in order. Raises PLAN_TAMPERED."""
-    found = [_record(folder) for folder, journal in _journals(run) if journal.state == "committed"]
+    found = [_record(folder) for folder, journal in journals(run) if journal.state == "committed"]
     return sorted(found, key=lambda record: record.order)
-
-
-def _journals(run: RunDir) -> Iterator[tuple[Path, Journal]]:
-    for folder in sorted(run.applies.iterdir()) if run.applies.is_dir() else ():
-        journal = transaction.read_journal(folder) if folder.is_dir() else None
-        if journal is not None:
-            yield folder, journal
 
 
 def _record(folder: Path) -> Record:
@@ -103,7 +97,7 @@ def _record(folder: Path) -> Record:
 def interrupted(project: Project) -> list[RunDir]:
     """The runs with an apply that is going on now or was cut off before all its files were written."""
     runs = run_dir.list_runs(project.repo_root)
-    return [run for run in runs if any(journal.state == "prepared" for _, journal in _journals(run))]
+    return [run for run in runs if any(journal.state == "prepared" for _, journal in journals(run))]
 
 
 def settle(project: Project) -> list[str]:

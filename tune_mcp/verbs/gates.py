@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -196,7 +197,9 @@ def _listed(gaps: list[Gap]) -> list[Json]:
 def changed_files(repo_root: Path, run: RunDir, plan: Plan) -> dict[str, str]:
     """Test and threshold files that are neither as planned nor as our own apply left them: path -> what is wrong."""
     expected = {name: {sha} for name, sha in plan.file_sha256.items()}
-    written = [file for journal in committed(run) for file in journal.files]
+    committed = [journal for _, journal in journals(run) if journal.state == "committed"]
+    in_order = sorted(committed, key=lambda journal: journal.started_at)
+    written = [file for journal in in_order for file in journal.files]
     for name, shas in expected.items():
         # A journal names the file itself, a plan perhaps a link to it.
         own = (repo_root / name).resolve()
@@ -213,18 +216,11 @@ def changed_files(repo_root: Path, run: RunDir, plan: Plan) -> dict[str, str]:
     return found
 
 
-def committed(run: RunDir) -> list[Journal]:
-    """The journals of every apply of this run that was carried out, oldest first."""
-    return sorted(
-        (journal for journal in journals(run) if journal.state == "committed"), key=lambda journal: journal.started_at
-    )
+def journals(run: RunDir) -> Iterator[tuple[Path, Journal]]:
+    """The folder and the journal of every apply that was begun, by folder."""
+    from tune_mcp.apply import transaction  # reads syntax trees: nothing that a mere reader needs
 
-
-def journals(run: RunDir) -> list[Journal]:
-    """The journals of every apply that was begun."""
-    if not run.applies.is_dir():
-        return []
-    from tune_mcp.apply import transaction
-
-    found = (transaction.read_journal(folder) for folder in run.applies.iterdir() if folder.is_dir())
-    return [journal for journal in found if journal is not None]
+    for folder in sorted(run.applies.iterdir()) if run.applies.is_dir() else ():
+        journal = transaction.read_journal(folder) if folder.is_dir() else None
+        if journal is not None:
+            yield folder, journal

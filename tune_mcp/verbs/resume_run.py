@@ -11,7 +11,6 @@ from tune_mcp.contract.resume_run import PurgeItem
 from tune_mcp.contract.start_run import RunReply
 from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import write_atomic
 from tune_mcp.observe.audit import Audit, audit
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import drift, events, provenance, state
@@ -64,7 +63,7 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = (), p
             take_out(run, item.test, keys, item.repeat, who=who, reason=item.reason, now=moment, replaced=item.strict)
         if new != plan:
             text = "catalogue, files or commit taken from the present tree"
-            plans.amend(run, new, write_atomic, lambda sha: events.append(run, "planned", moment, text, sha256=sha))
+            plans.amend(run, new, moment, text)
         if proven:
             events.append(run, "equivalent", moment, proven.sentence(), git_sha=proven.git_sha)
         rereading.count(run, new, again.counted, "resume_run", moment)

@@ -17,9 +17,9 @@ from tune_mcp.precheck import hub
 from tune_mcp.precheck.catalogue import contradicted, stale_files, stale_words, unknown_metrics
 from tune_mcp.precheck.subject import Needs, launch_settings
 from tune_mcp.run_dir import RunDir, iso
-from tune_mcp.session import own_output, provenance
 from tune_mcp.session import plan as plans
-from tune_mcp.session.drift import Baseline, config_digest
+from tune_mcp.session import provenance
+from tune_mcp.session.drift import Baseline, config_digest, own_output
 from tune_mcp.session.plan import Equivalence, LaunchSettings, Plan, stages_digest
 from tune_mcp.session.provenance import GitState
 from tune_mcp.supervise.rereading import HASHES
@@ -146,7 +146,7 @@ def _apart(project: Project, model: str) -> tuple[str, ...]:
     root = project.repo_root
     top = provenance.top_level(root) or root
     config = (path for path in project.places.model_files(model) if path.is_relative_to(root))
-    return tuple(sorted({*own_output.files(root, top), *(str(path.relative_to(root)) for path in config)}))
+    return tuple(sorted({*own_output(root, top), *(str(path.relative_to(root)) for path in config)}))
 
 
 def present_tree(project: Project, run: RunDir, plan: Plan) -> Baseline:

@@ -15,8 +15,8 @@ from tune_mcp.files import sha256_bytes, write_atomic
 from tune_mcp.gpus import read_gpus
 from tune_mcp.precheck.gates import BLOCKING
 from tune_mcp.run_dir import RunDir
-from tune_mcp.session import events, provenance
 from tune_mcp.session import plan as plans
+from tune_mcp.session import provenance
 from tune_mcp.session.plan import Plan
 from tune_mcp.verbs import apply_recovery, halts, run_plan
 from tune_mcp.verbs.handover import launched, plan_line
@@ -155,7 +155,5 @@ def _label(model: str, keys: tuple[str, ...], all_stages: int, repeats: int) -> 
 def _write_new(run: RunDir, plan: Plan, diff: bytes, now: datetime) -> Plan:
     if diff:
         write_atomic(run.workspace_diff, diff)
-    plans.write(
-        run, plan, write_atomic, lambda sha: events.append(run, "planned", now, plan_line(run, plan), sha256=sha)
-    )
+    plans.write(run, plan, now, plan_line(run, plan))
     return plan

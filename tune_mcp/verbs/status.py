@@ -126,7 +126,6 @@ def _closing(run: RunDir, plan: Plan) -> bool:
 def _status(project: Project, run: RunDir, plan: Plan, *, timed_out: bool) -> StatusReply:
     # GPUs and logs are of a status alone: an audit at a terminal does not wait for them.
     from tune_mcp.gpus import MEMORY_LIMIT_MIB, Presence
-    from tune_mcp.session import gpus_seen
     from tune_mcp.verbs.pytest_outcomes import failed_tests
     from tune_mcp.verbs.tail_pytest import active_tail
 
@@ -139,7 +138,7 @@ def _status(project: Project, run: RunDir, plan: Plan, *, timed_out: bool) -> St
     gaps = audited.gaps()
     counts = audited.counts
     left = _eta(audited, log) if now.active else None
-    seen = gpus_seen.last(run)
+    seen = state.last_gpus(run)
     total = sum(counts.values())
     extracted = counts[Cell.STRICT] + counts[Cell.PARTIAL]
     return StatusReply(
