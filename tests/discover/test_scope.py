@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tune_mcp.config.metrics import load_metric_rules
-from tune_mcp.discover.scope import Modules, Scope, ScopeReader
+from tune_mcp.discover.python_files import PythonFiles
+from tune_mcp.discover.scope import Scope, ScopeReader
 
 RULES = load_metric_rules()
 
@@ -17,10 +18,10 @@ def scope(
 ) -> Scope:
     (root / "tests").mkdir(exist_ok=True)
     (root / "tests/test_x_ci.py").write_text(code)
-    modules = Modules(root)
-    module = modules.read("tests/test_x_ci.py")
+    files = PythonFiles(root)
+    module = files.constants("tests/test_x_ci.py")
     assert module is not None
-    return ScopeReader(module, modules, RULES, ("nonstream", "stream")).scope(group, variant, configured)
+    return ScopeReader(module, files, RULES, ("nonstream", "stream")).scope(group, variant, configured)
 
 
 @pytest.mark.rule("SMP-02", "SMP-03", "SMP-08")

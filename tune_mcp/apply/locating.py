@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tune_mcp.config.stages import Stage
+from tune_mcp.discover.assertions import AssertionReader
 from tune_mcp.discover.blanks import Blank, lines_with
-from tune_mcp.discover.constants import ModuleConstants, NumberLiteral, parse_module, split_source
+from tune_mcp.discover.constants import ModuleConstants, NumberLiteral, split_source
 from tune_mcp.discover.leaves import names_in
-from tune_mcp.discover.source_tree import read_tree
+from tune_mcp.discover.python_files import PythonFiles
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import inside, read_plain
 from tune_mcp.session.plan import Plan
 
 CONCURRENCY_SYMBOL = "CONCURRENCY"
@@ -20,28 +20,35 @@ CONCURRENCY_SYMBOL = "CONCURRENCY"
 
 @dataclass
 class Files:
-    """The files that a plan is made of, each read and parsed once."""
+    """The test and threshold files that a plan is made of, and the one reader of what tests assert."""
 
     repo_root: Path
-    contents: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    assertions: AssertionReader = field(init=False)
+    python: PythonFiles = field(init=False)
     modules: dict[str, ModuleConstants] = field(default_factory=dict[str, ModuleConstants])
 
+    def __post_init__(self) -> None:
+        self.assertions = AssertionReader(self.repo_root)
+        self.python = self.assertions.files
+
     def module(self, name: str) -> ModuleConstants:
-        """The constants of one file. Raises OUTSIDE_REPO for a file that leaves the repository."""
+        """The constants of one file. Raises OUTSIDE_REPO for a file that leaves the repository or is gone."""
         if name not in self.modules:
-            try:
-                self.contents[name] = read_plain(inside(self.repo_root, name))
-            except ValueError as error:
-                raise Refusal(
-                    Code.OUTSIDE_REPO, "APL-24", str(error), "put the repository's files back as they were"
-                ) from error
-            self.modules[name] = parse_module(self.contents[name], name)
+            found = self.python.constants(name)
+            if found is None:
+                what = f"{name} is no file inside {self.repo_root}"
+                raise Refusal(Code.OUTSIDE_REPO, "APL-24", what, "put the repository's files back as they were")
+            self.modules[name] = found
         return self.modules[name]
+
+    def content(self, name: str) -> bytes:
+        """The bytes of a file as they were first read."""
+        return self.python.data(name) or b""
 
     def lines_with(self, name: str, symbol: str) -> frozenset[int]:
         """The lines of a file's statements that name ``symbol``, or a name that such a statement binds."""
-        self.module(name)
-        return lines_with(read_tree(self.contents[name], name).tree, symbol)
+        tree = self.python.tree(name)
+        return lines_with(tree, symbol) if tree else frozenset()
 
 
 @dataclass(frozen=True)

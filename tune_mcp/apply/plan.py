@@ -192,7 +192,7 @@ def build(
     """
     seen = seen or Seen()
     files = Files(repo_root)
-    readers = Readers(repo_root, plan.table(), catalogue or {})
+    readers = Readers(files.python, plan.table(), catalogue or {})
     readings = reading.read(files, plan, audited, seen.before)
     by_test = reading.by_test(readings.values())
     rows: list[Row] = []
@@ -212,7 +212,7 @@ def build(
         _doubted(_alone(row, readers), contradicted, plan)
         for row, contradicted in zip(_unshared(rows), against, strict=True)
     ]
-    contents = {name: files.contents[name] for name in files.contents if name in threshold_files}
+    contents = {name: files.content(name) for name in files.modules if name in threshold_files}
     failed = reality.failed_tests(by_test, seen.outcomes, seen.allowed)
     plan_id = _plan_id(plan, audited, files.modules, rows, failed)
     return ApplyPlan(plan_id, tuple(rows), contents, failed, unchecked=not seen.outcomes)
@@ -222,7 +222,7 @@ def _fillable(row: Row, files: Files) -> Row:
     """A first value needs a place in the layout of its table."""
     if row.blank is not None:
         try:
-            rewrite(files.contents[row.file], row.file, [row.edit()])
+            rewrite(files.content(row.file), row.file, [row.edit()])
         except Refusal as refusal:
             return _unknown(row, refusal.message)
     return row

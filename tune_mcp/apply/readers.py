@@ -10,14 +10,12 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from tune_mcp.config.stages import Stage
 from tune_mcp.discover.constants import split_source
 from tune_mcp.discover.leaves import root_of
-from tune_mcp.discover.source_tree import read_tree
-from tune_mcp.errors import Refusal
-from tune_mcp.files import read_plain
+from tune_mcp.discover.python_files import PythonFiles
 
 _TEST_FILE = re.compile(r"test_.*\.py|.*_test\.py")
 
@@ -26,7 +24,7 @@ _TEST_FILE = re.compile(r"test_.*\.py|.*_test\.py")
 class Readers:
     """Answers for one run: ``measured`` are its stages, ``catalogue`` all stages of its model as they are now."""
 
-    repo_root: Path
+    files: PythonFiles
     measured: Mapping[str, Stage]
     catalogue: Mapping[str, Stage]
     _imported: dict[str, dict[str, list[str]]] = field(default_factory=dict[str, dict[str, list[str]]])
@@ -46,43 +44,40 @@ class Readers:
 
     def _importers(self, file: str) -> dict[str, list[str]]:
         """Symbol (``*`` for all of them) -> the unmeasured test files that take it from ``file``."""
-        folder, _, rest = file.partition("/")
-        stem = PurePosixPath(file).stem
-        near = (self.repo_root / folder).rglob("*.py") if rest else self.repo_root.glob("*.py")
+        folder, _, inner = file.partition("/")
+        root = self.files.repo_root
+        near = (root / folder).rglob("*.py") if inner else root.glob("*.py")
         measured = {stage.test for stage in self.measured.values()} | {file}
         found: dict[str, list[str]] = {}
         for path in sorted(near):
-            name = path.relative_to(self.repo_root).as_posix()
-            if name in measured or not _TEST_FILE.fullmatch(path.name):
-                continue
-            try:
-                data = read_plain(path)
-            except OSError:
-                continue  # a pipe, a folder or a dangling link of that name: no test reads anything from it
-            if stem.encode() not in data:
-                continue
-            try:
-                tree = read_tree(data, name).tree
-            except Refusal:
-                # A test that does not parse runs nowhere, so it reads nothing.
-                continue
-            for symbol in set(_taken(tree, stem)):
-                found.setdefault(symbol, []).append(name)
+            name = path.relative_to(root).as_posix()
+            # A test that does not parse runs nowhere, so it reads nothing.
+            if name not in measured and _TEST_FILE.fullmatch(path.name):
+                for symbol in set(self._taken(name, file)):
+                    found.setdefault(symbol, []).append(name)
         return found
 
+    def _taken(self, name: str, file: str) -> Iterator[str]:
+        """What the test file ``name`` takes from ``file``: names, ``*``, or attributes of the imported module."""
+        stem = PurePosixPath(file).stem
+        try:
+            if stem.encode() not in (self.files.data(name) or b""):
+                return
+        except OSError:
+            return  # a pipe or a folder of that name
+        modules: set[str] = set()
+        for one in self.files.imports(name):
+            # A path that only a conftest puts on sys.path leads nowhere here: then the module's name counts.
+            if one.name is not None and self._is(file, name, one.module, one.level):
+                yield one.name
+            elif self._is(file, name, one.inner, one.level):
+                modules |= {one.bound, stem}
+        for node in ast.walk(self.files.tree(name) or ast.Module([], [])):
+            if isinstance(node, ast.Attribute):
+                owner = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
+                if owner in modules:
+                    yield node.attr
 
-def _taken(tree: ast.Module, stem: str) -> Iterator[str]:
-    """What a module takes from a module called ``stem``: names, ``*``, or attributes of the imported module."""
-    modules: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom):
-            if (node.module or "").rpartition(".")[2] == stem:
-                yield from (alias.name for alias in node.names)
-            modules |= {alias.asname or alias.name for alias in node.names if alias.name == stem}
-        elif isinstance(node, ast.Import):
-            modules |= {alias.asname or stem for alias in node.names if alias.name.rpartition(".")[2] == stem}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute):
-            owner = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
-            if owner in modules:
-                yield node.attr
+    def _is(self, file: str, importer: str, module: str, level: int) -> bool:
+        found = self.files.resolve(importer, module, level)
+        return found == file or (found is None and module.rpartition(".")[2] == PurePosixPath(file).stem)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tune_mcp.apply.locating import Concurrency, Files, locate
 from tune_mcp.config.stages import Number
 from tune_mcp.contract.strict_audit import Cell
-from tune_mcp.discover.assertions import AssertionReader, Gate, Unread, UnreadKind
+from tune_mcp.discover.assertions import Gate, Unread, UnreadKind
 from tune_mcp.discover.constants import NumberLiteral, split_source
 from tune_mcp.discover.source_tree import number_in
 from tune_mcp.observe.audit import Audit, AuditedStage
@@ -56,10 +56,9 @@ def read(
     files: Files, plan: Plan, audited: Audit, before: Before, tests: Iterable[str] | None = None
 ) -> dict[tuple[str, str], Reading]:
     """The readings by (stage key, metric key), of all tests of the run or of those test keys."""
-    assertions = AssertionReader(files.repo_root)
     wanted = None if tests is None else frozenset(tests)
     return {
-        (stage.stage.key, metric): _one(files, plan, assertions, stage, metric, before)
+        (stage.stage.key, metric): _one(files, plan, stage, metric, before)
         for stage in audited.stages
         if not stage.stage.is_docs and (wanted is None or stage.stage.test_key in wanted)
         for metric in stage.stage.metrics
@@ -74,18 +73,18 @@ def by_test(readings: Iterable[Reading]) -> dict[str, list[Reading]]:
     return found
 
 
-def _one(
-    files: Files, plan: Plan, assertions: AssertionReader, audited: AuditedStage, metric: str, before: Before
-) -> Reading:
+def _one(files: Files, plan: Plan, audited: AuditedStage, metric: str, before: Before) -> Reading:
     stage, source = audited.stage, audited.stage.metrics[metric].source
     thresholds = files.module(stage.threshold_path)
     concurrency = Concurrency(files.module(stage.test), thresholds)
     place, _ = locate(source, stage, thresholds, concurrency, plan)
     symbol, subkey = split_source(source)
     at = place.concurrency if place else concurrency.value() if subkey else None
-    found = assertions.gate(stage.test, stage.threshold_path, source, at, {**plan.settings.env, **stage.extra_env})
+    found = files.assertions.gate(
+        stage.test, stage.threshold_path, source, at, {**plan.settings.env, **stage.extra_env}
+    )
     asserting = found.tests if isinstance(found, Gate) else None
-    tests = assertions.reading_tests(stage.test, stage.threshold_path, source) if asserting is None else asserting
+    tests = files.assertions.reading_tests(stage.test, stage.threshold_path, source) if asserting is None else asserting
     now = place.value if isinstance(place, NumberLiteral) else None
     known = (stage.key, metric) in before or place is not None
     name = source if subkey is None else f"{symbol}[{at}]['{subkey}']"

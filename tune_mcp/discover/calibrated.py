@@ -12,9 +12,9 @@ from tune_mcp.config.metrics import MetricRules
 from tune_mcp.config.model import FileSource, ModelConfig
 from tune_mcp.config.stages import DOCS_GROUP
 from tune_mcp.discover.constants import ModuleConstants
-from tune_mcp.discover.scope import Modules, ScopeReader
+from tune_mcp.discover.python_files import PythonFiles
+from tune_mcp.discover.scope import ScopeReader
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import inside, read_plain
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class CalibratedFiles:
 
     model: ModelConfig
     rules: MetricRules
-    modules: Modules
+    files: PythonFiles
     problems: list[str] = field(default_factory=list[str])
 
     def paths(self) -> Iterator[str]:
@@ -45,7 +45,7 @@ class CalibratedFiles:
 
         Raises INVALID_CONFIG for two files of one name: config's keys could not tell them apart.
         """
-        root = self.modules.repo_root
+        root = self.files.repo_root
         seen: dict[str, str] = {}
         for pattern in self.model.test_globs:
             found = sorted(path.relative_to(root).as_posix() for path in root.glob(pattern) if path.suffix == ".py")
@@ -68,13 +68,12 @@ class CalibratedFiles:
         base = base.removesuffix(self.model.stage_base_strip_suffix).strip("_.-")
         if not base:
             raise clash(f"nothing is left of {stem} without its prefix and suffix", "shorten stage_base_strip_*")
-        module = self.modules.with_stars(self._module(path, "test_globs"))
+        module = self.files.with_stars(self._module(path, "test_globs"))
         source = f"metric_sources.{name}.threshold_file"
         thresholds = self._module(config.threshold_file, source) if config.threshold_file else module
-        scope = ScopeReader(module, self.modules, self.rules, tuple(config.variants))
+        scope = ScopeReader(module, self.files, self.rules, tuple(config.variants))
         self._check_keys(name, config)
-        data = read_plain(inside(self.modules.repo_root, path))
-        return CalibratedFile(path, name, base, data, config, module, thresholds, scope)
+        return CalibratedFile(path, name, base, self.files.data(path) or b"", config, module, thresholds, scope)
 
     def unused_names(self, files: Iterable[CalibratedFile]) -> Iterator[str]:
         """A line for each test file that config describes and no glob finds."""
@@ -88,10 +87,10 @@ class CalibratedFiles:
             what = f"{path} is no Python file; only Python files are edited, none in YAML, TOML or JSON"
             step = "keep the thresholds as numbers in a Python file that the test imports, and name that one"
             raise Refusal(Code.INVALID_CONFIG, "DSC-13", what, step, {"key": key, "file_given": path})
-        module = self.modules.read(path)
+        module = self.files.constants(path)
         if module is None:
-            there = os.path.lexists(self.modules.repo_root / path)
-            what = f"{path} is no plain file" if there else f"there is no file {path} inside {self.modules.repo_root}"
+            there = os.path.lexists(self.files.repo_root / path)
+            what = f"{path} is no plain file" if there else f"there is no file {path} inside {self.files.repo_root}"
             step = "remove it, or correct config.yaml" if there else "correct config.yaml"
             raise Refusal(Code.INVALID_CONFIG, "DSC-13", what, step, {"key": key, "missing": path})
         return module

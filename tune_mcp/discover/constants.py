@@ -10,14 +10,14 @@ from __future__ import annotations
 import ast
 import keyword
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from tune_mcp.discover.bindings import ASSIGNING, ModuleScope
 from tune_mcp.discover.blanks import Blank, BlankForm, is_none, table_uses
 from tune_mcp.discover.leaves import canonical, leaf_nodes, root_of
-from tune_mcp.discover.source_tree import SourceTree, number_of, parsed_expression, read_tree
+from tune_mcp.discover.source_tree import Imported, SourceTree, imports_in, number_of, parsed_expression, read_tree
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import sha256_bytes
 
@@ -274,7 +274,8 @@ def parse_module(data: bytes, path: str) -> ModuleConstants:
     numbers = ModuleConstants(path, "", found, frozenset())
     filled = {name: reader.nested(found[name], value, numbers) for name, value in nested}
     constants = {name: filled.get(name, constant) for name, constant in found.items()}
-    imports, keywords = frozenset(_imports(source.tree)), frozenset(_keywords(source.tree))
+    imported = list(imports_in(ast.walk(source.tree)))
+    imports, keywords = frozenset(_imports(imported)), frozenset(_keywords(source.tree))
     uses = table_uses(source.tree)
     leaves: dict[str, Constant] = {}
     tables = {name for name, constant in constants.items() if constant.kind is ConstantKind.NESTED}
@@ -296,14 +297,8 @@ def parse_module(data: bytes, path: str) -> ModuleConstants:
         uses.keys,
         uses.handed_on,
         leaves,
-        tuple(_stars(source.tree)),
+        tuple(one.dotted for one in imported if one.name == "*"),
     )
-
-
-def _stars(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
-            yield "." * node.level + (node.module or "")
 
 
 def _indexed(tree: ast.Module) -> dict[str, frozenset[int | str]]:
@@ -322,15 +317,11 @@ def _keywords(tree: ast.Module) -> Iterator[tuple[str, int]]:
             yield node.arg, value
 
 
-def _imports(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            module = "." * node.level + (node.module or "")
-            yield module
-            joint = "" if module.endswith(".") else "."
-            yield from (f"{module}{joint}{alias.name}" for alias in node.names if alias.name != "*")
+def _imports(found: Iterable[Imported]) -> Iterator[str]:
+    for one in found:
+        yield one.dotted
+        if one.name not in (None, "*"):
+            yield f"{one.dotted}{'' if one.dotted.endswith('.') else '.'}{one.name}"
 
 
 class _Reader:

@@ -3,78 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 from tune_mcp.config.metrics import SCOPE_ROLES, MetricRules
-from tune_mcp.discover.constants import ConstantKind, ModuleConstants, parse_module
-from tune_mcp.discover.imports import SourceFiles
-from tune_mcp.files import inside, read_plain
-
-_STARS_DEEP = 4
-
-
-@dataclass
-class Modules:
-    """The Python files of a repository, each parsed once."""
-
-    repo_root: Path
-    files: SourceFiles = field(init=False)
-    parsed: dict[str, ModuleConstants | None] = field(default_factory=dict[str, ModuleConstants | None])
-
-    def __post_init__(self) -> None:
-        self.files = SourceFiles(self.repo_root)
-
-    def read(self, path: str) -> ModuleConstants | None:
-        """The constants of ``path`` (relative to the repository), None when there is no such file inside it."""
-        if path not in self.parsed:
-            try:
-                file = inside(self.repo_root, path)
-            except ValueError:
-                file = None
-            found = parse_module(read_plain(file), path) if file and file.is_file() else None
-            self.parsed[path] = found
-        return self.parsed[path]
-
-    def number(self, module: ModuleConstants, name: str, depth: int = 4) -> int | float | None:
-        """The number that ``name`` means in ``module``, through ``A = B`` and ``from file import B`` (SMP-02)."""
-        constant = module.constants.get(name)
-        value = module.number(name)
-        if value is not None or depth == 0:
-            return value
-        if constant is not None:
-            return self.number(module, constant.alias, depth - 1) if constant.alias and not constant.problem else None
-        origins = [entry for entry in module.imports if entry.endswith(f".{name}")]
-        if len(origins) != 1 or name not in module.elsewhere:
-            return None
-        other = self.imported(origins[0].removesuffix(f".{name}"), module.path)
-        return self.number(other, name, depth - 1) if other else None
-
-    def with_stars(self, module: ModuleConstants, depth: int = _STARS_DEEP) -> ModuleConstants:
-        """The module, with the names that it uses and that star imports bind among those that are bound elsewhere."""
-        elsewhere: dict[str, str] = {}
-        imports = set(module.imports)
-        for dotted in module.stars if depth else ():
-            other = self.imported(dotted, module.path)
-            if other is None:
-                how = f"perhaps bound by the star import of {dotted}, which is not in this repository"
-                found = module.names_read
-            else:
-                other = self.with_stars(other, depth - 1)
-                how = f"bound by the star import of {other.path}"
-                found = other.constants.keys() | other.elsewhere.keys()
-                imports |= {f"{dotted}.{name}" for name in found}
-            elsewhere |= {name: how for name in found if not name.startswith("_")}
-        # Of what a star binds, only what the test file itself uses matters.
-        wanted = elsewhere.keys() & module.names_read if depth == _STARS_DEEP else elsewhere.keys()
-        missing = {name: elsewhere[name] for name in elsewhere if name in wanted and name not in module.constants}
-        return replace(module, elsewhere={**missing, **module.elsewhere}, imports=frozenset(imports))
-
-    def imported(self, module: str, importer: str) -> ModuleConstants | None:
-        """The constants of the file that ``module`` (with its leading dots) is, seen from the file ``importer``."""
-        bare = module.lstrip(".")
-        path = self.files.resolve(importer, bare, len(module) - len(bare))
-        return self.read(path) if path else None
+from tune_mcp.discover.constants import ConstantKind, ModuleConstants
+from tune_mcp.discover.python_files import PythonFiles
 
 
 @dataclass(frozen=True)
@@ -91,7 +24,7 @@ class ScopeReader:
     """Answers for one test file. ``variants`` are all its variants: a name may speak of one of them."""
 
     module: ModuleConstants
-    modules: Modules
+    files: PythonFiles
     rules: MetricRules
     variants: tuple[str, ...] = ()
 
@@ -168,7 +101,7 @@ class ScopeReader:
         return [name for name in self.module.constants if name == name.upper() and self.rules.role(name) == role]
 
     def _number(self, name: str) -> int | float | None:
-        return self.modules.number(self.module, name)
+        return self.files.number(self.module, name)
 
     def _speaks_of(self, name: str, group: str, variant: str | None) -> int | None:
         """2: of this group, 1: of this variant, 0: of nothing in particular, None: of another group or variant."""

@@ -9,6 +9,7 @@ import math
 import re
 import threading
 import tokenize
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tune_mcp.errors import Code, Refusal
@@ -94,3 +95,37 @@ def number_in(text: str) -> int | float | None:
         return number_of(parsed_expression(f"({text}\n)"))
     except (SyntaxError, ValueError):
         return None
+
+
+@dataclass(frozen=True)
+class Imported:
+    """One name that an import binds. ``name``: what it is in ``module``, ``*`` for all of it, None: the module itself.
+
+    ``module`` is dotted, ``level`` counts the dots before it.
+    """
+
+    bound: str
+    module: str
+    level: int
+    name: str | None
+
+    @property
+    def dotted(self) -> str:
+        """``module`` with its dots."""
+        return "." * self.level + self.module
+
+    @property
+    def inner(self) -> str:
+        """The module that ``name`` is where it is no name in ``module``."""
+        return ".".join(filter(None, (self.module, self.name)))
+
+
+def imports_in(nodes: Iterable[ast.AST]) -> Iterator[Imported]:
+    """What the import statements among some nodes bind."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Imported(alias.asname or alias.name.partition(".")[0], alias.name, 0, None)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                yield Imported(alias.asname or alias.name, node.module or "", node.level, alias.name)

@@ -19,7 +19,6 @@ from tune_mcp.discover.claimants import drop_unread, rivals_of
 from tune_mcp.discover.infer import Inferred, infer
 from tune_mcp.discover.named import Named, read_named
 from tune_mcp.discover.routing import Claim, Routing, Tree, route
-from tune_mcp.discover.scope import Modules
 from tune_mcp.discover.sources import StageSources
 from tune_mcp.discover.suggest import needs_no_gpu, suggestion
 from tune_mcp.discover.unclaimed import Unclaimed, data_files, unclaimed
@@ -78,7 +77,7 @@ def discover(
     Raises INVALID_CONFIG for files that do not parse, constants that fit two presets or variants, a missing threshold
     file, and two stages of one key.
     """
-    builder = _Builder(model, rules, Modules(repo_root), AssertionReader(repo_root), only_stages)
+    builder = _Builder(model, rules, AssertionReader(repo_root), only_stages)
     builder.build()
     before = previous or {}
     stages: StageTable = {}
@@ -117,7 +116,6 @@ def _undated(stage: Stage) -> Stage:
 class _Builder:
     model: ModelConfig
     rules: MetricRules
-    modules: Modules
     reader: AssertionReader
     only_stages: bool = False
     named: Named = field(default_factory=Named)
@@ -131,7 +129,7 @@ class _Builder:
     problems: list[str] = field(default_factory=list[str])
 
     def build(self) -> None:
-        files = CalibratedFiles(self.model, self.rules, self.modules)
+        files = CalibratedFiles(self.model, self.rules, self.reader.files)
         found = [files.read(path) for path in files.paths()]
         self.named = read_named(self.model, self.rules, found, self.reader)
         self.problems += self.named.problems

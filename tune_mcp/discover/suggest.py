@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterable
 
 from tune_mcp.discover.assertions import Gate
 from tune_mcp.discover.calibrated import CalibratedFile
-from tune_mcp.discover.imports import SourceFiles
 from tune_mcp.discover.infer import Inferred
 from tune_mcp.discover.leaves import names_in
+from tune_mcp.discover.python_files import PythonFiles
 from tune_mcp.discover.recorded import RECORD_FILE, names_for
 from tune_mcp.discover.unclaimed import BOUND, Unclaimed
 
@@ -66,7 +66,7 @@ def suggestion(
     return "\n".join(lines) + "\n"
 
 
-def needs_no_gpu(files: SourceFiles, path: str) -> bool:
+def needs_no_gpu(files: PythonFiles, path: str) -> bool:
     """Whether neither a test file nor anything of the repository that it imports can reach a GPU, as far as text says.
 
     A package that is not known, and a process that is started, may use one.
@@ -80,18 +80,9 @@ def needs_no_gpu(files: SourceFiles, path: str) -> bool:
         tree = files.tree(one)
         if tree is None or len(seen) > _MOST_MODULES or _MAY_USE.search(ast.unparse(tree)):
             return False
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom):
-                names = [
-                    (f"{node.module}.{alias.name}" if node.module else alias.name, node.level) for alias in node.names
-                ]
-                names.append((node.module or "", node.level))
-            elif isinstance(node, ast.Import):
-                names = [(alias.name, 0) for alias in node.names]
-            else:
-                continue
-            found = [place for name, level in names if (place := files.resolve(one, name, level))]
-            top = names[0][0].partition(".")[0]
+        for imported in files.imports(one):
+            found = files.led_to(one, imported)
+            top = imported.module.partition(".")[0]
             if not found and top not in _HARMLESS and top not in sys.stdlib_module_names:
                 return False
             waiting += found

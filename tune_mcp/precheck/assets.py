@@ -14,7 +14,7 @@ from typing import cast
 
 from tune_mcp.config.model import RequiredFile
 from tune_mcp.contract.precheck import Check
-from tune_mcp.discover.source_tree import parsed
+from tune_mcp.discover.python_files import PythonFiles
 from tune_mcp.files import read_text
 from tune_mcp.precheck.hub import RepoKind, folder_name, holders, missing_parts
 from tune_mcp.precheck.subject import Subject
@@ -106,7 +106,8 @@ def needed_datasets(
     A config lists data sets for the model as a whole. A test file that names some of them, or a key that a module it
     imports maps to one, needs those; one that names none may need any. What no test file names, all may need.
     """
-    named = {test: _named(repo_root, repo_root / test, datasets) for test in selected | others}
+    files = PythonFiles(repo_root)
+    named = {test: _named(files, test, datasets) for test in selected | others}
     if not all(named[test] for test in selected):
         return datasets
     mine = set[str]().union(*(named[test] for test in selected))
@@ -118,28 +119,19 @@ def _found(subject: Subject, glob: str) -> Iterator[Path]:
     return (path for path in subject.repo_root.glob(glob) if path.is_file())
 
 
-def _named(repo_root: Path, test: Path, datasets: tuple[str, ...]) -> set[str]:
-    try:
-        text = read_text(test)
-        tree = parsed(text)
-    except (FileNotFoundError, ValueError, SyntaxError):
-        return set()
-    strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+def _named(files: PythonFiles, test: str, datasets: tuple[str, ...]) -> set[str]:
+    strings = {text for text in _strings(files, test) if isinstance(text, str)}
     found = {name for name in datasets if name in strings}
-    for module in _imported(repo_root, tree):
-        for name in datasets:
-            aliases = re.findall(rf"""["']([^"'\n]+)["']\s*:\s*["']{re.escape(name)}["']""", module)
-            found |= {name for alias in aliases if alias in strings}
+    for module in files.imported_files(test):
+        for node in ast.walk(files.tree(module) or ast.Module([], [])):
+            for key, value in zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ():
+                if isinstance(key, ast.Constant) and isinstance(value, ast.Constant) and key.value in strings:
+                    found |= {name for name in datasets if name == value.value}
     return found
 
 
-def _imported(repo_root: Path, tree: ast.Module) -> Iterator[str]:
-    """The text of the repository's own modules that a file imports names from."""
-    names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
-    for name in sorted(names):
-        path = repo_root.joinpath(*name.split(".")).with_suffix(".py")
-        if path.is_file():
-            yield read_text(path, errors="replace")
+def _strings(files: PythonFiles, path: str) -> Iterator[object]:
+    return (node.value for node in ast.walk(files.tree(path) or ast.Module([], [])) if isinstance(node, ast.Constant))
 
 
 VARIABLE = "SEEDTTS_SIM_CACHE_DIR"

@@ -16,8 +16,8 @@ from pathlib import Path
 from shutil import which
 
 from tune_mcp.contract.precheck import Check
-from tune_mcp.discover.source_tree import parsed
-from tune_mcp.files import open_plain, read_text
+from tune_mcp.discover.python_files import PythonFiles
+from tune_mcp.files import open_plain
 from tune_mcp.precheck.dependencies import read_declared
 from tune_mcp.precheck.subject import Subject
 from tune_mcp.precheck.venv import VenvFacts, sync
@@ -46,28 +46,22 @@ def started(repo_root: Path, tests: Collection[str], scripts: Collection[str]) -
 
     A file that does not parse is left to ``discover``. Raises ``OSError``.
     """
-    found = Started()
-    waiting = [*tests, *(str(path) for test in tests for path in _conftests(test))]
+    files, found = PythonFiles(repo_root), Started()
+    waiting = [*tests, *(path for test in tests for path in files.conftests(test))]
     seen = set(waiting)
     while waiting and len(seen) <= _FILES_AT_MOST:
         name = waiting.pop(0)
-        path = repo_root / name
-        if not path.is_file() or path.stat().st_size > _BYTES_AT_MOST:
+        if not files.exists(name) or (repo_root / name).stat().st_size > _BYTES_AT_MOST:
             continue
-        try:
-            tree = parsed(read_text(path))
-        except (ValueError, SyntaxError):
+        tree = files.tree(name)
+        if tree is None:
             continue
         _look(tree, name, scripts, found)
-        for other in _reached(repo_root, tree, name):
+        for other in (*files.imported_files(name), *_mentioned(files, tree, name)):
             if other not in seen:
                 seen.add(other)
                 waiting.append(other)
     return found
-
-
-def _conftests(test: str) -> Iterator[Path]:
-    return (folder / "conftest.py" for folder in Path(test).parents)
 
 
 def _look(tree: ast.Module, file: str, scripts: Collection[str], found: Started) -> None:
@@ -126,38 +120,14 @@ def _server(node: ast.List | ast.Tuple) -> str:
             return ""
 
 
-def _reached(repo_root: Path, tree: ast.Module, file: str) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield from _module(repo_root, alias.name)
-        elif isinstance(node, ast.ImportFrom):
-            base = _base(file, node.level) if node.level else ""
-            module = ".".join(filter(None, [base, node.module or ""]))
-            yield from _module(repo_root, module)
-            for alias in node.names:
-                yield from _module(repo_root, f"{module}.{alias.name}")
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) < 200:
-            if _MODULE.fullmatch(node.value):
-                yield from _module(repo_root, node.value)
-            if node.value.endswith(".py") and not node.value.startswith("/") and ".." not in node.value:
-                yield node.value
-
-
-def _base(file: str, level: int) -> str:
-    parents = Path(file).parents
-    folder = parents[min(level, len(parents)) - 1]
-    return ".".join(folder.parts)
-
-
-def _module(repo_root: Path, name: str) -> Iterator[str]:
-    """The files of a module of this repository: itself, its ``__init__`` or its ``__main__``."""
-    if not name or not re.fullmatch(r"\w+(\.\w+)*", name):
-        return
-    path = Path(*name.split("."))
-    for candidate in (path.with_suffix(".py"), path / "__init__.py", path / "__main__.py"):
-        if (repo_root / candidate).is_file():
-            yield str(candidate)
+def _mentioned(files: PythonFiles, tree: ast.Module, file: str) -> Iterator[str]:
+    """Files that strings name: a module, itself or its ``__main__``, or a script by its path."""
+    texts = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    for text in (text for text in texts if len(text) < 200):
+        if _MODULE.fullmatch(text):
+            yield from filter(None, (files.resolve(file, text), files.resolve(file, f"{text}.__main__")))
+        if text.endswith(".py") and not text.startswith("/") and ".." not in text:
+            yield text
 
 
 _SHEBANG = re.compile(rb"#!\s*(/\S*python[\d.]*)\s*\n")

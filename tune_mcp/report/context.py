@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tune_mcp.config.stages import Stage
-from tune_mcp.discover.scope import Modules
+from tune_mcp.discover.python_files import PythonFiles
 from tune_mcp.errors import Json, Refusal
 from tune_mcp.files import parse_json, read_plain
 from tune_mcp.report.launch_values import LaunchValues
@@ -63,8 +63,8 @@ class ContextReader:
     settings: LaunchSettings = field(default_factory=LaunchSettings)
 
     def __post_init__(self) -> None:
-        self._modules = Modules(self.repo_root)
-        self._launched = LaunchValues(self.repo_root, self._modules, self.settings)
+        self._files = PythonFiles(self.repo_root)
+        self._launched = LaunchValues(self.repo_root, self._files, self.settings)
 
     def line(self, stage: Stage) -> str:
         """``— 2× NVIDIA H20, 2000 samples, max_tokens=32, concurrency=8, 5 runs`` (CTX-04, CTX-05).
@@ -101,7 +101,7 @@ class ContextReader:
         """The constant's number, followed through imports; ``?`` where it is not found (CTX-06)."""
         for file in dict.fromkeys((stage.test, stage.threshold_path)):
             try:
-                module = self._modules.read(file)
+                module = self._files.constants(file)
                 value = self._launched.number(stage, module, name) if module else None
             except Refusal:
                 continue

@@ -14,10 +14,9 @@ from pathlib import Path, PurePosixPath
 
 from tune_mcp.config.stages import Number, Stage
 from tune_mcp.discover.constants import ModuleConstants
-from tune_mcp.discover.scope import Modules
-from tune_mcp.discover.source_tree import number_of, read_tree
+from tune_mcp.discover.python_files import PythonFiles
+from tune_mcp.discover.source_tree import number_of
 from tune_mcp.errors import Refusal
-from tune_mcp.files import inside, read_plain
 from tune_mcp.session.plan import LaunchSettings
 
 UNKNOWN = "?"
@@ -31,7 +30,7 @@ class LaunchValues:
     """What the launches of one run were given, and what the test files make of it; each file is read once."""
 
     repo_root: Path
-    modules: Modules
+    files: PythonFiles
     settings: LaunchSettings
     _trees: dict[str, Mapping[str, ast.expr]] = field(default_factory=dict[str, Mapping[str, ast.expr]])
 
@@ -50,7 +49,7 @@ class LaunchValues:
         values: set[str] = set()
         for file in dict.fromkeys((stage.test, stage.threshold_path)):
             try:
-                module = self.modules.read(file)
+                module = self.files.constants(file)
             except Refusal:
                 continue
             for name in (one for one in (module.constants if module else ()) if one.strip("_").endswith(_WORD)):
@@ -60,7 +59,7 @@ class LaunchValues:
 
     def number(self, stage: Stage, module: ModuleConstants, name: str) -> Number | None:
         """The number that ``name`` means in ``module`` in a launch of ``stage``; None for one that is not found."""
-        plain = self.modules.number(module, name)
+        plain = self.files.number(module, name)
         if plain is not None:
             return plain
         return self._followed({**self.settings.env, **stage.extra_env}, module, name, _DEPTH)
@@ -73,7 +72,7 @@ class LaunchValues:
         if constant is not None:
             if constant.problem is not None:
                 return None
-            value = self.modules.number(module, name)
+            value = self.files.number(module, name)
             expression = self._assigned(module).get(name)
             if value is None and constant.alias:
                 return self._followed(env, module, constant.alias, depth - 1)
@@ -82,7 +81,7 @@ class LaunchValues:
         if len(origins) != 1 or name not in module.elsewhere:
             return None
         try:
-            other = self.modules.imported(origins[0].removesuffix(f".{name}"), module.path)
+            other = self.files.imported(origins[0].removesuffix(f".{name}"), module.path)
         except Refusal:
             return None
         return self._followed(env, other, name, depth - 1) if other else None
@@ -90,9 +89,9 @@ class LaunchValues:
     def _assigned(self, module: ModuleConstants) -> Mapping[str, ast.expr]:
         """What stands right of each name that the module's own level assigns."""
         if module.path not in self._trees:
-            tree = read_tree(read_plain(inside(self.repo_root, module.path)), module.path).tree
+            tree = self.files.tree(module.path)
             found: dict[str, ast.expr] = {}
-            for node in tree.body:
+            for node in tree.body if tree else ():
                 if isinstance(node, ast.Assign):
                     found |= {one.id: node.value for one in node.targets if isinstance(one, ast.Name)}
                 elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:

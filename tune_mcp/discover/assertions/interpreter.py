@@ -39,7 +39,7 @@ from tune_mcp.discover.assertions.objects import (
 from tune_mcp.discover.assertions.reading import MUTATORS
 from tune_mcp.discover.assertions.statements import Statements, Target
 from tune_mcp.discover.assertions.values import TooLong
-from tune_mcp.discover.imports import SourceFiles
+from tune_mcp.discover.python_files import PythonFiles
 from tune_mcp.discover.recorded import RECORDERS
 
 _MAX_DEPTH = 60
@@ -61,7 +61,7 @@ class Interpreter(Statements):
 
     def __init__(
         self,
-        files: SourceFiles,
+        files: PythonFiles,
         target: Target,
         near: str,
         env: Mapping[str, str],

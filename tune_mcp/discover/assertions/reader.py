@@ -30,8 +30,8 @@ from tune_mcp.discover.assertions.reading import ANYTHING, NameReader, TestNode,
 from tune_mcp.discover.assertions.statements import Target
 from tune_mcp.discover.assertions.values import TooLong
 from tune_mcp.discover.constants import split_source
-from tune_mcp.discover.imports import SourceFiles
 from tune_mcp.discover.leaves import Leaf, attributes_of, leaf_nodes, load_of, root_of
+from tune_mcp.discover.python_files import PythonFiles
 from tune_mcp.discover.recorded import RECORDERS
 
 _BEFORE = ("setUpClass", "setup_class", "setUp", "setup_method", "asyncSetUp")
@@ -55,7 +55,7 @@ class AssertionReader:
     """Reads the tests of one repository; each file is parsed once. Paths are relative to the repository."""
 
     repo_root: Path
-    files: SourceFiles = field(init=False)
+    files: PythonFiles = field(init=False)
     names: NameReader = field(init=False)
     _long: set[int] = field(default_factory=set[int])
     _anew: dict[str, dict[str, str]] = field(default_factory=dict[str, "dict[str, str]"])
@@ -66,7 +66,7 @@ class AssertionReader:
     _leaves: dict[str, dict[str, Leaf]] = field(default_factory=lambda: dict[str, dict[str, Leaf]]())
 
     def __post_init__(self) -> None:
-        self.files = SourceFiles(self.repo_root)
+        self.files = PythonFiles(self.repo_root)
         self.names = NameReader(self.files)
 
     def gate_of(self, test_file: str, node: ast.expr, env: Mapping[str, str] | None = None) -> Gate | Unread:

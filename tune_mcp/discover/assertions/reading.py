@@ -11,7 +11,8 @@ import builtins
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from tune_mcp.discover.imports import SourceFiles
+from tune_mcp.discover.python_files import PythonFiles
+from tune_mcp.discover.source_tree import imports_in
 
 _DYNAMIC = frozenset({"globals", "vars", "exec", "eval", "locals"})
 _BUILTINS = frozenset(dir(builtins))
@@ -60,7 +61,7 @@ class Names:
 class NameReader:
     """Answers for one repository; each file is walked once."""
 
-    files: SourceFiles
+    files: PythonFiles
     _names: dict[str, Names] = field(default_factory=dict[str, Names])
     _closures: dict[tuple[str, int], frozenset[tuple[str, str]]] = field(
         default_factory=lambda: dict[tuple[str, int], frozenset[tuple[str, str]]]()
@@ -164,22 +165,15 @@ class NameReader:
 
     def _collect(self, path: str, tree: ast.Module, names: Names) -> None:
         for node in _top(tree.body):
-            if isinstance(node, ast.ImportFrom):
-                origin = self.files.resolve(path, node.module or "", node.level)
-                for alias in node.names:
-                    if alias.name == "*":
-                        names.stars += [origin] if origin else []
-                        continue
-                    inner = f"{node.module}.{alias.name}" if node.module else alias.name
-                    module = self.files.resolve(path, inner, node.level)
-                    entry = names.imports.setdefault(alias.asname or alias.name, [])
-                    entry += [Import(origin, alias.name)] if origin else []
-                    entry += [Import(module, None)] if module else []
-            elif isinstance(node, ast.Import):
-                for alias in node.names:
-                    module = self.files.resolve(path, alias.name, 0)
-                    bound = alias.asname or alias.name.partition(".")[0]
-                    names.imports.setdefault(bound, []).extend([Import(module, None)] if module else [])
+            for one in imports_in([node]):
+                origin = self.files.resolve(path, one.module, one.level)
+                if one.name == "*":
+                    names.stars += [origin] if origin else []
+                    continue
+                entry = names.imports.setdefault(one.bound, [])
+                entry += [Import(origin, one.name)] if origin else []
+                if one.name is not None and (module := self.files.resolve(path, one.inner, one.level)):
+                    entry.append(Import(module, None))
             names.unseen = names.unseen or _binds_unseen(node)
             for name in _changed(node):
                 names.statements.setdefault(name, []).append(node)

@@ -1,0 +1,156 @@
+"""The one reader of a repository's Python files: each is read and parsed once, and its imports lead to other files.
+
+Nothing outside the repository is read: an import that leads there has no file here.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+from tune_mcp.discover.constants import ModuleConstants, parse_module
+from tune_mcp.discover.source_tree import Imported, imports_in, parsed
+from tune_mcp.errors import Refusal
+from tune_mcp.files import inside, read_plain
+
+_STARS_DEEP = 4
+
+
+@dataclass
+class PythonFiles:
+    """Answers for one repository. Paths are relative to it, in POSIX form."""
+
+    repo_root: Path
+    _trees: dict[str, ast.Module | None] = field(default_factory=dict[str, "ast.Module | None"])
+    _data: dict[str, bytes | None] = field(default_factory=dict[str, "bytes | None"])
+    _constants: dict[str, ModuleConstants | None] = field(default_factory=dict[str, "ModuleConstants | None"])
+    _exists: dict[str, bool] = field(default_factory=dict[str, bool])
+    _resolved: dict[tuple[str, str, int], str | None] = field(
+        default_factory=lambda: dict[tuple[str, str, int], str | None]()
+    )
+
+    # One file
+
+    def data(self, path: str) -> bytes | None:
+        """The bytes of ``path`` when it was first read; None when there is no such file inside the repository."""
+        if path not in self._data:
+            self._data[path] = read_plain(inside(self.repo_root, path)) if self.exists(path) else None
+        return self._data[path]
+
+    def tree(self, path: str) -> ast.Module | None:
+        """The tree of ``path``; None when it is missing, outside the repository, or no Python."""
+        if path not in self._trees:
+            try:
+                data = self.data(path)
+                self._trees[path] = None if data is None else parsed(data, path)
+            except (OSError, ValueError, SyntaxError, RecursionError, MemoryError, Refusal):
+                self._trees[path] = None
+        return self._trees[path]
+
+    def constants(self, path: str) -> ModuleConstants | None:
+        """The constants of ``path``, None for no such file. Raises INVALID_CONFIG for one that is no Python."""
+        if path not in self._constants:
+            data = self.data(path)
+            self._constants[path] = None if data is None else parse_module(data, path)
+        return self._constants[path]
+
+    def exists(self, path: str) -> bool:
+        """Whether ``path`` is a file inside the repository."""
+        if path not in self._exists:
+            try:
+                self._exists[path] = inside(self.repo_root, path).is_file()
+            except (OSError, ValueError, Refusal):
+                self._exists[path] = False
+        return self._exists[path]
+
+    def conftests(self, path: str) -> Iterator[str]:
+        """The conftest.py files that pytest loads for the test file ``path``, the nearest first."""
+        for folder in PurePosixPath(path).parents:
+            name = str(folder / "conftest.py")
+            if self.exists(name):
+                yield name
+
+    # Imports
+
+    def resolve(self, importer: str, module: str, level: int = 0) -> str | None:
+        """The file that ``module`` is, seen from the file ``importer``; ``level`` counts leading dots."""
+        key = (importer, module, level)
+        if key not in self._resolved:
+            found = self._candidates(importer, module, level)
+            self._resolved[key] = next((path for path in found if self.exists(path)), None)
+        return self._resolved[key]
+
+    def _candidates(self, importer: str, module: str, level: int) -> Iterator[str]:
+        """Files that ``module`` may be, in the order in which Python under pytest would find them."""
+        parents = list(PurePosixPath(importer).parents)
+        if level:
+            folders = parents[level - 1 : level]
+        else:
+            # pytest puts the first folder without __init__.py on the path, ``python -m pytest`` the current one.
+            top = next((one for one in parents if not self.exists(str(one / "__init__.py"))), PurePosixPath("."))
+            folders = list(dict.fromkeys([top, PurePosixPath("."), PurePosixPath("src"), *parents]))
+        parts = [part for part in module.split(".") if part]
+        for folder in folders:
+            path = folder.joinpath(*parts)
+            if parts:
+                yield f"{path}.py"
+            yield str(path / "__init__.py")
+
+    def imports(self, path: str) -> tuple[Imported, ...]:
+        """What is imported anywhere in a file; nothing where there is no tree."""
+        tree = self.tree(path)
+        return tuple(imports_in(ast.walk(tree))) if tree else ()
+
+    def led_to(self, path: str, one: Imported) -> tuple[str, ...]:
+        """The files of the repository that an import of ``path`` runs: the module, and the one that its name may be."""
+        modules = [one.module] if one.name in (None, "*") else [one.module, one.inner]
+        found = (self.resolve(path, module, one.level) for module in modules)
+        return tuple(dict.fromkeys(file for file in found if file))
+
+    def imported_files(self, path: str) -> tuple[str, ...]:
+        """The files of the repository that a file imports."""
+        return tuple(dict.fromkeys(file for one in self.imports(path) for file in self.led_to(path, one)))
+
+    # Numbers through imports
+
+    def imported(self, module: str, importer: str) -> ModuleConstants | None:
+        """The constants of the file that ``module`` (with its leading dots) is, seen from the file ``importer``."""
+        bare = module.lstrip(".")
+        path = self.resolve(importer, bare, len(module) - len(bare))
+        return self.constants(path) if path else None
+
+    def number(self, module: ModuleConstants, name: str, depth: int = 4) -> int | float | None:
+        """The number that ``name`` means in ``module``, through ``A = B`` and ``from file import B`` (SMP-02)."""
+        constant = module.constants.get(name)
+        value = module.number(name)
+        if value is not None or depth == 0:
+            return value
+        if constant is not None:
+            return self.number(module, constant.alias, depth - 1) if constant.alias and not constant.problem else None
+        origins = [entry for entry in module.imports if entry.endswith(f".{name}")]
+        if len(origins) != 1 or name not in module.elsewhere:
+            return None
+        other = self.imported(origins[0].removesuffix(f".{name}"), module.path)
+        return self.number(other, name, depth - 1) if other else None
+
+    def with_stars(self, module: ModuleConstants, depth: int = _STARS_DEEP) -> ModuleConstants:
+        """The module, with the names that it uses and that star imports bind among those that are bound elsewhere."""
+        elsewhere: dict[str, str] = {}
+        imports = set(module.imports)
+        for dotted in module.stars if depth else ():
+            other = self.imported(dotted, module.path)
+            if other is None:
+                how = f"perhaps bound by the star import of {dotted}, which is not in this repository"
+                found = module.names_read
+            else:
+                other = self.with_stars(other, depth - 1)
+                how = f"bound by the star import of {other.path}"
+                found = other.constants.keys() | other.elsewhere.keys()
+                imports |= {f"{dotted}.{name}" for name in found}
+            elsewhere |= {name: how for name in found if not name.startswith("_")}
+        # Of what a star binds, only what the test file itself uses matters.
+        wanted = elsewhere.keys() & module.names_read if depth == _STARS_DEEP else elsewhere.keys()
+        missing = {name: elsewhere[name] for name in elsewhere if name in wanted and name not in module.constants}
+        return replace(module, elsewhere={**missing, **module.elsewhere}, imports=frozenset(imports))
