@@ -6,6 +6,7 @@ run_id=…"); ``spoken`` gives the same text with the commands of another interf
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -25,7 +26,7 @@ class Action:
 
     def __str__(self) -> str:
         """The words for a client: ``call status with run_id=x and wait_s=45``."""
-        named = [f"{name}={value}" for name, value in self.arguments]
+        named = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in self.arguments]
         return f"call {self.tool}" + (f" with {' and '.join(named)}" if named else "")
 
 

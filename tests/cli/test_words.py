@@ -23,12 +23,13 @@ from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.report import report
 from tune_mcp.verbs.start_run import start_run
 from tune_mcp.verbs.status import status
+from tune_mcp.words import number_of
 
 TOOLS = [tool for tool in get_args(Tool) if "_" in tool]
 FULL: dict[str, dict[str, object]] = {
     "discover": {"model": "toy"},
     "start_run": {"model": "toy", "stages": "@all", "repeats": 5, "label": "x y"},
-    "resume_run": {"run_id": "r1", "purge": "STAGE:2:REASON"},
+    "resume_run": {"run_id": "r1", "purge": [{"stage": "s", "repeat": 2, "reason": "a b"}]},
     "status": {"run_id": "r1", "wait_s": 45},
     "apply": {"run_id": "r1", "plan_id": "0" * 16, "mode": "smart"},
 }
@@ -108,6 +109,13 @@ def test_no_text_of_the_code_names_a_call_that_a_terminal_cannot_say_in_its_own_
         if node.value not in _docstrings(tree)
     ]
     assert not found
+
+
+def test_no_text_leaves_it_to_the_reader_whether_it_is_one_or_many() -> None:
+    package = Path(tune_mcp.__file__).parent
+    found = [path.name for path in sorted(package.rglob("*.py")) if re.search(r"[A-Za-z]\(s\)[^)]", path.read_text())]
+    assert not found
+    assert (number_of(1, "file"), number_of(0, "file"), number_of(2, "file")) == ("1 file", "0 files", "2 files")
 
 
 def _docstrings(tree: ast.Module) -> set[object]:

@@ -34,7 +34,7 @@ def arm(step: int, steps: Sequence[str] = STEPS) -> None:
     """From now on, count every step of ``os`` that changes a file, and end at the one wanted."""
     left = step
 
-    def counted(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+    def number_of(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def stepped(*words: Any, **named: Any) -> Any:
             nonlocal left
             if name == "open" and not words[1] & os.O_CREAT:
@@ -58,4 +58,4 @@ def arm(step: int, steps: Sequence[str] = STEPS) -> None:
             truncate(words[0], os.fstat(words[0]).st_size // 2)
 
     for name in steps:
-        setattr(os, name, counted(name, getattr(os, name)))
+        setattr(os, name, number_of(name, getattr(os, name)))

@@ -23,6 +23,7 @@ from tune_mcp.supervise.gpu.gate import Gate
 from tune_mcp.supervise.job import PHASE_FILE, AttemptResult, Job
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.strict_audit import strict_audit
+from tune_mcp.words import number_of
 
 HERE = Path(__file__).parent
 HELD_MIB = 3072
@@ -114,7 +115,9 @@ def test_the_gate_keeps_closed_while_another_process_holds_3_gib_and_names_it(tm
     grant = gate.wait(len(holders.processes))
 
     try:
-        assert f"{len(holders.processes)} GPU(s) at or below {MEMORY_LIMIT_MIB} MiB needed, 0 free" in said[0]
+        assert (
+            f"{number_of(len(holders.processes), 'GPU')} at or below {MEMORY_LIMIT_MIB} MiB needed, 0 free" in said[0]
+        )
         pids = [process.pid for process in holders.processes.values()]
         assert f"pid {pids[0]} " in said[0] or "another pid namespace" in said[0], said[0]
         assert {gpu.uuid for gpu in grant.gpus} == set(holders.processes) and not grant.refused

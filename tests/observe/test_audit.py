@@ -280,10 +280,10 @@ def test_an_artifact_that_nobody_recorded_is_foreign(project: Project, run: RunD
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda o: o.update(git_sha="1" * 40), "1 artifact(s) of another commit: toy_speed/run2 (111111111111)"),
-        (lambda o: o.pop("git_sha"), "1 artifact(s) without git_sha: toy_speed/run2"),
-        (lambda o: o.update(git_sha=None), "1 artifact(s) without git_sha: toy_speed/run2"),
-        (lambda o: o.update(git_sha=""), "1 artifact(s) without git_sha: toy_speed/run2"),
+        (lambda o: o.update(git_sha="1" * 40), "1 artifact of another commit: toy_speed/run2 (111111111111)"),
+        (lambda o: o.pop("git_sha"), "1 artifact without git_sha: toy_speed/run2"),
+        (lambda o: o.update(git_sha=None), "1 artifact without git_sha: toy_speed/run2"),
+        (lambda o: o.update(git_sha=""), "1 artifact without git_sha: toy_speed/run2"),
     ],
 )
 def test_an_artifact_of_another_commit_fails_the_provenance(
@@ -300,7 +300,7 @@ def test_an_artifact_of_another_commit_fails_the_provenance(
 def test_an_artifact_that_cannot_be_read_has_no_provenance(project: Project, run: RunDir) -> None:
     run.observation("toy_speed", 2).write_text("{")
 
-    assert audited(project, run).git == Provenance(False, "1 artifact(s) without git_sha: toy_speed/run2")
+    assert audited(project, run).git == Provenance(False, "1 artifact without git_sha: toy_speed/run2")
 
 
 @pytest.mark.rule("STR-01", "STR-27")

@@ -17,7 +17,7 @@ from tune_mcp.verbs.strict_audit import strict_audit
 UNKNOWN = toy.toy_source().replace("NUM_SAMPLES = 4", "NUM_SAMPLES = int(os.environ.get('HOW_MANY', '4'))")
 
 
-def counted(*totals: int) -> Any:
+def number_of(*totals: int) -> Any:
     """Repeat k measures the k-th number of samples, all of them good."""
 
     def attempt(job: Job) -> AttemptResult:
@@ -32,14 +32,14 @@ def test_repeats_of_different_sizes_halt_and_are_never_one_strict_run(tmp_path: 
     project = toy.make_toy(tmp_path / "repo", test_source=UNKNOWN)
     assert all(stage.expected_samples is None for stage in project.places.stages("toy").values())
 
-    run = toy.finished_run(project, 3, counted(*totals))
+    run = toy.finished_run(project, 3, number_of(*totals))
 
     now = status(project, run.run_id)
     assert now.state == "halted" and "wrong sample scope" in now.reason, toy.told(run)
     assert f"{totals[0]} expected" in now.reason
     audit = strict_audit(project, run.run_id)
     assert not audit.ready and "(3/3" not in audit.text()
-    with toy.supervised_here(counted(*totals)), pytest.raises(Refusal) as refused:
+    with toy.supervised_here(number_of(*totals)), pytest.raises(Refusal) as refused:
         resume_run(project, run.run_id)
     assert refused.value.code is Code.HALT_UNRESOLVED
 
@@ -48,7 +48,7 @@ def test_repeats_of_different_sizes_halt_and_are_never_one_strict_run(tmp_path: 
 def test_repeats_of_one_size_count_whatever_it_is(tmp_path: Path) -> None:
     project = toy.make_toy(tmp_path / "repo", test_source=UNKNOWN)
 
-    assert strict_audit(project, toy.finished_run(project, 3, counted(7, 7, 7)).run_id).ready
+    assert strict_audit(project, toy.finished_run(project, 3, number_of(7, 7, 7)).run_id).ready
 
 
 @pytest.mark.rule("SMP-01")

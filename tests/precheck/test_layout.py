@@ -160,7 +160,7 @@ def test_every_path_of_the_profile_that_is_not_there_is_its_own_gap(tmp_path: Pa
     (tmp_path / "hf").mkdir()
     (tmp_path / "a sim").mkdir()
     (check,) = hardware.host_paths_checks(asked)
-    assert (check.id, check.status, check.detail) == ("host.paths", "ok", "3 path(s) of host profile box exist")
+    assert (check.id, check.status, check.detail) == ("host.paths", "ok", "3 paths of host profile box found")
 
 
 @pytest.mark.rule("HST-05")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -16,6 +17,7 @@ from mcp_types import ElicitResult
 
 from tune_mcp.apply import transaction
 from tune_mcp.files import FileLock
+from tune_mcp.server import forms
 from tune_mcp.verbs.apply import undo
 from tune_mcp.verbs.project import Project
 
@@ -72,7 +74,7 @@ async def test_smart_asks_for_the_mode_once_and_for_each_loosening_metric_once(
     assert person.asked[0] == "mode"
     assert sorted(person.asked[1:]) == sorted(METRICS)
     assert all(plan_id in message for message in person.messages)
-    assert "1 value(s) tighten CI, 3 loosen it, 3 of them asked about one by one" in person.messages[0]
+    assert "tighten CI: 1, loosen it: 3, asked about one by one: 3" in person.messages[0]
     latency = person.messages[person.asked.index("latency_mean_s")]
     assert "observed per run: 0.125, 0.25" in latency and "present value: 0.001, worst of N: 0.25" in latency
     assert '"throughput_qps": 99.0, "latency_mean_s": 0.25, "rtf_mean": 0.75}' in source(project)
@@ -508,41 +510,80 @@ async def test_an_apply_that_is_cancelled_while_it_writes_is_finished(
     assert {row["direction"] for row in facts["rows"]} == {"equal"}
 
 
-@pytest.mark.rule("APL-05")
-async def test_more_questions_than_a_client_has_rounds_for_are_answered_call_by_call(
-    connect: Any, tmp_path: Path, era: str
-) -> None:
-    """Clients stop after ten rounds of questions; fourteen are answered once each over a few calls."""
+@pytest.fixture
+def many(tmp_path: Path) -> tuple[Project, str]:
+    """The finished run of a toy with five test files, which loosens ten metrics."""
     source = toy.toy_source().replace(
         '2: {"throughput_qps": 1.0, "latency_mean_s": 9.0},', '2: {"throughput_qps": 99.0, "latency_mean_s": 0.001},'
     )
-    names = [f"test_toy{number:02d}_ci.py" for number in range(7)]
+    names = [f"test_toy{number:02d}_ci.py" for number in range(5)]
     sources = toy.CONFIG["metric_sources"]["test_toy_ci.py"]
     config = {**toy.CONFIG, "test_globs": ["tests/test_toy??_ci.py"], "gpus_per_test": dict.fromkeys(names, 0)}
     config["metric_sources"] = dict.fromkeys(names, sources)
     project = toy.make_toy(tmp_path / "many", config=config, files={f"tests/{name}": source for name in names})
-    run_id = toy.finished_run(project).run_id
-    messages: list[str] = []
+    return project, toy.finished_run(project).run_id
 
-    async def keep(context: Any, params: Any) -> ElicitResult:
-        messages.append(params.message)
-        mode = "write thresholds into" in params.message
-        return ElicitResult(action="accept", content={"mode": "smart"} if mode else KEEP)
 
-    calls = 0
-    async with connect(project.repo_root, era, answer=keep) as session:
+class Filled:
+    """Agrees to smart, and fills in each form: keep, but for what ``own`` says of the form of that number."""
+
+    def __init__(self, **own: dict[str, str]) -> None:
+        self.own = own
+        self.forms: list[dict[str, Any]] = []
+
+    async def __call__(self, context: Any, params: Any) -> ElicitResult:
+        if "write thresholds into" in params.message:
+            return ElicitResult(action="accept", content={"mode": "smart"})
+        fields = params.requested_schema["properties"]
+        self.forms.append(fields)
+        kept = {name: one["default"] for name, one in fields.items()}
+        return ElicitResult(action="accept", content=kept | self.own.get(f"form{len(self.forms)}", {}))
+
+
+@pytest.mark.rule("APL-05", "APL-13")
+async def test_questions_for_which_a_client_has_no_rounds_left_share_forms(
+    connect: Any, many: tuple[Project, str], era: str
+) -> None:
+    """Clients stop after ten rounds; ten questions take five forms beside the one for the mode."""
+    project, run_id = many
+    person = Filled(form1={"choice_1": "custom", "choice_2": "apply", "value": "0.5 2=0.5"})
+    async with connect(project.repo_root, era, answer=person) as session:
         plan_id = await planned(session, run_id)
-        facts: dict[str, Any] = {}
-        while not facts.get("applied"):
-            calls += 1
-            assert calls < 10
-            try:
-                result = await session.raw("apply", run_id=run_id, plan_id=plan_id, mode="smart")
-            except Exception as error:
-                assert "input" in str(error) or "round" in str(error), error
-                continue
-            facts = result.structured_content
-            assert not result.is_error or facts["code"] == "DECISION_MISSING"
+        unclear = await session.refused("apply", run_id=run_id, plan_id=plan_id, mode="smart")
+        assert (unclear["code"], len(person.forms)) == ("DECISION_INVALID", 5)
+        person.own = {"form6": {"choice_1": "custom", "choice_2": "apply", "value": "1=0.5"}}
+        _, facts = await session.call("apply", run_id=run_id, plan_id=plan_id, mode="smart")
 
-    assert len(messages) == len(set(messages)) == 15
-    assert len(facts["applied"]) == 7 and len(facts["kept"]) == 14
+    assert [len(fields) for fields in person.forms] == [3] * 6, "only the form that was not clear is asked again"
+    one, two = (person.forms[0][f"choice_{number}"]["title"].partition(": ")[2] for number in (1, 2))
+    written = {f"{found['stage_key']}/{found['metric_key']}": found["new"] for found in facts["applied"]}
+    assert written[one] == 0.5 and two in written
+    assert len(facts["applied"]) == 5 + 2 and len(facts["kept"]) == 8
+
+
+@pytest.mark.rule("APL-13")
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ({"choice_1": "custom", "choice_3": "custom", "value": "3=1.5, 1 = 0.75"}, ["0.75", "keep", "1.5"]),
+        ({"choice_2": "apply"}, ["keep", "apply", "keep"]),
+        ({"choice_1": "custom", "value": "0.5"}, ["?", "keep", "keep"]),
+        ({"choice_1": "custom", "value": "2=0.5"}, ["?", "?", "keep"]),
+        ({"choice_2": "keep", "value": "2=0.5"}, ["keep", "?", "keep"]),
+        ({"choice_1": "custom", "choice_2": "custom", "value": "1=0.5"}, ["?", "?", "keep"]),
+        ({"choice_1": "custom", "value": "1=0.5 9=0.5"}, ["?", "keep", "keep"]),
+        ({"choice_1": "custom", "value": "1=0.5 1=0.75"}, ["?", "keep", "keep"]),
+        ({"value": "0.5"}, ["?", "keep", "keep"]),
+    ],
+)
+def test_a_number_goes_to_the_metric_that_the_person_named_or_nowhere(
+    answers: dict[str, str], expected: list[str]
+) -> None:
+    stage, worst = SimpleNamespace(key="s"), [SimpleNamespace(metric_key=name) for name in "abc"]
+    rows: Any = [SimpleNamespace(stage=stage, worst=one, key=("s", one.metric_key)) for one in worst]
+
+    found = forms.decisions_of(forms.form_for(rows)(**answers))
+
+    assert [one.metric_key for one in found] == ["a", "b", "c"]
+    values = [str(one.value) if one.choice == "custom" else one.choice for one in found]
+    assert ["?" if value.endswith("(of which question?)") else value for value in values] == expected

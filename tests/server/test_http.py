@@ -96,6 +96,17 @@ def test_no_request_without_the_token_reaches_anything(served: Served) -> None:
     assert served.post(Authorization="") == 401
     assert served.post(Authorization="Bearer " + "x" * 40) == 401
     assert served.post(Authorization=TOKEN) == 401
+    assert served.post(Authorization="Bearer \xff" + "x" * 40) == 401
+    assert served.post(Authorization=f"Bearer {TOKEN} ") == 200, "HTTP drops the blank at a value's end"
+
+
+def test_nothing_sends_a_client_to_a_login_that_does_not_exist(served: Served) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=LIMIT_S)
+    try:
+        connection.request("GET", "/.well-known/oauth-protected-resource/mcp")
+        assert connection.getresponse().status == 404
+    finally:
+        connection.close()
 
 
 def test_a_web_page_of_somebody_else_cannot_talk_to_it_even_with_the_token(served: Served) -> None:

@@ -60,6 +60,7 @@ async def test_a_poll_without_news_is_short_in_both_forms_and_still_counts(
 @pytest.mark.rule("STR-15")
 async def test_unchanged_means_since_the_last_answer_to_this_client(connect: Any, project: Project, era: str) -> None:
     run = toy.finished_run(project)
+    run.observation("toy_speed", 2).unlink()  # who has seen the last cell waits for the run's end
     with at_work(run):
         async with connect(project.repo_root, era) as one, connect(project.repo_root, era) as other:
             await one.call("status", run_id=run.run_id)

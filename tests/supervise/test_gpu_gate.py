@@ -157,7 +157,7 @@ def test_too_few_gpus_say_how_many_and_which_are_busy() -> None:
     grant = world.ask(2)
 
     assert grant.refused == (
-        "2 GPU(s) at or below 2048 MiB needed, 1 free "
+        "2 GPUs at or below 2048 MiB needed, 1 free "
         f"(GPU 1: 9000/97871 MiB, held by pid {NOBODY} of another pid namespace)"
     )
     assert locked() == [], "both or none"

@@ -57,7 +57,7 @@ def test_gpus_of_two_lanes_never_serve_one_launch() -> None:
 
     assert ([gpu.index for gpu in free.gpus], free.lane) == ([0, 1], PAIRS[0])
     assert ([gpu.index for gpu in half.gpus], half.lane) == ([2, 3], PAIRS[1])
-    assert (mixed.gpus, mixed.lane) == ((), None) and "2 GPU(s)" in mixed.refused
+    assert (mixed.gpus, mixed.lane) == ((), None) and "2 GPUs" in mixed.refused
 
 
 @pytest.mark.rule("GPU-02")
@@ -68,7 +68,7 @@ def test_a_gpu_that_the_host_withholds_is_never_granted() -> None:
     none = granted(reading(0, 0, 0, 0), Placement(exclude=(1, 2), lanes=PAIRS), 2)
 
     assert [[gpu.index for gpu in one.gpus] for one in (alone, only, lanes)] == [[2, 3], [1, 3], [2, 3]]
-    assert not none.retryable and "no lane of this host has 2 GPU(s)" in none.refused
+    assert not none.retryable and "no lane of this host has 2 GPUs" in none.refused
 
 
 def test_cpus_that_cannot_be_had_stop_a_launch_before_it_starts() -> None:

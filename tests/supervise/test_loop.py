@@ -221,7 +221,7 @@ def test_a_failed_threshold_is_kept_and_never_tried_again(project: Project) -> N
 
     assert len(executor.jobs) == 2
     assert observation(run, 1)["status"] == "ok"
-    assert observation(run, 1)["reason"] == "threshold_assertion (1 test(s) failed)"
+    assert observation(run, 1)["reason"] == "threshold_assertion (1 test failed)"
     assert strict_audit(project, run.run_id).ready
     report(project, run.run_id)
     rows = {row.metric_key: row.write_value for row in apply_plan(project, run.run_id).rows}
@@ -597,7 +597,7 @@ def test_a_run_in_a_repository_without_a_commit_is_refused(tmp_path: Path) -> No
 
 
 def blocked(job: Job) -> AttemptResult:
-    why = Blocked(code="GPU_NOT_CLEAR", rule="GPU-02", reason="1 GPU(s) needed, 0 free", next="free GPU 0")
+    why = Blocked(code="GPU_NOT_CLEAR", rule="GPU-02", reason="1 GPU needed, 0 free", next="free GPU 0")
     return AttemptResult(key=job.key, started_at="", ended_at="", blocked=why)
 
 
@@ -608,7 +608,7 @@ def test_a_machine_without_a_free_gpu_is_asked_four_times_and_then_the_run_halts
 
     assert [job.repeat for job in executor.jobs] == [1, 2, 2, 2, 2], "and repeat 3 is not even tried"
     now = status(project, run.run_id)
-    assert (now.state, now.terminal, now.reason) == ("halted", False, "1 GPU(s) needed, 0 free")
+    assert (now.state, now.terminal, now.reason) == ("halted", False, "1 GPU needed, 0 free")
     assert now.next.startswith("free GPU 0")
     assert {one["verdict"] for one in observation(run, 2)["history"]} == {"not started", "halted"}
     with toy.supervised_here():

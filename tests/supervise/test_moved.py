@@ -110,4 +110,4 @@ def test_a_tests_own_output_in_the_tree_is_told_once_and_stops_nothing(tmp_path:
 
     assert strict_audit(project, run.run_id).ready, toy.told(run)
     told = [event.text for event in events.read(run.events) if event.kind == "appeared"]
-    assert told == ["1 new file(s) in the tree, taken for the tests' output: results.json"]
+    assert told == ["1 new file in the tree, taken for the tests' output: results.json"]

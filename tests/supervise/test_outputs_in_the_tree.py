@@ -110,7 +110,7 @@ def test_a_test_that_rewrites_a_tracked_file_is_named_and_the_way_out_works_at_t
         resume_run(toy.open_project(project.repo_root), run.run_id)
 
     assert strict_audit(project, run.run_id).ready, toy.told(run)
-    assert any(f"left out of its comparison: {name}" in told for told in appeared(run))
+    assert any(f"left out when it is compared: {name}" in told for told in appeared(run))
     assert len(toy.launches(project, 1)) == 2
 
 

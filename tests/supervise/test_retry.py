@@ -51,7 +51,7 @@ def verdict(result: AttemptResult | None, *earlier: Verdict) -> Verdict:
     ("facts", "reason"),
     [
         ({}, ""),
-        ({"pytest_rc": 1, "guard": {"failed": IDS[:1]}}, "threshold_assertion (1 test(s) failed)"),
+        ({"pytest_rc": 1, "guard": {"failed": IDS[:1]}}, "threshold_assertion (1 test failed)"),
         ({"pytest_rc": 1, "guard": {"failed": IDS}, "signature": "CUDA out of memory: x"}, "threshold_assertion"),
         ({"pytest_rc": 1}, "pytest ended with 1 after every test had passed"),
         ({"pytest_rc": -9, "signature": "killed (137)"}, "pytest ended with -9 after every test had passed"),
@@ -137,26 +137,26 @@ def test_a_runner_that_fails_by_a_bug_twice_halts() -> None:
 
 def not_launched(*, retryable: bool = True) -> AttemptResult:
     blocked = Blocked(
-        code="GPU_NOT_CLEAR", rule="GPU-02", reason="2 GPU(s) needed, 0 free", next="free the GPUs", retryable=retryable
+        code="GPU_NOT_CLEAR", rule="GPU-02", reason="2 GPUs needed, 0 free", next="free the GPUs", retryable=retryable
     )
     return ended(blocked=blocked, pytest_rc=None, guard={"started": False}, stages={})
 
 
 @pytest.mark.rule("GPU-06", "GPU-15")
 def test_an_attempt_that_was_never_launched_is_not_charged() -> None:
-    assert verdict(not_launched()) == Again("2 GPU(s) needed, 0 free", charged=False)
+    assert verdict(not_launched()) == Again("2 GPUs needed, 0 free", charged=False)
 
 
 @pytest.mark.rule("GPU-02", "GPU-06")
 def test_a_machine_that_is_not_ready_four_times_over_halts_with_the_cause_and_what_to_do() -> None:
-    again = Again("2 GPU(s) needed, 0 free", charged=False)
+    again = Again("2 GPUs needed, 0 free", charged=False)
 
     assert verdict(not_launched(), again, again) == again
     found = verdict(not_launched(), again, Again("killed"), again, again)
 
     assert isinstance(found, Stop)
     assert (found.halt.code, found.halt.rule, found.halt.next) == ("GPU_NOT_CLEAR", "GPU-02", "free the GPUs")
-    assert found.halt.message == "2 GPU(s) needed, 0 free"
+    assert found.halt.message == "2 GPUs needed, 0 free"
 
 
 @pytest.mark.rule("GPU-19")
@@ -368,7 +368,7 @@ def test_what_is_wrong_with_a_whole_file_is_said_once_and_counted_for_each_value
     found = verdict(ended(stages=speed(problems=(said, said, said))))
 
     assert isinstance(found, Stop)
-    assert found.halt.message.count(said) == 1 and "3 value(s)" in found.halt.message
+    assert found.halt.message.count(said) == 1 and "3 values" in found.halt.message
 
 
 @pytest.mark.rule("XPY-06", "RTY-03")
@@ -391,14 +391,14 @@ def test_a_fixture_that_is_written_wrongly_is_tried_twice_and_not_forty_times(ex
 def test_an_error_that_is_no_assertion_is_not_recorded_as_a_threshold() -> None:
     found = verdict(ended(pytest_rc=1, guard=failed("call", "NameError", "name 'x'")))
     assert isinstance(found, Keep)
-    assert found.reason.startswith("test_error (1 test(s) failed") and "NameError: name 'x'" in found.reason
+    assert found.reason.startswith("test_error (1 test failed") and "NameError: name 'x'" in found.reason
     assert "threshold" in str(verdict(ended(pytest_rc=1, guard=failed("call", "AssertionError", "assert 1 >= 2"))))
 
 
 @pytest.mark.rule("RTY-04")
 def test_a_red_teardown_after_every_number_is_kept_under_its_own_name() -> None:
     found = verdict(ended(pytest_rc=1, guard=failed("teardown")))
-    assert found == Keep("teardown_error (1 test(s) failed after they had measured)")
+    assert found == Keep("teardown_error (1 test failed after they had measured)")
 
 
 @pytest.mark.rule("RTY-03")

@@ -285,7 +285,7 @@ def test_nothing_is_written_while_another_run_measures_this_repository(
 @pytest.mark.rule("APL-24")
 def test_answers_survive_a_disk_that_fails_and_go_with_an_undo(repo: Repo, new: dict[str, bytes]) -> None:
     said = Decision(stage_key="a_accuracy", metric_key="accuracy", choice="keep")
-    answers.store_decision(repo.run, repo.plan_id, said)
+    answers.store_decisions(repo.run, repo.plan_id, [said])
 
     assert run(repo.apply, 60, errno.ENOSPC, repo.log) == REFUSED, repo.log.read_text()
     apply_recovery.settle(repo.project)

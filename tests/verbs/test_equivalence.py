@@ -101,7 +101,7 @@ def test_a_run_goes_on_over_a_commit_that_changes_only_its_thresholds(project: P
     with toy.supervised_here() as executor:
         reply = resume_run(project, run.run_id)
 
-    assert f"{new} is measurement-equivalent to {old}: 2 threshold literal(s)" in reply.text()
+    assert f"{new} is measurement-equivalent to {old}: 2 threshold literals" in reply.text()
     assert f"{toy.TEST_FILE}:TOY_ACC_MIN 0.5 -> 0.625" in reply.text()
     assert [job.repeat for job in executor.jobs] == [2]
     assert run.observation("toy_speed", 1).read_bytes() == kept
@@ -281,7 +281,7 @@ def test_an_artifact_of_any_other_commit_fails_provenance_also_beside_a_proof(pr
 
     toy.rewrite_observation(run, "toy_speed", 2, lambda o: o.update(git_sha="1" * 40))
 
-    assert "GIT PROVENANCE: FAIL — 1 artifact(s) of another commit" in strict_audit(project, run.run_id).text()
+    assert "GIT PROVENANCE: FAIL — 1 artifact of another commit" in strict_audit(project, run.run_id).text()
 
 
 @pytest.mark.rule("SES-12", "SES-13")

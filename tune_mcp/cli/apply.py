@@ -126,7 +126,7 @@ def _asked(
             print(f"{'/'.join(row.key)}: {kept.value if kept.choice == 'custom' else kept.choice}, answered before")
             named[row.key] = kept
             continue
-        print(questions.question(row, proposal.plan_id))
+        print(questions.question([row], proposal.plan_id))
         while row.key not in named:
             answer = decision(f"{'/'.join(row.key)}={ask('keep, apply or a number', (), 'keep')}")
             try:
@@ -134,7 +134,7 @@ def _asked(
             except Refusal as refusal:
                 print(refusal.message)
                 continue
-            answers.store_decision(run, proposal.plan_id, answer)
+            answers.store_decisions(run, proposal.plan_id, [answer])
             named[row.key] = answer
     return list(named.values())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from tune_mcp.actions import Action, Tool, spoken
 from tune_mcp.contract.reply import Reply
@@ -16,7 +16,7 @@ _COMMANDS: dict[Tool, str] = {
     "start_run": "run", "resume_run": "resume", "stop_run": "stop", "strict_audit": "audit", "tail_pytest": "tail",
     "apply_plan": "plan",
 }  # fmt: skip
-_OPTIONS = {"stages": "--stages", "repeats": "--repeats", "label": "--label", "mode": "--mode", "purge": "--purge"}
+_OPTIONS = {"stages": "--stages", "repeats": "--repeats", "label": "--label", "mode": "--mode"}
 _PLACEHOLDERS = {"model": "MODEL", "run_id": "RUN"}
 _BY_MODEL: tuple[Tool, ...] = ("discover", "precheck", "start_run")
 
@@ -41,6 +41,8 @@ class Words:
         if action.tool == "stop_run":
             words.append("--reason WHY")
         words += [f"{option} {shlex.quote(str(given[key]))}" for key, option in _OPTIONS.items() if key in given]
+        repeats = cast("list[dict[str, object]]", given.get("purge", []))
+        words += [f"--purge {shlex.quote(':'.join(map(str, one.values())))}" for one in repeats]
         return f"run `{' '.join([*words, *self._options])}`"
 
     def reply(self, reply: R) -> R:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, StrictFloat, StrictInt
 
 from tune_mcp.config.stages import Frozen, Number, WorstOp
 from tune_mcp.contract.reply import Reply
+from tune_mcp.words import number_of
 
 Mode = Literal["report", "smart", "full"]
 MODES: tuple[Mode, ...] = ("report", "smart", "full")
@@ -62,7 +63,7 @@ class ApplyReply(Reply):
 
     def lines(self) -> Iterable[str]:
         """The list of changes."""
-        yield f"applied {len(self.applied)} value(s) in mode {self.mode}; kept {len(self.kept)}"
+        yield f"applied {number_of(len(self.applied), 'value')} in mode {self.mode}; kept {len(self.kept)}"
         for one in self.applied:
             was = "" if one.old is None else f"was {one.old!r}, "
             yield f"  {one.file}:{one.symbol} = {one.new!r} ({was}{one.direction})"

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from tune_mcp.config.stages import Frozen, Number
 from tune_mcp.contract.apply import Decision
 from tune_mcp.contract.reply import TEXT_LIMIT, Reply, size
@@ -41,6 +43,8 @@ class PlanRow(Frozen):
     direction: str
     decision: Literal["auto", "skip", "ask"]
     reason: str
+    place: str = Field(exclude=True)
+    """The literal as its file spells it, for the text."""
 
 
 class ApplyPlanReply(Reply):
@@ -86,7 +90,7 @@ class ApplyPlanReply(Reply):
         for row in self._sorted()[:_ROWS_SHOWN]:
             yield (
                 f"  {row.decision:<4} {row.stage_key}/{row.metric_key}: {row.current_raw!r} -> {row.write_value!r} "
-                f"{row.direction} [{row.file}:{row.symbol}] {row.reason}"
+                f"{row.direction} [{row.file}:{row.place}] {row.reason}"
             )
         if len(self.rows) > _ROWS_SHOWN:
             yield f"  … and {len(self.rows) - _ROWS_SHOWN} more"

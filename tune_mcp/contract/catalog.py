@@ -10,6 +10,7 @@ from pydantic import Field
 
 from tune_mcp.config.stages import Frozen
 from tune_mcp.contract.reply import Reply, size
+from tune_mcp.words import number_of
 
 CATALOG_LIMIT = 4800
 """Characters of a model's catalogue, typed; it is asked for at the start of every calibration."""
@@ -58,9 +59,9 @@ class StageEntry(Frozen):
     metrics: tuple[MetricEntry, ...]
 
     def head(self) -> str:
-        """What the stages of one test share: ``tests/test_x_ci.py [2 GPU(s); 50 samples; STALE]``."""
+        """What the stages of one test share: ``tests/test_x_ci.py [2 GPUs; 50 samples; STALE]``."""
         facts = (
-            f"{self.gpus} GPU(s)" if self.gpus is not None else "",
+            number_of(self.gpus, "GPU") if self.gpus is not None else "",
             f"{self.expected_samples} samples" if self.expected_samples is not None else "",
             "STALE" if self.stale else "",
         )

@@ -7,6 +7,7 @@ from typing import Literal
 
 from tune_mcp.config.stages import Frozen
 from tune_mcp.contract.reply import Reply
+from tune_mcp.words import number_of
 
 Status = Literal["ok", "missing", "mismatch", "busy", "warn", "unknown"]
 
@@ -33,7 +34,8 @@ class PrecheckReply(Reply):
     def lines(self) -> Iterable[str]:
         """One line a check, with the command that fixes it below."""
         blocking = sum(check.status not in ("ok", "warn") for check in self.checks)
-        yield f"precheck {self.model}: {'ok' if self.ok else f'{blocking} failed check(s)'} — {len(self.checks)} checks"
+        found = "ok" if self.ok else number_of(blocking, "failed check")
+        yield f"precheck {self.model}: {found} — {number_of(len(self.checks), 'check')}"
         for check in self.checks:
             yield f"  {check.status:<8} {check.id}: {check.detail}"
             if check.fix and check.status != "ok":

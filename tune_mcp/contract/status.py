@@ -15,6 +15,7 @@ from tune_mcp.config.stages import Frozen
 from tune_mcp.contract.reply import Reply, said_once
 from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.gpus import Gpu
+from tune_mcp.words import number_of
 
 MAX_WAIT_S = 50
 _NAMED = 2
@@ -91,7 +92,7 @@ class StatusReply(Reply):
         repeats = f" · {self.whole_repeats} repeats whole" if self.whole_repeats else ""
         counts = f"STRICT {self.strict_ready} stages · {strict}/{self.total} cells ✓{repeats}"
         if self.unchanged:
-            alerts = f" · {len(self.alerts)} alert(s) as before" if self.alerts else ""
+            alerts = f" · {number_of(len(self.alerts), 'alert')} as before" if self.alerts else ""
             yield f"{counts} · unchanged · {self._work()}{alerts}"
             return
         yield f"{counts} · {self.run_id}"

@@ -16,6 +16,7 @@ from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 from tune_mcp.session.events import Ledger
 from tune_mcp.session.plan import Plan
+from tune_mcp.words import number_of
 
 
 class Fault(StrEnum):
@@ -254,7 +255,7 @@ def _provenance(plan: Plan, stages: tuple[AuditedStage, ...]) -> Provenance:
             elif sha not in plan.commits:
                 others.append(f"{stage.stage.key}/run{repeat} ({sha[:12]})")
     if others:
-        return Provenance(False, f"{len(others)} artifact(s) of another commit: {', '.join(others[:3])}")
+        return Provenance(False, f"{number_of(len(others), 'artifact')} of another commit: {', '.join(others[:3])}")
     if without:
-        return Provenance(False, f"{len(without)} artifact(s) without git_sha: {', '.join(without[:3])}")
+        return Provenance(False, f"{number_of(len(without), 'artifact')} without git_sha: {', '.join(without[:3])}")
     return Provenance(True)

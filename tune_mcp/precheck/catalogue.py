@@ -13,6 +13,7 @@ from tune_mcp.errors import Refusal
 from tune_mcp.files import sha256_file
 from tune_mcp.precheck.subject import Subject
 from tune_mcp.session import provenance
+from tune_mcp.words import number_of
 
 if TYPE_CHECKING:
     from tune_mcp.config.metrics import MetricRules
@@ -116,7 +117,7 @@ def checks(subject: Subject) -> Iterator[Check]:
     yield Check(
         id="stages.fresh",
         status="mismatch" if wrong else "ok",
-        detail=wrong or f"{len(subject.stages)} stage(s) up to date",
+        detail=wrong or f"{number_of(len(subject.stages), 'stage')} up to date",
         fix=f"tune-mcp discover {subject.model} --repo {shlex.quote(str(subject.repo_root))}" if wrong else "",
     )
     unknown = unknown_metrics(subject.stages)
@@ -151,7 +152,7 @@ def repository_checks(subject: Subject) -> Iterator[Check]:
         return
     yield Check(id="repo.head", status="ok", detail=f"{state.head} on {state.branch} in {subject.repo_root}")
     if state.dirty:
-        changed = f"{len(state.changed)} tracked file(s) changed"
+        changed = f"{number_of(len(state.changed), 'tracked file')} changed"
         yield Check(
             id="repo.tree",
             status="warn",

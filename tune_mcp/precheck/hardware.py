@@ -18,6 +18,7 @@ from tune_mcp.gpus import MEMORY_LIMIT_MIB, Gpu, GpuReading, Presence
 from tune_mcp.gpus.holders import describe
 from tune_mcp.precheck.imports import Imports
 from tune_mcp.precheck.subject import Subject
+from tune_mcp.words import number_of
 
 
 def gpu_checks(subject: Subject, reading: GpuReading) -> Iterator[Check]:
@@ -58,7 +59,7 @@ def _free(subject: Subject, reading: GpuReading) -> Check:
         return Check(
             id="gpu.free",
             status="missing",
-            detail=f"{needed} GPU(s) needed, {len(usable)} here"
+            detail=f"{number_of(needed, 'GPU')} needed, {len(usable)} here"
             + (f" and {split} split ones (MIG)" if split else "")
             + withheld,
             fix=fix,
@@ -155,7 +156,9 @@ def host_paths_checks(subject: Subject) -> Iterator[Check]:
     yield from gaps
     if not gaps:
         count = 1 + sum(1 for path in named.values() if path)
-        yield Check(id="host.paths", status="ok", detail=f"{count} path(s) of host profile {profile.name} exist")
+        yield Check(
+            id="host.paths", status="ok", detail=f"{number_of(count, 'path')} of host profile {profile.name} found"
+        )
 
 
 _BLOCKS_BELOW = 1 * 2**30

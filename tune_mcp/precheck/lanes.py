@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from tune_mcp.config.lanes import parse_cpus
 from tune_mcp.contract.precheck import Check
 from tune_mcp.precheck.subject import Subject
+from tune_mcp.words import number_of
 
 ID = "host.lanes"
 
@@ -51,5 +52,5 @@ def _gaps(subject: Subject, profile: str) -> Iterator[Check]:
             yield Check(id=f"{ID}:{lane.name}", status="missing", detail=detail, fix=f"add cpus to it in {profile}")
     most = max(_needed(subject), default=0)
     if not placement.lanes_for(most):
-        detail = f"{most} GPU(s) needed at once, and no lane has as many that may be used"
+        detail = f"{number_of(most, 'GPU')} needed at once, and no lane has as many that may be used"
         yield Check(id=f"{ID}:gpus", status="missing", detail=detail, fix=f"add a lane with {most} GPUs to {profile}")

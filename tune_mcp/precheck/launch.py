@@ -16,6 +16,7 @@ from tune_mcp.config.fields import of_one_person
 from tune_mcp.contract.precheck import Check
 from tune_mcp.files import read_text
 from tune_mcp.precheck.subject import SLICE, Subject
+from tune_mcp.words import number_of
 
 BELOW_SLICE = ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR")
 CALIBRATION_SLICE = Path("/github/home/calibration")
@@ -144,7 +145,7 @@ def ci_env_checks(subject: Subject) -> Iterator[Check]:
     yield Check(
         id="env.ci",
         status="mismatch" if gaps else "ok",
-        detail="; ".join(gaps) if gaps else f"{len(expected)} variable(s) as in {name}",
+        detail="; ".join(gaps) if gaps else f"{number_of(len(expected), 'variable')} as in {name}",
         fix=f"put them under auto_env of models/{subject.model}/config.yaml as in {shlex.quote(str(path))}"
         if gaps
         else "",

@@ -26,6 +26,7 @@ from tune_mcp.report.threshold_history import HistoryReader
 from tune_mcp.report.uncounted import uncounted
 from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session.plan import Plan
+from tune_mcp.words import number_of
 
 _LONGEST_ENTRY = 200
 
@@ -150,16 +151,17 @@ def _checks(found: Json) -> Iterator[Check]:
 
 
 def _dirty_note(run: RunDir, plan: Plan) -> str:
+    fixed = f"fixed before it was resumed: {', '.join(plan.fixed)}" if plan.fixed else ""
     if not plan.dirty:
-        return "clean: the tree was exactly this commit"
-    parts: list[str] = []
+        return f"clean at the start; {fixed}" if fixed else "clean: the tree was exactly this commit"
+    parts = [fixed] if fixed else []
     if plan.diff_sha256:
         kept = "kept in workspace.diff" if run.workspace_diff.exists() else "workspace.diff is missing"
         parts.append(f"tracked changes ({kept}, sha256 {plan.diff_sha256[:12]})")
     if plan.untracked:
         names = sorted(plan.untracked)
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        parts.append(f"{len(names)} untracked file(s): {', '.join(names[:3])}{more}")
+        parts.append(f"{number_of(len(names), 'untracked file')}: {', '.join(names[:3])}{more}")
     return f"the tree held more than this commit: {'; '.join(parts) or 'see workspace.diff'}"
 
 

@@ -22,11 +22,6 @@ def old_text(value: Number | None) -> str:
     return "none" if value is None else plain(value)
 
 
-def counted(number: int, thing: str, things: str = "") -> str:
-    """``1 file``, ``2 files``; ``things`` where the plural is not made with an s."""
-    return f"{number} {thing if number == 1 else things or f'{thing}s'}"
-
-
 def brief(value: Number) -> str:
     """The raw number for reading: in full when that is short, else five significant digits after ``≈``."""
     full = plain(value)

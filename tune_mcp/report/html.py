@@ -17,13 +17,13 @@ from tune_mcp.report.figures import (
     brief,
     chance_text,
     chances_text,
-    counted,
     old_text,
     percent,
     plain,
     shown_text,
 )
 from tune_mcp.report.strip import strip
+from tune_mcp.words import number_of
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -63,7 +63,7 @@ def render(facts: ReportFacts) -> str:
         "chance": chance_text,
         "chances": chances_text,
         "old_text": old_text,
-        "counted": counted,
+        "number_of": number_of,
     }
     return _template().render(**given, **texts)
 

@@ -12,12 +12,12 @@ from tune_mcp.report.figures import (
     brief,
     chance_text,
     chances_text,
-    counted,
     old_text,
     percent,
     plain,
     shown_text,
 )
+from tune_mcp.words import number_of
 
 
 def render(facts: ReportFacts) -> str:
@@ -63,8 +63,9 @@ def _head(facts: ReportFacts) -> list[str]:
         "",
         f"**Calibration commit:** `{facts.calibration_git_sha}`",
         "",
-        f"Strict worst of {facts.repeats}: {counted(len(facts.stages), 'stage')}, {counted(thresholds, 'threshold')}, "
-        f"run `{facts.run_id}`, {facts.gpu_summary}. Ready: every stage has {facts.repeats} of {facts.repeats} strict "
+        f"Strict worst of {facts.repeats}: {number_of(len(facts.stages), 'stage')}, "
+        f"{number_of(thresholds, 'threshold')}, run `{facts.run_id}`, {facts.gpu_summary}. "
+        f"Ready: every stage has {facts.repeats} of {facts.repeats} strict "
         "repeats, all on this commit.",
     ]
     for headline, sentence in wording.notes(facts):

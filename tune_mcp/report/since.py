@@ -16,8 +16,9 @@ from tune_mcp.report.facts import (
     SeenFacts,
     StageFacts,
 )
-from tune_mcp.report.figures import counted, direction_text
+from tune_mcp.report.figures import direction_text
 from tune_mcp.session.provenance import ChangedFile
+from tune_mcp.words import number_of
 
 _LOOK_AT = "check the config and its way through server args, runners, schedulers and stage factories before applying"
 _OTHER_WORK = "other work (preprocessing, long prefill, audio synthesis, ASR, video decoding)"
@@ -36,7 +37,7 @@ def range_text(previous: PreviousFacts) -> str:
         return "What changed since then is unknown: this repository does not have both commits."
     if not previous.commits and not previous.files:
         return "Nothing was committed in between."
-    told = f"{counted(previous.commits, 'commit')} in between, {counted(previous.files, 'file')} changed"
+    told = f"{number_of(previous.commits, 'commit')} in between, {number_of(previous.files, 'file')} changed"
     return f"{told}; {len(previous.sensitive) or 'none'} of them under the globs of an optimisation in config."
 
 

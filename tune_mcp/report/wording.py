@@ -8,9 +8,10 @@ from tune_mcp.config.stages import Number
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report import since
 from tune_mcp.report.facts import MetricFacts, ReportFacts, StageFacts, Uncounted, UncountedFacts, UncountedValue
-from tune_mcp.report.figures import chance_text, chances_text, counted, percent, plain
+from tune_mcp.report.figures import chance_text, chances_text, percent, plain
 from tune_mcp.report.shape import FlagKind
 from tune_mcp.report.statistics import UNSEEN, Series, repeats_for
+from tune_mcp.words import number_of
 
 Pairs = Sequence[tuple[StageFacts, MetricFacts]]
 _TESTS_NAMED = 5
@@ -229,11 +230,12 @@ def suite_text(facts: ReportFacts) -> str:
     suite = facts.suite
     if not suite.gates:
         return "There are no thresholds, so nothing can fail."
-    seen = f"With all proposed values written, a clean run of the suite ({counted(len(suite.gates), 'test')}, each one "
-    seen += f"gate) would miss a limit in about {chance_text(suite.chance.noise)} of cases from the spread seen here"
+    tests = number_of(len(suite.gates), "test")
+    seen = f"With all proposed values written, a clean run of the suite ({tests}, each one gate) "
+    seen += f"would miss a limit in about {chance_text(suite.chance.noise)} of cases from the spread seen here"
     told = [seen]
     if suite.counted_repeats:
-        earlier = f" and in {counted(suite.earlier_reports, 'earlier report')}" if suite.earlier_reports else ""
+        earlier = f" and in {number_of(suite.earlier_reports, 'earlier report')}" if suite.earlier_reports else ""
         noise, with_slow = chance_text(suite.chance.noise), chance_text(suite.chance.with_slow)
         told[0] += (
             f", {with_slow if with_slow != noise else 'and no more'} if slow runs come as often as in earlier "
@@ -263,7 +265,7 @@ def suite_text(facts: ReportFacts) -> str:
 
 
 def _metrics(number: int) -> str:
-    return f"{counted(number, 'metric')} {'enters' if number == 1 else 'enter'}"
+    return f"{number_of(number, 'metric')} {'enters' if number == 1 else 'enter'}"
 
 
 def advice_text(facts: ReportFacts) -> str:
@@ -281,13 +283,13 @@ def advice_text(facts: ReportFacts) -> str:
     if more:
         named = list(more.items())[:_TESTS_NAMED]
         tests = ", ".join(f"{test} {count} more ({count + facts.repeats} in all)" for test, count in named)
-        left = f" and {counted(len(more) - len(named), 'test')}" if len(more) > len(named) else ""
+        left = f" and {number_of(len(more) - len(named), 'test')}" if len(more) > len(named) else ""
         told.append(
             f"With the slack as it is, more repeats would be enough, in a new run of these tests: {tests}{left}"
         )
     never = [gate for gate in short if not gate.repeats]
     if never:
-        told.append(f"No number of repeats up to 60 is enough for {counted(len(never), 'test')}: more slack is")
+        told.append(f"No number of repeats up to 60 is enough for {number_of(len(never), 'test')}: more slack is")
     slow = suite.every_attempt.with_slow > suite.false_alarms >= suite.every_attempt.noise
     if slow:
         told.append("Slow runs alone exceed it: more repeats do not help, a second attempt or much more slack does")
@@ -313,7 +315,7 @@ def launches_text(facts: ReportFacts) -> str:
     launches, again = len(facts.launches), sum(one.superseded for one in facts.launches)
     if not launches:
         return "The artifacts carry no history of attempts."
-    told = f"{counted(launches, 'launch', 'launches')} of pytest: {launches - again} kept"
+    told = f"{number_of(launches, 'launch', 'launches')} of pytest: {launches - again} kept"
     told += f", {again} tried again." if again else "."
     taken = {(one.test, one.repeat, one.t) for one in facts.uncounted if one.how in _TAKEN_OUT}
     if taken:

@@ -1,66 +1,37 @@
-"""The tool ``apply``: ask the person through the client, one question at a time, and write once at the end.
+"""The tool ``apply``: ask the person through the client, and write once at the end.
 
 The same code serves both protocol eras: the SDK runs the resolvers again in every round, so they are pure looks at
-files. Answers are stored as they come; a call that is cut short loses none.
+files. Answers are stored as they come; a call that is cut short loses none. Clients stop after ten rounds of questions,
+so there are never more than nine: the mode, failed tests, and the metrics, several in one form where they are many.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from mcp.server.mcpserver import AcceptedElicitation, Context, Elicit, ElicitationResult, MCPServer, Resolve
 from mcp_types import ToolAnnotations
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from tune_mcp.contract.apply import STANDING, ApplyReply, Decision, Mode, Otherwise
+from tune_mcp.contract.apply import ApplyReply, Decision, Mode, Otherwise
 from tune_mcp.contract.options import Options
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.server.answers import Answered, internal, refused
 from tune_mcp.server.arguments import RunId
 from tune_mcp.server.context import ServerContext, can_ask, server_context
+from tune_mcp.server.forms import FORMS, Agreement, Failures, Form, decisions_of, form_for
 from tune_mcp.server.registering import tool, void
 
 if TYPE_CHECKING:
-    from tune_mcp.apply.plan import ApplyPlan, Row
+    from tune_mcp.apply.plan import ApplyPlan
     from tune_mcp.verbs.project import Project
 
 HINTS = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=False)
-MAX_QUESTIONS = 128
-"""More loosening metrics than any model has; whoever has more decides the rest at a terminal."""
-
-
-class Agreement(BaseModel):
-    """The first question: which mode. A person may choose less than was proposed."""
-
-    mode: Literal["report", "smart", "full"] = Field(
-        default="report", description="report: touch nothing; smart: ask for each doubtful metric; full: write all"
-    )
-    otherwise: Literal["as the call says", "ask", "keep", "apply"] = Field(
-        default="as the call says",
-        description="your answer to every single question: ask each one, keep all present values, or apply all",
-    )
-
-    def word(self, called: str) -> Otherwise | None:
-        """The standing word that the person agreed to, None when each question is asked."""
-        word = called if self.otherwise == "as the call says" else self.otherwise
-        return word if word in STANDING else None
-
-
-class Failures(BaseModel):
-    """The question about tests that fail for no threshold's sake."""
-
-    choice: Literal["leave", "write"] = Field(default="leave", description="leave: write nothing")
-
-
-class Choice(BaseModel):
-    """The question for one metric."""
-
-    choice: Literal["keep", "apply", "custom"] = Field(default="keep", description="keep the present value by default")
-    value: str = Field(default="", description="only with custom: the number to write, as it should appear in the file")
 
 
 def _open(run_id: str, plan_id: str) -> tuple[Project, ApplyPlan] | None:
@@ -135,7 +106,7 @@ _ask_failures.__annotations__ |= {"how": Annotated[ElicitationResult[Agreement],
 
 
 def _slot(number: int, before: Callable[..., Any] | None) -> Callable[..., Any]:
-    """Question ``number``: stores the answer to the one before it, then asks its own if there is one."""
+    """Form ``number``: stores the answers to the one before it, then asks its own if there is one."""
 
     def slot(
         run_id: str,
@@ -164,15 +135,16 @@ def _slot(number: int, before: Callable[..., Any] | None) -> Callable[..., Any]:
             if questions.failing(proposal):
                 answers.store(run, plan_id, failures_agreed=True)
         rows = questions.asked_one_by_one(proposal, agreement.mode) if word is None else ()
-        if number and isinstance(previous, AcceptedElicitation) and number - 1 < len(rows):
-            choice = cast("object", previous.data)
-            if isinstance(choice, Choice):
-                answers.store_decision(run, plan_id, _decision(rows[number - 1], choice))
-        if number >= len(rows):
+        size = max(1, math.ceil(len(rows) / FORMS))
+        if number and isinstance(previous, AcceptedElicitation):
+            form = cast("object", previous.data)
+            if isinstance(form, Form):
+                answers.store_decisions(run, plan_id, decisions_of(form))
+        if number * size >= len(rows):
             return _OVER
-        if rows[number].key in answers.load(run, plan_id).by_metric():
-            return None
-        return Elicit(questions.question(rows[number], plan_id), Choice)
+        known = answers.load(run, plan_id).by_metric()
+        asked = [row for row in rows[number * size : (number + 1) * size] if row.key not in known]
+        return Elicit(questions.question(asked, plan_id), form_for(asked)) if asked else None
 
     annotations: dict[str, Any] = {
         "run_id": str,
@@ -185,7 +157,7 @@ def _slot(number: int, before: Callable[..., Any] | None) -> Callable[..., Any]:
     if before is not None:
         annotations["previous"] = Annotated[ElicitationResult[Any], Resolve(before)]
     slot.__annotations__ = annotations
-    slot.__qualname__ = f"question_{number:02d}"
+    slot.__qualname__ = f"form_{number}"
     slot.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
@@ -200,22 +172,13 @@ def _writes(failures: object) -> bool:
     return isinstance(failures, AcceptedElicitation) and cast("Failures", failures.data).choice == "write"
 
 
-def _decision(row: Row, choice: Choice) -> Decision:
-    return Decision(
-        stage_key=row.stage.key,
-        metric_key=row.worst.metric_key,
-        choice=choice.choice,
-        value=choice.value if choice.choice == "custom" else None,
-    )
-
-
 def _chain(length: int) -> Callable[..., Any]:
     last: Callable[..., Any] | None = functools.reduce(lambda before, i: _slot(i, before), range(length), None)
     assert last is not None
     return last
 
 
-LAST = _chain(MAX_QUESTIONS + 1)
+LAST = _chain(FORMS + 1)
 
 
 def register_apply(mcp: MCPServer[Any], server: ServerContext) -> None:
@@ -321,12 +284,11 @@ def _agreed(project: Project, call: _Call, *, asked: bool, how: object, failures
     run, word = project.run(run_id), agreement.word(call.otherwise)
     answers.store(run, plan_id, mode=agreement.mode, otherwise=word)
     stored = answers.load(run, plan_id).by_metric()
-    for one in stored.values():
-        try:
-            questions.checked_decisions(proposal, [one])
-        except Refusal:
-            answers.forget(run, plan_id, one)
-            raise
+    try:
+        questions.checked_decisions(proposal, [*stored.values()])
+    except Refusal:
+        answers.forget(run, plan_id, questions.invalid(proposal, [*stored.values()]))
+        raise
     rows = questions.asked_one_by_one(proposal, agreement.mode) if word is None else ()
     single = {row.key for row in rows}
     brought = [one for one in call.decisions if (one.stage_key, one.metric_key) not in {*stored, *single}]

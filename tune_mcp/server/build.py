@@ -6,6 +6,8 @@ import logging
 from typing import Any
 
 from mcp.server.apps import Apps, ResourceCsp
+from mcp.server.auth.provider import TokenVerifier
+from mcp.server.auth.settings import AuthSettings
 from mcp.server.mcpserver import MCPServer
 
 from tune_mcp import __version__
@@ -34,8 +36,8 @@ next. If a call is cut by your time limit, use a smaller wait_s; nothing is lost
 """
 
 
-def build() -> MCPServer[Any]:
-    """A new server with everything on it."""
+def build(auth: AuthSettings | None = None, verifier: TokenVerifier | None = None) -> MCPServer[Any]:
+    """A new server with everything on it; ``auth`` and ``verifier`` are for HTTP."""
     logging.getLogger("mcp").setLevel(logging.WARNING)
     announcer = Announcer(server_context.project)
     mcp = TuneServer(
@@ -47,6 +49,8 @@ def build() -> MCPServer[Any]:
         subscriptions=announcer.bus,
         lifespan=announcer.lifespan,
         extensions=[_apps()],
+        auth=auth,
+        token_verifier=verifier,
     )
     announcer.attach(mcp)
     register_tools(mcp, server_context)

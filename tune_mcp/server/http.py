@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import AnyHttpUrl
+
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import read_text, sync_folder
 
 if TYPE_CHECKING:
-    from mcp.server.mcpserver import MCPServer
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from mcp.server.auth.provider import AccessToken
 
 DEFAULT_PORT = 8765
 PATH = "/mcp"
@@ -81,7 +82,7 @@ def token(options: HttpOptions) -> tuple[str, Path]:
     if len(text) < _SHORTEST_TOKEN or any(sign.isspace() for sign in text) or not text.isascii():
         raise _refused(
             f"{path} holds no token of {_SHORTEST_TOKEN} or more plain characters",
-            f"write one: python3 -c 'import secrets; print(secrets.token_urlsafe(32))' > {path}",
+            f"write one: python3 -c 'import secrets; print(secrets.token_urlsafe(32))' > {shlex.quote(str(path))}",
         )
     return text, path
 
@@ -101,33 +102,34 @@ def _refused(what: str, next_step: str) -> Refusal:
     return Refusal(Code.INVALID_ARGUMENT, "SCP-04", what, next_step, {"argument": "--http"})
 
 
-class Guarded:
-    """An application behind a token: no request without it reaches anything."""
+class OneToken:
+    """The SDK's token verifier for the one token of the file; every wrong one takes the same time."""
 
-    def __init__(self, app: ASGIApp, secret: str) -> None:
-        self._app = app
-        self._expected = f"Bearer {secret}".encode()
+    def __init__(self, secret: str) -> None:
+        self._secret = secret.encode()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, or answer 401; the comparison takes the same time for every wrong token."""
-        if scope["type"] == "http":
-            given = dict(scope["headers"]).get(b"authorization", b"")
-            if not hmac.compare_digest(given, self._expected):
-                headers = [(b"www-authenticate", b"Bearer"), (b"content-type", b"text/plain")]
-                await send({"type": "http.response.start", "status": 401, "headers": headers})
-                await send({"type": "http.response.body", "body": b"a bearer token is needed\n"})
-                return
-        elif scope["type"] != "lifespan":
-            return
-        await self._app(scope, receive, send)
+    async def verify_token(self, token: str) -> AccessToken | None:
+        """Who holds the token may do everything."""
+        from mcp.server.auth.provider import AccessToken
+
+        right = hmac.compare_digest(token.encode(), self._secret)
+        return AccessToken(token=token, client_id="local", scopes=[]) if right else None
 
 
-def application(mcp: MCPServer[None], options: HttpOptions, secret: str) -> ASGIApp:
-    """The protocol at ``/mcp``, behind the token and the checks of Host and Origin."""
+def serve_http(options: HttpOptions) -> int:
+    """Serve until a signal comes. Raises INVALID_ARGUMENT before anything listens."""
+    secret, path = token(options)
+    import uvicorn
+    from mcp.server.auth.settings import AuthSettings
     from mcp.server.transport_security import TransportSecuritySettings
 
+    from tune_mcp.server.build import build
+
     names = options.names()
-    inner = mcp.streamable_http_app(
+    url = AnyHttpUrl(f"http://{names[0]}")
+    # No resource URL: the SDK would publish it, and send clients to a login that does not exist.
+    mcp = build(AuthSettings(issuer_url=url, resource_server_url=None), OneToken(secret))
+    app = mcp.streamable_http_app(
         streamable_http_path=PATH,
         host=options.bind,
         max_request_body_size=_LARGEST_BODY,
@@ -137,16 +139,6 @@ def application(mcp: MCPServer[None], options: HttpOptions, secret: str) -> ASGI
             allowed_origins=[f"http://{name}" for name in names],
         ),
     )
-    return Guarded(inner, secret)
-
-
-def serve_http(mcp: MCPServer[None], options: HttpOptions) -> int:
-    """Serve until a signal comes. Raises INVALID_ARGUMENT before anything listens."""
-    secret, path = token(options)
-    import uvicorn
-
-    print(f"serving http://{options.names()[0]}{PATH}; the bearer token is in {path}", file=sys.stderr, flush=True)
-    uvicorn.run(
-        application(mcp, options, secret), host=options.bind, port=options.port, log_level="warning", access_log=False
-    )
+    print(f"serving {url}{PATH.removeprefix('/')}; the bearer token is in {path}", file=sys.stderr, flush=True)
+    uvicorn.run(app, host=options.bind, port=options.port, log_level="warning", access_log=False)
     return 0

@@ -25,7 +25,7 @@ def serve(options: Options, http: HttpOptions | None = None) -> int:
     """Serve until standard input ends or a signal comes. Standard output carries the protocol and nothing else."""
     mcp = _server(options)
     if http is not None:
-        return serve_http(mcp, http)
+        return serve_http(http)
     import anyio
 
     try:

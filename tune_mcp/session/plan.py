@@ -23,6 +23,7 @@ from tune_mcp.files import digest, dump_json, parse_json, read_plain, sha256_byt
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 from tune_mcp.session.drift import Baseline
+from tune_mcp.words import number_of
 
 SCHEMA_VERSION = 1
 OlderCatalogue = tuple[StageTable, dict[str, GroupPolicy]]
@@ -87,8 +88,9 @@ class Equivalence(Frozen):
         more = f" and {len(self.literals) - 6} more" if len(self.literals) > 6 else ""
         return (
             f"{self.git_sha} is measurement-equivalent to {self.calibration_git_sha}: "
-            f"{len(self.literals)} threshold literal(s) of this plan differ{f' ({told}{more})' if told else ''}, "
-            f"{len(self.config_files)} file(s) of tune-mcp's configuration, nothing else"
+            f"{number_of(len(self.literals), 'threshold literal')} of this plan changed"
+            f"{f' ({told}{more})' if told else ''}, "
+            f"{number_of(len(self.config_files), 'file')} of tune-mcp's configuration, nothing else"
         )
 
 
@@ -97,6 +99,7 @@ class Plan(Frozen):
 
     ``catalogue`` has exactly the selected stages, in order. ``file_sha256`` maps every test and threshold file
     (relative to the repository root) to its digest, ``config_sha256`` the files of the catalogue (absolute).
+    ``fixed`` are those of both that were changed before the run was resumed.
     ``changed`` maps tracked files that are not the commit's, ``untracked`` those that git does not know, to digests.
     ``apart`` are files of the tree that hold the output of those who started the run (``tune-mcp run | tee x.txt``).
     ``equivalents`` are commits that resume_run proved to measure the same; ``resumed_git_sha`` is the one that it went
@@ -131,6 +134,7 @@ class Plan(Frozen):
     stages_sha256: str
     file_sha256: dict[str, str]
     config_sha256: dict[str, str] = Field(default_factory=dict)
+    fixed: tuple[str, ...] = ()
     catalogue: dict[str, Stage]
     groups: dict[str, GroupPolicy]
     protected: tuple[str, ...] = ()

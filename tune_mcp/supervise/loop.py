@@ -48,6 +48,7 @@ from tune_mcp.supervise.sealed import counted_tests, is_on_ledger, put_on_ledger
 from tune_mcp.supervise.strays import strays
 from tune_mcp.supervise.unwatched import LIMIT_S, Watchers
 from tune_mcp.supervise.watch.alerts import WATCH_FILE, AlertNews
+from tune_mcp.words import number_of
 
 HEARTBEAT_S = 2.0
 NEIGHBOURS_S = 10.0
@@ -361,14 +362,17 @@ class Supervisor:
         if new:
             self._appeared |= new
             names = ", ".join(sorted(new)[:6])
-            self._event("appeared", f"{len(new)} new file(s) in the tree, taken for the tests' output: {names}")
+            self._event(
+                "appeared", f"{number_of(len(new), 'new file')} in the tree, taken for the tests' output: {names}"
+            )
         outputs = {*result.outputs} - self._outputs if result else set[str]()
         if outputs:
             self._outputs |= outputs
             names = ", ".join(sorted(outputs)[:6])
             self._event(
                 "appeared",
-                f"the tests rewrite {len(outputs)} file(s) of the tree, which are left out of its comparison: {names}; "
+                f"the tests rewrite {number_of(len(outputs), 'file')} of the tree, left out when it is compared: "
+                f"{names}; "
                 "each repeat starts from what the one before left",
                 rewritten=[*sorted(outputs)],
             )

@@ -21,6 +21,7 @@ from tune_mcp.session.state import Halt
 from tune_mcp.supervise.guard_record import Failure
 from tune_mcp.supervise.job import AttemptResult, Blocked
 from tune_mcp.supervise.watch.log_lines import redacted
+from tune_mcp.words import number_of
 
 _OWN_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP})
 _WHO_ENDS_IT = (
@@ -179,7 +180,8 @@ def _judged(
     return _stop(
         Code.HALT_UNRESOLVED,
         "HLT-01",
-        f"pytest ended by itself (exit code {result.pytest_rc}), but {len(trouble)} value(s) cannot be read: "
+        f"pytest ended by itself (exit code {result.pytest_rc}), "
+        f"but {number_of(len(trouble), 'value')} could not be read: "
         + "; ".join([*dict.fromkeys(trouble)][:3])
         + (f"; beside it failed {_first(result.guard.failures)}" if result.guard.failures else "")
         + (f"; its log also has a line of a known crash, {result.signature}" if result.signature else ""),
@@ -350,16 +352,17 @@ def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple
             partial.append(f"{key} {ok}/{total}")
     if not partial:
         failed = len(result.guard.failed)
+        tests = number_of(failed, "test")
         rc = _exit_code(result)
         if result.stopped_by == "exit":
-            return Keep(f"{f'threshold_assertion ({failed} test(s) failed); ' if failed else ''}{result.stop_reason}")
+            return Keep(f"{f'threshold_assertion ({tests} failed); ' if failed else ''}{result.stop_reason}")
         if failed and failed == len({failure.nodeid for failure in result.guard.failures_in("teardown")}):
-            return Keep(f"teardown_error ({failed} test(s) failed after they had measured)")
+            return Keep(f"teardown_error ({tests} failed after they had measured)")
         others = tuple(one for one in result.guard.failures if one.exception and not one.assertion)
         if failed and others:
-            return Keep(f"test_error ({failed} test(s) failed, not all by an assertion: {_first(others)})")
+            return Keep(f"test_error ({tests} failed, not all by an assertion: {_first(others)})")
         if failed:
-            return Keep(f"threshold_assertion ({failed} test(s) failed)")
+            return Keep(f"threshold_assertion ({tests} failed)")
         return Keep("" if rc == 0 else f"pytest ended with {rc} after every test had passed")
     shortfall = ", ".join(partial)
     if any(isinstance(verdict, Again) and verdict.shortfall == shortfall for verdict in earlier):

@@ -19,6 +19,7 @@ from tune_mcp.config.stages import Frozen
 from tune_mcp.files import read_plain, read_text, write_atomic
 from tune_mcp.run_dir import RunDir
 from tune_mcp.supervise.leftovers import MARK
+from tune_mcp.words import number_of
 
 RECORD_FILE = "tmpdir"
 _SHORT = 40
@@ -34,10 +35,10 @@ class Left(Frozen):
     names: tuple[str, ...]
 
     def sentence(self) -> str:
-        """``2000 file(s), 64.0 MiB (mmsu_audio_x1, ...)``."""
+        """``2000 files, 64.0 MiB (mmsu_audio_x1, ...)``."""
         size = self.size_bytes / 1024**2
         more = ", ..." if self.files > len(self.names) else ""
-        return f"{self.files} file(s), {size:.1f} MiB ({', '.join(self.names)}{more})"
+        return f"{number_of(self.files, 'file')}, {size:.1f} MiB ({', '.join(self.names)}{more})"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ somebody else: it is nobody's word, and the person is asked (rules SCP-06, APL-0
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -56,16 +57,15 @@ def store(run: RunDir, plan_id: str, **said: object) -> None:
     _note(run, plan_id, "a person answered", sha256_bytes(data))
 
 
-def store_decision(run: RunDir, plan_id: str, decision: Decision) -> None:
-    """Keep one decision; a later one on the same metric wins."""
-    known = load(run, plan_id).by_metric()
-    known.pop((decision.stage_key, decision.metric_key), None)
-    store(run, plan_id, decisions=(*known.values(), decision))
+def store_decisions(run: RunDir, plan_id: str, decisions: Sequence[Decision]) -> None:
+    """Keep decisions; a later one on the same metric wins."""
+    known = load(run, plan_id).by_metric() | {(one.stage_key, one.metric_key): one for one in decisions}
+    store(run, plan_id, decisions=(*known.values(),))
 
 
-def forget(run: RunDir, plan_id: str, decision: Decision) -> None:
-    """Drop one decision, so that it is asked for again."""
-    store(run, plan_id, decisions=tuple(one for one in load(run, plan_id).decisions if one != decision))
+def forget(run: RunDir, plan_id: str, decisions: Sequence[Decision]) -> None:
+    """Drop decisions, so that they are asked for again."""
+    store(run, plan_id, decisions=tuple(one for one in load(run, plan_id).decisions if one not in decisions))
 
 
 def clear(run: RunDir, plan_id: str) -> None:

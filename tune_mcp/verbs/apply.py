@@ -31,6 +31,7 @@ from tune_mcp.verbs.apply_proposal import Proposal, proposal_for
 from tune_mcp.verbs.apply_recovery import Kept, Record
 from tune_mcp.verbs.gates import Evidence, copied_from
 from tune_mcp.verbs.project import Project
+from tune_mcp.words import number_of
 
 _PROOFS_AT_ONCE = 4
 """Modules that are loaded at the same time; each may import torch."""
@@ -135,7 +136,7 @@ def _write(
         transaction.commit(folder, project.repo_root, changes, utc_now)
     published = pull_request.Publication(found.run, outcome.report or made.report, outcome.records, catalogue)
     edited = tuple(sorted({one.file for one in applied}))
-    said = f"{len(applied)} value(s) written in mode {mode} (plan {proposal.plan_id})"
+    said = f"{number_of(len(applied), 'value')} written in mode {mode} (plan {proposal.plan_id})"
     events.append(found.run, "applied", utc_now(), said, plan_id=proposal.plan_id)
     return ApplyReply(
         run_id=found.run.run_id,

@@ -11,6 +11,7 @@ from tune_mcp.verbs.apply_proposal import propose
 from tune_mcp.verbs.gates import Evidence
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.report import NOTES_SHOWN
+from tune_mcp.words import number_of
 
 _UNCHECKED = "no repeat has a record of which tests passed, so what the assertions say could not be checked against it"
 
@@ -36,7 +37,7 @@ def plan_reply(project: Project, found: Evidence, proposal: ApplyPlan) -> ApplyP
         advice = Step(
             ToClient("let the user choose a mode (report, smart, full), then "),
             call("apply", run_id=run_id, plan_id=proposal.plan_id),
-            f"; mode smart asks about {asks} metric(s)" if asks else "",
+            f"; mode smart asks about {number_of(asks, 'metric')}" if asks else "",
         )
     else:
         advice = "nothing: every threshold holds the worst of N already, or cannot be located"
@@ -87,4 +88,5 @@ def _row(row: Row) -> PlanRow:
         direction=str(row.direction),
         decision=row.decision,
         reason=row.reason,
+        place=row.place,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tune_mcp.actions import Step, call
 from tune_mcp.config.model import globbed_files
 from tune_mcp.config.stages import Stage
@@ -36,11 +38,17 @@ def catalog(project: Project, model: str | None = None) -> CatalogReply:
             "stages": tuple(_stage(stage, stale) for stage in table.values()),
             "aliases": aliases(table),
             "undescribed": undescribed,
-            "next": Step(call("discover", model=model), ": files changed")
-            if stale or undescribed
-            else Step(call("precheck", model=model)),
+            "next": _next_step(model, bool(stale or undescribed), table.values()),
         }
     )
+
+
+def _next_step(model: str, stale: bool, stages: Iterable[Stage]) -> Step:
+    if stale:
+        return Step(call("discover", model=model), ": files changed")
+    if any(metric.status != "OK" for stage in stages for metric in stage.metrics.values()):
+        return Step(call("discover", model=model), ": it says what config.yaml lacks (NEEDS_CONFIG)")
+    return Step(call("precheck", model=model))
 
 
 def _stage(stage: Stage, stale: set[str]) -> StageEntry:

@@ -112,7 +112,7 @@ def fixed(run: RunDir, plan: Plan, new: Plan, purged: Container[tuple[str | None
                 ("HLT-02", "HLT-01"),
                 f"the sealed result files of {halt.test} run {halt.repeat} were read again with the config as it is "
                 f"now, and it still does not fit them: {still.message}",
-                _measured_again(run, halt, still.next),
+                _measured_again(run, plan, halt, still.next),
                 {"run_id": run.run_id, "test": halt.test, "repeat": halt.repeat},
             )
         return
@@ -121,16 +121,17 @@ def fixed(run: RunDir, plan: Plan, new: Plan, purged: Container[tuple[str | None
         ("HLT-02", "POL-06", halt.rule),
         f"{run.run_id} halted at {halt.test} run {halt.repeat}, and neither its config"
         f"{f' ({plan.config_dir})' if plan.config_dir else ''} nor its test files have changed since: {halt.message}",
-        _measured_again(run, halt, halt.next),
+        _measured_again(run, plan, halt, halt.next),
         {"run_id": run.run_id, "test": halt.test, "repeat": halt.repeat},
     )
 
 
-def _measured_again(run: RunDir, halt: Halt, fix: str) -> Step:
+def _measured_again(run: RunDir, plan: Plan, halt: Halt, fix: str) -> Step:
     """The fix; and how to say that it was made where no file of the run shows it."""
+    stage = next((key for key, stage in plan.catalogue.items() if stage.test_key == halt.test), "STAGE")
+    item = {"stage": stage, "repeat": halt.repeat, "reason": "what was fixed"}
     return Step(
         fix,
-        "; if the cause was fixed where no file of this run shows it, say so with the stage, the repeat and what was "
-        "fixed as the reason: ",
-        call("resume_run", run_id=run.run_id, purge=f"STAGE:{halt.repeat}:REASON"),
+        "; if the cause was fixed where no file of this run shows it, say so: ",
+        call("resume_run", run_id=run.run_id, purge=[item]),
     )

@@ -40,10 +40,17 @@ def precheck(project: Project, model: str, stages: Sequence[str] = ("ALL",)) -> 
         checks=_blocking_first(found),
         versions=found.versions,
         gpu_summary=found.gpu_summary,
-        next=Step(call("start_run", model=model))
-        if found.ok
-        else Step(f"fix {found.blocking()[0].id}, then ", call("precheck", model=model), " again"),
+        next=_next_step(model, found),
     )
+
+
+def _next_step(model: str, found: Precheck) -> Step:
+    if found.ok:
+        return Step(call("start_run", model=model))
+    first, again = found.blocking()[0].id, Step(", then ", call("precheck", model=model), " again")
+    if first in ("stages.fresh", "stages.config"):
+        return Step(call("discover", model=model), ", do what it says", again)
+    return Step(f"fix {first}", again)
 
 
 def _undisturbed(subject: Subject, seconds: float) -> Imports:

@@ -19,6 +19,7 @@ from tune_mcp.errors import Code, Json, Refusal
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report.figures import direction_text
 from tune_mcp.verbs.project import Project
+from tune_mcp.words import number_of
 
 _LISTED_IN_FULL = (Direction.LOOSENS, Direction.FIRST)
 _LISTED = 40
@@ -73,10 +74,10 @@ def summary(proposal: ApplyPlan, mode: Mode) -> str:
     loosens = sum(row.direction is Direction.LOOSENS for row in proposal.rows)
     tightens = sum(row.direction is Direction.TIGHTENS for row in proposal.rows)
     asks = len(asked_one_by_one(proposal, mode))
-    text = f"{tightens} value(s) tighten CI, {loosens} loosen it"
+    text = f"tighten CI: {tightens}, loosen it: {loosens}"
     first = sum(row.direction is Direction.FIRST for row in proposal.rows)
-    text += f", {first} get their first value" if first else ""
-    text += f", {asks} of them asked about one by one." if asks else "."
+    text += f", get their first value: {first}" if first else ""
+    text += f", asked about one by one: {asks}." if asks else "."
     lines = [_movement(row) for row in proposal.rows if wants_word(row, "full")]
     more = [f"… and {len(lines) - _LISTED} more, see the report"] if len(lines) > _LISTED else []
     return "\n".join([text, *lines[:_LISTED], *more])
@@ -94,14 +95,24 @@ def _present(row: Row) -> str:
     return "no value" if row.current_raw is None else repr(row.current_raw)
 
 
-def question(row: Row, plan_id: str) -> str:
-    """The question for one metric (APL-12); the plan id in it makes a changed plan ask again."""
+def question(rows: Sequence[Row], plan_id: str) -> str:
+    """The question for one metric (APL-12) or several; the plan id in it makes a changed plan ask again."""
+    facts = [_facts(row) for row in rows]
+    if len(facts) == 1:
+        return f"{facts[0]}\nkeep the present value, apply the worst of N, or give a custom value? (plan {plan_id})"
+    numbered = "\n".join(f"{number}. {text}" for number, text in enumerate(facts, 1))
+    return (
+        f"{len(facts)} metrics: for each, keep the present value, apply the worst of N, or give a custom value? "
+        f"(plan {plan_id})\n{numbered}"
+    )
+
+
+def _facts(row: Row) -> str:
     runs = ", ".join(repr(value) for value in row.worst.per_run_raw)
     remarks = "".join(f"\n{doubt.text}" for doubt in row.doubts)
     return (
         f"{row.stage.key}: {row.place} in {row.file} {_change(row)}.\nobserved per run: {runs}\n"
-        f"present value: {_present(row)}, worst of N: {row.write_value!r}{remarks}\n"
-        f"keep the present value, apply the worst of N, or give a custom value? (plan {plan_id})"
+        f"present value: {_present(row)}, worst of N: {row.write_value!r}{remarks}"
     )
 
 
@@ -121,7 +132,7 @@ def _asked(row: Row) -> str:
 
 def missing(project: Project, run_id: str, rows: Sequence[Row]) -> Refusal:
     """DECISION_MISSING with the ready JSON of all that is open."""
-    kind = "loosening metric(s)" if all(row.direction is Direction.LOOSENS for row in rows) else "metric(s)"
+    kind = "loosening metric" if all(row.direction is Direction.LOOSENS for row in rows) else "metric"
     why = "; ".join(f"{'/'.join(row.key)}: {_asked(row)}" for row in rows[:6])
     decisions: list[Json] = [one.model_dump(exclude_none=True) for one in ready(rows)]
     listed = json.dumps(decisions)
@@ -130,7 +141,8 @@ def missing(project: Project, run_id: str, rows: Sequence[Row]) -> Refusal:
     return Refusal(
         Code.DECISION_MISSING,
         ("APL-05", "APL-12"),
-        f"{len(rows)} {kind} need a person's decision: {why}" + (f"; and {len(rows) - 6} more" if rows[6:] else ""),
+        f"a person must decide about {number_of(len(rows), kind)}: {why}"
+        + (f"; and {len(rows) - 6} more" if rows[6:] else ""),
         "let the user choose keep, apply or custom (with value) for each and pass "
         f"decisions={listed}; otherwise=keep or otherwise=apply is the user's word on all that "
         f"decisions does not name. A person may also run: {terminal(project, run_id)}",
@@ -163,7 +175,8 @@ def tests_failed(project: Project, run_id: str, failed: Sequence[FailedTest]) ->
     return Refusal(
         Code.TEST_FAILED,
         ("RTY-04", "SCP-06"),
-        f"{len(failed)} test failure(s) are not caused by a threshold, so CI would be red whatever is written: {named}",
+        f"{number_of(len(failed), 'test failure')} not caused by a threshold, so CI would be red whatever is written: "
+        f"{named}",
         f"fix the tests and measure again, or name them in allowed_pytest_failure of config.yaml; a person may agree: "
         f"{terminal(project, run_id)}",
         {
@@ -209,8 +222,30 @@ def terminal(project: Project, run_id: str) -> str:
 
 def checked_decisions(proposal: ApplyPlan, decisions: Sequence[Decision]) -> dict[tuple[str, str], Decision]:
     """Each decision checked against the plan. Raises DECISION_INVALID or the row's own code, all errors at once."""
+    found, wrong = _judged(proposal, decisions)
+    if len(wrong) == 1:
+        raise wrong[0][1]
+    if wrong:
+        raise Refusal(
+            Code.DECISION_INVALID,
+            tuple(dict.fromkeys(rule for _, one in wrong for rule in one.rules)),
+            f"{len(wrong)} decisions are not valid: " + "; ".join(one.message for _, one in wrong),
+            "correct each of them and call again",
+            {"errors": [one.data() for _, one in wrong]},
+        )
+    return found
+
+
+def invalid(proposal: ApplyPlan, decisions: Sequence[Decision]) -> list[Decision]:
+    """Those that ``checked_decisions`` refuses."""
+    return [one for one, _ in _judged(proposal, decisions)[1]]
+
+
+def _judged(
+    proposal: ApplyPlan, decisions: Sequence[Decision]
+) -> tuple[dict[tuple[str, str], Decision], list[tuple[Decision, Refusal]]]:
     found: dict[tuple[str, str], Decision] = {}
-    wrong: list[Refusal] = []
+    wrong: list[tuple[Decision, Refusal]] = []
     for decision in decisions:
         try:
             row = _checked(proposal, decision)
@@ -218,18 +253,8 @@ def checked_decisions(proposal: ApplyPlan, decisions: Sequence[Decision]) -> dic
                 raise _bad(row, "is decided twice")
             found[row.key] = decision
         except Refusal as refusal:
-            wrong.append(refusal)
-    if len(wrong) == 1:
-        raise wrong[0]
-    if wrong:
-        raise Refusal(
-            Code.DECISION_INVALID,
-            tuple(dict.fromkeys(rule for one in wrong for rule in one.rules)),
-            f"{len(wrong)} decisions are not valid: " + "; ".join(one.message for one in wrong),
-            "correct each of them and call again",
-            {"errors": [one.data() for one in wrong]},
-        )
-    return found
+            wrong.append((decision, refusal))
+    return found, wrong
 
 
 def _checked(proposal: ApplyPlan, decision: Decision) -> Row:

@@ -218,12 +218,18 @@ def amended(
         named = ", ".join(sorted(other_launch))
         raise _changed(f"pytest_extra_args, gpus or environment of {named} have changed, and it has strict repeats")
     measured = {name: what for name, what in git.changed.items() if name in hashes}
+    config = config_hashes(project, plan.model)
+    fixed = {
+        name for name, sha in (config | hashes).items() if sha != (plan.config_sha256 | plan.file_sha256).get(name)
+    }
     return plan.model_copy(
         update={
             "catalogue": catalogue,
             "stages_sha256": stages_digest(catalogue),
             "file_sha256": hashes,
-            "config_sha256": config_hashes(project, plan.model),
+            "config_sha256": config,
+            "fixed": tuple(sorted({*plan.fixed, *(name.removeprefix(f"{plan.repo_root}/") for name in fixed)})),
+            "dirty": plan.dirty or bool(measured),
             "changed": {name: what for name, what in plan.changed.items() if name not in hashes} | measured,
             "apart": tuple(sorted({*plan.apart, *_apart(project, plan.model)})),
             "settings": settings,

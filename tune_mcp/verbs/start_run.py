@@ -23,6 +23,7 @@ from tune_mcp.verbs.handover import launched, plan_line
 from tune_mcp.verbs.machine import comparable_or_refuse
 from tune_mcp.verbs.precheck import precheck
 from tune_mcp.verbs.project import Project
+from tune_mcp.words import number_of
 
 
 def only_model(project: Project) -> str | None:
@@ -136,7 +137,7 @@ def _not_this_machine(project: Project, model: str, keys: tuple[str, ...]) -> Re
     return Refusal(
         Code.PRECHECK_FAILED,
         ("PRE-01", "HST-04"),
-        f"this machine cannot measure {model}, {len(gaps)} check(s) failed: "
+        f"this machine cannot measure {model}, {number_of(len(gaps), 'check')} failed: "
         + "; ".join(f"{gap.id} {gap.status} ({gap.detail})" for gap in gaps),
         Step(
             gaps[0].fix or "see below",

@@ -37,6 +37,7 @@ from tune_mcp.supervise.job import (
 from tune_mcp.supervise.processes import become_subreaper, default_signals, plain_command_line
 from tune_mcp.supervise.runner import attempt
 from tune_mcp.supervise.waiting import Orders
+from tune_mcp.words import number_of
 
 _GRANTED = ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS")
 
@@ -59,7 +60,7 @@ def refusal(job: Job, engine: Engine) -> Blocked | None:
     return Blocked(
         code=Code.GPU_NOT_CLEAR,
         rule="GPU-02",
-        reason=f"{job.gpus} GPU(s) were asked for, and Slurm granted {told} on {engine.node}",
+        reason=f"{number_of(job.gpus, 'GPU')} asked for, and Slurm granted {told} on {engine.node}",
         next="correct gres in the host profile and GresTypes of the site, then resume the run",
     )
 

@@ -9,6 +9,7 @@ from tune_mcp.config.lanes import Lane, Placement
 from tune_mcp.files import FileLock
 from tune_mcp.gpus import MEMORY_LIMIT_MIB, Gpu, GpuReader, GpuReading, Presence
 from tune_mcp.gpus.holders import describe, stuck
+from tune_mcp.words import number_of
 
 WAIT_LIMIT_S = 600.0
 GRANTED_LIMIT_S = 30.0
@@ -66,13 +67,13 @@ class Shortage:
         if self.unsteady:
             return f"a chosen GPU did not stay free for {HOLD_S:g} s"
         if self.reading.presence is not Presence.PRESENT:
-            return f"{self.needed} GPU(s) needed, but GPUs are {self.reading.summary()}"
+            return f"{number_of(self.needed, 'GPU')} needed, but GPUs are {self.reading.summary()}"
         split = [f"GPU {gpu.index} is split (MIG)" for gpu in self.reading.gpus if gpu not in self.usable]
         busy = [describe(gpu) for gpu in self.usable if not gpu.free]
         taken = [f"GPU {g.index}: taken by {self.taken[g.uuid]}" for g in self.usable if g.uuid in self.taken]
         free = sum(gpu.free for gpu in self.usable) - len(taken)
         why = "; ".join([*busy, *taken, *split])
-        return f"{self.needed} GPU(s) at or below {MEMORY_LIMIT_MIB} MiB needed, {free} free ({why})"
+        return f"{number_of(self.needed, 'GPU')} at or below {MEMORY_LIMIT_MIB} MiB needed, {free} free ({why})"
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,9 @@ class Gate:
         if needed == 0:
             return Grant(lane=next(iter(lanes), None))
         if self.placement.lanes and not lanes:
-            return Grant(refused=f"no lane of this host has {needed} GPU(s) that may be used", retryable=False)
+            return Grant(
+                refused=f"no lane of this host has {number_of(needed, 'GPU')} that may be used", retryable=False
+            )
         end, said = self.clock() + self.limit_s, None
         while True:
             found = self._twice(needed)
