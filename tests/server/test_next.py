@@ -71,7 +71,7 @@ class Agent:
             assert len(self.calls) < 40, self.calls
             given = {name: value for name, value in self.known.items() if name in self.tools[step]}
             self.calls.append(step)
-            _, self.facts = await self.session.call(step, **given)
+            self.facts = (await self.session.raw(step, **given)).structured_content
             for name in ("run_id", "plan_id", "decisions"):
                 self.known |= {name: self.facts[name]} if self.facts.get(name) else {}
             said = self.facts["next"]
@@ -80,7 +80,7 @@ class Agent:
                 self.by_hand = None
             self.known |= {
                 name: json.loads(value) if value.isdigit() and name == "wait_s" else value
-                for name, value in re.findall(r"(\w+)=([^\s;,()]+)", said)
+                for name, value in re.findall(r"(\w+)=([\w.-]+)", said)
                 if any(name in taken for taken in self.tools.values())
             }
             named = [word for word in re.findall(r"(?:call|poll) (\w+)", said) if word in self.tools]

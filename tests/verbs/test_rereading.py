@@ -19,6 +19,7 @@ from tune_mcp.supervise import loop
 from tune_mcp.supervise.job import AttemptResult, Job
 from tune_mcp.verbs.apply_plan import apply_plan
 from tune_mcp.verbs.discover import discover
+from tune_mcp.verbs.precheck import precheck
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.report import report
 from tune_mcp.verbs.resume_run import replacing, resume_run
@@ -314,3 +315,40 @@ def test_what_an_older_version_could_not_read_counts_without_a_fix_and_without_a
     assert reply.read_again == {toy.TEST_KEY: [1]}
     assert [repeat for repeat, _ in launched] == [2, 3]
     assert strict_audit(project_of(run), run.run_id).ready
+
+
+@pytest.mark.rule("RPT-04")
+def test_status_precheck_and_report_agree_on_a_tree_that_was_fixed_and_on_the_launches(tmp_path: Path) -> None:
+    run = halted(tmp_path, WRONG["a path"], toy.measured)
+    project = project_of(run)
+    fix(project)
+    (tree,) = [check.detail for check in precheck(project, toy.MODEL).checks if check.id == "repo.tree"]
+    resumed(run)
+    report(project, run.run_id)
+
+    told = run.report_md.read_text()
+    files = ".tune/models/toy/config.yaml, .tune/models/toy/stages.yaml"
+    assert "2 tracked files changed, 0 untracked" in tree
+    assert f"- Dirty: no (clean at the start; fixed before it was resumed: {files})" in told
+    launched = [event for event in events.read(run.events) if event.kind == "launched"]
+    assert f"{len(launched)} launches of pytest: 3 kept" in told
+    assert not any("dirty" in alert for alert in status(project, run.run_id).alerts)
+
+
+@pytest.mark.rule("RPT-04")
+def test_a_test_that_was_changed_before_a_resume_makes_the_tree_dirty_everywhere(tmp_path: Path) -> None:
+    run = halted(tmp_path, WRONG["a path"], toy.measured)
+    project = project_of(run)
+    file = project.repo_root / toy.TEST_FILE
+    file.write_text(file.read_text().replace("a bare threshold", "a threshold"))
+    fix(project)
+    reply, _ = resumed(run)
+    made = report(project, run.run_id)
+
+    assert reply.dirty and any("dirty" in note for note in made.notes)
+    assert any("dirty" in alert for alert in status(project, run.run_id).alerts)
+    (line,) = [line for line in run.report_md.read_text().splitlines() if line.startswith("- Dirty: yes")]
+    assert (
+        f"fixed before it was resumed: .tune/models/toy/config.yaml, .tune/models/toy/stages.yaml, {toy.TEST_FILE}"
+        in line
+    )
