@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -249,3 +250,55 @@ def test_what_a_test_writes_as_json_is_the_measured_value_however_it_was_compute
     assert isinstance(gate, Gate)
     assert gate.limit(2.0) == pytest.approx(limit)
     assert gate.passes(limit * 1.001, 2.0) and not gate.passes(limit * 0.999, 2.0)
+
+
+OWN = """
+class Limits:
+    ACC = 2.0
+BY_LOAD = {"a": {8: {"acc": 2.0}, 16: {"acc": 9.0}}}
+class TestA:
+    ACC = 2.0
+    def test_own(self, m):
+        assert m >= self.ACC
+class TestB:
+    def test_other(self, m):
+        assert m >= Limits.ACC
+def test_load(m, load):
+    assert m >= BY_LOAD["a"][load]["acc"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "level", "tests"),
+    [
+        ("TestA.ACC", None, ("TestA::test_own",)),
+        ("Limits.ACC", None, ("TestB::test_other",)),
+        ("BY_LOAD['a'][8]['acc']", None, ("test_load",)),
+        ("BY_LOAD['a'][8]['acc']", 8, ("test_load",)),
+    ],
+)
+def test_a_number_inside_something_is_asserted_by_the_tests_that_read_it_from_there(
+    tmp_path: Path, source: str, level: int | None, tests: tuple[str, ...]
+) -> None:
+    gate = read(tmp_path, OWN, source=source, level=level)
+
+    assert isinstance(gate, Gate) and gate.tests == tests and gate.limit(3.0) == 3.0
+
+
+@pytest.mark.parametrize("mark", ["@pytest.mark.skip", "@pytest.mark.skip('later')", "@unittest.skip('later')"])
+def test_a_test_that_is_skipped_asserts_nothing(tmp_path: Path, mark: str) -> None:
+    found = read(tmp_path, f"{mark}\ndef test_a(m):\n    assert m >= REF\ndef test_b(m):\n    assert m >= REF * 2\n")
+
+    assert isinstance(found, Gate) and found.tests == ("test_b",)
+
+
+def test_a_number_without_a_name_is_asked_for_by_its_place(tmp_path: Path) -> None:
+    read(tmp_path, "def test_a(m):\n    assert m >= float(os.environ['K']) * 3.5\n")
+    reader = AssertionReader(tmp_path)
+    tree = reader.files.tree("test_x.py")
+    node = next(one for one in ast.walk(tree) if isinstance(one, ast.Constant) and one.value == 3.5) if tree else None
+
+    assert node is not None
+    assert isinstance(reader.gate_of("test_x.py", node), Unread)
+    gate = reader.gate_of("test_x.py", node, {"K": "2"})
+    assert isinstance(gate, Gate) and gate.limit(3.5) == 7.0

@@ -112,7 +112,7 @@ class Branches(Calls):
                 turns: list[tuple[Value, Value]] = [(every([EachTime(), condition]), None)] if condition else []
                 return self._loop(None, turns, body, orelse, scope, frame)
             case ast.With(items=items, body=body) | ast.AsyncWith(items=items, body=body):
-                return self._with(items, body, scope)
+                return self._with(items, body, scope, is_async=isinstance(node, ast.AsyncWith))
             case ast.Try() | ast.TryStar():
                 return self._try(node, scope, frame)
             case ast.Match(subject=matched, cases=cases):
@@ -181,28 +181,36 @@ class Branches(Calls):
         known = {name for name in names - bound if name in scope.names and not plain.get(name, False)}
         return {name: scope.names[name] for name in known if not isinstance(scope.names[name], Items)}
 
-    def _with(self, items: list[ast.withitem], body: list[ast.stmt], scope: Scope) -> bool:
+    def _with(self, items: list[ast.withitem], body: list[ast.stmt], scope: Scope, *, is_async: bool) -> bool:
         swallows = False
-        managers: list[tuple[Value, ast.expr]] = []
+        managers: list[tuple[Value, str, ast.expr]] = []
         for item in items:
             name = ast.unparse(item.context_expr).partition("(")[0]
             swallows = swallows or name.endswith(("raises", "assertRaises", "assertRaisesRegex", "suppress"))
             called = self.eval(item.context_expr.func, scope) if isinstance(item.context_expr, ast.Call) else None
             swallows = swallows or _catches(called)
             value = self.eval(item.context_expr, scope)
-            managers.append((value, item.context_expr))
+            enter, leave = ("__aenter__", "__aexit__") if is_async else ("__enter__", "__exit__")
+            entered = value if isinstance(value, Opaque) else self.unknown(name, [value])
+            if isinstance(value, Instance):
+                entered = self._around(value, enter, [], item.context_expr, value)
+            managers.append((value, leave, item.context_expr))
             if item.optional_vars is not None:
-                entered = value if isinstance(value, Instance | Opaque) else self.unknown(name, [value])
                 self.bind(item.optional_vars, entered, scope)
         if not swallows:
             ended = self.block(body, scope)
-            for value, code in reversed(managers):
-                if isinstance(value, Instance) and isinstance(leave := value.kind.find("__exit__"), Function):
-                    self.call(self.attribute(value, leave.name), [None, None, None], {}, code)
+            for value, leave, code in reversed(managers):
+                self._around(value, leave, [None, None, None], code, None)
             return ended
         with self.swallowing(f"with {ast.unparse(items[0].context_expr)[:40]}"):
             self.block(body, scope)
         return False
+
+    def _around(self, value: Value, name: str, args: list[Value], code: ast.expr, otherwise: Value) -> Value:
+        """What a context manager of the repository does around the body."""
+        if isinstance(value, Instance) and isinstance(value.kind.find(name), Function):
+            return self.call(self.attribute(value, name), args, {}, code)
+        return otherwise
 
     @contextmanager
     def swallowing(self, text: str) -> Generator[None]:

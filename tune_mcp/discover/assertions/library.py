@@ -124,8 +124,10 @@ class Calls(Expressions):
             self.fails(negated(self.pure(math.isclose, "isclose", args[:2])), node)
         elif name == "fail":
             self.fails(True, node)
+        elif name == "addCleanup" and args:
+            self.call(args[0], args[1:], keywords, node)
         else:
-            return name in ("skipTest", "subTest", "addCleanup")
+            return name in ("skipTest", "subTest")
         return True
 
     # pytest and the standard library

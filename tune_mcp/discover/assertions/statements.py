@@ -155,12 +155,46 @@ class Statements(Branches):
                     scope.outer[name] = self._home(scope, name, is_global=isinstance(node, ast.Global))
             case ast.Delete(targets=targets):
                 for target in targets:
-                    if isinstance(target, ast.Name):
-                        scope.names.pop(target.id, None)
+                    self._delete(target, scope)
             case _:
                 for child in ast.iter_child_nodes(node):
                     if isinstance(child, ast.expr):
                         self.eval(child, scope)
+
+    def _delete(self, target: ast.expr, scope: Scope) -> None:
+        """``del``: an entry of a dict is gone, or perhaps so where a condition is in force."""
+        if isinstance(target, ast.Name):
+            scope.names.pop(target.id, None)
+        elif isinstance(target, ast.Subscript | ast.Attribute):
+            owner = self.eval(target.value, scope)
+            key = self.index(target.slice, scope) if isinstance(target, ast.Subscript) else target.attr
+            for one in self._alternatives(owner):
+                if (
+                    isinstance(one, Table)
+                    and one is owner
+                    and key in one.entries
+                    and beyond(self.guards, one.created) is True
+                ):
+                    del one.entries[key]
+                elif isinstance(one, Opaque):
+                    one.change(self.place(target), key)
+                else:
+                    self.spoil(one, ast.unparse(target))
+
+    def _unpack(self, elements: list[ast.expr], value: Value) -> list[Value]:
+        """What each target of an unpacking gets; a starred one the list of those between."""
+        known = self.in_order(value)
+        star = next((number for number, one in enumerate(elements) if isinstance(one, ast.Starred)), None)
+        if star is None:
+            plain = known if known is not None and len(known) == len(elements) else None
+            return plain or [self.item(value, number, one) for number, one in enumerate(elements)]
+        behind = len(elements) - star - 1
+        if known is None or len(known) < star + behind:
+            ends = [*range(star), None, *range(-behind, 0)]
+            parts = zip(ends, elements, strict=True)
+            return [self.unknown("…", [value]) if one is None else self.item(value, one, node) for one, node in parts]
+        middle = known[star : len(known) - behind]
+        return [*known[:star], Items([(True, one) for one in middle], self.now()), *known[len(known) - behind :]]
 
     def _home(self, scope: Scope, name: str, *, is_global: bool) -> Scope:
         if is_global:
@@ -180,12 +214,7 @@ class Statements(Branches):
                     self.pins(home.names.get(name), value)
                 stored(home.names, name, value, True if fresh else beyond(self.guards, home.created))
             case ast.Tuple(elts=elements) | ast.List(elts=elements):
-                known = self.in_order(value)
-                for number, element in enumerate(elements):
-                    if known is not None and len(known) == len(elements):
-                        part = known[number]
-                    else:
-                        part = self.item(value, number, target)
+                for element, part in zip(elements, self._unpack(elements, value), strict=True):
                     self.bind(element.value if isinstance(element, ast.Starred) else element, part, scope, fresh=fresh)
             case ast.Subscript(value=inner, slice=index):
                 owner = self.eval(inner, scope)
