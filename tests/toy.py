@@ -42,7 +42,8 @@ from tune_mcp.session.state import Owner
 from tune_mcp.supervise import comparing, guard_record
 from tune_mcp.supervise.executor import Executor, JobState
 from tune_mcp.supervise.job import JOB_FILE, AttemptResult, Job, StageResult, read_result, seal, write_job
-from tune_mcp.supervise.loop import Clock, Supervisor, stop_request
+from tune_mcp.supervise.journal import Clock
+from tune_mcp.supervise.loop import Supervisor, stop_request
 from tune_mcp.verbs.discover import discover
 from tune_mcp.verbs.project import Options, Project
 from tune_mcp.verbs.start_run import start_run

@@ -237,7 +237,7 @@ class Local:
 def local(wakeup: Wakeup, monkeypatch: pytest.MonkeyPatch) -> Iterator[Local]:
     monkeypatch.setenv("PYTHONPATH", str(Path(toy.__file__).parents[1]))
     drained: list[int] = []
-    made = Local(LocalExecutor(wakeup, lambda: drained.append(1)), wakeup, drained)
+    made = Local(LocalExecutor(wakeup, lambda _spared: drained.append(1)), wakeup, drained)
     yield made
     made.executor.close()
     assert made.runners() == []

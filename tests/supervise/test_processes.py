@@ -82,7 +82,7 @@ def test_zombies_are_neither_alive_nor_left(tmp_path: Path) -> None:
         "def states(): return [p.status() for p in psutil.Process().children()]\n"
         "while states().count('zombie') < 2 and time.monotonic() < end: time.sleep(0.01)\n"
         "assert descendants() == [] and states().count('zombie') == 2, states()\n"
-        "reap(child.pid)\n"
+        "reap({child.pid})\n"
         "assert states() == ['zombie'] and child.wait() == 0 and states() == []\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)

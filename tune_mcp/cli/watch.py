@@ -112,11 +112,7 @@ def picture(now: StatusReply) -> Panel:
     bar = Table.grid(padding=(0, 2))
     bar.add_row(ProgressBar(total=max(now.total, 1), completed=done, width=40), f"{done}/{now.total} cells{_left(now)}")
     parts: list[Text | Table] = [Text(f"STRICT {now.strict_ready} stages · {now.state}", "bold"), bar, matrix]
-    if now.current:
-        work = now.current
-        parts.append(
-            Text(f"now: {work.test} run {work.repeat} attempt {work.attempt} — {work.phase} since {work.since}")
-        )
+    parts += [Text(f"now: {work.line()}") for work in now.lanes or filter(None, [now.current])]
     for gpu in now.gpus:
         busy = "? %" if gpu.utilization is None else f"{gpu.utilization} %"
         parts.append(Text(f"GPU {gpu.index} {gpu.memory} {busy} (seen {now.gpus_seen_at})"))

@@ -101,6 +101,10 @@ class Placement(Frozen):
         """Those whose GPUs may all be used."""
         return tuple(lane for lane in self.lanes if all(map(self.allows, lane.gpus)))
 
+    def on(self, lane: Lane | None) -> Placement:
+        """The same with one lane alone; as it is for None."""
+        return self if lane is None else self.model_copy(update={"lanes": (lane,)})
+
     def lanes_for(self, gpus: int) -> tuple[Lane, ...]:
         """Lanes with enough GPUs for a launch, in their order, as many CPUs in each as in the first.
 

@@ -27,13 +27,22 @@ _MILESTONES_SHOWN = 2
 
 
 class CurrentWork(Frozen):
-    """What the supervisor does now: which test, which repeat, which attempt, which phase, since when (UTC)."""
+    """What the supervisor does now: which test, which repeat, which attempt, which phase, since when (UTC).
+
+    ``lane`` is where; empty on a host without lanes.
+    """
 
     test: str
     repeat: int
     attempt: int
     phase: str
     since: str
+    lane: str = ""
+
+    def line(self) -> str:
+        """``test_x run 2 attempt 1: pytest since 2026-04-23T05:00:00Z``, where it runs first."""
+        where = f"{self.lane}: " if self.lane else ""
+        return f"{where}{self.test} run {self.repeat} attempt {self.attempt}: {self.phase} since {self.since}"
 
 
 class Gap(Frozen):
@@ -48,6 +57,7 @@ class Gap(Frozen):
 class StatusReply(Reply):
     """One run. ``ok``/``total`` and ``complete`` count cells with extracted metrics: scheduling, never readiness.
 
+    ``lanes`` is what runs where, on a host with lanes; the first of it is ``current``.
     ``whole_repeats`` counts pytest repeats all of whose stages are strict, ``d/n``. ``unchanged``: nothing happened
     since the last answer to the same client, which is ``mark``; ``audit_text`` is the strict audit of an ended run.
     """
@@ -68,6 +78,7 @@ class StatusReply(Reply):
     missing_total: int
     stages: tuple[str, ...]
     current: CurrentWork | None
+    lanes: tuple[CurrentWork, ...] = ()
     reason: str
     eta_s: tuple[int, int] | None
     gpus: tuple[Gpu, ...]
@@ -127,7 +138,9 @@ class StatusReply(Reply):
             dropped += ["missing", "stages", "gpus", "gpus_seen_at", "processes", "pytest_tail", "milestones"]
             dropped += ["alerts", "failed_tests"]
             facts["alerts_as_before"] = len(self.alerts)
-        optional = ("processes", "pytest_tail", "failed_tests", "reason", "alerts_as_before", "unchanged")
+        optional = ("processes", "pytest_tail", "failed_tests", "reason", "alerts_as_before", "unchanged", "lanes")
+        if self.current and not self.lanes:
+            facts["current"] = self.current.model_dump(exclude={"lane"})
         dropped += [name for name in optional if not facts.get(name)]
         return {name: value for name, value in facts.items() if name not in dropped}
 
@@ -155,9 +168,7 @@ class StatusReply(Reply):
 
     def _work(self) -> str:
         parts = [self.state + (f" — {self.reason}" if self.reason else "")]
-        if self.current:
-            now = self.current
-            parts.append(f"{now.test} run {now.repeat} attempt {now.attempt}: {now.phase} since {now.since}")
+        parts += [one.line() for one in self.lanes] or ([self.current.line()] if self.current else [])
         if self.eta_s:
             parts.append(f"about {span(self.eta_s)} left")
         return " · ".join(parts)

@@ -96,7 +96,8 @@ class Alert(Frozen):
 class SupervisorRecord(Frozen):
     """``supervisor.json``, written by the supervisor alone.
 
-    ``alerts`` are the open ones of the current attempt; ``processes`` counts its living processes by role.
+    ``others`` is what runs beside ``current`` on other lanes; ``alerts`` are the open ones of all these attempts,
+    ``processes`` counts their living processes by role.
     """
 
     schema_version: int = 1
@@ -105,10 +106,16 @@ class SupervisorRecord(Frozen):
     owner: Owner | None = None
     heartbeat_at: float
     current: CurrentWork | None = None
+    others: tuple[CurrentWork, ...] = ()
     halt: Halt | None = None
     alerts: tuple[Alert, ...] = ()
     processes: dict[str, int] = Field(default_factory=dict)
     gpu_mem_limit_mib: int = 2048
+
+    @property
+    def work(self) -> tuple[CurrentWork, ...]:
+        """Everything that runs."""
+        return (self.current, *self.others) if self.current else ()
 
 
 @dataclass(frozen=True)

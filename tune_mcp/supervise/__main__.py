@@ -9,7 +9,9 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Collection
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from tune_mcp.errors import Refusal
@@ -22,7 +24,7 @@ from tune_mcp.supervise.executor.local import LocalExecutor
 from tune_mcp.supervise.executor.slurm import SlurmExecutor
 from tune_mcp.supervise.host_lock import lock_path
 from tune_mcp.supervise.loop import Supervisor, stop_request
-from tune_mcp.supervise.processes import StopLadder, become_subreaper, default_signals, plain_command_line
+from tune_mcp.supervise.processes import StopLadder, become_subreaper, default_signals, descendants, plain_command_line
 from tune_mcp.supervise.waiting import Wakeup
 
 
@@ -62,12 +64,17 @@ def main(argv: list[str]) -> int:
         print(refusal.text(), file=sys.stderr)
         return 1
     plain_command_line(*neighbours.SHOWN, *(("slurm",) if plan.settings.slurm else ()))
-    ladder = StopLadder(lambda text: print(f"{iso(utc_now())} {text}", file=sys.stderr, flush=True))
+
+    def drain(spared: Collection[int]) -> None:
+        alive = partial(descendants, spared)
+        ladder = StopLadder(lambda text: print(f"{iso(utc_now())} {text}", file=sys.stderr), alive=alive, spared=spared)
+        ladder.drain()
+
     cluster = SlurmExecutor(run, plan.settings.slurm) if plan.settings.slurm else None
     supervisor = Supervisor(
         run_dir=run,
         plan=plan,
-        executor=cluster or LocalExecutor(wakeup, ladder.drain, held=(locks[1].handle,)),
+        executor=cluster or LocalExecutor(wakeup, drain, held=(locks[1].handle,)),
         clock=SystemClock(wakeup),
         owner=owner(os.getpid()),
         precheck=lambda: cluster.first_look(plan, supervisor.wait) if cluster else first_look.prechecked(run, plan),

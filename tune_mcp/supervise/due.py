@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tune_mcp.config.lanes import Lane
 from tune_mcp.config.metrics import family
 from tune_mcp.config.stages import Stage
 from tune_mcp.run_dir import RunDir
@@ -9,6 +10,7 @@ from tune_mcp.session import events
 from tune_mcp.session import plan as plans
 from tune_mcp.session.plan import Plan
 from tune_mcp.supervise.job import Job
+from tune_mcp.supervise.schedule import Repeat
 
 DEFAULT_TIMEOUT_S = 4 * 3600.0
 _FORGED = 1_000_000
@@ -16,10 +18,20 @@ _FORGED = 1_000_000
 
 
 def next_job(
-    plan: Plan, run: RunDir, plugins: tuple[str, ...], test: str, stages: tuple[Stage, ...], repeat: int
+    plan: Plan,
+    run: RunDir,
+    plugins: tuple[str, ...],
+    stages: tuple[Stage, ...],
+    which: Repeat,
+    lane_name: str = "",
+    lane: Lane | None = None,
 ) -> Job:
-    """One more attempt at the repeat: its number is higher than that of every attempt there has been."""
+    """One more attempt at the repeat: its number is higher than that of every attempt there has been.
+
+    ``lane`` is where it runs; None leaves that to the runner.
+    """
     settings, path = plan.settings, stages[0].test
+    test, repeat = which
     file = path.rpartition("/")[2]
     made = [number for number, _ in run.attempts(test, repeat)] + _launched(run, test, repeat)
     return Job(
@@ -28,6 +40,7 @@ def next_job(
         test=path,
         test_key=test,
         repeat=repeat,
+        lane=lane_name,
         attempt=max(made, default=0) + 1,
         stages=stages,
         timed=tuple(stage.key for stage in stages if family(stage.group, plan.groups.get(stage.group)) == "speed"),
@@ -39,7 +52,7 @@ def next_job(
         assets=settings.assets,
         cache_wipes=settings.cache_wipes,
         allow_mig=settings.allow_mig,
-        placement=settings.placement,
+        placement=settings.placement.on(lane),
         accept_unknown_gpus=settings.accept_unknown_gpus,
         cleanup_command=settings.cleanup_command,
         signatures=settings.signatures,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tune_mcp import procfs
@@ -17,9 +17,13 @@ _IDLE_S = 0.02
 Tree = Mapping[Identity, Process]
 
 
-def read_tree(root: int | None = None) -> dict[Identity, Process]:
-    """Every process below ``root`` (this process), zombies too; one that ends meanwhile is left out."""
-    return descendants(os.getpid() if root is None else root, procfs.processes())
+def read_tree(root: int | None = None, spared: Collection[int] = ()) -> dict[Identity, Process]:
+    """Every process below ``root`` (this process), zombies too; one that ends meanwhile is left out.
+
+    So are ``spared`` ones with all that is below them: their orphans come back to them, never to ``root``.
+    """
+    table = (one for one in procfs.processes() if one.pid not in spared)
+    return descendants(os.getpid() if root is None else root, table)
 
 
 def descendants(root: int, table: Iterable[Process]) -> dict[Identity, Process]:

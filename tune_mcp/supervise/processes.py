@@ -12,13 +12,14 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 import psutil
 
 from tune_mcp import procfs
+from tune_mcp.supervise.process_tree import read_tree
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -50,15 +51,14 @@ def default_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
-def descendants() -> list[psutil.Process]:
-    """Every living process below this one, zombies left out."""
+def descendants(spared: Collection[int] = ()) -> list[psutil.Process]:
+    """Every living process below this one, but not ``spared`` ones and what is below those."""
     found: list[psutil.Process] = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
+    for member in read_tree(spared=spared).values():
+        seen = procfs.process(member.pid)
+        if seen and seen.alive and seen.identity == member.identity:
+            with suppress(psutil.NoSuchProcess):
+                found.append(psutil.Process(member.pid))
     return found
 
 
@@ -96,8 +96,9 @@ AFTER_THE_SESSION = Grace(interrupt_s=5.0, terminate_s=5.0)
 class StopLadder:
     """SIGINT to pytest, wait, SIGTERM to the tree, wait, SIGKILL to the tree until nothing is left.
 
-    ``log`` gets one sentence for each step. ``tick_s`` is how often the wait looks. ``alive`` says what is ours,
-    ``sent`` which signals the main process got from us.
+    ``log`` gets one sentence for each step. ``tick_s`` is how often the wait looks. ``alive`` says what is ours (all
+    that is below this process), ``sent`` which signals the main process got from us. ``spared`` are children that
+    others wait for.
     """
 
     log: Callable[[str], None]
@@ -105,6 +106,7 @@ class StopLadder:
     tick_s: float = 0.1
     alive: Callable[[], list[psutil.Process]] = descendants
     sent: list[str] = field(default_factory=list[str])
+    spared: Collection[int] = ()
 
     def interrupt(self, main: subprocess.Popen[bytes]) -> None:
         """Ask pytest to end by itself, so that fixtures are torn down."""
@@ -157,7 +159,7 @@ class StopLadder:
                     continue
             if main is not None:
                 main.poll()
-            reap(main.pid if main else None)
+            reap({*self.spared, main.pid} if main else self.spared)
             return not alive
 
         self._until(gone, limit)
@@ -168,11 +170,11 @@ class StopLadder:
             time.sleep(self.tick_s)
 
 
-def reap(keep: int | None) -> None:
-    """Collect adopted zombies; the exit status of ``keep`` (pytest) belongs to its Popen and stays untouched."""
+def reap(keep: Collection[int]) -> None:
+    """Collect adopted zombies; the exit status of those in ``keep`` belongs to their Popen and stays untouched."""
     for process in psutil.Process().children():
         try:
-            if process.pid != keep and process.status() == psutil.STATUS_ZOMBIE:
+            if process.pid not in keep and process.status() == psutil.STATUS_ZOMBIE:
                 os.waitpid(process.pid, os.WNOHANG)
         except (psutil.Error, ChildProcessError):
             continue

@@ -15,10 +15,6 @@ another runner.
 from __future__ import annotations
 
 import os
-import shlex
-import shutil
-import signal
-import subprocess
 import sys
 import time
 import traceback
@@ -27,18 +23,13 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tune_mcp.config.signatures import rules as watch_rules
-from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import open_appending, sha256_file, write_atomic
+from tune_mcp.files import open_appending, write_atomic
 from tune_mcp.gpus import accepting, read_gpus
-from tune_mcp.observe import of_launch, result_files
-from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.run_dir import iso
-from tune_mcp.session import drift, provenance, state
-from tune_mcp.supervise import caches, comparing, copies, environment, guard_record, loaded, scratch
+from tune_mcp.session import state
+from tune_mcp.supervise import comparing, evidence, guard_record, loaded, preflight
 from tune_mcp.supervise.gpu.gate import GRANTED_LIMIT_S, WAIT_LIMIT_S
 from tune_mcp.supervise.gpu.use import GpuUse
-from tune_mcp.supervise.invocation import pytest_argv
 from tune_mcp.supervise.job import (
     CLAIM_FOLDER,
     ENDED,
@@ -47,34 +38,18 @@ from tune_mcp.supervise.job import (
     Blocked,
     Engine,
     Job,
-    StageResult,
     claim,
     is_cancelled,
     is_sealed,
     read_job,
-    read_result,
     seal,
 )
-from tune_mcp.supervise.pinning import pinned, unavailable
-from tune_mcp.supervise.processes import (
-    AFTER_THE_SESSION,
-    StopLadder,
-    become_subreaper,
-    below,
-    default_signals,
-    plain_command_line,
-)
+from tune_mcp.supervise.pinning import unavailable
+from tune_mcp.supervise.processes import become_subreaper, default_signals, plain_command_line
+from tune_mcp.supervise.pytest_session import PytestSession
 from tune_mcp.supervise.sealed import put_on_ledger
-from tune_mcp.supervise.tree_record import TreeRecorder
 from tune_mcp.supervise.waiting import Orders
-from tune_mcp.supervise.watch import signatures
-from tune_mcp.supervise.watch.alerts import WATCH_FILE, AlertBook
-from tune_mcp.supervise.watch.exiting import ExitWatch
-from tune_mcp.supervise.watch.slow_start import Launch
-from tune_mcp.supervise.watch.watchdog import Watchdog
 
-_LOOK_EVERY_S = 0.25
-_LOOK_CLOSELY_S = 0.1
 _FINISH_S = 15.0
 """How long a stop waits for the end of a session whose tests have all been called."""
 
@@ -86,17 +61,13 @@ class Runner:
         self.job = job
         self.engine = engine
         self.orders = orders
-        self.log = job.run.log(job.test_key, job.repeat)
-        self.basetemp = job.run.basetemp(job.test_key, job.repeat)
         self.record = job.run.guard_record(job.test_key, job.repeat)
         self.started = datetime.now(UTC)
         look = accepting(read_gpus, job.accept_unknown_gpus)
         read = state.RecordingReader(job.run, look, lambda: datetime.now(UTC))
         limit = GRANTED_LIMIT_S if engine else WAIT_LIMIT_S
         self.gpus = GpuUse(job, read, self.say, self.phase, orders.wait, self.cancelled, wait_limit_s=limit)
-        self.dropped: tuple[str, ...] = ()
         self._stop_seen: float | None = None
-        self.scratch: scratch.Scratch | None = None
 
     def say(self, text: str) -> None:
         """One line on stderr, which the executor keeps in the attempt's folder."""
@@ -122,35 +93,33 @@ class Runner:
 
     def run(self) -> AttemptResult | None:
         """The whole attempt; None when it was cancelled before its session was complete."""
+        job = self.job
         self.phase("preflight")
-        self._move_earlier_away()
-        planned, moved = self._tree_before()
+        preflight.move_earlier_away(job, self.say)
+        planned, moved = preflight.tree(job)
         if moved or planned is None:
             return self._result(moved=moved)
-        python = Path(self.job.venv_python)
-        if incomparable := comparing.look(self.job.run, python, any_host=self.job.any_host)[1]:
+        if incomparable := comparing.look(job.run, Path(job.venv_python), any_host=job.any_host)[1]:
             return self._result(incomparable=incomparable)
-        found = loaded.before(self.job)
+        found = loaded.before(job)
         if found.moved or found.incomparable:
             return self._result(moved=found.moved, incomparable=found.incomparable)
         blocked = self.gpus.acquire()
         if self.cancelled():
             return None
-        if blocked := blocked or unavailable(self.gpus.grant.lane) or self._wiped() or self._without_tmpdir():
+        if blocked := blocked or unavailable(self.gpus.grant.lane) or preflight.wiped(job, self.say):
             return self._result(blocked=blocked)
+        place = preflight.tmpdir(job)
+        if isinstance(place, Blocked):
+            return self._result(blocked=place)
         started_ns = time.time_ns()
-        ended = self._pytest()
-        ended["left_in_tmp"] = self._emptied(self.job.attempt)
+        session = PytestSession(job, place, self.gpus, self.orders, self.say, self.phase, self.stop_now)
+        ended = session.run() | {"left_in_tmp": preflight.emptied(job, job.attempt, self.say)}
         if ended["stopped_by"] == "cancel" and guard_record.read(self.record).shortfall():
             return None
         self.phase("extracting")
-        return self._result(
-            **self._compared(planned, python, started_ns),
-            **ended,
-            **self.gpus.facts(),
-            dropped_env=self.dropped,
-            **self._evidence(),
-        )
+        compared = evidence.compared(job, planned, self.gpus.grant.gpus, started_ns)
+        return self._result(**compared, **ended, **self.gpus.facts(), **evidence.numbers(job))
 
     def _result(self, **facts: object) -> AttemptResult:
         return AttemptResult.model_validate(
@@ -162,247 +131,6 @@ class Runner:
                 **facts,
             }
         )
-
-    def _move_earlier_away(self) -> None:
-        """Move what an earlier attempt left into that attempt's folder: a fresh folder for each one."""
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        earlier = self.job.run.attempt(self.job.test_key, self.job.repeat, self.job.attempt - 1)
-        self._emptied(self.job.attempt - 1)  # its runner may have been killed
-        for path in (self.log, self.basetemp, self.record):
-            if path.exists():
-                earlier.mkdir(parents=True, exist_ok=True)
-                path.rename(earlier / path.name)
-
-    def _tree_before(self) -> tuple[provenance.GitState | None, str]:
-        """The tree as git sees it, and what of it is not as planned; None where there is no repository to ask."""
-        try:
-            now = provenance.read(Path(self.job.repo_root))
-        except Refusal as refusal:
-            return None, refusal.message
-        return now, self._moved(now)
-
-    def _moved(self, now: provenance.GitState) -> str:
-        """What of the tree is not as planned; empty when all is."""
-        return _listed(drift.moved(Path(self.job.repo_root), now, self.job.tree))
-
-    def _tree_after(self, before: provenance.GitState) -> dict[str, object]:
-        """The same look when pytest is done, and whether the tree was another one in between (SES-11)."""
-        job, root = self.job, Path(self.job.repo_root)
-        try:
-            now = provenance.read(root)
-        except Refusal as refusal:
-            return {"moved": refusal.message}
-        outputs = drift.outputs(before, now, job.tree)
-        tree = job.tree.model_copy(update={"apart": (*job.tree.apart, *outputs)})
-        moved = drift.moved(root, now, tree) or drift.touched(before, now, tree)
-        new = sorted({*now.untracked} - {*before.untracked} - {*drift.appeared(now, tree)})
-        written = drift.rewritten(before, now, tree)
-        return {
-            "moved": _listed(moved),
-            "appeared": drift.appeared(now, tree),
-            "outputs": outputs,
-            "rewritten": written if moved else (),
-            "way_out": drift.way_out(written, new, tree) if moved else "",
-        }
-
-    def _machine_after(self, python: Path) -> dict[str, object]:
-        """The machine when pytest is done, with the GPUs that it was granted (SCP-02)."""
-        found, incomparable = comparing.look(self.job.run, python, self.gpus.grant.gpus, any_host=self.job.any_host)
-        return {"environment": found, "incomparable": incomparable}
-
-    def _compared(self, before: provenance.GitState, python: Path, started_ns: int) -> dict[str, object]:
-        """Tree and machine when pytest is done, and what it loaded besides (SES-11, SCP-02)."""
-        facts = {**self._tree_after(before), **self._machine_after(python)}
-        record, found = loaded.after(self.job, before, started_ns)
-        return {
-            **facts,
-            "moved": "; ".join(filter(None, (str(facts["moved"]), found.moved))),
-            "incomparable": "; ".join(filter(None, (str(facts["incomparable"]), found.incomparable))),
-            "loaded_sha256": loaded.store(self.job, record) if record else None,
-        }
-
-    def _wiped(self) -> Blocked | None:
-        """Make the caches cold; why that failed, None when it did not (WDG-09: a launch requires it)."""
-        slice_root = self.job.env.get("OMNI_CI_HOME")
-        if not slice_root and not self.job.cache_wipes:
-            return None
-        try:
-            if not slice_root:
-                raise ValueError("OMNI_CI_HOME, the root of cache_wipes, is not set")
-            emptied = caches.wipe(Path(slice_root), self.job.cache_wipes)
-            if own := caches.wipe_home(self.job.env):
-                self.say(f"wiped {own}")
-        except (OSError, ValueError) as error:
-            return Blocked(
-                code=Code.CLEANUP_FAILED,
-                rule="WDG-09",
-                reason=f"a cache could not be wiped: {error}",
-                next="make the folder writable or fix cache_wipes in config.yaml",
-            )
-        self.say(f"wiped below {slice_root}: {', '.join(emptied) or 'nothing, it was cold'}")
-        return None
-
-    def _without_tmpdir(self) -> Blocked | None:
-        """Make the attempt's TMPDIR; why there is none, None when there is."""
-        job = self.job
-        try:
-            self.scratch = scratch.make(job.run, job.key, job.folder, job.env, os.environ)
-        except OSError as error:
-            return Blocked(
-                code=Code.CLEANUP_FAILED,
-                rule="WDG-09",
-                reason=f"no TMPDIR for the tests: {error}",
-                next="make /tmp writable and free space on it",
-            )
-        return None
-
-    def _emptied(self, attempt: int) -> scratch.Left | None:
-        """Remove the TMPDIR of an attempt at this repeat, of which no process lives; what the tests left in it."""
-        job, folder = self.job, self.job.run.attempt(self.job.test_key, self.job.repeat, attempt)
-        try:
-            return scratch.clear(job.run, job.run.attempt_key(job.test_key, job.repeat, attempt), folder)
-        except OSError as error:
-            self.say(f"what the tests left in their TMPDIR cannot be removed: {error}")
-            return None
-
-    def _pytest(self) -> dict[str, object]:
-        job, scratch = self.job, self.scratch
-        assert scratch
-        guard_folder = job.folder / "guard"
-        guard_folder.mkdir(exist_ok=True)
-        shutil.copyfile(Path(__file__).with_name("guard.py"), guard_folder / "tune_guard.py")
-        launch = environment.build(
-            comparing.as_recorded(job.run, os.environ),
-            job.env,
-            Path(job.venv_python),
-            (guard_folder, Path(job.repo_root)),
-            tuple(gpu.index for gpu in self.gpus.grant.gpus),
-        )
-        variables = {**launch.variables, "TUNE_GUARD_RECORD": str(self.record), "TMPDIR": str(scratch.tmp)}
-        lane = self.gpus.grant.lane
-        if lane and lane.cpus:
-            variables[job.placement.cpu_set_variable] = lane.cpus
-            self.say(f"lane: {lane.text()}")
-        self.say(f"launch: {shlex.join([job.venv_python, *pytest_argv(job, job.run)[1:]])}")
-        if not caches.clear_bytecode(Path(job.repo_root)):
-            variables["PYTHONPYCACHEPREFIX"] = str(job.folder / "bytecode")
-        self.dropped = launch.dropped
-        self.phase("pytest")
-        default_signals_for_child()
-        begin, clock = time.monotonic(), comparing.WallClock()
-        with self.log.open("xb") as out, pinned(lane):
-            main = subprocess.Popen(
-                pytest_argv(job, scratch.run),
-                executable=job.venv_python,
-                cwd=job.repo_root,
-                env=variables,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                pass_fds=self.gpus.lock_handles,
-            )
-        watchdog, tree = self._watchdog(variables), TreeRecorder(job.folder, main.pid)
-        exiting = ExitWatch(self.record, watchdog.rules.exit_after_s, lambda: below(main.pid))
-        ladder = StopLadder(self.say)
-        with self.gpus.watched():
-            stopped_by, reason = self._wait(main, begin + job.timeout_s, tree, watchdog, exiting)
-            if stopped_by == "exit":
-                ladder.grace = AFTER_THE_SESSION
-            if stopped_by:
-                self.phase("stopping")
-                ladder.interrupt(main)
-            duration = (exiting.over_at or time.monotonic()) - begin
-            clock_moved = clock.moved()
-        watchdog.ended()
-        self.phase("draining")
-        leftovers = ladder.drain(main)
-        return {
-            "pytest_rc": main.wait(),
-            "stopped_by": stopped_by,
-            "stopped_for": watchdog.stopped_by,
-            "stop_reason": reason,
-            "signals": tuple(ladder.sent),
-            "alerts": tuple(watchdog.book.alerts.values()),
-            "duration_s": round(duration, 3),
-            "clock_moved": clock_moved,
-            "leftovers": leftovers,
-        }
-
-    def _watchdog(self, variables: dict[str, str]) -> Watchdog:
-        job = self.job
-        earlier = read_result(job.model_copy(update={"attempt": job.attempt - 1}))
-        return Watchdog(
-            watch_rules(job.signatures),
-            self.log,
-            self.record,
-            Launch(variables, Path(job.venv_python), time.time()),
-            AlertBook(job.folder / WATCH_FILE, lambda: datetime.now(UTC)),
-            doubted=frozenset({earlier.stopped_for}) if earlier and earlier.stopped_for else frozenset(),
-        )
-
-    def _wait(
-        self,
-        main: subprocess.Popen[bytes],
-        end: float,
-        tree: TreeRecorder,
-        watchdog: Watchdog,
-        exiting: ExitWatch,
-    ) -> tuple[str, str]:
-        """Until pytest ends or has to be stopped: by whom, and why in words.
-
-        Its end and an order wake at once, the rest is looked at.
-        """
-        while True:
-            tree.look()
-            if main.poll() is not None:
-                return "", ""
-            if self.stop_now():
-                return "cancel", ""
-            if reason := exiting.look():
-                self.say(reason)
-                return "exit", reason
-            if time.monotonic() >= end:
-                self.say(f"pytest reached its limit of {self.job.timeout_s:g} s")
-                return "timeout", ""
-            if reason := watchdog.look():
-                self.say(reason)
-                return "watchdog", reason
-            self.orders.look(_LOOK_CLOSELY_S if watchdog.alarmed else _LOOK_EVERY_S)
-
-    def _session(self) -> tuple[int, int]:
-        """When the launch began and its session ended, by the clock of the file system that holds the results (ns)."""
-        guard = self.job.folder / "guard" / "tune_guard.py"
-        return guard.stat().st_mtime_ns, self.record.stat().st_mtime_ns if self.record.is_file() else 0
-
-    def _evidence(self) -> dict[str, object]:
-        files = ResultFiles(self.basetemp)
-        stages = {stage.key: StageResult.of(extract(stage, files)) for stage in self.job.stages}
-        guard = guard_record.read(self.record)
-        sealed = result_files.digests(self.basetemp, result_files.named_by(self.job.stages))
-        timed = [stage for stage in self.job.stages if stage.key in self.job.timed]
-        marks = {name: of_launch.signature(files.document(name)) for name in result_files.named_by(timed)}
-        known = {name: mark for name, mark in marks.items() if mark}
-        raised = [failure.sentence() for failure in guard.failures]
-        return {
-            "guard": guard,
-            "stages": stages,
-            "signature": signatures.failure_in(self.log, watch_rules(self.job.signatures), raised),
-            "log_sha256": sha256_file(self.log),
-            "evidence_sha256": sealed,
-            "signatures_of_files": known,
-            "strangers": copies.of_earlier(self.job, known)
-            | of_launch.strangers(self.basetemp, sealed, *self._session()),
-        }
-
-
-def _listed(found: tuple[str, ...]) -> str:
-    return "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
-
-
-def default_signals_for_child() -> None:
-    """The child starts with the default dispositions; our own SIGTERM handler is a function and so not inherited."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def attempt(job: Job, orders: Orders, engine: Engine | None = None) -> int:

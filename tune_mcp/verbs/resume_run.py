@@ -160,8 +160,9 @@ def _same_measurement(project: Project, plan: Plan, git: provenance.GitState) ->
 
 
 def _busy_repeat(run: RunDir, now: state.Conclusion, purge: Sequence[PurgeItem]) -> Refusal | None:
-    current = now.record.current if now.record else None
-    if not purge or current is None or all(item.repeat != current.repeat for item in purge):
+    work = now.record.work if now.record else ()
+    current = next((one for one in work if any(item.repeat == one.repeat for item in purge)), None)
+    if current is None:
         return None
     return Refusal(
         Code.REPEAT_ACTIVE,

@@ -113,8 +113,8 @@ class _Pulse:
 def _pulse(run: RunDir, plan: Plan) -> _Pulse:
     now = gates.conclude(run, plan)
     size = run.events.stat().st_size if run.events.exists() else 0
-    work = now.record.current if now.record else None
-    at = f"{work.test} {work.repeat} {work.attempt}" if work else ""
+    work = now.record.work if now.record else ()
+    at = " ".join(f"{one.lane} {one.test} {one.repeat} {one.attempt}" for one in work)
     return _Pulse(now.state.at_rest, f"{now.state}|{at}|{size}")
 
 
@@ -133,7 +133,8 @@ def _status(project: Project, run: RunDir, plan: Plan, *, timed_out: bool) -> St
     log = list(events.read(run.events))
     audited = gates.audit(run, plan, events.recorded(log))
     record = now.record
-    current = record.current if record and now.active and record.current else None
+    work = record.work if record and now.active else ()
+    current = next(iter(work), None)
     age = None if record is None else max(0.0, round(time.time() - record.heartbeat_at, 1))
     gaps = audited.gaps()
     counts = audited.counts
@@ -161,15 +162,16 @@ def _status(project: Project, run: RunDir, plan: Plan, *, timed_out: bool) -> St
         missing_total=len(gaps),
         stages=tuple(stage.line() for stage in audited.stages),
         current=current,
+        lanes=work if current and current.lane else (),
         reason=_reason(now, audited),
         eta_s=left,
         gpus=seen.reading.gpus if seen else (),
         gpus_known=seen is not None and seen.reading.presence is not Presence.UNKNOWN,
         gpus_seen_at=seen.seen_at if seen else None,
         gpu_mem_limit_mib=MEMORY_LIMIT_MIB,
-        pytest_active=current is not None and current.phase == "pytest",
+        pytest_active=any(one.phase == "pytest" for one in work),
         processes=record.processes if record and now.active else {},
-        pytest_tail=active_tail(run) if current is not None and current.phase == "pytest" else (),
+        pytest_tail=active_tail(run) if any(one.phase == "pytest" for one in work) else (),
         heartbeat_age_s=age,
         alerts=tuple(_alerts(run, now, age, plan, seen.reading if seen else None)),
         poll_within_s=_poll_within(now, left, plan.settings.poll_interval_max_s),

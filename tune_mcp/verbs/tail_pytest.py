@@ -41,12 +41,11 @@ class LogName:
 
 
 def active_log(run: RunDir) -> LogName | None:
-    """The log of the pytest that the supervisor works on; None when there is none (never ``run.log``)."""
+    """The log of the pytest that the supervisor works on, the first of several lanes; None when there is none."""
     now = state.conclude(run)
-    if not now.active or now.record is None or now.record.current is None:
-        return None
-    name = LogName(now.record.current.test, now.record.current.repeat)
-    return name if name.path(run).exists() else None
+    work = now.record.work if now.active and now.record else ()
+    logs = (LogName(one.test, one.repeat) for one in sorted(work, key=lambda one: one.phase != "pytest"))
+    return next((name for name in logs if name.path(run).exists()), None)
 
 
 def active_tail(run: RunDir) -> tuple[str, ...]:

@@ -1,11 +1,11 @@
-"""The runner as a child process of the supervisor, on this machine: one job at a time, because speed is measured."""
+"""The runner as a child process of the supervisor, on this machine: one for each lane, one job at a time on each."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,67 +16,130 @@ from tune_mcp.supervise.waiting import Wakeup
 
 _END_S = 90
 """Longer than a runner takes to stop in the middle of a job: the end of a session, then the stop ladder."""
+Drain = Callable[[Collection[int]], object]
+"""Ends every process below us but the given ones and what is below those."""
 
 
 class LocalExecutor:
-    """One runner that stays and takes job after job, so that no launch waits for an interpreter to start.
+    """A runner stays on each lane and takes job after job, so that no launch waits for an interpreter to start.
 
-    The runner's standard input is a pipe from here: it closes when we die. A runner that died or was cancelled is
-    replaced at the next job. What it says wakes ``wakeup``. ``held`` are open locks that it keeps too: a machine is
-    busy until the last of our pytest is gone, even when the supervisor was killed. ``drain`` ends every process
-    below us: what a runner left that could not do so itself.
+    A runner that died or was cancelled is replaced at the next job. What one says wakes ``wakeup``. ``held`` are open
+    locks that runners keep too: a machine is busy until the last of our pytest is gone, even when the supervisor was
+    killed. ``drain`` ends what a runner left that could not do so itself, and spares the living runners of other lanes.
     """
 
     outlives = False
 
-    def __init__(self, wakeup: Wakeup, drain: Callable[[], object], held: tuple[int, ...] = ()) -> None:
+    def __init__(self, wakeup: Wakeup, drain: Drain, held: tuple[int, ...] = ()) -> None:
+        self._wakeup = wakeup
+        self._drain = drain
+        self._held = held
+        self._lanes: dict[str, _Resident] = {}
+
+    def submit(self, job: Job) -> str:
+        """Hand the job to its lane's runner; its own messages go to ``runner.log`` in the attempt's folder."""
+        lane = self._lanes.setdefault(job.lane, _Resident(self._wakeup, self._drain_of, self._held))
+        lane.submit(job)
+        return job.key
+
+    def poll(self, keys: Sequence[str]) -> dict[str, JobState]:
+        """``running`` until the runner says that the job ended, or is dead; ``unknown`` for any other key."""
+        return {key: lane.state() if (lane := self._of(key)) else "unknown" for key in keys}
+
+    def cancel(self, keys: Sequence[str]) -> None:
+        """SIGTERM to the runners, which walk the stop ladder on their own trees and end."""
+        for lane in filter(None, map(self._of, keys)):
+            lane.cancel()
+
+    def collect(self, job: Job) -> AttemptResult | None:
+        """Read the sealed result; what a dead runner left behind is ended first."""
+        if lane := self._of(job.key):
+            lane.reap()
+        return read_result(job)
+
+    def close(self) -> None:
+        """Let all runners end, then end whatever is left of them."""
+        for lane in self._lanes.values():
+            lane.let_go()
+        for lane in self._lanes.values():
+            lane.end()
+
+    def _of(self, key: str) -> _Resident | None:
+        return next((lane for lane in self._lanes.values() if lane.key == key), None)
+
+    def _drain_of(self) -> None:
+        self._drain([pid for lane in self._lanes.values() if (pid := lane.living()) is not None])
+
+
+class _Resident:
+    """The runner of one lane with its job. Its standard input is a pipe from here, which closes when we die."""
+
+    def __init__(self, wakeup: Wakeup, drain: Callable[[], object], held: tuple[int, ...]) -> None:
         self._wakeup = wakeup
         self._drain = drain
         self._held = held
         self._runner: subprocess.Popen[bytes] | None = None
         self._leaves = False
-        self._key = ""
+        self.key = ""
         self._ended = True
         self._said = b""
         self._folder: Path | None = None
 
-    def submit(self, job: Job) -> str:
-        """Hand the job to the runner; its own messages go to ``runner.log`` in the attempt's folder."""
-        if job.key == self._key or is_sealed(job):
-            return job.key
+    def submit(self, job: Job) -> None:
+        """Start the job unless it runs or is sealed already."""
+        if job.key == self.key or is_sealed(job):
+            return
         if not self._ended:
-            raise RuntimeError(f"{job.key} was submitted while {self._key} runs")
+            raise RuntimeError(f"{job.key} was submitted while {self.key} runs")
         path = write_job(job)
-        self._reap()
+        self.reap()
         runner = self._runner = self._runner or self._start()
-        self._key, self._ended, self._said, self._folder = job.key, False, b"", job.folder
+        self.key, self._ended, self._said, self._folder = job.key, False, b"", job.folder
         assert runner.stdin
         with suppress(BrokenPipeError):  # it died this moment, and poll says so
             runner.stdin.write(os.fsencode(path) + b"\0")
-        return job.key
 
-    def poll(self, keys: Sequence[str]) -> dict[str, JobState]:
-        """``running`` until the runner says that the job ended, or is dead; ``unknown`` for any other key."""
+    def state(self) -> JobState:
+        """Of the job that it has."""
         if self._runner is not None:
             self._listen(self._runner)
-        now: JobState = "ended" if self._ended else "running"
-        return {key: now if key == self._key else "unknown" for key in keys}
+        return "ended" if self._ended else "running"
 
-    def cancel(self, keys: Sequence[str]) -> None:
-        """SIGTERM to the runner, which walks the stop ladder on its own tree and ends."""
-        if self._runner is not None and self._key in keys and self.poll(keys)[self._key] == "running":
+    def cancel(self) -> None:
+        """Ask it to end, if the job runs."""
+        if self._runner is not None and self.state() == "running":
             self._runner.terminate()
             self._leaves = True
 
-    def collect(self, job: Job) -> AttemptResult | None:
-        """Read the sealed result; what a dead runner left behind is ended first."""
-        self._reap()
-        return read_result(job)
+    def living(self) -> int | None:
+        """Its pid as long as it lives."""
+        return self._runner.pid if self._runner is not None and self._runner.poll() is None else None
 
-    def close(self) -> None:
-        """Let the runner end and end whatever is left of it."""
-        if self._runner is not None:
-            self._end_runner(self._runner)
+    def reap(self) -> None:
+        """Reap a runner that is dead, or is ending because it was asked to."""
+        if self._leaves or (self._runner is not None and self._runner.poll() is not None):
+            self.end()
+
+    def let_go(self) -> None:
+        """Its input ends, and so will it."""
+        if self._runner is not None and self._runner.stdin:
+            self._runner.stdin.close()
+
+    def end(self) -> None:
+        """Wait until the runner has gone by itself, then end what is left of it."""
+        runner = self._runner
+        if runner is None:
+            return
+        self.let_go()
+        with suppress(subprocess.TimeoutExpired):  # the drain ends it
+            runner.wait(_END_S)
+        self._runner = None  # from here on nothing spares it
+        self._stop_listening(runner)
+        self._drain()
+        runner.poll()
+        if not self._leaves and runner.returncode:
+            self._note_end(runner.returncode)
+        self._leaves = False
 
     def _start(self) -> subprocess.Popen[bytes]:
         runner = subprocess.Popen(
@@ -107,23 +170,6 @@ class LocalExecutor:
         if runner.stdout and not runner.stdout.closed:
             self._wakeup.forget(runner.stdout.fileno())
             runner.stdout.close()
-
-    def _reap(self) -> None:
-        """Reap a runner that is dead, or is ending because it was asked to."""
-        if self._runner is not None and (self._leaves or self._runner.poll() is not None):
-            self._end_runner(self._runner)
-
-    def _end_runner(self, runner: subprocess.Popen[bytes]) -> None:
-        """Wait until the runner has gone by itself, then end what is left of it."""
-        assert runner.stdin
-        runner.stdin.close()
-        with suppress(subprocess.TimeoutExpired):  # the drain ends it
-            runner.wait(_END_S)
-        self._stop_listening(runner)
-        self._drain()
-        if not self._leaves and runner.returncode:
-            self._note_end(runner.returncode)
-        self._runner, self._leaves = None, False
 
     def _note_end(self, returncode: int) -> None:
         """How the runner ended, for the verdict on an attempt that it did not seal."""

@@ -1,0 +1,73 @@
+"""One repeat on its lane: its attempts one after the other, as far as the supervisor sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from tune_mcp.config.stages import Stage
+from tune_mcp.contract.status import CurrentWork
+from tune_mcp.files import read_text
+from tune_mcp.observe.observation import Attempt
+from tune_mcp.run_dir import iso
+from tune_mcp.session.state import RunState
+from tune_mcp.supervise.job import PHASE_FILE, Job
+from tune_mcp.supervise.retry import Verdict
+from tune_mcp.supervise.schedule import Repeat
+from tune_mcp.supervise.watch.alerts import WATCH_FILE, AlertNews
+
+
+@dataclass
+class AtWork:
+    """A repeat with the attempts so far; ``job`` is the one that runs, once it was launched.
+
+    ``scoped`` are its stages, each with the sample scope that all repeats must have; ``ran`` are the node ids that
+    another repeat ran which counts already, None while there is none. ``since`` is when the phase began.
+    """
+
+    stages: tuple[Stage, ...]
+    scoped: dict[str, Stage]
+    ran: tuple[str, ...] | None
+    repeat: Repeat
+    lane: str
+    job: Job = field(init=False)
+    since: datetime = field(init=False)
+    news: AlertNews = field(init=False)
+    phase: str = ""
+    tries: int = 0
+    verdicts: tuple[Verdict, ...] = ()
+    history: tuple[Attempt, ...] = ()
+
+    def launched(self, job: Job, now: datetime) -> None:
+        """Another attempt runs from now on."""
+        self.job, self.since, self.phase = job, now, ""
+        self.news = AlertNews(job.folder / WATCH_FILE)
+
+    def look(self, now: datetime) -> bool:
+        """Read the runner's phase; whether it began to wait for something."""
+        try:
+            found = read_text(self.job.folder / PHASE_FILE)
+        except OSError:
+            return False
+        if not found or found == self.phase:
+            return False
+        waited, self.phase, self.since = self.waits, found, now
+        return self.waits not in (None, waited)
+
+    @property
+    def waits(self) -> RunState | None:
+        """What the run waits for as long as nothing else runs; None when this attempt is at work."""
+        name = self.phase.partition(":")[0]
+        return RunState(name) if name in (RunState.WAITING_FOR_GPU, RunState.WAITING_FOR_QUIET) else None
+
+    def current(self) -> CurrentWork:
+        """What readers see of it."""
+        job = self.job
+        return CurrentWork(
+            test=job.test_key,
+            repeat=job.repeat,
+            attempt=job.attempt,
+            phase=self.phase or "starting",
+            since=iso(self.since),
+            lane=job.lane,
+        )

@@ -1,0 +1,86 @@
+"""Before pytest: an empty place for the attempt, the planned tree, cold caches, a TMPDIR of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from tune_mcp.errors import Code, Refusal
+from tune_mcp.session import drift, provenance
+from tune_mcp.supervise import caches, scratch
+from tune_mcp.supervise.job import Blocked, Job
+
+Say = Callable[[str], None]
+"""Writes one line to the attempt's own log."""
+
+
+def move_earlier_away(job: Job, say: Say) -> None:
+    """Move what an earlier attempt left into that attempt's folder: a fresh place for each one."""
+    log, basetemp = job.run.log(job.test_key, job.repeat), job.run.basetemp(job.test_key, job.repeat)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    earlier = job.run.attempt(job.test_key, job.repeat, job.attempt - 1)
+    emptied(job, job.attempt - 1, say)  # its runner may have been killed
+    for path in (log, basetemp, job.run.guard_record(job.test_key, job.repeat)):
+        if path.exists():
+            earlier.mkdir(parents=True, exist_ok=True)
+            path.rename(earlier / path.name)
+
+
+def tree(job: Job) -> tuple[provenance.GitState | None, str]:
+    """The tree as git sees it, and what of it is not as planned; None where there is no repository to ask."""
+    try:
+        now = provenance.read(Path(job.repo_root))
+    except Refusal as refusal:
+        return None, refusal.message
+    return now, listed(drift.moved(Path(job.repo_root), now, job.tree))
+
+
+def listed(found: tuple[str, ...]) -> str:
+    """The first of what is not as planned."""
+    return "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
+
+
+def wiped(job: Job, say: Say) -> Blocked | None:
+    """Make the caches cold; why that failed, None when it did not (WDG-09: a launch requires it)."""
+    slice_root = job.env.get("OMNI_CI_HOME")
+    if not slice_root and not job.cache_wipes:
+        return None
+    try:
+        if not slice_root:
+            raise ValueError("OMNI_CI_HOME, the root of cache_wipes, is not set")
+        found = caches.wipe(Path(slice_root), job.cache_wipes)
+        if own := caches.wipe_home(job.env):
+            say(f"wiped {own}")
+    except (OSError, ValueError) as error:
+        return Blocked(
+            code=Code.CLEANUP_FAILED,
+            rule="WDG-09",
+            reason=f"a cache could not be wiped: {error}",
+            next="make the folder writable or fix cache_wipes in config.yaml",
+        )
+    say(f"wiped below {slice_root}: {', '.join(found) or 'nothing, it was cold'}")
+    return None
+
+
+def tmpdir(job: Job) -> scratch.Scratch | Blocked:
+    """The attempt's TMPDIR, or why there is none."""
+    try:
+        return scratch.make(job.run, job.key, job.folder, job.env, os.environ)
+    except OSError as error:
+        return Blocked(
+            code=Code.CLEANUP_FAILED,
+            rule="WDG-09",
+            reason=f"no TMPDIR for the tests: {error}",
+            next="make /tmp writable and free space on it",
+        )
+
+
+def emptied(job: Job, attempt: int, say: Say) -> scratch.Left | None:
+    """Remove the TMPDIR of an attempt at this repeat, of which no process lives; what the tests left in it."""
+    folder = job.run.attempt(job.test_key, job.repeat, attempt)
+    try:
+        return scratch.clear(job.run, job.run.attempt_key(job.test_key, job.repeat, attempt), folder)
+    except OSError as error:
+        say(f"what the tests left in their TMPDIR cannot be removed: {error}")
+        return None

@@ -1,0 +1,164 @@
+"""The launch itself: pytest under the guard on its lane, watched until it ends, then everything that it left ended."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tune_mcp.config.signatures import rules as watch_rules
+from tune_mcp.supervise import caches, comparing, environment
+from tune_mcp.supervise.gpu.use import GpuUse
+from tune_mcp.supervise.invocation import pytest_argv
+from tune_mcp.supervise.job import Job, read_result
+from tune_mcp.supervise.pinning import pinned
+from tune_mcp.supervise.processes import AFTER_THE_SESSION, StopLadder, below
+from tune_mcp.supervise.scratch import Scratch
+from tune_mcp.supervise.tree_record import TreeRecorder
+from tune_mcp.supervise.waiting import Orders
+from tune_mcp.supervise.watch.alerts import WATCH_FILE, AlertBook
+from tune_mcp.supervise.watch.exiting import ExitWatch
+from tune_mcp.supervise.watch.slow_start import Launch
+from tune_mcp.supervise.watch.watchdog import Watchdog
+
+_LOOK_EVERY_S = 0.25
+_LOOK_CLOSELY_S = 0.1
+
+
+class PytestSession:
+    """One pytest of a job. ``stop_now`` says whether it is to be interrupted; ``orders`` end a wait early."""
+
+    def __init__(
+        self,
+        job: Job,
+        place: Scratch,
+        gpus: GpuUse,
+        orders: Orders,
+        say: Callable[[str], None],
+        phase: Callable[[str], None],
+        stop_now: Callable[[], bool],
+    ) -> None:
+        self._job, self._place, self._gpus, self._orders = job, place, gpus, orders
+        self._say, self._phase, self._stop_now = say, phase, stop_now
+        self._log = job.run.log(job.test_key, job.repeat)
+        self._record = job.run.guard_record(job.test_key, job.repeat)
+
+    def run(self) -> dict[str, object]:
+        """From the start of pytest to the end of its last process; facts for the attempt's result."""
+        job, (variables, dropped) = self._job, self._variables()
+        self._phase("pytest")
+        default_signals_for_child()
+        begin, clock = time.monotonic(), comparing.WallClock()
+        with self._log.open("xb") as out, pinned(self._gpus.grant.lane):
+            main = subprocess.Popen(
+                pytest_argv(job, self._place.run),
+                executable=job.venv_python,
+                cwd=job.repo_root,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=self._gpus.lock_handles,
+            )
+        watchdog, tree = self._watchdog(variables), TreeRecorder(job.folder, main.pid)
+        exiting = ExitWatch(self._record, watchdog.rules.exit_after_s, lambda: below(main.pid))
+        ladder = StopLadder(self._say)
+        with self._gpus.watched():
+            stopped_by, reason = self._wait(main, begin + job.timeout_s, tree, watchdog, exiting)
+            if stopped_by == "exit":
+                ladder.grace = AFTER_THE_SESSION
+            if stopped_by:
+                self._phase("stopping")
+                ladder.interrupt(main)
+            duration = (exiting.over_at or time.monotonic()) - begin
+            clock_moved = clock.moved()
+        watchdog.ended()
+        self._phase("draining")
+        leftovers = ladder.drain(main)
+        return {
+            "dropped_env": dropped,
+            "pytest_rc": main.wait(),
+            "stopped_by": stopped_by,
+            "stopped_for": watchdog.stopped_by,
+            "stop_reason": reason,
+            "signals": tuple(ladder.sent),
+            "alerts": tuple(watchdog.book.alerts.values()),
+            "duration_s": round(duration, 3),
+            "clock_moved": clock_moved,
+            "leftovers": leftovers,
+        }
+
+    def _variables(self) -> tuple[dict[str, str], tuple[str, ...]]:
+        """The environment of pytest, and the names of what it does not get."""
+        job, grant = self._job, self._gpus.grant
+        guard_folder = job.folder / "guard"
+        guard_folder.mkdir(exist_ok=True)
+        shutil.copyfile(Path(__file__).with_name("guard.py"), guard_folder / "tune_guard.py")
+        launch = environment.build(
+            comparing.as_recorded(job.run, os.environ),
+            job.env,
+            Path(job.venv_python),
+            (guard_folder, Path(job.repo_root)),
+            tuple(gpu.index for gpu in grant.gpus),
+        )
+        variables = {**launch.variables, "TUNE_GUARD_RECORD": str(self._record), "TMPDIR": str(self._place.tmp)}
+        if grant.lane and grant.lane.cpus:
+            variables[job.placement.cpu_set_variable] = grant.lane.cpus
+            self._say(f"lane: {grant.lane.text()}")
+        self._say(f"launch: {shlex.join([job.venv_python, *pytest_argv(job, job.run)[1:]])}")
+        if not caches.clear_bytecode(Path(job.repo_root)):
+            variables["PYTHONPYCACHEPREFIX"] = str(job.folder / "bytecode")
+        return variables, launch.dropped
+
+    def _watchdog(self, variables: dict[str, str]) -> Watchdog:
+        job = self._job
+        earlier = read_result(job.model_copy(update={"attempt": job.attempt - 1}))
+        return Watchdog(
+            watch_rules(job.signatures),
+            self._log,
+            self._record,
+            Launch(variables, Path(job.venv_python), time.time()),
+            AlertBook(job.folder / WATCH_FILE, lambda: datetime.now(UTC)),
+            doubted=frozenset({earlier.stopped_for}) if earlier and earlier.stopped_for else frozenset(),
+        )
+
+    def _wait(
+        self,
+        main: subprocess.Popen[bytes],
+        end: float,
+        tree: TreeRecorder,
+        watchdog: Watchdog,
+        exiting: ExitWatch,
+    ) -> tuple[str, str]:
+        """Until pytest ends or has to be stopped: by whom, and why in words.
+
+        Its end and an order wake at once, the rest is looked at.
+        """
+        while True:
+            tree.look()
+            if main.poll() is not None:
+                return "", ""
+            if self._stop_now():
+                return "cancel", ""
+            if reason := exiting.look():
+                self._say(reason)
+                return "exit", reason
+            if time.monotonic() >= end:
+                self._say(f"pytest reached its limit of {self._job.timeout_s:g} s")
+                return "timeout", ""
+            if reason := watchdog.look():
+                self._say(reason)
+                return "watchdog", reason
+            self._orders.look(_LOOK_CLOSELY_S if watchdog.alarmed else _LOOK_EVERY_S)
+
+
+def default_signals_for_child() -> None:
+    """The child starts with the default dispositions; our own SIGTERM handler is a function and so not inherited."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
