@@ -67,7 +67,7 @@ def hosts(run: RunDir, audited: Audit) -> tuple[HostRow, ...]:
             gpus=_gpus(one.machine),
             driver=str(one.machine.get("gpu_driver") or ""),
             fingerprint=_fingerprint(one.machine),
-            repeats=dict(one.repeats),
+            repeats=dict(sorted(one.repeats.items())),
             quarantined=tuple(one.quarantined),
             apart=apart.get(name, ()),
         )

@@ -23,9 +23,10 @@ from tune_mcp.observe.audit import Audit
 from tune_mcp.precheck import fingerprint
 from tune_mcp.precheck.fingerprint import Environment
 from tune_mcp.run_dir import IGNORE_ALL, IGNORE_FILE, RUNS_FOLDER, RunDir, utc_now
-from tune_mcp.session import events, state
+from tune_mcp.session import drift, events, state
 from tune_mcp.session import plan as plans
 from tune_mcp.session.plan import LaunchSettings, Plan, Source, stages_digest
+from tune_mcp.session.provenance import GitState
 from tune_mcp.session.state import RunState
 from tune_mcp.supervise import comparing, sealed
 from tune_mcp.verbs import equivalence, gates
@@ -214,9 +215,8 @@ def _differences(one: Partition, other: Partition) -> Iterator[str]:
             yield f"other {what} than {a.run_id}: {', '.join(names)}"
     if a.protected != b.protected:
         yield f"other protected names than {a.run_id}"
-    if (a.changed, a.untracked, a.diff_sha256) != (b.changed, b.untracked, b.diff_sha256):
-        names = {*_unlike(a.changed, b.changed, shared=False), *_unlike(a.untracked, b.untracked, shared=False)}
-        yield f"another tree than {a.run_id}: {', '.join(sorted(names)[:6]) or 'other changes'}"
+    if moved := drift.dirt_moved(_tree(b), a.launch_tree) or drift.dirt_moved(_tree(a), b.launch_tree):
+        yield f"another tree than {a.run_id}: {', '.join(moved[:6])}"
     settings = (a.settings.model_dump(), b.settings.model_dump())
     names = [name for name in _unlike(*settings, shared=False) if name not in (*_OF_A_TEST, *_OF_A_HOST)]
     names += [
@@ -229,6 +229,10 @@ def _differences(one: Partition, other: Partition) -> Iterator[str]:
     machines = one.machine, other.machine
     if unlike := fingerprint.class_differences(*machines) or fingerprint.class_differences(*reversed(machines)):
         yield f"another fingerprint than {a.run_id}: {', '.join(unlike)}"
+
+
+def _tree(plan: Plan) -> GitState:
+    return GitState(plan.calibration_git_sha, plan.git_branch, plan.changed, plan.untracked, "", {})
 
 
 def _unlike(a: Mapping[str, object], b: Mapping[str, object], *, shared: bool) -> list[str]:
