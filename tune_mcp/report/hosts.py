@@ -19,7 +19,7 @@ from statistics import NormalDist, median
 from pydantic import ValidationError
 
 from tune_mcp.config.metrics import family as family_of_group
-from tune_mcp.config.policy import Family
+from tune_mcp.config.stages import Family
 from tune_mcp.contract.strict_audit import Cell, HostRow
 from tune_mcp.errors import Json
 from tune_mcp.observe.audit import Audit, AuditedCell, AuditedStage, Fault

@@ -114,7 +114,7 @@ def _partition(project: Project, name: str) -> Partition:
             [f"{run_id} is {now.state}: a run is joined when it has ended"],
             Step(call("status", run_id=run_id, wait_s=45), " until it is terminal"),
         )
-    if any(journal.state in ("committed", "prepared") for journal in gates.journals(run)):
+    if any(journal.state in ("committed", "prepared") for _, journal in gates.journals(run)):
         raise _refusal(
             [f"thresholds of {run_id} are written into the test files already"],
             f"take that back first (tune-mcp apply {run_id} --undo PLAN_ID), or apply the other runs by themselves",
@@ -226,9 +226,11 @@ def _differences(one: Partition, other: Partition) -> Iterator[str]:
     ]
     if names:
         yield f"other settings than {a.run_id}: {', '.join(names)}"
-    machines = one.machine, other.machine
-    if unlike := fingerprint.class_differences(*machines) or fingerprint.class_differences(*reversed(machines)):
-        yield f"another fingerprint than {a.run_id}: {', '.join(unlike)}"
+    here, there = one.machine, other.machine
+    if fingerprint.fingerprint(here) != fingerprint.fingerprint(there):
+        unlike = fingerprint.differences(here, there, any_host=True)
+        told = ", ".join(unlike) or f"GPUs or driver {there.gpu_driver}, was {here.gpu_driver}"
+        yield f"another fingerprint than {a.run_id}: {told}"
 
 
 def _tree(plan: Plan) -> GitState:
@@ -311,7 +313,7 @@ def _build(staged: RunDir, plan: Plan, found: Sequence[Partition], now: datetime
     sha = sha256_bytes(staged.environment.read_bytes())
     events.append(staged, "environment", now, "the machine of the first partition", sha256=sha)
     text = f"{len(plan.stages)} stages × {plan.repeats}, from {len(plan.sources)} runs"
-    plans.write(staged, plan, write_atomic, lambda sha256: events.append(staged, "planned", now, text, sha256=sha256))
+    plans.write(staged, plan, now, text)
     record(staged, RunState.FINISHED, now, f"joined from {told}")
 
 

@@ -113,7 +113,7 @@ def allowed(project: Project, run: RunDir, plan: Plan) -> Callable[[str, int, Fa
             source = config.metric_sources.get(PurePosixPath(stages[0].test).name, FileSource())
             accepting.setdefault(test, []).append(Accepting(part, test, source, config.allowed_pytest_failure))
 
-    def word(test: str, repeat: int, failure: TestFailure) -> str:
+    def word(test: str, repeat: int, failure: Failure) -> str:
         words = [one.word(repeat, failure) for one in accepting[test]]
         return words[0] if all(words) else ""
 
