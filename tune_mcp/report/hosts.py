@@ -27,10 +27,11 @@ from tune_mcp.observe.observation import Attempt
 from tune_mcp.precheck import fingerprint
 from tune_mcp.precheck.fingerprint import Environment
 from tune_mcp.report.context import UNKNOWN, read_object
-from tune_mcp.report.figures import counted, percent
+from tune_mcp.report.figures import percent
 from tune_mcp.report.statistics import PRIORS, Series, student_tail
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session.plan import Plan
+from tune_mcp.words import number_of
 
 APART = 3.0
 """Standard scores beyond which a host is flagged, where its shift is also larger than the family's usual noise."""
@@ -130,7 +131,7 @@ def _apart(audited: Audit, of_cell: Mapping[tuple[str, int], str]) -> dict[str, 
             what = f"{family} {percent(abs(math.expm1(abs(shift))))} {way} than on the other hosts"
             told[host] = (
                 *told.get(host, ()),
-                f"{what} (median of {counted(len(found), 'test')}, z = {abs(score):.1f})",
+                f"{what} (median of {number_of(len(found), 'test')}, z = {abs(score):.1f})",
             )
     return told
 
