@@ -12,7 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tune_mcp.apply.literals import Edit, Replacement, number_text, prove, rewrite
-from tune_mcp.discover.constants import parse_module, split_source
+from tune_mcp.discover.constants import parse_module
+from tune_mcp.discover.places import split_source
 from tune_mcp.errors import Code, Refusal
 
 PATH = "tests/test_asr.py"

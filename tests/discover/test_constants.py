@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tune_mcp.discover.constants import Constant, ConstantKind, ModuleConstants, parse_module, split_source
+from tune_mcp.discover.constants import Constant, ConstantKind, ModuleConstants, parse_module
+from tune_mcp.discover.places import split_source
 from tune_mcp.errors import Code, Refusal
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tune_mcp.config.metrics import load_metric_rules
 from tune_mcp.discover.constants import parse_module
-from tune_mcp.discover.infer import Inferred, infer, tmp_path_folder
+from tune_mcp.discover.sources import Inferred, infer, tmp_path_folder
 
 RULES = load_metric_rules()
 

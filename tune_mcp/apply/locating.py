@@ -9,8 +9,8 @@ from pathlib import Path
 from tune_mcp.config.stages import Stage
 from tune_mcp.discover.assertions import AssertionReader
 from tune_mcp.discover.blanks import Blank, lines_with
-from tune_mcp.discover.constants import ModuleConstants, NumberLiteral, split_source
-from tune_mcp.discover.leaves import names_in
+from tune_mcp.discover.constants import ModuleConstants, NumberLiteral
+from tune_mcp.discover.places import names_in, split_source
 from tune_mcp.discover.python_files import PythonFiles
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.session.plan import Plan

@@ -21,9 +21,10 @@ from tune_mcp.apply.readers import Readers
 from tune_mcp.apply.reality import Outcome, Outcomes
 from tune_mcp.config.stages import GroupPolicy, Number, Stage, WorstOp
 from tune_mcp.contract.report import FailedTest
-from tune_mcp.discover.assertions import Gate, Unread, UnreadKind
+from tune_mcp.discover.assertions import BOUND, Gate, Unread, UnreadKind
 from tune_mcp.discover.blanks import Blank
-from tune_mcp.discover.constants import ModuleConstants, NumberLiteral, split_source
+from tune_mcp.discover.constants import ModuleConstants, NumberLiteral
+from tune_mcp.discover.places import split_source
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import digest
 from tune_mcp.observe.audit import Audit
@@ -236,9 +237,8 @@ def _asserted(row: Row, contradicted: str) -> Row:
     if isinstance(row.gate, Unread) and row.gate.kind is UnreadKind.TWO_SIDED:
         why = f"{row.place} is no bound: {row.gate.reason}"
     elif isinstance(row.gate, Gate) and row.gate.worst != row.worst_op:
-        sides = {"min": "a lower bound", "max": "an upper bound"}
         why = (
-            f"the test asserts {row.place} as {sides[row.gate.worst]} ({row.gate.how}), but the metric's worst is "
+            f"the test asserts {row.place} as {BOUND[row.gate.worst]} ({row.gate.how}), but the metric's worst is "
             f"{row.worst_op}: correct one of them, then run discover"
         )
     elif isinstance(row.gate, Gate) and doubts.other_unit(row.gate, row.write_value):

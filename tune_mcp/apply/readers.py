@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from tune_mcp.config.stages import Stage
-from tune_mcp.discover.constants import split_source
-from tune_mcp.discover.leaves import root_of
+from tune_mcp.discover.places import root_of, split_source
 from tune_mcp.discover.python_files import PythonFiles
 
 _TEST_FILE = re.compile(r"test_.*\.py|.*_test\.py")

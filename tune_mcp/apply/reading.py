@@ -9,7 +9,8 @@ from tune_mcp.apply.locating import Concurrency, Files, locate
 from tune_mcp.config.stages import Number
 from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.discover.assertions import Gate, Unread, UnreadKind
-from tune_mcp.discover.constants import NumberLiteral, split_source
+from tune_mcp.discover.constants import NumberLiteral
+from tune_mcp.discover.places import split_source
 from tune_mcp.discover.source_tree import number_in
 from tune_mcp.observe.audit import Audit, AuditedStage
 from tune_mcp.session.plan import Plan

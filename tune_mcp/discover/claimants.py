@@ -1,16 +1,23 @@
-"""Which constants may stand for a metric of a test: those that its tests read, each of them (rule DSC-10).
+"""Which constants may stand for a metric of a test, and which asserted numbers no metric claims (DSC-10, DSC-14).
 
 A result file is a test's own. A constant that the test does not read says nothing about it, whatever its name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ast
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
-from tune_mcp.discover.assertions import AssertionReader
+from tune_mcp.config.metrics import MetricRules
+from tune_mcp.discover.assertions import BOUND, AssertionReader, Gate, Unread, UnreadKind
 from tune_mcp.discover.calibrated import CalibratedFile
+from tune_mcp.discover.constants import Constant, ConstantKind
+from tune_mcp.discover.places import names_in, root_of
 from tune_mcp.discover.routing import Claim, Routing, Tree
+from tune_mcp.discover.source_tree import number_of
 
 
 @dataclass(frozen=True)
@@ -64,3 +71,164 @@ def rivals_of(
         and reader.reading_tests(file.path, threshold_file, rival.source)
         and not any(reader.derives(threshold_file, rival.symbol, claim.source) for claim in claims)
     ]
+
+
+_ORDERED = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
+_UNITTEST = frozenset({"assertGreater", "assertGreaterEqual", "assertLess", "assertLessEqual"})
+_ORDERING = _UNITTEST | {"assert_array_less"}
+_DATA_FILE = re.compile(r"[\w./-]+\.(ya?ml|toml|json)")
+_MOST_LITERALS = 40
+
+
+@dataclass(frozen=True)
+class Unclaimed:
+    """One such number. ``source`` is how config names it, empty for a number without a name; ``gate`` what is asserted.
+
+    ``why`` says why it cannot be written as it stands, ``value`` is the number that it is now.
+    """
+
+    path: str
+    line: int
+    source: str
+    gate: Gate | Unread
+    why: str = ""
+    value: int | float | None = None
+
+    @property
+    def text(self) -> str:
+        """``tests/test_a.py:7: LIMITS['acc'] is asserted as a lower bound (...) and is no metric yet``."""
+        where, name = f"{self.path}:{self.line}", self.source or "a number"
+        if isinstance(self.gate, Unread):
+            what = f"{where}: {name} is asserted, but is no bound that can be calibrated: {self.gate.reason}"
+            return f"{what}; compare the value with one plain number, or put {name} into ignored_constants"
+        asserted = f"{where}: {name} is asserted as {BOUND[self.gate.worst]} ({self.gate.how})"
+        if not self.source:
+            return f"{asserted} and has no name: assign it to a constant at the top of the file"
+        return f"{asserted} and is no metric yet" + (f"; it cannot be written: {self.why}" if self.why else "")
+
+    @property
+    def asserted(self) -> str:
+        """The place and the code of the assertion; empty where there is no bound."""
+        return self.gate.how if isinstance(self.gate, Gate) else ""
+
+    @property
+    def nameable(self) -> bool:
+        """Whether config can name it as a threshold."""
+        return bool(self.source) and isinstance(self.gate, Gate) and not self.why
+
+
+def unclaimed(file: CalibratedFile, routing: Routing, rules: MetricRules, reader: AssertionReader) -> list[Unclaimed]:
+    """Those of one test file and its threshold file."""
+    claims = [claim for tree in routing.trees for claim in (*tree.claims, *tree.rivals)]
+    claimed = {claim.source for claim in claims}
+    module = file.thresholds
+    found: list[Unclaimed] = []
+    for source, constant in _candidates(file):
+        names = names_in(source)
+        if source in claimed or any(rules.protected(name) for name in names):
+            continue
+        if not reader.reading_tests(file.path, module.path, source):
+            continue
+        if any(reader.derives(module.path, source, claim) for claim in claimed):
+            continue
+        gate = reader.gate(file.path, module.path, source, None)
+        if isinstance(gate, Gate) or _may_bound(gate, rules.looks_like_threshold(names[-1])):
+            why = constant.problem or ("" if constant.literals else _FORM.get(constant.kind, "it is no plain number"))
+            value = constant.literals[0].value if len(constant.literals) == 1 else None
+            found.append(Unclaimed(module.path, constant.line, source, gate, why, value))
+    if found:
+        # A factor of a threshold that is claimed is asserted with it; it is the test's slack.
+        told = {_how(reader.gate(file.path, module.path, source, None)) for source in claimed}
+        found = [one for one in found if _how(one.gate) not in told]
+    return found + list(_nameless(file, reader))
+
+
+def _may_bound(gate: Unread, like_a_threshold: bool) -> bool:
+    """Whether a person must hear of a number whose assertion was not read: by its name, or since the code orders."""
+    if gate.kind is UnreadKind.TWO_SIDED or gate.kind is UnreadKind.NOT_ASSERTED:
+        return gate.kind is UnreadKind.TWO_SIDED and like_a_threshold
+    return bool(gate.how) and (like_a_threshold or _orders(gate.how.partition(": ")[2]))
+
+
+def _orders(code: str) -> bool:
+    """Whether code asks which of two values is larger; zero only asks whether there is anything."""
+    try:
+        nodes = list(ast.walk(ast.parse(code)))
+    except SyntaxError:
+        return False
+    return any(
+        any(isinstance(op, _ORDERED) for op in node.ops) and 0 not in map(number_of, (node.left, *node.comparators))
+        if isinstance(node, ast.Compare)
+        else isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in _ORDERING
+        for node in nodes
+    )
+
+
+_FORM = {ConstantKind.DERIVED: "it is derived by an expression", ConstantKind.NONE: ""}
+
+
+def _how(gate: Gate | Unread) -> str:
+    return gate.how if isinstance(gate, Gate) else ""
+
+
+def _candidates(file: CalibratedFile) -> Iterator[tuple[str, Constant]]:
+    ignored = file.config.ignored_constants
+    inside = {root_of(leaf) for leaf in file.thresholds.leaves}
+    for name, constant in {**file.thresholds.constants, **file.thresholds.leaves}.items():
+        if name in ignored or name in inside or constant.kind is ConstantKind.STRING:
+            continue
+        if constant.kind is not ConstantKind.NESTED:
+            yield name, constant
+            continue
+        for subkey in dict.fromkeys(literal.subkey for literal in constant.literals):
+            if f"{name}[{subkey!r}]" not in ignored:
+                yield f"{name}[{subkey!r}]", constant
+
+
+def _nameless(file: CalibratedFile, reader: AssertionReader) -> Iterator[Unclaimed]:
+    """Numbers that stand in a test itself: in its comparison, its parameters, or a variable of its own."""
+    tree = reader.files.tree(file.path)
+    asked = list(dict.fromkeys(_literals(tree)))[:_MOST_LITERALS] if tree else []
+    told: set[tuple[str, int]] = set()
+    for node in asked:
+        gate = reader.gate_of(file.path, node)
+        if isinstance(gate, Gate) and (gate.how, node.lineno) not in told:
+            told.add((gate.how, node.lineno))
+            yield Unclaimed(file.path, node.lineno, "", gate)
+
+
+def _literals(tree: ast.Module) -> Iterator[ast.expr]:
+    for function in ast.walk(tree):
+        if not isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        for decorator in function.decorator_list:
+            if "parametrize" in ast.unparse(decorator):
+                yield from _numbers(ast.walk(decorator))
+        for node in ast.walk(function):
+            match node:
+                case ast.Compare(left=left, ops=ops, comparators=others) if all(isinstance(op, _ORDERED) for op in ops):
+                    yield from _numbers((left, *others))
+                case ast.Call(func=ast.Attribute(attr=name), args=arguments) if name in _UNITTEST:
+                    yield from _numbers(arguments[:2])
+                case ast.Assign(value=value) | ast.AnnAssign(value=ast.expr() as value):
+                    yield from _numbers((value,))
+                case _:
+                    continue
+
+
+def _numbers(nodes: Iterable[ast.AST]) -> Iterator[ast.expr]:
+    """Those that could bound a measurement: zero only asks whether there is anything."""
+    return (node for node in nodes if isinstance(node, ast.expr) and number_of(node))
+
+
+def data_files(file: CalibratedFile, reader: AssertionReader) -> Iterator[str]:
+    """A line for each YAML, TOML or JSON file of the repository that a test file names and that is not edited."""
+    tree = reader.files.tree(file.path)
+    nodes = ast.walk(tree) if tree else ()
+    names = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    for name in sorted(name for name in names if _DATA_FILE.fullmatch(name)):
+        places = (name, str(PurePosixPath(file.path).parent / name))
+        path = next((place for place in places if ".." not in place and reader.files.exists(place)), None)
+        if path is not None:
+            what = "a threshold in it is not calibrated; only Python files are edited"
+            yield f"{file.path} reads {path}: {what}"

@@ -8,20 +8,17 @@ every other one keeps a ``problem`` that says why not (rule APL-17).
 from __future__ import annotations
 
 import ast
-import keyword
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from tune_mcp.discover.bindings import ASSIGNING, ModuleScope
 from tune_mcp.discover.blanks import Blank, BlankForm, is_none, table_uses
-from tune_mcp.discover.leaves import canonical, leaf_nodes, root_of
+from tune_mcp.discover.leaves import leaf_nodes
+from tune_mcp.discover.places import bad_source, root_of, source_parts
 from tune_mcp.discover.source_tree import Imported, SourceTree, imports_in, number_of, parsed_expression, read_tree
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import sha256_bytes
-
-_SOURCE = re.compile(r"(?P<symbol>\w+)(?:(?:\[(?P<outer>-?\d+)\])?\[(?P<quote>['\"])(?P<key>[^'\"\\\n]+)(?P=quote)\])?")
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ class ModuleConstants:
     def table_entry(self, source: str) -> bool:
         """Whether ``source`` names a key of a table by load, ``TABLE['key']`` or ``TABLE[8]['key']``."""
         try:
-            symbol, outer, subkey = _parts(source)
+            symbol, outer, subkey = source_parts(source)
         except Refusal:
             return False
         found = self.constants.get(symbol)
@@ -143,9 +140,9 @@ class ModuleConstants:
             if leaf.problem is not None:
                 raise self._unknown("APL-17", source, leaf.line, leaf.problem)
             return leaf.literals[0]
-        symbol, outer, subkey = _parts(source)
+        symbol, outer, subkey = source_parts(source)
         if outer is not None and concurrency is not None and outer != concurrency:
-            raise _bad_source(source, f"it names concurrency {outer}, but {concurrency} is asked for")
+            raise bad_source(source, f"it names concurrency {outer}, but {concurrency} is asked for")
         wanted = concurrency if outer is None else outer
         rule = "APL-15" if subkey is None else "APL-16"
         constant = self.constants.get(symbol)
@@ -166,7 +163,7 @@ class ModuleConstants:
 
         ``concurrency`` None takes the only outer key; an empty table has none. Raises INVALID_ARGUMENT.
         """
-        symbol, outer, subkey = _parts(source)
+        symbol, outer, subkey = source_parts(source)
         constant = self.constants.get(symbol)
         if constant is None or constant.problem is not None:
             return None
@@ -220,37 +217,6 @@ _WHAT: Mapping[ConstantKind, str] = {
     ConstantKind.STRING: "it is a string",
     ConstantKind.OTHER: "it is not a number",
 }
-
-
-def split_source(source: str) -> tuple[str, str | None]:
-    """Symbol and inner key of ``NAME``, ``_X['k']`` or ``_X[8]['k']``; a leaf of another form is its own symbol.
-
-    Raises ``Refusal`` INVALID_ARGUMENT.
-    """
-    symbol, _, subkey = _parts(source)
-    return symbol, subkey
-
-
-def _parts(source: str) -> tuple[str, int | None, str | None]:
-    match = _SOURCE.fullmatch(source)
-    if match is None or not match["symbol"].isidentifier() or keyword.iskeyword(match["symbol"]):
-        try:
-            if not source.isidentifier() and canonical(source) == source:
-                return source, None, None
-        except ValueError:
-            pass
-        raise _bad_source(source, "it has neither the form NAME nor NAME['key'], nor that of an attribute or entry")
-    return match["symbol"], None if match["outer"] is None else int(match["outer"]), match["key"]
-
-
-def _bad_source(source: str, reason: str) -> Refusal:
-    return Refusal(
-        Code.INVALID_ARGUMENT,
-        "APL-15",
-        f"{source!r} is no threshold source: {reason}",
-        "take the source from apply_plan as it stands",
-        {"source": source, "reason": reason},
-    )
 
 
 def parse_module(data: bytes, path: str) -> ModuleConstants:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tune_mcp.discover.bindings import ModuleScope
+from tune_mcp.discover.places import plain_key
 from tune_mcp.discover.source_tree import number_of, parsed_expression
 
 _SETTERS = frozenset({"setattr", "setitem", "delattr", "__setattr__"})
@@ -27,66 +28,6 @@ class Leaf:
     source: str
     node: ast.expr
     problem: str | None
-
-
-def canonical(source: str) -> str:
-    """The one spelling of a threshold's place. Raises ValueError for what is no chain of names and plain keys."""
-    try:
-        node = parsed_expression(source.strip())
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"{source!r} is no Python expression") from error
-    _steps(node)
-    return ast.unparse(node)
-
-
-def root_of(source: str) -> str:
-    """The name at the module's level that a place begins with."""
-    node = parsed_expression(source)
-    while isinstance(node, (ast.Attribute, ast.Subscript)):
-        node = node.value
-    return ast.unparse(node)
-
-
-def names_in(source: str) -> tuple[str, ...]:
-    """The names, attributes and string keys of a place, outermost first."""
-    node = parsed_expression(source)
-    found: list[str] = []
-    while isinstance(node, (ast.Attribute, ast.Subscript)):
-        if isinstance(node, ast.Attribute):
-            found.append(node.attr)
-        elif isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str):
-            found.append(node.slice.value)
-        node = node.value
-    return (*([node.id] if isinstance(node, ast.Name) else []), *reversed(found))
-
-
-def attributes_of(source: str) -> frozenset[str]:
-    """The attribute names in a place."""
-    return frozenset(node.attr for node in ast.walk(parsed_expression(source)) if isinstance(node, ast.Attribute))
-
-
-def load_of(source: str) -> int | None:
-    """The one whole number among the keys of a place: the load at which its table is read."""
-    keys = [number_of(node.slice) for node in ast.walk(parsed_expression(source)) if isinstance(node, ast.Subscript)]
-    numbers = [key for key in keys if isinstance(key, int)]
-    return numbers[0] if len(numbers) == 1 else None
-
-
-def _steps(node: ast.expr) -> None:
-    while not isinstance(node, ast.Name):
-        if isinstance(node, ast.Attribute) or (isinstance(node, ast.Subscript) and _key(node.slice) is not None):
-            node = node.value
-            continue
-        raise ValueError(f"{ast.unparse(node)!r} is no name, attribute or plain key")
-
-
-def _key(node: ast.expr | None) -> ast.expr | None:
-    """The node if it is a plain key: a string, a number, or a tuple of them."""
-    if isinstance(node, ast.Tuple) and node.elts and all(_key(one) is not None for one in node.elts):
-        return node
-    if node is None or (isinstance(node, ast.Constant) and isinstance(node.value, str)):
-        return node if node is not None and node.value else None
-    return None if number_of(node) is None else node
 
 
 def leaf_nodes(tree: ast.Module) -> dict[str, Leaf]:
@@ -134,7 +75,7 @@ def _inside(place: str, node: ast.expr, classes: dict[str, ast.ClassDef], proble
     """The numbers inside a value that is bound to ``place``."""
     parts: list[tuple[str, ast.expr]] = []
     if isinstance(node, ast.Dict):
-        plain = [(key, value) for key, value in zip(node.keys, node.values, strict=True) if _key(key) is not None]
+        plain = [(key, value) for key, value in zip(node.keys, node.values, strict=True) if plain_key(key) is not None]
         parts = [(_item(place, key), value) for key, value in plain if key is not None]
     elif isinstance(node, ast.Call):
         parts = list(_fields(place, node, classes))

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from tune_mcp.config.metrics import MetricRules
 from tune_mcp.config.stages import Number, WorstOp
-from tune_mcp.discover.assertions import AssertionReader, Gate
-from tune_mcp.discover.infer import tmp_path_folder
+from tune_mcp.discover.assertions import BOUND, AssertionReader, Gate
+from tune_mcp.discover.claimants import Unclaimed
 from tune_mcp.discover.recorded import RECORD_FILE, holds, made_names, names_for, recorded
+from tune_mcp.discover.sources import tmp_path_folder
 from tune_mcp.discover.stages import Discovery
 from tune_mcp.discover.suggest import metric_names, needs_no_gpu, yaml_key
-from tune_mcp.discover.unclaimed import BOUND, Unclaimed
 from tune_mcp.errors import Json
 from tune_mcp.files import parse_foreign_json, read_plain
 

@@ -15,13 +15,10 @@ from tune_mcp.config.model import ModelConfig
 from tune_mcp.config.stages import DOCS_GROUP, ONE, Location, Stage, StageMetric, StageTable
 from tune_mcp.discover.assertions import AssertionReader
 from tune_mcp.discover.calibrated import CalibratedFile, CalibratedFiles, clash
-from tune_mcp.discover.claimants import drop_unread, rivals_of
-from tune_mcp.discover.infer import Inferred, infer
-from tune_mcp.discover.named import Named, read_named
-from tune_mcp.discover.routing import Claim, Routing, Tree, route
-from tune_mcp.discover.sources import StageSources
+from tune_mcp.discover.claimants import Unclaimed, data_files, drop_unread, rivals_of, unclaimed
+from tune_mcp.discover.routing import Claim, Named, Routing, Tree, read_named, route
+from tune_mcp.discover.sources import Inferred, StageSources, infer
 from tune_mcp.discover.suggest import needs_no_gpu, suggestion
-from tune_mcp.discover.unclaimed import Unclaimed, data_files, unclaimed
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.run_dir import iso
 

@@ -8,13 +8,13 @@ import re
 import sys
 from collections.abc import Collection, Iterable
 
-from tune_mcp.discover.assertions import Gate
+from tune_mcp.discover.assertions import BOUND, Gate
 from tune_mcp.discover.calibrated import CalibratedFile
-from tune_mcp.discover.infer import Inferred
-from tune_mcp.discover.leaves import names_in
+from tune_mcp.discover.claimants import Unclaimed
+from tune_mcp.discover.places import names_in
 from tune_mcp.discover.python_files import PythonFiles
 from tune_mcp.discover.recorded import RECORD_FILE, names_for
-from tune_mcp.discover.unclaimed import BOUND, Unclaimed
+from tune_mcp.discover.sources import Inferred
 
 _MAY_USE = re.compile(
     r"cuda|\bgpu|nvidia|\btorch\b|\bvllm\b|sgl|tensorrt|\bjax\b|subprocess|Popen|os\.system|os\.spawn", re.IGNORECASE

@@ -15,8 +15,9 @@ from tune_mcp.actions import Step, call
 from tune_mcp.apply.locating import Concurrency, Place, locate
 from tune_mcp.config.loader import REPO_PLACE
 from tune_mcp.discover.blanked import same_but_for
-from tune_mcp.discover.constants import ModuleConstants, NumberLiteral, parse_module, split_source
+from tune_mcp.discover.constants import ModuleConstants, NumberLiteral, parse_module
 from tune_mcp.discover.measuring_uses import measuring_uses
+from tune_mcp.discover.places import split_source
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.run_dir import iso
 from tune_mcp.session import drift, provenance

@@ -4,7 +4,7 @@
 with the reason.
 """
 
-from tune_mcp.discover.assertions.gate import Gate, Unread, UnreadKind
+from tune_mcp.discover.assertions.gate import BOUND, Gate, Unread, UnreadKind
 from tune_mcp.discover.assertions.reader import AssertionReader, Reading
 
-__all__ = ["AssertionReader", "Gate", "Reading", "Unread", "UnreadKind"]
+__all__ = ["BOUND", "AssertionReader", "Gate", "Reading", "Unread", "UnreadKind"]

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
+from tune_mcp.discover.assertions.containers import Containers
 from tune_mcp.discover.assertions.formula import (
     OPERATORS,
     Apply,
@@ -34,7 +35,7 @@ from tune_mcp.discover.assertions.objects import (
     stored,
     tainted,
 )
-from tune_mcp.discover.assertions.values import Values, count, is_condition
+from tune_mcp.discover.assertions.values import count, is_condition
 
 BINARY: dict[type[ast.operator], Callable[..., object]] = {
     ast.Add: OPERATORS["add"], ast.Sub: OPERATORS["sub"], ast.Mult: OPERATORS["mul"], ast.Div: OPERATORS["truediv"],
@@ -61,7 +62,7 @@ def _near(left: object, right: object) -> bool:
     return left == right
 
 
-class Expressions(Values):
+class Expressions(Containers):
     """Evaluates expressions."""
 
     @abstractmethod

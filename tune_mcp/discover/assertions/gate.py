@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from operator import neg
@@ -23,6 +24,10 @@ from tune_mcp.discover.assertions.formula import (
 
 _SMALLEST = 5e-324
 _SIDES = (1.7976931348623157e308, 1e150, 1e75, 1e15, 1e6)
+
+
+BOUND: Mapping[WorstOp, str] = {"min": "a lower bound", "max": "an upper bound"}
+"""What a constant is whose metric's bad extreme is that one, for people."""
 
 
 class UnreadKind(StrEnum):

@@ -36,7 +36,7 @@ from tune_mcp.discover.assertions.objects import (
     is_measured,
     tainted,
 )
-from tune_mcp.discover.assertions.reading import MUTATORS
+from tune_mcp.discover.assertions.outside import MUTATORS
 from tune_mcp.discover.assertions.statements import Statements, Target
 from tune_mcp.discover.assertions.values import TooLong
 from tune_mcp.discover.python_files import PythonFiles
@@ -179,7 +179,7 @@ class Interpreter(Statements):
         if last in MUTATORS and owner is not None:
             owner.change(self.place(node))
         if any(tainted(one) and not isinstance(one, str) for one in given):
-            self._foreign(function.name, given, {}, node)
+            self.foreign(function.name, given, {}, node)
         found = self.unknown("", [function, *given])
         mixed = name if last in _COMPUTING or any(is_measured(one) for one in given) else ""
         return Opaque(name, function.origin, found.ref, None, found.parents, mixed)

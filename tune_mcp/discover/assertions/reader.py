@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 import ast
-import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import product
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from tune_mcp.discover.assertions.branches import Raised
-from tune_mcp.discover.assertions.formula import Opaque, Origin, Undefined, Value, depends
+from tune_mcp.discover.assertions.formula import Undefined
 from tune_mcp.discover.assertions.gate import Gate, Unread, UnreadKind
-from tune_mcp.discover.assertions.interpreter import Interpreter, is_plain_decorator
+from tune_mcp.discover.assertions.interpreter import Interpreter
 from tune_mcp.discover.assertions.judging import Failure, judge
-from tune_mcp.discover.assertions.objects import (
-    MISSING,
-    Class,
-    Function,
-    Instance,
-    Lazy,
-    Module,
-    as_tuple,
-    tainted,
-)
-from tune_mcp.discover.assertions.reading import ANYTHING, NameReader, TestNode, class_parts, top_folder
+from tune_mcp.discover.assertions.outside import ANYTHING
+from tune_mcp.discover.assertions.reading import NameReader, TestNode, class_parts, top_folder
+from tune_mcp.discover.assertions.running import Run
 from tune_mcp.discover.assertions.statements import Target
 from tune_mcp.discover.assertions.values import TooLong
-from tune_mcp.discover.constants import split_source
-from tune_mcp.discover.leaves import Leaf, attributes_of, leaf_nodes, load_of, root_of
+from tune_mcp.discover.leaves import Leaf, leaf_nodes
+from tune_mcp.discover.places import attributes_of, load_of, root_of, split_source
 from tune_mcp.discover.python_files import PythonFiles
-from tune_mcp.discover.recorded import RECORDERS
 
-_BEFORE = ("setUpClass", "setup_class", "setUp", "setup_method", "asyncSetUp")
-_BEFORE_ALL = ("setUpModule", "setup_module", "setup_function")
-_MAX_CASES = 256
 _GATE_SECONDS, _FILE_SECONDS, _SECONDS = 2.0, 8.0, 20.0
 """The CPU time that one constant, one test file and all of them may take."""
 _LONG = "the tests take too many steps to follow"
@@ -174,7 +159,7 @@ class AssertionReader:
         failures: list[Failure] = []
         for test in self.names.tests(test_file):
             if tests is None or test.name in tests:
-                failures += _Run(machine, module, self.names, test).failures()
+                failures += Run(machine, module, self.names, test).failures()
         return judge(failures, machine.present, machine.clock)
 
     def leaf(self, path: str, source: str) -> Leaf | None:
@@ -244,169 +229,6 @@ class AssertionReader:
         return self._reached[key]
 
 
-@dataclass
-class _Run:
-    """One test, run once for each set of its parameters."""
-
-    machine: Interpreter
-    module: Module
-    names: NameReader
-    test: TestNode
-    fixtures: dict[str, Value] = field(default_factory=dict[str, Value])
-
-    def failures(self) -> list[Failure]:
-        """The conditions under which the test fails."""
-        owner, function = self._function()
-        if function is None:
-            return []
-        marks = [*function.decorators, *self._marks()]
-        if any(".skip(" in one or one.endswith(".skip") for one in marks):
-            return []
-        odd = [one for one in function.decorators if not is_plain_decorator(one) and "skip" not in one]
-        found: list[Raised] = []
-        for bound in self._cases(function):
-            found += self._once(owner, function, bound)
-        cases = any("parametrize" in one and ".skip" in one for one in marks)
-        expected = any("xfail" in one or "expectedFailure" in one for one in marks)
-        if expected or cases or odd:
-            why = "a test that is expected to fail" if expected else "a case that may be skipped"
-            why = why if expected or cases else f"the decorator `{odd[0][:40]}`"
-            return [
-                Failure(Opaque(why, Origin.SETTING, ref=True), one.how, self.test.name)
-                for one in found
-                if depends(one.condition)
-            ][:1]
-        return [Failure(one.condition, one.how, self.test.name) for one in found if depends(one.condition)]
-
-    def _function(self) -> tuple[Class | None, Function | None]:
-        if self.test.owner is None:
-            found = self._value(self.module, self.test.name)
-            return None, found if isinstance(found, Function) else None
-        owner = self._value(self.module, self.test.owner.name)
-        if not isinstance(owner, Class):
-            return None, None
-        found = owner.find(self.test.name.rpartition("::")[2])
-        return owner, found if isinstance(found, Function) else None
-
-    def _value(self, module: Module, name: str) -> Value:
-        found = module.scope.names.get(name, MISSING)
-        return self.machine.force(found) if isinstance(found, Lazy) else found
-
-    def _marks(self) -> list[str]:
-        owner = self.test.owner
-        marks = [ast.unparse(one) for one in owner.decorator_list] if owner else []
-        tree = self.names.files.tree(self.test.path)
-        for node in tree.body if tree else ():
-            if isinstance(node, ast.Assign) and any(ast.unparse(one) == "pytestmark" for one in node.targets):
-                marks.append(ast.unparse(node.value))
-        return marks
-
-    def _cases(self, function: Function) -> list[dict[str, Value]]:
-        """The values that ``parametrize`` gives, one dict for each combination."""
-        nodes = [] if isinstance(function.node, ast.Lambda) else list(function.node.decorator_list)
-        nodes += self.test.owner.decorator_list if self.test.owner else []
-        axes: list[list[dict[str, Value]]] = []
-        for node in nodes:
-            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("parametrize") and len(node.args) > 1:
-                axes.append(self._axis(node))
-        if math.prod(map(len, axes)) > _MAX_CASES:
-            raise TooLong
-        return [{name: value for one in combination for name, value in one.items()} for combination in product(*axes)]
-
-    def _axis(self, node: ast.Call) -> list[dict[str, Value]]:
-        named = self.machine.eval(node.args[0], self.module.scope)
-        if isinstance(named, str):
-            names = [one.strip() for one in named.split(",") if one.strip()]
-        else:
-            names = [str(one) for one in self.machine.known_items(named) or []]
-        values = self.machine.eval(node.args[1], self.module.scope)
-        known = self.machine.known_items(values)
-        if known is None or any(keyword.arg == "indirect" for keyword in node.keywords):
-            ref = tainted(values)
-            return [{name: Opaque(name, Origin.PARAMETER, ref) for name in names}]
-        rows = [[one] if len(names) == 1 else self.machine.known_items(one) or [] for one in known]
-        return [dict(zip(names, _single(row, len(names)), strict=False)) for row in rows]
-
-    def _once(self, owner: Class | None, function: Function, bound: dict[str, Value]) -> list[Raised]:
-        machine = self.machine
-        self.fixtures = {}
-        machine.raised.append([])
-        machine.testing = True
-        try:
-            instance = Instance(owner, {}) if owner else None
-            for name in _BEFORE_ALL:
-                if isinstance(before := self._value(self.module, name), Function):
-                    self._run(before, {})
-            for name in _BEFORE:
-                before = owner.find(name) if owner else None
-                if isinstance(before, Function):
-                    kind = owner if "classmethod" in before.decorators else instance
-                    self._run(Function(before.node, before.scope, before.defaults, kind), {})
-            for name in self._autouse(owner):
-                before = owner.find(name) if owner else None
-                if isinstance(before, Function):
-                    self._run(Function(before.node, before.scope, before.defaults, instance), {})
-            self._run(Function(function.node, function.scope, function.defaults, instance), bound)
-        finally:
-            machine.testing = False
-            found = machine.raised.pop()
-        return [replace(one, condition=machine.as_measured(one.condition)) for one in found]
-
-    def _autouse(self, owner: Class | None) -> list[str]:
-        """Fixtures of a class that pytest uses by itself."""
-        return [
-            name
-            for one in (owner.ancestry() if owner else ())
-            for name, value in one.scope.names.items()
-            if isinstance(value, Function) and value.is_fixture and any("autouse=True" in d for d in value.decorators)
-        ]
-
-    def _run(self, function: Function, bound: dict[str, Value], *, brief: bool = False) -> Value:
-        arguments = function.node.args
-        names = [one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
-        names = names[1:] if function.owner is not None else names
-        optional = function.defaults[0] if function.defaults else {}
-        given = {name: bound[name] if name in bound else self.fixture(name) for name in names if name not in optional}
-        if brief:
-            return self.machine.call(function, [], given, function.node)
-        return self.machine.run(function, [], given)
-
-    def fixture(self, name: str) -> Value:
-        """The value of a fixture: what its code gives, else what only a run knows."""
-        if name not in self.fixtures:
-            self.fixtures[name] = Opaque(name, Origin.PARAMETER)
-            # Whatever stands in for a recording fixture: what it is given is a result.
-            found = None if name in RECORDERS else self._find(name, self._function()[0])
-            if found is not None:
-                self.fixtures[name] = self._run(found, {}, brief=True)
-        return self.fixtures[name]
-
-    def _find(self, name: str, owner: Class | None) -> Function | None:
-        own = owner.find(name) if owner else None
-        if owner and isinstance(own, Function) and own.is_fixture:
-            return Function(own.node, own.scope, own.defaults, Instance(owner, {}))
-        for path in (self.module.path, *self.names.files.conftests(self.module.path)):
-            module = self.machine.module(path)
-            for key in list(module.scope.names):
-                if key != name and not (key.startswith(("_", "fixture")) or key.endswith("_fixture")):
-                    continue
-                value = self._value(module, key)
-                if isinstance(value, Function) and value.is_fixture and self._is_named(value, key, name):
-                    return value
-        return None
-
-    def _is_named(self, function: Function, key: str, name: str) -> bool:
-        named = [one for one in function.decorators if "name=" in one]
-        return any(f"name={name!r}" in one for one in named) if named else key == name
-
-
 def _mentions(node: ast.AST, attributes: frozenset[str]) -> bool:
     """Whether a piece of code reads an attribute of one of those names from anything."""
     return any(isinstance(inner, ast.Attribute) and inner.attr in attributes for inner in ast.walk(node))
-
-
-def _single(row: Sequence[Value], width: int) -> Sequence[Value]:
-    """``pytest.param(x)`` of one parameter is its value."""
-    if width == 1 and len(row) == 1 and (inner := as_tuple(row[0])) is not None and len(inner) == 1:
-        return inner
-    return row

@@ -238,7 +238,7 @@ class Statements(Branches):
                 self.eval(target, scope)
 
     def _put(self, table: Table, key: Value, value: Value) -> None:
-        level = self._level(table) if isinstance(key, Opaque) else None
+        level = self.level(table) if isinstance(key, Opaque) else None
         self.put(table, key if level is None else level, value)
 
     def _alternatives(self, value: Value) -> list[Value]:

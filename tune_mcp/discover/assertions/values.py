@@ -7,9 +7,8 @@ import math
 import operator
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sized
+from collections.abc import Callable, Generator, Iterable, Mapping, Sized
 from contextlib import contextmanager
-from dataclasses import replace
 
 from tune_mcp.discover.assertions.formula import (
     COMPARISONS,
@@ -29,10 +28,8 @@ from tune_mcp.discover.assertions.formula import (
     choose,
     computed,
     depends,
-    every,
     is_number,
     leaves,
-    negated,
     rebuilt,
     some,
 )
@@ -50,7 +47,6 @@ from tune_mcp.discover.assertions.objects import (
     Module,
     Table,
     as_tuple,
-    beyond,
     is_measured,
     is_plain,
     opaques_in,
@@ -61,7 +57,7 @@ _BOOLEAN = frozenset({*COMPARISONS, operator.eq, operator.ne, operator.is_, oper
 _OBJECTS = (Items, Table, Instance, Function, Class, Module, Method, Approx)
 _MAX_STEPS = 60_000
 _CLOCKED = 64
-_MAX_LENGTH = 10_000
+MAX_LENGTH = 10_000
 
 
 class TooLong(Exception):
@@ -140,7 +136,7 @@ class Values(ABC):
 
     def fits(self, *parts: Sized) -> None:
         """Hold a list to a length. Raises TooLong."""
-        if sum(map(len, parts)) > _MAX_LENGTH:
+        if sum(map(len, parts)) > MAX_LENGTH:
             raise TooLong
 
     def clock(self) -> None:
@@ -265,7 +261,7 @@ class Values(ABC):
                 return filled
             case Table():
                 return some(
-                    True if entry is not MISSING and not isinstance(entry, Choice) else self._there(entry)
+                    True if entry is not MISSING and not isinstance(entry, Choice) else self.there(entry)
                     for entry in value.entries.values()
                 )
             case Choice():
@@ -284,190 +280,11 @@ class Values(ABC):
         if self.testing and self.at is not None and not self.decided and depends(value):
             self.decided = self.place(self.at)
 
-    def _there(self, entry: Value) -> Value:
+    def there(self, entry: Value) -> Value:
+        """Where an entry of a dict is there."""
         if isinstance(entry, Choice):
-            return choose(entry.condition, self._there(entry.then), self._there(entry.other))
+            return choose(entry.condition, self.there(entry.then), self.there(entry.other))
         return entry is not MISSING
-
-    # Containers
-
-    def known_items(self, value: Value) -> list[Value] | None:
-        """The elements of a known sequence."""
-        if isinstance(value, Items):
-            return value.known()
-        if isinstance(value, Table):
-            return list(value.entries)
-        if isinstance(value, str):
-            return list(value)
-        found = as_tuple(value)
-        return None if found is None else list(found)
-
-    def in_order(self, value: Value) -> list[Value] | None:
-        """The elements of a known sequence whose order is known."""
-        return None if isinstance(value, Items) and not value.ordered else self.known_items(value)
-
-    def put(self, table: Table, key: Value, value: Value) -> None:
-        """Set an entry where the conditions in force hold."""
-        if isinstance(key, Hashable) and not isinstance(key, Expr):
-            condition = beyond(self.guards, table.created)
-            old = table.entries.get(key, MISSING)
-            self.pins(old, self.keeps(f"[{key!r}]", value))
-            table.entries[key] = choose(condition, value, old)
-        else:
-            self.spoil(table, "a dict with an unknown key", [value])
-
-    def spoil(self, container: Value, why: str, others: Iterable[Value] = ()) -> None:
-        """Something that is not understood may have changed a container."""
-        blurred = self.unknown(why, [container, *others])
-        if isinstance(container, Table):
-            container.entries = dict.fromkeys(container.entries, blurred)
-        elif isinstance(container, Items):
-            container.items = [(EachTime(), blurred)]
-
-    def iterate(self, value: Value) -> list[tuple[Value, Value]]:
-        """The elements of an iterable, each with the condition under which it comes."""
-        self.step()
-        value = self.plain(value)
-        known = self.known_items(value)
-        if known is not None:
-            return [(True, one) for one in known[:_MAX_LENGTH]]
-        if isinstance(value, Items):
-            return list(value.items)
-        if isinstance(value, Choice):
-            yes, no = self.iterate(value.then), self.iterate(value.other)
-            return [(every([value.condition, condition]), one) for condition, one in yes] + [
-                (every([negated(value.condition), condition]), one) for condition, one in no
-            ]
-        if isinstance(value, Opaque):
-            return [(EachTime(), value.child("each", object(), f"{value.name}[…]"))]
-        return [] if value is None or isinstance(value, (int, float)) else [(EachTime(), self.unknown("…", [value]))]
-
-    def contains(self, container: Value, element: Value, node: ast.AST) -> Value:
-        """``element in container``."""
-        if isinstance(container, Choice):
-            yes, no = self.contains(container.then, element, node), self.contains(container.other, element, node)
-            return choose(container.condition, yes, no)
-        if (
-            isinstance(container, Opaque)
-            and container.origin is not Origin.SETTING
-            and not tainted((container, element))
-        ):
-            return Present(container, f"{ast.unparse(node)[:60]}", likely=True)
-        if isinstance(container, Table) and isinstance(element, Hashable) and not isinstance(element, Expr):
-            return self._there(container.entries.get(element, MISSING))
-        if isinstance(container, Table) and isinstance(element, Opaque) and self._level(container) is not None:
-            return True
-        known = self.known_items(container)
-        if known is not None and not any(isinstance(one, (Expr, Items, Table)) for one in (element, *known)):
-            return element in known
-        if isinstance(container, str) and isinstance(element, str):
-            return element in container
-        return self.unknown(ast.unparse(node)[:60], [container, element])
-
-    # Parts of values
-
-    def attribute(self, value: Value, name: str) -> Value:
-        """``value.name``."""
-        self.step()
-        match value:
-            case Choice():
-                then, other = self.attribute(value.then, name), self.attribute(value.other, name)
-                return choose(value.condition, then, other)
-            case Opaque():
-                if name == "get":
-                    return Method(value, name)
-                return value.child("attribute", name, f"{value.name}.{name}")
-            case Library():
-                dotted = f"{value.name}.{name}"
-                return self.imported(value.importer, dotted) if value.importer else Library(dotted)
-            case Module():
-                found = value.scope.names.get(name, MISSING)
-                if found is MISSING:
-                    return self.imported(value.path, f"{value.dotted}.{name}")
-                return self.settled(name, self.force(found) if isinstance(found, Lazy) else found)
-            case Instance():
-                return value.kind if name == "__class__" else self._member(value, name)
-            case Class():
-                found = value.find(name)
-                if isinstance(found, Function) and "classmethod" in found.decorators:
-                    return Function(found.node, found.scope, found.defaults, value)
-                return self.unknown(f"{value.name}.{name}") if found is MISSING else found
-            case Expr() | Function():
-                return self.unknown(f"….{name}", [value])
-            case _:
-                return Method(value, name)
-
-    def _member(self, value: Instance, name: str) -> Value:
-        if name in value.names:
-            return value.names[name]
-        found = value.kind.find(name)
-        if found is MISSING:
-            return Library(f"unittest.{name}") if value.kind.has_base("TestCase") else self.unknown(f"….{name}")
-        if not isinstance(found, Function) or "staticmethod" in found.decorators:
-            return found
-        owner = value.kind if "classmethod" in found.decorators else value
-        bound = Function(found.node, found.scope, found.defaults, owner)
-        if any(one in ("property", "cached_property", "functools.cached_property") for one in found.decorators):
-            return self.call(bound, [], {}, found.node)
-        return bound
-
-    def item(self, value: Value, index: Value, node: ast.AST) -> Value:
-        """``value[index]``."""
-        self.step()
-        index = self.plain(index)
-        match value:
-            case Choice():
-                return choose(value.condition, self.item(value.then, index, node), self.item(value.other, index, node))
-            case Opaque():
-                if isinstance(index, slice):
-                    return value.child("slice", ast.unparse(node), f"{value.name}[…]")
-                if isinstance(index, Expr) or not isinstance(index, Hashable):
-                    return self.unknown(f"{value.name}[…]", [value, index], value)
-                return value.child("item", index, f"{value.name}[{index!r}]")
-            case Library(name="os.environ"):
-                return self.call(Library("os.environ.get"), [index], {}, node)
-            case Table():
-                found = self.entry(value, index)
-                if found is not MISSING:
-                    return found
-                other = self.unknown(f"{ast.unparse(node)[:40]}", [value])
-                # A name that no code which is followed has put there is a result of its own.
-                return replace(other, mixed="") if isinstance(index, str) else other
-            case Library():
-                return self.setting(value.name)
-            case _:
-                known = self.in_order(value)
-                if known is None or not isinstance(index, (int, slice)):
-                    return self.unknown(f"{ast.unparse(node)[:40]}", [value, index])
-                if isinstance(index, slice):
-                    part = known[index]
-                    return Items([(True, one) for one in part]) if isinstance(value, Items) else tuple(part)
-                return known[index] if -len(known) <= index < len(known) else self.unknown("…", [value])
-
-    def entry(self, table: Table, key: Value) -> Value:
-        """The entry of a dict; an unknown whole number is taken as the load that the gate is asked for."""
-        if isinstance(key, Choice):
-            return choose(key.condition, self.entry(table, key.then), self.entry(table, key.other))
-        if isinstance(key, Hashable) and not isinstance(key, Expr):
-            return self._entry_value(table.entries.get(key, MISSING))
-        level = self._level(table)
-        if level is not None:
-            return self._entry_value(table.entries[level])
-        return self.unknown("an entry of a dict", [table, key])
-
-    def _entry_value(self, found: Value) -> Value:
-        """An entry that is there under a condition is taken as there: Python would raise otherwise."""
-        if isinstance(found, Choice) and MISSING in (found.then, found.other):
-            return self._entry_value(found.then if found.other is MISSING else found.other)
-        return found
-
-    def _level(self, table: Table) -> Hashable | None:
-        numbers = [key for key in table.entries if isinstance(key, int)]
-        if not numbers or len(numbers) != len(table.entries):
-            return None
-        if self.concurrency in numbers:
-            return self.concurrency
-        return numbers[0] if len(numbers) == 1 else None
 
     # Operations
 

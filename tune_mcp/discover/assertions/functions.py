@@ -1,0 +1,270 @@
+"""Built-in functions, and the built-in methods of containers and plain values."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from abc import abstractmethod
+from collections.abc import Callable
+
+from tune_mcp.discover.assertions.expressions import Expressions
+from tune_mcp.discover.assertions.formula import (
+    Apply,
+    Choice,
+    Expr,
+    Opaque,
+    Present,
+    Value,
+    choose,
+    every,
+    negated,
+    some,
+)
+from tune_mcp.discover.assertions.objects import (
+    MISSING,
+    Class,
+    Instance,
+    Items,
+    Library,
+    Table,
+    as_tuple,
+    beyond,
+)
+from tune_mcp.discover.assertions.values import count
+
+_TEXT_METHODS = frozenset({"lower", "upper", "strip", "startswith", "endswith", "replace", "removeprefix",
+                           "removesuffix", "split", "rpartition", "partition"})  # fmt: skip
+_NUMERIC_TYPES = frozenset({"int", "float", "dict", "list", "str", "tuple", "Number", "numbers.Number", "numbers.Real"})
+
+
+class Functions(Expressions):
+    """Calls of built-in functions and methods; a function that is not known comes from the class below."""
+
+    @abstractmethod
+    def foreign(self, name: str, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        """Call something that is not followed."""
+
+    def copied(self, value: Value, *, deep: bool) -> Value:
+        """A copy of a container."""
+
+        def inner(one: Value) -> Value:
+            return self.copied(one, deep=True) if deep else one
+
+        match value:
+            case Table():
+                return Table({key: inner(one) for key, one in value.entries.items()}, self.now())
+            case Items():
+                return Items([(condition, inner(one)) for condition, one in value.items], self.now(), value.ordered)
+            case Instance():
+                return Instance(value.kind, {key: inner(one) for key, one in value.names.items()}, self.now())
+            case Choice():
+                return choose(value.condition, inner(value.then), inner(value.other)) if deep else value
+            case _:
+                return value
+
+    def _do_bool(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        return self.truth(args[0])
+
+    def _do_len(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        value = self.plain(args[0])
+        if isinstance(value, Items) and value.known() is None:
+            return Apply(count, "len", tuple(condition for condition, _ in value.items))
+        if isinstance(value, Opaque):
+            return value.child("len", None, f"len({value.name})")
+        known = self.known_items(value)
+        return self.unknown("len(…)", args) if known is None else len(known)
+
+    def _do_any(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        return some(every([condition, self.truth(one)]) for condition, one in self.iterate(args[0]))
+
+    def _do_all(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        found = self.iterate(args[0])
+        return negated(some(every([condition, negated(self.truth(one))]) for condition, one in found))
+
+    def _do_min(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        return self._extreme(min, args, keywords)
+
+    def _do_max(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        return self._extreme(max, args, keywords)
+
+    def _extreme(self, function: Callable[..., object], args: list[Value], keywords: dict[str, Value]) -> Value:
+        name = function.__name__
+        if set(keywords) - {"default"}:
+            return self.unknown(f"{name}(…)", [*args, *keywords.values()])
+        if len(args) > 1:
+            return self.pure(function, name, args)
+        value = self.plain(args[0])
+        if isinstance(value, Opaque):
+            return value.child(name, None, f"{name}({value.name})")
+        if isinstance(value, Items) and value.known() is None:
+            return self.reduced(value, f"{name}(…)", summed=False)
+        known = self.known_items(value)
+        if not known:
+            return keywords.get("default", self.unknown(f"{name}(…)", args))
+        return known[0] if len(known) == 1 else self.pure(function, name, known)
+
+    def _do_sum(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        value = self.plain(args[0])
+        if isinstance(value, Opaque):
+            return value.child("sum", None, f"sum({value.name})")
+        if isinstance(value, Items) and value.known() is None:
+            return self.reduced(value, "sum(…)", summed=True)
+        total: Value = args[1] if len(args) > 1 else 0
+        known = self.known_items(value)
+        if known is None:
+            return self.unknown("sum(…)", args)
+        for one in known:
+            total = self.pure(operator.add, "+", [total, one])
+        return total
+
+    def _do_isinstance(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        return self._is_a(args[0], args[1], node)
+
+    def _is_a(self, value: Value, kinds: Value, node: ast.AST) -> Value:
+        asked = as_tuple(kinds) or (kinds,)
+        names = [one.name.removeprefix("builtins.") for one in asked if isinstance(one, Library)]
+        match value:
+            case Choice():
+                return choose(
+                    value.condition, self._is_a(value.then, kinds, node), self._is_a(value.other, kinds, node)
+                )
+            case Opaque():
+                likely = any(name in _NUMERIC_TYPES for name in names)
+                if not names or (not likely and names != ["bool"]):
+                    return self.unknown(ast.unparse(node)[:60], [value])
+                return Present(value, ast.unparse(node)[:60], likely)
+            case Expr():
+                return any(name in ("int", "float") for name in names)
+            case Table():
+                return "dict" in names
+            case Items():
+                return "list" in names
+            case Instance():
+                return isinstance(kinds, Class) and kinds in value.kind.ancestry()
+            case _:
+                return type(value).__name__ in names
+
+    def _do_hasattr(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        if isinstance(args[0], Opaque):
+            return Present(args[0], ast.unparse(node)[:60], likely=True)
+        return self.unknown("hasattr(…)", args)
+
+    def _do_getattr(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        if isinstance(args[1], str):
+            return self.attribute(args[0], args[1])
+        return self.unknown("getattr(…)", [*args, Opaque("getattr", self.unknown("").origin, ref=True)])
+
+    def _do_print(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        return None
+
+    def _do_range(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        if all(isinstance(one, int) for one in args):
+            numbers = range(*(one for one in args if isinstance(one, int)))
+            return tuple(numbers[:1000])
+        return self.unknown("range(…)", args)
+
+    def _do_list(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        ordered = not args or not isinstance(args[0], Items) or args[0].ordered
+        return Items(self.iterate(args[0]) if args else [], self.now(), ordered)
+
+    def _do_tuple(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        known = self.in_order(args[0]) if args else []
+        return self._do_list(args, keywords, node) if known is None else tuple(known)
+
+    _do_iter = _do_collections_deque = _do_list
+
+    def _do_reversed(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        return Items(self.iterate(args[0])[::-1], self.now(), self.in_order(args[0]) is not None)
+
+    def _do_sorted(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        found = self.iterate(args[0]) if args else []
+        return Items(
+            found, self.now(), ordered=len(found) < 2 and self.known_items(args[0] if args else ()) is not None
+        )
+
+    _do_set = _do_frozenset = _do_sorted
+
+    def _do_dict(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        table = Table({}, self.now())
+        if args and isinstance(args[0], Table):
+            table.entries.update(args[0].entries)
+        elif args:
+            for _, pair in self.iterate(args[0]):
+                known = as_tuple(pair) or ()
+                key, value = known if len(known) == 2 else (self.unknown("…", [pair]), pair)
+                self.put(table, key, value)
+        table.entries.update(keywords)
+        return table
+
+    def _do_enumerate(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        found = self.iterate(args[0])
+        start = args[1] if len(args) > 1 else keywords.get("start", 0)
+        if not isinstance(start, int) or self.in_order(args[0]) is None:
+            return Items([(condition, (self.unknown("a number"), one)) for condition, one in found], self.now())
+        return Items([(condition, (number, one)) for number, (condition, one) in enumerate(found, start)], self.now())
+
+    def _do_zip(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        known = [self.in_order(one) for one in args]
+        if all(one is not None for one in known):
+            rows = zip(*(one for one in known if one is not None), strict=False)
+            return Items([(True, tuple(row)) for row in rows], self.now())
+        return self.unknown("zip(…)", args)
+
+    # Methods of known objects
+
+    def method(self, owner: Value, name: str, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+        """Call a method of a container or of a plain value."""
+        if isinstance(owner, Items):
+            return self._list_method(owner, name, args, node)
+        if isinstance(owner, Table):
+            return self._dict_method(owner, name, args, keywords, node)
+        given = [*args, *keywords.values()]
+        if isinstance(owner, Opaque) and name == "get" and args:
+            return self.item(owner, args[0], node)
+        if (
+            isinstance(owner, str)
+            and name in _TEXT_METHODS
+            and not any(isinstance(one, (Expr, Items)) for one in given)
+            and not keywords
+        ):
+            return self.pure(lambda *values: getattr(owner, name)(*values), name, args)
+        self.loses(f"`….{name}`", [owner, *given])
+        return self.unknown(f"….{name}(…)", [owner, *given])
+
+    def _list_method(self, owner: Items, name: str, args: list[Value], node: ast.AST) -> Value:
+        condition = beyond(self.guards, owner.created)
+        if name in ("append", "add") and args:
+            owner.items.append((condition, args[0]))
+        elif name in ("extend", "update") and args:
+            self.fits(owner.items, owner.items)
+            owner.items += [(every([condition, one]), value) for one, value in self.iterate(args[0])]
+        elif name == "copy":
+            return self.copied(owner, deep=False)
+        else:
+            self.spoil(owner, f"….{name}(…)", args)
+            return self.unknown(f"….{name}(…)", [owner, *args])
+        return None
+
+    def _dict_method(
+        self, owner: Table, name: str, args: list[Value], keywords: dict[str, Value], node: ast.AST
+    ) -> Value:
+        match name:
+            case "get":
+                found = self.entry(owner, args[0])
+                return (args[1] if len(args) > 1 else None) if found is MISSING else found
+            case "items":
+                return Items([(True, (key, one)) for key, one in owner.entries.items()], self.now())
+            case "keys":
+                return tuple(owner.entries)
+            case "values":
+                return tuple(owner.entries.values())
+            case "copy":
+                return self.copied(owner, deep=False)
+            case "update" if not args or isinstance(args[0], Table):
+                given = args[0].entries if args and isinstance(args[0], Table) else {}
+                for key, value in {**given, **keywords}.items():
+                    self.put(owner, key, value)
+                return None
+            case _:
+                self.spoil(owner, f"….{name}(…)", args)
+                return self.unknown(f"….{name}(…)", [owner, *args])
