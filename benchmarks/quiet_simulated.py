@@ -19,7 +19,7 @@ from lengths import FIRST, LENGTHS_S, SPREAD
 from tune_mcp.config.quiet import Quiet
 from tune_mcp.procfs import TICKS_PER_S, CpuTicks
 from tune_mcp.supervise.quiet.look import Look, Member, Where
-from tune_mcp.supervise.quiet.monitor import Monitor
+from tune_mcp.supervise.quiet.monitor import WAIT_LIMIT_S, Monitor
 
 CALIBRATIONS = 24
 REPEATS = 5
@@ -186,7 +186,7 @@ def launch(machine: Machine, length: float) -> Launch:
     made = Monitor(LANE, 1, QUIET, machine.take, lambda: 0.002 * machine.looks, lambda: machine.now)
     made.begin()
     machine.sleep(1.0)  # what a runner does before it launches
-    made.wait(machine.sleep, lambda: False, lambda _: None)
+    made.wait(machine.now + WAIT_LIMIT_S, machine.sleep, lambda: False, lambda _: None)
     made.begin()
     begin, true = machine.now, 1 + machine.dice.gauss(0, NOISE)
     end = begin + length * (1 + machine.dice.gauss(0, SPREAD))

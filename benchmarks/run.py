@@ -11,13 +11,21 @@ from itertools import chain
 from pathlib import Path
 
 import characters
+import makespan
 import quiet
 import reading
 import startup
 import supervision
 from figure import show
 
-TOPICS = {"characters": characters, "startup": startup, "reading": reading, "supervision": supervision, "quiet": quiet}
+TOPICS = {
+    "characters": characters,
+    "startup": startup,
+    "reading": reading,
+    "supervision": supervision,
+    "quiet": quiet,
+    "makespan": makespan,
+}
 
 
 def main() -> int:

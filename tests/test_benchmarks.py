@@ -52,6 +52,18 @@ def test_neighbours_spoil_no_calibration_that_waits_for_them_and_measures_again(
     assert lost.ours <= 2 and kept.ours <= 10 and bias.ours <= 1, (lost, kept, bias)
 
 
+def test_a_calibration_takes_hardly_longer_than_the_shortest_time_possible() -> None:
+    import makespan
+
+    lanes = [makespan.Fleet(makespan.LENGTHS_S, makespan.REPEATS, lanes).play() for lanes in (1, 2, 4, 8)]
+    hosts = makespan.fleet(64, 90).play()
+    crowded = makespan.fleet(64, 6).play()
+
+    assert hosts.crashed and hosts.lost
+    assert [one for one in (*lanes, hosts, crowded) if not one.figure("").held] == []
+    assert all(one.now >= one.bound_s() - 1e-6 for one in (*lanes, hosts, crowded)), "or the bound is none"
+
+
 def test_the_priors_are_those_of_the_history() -> None:
     import chances
 

@@ -29,6 +29,17 @@ def test_an_attempt_that_was_tried_again_is_listed_once_for_its_test(workshop, l
     assert sum(one.superseded for one in facts.launches) == 1
 
 
+@pytest.mark.rule("GAP-10")
+def test_what_others_disturbed_is_listed_as_that_and_said_of_the_launches(workshop, launch, start) -> None:
+    again = (launch(1, "disturbed", "1.10 cores of others"), launch(2, "kept", started=start + timedelta(minutes=9)))
+    made = workshop.make(history={("test_tts_ci", 2): again})
+
+    assert [(one.how, one.attempt, one.reason) for one in made.report().uncounted] == [
+        (Uncounted.DISTURBED, 1, "1.10 cores of others")
+    ]
+    assert "1 tried again, 1 of them because others used its CPUs." in made.markdown()
+
+
 def test_incidents_are_shown_in_order_and_everyday_events_are_not(case, start) -> None:
     events.append(case.run, "halted", start, "NEEDS_CONFIG: no path")
     events.append(case.run, "resumed", start, "by session")

@@ -360,6 +360,30 @@ def test_what_slowed_the_gpus_is_noted_whenever_it_was_seen(tmp_path: Path, monk
     attempt.use.leave()
 
 
+def test_clocks_are_kept_as_the_range_while_pytest_ran_and_what_nvml_does_not_say_is_null(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_use, "SAMPLE_EVERY_S", 0.01)
+
+    def clocked(mhz: int | None, *slowed: str) -> GpuReading:
+        condition = Condition(temperature_c=50 + len(slowed), sm_clock_mhz=mhz, slowed_by=slowed)
+        return GpuReading(Presence.PRESENT, (Gpu(0, "GPU-0", "H20", 0, 97871, 0, condition=condition),))
+
+    idle = clocked(345)
+    attempt = Attempt(tmp_path, idle, idle, clocked(1980), clocked(None), clocked(1400, "power cap"), clocked(1980))
+    assert attempt.use.acquire() is None
+    assert attempt.use.ranges()[0].looks == 0 and attempt.use.ranges()[0].sm_clock_mhz is None
+
+    with attempt.use.watched():
+        toy.wait_for(lambda: attempt.looks >= 6, what="some looks")
+
+    (found,) = attempt.use.ranges()
+    assert (found.index, found.sm_clock_mhz, found.temperature_c) == (0, (1400, 1980), 51)
+    assert found.slowed_by == {"power cap": 1}
+    assert (found.memory_clock_mhz, found.power_w) == (None, None)
+    attempt.use.leave()
+
+
 @pytest.mark.rule("GPU-05")
 def test_a_gpu_that_was_left_dirty_never_turns_a_finished_measurement_red(project: Project) -> None:
     def attempt(job: Job) -> AttemptResult:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,7 @@ from tune_mcp.supervise.quiet.foreign import Reading
 from tune_mcp.supervise.quiet.look import Look, Member, Where
 from tune_mcp.supervise.quiet.monitor import Monitor
 from tune_mcp.supervise.quiet.rule import busiest, intrusion, mean
+from tune_mcp.supervise.watch.alerts import AlertBook
 
 QUIET = Quiet(foreign_cores=0.10, window_s=30)
 STEP_S = 5.0
@@ -104,6 +107,7 @@ class Machine:
     look_s: float = 0.002
     used: float = 0.0
     cost: float = 0.0
+    blind: bool = False
     looks: list[float] = field(default_factory=list[float])
 
     def sleep(self, seconds: float) -> None:
@@ -121,25 +125,27 @@ class Machine:
         half = CpuTicks(round(self.now * TICKS_PER_S) - idle // 2, 0, 0, idle // 2, 0, 0, 0, 0)
         ours = {(ROOT, ROOT): Member(0, 1.0, 0.0, Where.MIXED)}
         other = {(GONE, 1): round(self.used * TICKS_PER_S)}
-        return Look(self.now, {0: half, 1: half}, ours, other, (0.1 * self.now, 0.0), None)
+        return Look(self.now, {} if self.blind else {0: half, 1: half}, ours, other, (0.1 * self.now, 0.0), None)
 
     def monitor(self, quiet: Quiet | None) -> Monitor:
         made = Monitor(frozenset({0, 1}), ROOT, quiet, self.take, lambda: self.cost, lambda: self.now)
         made.begin()
         return made
 
-    def measure(self, made: Monitor, seconds: float) -> None:
+    def measure(self, made: Monitor, seconds: float, book: AlertBook | None = None) -> None:
         """A launch of that length, looked at four times a second."""
         for _ in range(round(seconds * 4)):
             self.sleep(0.25)
-            made.look()
+            made.look(book)
 
 
 def test_a_quiet_lane_is_waited_for_a_second_at_most() -> None:
     machine = Machine(lambda _: 0.05)
     made, said = machine.monitor(QUIET), list[str]()
 
-    assert made.wait(machine.sleep, lambda: False, said.append) == "" and said == []
+    assert (
+        made.wait(machine.now + monitors.WAIT_LIMIT_S, machine.sleep, lambda: False, said.append) == "" and said == []
+    )
     assert machine.now <= 1001.1
 
 
@@ -147,27 +153,27 @@ def test_a_noisy_lane_is_waited_for_until_a_step_is_quiet_and_the_intruders_are_
     machine = Machine(lambda second: 0.8 if second < 42 else 0.0)
     made, said = machine.monitor(QUIET), list[str]()
 
-    assert made.wait(machine.sleep, lambda: False, said.append) == ""
+    assert made.wait(machine.now + monitors.WAIT_LIMIT_S, machine.sleep, lambda: False, said.append) == ""
     assert 1042 < machine.now < 1060
     assert said and said[0].startswith("0.80 cores of other processes on CPUs 0-1: ")
 
 
 def test_the_wait_ends_with_who_was_there_and_at_a_stop_at_once() -> None:
     machine = Machine(lambda _: 1.5)
-    why = machine.monitor(QUIET).wait(machine.sleep, lambda: False, lambda _: None)
+    why = machine.monitor(QUIET).wait(machine.now + monitors.WAIT_LIMIT_S, machine.sleep, lambda: False, lambda _: None)
 
     assert why.startswith("1.50 cores of other processes on CPUs 0-1") and why.endswith("waited 600 s")
     assert machine.now == pytest.approx(1000 + monitors.WAIT_LIMIT_S, abs=2 * STEP_S)
-    blocked = monitors.blocked(why)
+    blocked = monitors.not_quiet(why)
     assert (blocked.code, blocked.retryable) == ("NOT_QUIET", True) and "quiet.foreign_cores" in blocked.next
     stopped = Machine(lambda _: 1.5)
-    assert stopped.monitor(QUIET).wait(stopped.sleep, lambda: True, lambda _: None) == ""
+    assert stopped.monitor(QUIET).wait(stopped.now, stopped.sleep, lambda: True, lambda _: None) == ""
 
 
 def test_what_came_before_a_launch_is_no_part_of_what_is_recorded_of_it() -> None:
     machine = Machine(lambda second: 2.0 if second < 30 else 0.0)
     made = machine.monitor(QUIET)
-    made.wait(machine.sleep, lambda: False, lambda _: None)
+    made.wait(machine.now + monitors.WAIT_LIMIT_S, machine.sleep, lambda: False, lambda _: None)
     made.begin()
     machine.measure(made, 60)
 
@@ -201,6 +207,21 @@ def test_looking_costs_less_than_half_a_percent_of_a_core_however_slow_a_look_is
         made.end()
         cost = made.quietness().cost
         assert cost is not None and cost < 0.005, look_s
+
+
+def test_an_intrusion_is_an_alert_while_it_lasts_and_so_is_a_machine_that_cannot_be_measured(tmp_path: Path) -> None:
+    book = AlertBook(tmp_path / "watch.json", lambda: datetime(2026, 4, 23, tzinfo=UTC))
+    machine = Machine(lambda second: 1.0 if 20 <= second < 80 else 0.0)
+    made = machine.monitor(QUIET)
+    machine.measure(made, 70, book)
+    assert book.open("not quiet") and "cores of CPUs 0-1; the repeat will be" in book.alerts["not quiet"].cause
+    machine.measure(made, 30, book)
+    assert not book.open("not quiet") and not book.open("quiet unknown")
+
+    machine.blind = True
+    machine.measure(made, 30, book)
+    assert "cannot be measured: /proc/stat does not show CPU 0" in book.alerts["quiet unknown"].cause
+    assert made.quietness().unmeasured and made.quietness().steps[-1][1] is None
 
 
 def test_a_short_measurement_is_seen_in_parts() -> None:

@@ -26,8 +26,7 @@ class Attempt(Frozen):
     """One launch of pytest for this repeat: how it ended and what became of it.
 
     ``slowed_by`` are the reasons for which a GPU's clocks were seen held down meanwhile: a note, never a judgement.
-    ``host`` and ``fingerprint`` are where it ran, empty where that is not known; ``incomparable`` says how that
-    machine is not of the run's kind, or no longer as it was.
+    ``foreign_cores`` is what other processes used of its CPUs on average, None where that was not measured.
     """
 
     attempt: int
@@ -40,9 +39,7 @@ class Attempt(Frozen):
     log: str
     log_sha256: str | None = None
     slowed_by: tuple[str, ...] = ()
-    host: str = ""
-    fingerprint: str = ""
-    incomparable: str = ""
+    foreign_cores: float | None = None
 
 
 class Failure(Frozen):

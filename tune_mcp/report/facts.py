@@ -14,13 +14,13 @@ from tune_mcp.config.stages import Family, Frozen, Number, WorstOp
 from tune_mcp.contract.apply import Applied
 from tune_mcp.contract.precheck import Check
 from tune_mcp.contract.report import FailedTest
-from tune_mcp.contract.strict_audit import Cell, HostRow
+from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.observe.observation import Attempt
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report.figures import direction_text
 from tune_mcp.report.shape import Flag
 from tune_mcp.report.statistics import Chance, FailChance, Spread
-from tune_mcp.session.plan import Sha, Source
+from tune_mcp.session.plan import Sha
 from tune_mcp.session.provenance import CommitRange
 
 SCHEMA_VERSION = 4
@@ -141,6 +141,7 @@ class Uncounted(StrEnum):
     """Why something that was launched does not count."""
 
     RETRIED = "tried again"
+    DISTURBED = "disturbed by others"
     PURGED = "purged"
     REPLACED = "replaced by a person, although complete"
     WITHDRAWN = "withdrawn"
@@ -150,8 +151,8 @@ class Uncounted(StrEnum):
 class UncountedValue(Frozen):
     """One value that does not count, beside those of the same metric that do.
 
-    ``worse`` than all of them. ``suspect``: a quality metric of a replaced repeat that lay outside of them; a disturbed
-    machine makes a test slow, it does not change what a model answers.
+    ``worse`` than all of them. ``suspect``: a quality metric of a replaced or disturbed repeat that lay outside of
+    them; a disturbed machine makes a test slow, it does not change what a model answers.
     """
 
     stage: str
@@ -270,7 +271,7 @@ class OptimisationFacts(Frozen):
 
 
 class ReportFacts(Frozen):
-    """Everything that a report says. Times are UTC, ``YYYY-mm-ddTHH:MM:SSZ``. ``sources`` are those of a merged run."""
+    """Everything that a report says. Times are UTC, ``YYYY-mm-ddTHH:MM:SSZ``."""
 
     schema_version: int = SCHEMA_VERSION
     run_id: str
@@ -313,8 +314,6 @@ class ReportFacts(Frozen):
     uncounted: tuple[UncountedFacts, ...] = ()
     failed_tests: tuple[FailedTest, ...] = ()
     unchecked: bool = False
-    hosts: tuple[HostRow, ...] = ()
-    sources: tuple[Source, ...] = ()
 
     def metrics(self) -> list[tuple[StageFacts, MetricFacts]]:
         """All metrics, in stage order."""

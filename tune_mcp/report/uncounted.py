@@ -2,8 +2,9 @@
 
 Worst-of-N is honest only if nothing worse was put aside in silence. So the values of purged repeats and of attempts
 that another one superseded are read where they can be, and one that is worse than what counts is marked. Whoever
-replaces a complete repeat holds the machine to be disturbed, and that makes a test slow: where the answers of the model
-moved too, a defect is the likelier reason, so such quality metrics are marked as suspects.
+replaces a complete repeat holds the machine to be disturbed, and where others used its lane a run knows it. That makes
+a test slow: where the answers of the model moved too, a defect is the likelier reason, so such quality metrics are
+marked as suspects.
 """
 
 from __future__ import annotations
@@ -52,11 +53,6 @@ class _Left:
 
 def uncounted(run: RunDir, audited: Audit) -> tuple[UncountedFacts, ...]:
     """Every attempt that does not count, in the order of time."""
-    found = [one for part, own in audited.parts(run) for one in _of_part(run, part, own)]
-    return tuple(sorted(found, key=lambda one: (one.t, one.test, one.repeat, one.attempt or 0)))
-
-
-def _of_part(top: RunDir, run: RunDir, audited: Audit) -> list[UncountedFacts]:
     stages: dict[str, list[AuditedStage]] = {}
     for stage in audited.stages:
         stages.setdefault(stage.stage.test_key, []).append(stage)
@@ -73,11 +69,12 @@ def _of_part(top: RunDir, run: RunDir, audited: Audit) -> list[UncountedFacts]:
                 t=left.t or (started if isinstance(started, str) else "?"),
                 who=left.who,
                 reason=left.reason,
-                where=left.folder.relative_to(top.path).as_posix() if left.folder.is_dir() else "",
+                where=left.folder.relative_to(run.path).as_posix() if left.folder.is_dir() else "",
                 values=tuple(value for stage in stages.get(left.test, []) for value in _values(left, stage, result)),
             )
         )
-    return [*found, *_taken_away(run, stages, found)]
+    found += _taken_away(run, stages, found)
+    return tuple(sorted(found, key=lambda one: (one.t, one.test, one.repeat, one.attempt or 0)))
 
 
 def _taken_away(
@@ -190,8 +187,11 @@ def _superseded(run: RunDir, stages: Mapping[str, list[AuditedStage]]) -> Iterat
                 why = "broke off or was stopped before it was sealed"
                 if told:
                     why = f"{told.verdict}{f': {told.reason}' if told.reason else ''}"
+                how = Uncounted.RETRIED
+                if told and told.verdict == "disturbed":
+                    how, why = Uncounted.DISTURBED, told.reason
                 began = told.started_at if told else launched.get((test, repeat, number), "")
-                yield _Left(Uncounted.RETRIED, test, repeat, number, began, "supervisor", why, home, basetemp)
+                yield _Left(how, test, repeat, number, began, "supervisor", why, home, basetemp)
 
 
 def _attempts(folder: Path, root: Path, repeat: int) -> Iterator[tuple[int | None, Path, Path]]:
@@ -220,12 +220,13 @@ def _values(left: _Left, stage: AuditedStage, result: Mapping[str, Json]) -> Ite
     read = {} if changed else extract(stage.stage, ResultFiles(left.basetemp)).metrics
     stages = result.get("stages")
     one = stages.get(stage.stage.key) if isinstance(stages, dict) else None
-    replaced = left.how is Uncounted.REPLACED and stage.stage.group not in _MOVED_BY_LOAD
-    yield from _compared(stage, replaced, kept, read, one.get("metrics") if isinstance(one, dict) else None)
+    held_disturbed = left.how in (Uncounted.REPLACED, Uncounted.DISTURBED)
+    other_cause = held_disturbed and stage.stage.group not in _MOVED_BY_LOAD
+    yield from _compared(stage, other_cause, kept, read, one.get("metrics") if isinstance(one, dict) else None)
 
 
 def _compared(
-    stage: AuditedStage, replaced: bool, *places: Json | Mapping[str, Number | None]
+    stage: AuditedStage, other_cause: bool, *places: Json | Mapping[str, Number | None]
 ) -> Iterator[UncountedValue]:
     """The values that one of these places has, each beside those that count."""
     for key, metric in stage.stage.metrics.items():
@@ -242,7 +243,7 @@ def _compared(
             value=value,
             counted=counted,
             worse=outside and sign * value > max(sign * one for one in counted),
-            suspect=outside and replaced,
+            suspect=outside and other_cause,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import median
 
 from tune_mcp.config.stages import Number
 from tune_mcp.observe.worst import Direction
@@ -15,7 +16,6 @@ from tune_mcp.words import number_of
 
 Pairs = Sequence[tuple[StageFacts, MetricFacts]]
 _TESTS_NAMED = 5
-_APART = "No repeat is left out for that: look at the machine, or measure its repeats again on another one."
 _TAKEN_OUT = (Uncounted.PURGED, Uncounted.REPLACED)
 _SAID = {
     Direction.LOOSENS: ("would loosen", "would loosen"),
@@ -174,16 +174,6 @@ def notes(facts: ReportFacts) -> list[tuple[str, str]]:
     for one in facts.failed_tests:
         accepted = f" Accepted: {one.allowed}." if one.allowed else " CI is red wherever it fails, whatever is written."
         found.append(("Failed test, not caused by a threshold", f"{one.text}.{accepted}"))
-    if facts.sources:
-        told = "; ".join(f"{one.run_id} on {one.host} ({', '.join(one.stages)})" for one in facts.sources)
-        found.append(
-            ("Merged run", f"{len(facts.sources)} partitions of one plan, each measured by a run of its own: {told}.")
-        )
-    for host in facts.hosts:
-        if host.apart:
-            found.append((f"Host {host.host} stands apart", f"{'; '.join(host.apart)}. {_APART}"))
-    if several := _hosts_without_overlap(facts):
-        found.append(("Hosts", several))
     if facts.dirty:
         found.append(("Dirty tree", f"{facts.dirty_note}."))
     if facts.repeats == 1:
@@ -206,14 +196,6 @@ def notes(facts: ReportFacts) -> list[tuple[str, str]]:
         what = "no repeat has a record of which tests passed, so no reading of an assertion was checked against it."
         found.append(("Assertions", what))
     return found
-
-
-def _hosts_without_overlap(facts: ReportFacts) -> str:
-    """That several hosts measured and no stage on two of them; empty else."""
-    keys = [key for host in facts.hosts for key, count in host.repeats.items() if count]
-    if len([host for host in facts.hosts if host.repeats]) < 2 or len(keys) > len(set(keys)):
-        return ""
-    return "no stage was measured on more than one host, so whether the hosts differ cannot be seen here."
 
 
 def worse_text(facts: ReportFacts) -> str:
@@ -335,7 +317,10 @@ def launches_text(facts: ReportFacts) -> str:
     if not launches:
         return "The artifacts carry no history of attempts."
     told = f"{number_of(launches, 'launch', 'launches')} of pytest: {launches - again} kept"
-    told += f", {again} tried again." if again else "."
+    told += f", {again} tried again" if again else ""
+    disturbed = sum(one.attempt.verdict == "disturbed" for one in facts.launches)
+    told += f", {disturbed} of them because others used its CPUs." if disturbed else "."
+    told += foreign_text(facts)
     taken = {(one.test, one.repeat, one.t) for one in facts.uncounted if one.how in _TAKEN_OUT}
     if taken:
         was = "repeat was" if len(taken) == 1 else "repeats were"
@@ -343,6 +328,19 @@ def launches_text(facts: ReportFacts) -> str:
     for repeat, tests in together_failed(facts):
         told += f" In repeat {repeat} {len(tests)} tests failed together ({', '.join(tests)}): look at the machine."
     return told
+
+
+def foreign_text(facts: ReportFacts) -> str:
+    """What other processes used of the launches' CPUs, where that was measured; a sentence to go on with."""
+    kept = [one for one in facts.launches if one.attempt.verdict == "kept" and one.attempt.foreign_cores is not None]
+    if not kept:
+        return ""
+    most = max(kept, key=lambda one: one.attempt.foreign_cores or 0.0)
+    usual = median(one.attempt.foreign_cores or 0.0 for one in kept)
+    return (
+        f" While those that count ran, other processes used {usual:.2f} cores of their CPUs (median), at most "
+        f"{most.attempt.foreign_cores or 0.0:.2f} ({most.test} repeat {most.repeat})."
+    )
 
 
 def uncounted_values(one: UncountedFacts) -> str:

@@ -15,6 +15,7 @@ from tune_mcp.observe.extract import Extraction
 from tune_mcp.precheck.fingerprint import Environment
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session.drift import Baseline
+from tune_mcp.session.quietness import Quietness
 from tune_mcp.session.state import Alert
 from tune_mcp.supervise.guard_record import GuardSummary
 from tune_mcp.supervise.scratch import Left
@@ -137,6 +138,7 @@ class AttemptResult(Frozen):
     ``loaded_sha256`` is the digest of the record of what it loaded from outside git's view.
     The granted GPUs are described as they were just before and just after pytest; ``slowed_by`` are the reasons for
     which their clocks were seen held down. Both are notes, nothing is judged by them.
+    ``quiet`` is what was measured of the machine meanwhile; ``disturbed`` says who used its CPUs too much.
     ``left_in_tmp`` is what the tests left in their TMPDIR, which was emptied.
     ``strangers`` are result files that are not this launch's, with the reason; ``signatures_of_files`` the digests of
     all fractional numbers of those that measure time: no two repeats have the same.
@@ -174,6 +176,8 @@ class AttemptResult(Frozen):
     gpus_at_start: tuple[Gpu, ...] = ()
     gpus_at_end: tuple[Gpu, ...] = ()
     slowed_by: tuple[str, ...] = ()
+    quiet: Quietness | None = None
+    disturbed: str = ""
     log_sha256: str | None = None
     evidence_sha256: dict[str, str] = Field(default_factory=dict)
     strangers: dict[str, str] = Field(default_factory=dict)

@@ -307,9 +307,9 @@ class Supervisor:
                 if self._over:
                     self._observed(work, result, f"FAIL, {halt.message}")
                 raise Halted(halt.model_copy(update={"test": job.test_key, "repeat": job.repeat}))
-            case Again(reason, charged):
+            case Again(reason, charged, disturbed):
                 work.tries += charged
-                if result and result.engine and not charged:
+                if result and result.engine and not charged and not disturbed:
                     node = result.engine.node
                     self._journal.event(LEFT_OUT, f"{node} is left out from now on: {reason}", node=node)
                 if work.tries >= MAX_TRIES:
@@ -317,7 +317,7 @@ class Supervisor:
                     self._observed(work, result, f"FAIL, {reason}")
                 elif self._over is None:
                     self._journal.event(
-                        "retry",
+                        "disturbed" if disturbed else "retry",
                         f"{job.test_key} run {job.repeat}: {reason}; try {work.tries + 1} of {MAX_TRIES}",
                         test=job.test_key,
                         repeat=job.repeat,

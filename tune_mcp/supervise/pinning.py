@@ -11,6 +11,11 @@ from tune_mcp.errors import Code
 from tune_mcp.supervise.job import Blocked
 
 
+def cpus_of(lane: Lane | None) -> frozenset[int]:
+    """The CPUs on which a launch may run: its lane's, else those of this process."""
+    return frozenset(parse_cpus(lane.cpus)) if lane and lane.cpus else frozenset(os.sched_getaffinity(0))
+
+
 def unavailable(lane: Lane | None) -> Blocked | None:
     """Why nothing may be launched on the lane's CPUs; None when all of them can be had.
 

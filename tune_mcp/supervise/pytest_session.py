@@ -19,6 +19,7 @@ from tune_mcp.supervise.invocation import pytest_argv
 from tune_mcp.supervise.job import Job, read_result
 from tune_mcp.supervise.pinning import pinned
 from tune_mcp.supervise.processes import AFTER_THE_SESSION, StopLadder, below
+from tune_mcp.supervise.quiet.monitor import Monitor
 from tune_mcp.supervise.scratch import Scratch
 from tune_mcp.supervise.tree_record import TreeRecorder
 from tune_mcp.supervise.waiting import Orders
@@ -39,12 +40,13 @@ class PytestSession:
         job: Job,
         place: Scratch,
         gpus: GpuUse,
+        monitor: Monitor,
         orders: Orders,
         say: Callable[[str], None],
         phase: Callable[[str], None],
         stop_now: Callable[[], bool],
     ) -> None:
-        self._job, self._place, self._gpus, self._orders = job, place, gpus, orders
+        self._job, self._place, self._gpus, self._monitor, self._orders = job, place, gpus, monitor, orders
         self._say, self._phase, self._stop_now = say, phase, stop_now
         self._log = job.run.log(job.test_key, job.repeat)
         self._record = job.run.guard_record(job.test_key, job.repeat)
@@ -54,6 +56,7 @@ class PytestSession:
         job, (variables, dropped) = self._job, self._variables()
         self._phase("pytest")
         default_signals_for_child()
+        self._monitor.begin()
         begin, clock = time.monotonic(), comparing.WallClock()
         with self._log.open("xb") as out, pinned(self._gpus.grant.lane):
             main = subprocess.Popen(
@@ -79,6 +82,7 @@ class PytestSession:
                 ladder.interrupt(main)
             duration = (exiting.over_at or time.monotonic()) - begin
             clock_moved = clock.moved()
+            intrusion = self._monitor.end()
         watchdog.ended()
         self._phase("draining")
         leftovers = ladder.drain(main)
@@ -93,6 +97,8 @@ class PytestSession:
             "duration_s": round(duration, 3),
             "clock_moved": clock_moved,
             "leftovers": leftovers,
+            "quiet": self._monitor.quietness(self._gpus.ranges()),
+            "disturbed": self._monitor.sentence(intrusion) if intrusion else "",
         }
 
     def _variables(self) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -145,6 +151,7 @@ class PytestSession:
             tree.look()
             if main.poll() is not None:
                 return "", ""
+            self._monitor.look(watchdog.book)
             if self._stop_now():
                 return "cancel", ""
             if reason := exiting.look():

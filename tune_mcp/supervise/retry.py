@@ -33,12 +33,17 @@ _DEFECTS = frozenset(
     | {"FixtureLookupError"}
 )
 """Errors of a program's own text: in the same words a second time, no further launch ends otherwise."""
+MAKE_QUIET = (
+    "stop what disturbs, move it to other CPUs (taskset), or raise quiet.foreign_cores in the host profile; then resume"
+)
 _UNREADABLE = (
     "if config.yaml names a wrong place, fix metric_sources and discover again; if the test wrote a bad value, purge "
     "this repeat on resuming; a test may be changed while no repeat of it counts"
 )
 MAX_TRIES = 4
 """Attempts per repeat and pass, the first included (RTY-03, read strictly: see docs/explanation/decisions.md)."""
+MAX_DISTURBED = 5
+"""Launches of one repeat that others may disturb, before a person has to look at the machine."""
 MAX_PASSES = 10
 """Passes over a test's open repeats, the first included (RTY-01)."""
 
@@ -52,7 +57,8 @@ class Keep:
 
 @dataclass(frozen=True)
 class Again:
-    """An infrastructure failure. ``charged`` is False when pytest never started; ``shortfall`` compares attempts.
+    """An infrastructure failure. ``charged`` is False when pytest never started, and where others used its CPUs
+    (``disturbed``): nothing is concluded from such an attempt. ``shortfall`` compares attempts.
 
     ``cause`` names what failed in an attempt that measured nothing: a signature, a signal, an exception. It is empty
     for what came from outside or measured something.
@@ -60,6 +66,7 @@ class Again:
 
     reason: str
     charged: bool = True
+    disturbed: bool = False
     shortfall: str = ""
     cause: str = field(default="", compare=False)
 
@@ -142,6 +149,8 @@ def _judged(
         return Again(result.clock_moved)
     if result.blocked:
         return _blocked(result.blocked, earlier)
+    if result.disturbed:
+        return _disturbed(result.disturbed, earlier)
     trouble = [f"{key}: the runner gave no result for this stage" for key in stages if key not in result.stages]
     trouble += [problem for stage in result.stages.values() for problem in stage.problems]
     whole = _beside(result, stages) or result.guard.shortfall() or _other_tests(result, counted)
@@ -248,7 +257,7 @@ def _twice(cause: str, earlier: tuple[Verdict, ...], next_step: str) -> Stop | N
 
 def _blocked(blocked: Blocked, earlier: tuple[Verdict, ...]) -> Verdict:
     """pytest was not started: no try is used up, but a machine that is not ready four times over needs a person."""
-    before = sum(isinstance(verdict, Again) and not verdict.charged for verdict in earlier)
+    before = sum(isinstance(one, Again) and not one.charged and not one.disturbed for one in earlier)
     if not blocked.retryable or before + 1 >= MAX_TRIES:
         return Stop(Halt(code=blocked.code, rule=blocked.rule, message=blocked.reason, next=blocked.next))
     return Again(blocked.reason, charged=False)
@@ -263,6 +272,14 @@ def _elsewhere(node: str, why: str, earlier: tuple[Verdict, ...]) -> Verdict:
         next="name the feature of one host class as constraint in the host profile's slurm, then resume the run",
     )
     return _blocked(blocked, earlier)
+
+
+def _disturbed(reason: str, earlier: tuple[Verdict, ...]) -> Verdict:
+    """Whatever it measured or failed at may be the intruder's work; a machine that is never quiet needs a person."""
+    if sum(isinstance(one, Again) and one.disturbed for one in earlier) + 1 < MAX_DISTURBED:
+        return Again(reason, charged=False, disturbed=True)
+    what = f"{MAX_DISTURBED} launches of one repeat were disturbed, the last one by {reason}"
+    return _stop(Code.NOT_QUIET, "GPU-14", what, MAKE_QUIET)
 
 
 def _beside(result: AttemptResult, stages: Mapping[str, Stage]) -> str:

@@ -27,7 +27,7 @@ from tune_mcp.files import open_appending, write_atomic
 from tune_mcp.gpus import accepting, read_gpus
 from tune_mcp.run_dir import iso
 from tune_mcp.session import state
-from tune_mcp.supervise import comparing, evidence, guard_record, loaded, preflight
+from tune_mcp.supervise import comparing, evidence, guard_record, loaded, placing, preflight
 from tune_mcp.supervise.gpu.gate import GRANTED_LIMIT_S, WAIT_LIMIT_S
 from tune_mcp.supervise.gpu.use import GpuUse
 from tune_mcp.supervise.job import (
@@ -44,7 +44,6 @@ from tune_mcp.supervise.job import (
     read_job,
     seal,
 )
-from tune_mcp.supervise.pinning import unavailable
 from tune_mcp.supervise.processes import become_subreaper, default_signals, plain_command_line
 from tune_mcp.supervise.pytest_session import PytestSession
 from tune_mcp.supervise.sealed import put_on_ledger
@@ -104,16 +103,18 @@ class Runner:
         found = loaded.before(job)
         if found.moved or found.incomparable:
             return self._result(moved=found.moved, incomparable=found.incomparable)
-        blocked = self.gpus.acquire()
+        placed = placing.place(self.gpus, self.orders.wait)
         if self.cancelled():
             return None
-        if blocked := blocked or unavailable(self.gpus.grant.lane) or preflight.wiped(job, self.say):
+        if isinstance(placed, Blocked):
+            return self._result(blocked=placed)
+        if blocked := preflight.wiped(job, self.say):
             return self._result(blocked=blocked)
         place = preflight.tmpdir(job)
         if isinstance(place, Blocked):
             return self._result(blocked=place)
         started_ns = time.time_ns()
-        session = PytestSession(job, place, self.gpus, self.orders, self.say, self.phase, self.stop_now)
+        session = PytestSession(job, place, self.gpus, placed, self.orders, self.say, self.phase, self.stop_now)
         ended = session.run() | {"left_in_tmp": preflight.emptied(job, job.attempt, self.say)}
         if ended["stopped_by"] == "cancel" and guard_record.read(self.record).shortfall():
             return None

@@ -18,7 +18,7 @@ Repeat = tuple[str, int]
 class Due:
     """A repeat that is to be measured. ``lanes`` are the names of those that may do it, the best first.
 
-    ``seconds`` is its expected length, None where nobody knows it.
+    ``seconds`` is its expected length, None where nobody knows it. All repeats of a test file have the same of both.
     """
 
     test: str
@@ -46,27 +46,36 @@ def starts(due: Sequence[Due], busy: Mapping[str, Repeat], strict: Collection[st
     ``strict`` are the test files with a strict repeat; ``at_once`` is how many repeats may run at the same time.
     """
     taken, at_work = {*busy}, {test for test, _ in busy.values()}
-    left, found = [*due], list[Start]()
+    left, found = dict[str, list[Due]](), list[Start]()
+    for one in due:
+        left.setdefault(one.test, []).append(one)
     while len(taken) < at_once:
-        ready = [one for one in left if one.test in strict or one.test not in at_work]
-        free = {one.key: [name for name in one.lanes if name not in taken] for one in ready}
-        ready = [one for one in ready if free[one.key]]
+        heads = [ones[0] for test, ones in left.items() if test in strict or test not in at_work]
+        free = {
+            lanes: next((lane for lane in lanes if lane not in taken), None) for lanes in {one.lanes for one in heads}
+        }
+        ready = [one for one in heads if free[one.lanes] is not None]
         if not ready:
             break
-        chosen = ready[0] if at_once == 1 else max(ready, key=lambda one: _urgency(one, left, strict, at_once))
-        lane = free[chosen.key][0]
+        waiting = {test: len(ones) - 1 for test, ones in left.items() if test not in strict}
+        chosen = ready[0] if at_once == 1 else max(ready, key=lambda one: _urgency(one, waiting.get(one.test), at_once))
+        lane = free[chosen.lanes]
+        assert lane is not None
         found.append(Start(chosen, lane))
         taken.add(lane)
         at_work.add(chosen.test)
-        left.remove(chosen)
+        left[chosen.test].pop(0)
+        if not left[chosen.test]:
+            del left[chosen.test]
     return found
 
 
-def _urgency(one: Due, left: Sequence[Due], strict: Collection[str], at_once: int) -> tuple[bool, bool, float]:
-    """What waits for it at least, in seconds; an unknown length may be the longest of all, and is known afterwards."""
-    leads = one.test not in strict
-    waiting = sum(other.test == one.test for other in left) - 1 if leads else 0
-    return one.seconds is None, leads, (one.seconds or 0.0) * (1 + -(-waiting // at_once))
+def _urgency(one: Due, waiting: int | None, at_once: int) -> tuple[bool, bool, float]:
+    """What waits for it at least, in seconds; an unknown length may be the longest of all, and is known afterwards.
+
+    ``waiting`` is how many repeats of its test file wait until it is strict, None where one is.
+    """
+    return one.seconds is None, waiting is not None, (one.seconds or 0.0) * (1 + -(-(waiting or 0) // at_once))
 
 
 def makespan(

@@ -70,16 +70,7 @@ def demand_ours(project: Project, plan: Plan) -> None:
 
 
 def demand_here(project: Project, plan: Plan) -> None:
-    """A run goes on only in the repository where it was measured, a merged one nowhere.
-
-    Raises FOREIGN_ARTIFACT and INVALID_ARGUMENT.
-    """
-    if plan.sources:
-        what = (
-            f"{plan.run_id} was merged from {', '.join(one.run_id for one in plan.sources)}: it measures nothing itself"
-        )
-        next = f"continue the run that lacks something, then {_merge_again(plan)}"
-        raise Refusal(Code.INVALID_ARGUMENT, (), what, next, {"run_id": plan.run_id})
+    """A run goes on only in the repository where it was measured. Raises FOREIGN_ARTIFACT."""
     if Path(plan.repo_root) != project.repo_root:
         raise _elsewhere(project, plan)
 
@@ -106,15 +97,6 @@ def _elsewhere(project: Project, plan: Plan, applied: bool = False) -> Refusal:
     )
 
 
-def _merge_again(plan: Plan) -> str:
-    return f"merge again: tune-mcp merge {' '.join(one.run_id for one in plan.sources)}"
-
-
-def _measure(plan: Plan, what: str) -> Step:
-    """How a run gets what it lacks; ``what`` continues the call of resume_run."""
-    return Step(_merge_again(plan)) if plan.sources else Step(call("resume_run", run_id=plan.run_id), what)
-
-
 def gated(project: Project, run_id: str) -> Evidence:
     """Read a run and pass every gate. Raises RUN_ACTIVE, NOT_STRICT, GIT_PROVENANCE, FOREIGN_ARTIFACT, COMMIT_MOVED.
 
@@ -139,7 +121,7 @@ def gated(project: Project, run_id: str) -> Evidence:
             ("STR-01", "STR-11", "RPT-10"),
             f"{audited.ready_stages}/{len(audited.stages)} stages are strict-ready; "
             f"first uncovered repeat: {_gap(missing)}",
-            _measure(plan, ": it measures what is missing"),
+            Step(call("resume_run", run_id=run_id), ": it measures what is missing"),
             {"run_id": run_id, "gaps": _listed(missing)},
         )
     if not audited.git.ok:
@@ -155,7 +137,10 @@ def gated(project: Project, run_id: str) -> Evidence:
             Code.FOREIGN_ARTIFACT,
             ("STR-14", "SES-10"),
             _gap(foreign),
-            _measure(plan, ": it reads the sealed files again, or measures the repeat again where they are not whole"),
+            Step(
+                call("resume_run", run_id=run_id),
+                ": it reads the sealed files again, or measures the repeat again where they are not whole",
+            ),
             {"run_id": run_id, "gaps": _listed(foreign)},
         )
     elsewhere = [gap for gap in gaps if gap[2].fault is Fault.ENVIRONMENT]
@@ -166,8 +151,8 @@ def gated(project: Project, run_id: str) -> Evidence:
             _gap(elsewhere),
             Step(
                 "on the machine of environment.json ",
-                _measure(plan, " to measure that repeat again"),
-                ", or start a new run",
+                call("resume_run", run_id=run_id),
+                " to measure that repeat again, or start a new run",
             ),
             {"run_id": run_id, "gaps": _listed(elsewhere)},
         )

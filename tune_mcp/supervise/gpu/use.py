@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from tune_mcp.errors import Code
 from tune_mcp.files import dump_json, read_plain, write_atomic
 from tune_mcp.gpus import Gpu, GpuReader
 from tune_mcp.gpus.holders import describe
+from tune_mcp.session.quietness import GpuRange
 from tune_mcp.supervise.gpu import lock as gpu_lock
 from tune_mcp.supervise.gpu.cleanup import Cleanup
 from tune_mcp.supervise.gpu.gate import LOOK_EVERY_S, WAIT_LIMIT_S, Gate, Grant
@@ -71,6 +73,7 @@ class GpuUse:
         self.grant = Grant()
         self._at_end: tuple[Gpu, ...] = ()
         self._slowed: set[str] = set()
+        self._meanwhile: list[Gpu] = []
         command = job.cleanup_command if job.gpus else ()
         self._cleanup = Cleanup(command, Path(job.repo_root), job.run, say)
         self._gate = Gate(
@@ -120,7 +123,7 @@ class GpuUse:
 
         def look() -> None:
             while not over.wait(SAMPLE_EVERY_S):
-                self._ours()
+                self._meanwhile += self._ours()
 
         looking = threading.Thread(target=look, daemon=True)
         if self.grant.gpus:
@@ -132,6 +135,12 @@ class GpuUse:
             if self.grant.gpus:
                 looking.join()  # a look has a deadline; one that is under way would be taken for a left-over process
             self._at_end = self._ours()
+
+    def ranges(self) -> tuple[GpuRange, ...]:
+        """Each granted GPU in the looks while pytest ran; nothing of it where there was none or NVML does not say."""
+        return tuple(
+            _range(gpu.index, [one for one in self._meanwhile if one.uuid == gpu.uuid]) for gpu in self.grant.gpus
+        )
 
     def facts(self) -> dict[str, object]:
         """What the result says of the GPUs: their condition is noted, nothing is judged by it."""
@@ -176,6 +185,26 @@ class GpuUse:
     def _waiting(self, why: str) -> None:
         self.say(f"waiting for GPUs: {why}")
         self.phase(f"waiting_for_gpu: {why}")
+
+
+def _range(index: int, seen: list[Gpu]) -> GpuRange:
+    known = [one.condition for one in seen]
+
+    def both(name: str) -> tuple[int, int] | None:
+        told: list[int] = [value for one in known if (value := getattr(one, name)) is not None]
+        return (min(told), max(told)) if told else None
+
+    reasons = [one.slowed_by for one in known if one.slowed_by is not None]
+    temperature, power = both("temperature_c"), both("power_w")
+    return GpuRange(
+        index=index,
+        looks=len(seen),
+        sm_clock_mhz=both("sm_clock_mhz"),
+        memory_clock_mhz=both("memory_clock_mhz"),
+        temperature_c=temperature[1] if temperature else None,
+        power_w=power[1] if power else None,
+        slowed_by=dict(Counter(name for one in reasons for name in one)) if reasons else None,
+    )
 
 
 def read_after(job: Job) -> AfterRun | None:

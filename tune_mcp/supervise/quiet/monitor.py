@@ -18,7 +18,9 @@ from tune_mcp.session.quietness import GpuRange, Quietness
 from tune_mcp.supervise.job import Blocked
 from tune_mcp.supervise.quiet.foreign import Reading, intruders, reading
 from tune_mcp.supervise.quiet.look import Look, Looker
-from tune_mcp.supervise.quiet.rule import Intrusion, busiest, intrusion, mean
+from tune_mcp.supervise.quiet.rule import Intrusion, busiest, intrusion, last, mean, sustained
+from tune_mcp.supervise.retry import MAKE_QUIET
+from tune_mcp.supervise.watch.alerts import AlertBook
 from tune_mcp.supervise.watch.log_lines import redacted
 
 WAIT_LIMIT_S = 600.0
@@ -27,7 +29,7 @@ _FIRST_S = 0.5
 _BEFORE_S = 1.0
 _NAMED = 3
 _RECORDED = 10
-_STEP = "stop them, move them to other CPUs (taskset), or raise quiet.foreign_cores in the host profile, then resume"
+_ALERT, _BLIND = "not quiet", "quiet unknown"
 
 
 @dataclass
@@ -72,18 +74,38 @@ class Monitor:
         self._began = self._last.at
         self._due = self._next(self._last)
 
-    def look(self) -> None:
-        """One step, when it is due; costs nothing before."""
-        if self.clock() >= self._due:
-            self._step()
+    def look(self, book: AlertBook | None = None) -> None:
+        """One step, when it is due; costs nothing before. An intrusion that goes on is an alert in ``book``."""
+        if self.clock() < self._due:
+            return
+        now, cpus = self._step(), cpu_list(self.lane)
+        if self.quiet is None or book is None:
+            return
+        if now.unmeasured:
+            cause = f"what others use of CPUs {cpus} cannot be measured: {now.unmeasured}"
+            book.tell(
+                _BLIND, cause, "nothing says whether this repeat is disturbed; /proc/stat must be the kernel's own"
+            )
+        found = sustained(last(self.readings, self.quiet.window_s), self.quiet)
+        if found and self._began + self.quiet.window_s <= self.clock():
+            cause = f"others use {found.cores:.2f} cores of CPUs {cpus}; the repeat will be measured again"
+            book.tell(_ALERT, cause, MAKE_QUIET, (self.names(),))
+        else:
+            book.end(_ALERT, "they leave it alone")
 
-    def wait(self, wait: Callable[[float], None], cancelled: Callable[[], bool], waiting: Callable[[str], None]) -> str:
-        """Until others leave the lane alone, at most ``WAIT_LIMIT_S``: empty, or who did not.
+    def wait(
+        self,
+        until: float,
+        wait: Callable[[float], None],
+        cancelled: Callable[[], bool],
+        waiting: Callable[[str], None],
+    ) -> str:
+        """Until others leave the lane alone, or the clock says ``until``: empty, or who did not.
 
         What counts is the time since the last look, a second at least; after that, one step. ``waiting`` hears each
         new set of intruders once.
         """
-        end, said = self.clock() + WAIT_LIMIT_S, frozenset[str]()
+        said = frozenset[str]()
         step = max(0.0, _BEFORE_S - (self.clock() - (self._last.at if self._last else 0.0)))
         while True:
             wait(step)
@@ -93,7 +115,7 @@ class Monitor:
             if not noisy or cancelled():
                 return ""
             why = f"{found.low:.2f} cores of other processes on CPUs {cpu_list(self.lane)}: {self.names()}"
-            if self.clock() >= end:
+            if self.clock() >= until:
                 return f"{why}; waited {WAIT_LIMIT_S:.0f} s"
             if (now := frozenset(self.others)) != said or not said:
                 said = now
@@ -175,9 +197,9 @@ class Monitor:
         return max(now.at + step, self._began + spent / _SHARE)
 
 
-def blocked(why: str) -> Blocked:
+def not_quiet(why: str) -> Blocked:
     """The launch that was not made because the lane did not become quiet."""
-    return Blocked(code=Code.NOT_QUIET, rule="GPU-14", reason=f"the lane is not quiet: {why}", next=_STEP)
+    return Blocked(code=Code.NOT_QUIET, rule="GPU-14", reason=f"the lane is not quiet: {why}", next=MAKE_QUIET)
 
 
 def _waits(shares: Sequence[tuple[float, float | None]]) -> tuple[float, float] | None:

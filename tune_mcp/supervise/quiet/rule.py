@@ -31,12 +31,13 @@ class Intrusion:
 
 
 def intrusion(readings: Sequence[Reading], quiet: Quiet) -> Intrusion | None:
-    """The heaviest sustained intrusion, else the recurring one; None when there was neither.
+    """The heaviest sustained intrusion, else the recurring one; None when there was neither."""
+    return sustained(readings, quiet) or _recurring(readings, quiet)
 
-    A measurement that is shorter than a window is one window.
-    """
-    sustained = max(_sustained(readings, quiet), key=lambda one: one.cores, default=None)
-    return sustained or _recurring(readings, quiet)
+
+def sustained(readings: Sequence[Reading], quiet: Quiet) -> Intrusion | None:
+    """The heaviest one that lasted for a window. A measurement that is shorter than a window is one window."""
+    return max(_sustained(readings, quiet), key=lambda one: one.cores, default=None)
 
 
 def _sustained(readings: Sequence[Reading], quiet: Quiet) -> Iterator[Intrusion]:
@@ -77,6 +78,15 @@ def busiest(readings: Sequence[Reading], window_s: float) -> float | None:
         if _seconds(stretch) >= window_s and (cores := mean(stretch)) is not None:
             found.append(cores)
     return max(found, default=None)
+
+
+def last(readings: Sequence[Reading], seconds: float) -> Sequence[Reading]:
+    """The last of them, for at least so long."""
+    first, told = len(readings), 0.0
+    while first and told < seconds:
+        first -= 1
+        told += readings[first].seconds
+    return readings[first:]
 
 
 def mean(readings: Iterable[Reading]) -> float | None:
