@@ -18,7 +18,7 @@ CONVERTERS := google-genai==3.6.1 openai-agents==0.24.0 anthropic==2.14.0 semant
 MUTATION_TOOL := cosmic-ray==8.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test-fast test coverage test-browser test-clients test-slurm lint bench faults chances mutate lock clean docs
+.PHONY: help demo test-fast test coverage test-browser test-clients test-slurm lint bench kills faults chances mutate lock clean docs
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ lint: $(VENV)/.dev ## formatting, style, types, and which package may import whi
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+
+kills: $(VENV)/.dev ## kill processes of real runs at 205 random moments (TUNE_FAULT_SEED=N; 3 minutes)
+	TUNE_FAULT_KILLS=205 $(BIN)/python -m pytest -q -s $(PARALLEL) tests/faults/test_kills.py
 
 faults: $(VENV)/.dev ## kill runs and edit, copy and delete their files at random, 300 and 1,200 rounds (TUNE_FAULT_SEED=N; an hour)
 	TUNE_FAULT_ROUNDS=$${TUNE_FAULT_ROUNDS:-300} $(BIN)/python -m pytest -q -s tests/faults/test_tampering.py

@@ -135,7 +135,7 @@ def plan() -> Reply:
             source_kind="nested", symbol=f"_STAGE_{n}_P95", subkey="x", concurrency=8, worst_op="max",
             per_run_raw=(0.51, 0.52, 0.53, 0.54, 0.55), worst_raw=0.55, worst_rounded=0.55, write_value=0.55,
             current_raw=0.5, direction="loosens" if n < 40 else "tightens", decision="ask" if n < 40 else "auto",
-            reason="speed that loosens is asked about",
+            reason="speed that loosens is asked about", place=f"_STAGE_{n}_P95[8]['x']",
         )
         for n in range(250)
     )  # fmt: skip

@@ -12,6 +12,7 @@ import atexit
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -39,7 +40,7 @@ from tune_mcp.procfs import boot_id
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import plan as plans
 from tune_mcp.session.state import Owner
-from tune_mcp.supervise import comparing, guard_record
+from tune_mcp.supervise import comparing, guard_record, runner
 from tune_mcp.supervise.executor import Executor, JobState
 from tune_mcp.supervise.job import JOB_FILE, AttemptResult, Job, StageResult, read_result, seal, write_job
 from tune_mcp.supervise.journal import Clock
@@ -399,23 +400,37 @@ def _guard_lines(test: str, verdicts: Mapping[str, BaseException | None]) -> Ite
 
 
 def real_pytest(job: Job) -> AttemptResult | None:
-    """What a real runner makes of the job: real pytest under the guard, in a process of its own (under a second)."""
-    command = [sys.executable, "-P", "-m", "tune_mcp.supervise.runner", str(job.folder / JOB_FILE)]
-    # Its standard input stays open as long as we wait: the end of it means that the supervisor died.
-    with (
-        (job.folder / "runner.log").open("ab") as log,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=_with_source()) as runner,
-    ):
-        try:
-            runner.wait(timeout=60)
-        finally:
-            runner.terminate()
+    """What a real runner makes of the job: real pytest under the guard. The runner is a fork of this process, which has
+    imported everything already."""
+    theirs, ours = os.pipe()  # its standard input stays open as long as we wait: the end means that we died
+    runner_pid = os.fork()
+    if runner_pid == 0:
+        os._exit(_run(job, theirs, ours))
+    os.close(theirs)
+    end = time.monotonic() + 60
+    try:
+        while os.waitid(os.P_PID, runner_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if time.monotonic() >= end:
+                raise AssertionError(f"the runner of {job.key} does not end: {told(job.run)}")
+            time.sleep(0.01)
+    finally:
+        os.kill(runner_pid, signal.SIGTERM)
+        os.waitpid(runner_pid, 0)
+        os.close(ours)
     return read_result(job)
 
 
-def _with_source() -> dict[str, str]:
-    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+def _run(job: Job, standard_input: int, held: int) -> int:
+    os.close(held)
+    log = os.open(job.folder / "runner.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for source, target in ((standard_input, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    sys.stderr = os.fdopen(2, "w", closefd=False)  # the capture of this process belongs to the parent
+    try:
+        return runner.main([str(job.folder / JOB_FILE)])
+    except BaseException:
+        traceback.print_exc()
+        return 1
 
 
 @dataclass

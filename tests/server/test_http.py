@@ -60,17 +60,23 @@ def serve(repo: Path, *words: str) -> list[str]:
     return [sys.executable, "-m", "tune_mcp", "serve", "--repo", str(repo), "--http", *words]
 
 
-@pytest.fixture
-def secret(tmp_path: Path) -> Path:
-    path = tmp_path / "token"
+def written(path: Path) -> Path:
     path.write_text(TOKEN + "\n")
     path.chmod(0o600)
     return path
 
 
 @pytest.fixture
-def served(tmp_path: Path, secret: Path) -> Iterator[Served]:
-    project = toy.make_toy(tmp_path / "repo")
+def secret(tmp_path: Path) -> Path:
+    return written(tmp_path / "token")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One server for all tests of this file: no request of theirs changes anything."""
+    folder = tmp_path_factory.mktemp("http")
+    secret = written(folder / "token")
+    project = toy.make_toy(folder / "repo")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

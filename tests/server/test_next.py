@@ -88,12 +88,9 @@ class Agent:
 
 
 @pytest.mark.rule("SCP-05", "ASK-10")
-@pytest.mark.parametrize("transport", ["stdio"], indirect=True)
-async def test_who_only_follows_next_calibrates_in_few_calls(
-    connect: Any, tmp_path: Path, era: str, transport: str
-) -> None:
+async def test_who_only_follows_next_calibrates_in_few_calls(connect: Any, tmp_path: Path) -> None:
     project = toy.make_toy(tmp_path / "repo", test_source=TIGHT)
-    async with connect(project.repo_root, era, transport) as session:
+    async with connect(project.repo_root, "legacy", "stdio") as session:
         agent = await Agent.at(session)
 
         await agent.go({"model": "toy", "repeats": 3, "mode": "smart"})

@@ -80,7 +80,7 @@ async def test_the_last_poll_holds_the_end_with_its_last_cell_and_the_strict_mat
     connect: Any, project: Project, era: str
 ) -> None:
     run = toy.start_and_hold(project, repeats=2, repeat=2)
-    async with connect(project.repo_root, era, "stdio") as session:
+    async with connect(project.repo_root, era) as session:
         before = (await session.call("status", run_id=run.run_id))[1]
         toy.let_go(project, 2)
         text, facts = await session.call("status", run_id=run.run_id, wait_s=50)

@@ -45,12 +45,12 @@ async def test_one_form_asks_for_model_stages_and_repeats_and_the_answer_is_what
 ) -> None:
     person = Person({"model": "toy", "stages": " toy_speed , @accuracy", "repeats": "1"})
     async with connect(project.repo_root, era, answer=person) as session:
-        _, facts = await session.call("start_run")
-        rest = toy.wait_until_rest(project, facts["run_id"])
-        await session.call("strict_audit", run_id=facts["run_id"])
+        with toy.supervised_here():
+            _, facts = await session.call("start_run")
+        _, audited = await session.call("strict_audit", run_id=facts["run_id"])
 
     assert (facts["model"], facts["stages"], facts["repeats"]) == ("toy", ["toy_accuracy", "toy_speed"], 1)
-    assert rest.state == "finished"
+    assert audited["ready"]
     assert len(person.forms) == 1
     assert list(person.forms[0]["properties"]) == ["model", "stages", "repeats"]
     assert "toy" in person.forms[0]["properties"]["model"]["enum"]
@@ -72,8 +72,8 @@ async def test_what_the_call_gave_is_not_asked_again(connect: Any, project: Proj
 async def test_a_call_that_names_everything_asks_nothing(connect: Any, project: Project, era: str) -> None:
     person = Person(None)
     async with connect(project.repo_root, era, answer=person) as session:
-        _, facts = await session.call("start_run", model="toy", stages="toy_speed", repeats=1)
-        toy.wait_until_rest(project, facts["run_id"])
+        with toy.supervised_here():
+            _, facts = await session.call("start_run", model="toy", stages="toy_speed", repeats=1)
 
     assert person.forms == []
     assert (facts["model"], facts["stages"], facts["repeats"]) == ("toy", ["toy_speed"], 1)
@@ -130,8 +130,8 @@ async def test_the_only_model_is_started_without_a_question(
     monkeypatch.setattr(loader, "shipped_place", lambda: project.repo_root / ".tune")
     person = Person({"model": "toy"})
     async with connect(project.repo_root, era, answer=person) as session:
-        _, facts = await session.call("start_run", stages="toy_speed", repeats=1)
-        toy.wait_until_rest(project, facts["run_id"])
+        with toy.supervised_here():
+            _, facts = await session.call("start_run", stages="toy_speed", repeats=1)
 
     assert (facts["model"], person.forms) == ("toy", [])
 

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 pytestmark = pytest.mark.anyio
-SNAPSHOT = Path(__file__).with_name("tools.snapshot.json")
+SNAPSHOTS = Path(__file__).with_name("tools")
 ORDER = [
     "catalog", "discover", "precheck", "start_run", "resume_run", "stop_run",
     "status", "strict_audit", "tail_pytest", "report", "apply_plan", "apply",
@@ -135,13 +135,15 @@ async def test_no_tool_takes_a_word_that_would_pass_a_gate(connect: Any, repo: P
     assert [name for name in sorted(names) if any(word in name for word in forbidden)] == []
 
 
-async def test_the_tools_are_those_of_the_committed_snapshot(connect: Any, repo: Path) -> None:
-    """A drift of names, texts or schemas fails; ``TUNE_UPDATE_SNAPSHOTS=1`` writes the file again."""
-    found = json.dumps(await tools_of(connect, repo), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+async def test_each_tool_is_that_of_its_committed_snapshot(connect: Any, repo: Path) -> None:
+    """A drift of names, texts or schemas fails; ``TUNE_UPDATE_SNAPSHOTS=1`` writes the files again."""
+    tools = {tool["name"]: tool for tool in await tools_of(connect, repo)}
     if os.environ.get("TUNE_UPDATE_SNAPSHOTS"):
-        SNAPSHOT.write_text(found)
+        for name, tool in tools.items():
+            text = json.dumps(tool, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+            (SNAPSHOTS / f"{name}.json").write_text(text)
 
-    assert json.loads(SNAPSHOT.read_text()) == json.loads(found)
+    assert tools == {path.stem: json.loads(path.read_text()) for path in SNAPSHOTS.iterdir()}
 
 
 async def test_the_server_is_called_tune_and_declares_what_it_has(connect: Any, repo: Path, era: str) -> None:

@@ -45,7 +45,6 @@ def attempted(project: Project) -> tuple[RunDir, AttemptResult | None]:
     "files",
     [
         {},
-        ini("-x"),
         ini("--maxfail=1 -k accuracy -m slow", "markers = slow"),
         ini("--sw --sw-skip --lf --ff --nf"),
         ini(
@@ -61,7 +60,7 @@ def attempted(project: Project) -> tuple[RunDir, AttemptResult | None]:
             ),
         ),
     ],
-    ids=["plain", "-x", "filters", "--sw", "folders", "pyproject", "configure", "modifyitems", "sessionstart"],
+    ids=["plain", "filters", "--sw", "folders", "pyproject", "configure", "modifyitems", "sessionstart"],
 )
 def test_what_would_cut_the_file_short_is_taken_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str]

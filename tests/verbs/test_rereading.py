@@ -317,7 +317,6 @@ def test_what_an_older_version_could_not_read_counts_without_a_fix_and_without_a
     assert strict_audit(project_of(run), run.run_id).ready
 
 
-@pytest.mark.rule("RPT-04")
 def test_status_precheck_and_report_agree_on_a_tree_that_was_fixed_and_on_the_launches(tmp_path: Path) -> None:
     run = halted(tmp_path, WRONG["a path"], toy.measured)
     project = project_of(run)
@@ -335,7 +334,6 @@ def test_status_precheck_and_report_agree_on_a_tree_that_was_fixed_and_on_the_la
     assert not any("dirty" in alert for alert in status(project, run.run_id).alerts)
 
 
-@pytest.mark.rule("RPT-04")
 def test_a_test_that_was_changed_before_a_resume_makes_the_tree_dirty_everywhere(tmp_path: Path) -> None:
     run = halted(tmp_path, WRONG["a path"], toy.measured)
     project = project_of(run)

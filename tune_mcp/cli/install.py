@@ -7,6 +7,7 @@ nothing.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -137,7 +138,8 @@ def install(
     else:
         write_atomic(path, b"{}\n")  # the target of somebody's link stays
     said = f"{path} written" if after.strip() else f"{path} is as before"
-    print(said + ("" if undo else f"; then: {client.then}. Undo: tune-mcp install {client.name} --undo"))
+    here = f" --repo {shlex.quote(str(project.repo_root))}" if project.options.repo else ""
+    print(said + ("" if undo else f"; then: {client.then}. Undo: tune-mcp install {client.name} --undo{here}"))
     return 0
 
 

@@ -12,10 +12,10 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from tune_mcp import __version__
-from tune_mcp.errors import Refusal, unusable
+from tune_mcp.errors import Code, Refusal, unusable
 
 if TYPE_CHECKING:
     from tune_mcp.contract.reply import Reply
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="tune-mcp")
-    words = sys.argv[1:] if argv is None else argv
+    words = Parser.words = sys.argv[1:] if argv is None else argv
     arguments = parser(next(iter(words), None)).parse_args(words)
     try:
         code: int = arguments.verb(arguments)
@@ -82,22 +82,36 @@ codecs.register_error("tune-mcp", _plain)
 def _refused(refusal: Refusal, arguments: argparse.Namespace) -> int:
     from tune_mcp.cli.words import Words
 
-    refusal = Words(arguments).refusal(refusal)
-    if arguments.json:
+    return _say(Words(arguments).refusal(refusal), typed=arguments.json)
+
+
+def _say(refusal: Refusal, *, typed: bool) -> int:
+    if typed:
         print(_json(json.dumps(refusal.data(), ensure_ascii=False)))
     print(refusal.text(), file=sys.stderr)
     return REFUSED
 
 
+class Parser(argparse.ArgumentParser):
+    """Wrong usage is a refusal like every other."""
+
+    words: Sequence[str] = ()
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and where the help is; exit code 2."""
+        refusal = Refusal(Code.INVALID_ARGUMENT, (), message, f"read {self.prog} --help")
+        self.exit(_say(refusal, typed="--json" in Parser.words))
+
+
 def parser(asked: str | None = None) -> argparse.ArgumentParser:
     """Every verb with its arguments; only that one's are complete when one is ``asked`` for."""
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument("--repo", type=Path, help="the repository (default: TUNE_REPO_ROOT, the host profile, git)")
     common.add_argument("--host", help="host profile (default: TUNE_HOST, the hostname)")
     common.add_argument("--config", type=Path, help="a folder with models/ and hosts/ that is looked at first")
     common.add_argument("--venv-python", help="the project's interpreter")
     common.add_argument("--json", action="store_true", help="print JSON instead of text")
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="tune-mcp",
         description="Measure the thresholds that CI tests assert, and write the strict worst of N into the test files.",
         epilog="Start in your repository with: tune-mcp init --model NAME --run",
