@@ -67,6 +67,8 @@ class NameReader:
         default_factory=lambda: dict[tuple[str, int], tuple[tuple[str, str], ...]]()
     )
 
+    _asked: dict[int, tuple[str, ...]] = field(default_factory=dict[int, "tuple[str, ...]"])
+
     def tests(self, path: str) -> list[TestNode]:
         """The tests that pytest collects from a file, as far as its text says."""
         tree = self.files.tree(path)
@@ -290,14 +292,20 @@ class NameReader:
                         yield origin.path, node
 
     def _called_fixtures(self, path: str, node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
-        if isinstance(node, _Function) and _is_fixture(node, node.name):
-            for parameter in _parameters(node):
-                yield from self._fixtures(path, parameter.arg)
-        for inner in ast.walk(node):
-            if isinstance(inner, ast.Call) and ast.unparse(inner.func).endswith(("getfixturevalue", "usefixtures")):
-                for argument in inner.args:
-                    if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
-                        yield from self._fixtures(path, argument.value)
+        if id(node) not in self._asked:
+            self._asked[id(node)] = tuple(_fixtures_asked(node))
+        for name in self._asked[id(node)]:
+            yield from self._fixtures(path, name)
+
+
+def _fixtures_asked(node: ast.AST) -> Iterator[str]:
+    """The fixtures that a piece of code takes as a fixture itself, or asks for by a string."""
+    if isinstance(node, _Function) and _is_fixture(node, node.name):
+        yield from (parameter.arg for parameter in _parameters(node))
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Call) and _last(inner.func) in ("getfixturevalue", "usefixtures"):
+            texts = (one.value for one in inner.args if isinstance(one, ast.Constant))
+            yield from (text for text in texts if isinstance(text, str))
 
 
 def _top(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
