@@ -138,3 +138,23 @@ def test_a_threshold_that_a_star_import_brings_is_listed_with_its_file(
         "tests/test_a_ci.py: B_RTF_MEAN_MAX",
     ]
     assert not any("C_RTF_MEAN_MAX" in line for line in found.problems)
+
+
+@pytest.mark.rule("DSC-14", "SMP-09")
+def test_an_asserted_number_that_no_metric_claims_is_listed_unless_config_ignores_it_or_it_is_the_scope(
+    project: Project,
+) -> None:
+    project.write(
+        "tests/test_a_ci.py",
+        'ODD = {8: {"strange": 3.0, "weird": 2.0}, 16: {"strange": 4.0, "weird": 2.5}}\n'
+        "MAX_SAMPLES = 50\nRTF_MEAN_MAX = 0.5\nPLAIN = 7.0\n"
+        "def test_a(got, load):\n"
+        '    assert got["s"] <= ODD[8]["strange"]\n    assert got["w"] <= ODD[8]["weird"]\n'
+        '    assert got["n"] >= MAX_SAMPLES\n    assert got["r"] <= RTF_MEAN_MAX\n    assert got["p"] <= PLAIN\n',
+    )
+
+    found = project.discover(
+        "metric_sources: {test_a_ci.py: {ignored_constants: [\"ODD['weird']\"], json_file: r.json}}"
+    )
+
+    assert [one.source for _, one in found.found] == ["ODD['strange']", "PLAIN"]

@@ -131,7 +131,10 @@ def unclaimed(file: CalibratedFile, routing: Routing, rules: MetricRules, reader
             continue
         if any(reader.derives(module.path, source, claim) for claim in claimed):
             continue
-        gate = reader.gate(file.path, module.path, source, None)
+        # Of a table with several loads one that a test asserts is enough.
+        loads = dict.fromkeys(literal.concurrency for literal in constant.literals) or (None,)
+        gates = [reader.gate(file.path, module.path, source, load if len(loads) > 1 else None) for load in loads]
+        gate = next((one for one in gates if isinstance(one, Gate)), gates[0])
         if isinstance(gate, Gate) or _may_bound(gate, rules.looks_like_threshold(names[-1])):
             why = constant.problem or ("" if constant.literals else _FORM.get(constant.kind, "it is no plain number"))
             value = constant.literals[0].value if len(constant.literals) == 1 else None
