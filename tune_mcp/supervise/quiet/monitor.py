@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tune_mcp import procfs
 from tune_mcp.config.lanes import cpu_list
@@ -29,6 +30,7 @@ _FIRST_S = 0.5
 _BEFORE_S = 1.0
 _NAMED = 3
 _RECORDED = 10
+_LETTERS = 60
 _ALERT, _BLIND = "not quiet", "quiet unknown"
 
 
@@ -186,8 +188,7 @@ class Monitor:
         for (pid, _), used in [*cores.items()][:_NAMED]:
             allowed = procfs.allowed_cpus(pid)
             if allowed is None or allowed & self.lane:
-                command = redacted(procfs.command(pid))[:80] or "ended since"
-                name = f"{command} (process {pid})"
+                name = f"{_program(pid)} (process {pid})"
                 self.others[name] = self.others.get(name, 0.0) + used * seconds
 
     def _next(self, now: Look) -> float:
@@ -200,6 +201,13 @@ class Monitor:
 def not_quiet(why: str) -> Blocked:
     """The launch that was not made because the lane did not become quiet."""
     return Blocked(code=Code.NOT_QUIET, rule="GPU-14", reason=f"the lane is not quiet: {why}", next=MAKE_QUIET)
+
+
+def _program(pid: int) -> str:
+    """The program without its folder, and as much of its arguments as tells it from others."""
+    words = procfs.words(pid)
+    command = " ".join([Path(words[0]).name, *words[1:]]) if words else procfs.command(pid)
+    return redacted(command)[:_LETTERS].strip() or "ended since"
 
 
 def _waits(shares: Sequence[tuple[float, float | None]]) -> tuple[float, float] | None:
