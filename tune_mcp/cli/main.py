@@ -185,6 +185,9 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     one.add_argument("run_id", help=RUN)
     one = verb("plan", _plan, "what would be written into the test files")
     one.add_argument("run_id", help=RUN)
+    one.add_argument(
+        "--against", metavar="REF", help="does that commit still measure the same, and which thresholds changed there?"
+    )
     one = verb("apply", _apply, "write the thresholds, asking for each that loosens")
     one.add_argument("run_id", help=RUN)
     one.add_argument(
@@ -381,6 +384,12 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
+    if arguments.against is not None:
+        from tune_mcp.verbs.against import against
+
+        found = against(_project(arguments), arguments.run_id, arguments.against)
+        _show(arguments, found)
+        return DONE if found.current else NOT_READY
     from tune_mcp.verbs.apply_plan import apply_plan
 
     reply = apply_plan(_project(arguments), arguments.run_id)

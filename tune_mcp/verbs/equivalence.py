@@ -14,6 +14,7 @@ from pathlib import Path
 from tune_mcp.actions import Step, call
 from tune_mcp.apply.locating import Concurrency, Place, locate
 from tune_mcp.config.loader import REPO_PLACE
+from tune_mcp.config.stages import Number, Stage
 from tune_mcp.discover.blanked import same_but_for
 from tune_mcp.discover.constants import ModuleConstants, NumberLiteral, parse_module
 from tune_mcp.discover.measuring_uses import measuring_uses
@@ -64,25 +65,25 @@ def compare(repo_root: Path, plan: Plan, git_sha: str, moment: datetime) -> Equi
         raise NotEquivalent(f"{base} and {git_sha} cannot be compared: {refusal.message}") from refusal
     if not changes:
         raise NotEquivalent("the two trees are the same, so checking out the calibrated commit costs nothing")
-    config = tuple(change.path for change in changes if _is_our_config(change))
+    config = tuple(change.path for change in changes if is_our_config(change))
     rest = [change for change in changes if change.path not in config]
-    others = [f"{change.path} differs" for change in rest if not _may_differ(change, plan)]
+    others = [f"{change.path} differs" for change in rest if not may_differ(change, plan)]
     if others:
         raise NotEquivalent(*others)
-    literals = [literal for change in rest for literal in _literals(repo_root, plan, git_sha, change)]
-    if read := _measured_by(repo_root, git_sha, literals):
+    changed = [literal for change in rest for literal in literals(repo_root, plan, git_sha, change)]
+    if read := measured_by(repo_root, git_sha, changed):
         raise NotEquivalent(*read)
     return Equivalence(
         git_sha=git_sha,
         calibration_git_sha=base,
         proved_at=iso(moment),
         files=tuple(change.path for change in rest),
-        literals=tuple(literals),
+        literals=tuple(changed),
         config_files=config,
     )
 
 
-def _measured_by(repo_root: Path, git_sha: str, literals: list[ChangedLiteral]) -> list[str]:
+def measured_by(repo_root: Path, git_sha: str, literals: list[ChangedLiteral]) -> list[str]:
     """Where the code reads a changed threshold for anything but an assertion: it measures something else then."""
     names = dict.fromkeys((one.file, one.source.partition("[")[0]) for one in literals)
 
@@ -94,12 +95,13 @@ def _measured_by(repo_root: Path, git_sha: str, literals: list[ChangedLiteral]) 
     ]
 
 
-def _is_our_config(change: Change) -> bool:
+def is_our_config(change: Change) -> bool:
+    """Whether only our own configuration changed, in plain files."""
     modes = {change.old_mode, change.new_mode} - {provenance.ABSENT}
     return bool(_OUR_CONFIG.fullmatch(change.path)) and modes <= _PLAIN
 
 
-def _may_differ(change: Change, plan: Plan) -> bool:
+def may_differ(change: Change, plan: Plan) -> bool:
     """Whether it is a measured Python file, there before and after, and of the same mode."""
     return (
         change.path in plan.file_sha256
@@ -109,7 +111,7 @@ def _may_differ(change: Change, plan: Plan) -> bool:
     )
 
 
-def _literals(repo_root: Path, plan: Plan, git_sha: str, change: Change) -> list[ChangedLiteral]:
+def literals(repo_root: Path, plan: Plan, git_sha: str, change: Change) -> list[ChangedLiteral]:
     """The tracked literals that the file spells otherwise. Raises ``NotEquivalent`` for any other change in it."""
     try:
         old, new = (provenance.blob(repo_root, name) for name in (change.old_blob, change.new_blob))
@@ -150,6 +152,21 @@ def _tracked(repo_root: Path, plan: Plan, git_sha: str, path: str, data: bytes) 
             place, _ = locate(metric.source, stage, module, concurrency, plan)
             if place is not None:
                 found[(metric.source, place.concurrency)] = place
+    return found
+
+
+def values(repo_root: Path, plan: Plan, git_sha: str, stage: Stage) -> dict[str, Number | None]:
+    """Metric -> the value of its threshold at that commit, None for no value yet; without what cannot be found."""
+    try:
+        module = _module(repo_root, git_sha, stage.threshold_path)
+        test = module if stage.test == stage.threshold_path else _module(repo_root, git_sha, stage.test)
+    except Refusal:  # gone, or no Python there
+        return {}
+    found: dict[str, Number | None] = {}
+    for key, metric in stage.metrics.items():
+        place, _ = locate(metric.source, stage, module, Concurrency(test, module), plan)
+        if place is not None:
+            found[key] = place.value if isinstance(place, NumberLiteral) else None
     return found
 
 

@@ -98,7 +98,28 @@ def _elsewhere(project: Project, plan: Plan, applied: bool = False) -> Refusal:
 
 
 def gated(project: Project, run_id: str) -> Evidence:
-    """Read a run and pass every gate. Raises RUN_ACTIVE, NOT_STRICT, GIT_PROVENANCE, FOREIGN_ARTIFACT, COMMIT_MOVED.
+    """Read a run and pass every gate. Raises what ``complete`` raises, and COMMIT_MOVED."""
+    evidence = complete(project, run_id)
+    plan, head = evidence.plan, provenance.head(project.repo_root)
+    if head not in plan.commits:
+        raise Refusal(
+            Code.COMMIT_MOVED,
+            ("SES-08", "SES-06"),
+            f"{run_id} calibrated {plan.calibration_git_sha}, but HEAD is {head}",
+            Step(
+                "check out the calibrated commit, start a new run on HEAD, or ",
+                call("resume_run", run_id=run_id),
+                ": it accepts HEAD if that is proven to measure the same",
+            ),
+            {"run_id": run_id, "calibration_git_sha": plan.calibration_git_sha, "head": head},
+        )
+    return evidence
+
+
+def complete(project: Project, run_id: str) -> Evidence:
+    """Read a run whose evidence is whole, whatever is checked out.
+
+    Raises RUN_ACTIVE, NOT_STRICT, GIT_PROVENANCE, FOREIGN_ARTIFACT, HOST_NOT_COMPARABLE.
 
     What is missing is reported before what is foreign: it can be measured, a foreign file cannot be trusted at all.
     """
@@ -155,19 +176,6 @@ def gated(project: Project, run_id: str) -> Evidence:
                 " to measure that repeat again, or start a new run",
             ),
             {"run_id": run_id, "gaps": _listed(elsewhere)},
-        )
-    head = provenance.head(project.repo_root)
-    if head not in plan.commits:
-        raise Refusal(
-            Code.COMMIT_MOVED,
-            ("SES-08", "SES-06"),
-            f"{run_id} calibrated {plan.calibration_git_sha}, but HEAD is {head}",
-            Step(
-                "check out the calibrated commit, start a new run on HEAD, or ",
-                call("resume_run", run_id=run_id),
-                ": it accepts HEAD if that is proven to measure the same",
-            ),
-            {"run_id": run_id, "calibration_git_sha": plan.calibration_git_sha, "head": head},
         )
     return evidence
 
