@@ -72,6 +72,10 @@ class RunDir:
     def run_log(self) -> Path:
         return self.path / "run.log"
 
+    def source(self, run_id: str) -> RunDir:
+        """The whole run directory of one partition that a merged run was made of."""
+        return RunDir(self.path / "_sources" / run_id)
+
     @property
     def supervisor(self) -> Path:
         return self.path / "supervisor.json"
@@ -190,21 +194,26 @@ def iso(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def new_id(label: str, now: datetime) -> str:
+    """``20260423T050000Z_<label>``. Raises INVALID_ARGUMENT for a label that is no part of a folder's name."""
+    if LABEL.fullmatch(label):
+        return f"{utc_stamp(now)}_{label}"
+    raise Refusal(
+        Code.INVALID_ARGUMENT,
+        "SES-02",
+        f"label {label!r} does not fit a folder name",
+        "use letters, digits, '.', '_' and '-', at most 60, the first a letter or digit",
+        {"argument": "label"},
+    )
+
+
 def create(repo_root: Path, label: str, now: datetime) -> RunDir:
     """Make a new, empty run directory; an existing one is never taken (rules SES-01, SES-02, SES-14, SES-15)."""
-    if not LABEL.fullmatch(label):
-        raise Refusal(
-            Code.INVALID_ARGUMENT,
-            "SES-02",
-            f"label {label!r} does not fit a folder name",
-            "use letters, digits, '.', '_' and '-', at most 60, the first a letter or digit",
-            {"argument": "label"},
-        )
+    stem = new_id(label, now)
     runs = repo_root / RUNS_FOLDER
     runs.mkdir(exist_ok=True)
     if not (runs / IGNORE_FILE).exists():
         write_atomic(runs / IGNORE_FILE, IGNORE_ALL)
-    stem = f"{utc_stamp(now)}_{label}"
     for number in range(1, 100):
         path = runs / (stem if number == 1 else f"{stem}-{number}")
         try:

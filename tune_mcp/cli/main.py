@@ -203,6 +203,9 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     )
     one.add_argument("--otherwise", choices=["keep", "apply"], help="the decision on all others")
     one.add_argument("--undo", metavar="PLAN_ID", help="restore the files as they were before that apply")
+    one = verb("merge", _merge, "join partitions of one plan, measured by several runs, into one run")
+    one.add_argument("runs", nargs="+", metavar="RUN", help="ids of runs, or paths of run directories")
+    one.add_argument("--label", default="merged", help="a word in the new run's id")
     one = verb("doctor", _doctor, "what a run of each model of this repository lacks on this machine")
     one.add_argument("model", nargs="?", help=MODEL)
     one = verb("install", _install, "put the server into a client's configuration; shows the difference")
@@ -355,6 +358,8 @@ def _audit(arguments: argparse.Namespace) -> int:
 
     reply = strict_audit(_project(arguments), arguments.run_id)
     _show(arguments, reply)
+    if not arguments.json and (len(reply.hosts) > 1 or any(one.quarantined for one in reply.hosts)):
+        print("hosts:", *(f"  {one.line()}" for one in reply.hosts), sep="\n", flush=True)
     return DONE if reply.ready else NOT_READY
 
 
@@ -395,6 +400,13 @@ def _plan(arguments: argparse.Namespace) -> int:
     reply = apply_plan(_project(arguments), arguments.run_id)
     # The ready argument of the tool; a person is asked by apply, or names each with --decide.
     _show(arguments, reply if arguments.json else reply.model_copy(update={"decisions": ()}))
+    return DONE
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    from tune_mcp.verbs.merge import merge
+
+    _show(arguments, merge(_project(arguments), arguments.runs, arguments.label))
     return DONE
 
 

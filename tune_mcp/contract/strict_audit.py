@@ -28,6 +28,32 @@ class StageAudit(Frozen):
     reasons: dict[str, str]
 
 
+class HostRow(Frozen):
+    """One host that measured repeats: stage key -> how many of them count.
+
+    ``quarantined`` are attempts that do not count since the machine is not of the run's kind, with the reason;
+    ``apart`` says in what its repeats stand apart from those of the other hosts. ``fingerprint`` is empty where a run
+    of an older version does not tell it.
+    """
+
+    host: str
+    gpus: str
+    driver: str
+    fingerprint: str
+    repeats: dict[str, int]
+    quarantined: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
+
+    def line(self) -> str:
+        """The row in one line."""
+        facts = [self.gpus, *([f"driver {self.driver}"] if self.driver else [])]
+        facts += [f"fingerprint {self.fingerprint[:12]}"] if self.fingerprint else []
+        counts = ", ".join(f"{key} {count}" for key, count in self.repeats.items()) or "nothing that counts"
+        told = [f"{self.host}: {', '.join(facts)}; {counts}"]
+        told += [f"STANDS APART: {one}" for one in self.apart]
+        return "; ".join([*told, *(f"QUARANTINED: {one}" for one in self.quarantined)])
+
+
 class AuditReply(Reply):
     """The strict audit, typed; its text is a fixed form that clients read."""
 
@@ -40,6 +66,7 @@ class AuditReply(Reply):
     strict_ready: str
     repeats: int
     stages: tuple[StageAudit, ...]
+    hosts: tuple[HostRow, ...] = ()
     audit_text: str
 
     def lines(self) -> Iterable[str]:

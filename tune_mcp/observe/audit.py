@@ -6,11 +6,12 @@ It walks plan x catalogue, never the files that happen to exist, and it never lo
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from tune_mcp.config.stages import Stage
 from tune_mcp.contract.strict_audit import Cell
+from tune_mcp.files import sha256_file
 from tune_mcp.observe.observation import Broken, Counts, Missing, Stored, load
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
@@ -102,6 +103,13 @@ class Audit:
         """How many cells of each kind."""
         return Counter(cell.cell for stage in self.stages for cell in stage.cells)
 
+    def parts(self, run: RunDir) -> tuple[tuple[RunDir, Audit], ...]:
+        """The directories in which the launches of a merged run stand, each with its stages; else the run itself."""
+        return tuple(
+            (part, replace(self, plan=own, stages=tuple(one for one in self.stages if one.stage.key in own.stages)))
+            for part, own in self.plan.parts(run)
+        )
+
     def gaps(self) -> list[tuple[str, int, AuditedCell]]:
         """Every cell that is not strict: stage key, repeat (1-based), cell."""
         return [
@@ -132,6 +140,8 @@ def audit(run: RunDir, plan: Plan, ledger: Ledger | None = None) -> Audit:
     """
     if plan.legacy:
         return _judged(run, plan, None)
+    if plan.sources:
+        return _merged(run, plan)
     ledger = ledger or events.ledger(run)
     while True:
         audited = _judged(run, plan, ledger)
@@ -140,6 +150,20 @@ def audit(run: RunDir, plan: Plan, ledger: Ledger | None = None) -> Audit:
         before, ledger = ledger, events.ledger(run)
         if ledger == before:
             return audited
+
+
+def _merged(run: RunDir, plan: Plan) -> Audit:
+    """Each stage by the ledger of its own partition, which counts only as it was when the partitions were merged."""
+    found: dict[str, AuditedStage] = {}
+    for source, (part, own) in zip(plan.sources, plan.parts(run), strict=True):
+        try:
+            whole = sha256_file(part.events) == source.ledger_sha256
+        except OSError:
+            whole = False
+        ledger = events.ledger(part) if whole else Ledger(None, {})
+        found |= {one.stage.key: one for one in _judged(run, own, ledger).stages}
+    stages = tuple(found[key] for key in plan.stages)
+    return Audit(plan, stages, _provenance(plan, stages))
 
 
 def _judged(run: RunDir, plan: Plan, recorded: Ledger | None) -> Audit:
@@ -196,7 +220,18 @@ def judge(
         return AuditedCell(Cell.FAILED, foreign, Fault.FOREIGN, found)
     if recorded and recorded.environment_sha256 not in (None, found.content.environment_sha256):
         return AuditedCell(Cell.FAILED, "was measured on another machine than the run's", Fault.ENVIRONMENT, found)
+    if recorded and (host := _of_another_kind(found, recorded)):
+        what = f"quarantined: {host} has another fingerprint than the run's"
+        return AuditedCell(Cell.FAILED, what, Fault.ENVIRONMENT, found)
     return AuditedCell(Cell.STRICT, "", Fault.NONE, found)
+
+
+def _of_another_kind(found: Stored, recorded: Ledger) -> str:
+    """The host of the attempt that was kept, where its fingerprint is not that of the run; else empty."""
+    kept = next((one for one in reversed(found.content.history) if one.verdict == "kept"), None)
+    if kept is None or not kept.fingerprint or recorded.fingerprint in (None, kept.fingerprint):
+        return ""
+    return kept.host or "its host"
 
 
 def classify(stage: Stage, found: Stored) -> tuple[Cell, str]:

@@ -27,6 +27,8 @@ class Attempt(Frozen):
 
     ``slowed_by`` are the reasons for which a GPU's clocks were seen held down meanwhile: a note, never a judgement.
     ``foreign_cores`` is what other processes used of its CPUs on average, None where that was not measured.
+    ``host`` and ``fingerprint`` are where it ran, empty where that is not known; ``incomparable`` says how that
+    machine is not of the run's kind, or no longer as it was.
     """
 
     attempt: int
@@ -40,6 +42,9 @@ class Attempt(Frozen):
     log_sha256: str | None = None
     slowed_by: tuple[str, ...] = ()
     foreign_cores: float | None = None
+    host: str = ""
+    fingerprint: str = ""
+    incomparable: str = ""
 
 
 class Failure(Frozen):

@@ -152,8 +152,16 @@ def differences(planned: Environment, now: Environment, *, any_host: bool = Fals
 
 
 def _kind(one: Environment) -> Environment:
+    """The machine without what two hosts of one kind may differ in: serial and CPU numbers, CPUs outside its set."""
     gpus = tuple(gpu.model_copy(update={"uuid": ""}) for gpu in one.gpus)
-    return one.model_copy(update={"cpu_set": tuple(range(len(one.cpu_set))), "gpus": gpus})
+    cpus = tuple(range(len(one.cpu_set)))
+    return one.model_copy(update={"kernel": "", "cpu_count": 0, "cpu_set": cpus, "gpus": gpus})
+
+
+def fingerprint(one: Environment) -> str:
+    """Digest of what must be the same on every host of one calibration, as ``differences`` compares any two hosts."""
+    facts = _kind(one).model_dump(mode="json", include={*_COMPARED})
+    return digest({**facts, "gpus": [*sorted({f"{gpu.name} {gpu.memory_total_mib}" for gpu in one.gpus})]})
 
 
 def _differs(planned: Environment, now: Environment, name: str) -> bool:
@@ -162,7 +170,11 @@ def _differs(planned: Environment, now: Environment, name: str) -> bool:
 
 
 def _said(environment: Environment, name: str) -> str:
-    text = str(getattr(environment, name))
+    return _short(getattr(environment, name))
+
+
+def _short(value: object) -> str:
+    text = str(value)
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 

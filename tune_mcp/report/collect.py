@@ -18,6 +18,7 @@ from tune_mcp.report import history, statistics
 from tune_mcp.report.context import ContextReader, hardware, read_object
 from tune_mcp.report.earlier import EarlierReport
 from tune_mcp.report.facts import ReportFacts, StageFacts
+from tune_mcp.report.hosts import hosts
 from tune_mcp.report.metric import MetricReader
 from tune_mcp.report.noise import SameCode
 from tune_mcp.report.noise import read as read_noise
@@ -65,6 +66,7 @@ def collect(
     metrics = MetricReader(past, {row.key: row for row in applied.rows}, noise)
     stages = [_stage(stage, context, plan, metrics) for stage in audited.stages]
     precheck, environment = read_object(run.precheck), read_object(run.environment)
+    machines = hosts(run, audited)
     environments = _environments(audited)
     return ReportFacts(
         run_id=plan.run_id,
@@ -98,12 +100,14 @@ def collect(
         suite=suite(stages, noise, ci or CiGate()),
         coverage_p95=statistics.coverage(plan.repeats),
         repeats_for_p95=statistics.repeats_for(0.95),
-        launches=history.launches(audited),
-        incidents=history.incidents(run),
+        launches=history.launches(run, audited),
+        incidents=history.incidents(*(part for part, _ in audited.parts(run))),
         checks=tuple(_checks(precheck.get("checks"))),
         uncounted=uncounted(run, audited),
         failed_tests=applied.failed_tests,
         unchecked=applied.unchecked,
+        hosts=machines,
+        sources=plan.sources,
     )
 
 
@@ -166,7 +170,9 @@ def _dirty_note(run: RunDir, plan: Plan) -> str:
 
 
 def _environments(audited: Audit) -> set[str]:
-    """The environment digests that the counted repeats carry."""
+    """The environment digests that the counted repeats carry, of partitions their one fingerprint."""
+    if audited.plan.sources:
+        return {source.fingerprint for source in audited.plan.sources}
     return {
         cell.stored.content.environment_sha256
         for stage in audited.stages

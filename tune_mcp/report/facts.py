@@ -14,13 +14,13 @@ from tune_mcp.config.stages import Family, Frozen, Number, WorstOp
 from tune_mcp.contract.apply import Applied
 from tune_mcp.contract.precheck import Check
 from tune_mcp.contract.report import FailedTest
-from tune_mcp.contract.strict_audit import Cell
+from tune_mcp.contract.strict_audit import Cell, HostRow
 from tune_mcp.observe.observation import Attempt
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report.figures import direction_text
 from tune_mcp.report.shape import Flag
 from tune_mcp.report.statistics import Chance, FailChance, Spread
-from tune_mcp.session.plan import Sha
+from tune_mcp.session.plan import Sha, Source
 from tune_mcp.session.provenance import CommitRange
 
 SCHEMA_VERSION = 4
@@ -271,7 +271,7 @@ class OptimisationFacts(Frozen):
 
 
 class ReportFacts(Frozen):
-    """Everything that a report says. Times are UTC, ``YYYY-mm-ddTHH:MM:SSZ``."""
+    """Everything that a report says. Times are UTC, ``YYYY-mm-ddTHH:MM:SSZ``. ``sources`` are those of a merged run."""
 
     schema_version: int = SCHEMA_VERSION
     run_id: str
@@ -314,6 +314,8 @@ class ReportFacts(Frozen):
     uncounted: tuple[UncountedFacts, ...] = ()
     failed_tests: tuple[FailedTest, ...] = ()
     unchecked: bool = False
+    hosts: tuple[HostRow, ...] = ()
+    sources: tuple[Source, ...] = ()
 
     def metrics(self) -> list[tuple[StageFacts, MetricFacts]]:
         """All metrics, in stage order."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from tune_mcp.observe.audit import Audit
 from tune_mcp.report.facts import Incident, Launch
 from tune_mcp.run_dir import RunDir
@@ -26,12 +28,16 @@ def finished_at(run: RunDir, audited: Audit) -> str:
         for cell in stage.cells
         if cell.stored and cell.stored.content.recorded_at
     ]
-    times += [event.t for event in events.read(run.events) if event.kind == "finished"]
+    times += [event.t for event in _events([part for part, _ in audited.parts(run)]) if event.kind == "finished"]
     return max(times, default="?")
 
 
-def launches(audited: Audit) -> tuple[Launch, ...]:
+def launches(run: RunDir, audited: Audit) -> tuple[Launch, ...]:
     """Every launch of pytest, once per test and repeat although it feeds several stages."""
+    return tuple(launch for _, own in audited.parts(run) for launch in _launches(own))
+
+
+def _launches(audited: Audit) -> Iterator[Launch]:
     found: dict[tuple[str, int, int], Launch] = {}
     for stage in audited.stages:
         for repeat, cell in enumerate(stage.cells, 1):
@@ -43,13 +49,16 @@ def launches(audited: Audit) -> tuple[Launch, ...]:
             for one in history:
                 key = (stage.stage.test_key, repeat, one.attempt)
                 found[key] = Launch(test=key[0], repeat=repeat, superseded=one.attempt != last, attempt=one)
-    return tuple(found[key] for key in sorted(found))
+    yield from (found[key] for key in sorted(found))
 
 
-def incidents(run: RunDir) -> tuple[Incident, ...]:
+def incidents(*runs: RunDir) -> tuple[Incident, ...]:
     """The events that a reader of the numbers should know of, in order."""
-    return tuple(
-        Incident(t=event.t, kind=event.kind, text=event.text)
-        for event in events.read(run.events)
-        if event.kind in INCIDENTS
-    )
+    found = (event for event in _events(runs) if event.kind in INCIDENTS)
+    return tuple(Incident(t=event.t, kind=event.kind, text=event.text) for event in found)
+
+
+def _events(runs: Sequence[RunDir]) -> list[events.Event]:
+    """Every event in the order of its file, of several runs in the order of time."""
+    found = [event for run in runs for event in events.read(run.events)]
+    return sorted(found, key=lambda event: event.t) if len(runs) > 1 else found

@@ -26,6 +26,7 @@ def render(facts: ReportFacts) -> str:
         _head(facts),
         _summary(facts),
         _matrix(facts),
+        _hosts(facts),
         *(_stage(stage) for stage in facts.stages),
         _certainty(facts),
         _previous(facts),
@@ -114,6 +115,22 @@ def _moves(facts: ReportFacts, rows: wording.Pairs) -> Iterator[str]:
 
 def _matrix(facts: ReportFacts) -> list[str]:
     return ["## Strict audit", "", "```text", facts.strict_text, "```"]
+
+
+def _hosts(facts: ReportFacts) -> list[str]:
+    rows = (
+        (
+            f"`{_said(one.host)}`",
+            _said(one.gpus),
+            one.driver or "—",
+            f"`{one.fingerprint[:12]}`" if one.fingerprint else "—",
+            ", ".join(f"{key} {count}" for key, count in one.repeats.items()) or "none",
+            _said("; ".join([*one.apart, *(f"quarantined: {told}" for told in one.quarantined)])) or "—",
+        )
+        for one in facts.hosts
+    )
+    head = ("Host", "GPUs", "Driver", "Fingerprint", "Repeats that count", "Remark")
+    return ["## Hosts", "", *_table(head, rows)]
 
 
 def _stage(stage: StageFacts) -> list[str]:

@@ -20,7 +20,7 @@ LOG_BYTES = 16 * 1024 * 1024
 
 def look(run: RunDir, audited: Audit, optimisations: Mapping[str, Optimisation]) -> tuple[OptimisationFacts, ...]:
     """Search the pytest log of every strict repeat for each optimisation's evidence."""
-    logs = _logs(audited)
+    logs = _logs(run, audited)
     patterns = {
         name: re.compile(one.evidence, re.MULTILINE) for name, one in optimisations.items() if one.evidence is not None
     }
@@ -66,13 +66,15 @@ def _concerns(one: Optimisation, audited: Audit, test: str) -> bool:
     return not one.tests or bool(files & set(one.tests))
 
 
-def _logs(audited: Audit) -> dict[str, dict[int, str]]:
+def _logs(run: RunDir, audited: Audit) -> dict[str, dict[int, str]]:
     """Test key -> repeat -> its pytest log, below the run directory; empty where none is on record."""
     found: dict[str, dict[int, str]] = {}
-    for stage in audited.stages:
-        for repeat, cell in enumerate(stage.cells, 1):
-            log = cell.stored.content.pytest_log if cell.stored else None
-            found.setdefault(stage.stage.test_key, {})[repeat] = log or ""
+    for part, own in audited.parts(run):
+        place = f"{part.path.relative_to(run.path)}/" if part != run else ""
+        for stage in own.stages:
+            for repeat, cell in enumerate(stage.cells, 1):
+                log = cell.stored.content.pytest_log if cell.stored else None
+                found.setdefault(stage.stage.test_key, {}).setdefault(repeat, f"{place}{log}" if log else "")
     return found
 
 

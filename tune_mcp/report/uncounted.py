@@ -53,6 +53,11 @@ class _Left:
 
 def uncounted(run: RunDir, audited: Audit) -> tuple[UncountedFacts, ...]:
     """Every attempt that does not count, in the order of time."""
+    found = [one for part, own in audited.parts(run) for one in _of_part(run, part, own)]
+    return tuple(sorted(found, key=lambda one: (one.t, one.test, one.repeat, one.attempt or 0)))
+
+
+def _of_part(top: RunDir, run: RunDir, audited: Audit) -> list[UncountedFacts]:
     stages: dict[str, list[AuditedStage]] = {}
     for stage in audited.stages:
         stages.setdefault(stage.stage.test_key, []).append(stage)
@@ -69,12 +74,11 @@ def uncounted(run: RunDir, audited: Audit) -> tuple[UncountedFacts, ...]:
                 t=left.t or (started if isinstance(started, str) else "?"),
                 who=left.who,
                 reason=left.reason,
-                where=left.folder.relative_to(run.path).as_posix() if left.folder.is_dir() else "",
+                where=left.folder.relative_to(top.path).as_posix() if left.folder.is_dir() else "",
                 values=tuple(value for stage in stages.get(left.test, []) for value in _values(left, stage, result)),
             )
         )
-    found += _taken_away(run, stages, found)
-    return tuple(sorted(found, key=lambda one: (one.t, one.test, one.repeat, one.attempt or 0)))
+    return [*found, *_taken_away(run, stages, found)]
 
 
 def _taken_away(

@@ -16,6 +16,7 @@ from tune_mcp.words import number_of
 
 Pairs = Sequence[tuple[StageFacts, MetricFacts]]
 _TESTS_NAMED = 5
+_APART = "No repeat is left out for that: look at the machine, or measure its repeats again on another one."
 _TAKEN_OUT = (Uncounted.PURGED, Uncounted.REPLACED)
 _SAID = {
     Direction.LOOSENS: ("would loosen", "would loosen"),
@@ -174,6 +175,16 @@ def notes(facts: ReportFacts) -> list[tuple[str, str]]:
     for one in facts.failed_tests:
         accepted = f" Accepted: {one.allowed}." if one.allowed else " CI is red wherever it fails, whatever is written."
         found.append(("Failed test, not caused by a threshold", f"{one.text}.{accepted}"))
+    if facts.sources:
+        told = "; ".join(f"{one.run_id} on {one.host} ({', '.join(one.stages)})" for one in facts.sources)
+        found.append(
+            ("Merged run", f"{len(facts.sources)} partitions of one plan, each measured by a run of its own: {told}.")
+        )
+    for host in facts.hosts:
+        if host.apart:
+            found.append((f"Host {host.host} stands apart", f"{'; '.join(host.apart)}. {_APART}"))
+    if several := _hosts_without_overlap(facts):
+        found.append(("Hosts", several))
     if facts.dirty:
         found.append(("Dirty tree", f"{facts.dirty_note}."))
     if facts.repeats == 1:
@@ -196,6 +207,14 @@ def notes(facts: ReportFacts) -> list[tuple[str, str]]:
         what = "no repeat has a record of which tests passed, so no reading of an assertion was checked against it."
         found.append(("Assertions", what))
     return found
+
+
+def _hosts_without_overlap(facts: ReportFacts) -> str:
+    """That several hosts measured and no stage on two of them; empty else."""
+    keys = [key for host in facts.hosts for key, count in host.repeats.items() if count]
+    if len([host for host in facts.hosts if host.repeats]) < 2 or len(keys) > len(set(keys)):
+        return ""
+    return "no stage was measured on more than one host, so whether the hosts differ cannot be seen here."
 
 
 def worse_text(facts: ReportFacts) -> str:

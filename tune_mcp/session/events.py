@@ -23,7 +23,7 @@ MILESTONES = frozenset(
         "waiting_for_quiet", "disturbed",
         "gpus_not_clear", "purged", "recovered", "resumed", "equivalent", "appeared", "left_behind", "unwatched",
         "stop_requested", "stopped", "failed", "finished", "overlap", "reported", "applied", "undone", "alert",
-        "alert_over", "settled", "declined", "ignored", "read_again", "engine", "left_out",
+        "alert_over", "settled", "declined", "ignored", "read_again", "engine", "left_out", "merged",
     }
 )  # fmt: skip
 """Event kinds that people see in ``status`` and ``watch``; others are the ledger only."""
@@ -86,6 +86,7 @@ class Ledger:
     plan_sha256: str | None
     observations: dict[tuple[str, int], str]
     environment_sha256: str | None = None
+    fingerprint: str | None = None
 
 
 def ledger(run: RunDir) -> Ledger:
@@ -97,6 +98,7 @@ def recorded(log: Iterable[Event]) -> Ledger:
     """The digests in these events; a purge takes its entries back, a later line wins."""
     plan: str | None = None
     environment: str | None = None
+    fingerprint: str | None = None
     found: dict[tuple[str, int], str] = {}
     for event in log:
         stage, repeat, sha = event.facts.get("stage"), event.facts.get("repeat"), event.facts.get("sha256")
@@ -104,8 +106,10 @@ def recorded(log: Iterable[Event]) -> Ledger:
             plan = sha
         elif event.kind == "environment" and isinstance(sha, str):
             environment = sha
+            kind = event.facts.get("fingerprint")
+            fingerprint = kind if isinstance(kind, str) else None
         elif event.kind == "recorded" and isinstance(stage, str) and isinstance(repeat, int) and isinstance(sha, str):
             found[(stage, repeat)] = sha
         elif event.kind == "withdrawn" and isinstance(stage, str) and isinstance(repeat, int):
             found.pop((stage, repeat), None)
-    return Ledger(plan, found, environment)
+    return Ledger(plan, found, environment, fingerprint)

@@ -94,6 +94,21 @@ class Equivalence(Frozen):
         )
 
 
+class Source(Frozen):
+    """A run that a merged one was made of: which stages are its own, and the digest of its ledger (events.jsonl).
+
+    ``host`` and ``fingerprint`` are where it was measured; ``repo_root`` and ``started_at`` as its own plan has them.
+    """
+
+    run_id: str
+    stages: tuple[str, ...] = Field(min_length=1)
+    ledger_sha256: str
+    host: str
+    fingerprint: str
+    repo_root: str
+    started_at: str
+
+
 class Plan(Frozen):
     """One run: model, stages, repeats, the commit, the interpreter, the host, and the hashes of what it measures.
 
@@ -106,6 +121,7 @@ class Plan(Frozen):
     on from last, None for the calibrated commit itself.
     ``protected`` are name patterns that are never written; ``preset_filters`` maps a test key to the pattern that
     its preset's symbols match; ``report_only`` are test keys whose thresholds no test asserts.
+    ``sources`` are the partitions that a merged run consists of; it measures nothing itself.
     ``legacy`` marks a run of the older script: readable, never continued.
     """
 
@@ -141,6 +157,7 @@ class Plan(Frozen):
     preset_filters: dict[str, str] = Field(default_factory=dict)
     report_only: tuple[str, ...] = ()
     settings: LaunchSettings
+    sources: tuple[Source, ...] = ()
     legacy: bool = Field(default=False, exclude=True)
 
     @property
@@ -171,6 +188,19 @@ class Plan(Frozen):
         for stage in self.table().values():
             found.setdefault(stage.test_key, []).append(stage)
         return {test: tuple(stages) for test, stages in found.items()}
+
+    def parts(self, run: RunDir) -> tuple[tuple[RunDir, Plan], ...]:
+        """The directories in which launches, ledger and machine stand, each with the part of the plan measured there.
+
+        A run that is not merged is its own only part.
+        """
+        return tuple(
+            (
+                run.source(one.run_id),
+                self.model_copy(update={"run_id": one.run_id, "stages": one.stages, "sources": ()}),
+            )
+            for one in self.sources
+        ) or ((run, self),)
 
 
 def launch_tree(run: RunDir, plan: Plan) -> Baseline:

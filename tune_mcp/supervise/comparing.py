@@ -51,7 +51,14 @@ def settle(run: RunDir, plan: Plan, found: Environment, now: datetime) -> None:
         return
     run.loaded.unlink(missing_ok=True)
     data = dump_json(found.model_dump(mode="json"))
-    events.append(run, "environment", now, "the machine is on record", sha256=sha256_bytes(data))
+    events.append(
+        run,
+        "environment",
+        now,
+        "the machine is on record",
+        sha256=sha256_bytes(data),
+        fingerprint=fingerprint.fingerprint(found),
+    )
     write_atomic(run.environment, data)
 
 
@@ -61,6 +68,13 @@ def read(run: RunDir) -> Environment | None:
         return Environment.model_validate(parse_json(read_plain(run.environment)))
     except (OSError, ValueError, ValidationError):
         return None
+
+
+def fingerprint_of(run: RunDir, machine: Environment) -> str:
+    """The fingerprint of the host of one attempt: the run's, unless the machine is of another kind."""
+    kept = read(run)
+    same = kept is not None and not fingerprint.differences(kept, machine, any_host=True)
+    return fingerprint.fingerprint(kept if kept and same else machine)
 
 
 def as_recorded(run: RunDir, caller: Mapping[str, str]) -> dict[str, str]:

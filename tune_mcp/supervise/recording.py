@@ -13,6 +13,7 @@ from tune_mcp.observe.observation import Attempt, Counts, Observation
 from tune_mcp.observe.result_files import named_by
 from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session import events
+from tune_mcp.supervise import comparing
 from tune_mcp.supervise.job import AttemptResult, Job
 from tune_mcp.supervise.retry import Again, Keep, Stop, Verdict
 
@@ -25,7 +26,7 @@ def attempt_made(
     job: Job, result: AttemptResult | None, verdict: Verdict, now: datetime, log: Path | None = None
 ) -> Attempt:
     """What the repeat's history says of one attempt; ``log`` where it does not lie at its usual place."""
-    moment = iso(now)
+    moment, machine = iso(now), result.environment if result else None
     match verdict:
         case Keep(reason):
             name = "kept"
@@ -45,6 +46,9 @@ def attempt_made(
         log_sha256=result.log_sha256 if result else None,
         slowed_by=result.slowed_by if result else (),
         foreign_cores=result.quiet.foreign_cores if result and result.quiet else None,
+        host=machine.hostname if machine else "",
+        fingerprint=comparing.fingerprint_of(job.run, machine) if machine else "",
+        incomparable=result.incomparable if result else "",
     )
 
 

@@ -70,7 +70,16 @@ def demand_ours(project: Project, plan: Plan) -> None:
 
 
 def demand_here(project: Project, plan: Plan) -> None:
-    """A run goes on only in the repository where it was measured. Raises FOREIGN_ARTIFACT."""
+    """A run goes on only in the repository where it was measured, a merged one nowhere.
+
+    Raises FOREIGN_ARTIFACT and INVALID_ARGUMENT.
+    """
+    if plan.sources:
+        what = (
+            f"{plan.run_id} was merged from {', '.join(one.run_id for one in plan.sources)}: it measures nothing itself"
+        )
+        next = f"continue the run that lacks something, then {_merge_again(plan)}"
+        raise Refusal(Code.INVALID_ARGUMENT, (), what, next, {"run_id": plan.run_id})
     if Path(plan.repo_root) != project.repo_root:
         raise _elsewhere(project, plan)
 
@@ -95,6 +104,15 @@ def _elsewhere(project: Project, plan: Plan, applied: bool = False) -> Refusal:
         else Step("move the repository back, or start a new run: ", call("start_run", model=plan.model)),
         {"run_id": plan.run_id, "measured_in": plan.repo_root},
     )
+
+
+def _merge_again(plan: Plan) -> str:
+    return f"merge again: tune-mcp merge {' '.join(one.run_id for one in plan.sources)}"
+
+
+def _measure(plan: Plan, what: str) -> Step:
+    """How a run gets what it lacks; ``what`` continues the call of resume_run."""
+    return Step(_merge_again(plan)) if plan.sources else Step(call("resume_run", run_id=plan.run_id), what)
 
 
 def gated(project: Project, run_id: str) -> Evidence:
@@ -142,7 +160,7 @@ def complete(project: Project, run_id: str) -> Evidence:
             ("STR-01", "STR-11", "RPT-10"),
             f"{audited.ready_stages}/{len(audited.stages)} stages are strict-ready; "
             f"first uncovered repeat: {_gap(missing)}",
-            Step(call("resume_run", run_id=run_id), ": it measures what is missing"),
+            _measure(plan, ": it measures what is missing"),
             {"run_id": run_id, "gaps": _listed(missing)},
         )
     if not audited.git.ok:
@@ -158,10 +176,7 @@ def complete(project: Project, run_id: str) -> Evidence:
             Code.FOREIGN_ARTIFACT,
             ("STR-14", "SES-10"),
             _gap(foreign),
-            Step(
-                call("resume_run", run_id=run_id),
-                ": it reads the sealed files again, or measures the repeat again where they are not whole",
-            ),
+            _measure(plan, ": it reads the sealed files again, or measures the repeat again where they are not whole"),
             {"run_id": run_id, "gaps": _listed(foreign)},
         )
     elsewhere = [gap for gap in gaps if gap[2].fault is Fault.ENVIRONMENT]
@@ -172,8 +187,8 @@ def complete(project: Project, run_id: str) -> Evidence:
             _gap(elsewhere),
             Step(
                 "on the machine of environment.json ",
-                call("resume_run", run_id=run_id),
-                " to measure that repeat again, or start a new run",
+                _measure(plan, " to measure that repeat again"),
+                ", or start a new run",
             ),
             {"run_id": run_id, "gaps": _listed(elsewhere)},
         )

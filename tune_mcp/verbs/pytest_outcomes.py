@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -47,22 +47,30 @@ def outcomes(run: RunDir, plan: Plan, tests: Iterable[str]) -> dict[tuple[str, i
 
     The record counts as its sealed attempt holds it: a file that was changed since is no evidence.
     """
-    records = (
-        ((test, repeat), _record(run, test, repeat))
-        for test in dict.fromkeys(tests)
-        for repeat in range(1, plan.repeats + 1)
-    )
-    return {key: Outcome(record.executed, record.failures) for key, record in records if record.started}
+    wanted = set(tests)
+    found: dict[tuple[str, int], Outcome] = {}
+    for part, test, repeat in _launches(run, plan):
+        if test in wanted and (record := _record(part, test, repeat)).started:
+            one, other = Outcome(record.executed, record.failures), found.get((test, repeat))
+            if other is not None:  # a test whose stages two merged runs share ran twice
+                tests_run = tuple(dict.fromkeys((*other.tests, *one.tests)))
+                one = Outcome(tests_run, (*other.failures, *one.failures))
+            found[test, repeat] = one
+    return found
+
+
+def _launches(run: RunDir, plan: Plan) -> Iterator[tuple[RunDir, str, int]]:
+    for part, own in plan.parts(run):
+        yield from ((part, test, repeat) for test in own.tests() for repeat in range(1, plan.repeats + 1))
 
 
 def changed_records(run: RunDir, plan: Plan) -> tuple[str, ...]:
     """A line for each record of pytest that is not as its attempt was sealed with it."""
     return tuple(
-        f"{run.guard_record(test, repeat)} is not as it was sealed, so it is no evidence: what was sealed counts"
-        for test in plan.tests()
-        for repeat in range(1, plan.repeats + 1)
-        if (record := _sealed_record(run, test, repeat)) is not None
-        and record != guard_record.read(run.guard_record(test, repeat))
+        f"{part.guard_record(test, repeat)} is not as it was sealed, so it is no evidence: what was sealed counts"
+        for part, test, repeat in _launches(run, plan)
+        if (record := _sealed_record(part, test, repeat)) is not None
+        and record != guard_record.read(part.guard_record(test, repeat))
     )
 
 
@@ -99,12 +107,17 @@ def allowed(project: Project, run: RunDir, plan: Plan) -> Callable[[str, int, Fa
         config = model_config(project, plan)
     except Refusal:
         return lambda _test, _repeat, _failure: ""
-    names_by_test = {test: PurePosixPath(stages[0].test).name for test, stages in plan.tests().items()}
-    accepting = {
-        test: Accepting(run, test, config.metric_sources.get(name, FileSource()), config.allowed_pytest_failure)
-        for test, name in names_by_test.items()
-    }
-    return lambda test, repeat, failure: accepting[test].word(repeat, failure)
+    accepting: dict[str, list[Accepting]] = {}
+    for part, own in plan.parts(run):
+        for test, stages in own.tests().items():
+            source = config.metric_sources.get(PurePosixPath(stages[0].test).name, FileSource())
+            accepting.setdefault(test, []).append(Accepting(part, test, source, config.allowed_pytest_failure))
+
+    def word(test: str, repeat: int, failure: Failure) -> str:
+        words = [one.word(repeat, failure) for one in accepting[test]]
+        return words[0] if all(words) else ""
+
+    return word
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,7 @@ def replacing(project: Project, run_id: str, purge: Sequence[PurgeItem]) -> dict
     run = project.run(run_id)
     plan = project.plan(run)
     demand_ours(project, plan)
+    demand_here(project, plan)
     now = state.conclude(run)
     if now.active:
         raise _busy_repeat(run, now, purge) or active(run)

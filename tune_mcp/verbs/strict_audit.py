@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tune_mcp.contract.strict_audit import AuditReply, StageAudit
+from tune_mcp.report.hosts import hosts
 from tune_mcp.verbs import gates
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.status import next_step
@@ -31,6 +32,7 @@ def strict_audit(project: Project, run_id: str) -> AuditReply:
             )
             for stage in audited.stages
         ),
+        hosts=hosts(found.run, audited),
         audit_text=audited.text(),
         next=next_step(found.run, gates.conclude(found.run, found.plan), audited, list(found.log)),
     )

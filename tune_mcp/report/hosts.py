@@ -1,0 +1,182 @@
+"""On which hosts a run was measured, and whether the repeats of one stand apart from those of the others.
+
+A host is compared with all others together, by the stages that both measured, one family of metrics (speed, WER, …) at
+a time. For each metric: the difference of the two medians on the scale of the estimate, over the noise that the repeats
+have within their hosts, moderated as for the chances (``statistics``). Medians, because a single slow repeat is
+ordinary and says nothing of its host. The metrics of one test move together, so a test is one voice: the median of its
+metrics; and the host's is the median of its tests, the one nearer to zero of two in the middle. So one odd test flags
+no host, and one test alone needs two repeats on either side. A flag is for a person: no repeat is dropped for one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import NormalDist, median
+
+from pydantic import ValidationError
+
+from tune_mcp.config.metrics import family as family_of_group
+from tune_mcp.config.stages import Family
+from tune_mcp.contract.strict_audit import Cell, HostRow
+from tune_mcp.errors import Json
+from tune_mcp.observe.audit import Audit, AuditedCell, AuditedStage, Fault
+from tune_mcp.observe.observation import Attempt
+from tune_mcp.precheck import fingerprint
+from tune_mcp.precheck.fingerprint import Environment
+from tune_mcp.report.context import UNKNOWN, read_object
+from tune_mcp.report.figures import percent
+from tune_mcp.report.statistics import PRIORS, Series, student_tail
+from tune_mcp.run_dir import RunDir
+from tune_mcp.session.plan import Plan
+from tune_mcp.words import number_of
+
+APART = 3.0
+"""Standard scores beyond which a host is flagged, where its shift is also larger than the family's usual noise."""
+_LEAST_P = 1e-12
+
+
+@dataclass
+class _Host:
+    machine: Mapping[str, Json]
+    repeats: Counter[str] = field(default_factory=Counter[str])
+    quarantined: list[str] = field(default_factory=list[str])
+
+
+def hosts(run: RunDir, audited: Audit) -> tuple[HostRow, ...]:
+    """One row a host, in the order of its first repeat; ``?`` where a run of an older version names none."""
+    found: dict[str, _Host] = {}
+    of_cell: dict[tuple[str, int], str] = {}
+    for part, own in audited.parts(run):
+        machine = read_object(part.environment)
+        name = str(machine.get("hostname") or UNKNOWN)
+        for stage in own.stages:
+            for repeat, cell in enumerate(stage.cells, 1):
+                for host, reason in _quarantined(cell):
+                    row = found.setdefault(host or name, _Host(machine))
+                    told = f"{stage.stage.test_key} repeat {repeat}: {reason}"
+                    row.quarantined += [] if told in row.quarantined else [told]
+                if cell.cell is Cell.STRICT:
+                    host = of_cell[stage.stage.key, repeat] = _counting(cell) or name
+                    found.setdefault(host, _Host(machine)).repeats[stage.stage.key] += 1
+    apart = _apart(audited, of_cell) if len(found) > 1 else {}
+    return tuple(
+        HostRow(
+            host=name,
+            gpus=_gpus(one.machine),
+            driver=str(one.machine.get("gpu_driver") or ""),
+            fingerprint=_fingerprint(one.machine),
+            repeats=dict(sorted(one.repeats.items())),
+            quarantined=tuple(one.quarantined),
+            apart=apart.get(name, ()),
+        )
+        for name, one in found.items()
+    )
+
+
+def _kept(cell: AuditedCell) -> Attempt | None:
+    """The attempt that the repeat's observation was made of."""
+    history = cell.stored.content.history if cell.stored else ()
+    return next((one for one in reversed(history) if one.verdict == "kept"), None)
+
+
+def _counting(cell: AuditedCell) -> str:
+    kept = _kept(cell)
+    return kept.host if kept else ""
+
+
+def _quarantined(cell: AuditedCell) -> Iterator[tuple[str, str]]:
+    """Host and reason of every attempt at the repeat that was made on another kind of machine, the recorded one too."""
+    for one in cell.stored.content.history if cell.stored else ():
+        if one.incomparable:
+            yield one.host, one.incomparable
+    if cell.fault is Fault.ENVIRONMENT:
+        yield _counting(cell), cell.reason
+
+
+def _gpus(machine: Mapping[str, Json]) -> str:
+    gpus = machine.get("gpus")
+    names = [str(gpu.get("name")) for gpu in gpus if isinstance(gpu, dict)] if isinstance(gpus, list) else []
+    return " + ".join(f"{count}× {name}" for name, count in Counter(names).items()) or "no GPU"
+
+
+def _fingerprint(machine: Mapping[str, Json]) -> str:
+    try:
+        return fingerprint.fingerprint(Environment.model_validate(machine))
+    except ValidationError:  # of an older version
+        return ""
+
+
+def _apart(audited: Audit, of_cell: Mapping[tuple[str, int], str]) -> dict[str, tuple[str, ...]]:
+    """Host -> one sentence for each family of metrics in which its repeats stand apart."""
+    tests: dict[tuple[str, Family], dict[str, list[tuple[float, float]]]] = {}
+    for stage in audited.stages:
+        for values, series, family in _metrics(audited.plan, stage, of_cell):
+            of_test = tests.setdefault((stage.stage.test_key, family), {})
+            for host in values:
+                if (found := _compared(host, values, series, family)) is not None:
+                    of_test.setdefault(host, []).append(found)
+    by_host: dict[tuple[str, Family], list[tuple[float, float]]] = defaultdict(list)
+    for (_, family), of_test in tests.items():
+        for host, found in of_test.items():
+            by_host[host, family].append((_middle([score for score, _ in found]), _middle([way for _, way in found])))
+    told: dict[str, tuple[str, ...]] = {}
+    for (host, family), found in by_host.items():
+        score = _middle([score for score, _ in found]) * math.sqrt(max(1.0, 2 * len(found) / math.pi))
+        shift = _middle([way for _, way in found])
+        if abs(score) > APART and abs(shift) > PRIORS[family].sd:
+            way = "worse" if shift > 0 else "better"
+            what = f"{family} {percent(abs(math.expm1(abs(shift))))} {way} than on the other hosts"
+            told[host] = (
+                *told.get(host, ()),
+                f"{what} (median of {number_of(len(found), 'test')}, z = {abs(score):.1f})",
+            )
+    return told
+
+
+def _metrics(
+    plan: Plan, stage: AuditedStage, of_cell: Mapping[tuple[str, int], str]
+) -> Iterator[tuple[dict[str, list[float]], Series, Family]]:
+    """Each metric's repeats by host, on the scale of the estimate: larger is worse."""
+    family = family_of_group(stage.stage.group, plan.groups.get(stage.stage.group))
+    for key, metric in stage.stage.metrics.items():
+        measured = [
+            (of_cell[stage.stage.key, repeat], value)
+            for repeat, cell in enumerate(stage.cells, 1)
+            if (stage.stage.key, repeat) in of_cell
+            and cell.stored
+            and (value := cell.stored.content.metrics.get(key)) is not None
+        ]
+        if len({host for host, _ in measured}) > 1:
+            series = Series(tuple(value for _, value in measured), metric.worst, None, 10.0**-metric.display.digits)
+            values: dict[str, list[float]] = defaultdict(list)
+            for host, value in measured:
+                values[host].append(series.loss(value))
+            yield values, series, family
+
+
+def _compared(
+    host: str, values: Mapping[str, Sequence[float]], series: Series, family: Family
+) -> tuple[float, float] | None:
+    """Standard score and shift of one host's repeats of one metric; None where no host has two repeats of it."""
+    own, others = values[host], [value for name, found in values.items() if name != host for value in found]
+    degrees = sum(len(found) - 1 for found in values.values())
+    if not degrees:
+        return None
+    within = math.fsum((value - math.fsum(found) / len(found)) ** 2 for found in values.values() for value in found)
+    least = series.resolution / (series.size or 1.0)
+    prior = PRIORS[family]
+    variance = (prior.degrees * prior.sd**2 + within) / (prior.degrees + degrees) + least**2 / 12
+    shift = median(own) - median(others)
+    t = shift / math.sqrt(variance * math.pi / 2 * (1 / len(own) + 1 / len(others)))
+    tail = max(_LEAST_P, student_tail(abs(t), max(1, round(degrees + prior.degrees))))
+    return math.copysign(NormalDist().inv_cdf(1 - tail), t), shift
+
+
+def _middle(values: Sequence[float]) -> float:
+    """The median; of two in the middle the one nearer to zero, and zero where they disagree about the way."""
+    ordered = sorted(values)
+    low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
+    return 0.0 if low < 0 < high else min(low, high, key=abs)
