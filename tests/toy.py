@@ -42,6 +42,7 @@ from tune_mcp.session import plan as plans
 from tune_mcp.session.state import Owner
 from tune_mcp.supervise import comparing, guard_record, runner
 from tune_mcp.supervise.executor import Executor, JobState
+from tune_mcp.supervise.host_lock import Claim
 from tune_mcp.supervise.job import JOB_FILE, AttemptResult, Job, StageResult, read_result, seal, write_job
 from tune_mcp.supervise.journal import Clock
 from tune_mcp.supervise.loop import Supervisor, stop_request
@@ -258,9 +259,15 @@ def wait_for(reached: Callable[[], object], limit_s: float = 30.0, what: str = "
         time.sleep(0.02)
 
 
-def start(project: Project, repeats: int = 2, stages: Sequence[str] = ("ALL",), label: str | None = None) -> RunDir:
+def start(
+    project: Project,
+    repeats: int = 2,
+    stages: Sequence[str] = ("ALL",),
+    label: str | None = None,
+    lanes: int = 1,
+) -> RunDir:
     """Start a run with a real, detached supervisor."""
-    return project.run(start_run(project, MODEL, stages, repeats, label).run_id)
+    return project.run(start_run(project, MODEL, stages, repeats, label, lanes).run_id)
 
 
 def start_and_hold(project: Project, repeats: int = 2, repeat: int = 1) -> RunDir:
@@ -519,7 +526,7 @@ def supervised_by(
 ) -> Iterator[None]:
     """The same with any executor; ``clock.sleep`` is called whenever the supervisor waits for it."""
 
-    def supervise(path: Path, _run_lock: FileLock, _host_lock: FileLock) -> int:
+    def supervise(path: Path, _run_lock: FileLock, claim: Claim) -> int:
         run = RunDir(path)
         plan = plans.load(run, _no_older_runs)
         supervisor = Supervisor(
@@ -530,6 +537,8 @@ def supervised_by(
             owner=Owner(boot_id=boot_id(), pid=os.getpid(), start_ticks=0),  # long gone when the run has ended
             precheck=lambda: precheck(run, plan),
             stop_asked=lambda: stop_request(run),
+            lanes={lane.name: lane for lane in claim.lanes} or {"": None},
+            at_once=min(plan.lanes or len(claim.lanes), len(claim.lanes)) or 1,
         )
         try:
             supervisor.run()

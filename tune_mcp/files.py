@@ -15,7 +15,8 @@ import math
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Self, cast
 
@@ -258,6 +259,17 @@ class FileLock:
         return lock
 
     @classmethod
+    def share(cls, path: Path) -> Self | None:
+        """Hold the lock together with others who share it; None when one process has it for itself alone."""
+        handle = _open_lock(path)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        return cls(path, handle)
+
+    @classmethod
     def inherit(cls, path: Path, handle: int) -> Self:
         """Adopt a lock that the parent process took and passed on."""
         os.set_inheritable(handle, False)
@@ -270,6 +282,17 @@ class FileLock:
     def release(self) -> None:
         """Give this process's share back; a child that inherited the lock keeps it."""
         os.close(self.handle)
+
+
+@contextmanager
+def alone(path: Path) -> Generator[None]:
+    """Wait until no other process is in such a block with this file. Raises ``OSError``."""
+    handle = _open_lock(path)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _open_lock(path: Path) -> int:

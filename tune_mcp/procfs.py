@@ -182,6 +182,12 @@ def is_ours(pid: int) -> bool:
     return line.split()[1:2] == [str(os.getuid()).encode()]
 
 
+def is_first_of_namespace(pid: int) -> bool:
+    """Whether the process is the first, number 1, of a PID namespace below ours."""
+    line = next((one for one in _read(PROC / str(pid) / "status").splitlines() if one.startswith(b"NSpid:")), b"")
+    return len(line.split()) > 2 and line.split()[-1] == b"1"
+
+
 def open_files(pid: int | str, proc: Path = PROC) -> dict[str, str] | None:
     """Handle -> what it is: a path, ``pipe:[4711]``. None where that may not be seen, or the process is gone."""
     found: dict[str, str] = {}

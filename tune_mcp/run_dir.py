@@ -99,6 +99,11 @@ class RunDir:
         return self.path / "supervisor.reserve"
 
     @property
+    def sealing(self) -> Path:
+        """Locked while an attempt is compared with those sealed before it, and sealed."""
+        return self.path / "sealing.lock"
+
+    @property
     def stop_request(self) -> Path:
         return self.path / "stop.json"
 

@@ -109,7 +109,7 @@ def test_a_server_of_the_tests_runs_on_the_lane_and_reads_its_cpus_never_those_o
 
     assert (toy.state_folder(lab) / "seen1").read_text().strip() == f"[{SPARE}] {SPARE}"
     results = [json.loads(path.read_text()) for path in run.path.glob("_pytest/*/attempts/*/result.json")]
-    assert [one["lane"] for one in results] == [{"name": "cpu", "gpus": [], "cpus": str(SPARE)}]
+    assert [one["lane"] for one in results] == [{"name": "cpu", "gpus": [], "cpus": str(SPARE), "env": {}}]
 
 
 def test_a_model_that_holds_for_a_lane_is_refused_on_a_host_without(lab: toy.Project) -> None:

@@ -144,7 +144,7 @@ def test_nothing_is_started_beside_a_process_that_outlives_sigkill(
         start_run(project, toy.MODEL, repeats=1)
 
     assert len(list_runs(project).runs) == 1, "a refusal leaves nothing behind"
-    assert host_lock.current() is None and host_lock.last() == dead.path, "the next start tries again"
+    assert host_lock.current() is None and host_lock.last() == (dead.path,), "the next start tries again"
 
 
 # ---- what is proof, and what is not -------------------------------------------------------------------------------
@@ -351,21 +351,21 @@ def test_a_record_that_cannot_be_read_proves_nothing(run: RunDir, data: bytes) -
 
 
 def test_the_lock_names_the_run_before_until_that_one_is_recovered(run: RunDir, tmp_path: Path) -> None:
-    def take() -> object:
+    def take() -> host_lock.Claim:
         lock = host_lock.take(host_lock.Holder("?", "?", "/repo"))
         assert not isinstance(lock, host_lock.Holder)
         return lock
 
     first = take()
-    assert host_lock.last() is None
-    host_lock.describe(first, host_lock.Holder(run.run_id, str(run.path), "/repo"))
+    assert host_lock.last() == ()
+    first.describe(host_lock.Holder(run.run_id, str(run.path), "/repo"))
     first.release()
     for _ in range(2):  # killed before it had recovered, twice
         take().release()
-        assert host_lock.last() == run.path
+        assert host_lock.last() == (run.path,)
     last = take()
-    host_lock.describe(last, host_lock.Holder("n", "/n", "/repo"))
-    assert host_lock.last() == Path("/n")
+    last.describe(host_lock.Holder("n", "/n", "/repo"))
+    assert host_lock.last() == (Path("/n"),)
     last.release()
     assert machine.suspects(toy.make_toy(tmp_path / "new")) == [], "its folder is gone"
 

@@ -388,8 +388,8 @@ def test_a_start_waits_for_a_supervisor_that_has_written_its_end_and_is_about_to
     run = toy.finished_run(project, 1)
     holder = host_lock.Holder(run.run_id, str(run.path), str(project.repo_root))
     lock = host_lock.take(holder)
-    assert isinstance(lock, FileLock)
-    host_lock.describe(lock, holder)
+    assert isinstance(lock, host_lock.Claim)
+    lock.describe(holder)
     waits: list[float] = []
 
     machine.take_host(project, lambda seconds: waits.append(seconds) or lock.release()).release()
@@ -403,7 +403,7 @@ def test_a_refusal_waits_until_the_holder_has_named_itself(project: Project) -> 
     assert lock is not None
 
     def name_itself(_: float) -> None:
-        host_lock.describe(lock, host_lock.Holder("?", "?", str(project.repo_root)))
+        host_lock.Claim(lock).describe(host_lock.Holder("?", "?", str(project.repo_root)))
 
     with pytest.raises(Refusal, match="RUN_ACTIVE"):
         machine.take_host(project, name_itself)
@@ -428,7 +428,7 @@ def test_a_start_that_meets_one_whose_directory_has_no_plan_yet_is_refused_like_
     young = project.repo_root / ".tune-runs" / "20260423T050000Z_young"
     young.mkdir(parents=True)
     lock = host_lock.take(host_lock.Holder(young.name, str(young), str(project.repo_root)))
-    assert isinstance(lock, FileLock)
+    assert isinstance(lock, host_lock.Claim)
 
     with pytest.raises(Refusal, match=rf"RUN_ACTIVE \[GPU-14\]: {young.name} of "):
         machine.take_host(project, lambda _: None)

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from tune_mcp.config.model import globbed_files
 from tune_mcp.contract.reply import Reply
 from tune_mcp.errors import Refusal
+from tune_mcp.gpus import read_gpus
+from tune_mcp.precheck import lane_proposal
 from tune_mcp.verbs.precheck import precheck
-from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.project import Project, gpus_per_test
 
 
 def doctor(project: Project, model: str | None, show: Callable[[Reply], None]) -> int:
@@ -37,7 +39,26 @@ def doctor(project: Project, model: str | None, show: Callable[[Reply], None]) -
             continue
         show(reply)
         ready = ready and reply.ok
+    _lanes(project, [name for name in names if name not in elsewhere])
     return 0 if ready else 1
+
+
+def _lanes(project: Project, models: list[str]) -> None:
+    """Where no profile has lanes, those that this machine could have: several launches at once, each undisturbed."""
+    if project.host and (project.host.placement().lanes or project.host.cluster()):
+        return
+    needs = [count for name in models for count in _gpus(project, name)]
+    if lanes := lane_proposal.propose(read_gpus().gpus, max(needs, default=1)):
+        profile = f"hosts/{project.host.name if project.host else 'NAME'}.yaml"
+        print(f"lanes: this machine can measure {len(lanes)} repeats at once; for {profile}, after a person's look:")
+        print(lane_proposal.text(lanes))
+
+
+def _gpus(project: Project, name: str) -> list[int]:
+    try:
+        return [*gpus_per_test(project.places.model(name), tuple(project.places.stages(name).values())).values()]
+    except Refusal:
+        return []
 
 
 def _elsewhere(project: Project, name: str) -> bool:

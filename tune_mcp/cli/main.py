@@ -160,6 +160,7 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     _selection(one)
     one.add_argument("--repeats", type=int, default=5, help="how often each test file runs, 5 by default")
     one.add_argument("--label", help="a word in the run's id")
+    one.add_argument("--lanes", type=int, default=1, help="lanes of the host profile to use at once, 0 for all")
     one.add_argument("--detach", action="store_true", help="start it and return")
     one = verb("resume", _resume, "continue an interrupted run")
     one.add_argument("run_id", help=RUN)
@@ -318,7 +319,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from tune_mcp.verbs.start_run import start_run
 
     project = _project(arguments)
-    reply = start_run(project, arguments.model, [arguments.stages], arguments.repeats, arguments.label)
+    reply = start_run(project, arguments.model, [arguments.stages], arguments.repeats, arguments.label, arguments.lanes)
     _show(arguments, reply)
     return DONE if arguments.detach else watch(project, reply.run_id, Words(arguments).reply)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Annotated, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from tune_mcp.config.fields import ConfigModel, Name
+from tune_mcp.config.fields import ConfigModel, Env, Name
 from tune_mcp.config.quiet import Quiet
 from tune_mcp.config.stages import Frozen
 
@@ -61,11 +61,15 @@ Indices = Annotated[tuple[Annotated[int, Field(ge=0, le=1023)], ...], BeforeVali
 
 
 class Lane(ConfigModel):
-    """One launch at a time runs here: on these GPUs (by physical index; none for tests without) and these CPUs."""
+    """One launch at a time runs here: on these GPUs (by physical index; none for tests without) and these CPUs.
+
+    ``env`` are variables that launches here get besides: a port, a cache root.
+    """
 
     name: Name
     gpus: Indices = ()
     cpus: CpuList | None = None
+    env: Env = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _holds_something(self) -> Lane:
@@ -114,6 +118,37 @@ class Placement(Frozen):
         if gpus == 0:
             fitting = [lane for lane in fitting if not lane.gpus] or fitting
         return tuple(lane for lane in fitting if _cpu_count(lane) == _cpu_count(fitting[0]))
+
+
+def choose(
+    placement: Placement, needs: Collection[int], count: int, lanes: Sequence[Lane], busy: Collection[int] = ()
+) -> tuple[Lane, ...]:
+    """Lanes for ``count`` launches at once (0: as many as there are), of those in ``lanes``; none where too few are.
+
+    ``needs`` are the numbers of GPUs that launches want. Lanes with ``busy`` GPUs come last.
+    """
+    found: list[Lane] = []
+    for gpus in sorted({*needs}, reverse=True):
+        fitting = placement.lanes_for(gpus)
+        wanted = min(count or len(fitting), len(fitting))
+        free = sorted((lane for lane in fitting if lane in lanes), key=lambda lane: not {*lane.gpus}.isdisjoint(busy))
+        # A lane that another need has taken already serves this one too.
+        chosen = sorted(free, key=lambda lane: lane not in found)[:wanted]
+        if len(chosen) < max(wanted, 1):
+            return ()
+        found += [lane for lane in chosen if lane not in found]
+    return tuple(lane for lane in placement.lanes if lane in found)
+
+
+def most_at_once(placement: Placement, needs: Collection[int]) -> int:
+    """How many launches of one kind the lanes allow at the same time."""
+    return max((len(placement.lanes_for(gpus)) for gpus in needs), default=0)
+
+
+def overlap(one: Lane, other: Lane) -> bool:
+    """Whether both cannot be used at the same time: a GPU or a CPU is in both."""
+    cpus = {*parse_cpus(one.cpus)} & {*parse_cpus(other.cpus)} if one.cpus and other.cpus else set[int]()
+    return bool({*one.gpus} & {*other.gpus} or cpus or one == other)
 
 
 def _cpu_count(lane: Lane) -> int | None:

@@ -76,6 +76,7 @@ def register_start(mcp: MCPServer[Any], server: ServerContext) -> None:
             ),
         ] = DEFAULT_REPEATS,
         label: Label = "",
+        lanes: Annotated[int, Field(description="Lanes of the host profile to use at once; 0 for all.", ge=0)] = 1,
         chosen: Annotated[ElicitationResult[Any], Resolve(_ask)] = None,  # type: ignore[assignment]
     ) -> Answered:
         """Begin a new calibration of the present commit, always in a new run directory. Returns at once; a detached
@@ -93,6 +94,6 @@ def register_start(mcp: MCPServer[Any], server: ServerContext) -> None:
             if name is None:
                 raise verb.unnamed(project)
             asked = [picked.stages] if picked.stages else tokens(stages)
-            return verb.start_run(project, name, asked, int(picked.repeats or repeats), label or None)
+            return verb.start_run(project, name, asked, int(picked.repeats or repeats), label or None, lanes)
 
         return await server.workers.answer(start)

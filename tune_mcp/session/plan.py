@@ -112,6 +112,7 @@ class Source(Frozen):
 class Plan(Frozen):
     """One run: model, stages, repeats, the commit, the interpreter, the host, and the hashes of what it measures.
 
+    ``lanes`` is how many repeats may run at the same time, each on a lane of the host; 0 for as many as there are.
     ``catalogue`` has exactly the selected stages, in order. ``file_sha256`` maps every test and threshold file
     (relative to the repository root) to its digest, ``config_sha256`` the files of the catalogue (absolute).
     ``fixed`` are those of both that were changed before the run was resumed.
@@ -131,6 +132,7 @@ class Plan(Frozen):
     model: str
     stages: tuple[str, ...] = Field(min_length=1)
     repeats: int = Field(ge=1)
+    lanes: int = Field(default=1, ge=0)
     label: str = ""
     calibration_git_sha: Sha
     git_branch: str

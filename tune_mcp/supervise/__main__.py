@@ -1,6 +1,6 @@
-"""The detached process of one run: ``python -m tune_mcp.supervise <run_dir> <run lock fd> <host lock fd>``.
+"""The detached process of one run: ``python -m tune_mcp.supervise <run_dir> <run lock> <host lock> <lock:lane>...``.
 
-It inherits both locks, works, writes its end state, and exits; the locks go with it.
+It inherits all locks, works, writes its end state, and exits; the locks go with it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tune_mcp.session.state import owner
 from tune_mcp.supervise import first_look, neighbours
 from tune_mcp.supervise.executor.local import LocalExecutor
 from tune_mcp.supervise.executor.slurm import SlurmExecutor
-from tune_mcp.supervise.host_lock import lock_path
+from tune_mcp.supervise.host_lock import lane_path, lock_path
 from tune_mcp.supervise.loop import Supervisor, stop_request
 from tune_mcp.supervise.processes import StopLadder, become_subreaper, default_signals, descendants, plain_command_line
 from tune_mcp.supervise.waiting import Wakeup
@@ -50,7 +50,8 @@ class SystemClock:
 def main(argv: list[str]) -> int:
     """Adopt the locks, read the plan, supervise."""
     run = RunDir(Path(argv[0]))
-    locks = (FileLock.inherit(run.supervisor_lock, int(argv[1])), FileLock.inherit(lock_path(), int(argv[2])))
+    locks = [FileLock.inherit(run.supervisor_lock, int(argv[1])), FileLock.inherit(lock_path(), int(argv[2]))]
+    claimed = {name: int(handle) for handle, _, name in (word.partition(":") for word in argv[3:])}
     default_signals()
     become_subreaper()
     wakeup = Wakeup(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -65,6 +66,14 @@ def main(argv: list[str]) -> int:
         return 1
     plain_command_line(*neighbours.SHOWN, *(("slurm",) if plan.settings.slurm else ()))
 
+    lanes = {lane.name: lane for lane in plan.settings.placement.lanes if lane.name in claimed}
+    locks += [FileLock.inherit(lane_path(lane), claimed[name]) for name, lane in lanes.items()]
+
+    jobs = max(plan.lanes, 1) if plan.settings.slurm else 1
+
+    def company() -> list[neighbours.Neighbour]:
+        return [one for one in neighbours.measuring() if not (lanes and one.on_lanes)]
+
     def drain(spared: Collection[int]) -> None:
         alive = partial(descendants, spared)
         ladder = StopLadder(lambda text: print(f"{iso(utc_now())} {text}", file=sys.stderr), alive=alive, spared=spared)
@@ -74,12 +83,14 @@ def main(argv: list[str]) -> int:
     supervisor = Supervisor(
         run_dir=run,
         plan=plan,
-        executor=cluster or LocalExecutor(wakeup, drain, held=(locks[1].handle,)),
+        executor=cluster or LocalExecutor(wakeup, drain, held=tuple(lock.handle for lock in locks[1:])),
         clock=SystemClock(wakeup),
         owner=owner(os.getpid()),
         precheck=lambda: cluster.first_look(plan, supervisor.wait) if cluster else first_look.prechecked(run, plan),
         stop_asked=stop_asked,
-        neighbours=tuple if cluster else neighbours.measuring,
+        neighbours=tuple if cluster else company,
+        lanes=lanes or {f"job-{number}" if jobs > 1 else "": None for number in range(1, jobs + 1)},
+        at_once=min(plan.lanes or len(lanes), len(lanes)) or jobs,
     )
     return supervisor.run()  # the locks go with the process, so that a free lock means that it is gone
 

@@ -8,12 +8,25 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from tune_mcp.config.lanes import Lane, Placement
 from tune_mcp.files import inside, open_plain
 from tune_mcp.session.provenance import git
 
 ALWAYS = (".cache/flashinfer",)
 """Wiped wherever a launch has a slice, whatever its configuration names or leaves out: there is no off switch."""
 
+SLICE = "OMNI_CI_HOME"
+ROOTS = (
+    SLICE, "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "FLASHINFER_WORKSPACE_BASE",
+    "CUDA_CACHE_PATH", "VLLM_CACHE_ROOT", "TILELANG_CACHE_DIR", "SGLANG_DG_CACHE_DIR", "DG_JIT_CACHE_DIR",
+    "NUMBA_CACHE_DIR", "CUPY_CACHE_DIR",
+)  # fmt: skip
+"""Variables that name a folder in which launches keep what they compiled."""
+_SHARED_UNLESS_SET = {
+    "FLASHINFER_WORKSPACE_BASE": "", "TRITON_CACHE_DIR": ".triton", "TORCH_EXTENSIONS_DIR": ".torch_extensions",
+    "CUDA_CACHE_PATH": ".nv",
+}  # fmt: skip
+"""Those whose default lies in the home folder, which all launches share; others default to TMPDIR."""
 _BEGAN_NS = time.time_ns()
 """This runner's start: what its own launches compile later is of the tree that it compares before and after each."""
 _BY_TIME = bytes(4)
@@ -51,6 +64,26 @@ def wipe_home(settings: Mapping[str, str]) -> str:
     return str(folder) if _empty(folder) else ""
 
 
+def of_lane(settings: Mapping[str, str], placement: Placement, lane: Lane | None, runs: Path) -> dict[str, str]:
+    """The settings of a launch on a lane, where launches on others may run at the same time: cache roots of its own.
+
+    They lie below the slice, else below ``runs``, the folder of all runs: one launch empties what another fills. What
+    the profile sets for a lane goes before. Alone on its host a launch has the settings as they are.
+    """
+    if lane is None or len(placement.usable_lanes()) < 2:
+        return {**settings, **(lane.env if lane else {})}
+    shared = settings.get(SLICE, "")
+    own = Path(shared or runs) / "lanes" / lane.name
+    found = {**settings}
+    for name in ROOTS:
+        if before := settings.get(name):
+            inside = shared and Path(before).is_relative_to(shared)
+            found[name] = str(own / Path(before).relative_to(shared) if inside else Path(before) / "lanes" / lane.name)
+    for name, folder in _SHARED_UNLESS_SET.items():
+        found.setdefault(name, str(own / folder))
+    return {**found, **lane.env}
+
+
 def _empty(folder: Path) -> bool:
     """Remove what is in a folder, not the folder; whether there was anything."""
     entries = list(folder.iterdir()) if folder.is_dir() else []
@@ -82,6 +115,8 @@ def clear_bytecode(repo: Path) -> bool:
             try:
                 if _stale(path):
                     path.unlink(missing_ok=True)
+            except FileNotFoundError:
+                continue  # another lane's runner was faster
             except OSError:
                 done = False
     return done

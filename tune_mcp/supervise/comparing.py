@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -113,22 +114,38 @@ def look(
     return now, "; ".join(fingerprint.differences(kept, now, any_host=any_host))
 
 
-def reference(result: AttemptResult | None) -> dict[str, str]:
-    """The ledger's fact on a sealed attempt whose loaded files the next attempts are compared with; empty for others.
+@dataclass(frozen=True)
+class Reference:
+    """What a sealed attempt loaded, which the next attempts are compared with: its digest, and its text if it is so."""
 
-    One that differs from the run's other attempts is no measure for them.
-    """
-    if result is None or result.loaded_sha256 is None or result.moved or result.incomparable:
-        return {}
-    return {_LOADED: result.loaded_sha256}
+    sha256: str = ""
+    data: bytes = b""
 
+    @classmethod
+    def of(cls, job: Job, result: AttemptResult | None, *, beside: bool = False) -> Reference:
+        """Empty for an attempt that differs from the run's other ones: it is no measure for them.
 
-def remember(job: Job, result: AttemptResult | None) -> None:
-    """Let what a sealed attempt loaded be what the next one is compared with; its digest is on the ledger by now."""
-    with suppress(OSError):  # without it the next attempt is compared with the one before
-        data = read_plain(job.folder / loaded.RECORD_FILE) if reference(result) else b""
-        if sha256_bytes(data) == reference(result).get(_LOADED):
-            write_atomic(job.run.loaded, data, durable=False)  # after a power cut it is taken from the attempt
+        ``beside``: others may have ended since this one was compared; what they loaded stays in.
+        """
+        if result is None or result.loaded_sha256 is None or result.moved or result.incomparable:
+            return cls()
+        with suppress(OSError):  # without it the next attempt is compared with the one before
+            path = job.folder / loaded.RECORD_FILE
+            data = read_plain(path)
+            if sha256_bytes(data) == result.loaded_sha256:
+                data = read_plain(loaded.joined(job, path, job.run.loaded)) if beside else data
+                return cls(sha256_bytes(data), data)
+        return cls(result.loaded_sha256)
+
+    def fact(self) -> dict[str, str]:
+        """What the ledger says of it."""
+        return {_LOADED: self.sha256} if self.sha256 else {}
+
+    def remember(self, run: RunDir) -> None:
+        """Let the next attempt be compared with it; its digest is on the ledger by now."""
+        with suppress(OSError):
+            if self.data:
+                write_atomic(run.loaded, self.data, durable=False)  # after a power cut it is taken from the attempt
 
 
 def _loaded_as_recorded(run: RunDir) -> None:
@@ -142,7 +159,7 @@ def _loaded_as_recorded(run: RunDir) -> None:
             return
     copies: dict[str, bytes] = {}
     for place in ("_pytest/*/attempts/*", "purged/*/*"):
-        for path in run.path.glob(f"{place}/{loaded.RECORD_FILE}"):
+        for path in (found for name in loaded.RECORDS for found in run.path.glob(f"{place}/{name}")):
             with suppress(OSError):
                 data = read_plain(path)
                 copies[sha256_bytes(data)] = data

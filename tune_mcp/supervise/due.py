@@ -9,6 +9,7 @@ from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 from tune_mcp.session import plan as plans
 from tune_mcp.session.plan import Plan
+from tune_mcp.supervise import caches
 from tune_mcp.supervise.job import Job
 from tune_mcp.supervise.schedule import Repeat
 
@@ -41,12 +42,13 @@ def next_job(
         test_key=test,
         repeat=repeat,
         lane=lane_name,
+        own_pids=lane is not None and bool(settings.tests_end_processes),
         attempt=max(made, default=0) + 1,
         stages=stages,
         timed=tuple(stage.key for stage in stages if family(stage.group, plan.groups.get(stage.group)) == "speed"),
         tree=plans.launch_tree(run, plan),
         venv_python=plan.venv_python,
-        env={**settings.env, **stages[0].extra_env},
+        env=caches.of_lane({**settings.env, **stages[0].extra_env}, settings.placement, lane, run.path.parent),
         pytest_extra_args=settings.pytest_extra_args.get(file, ()),
         plugins=plugins,
         assets=settings.assets,

@@ -11,7 +11,7 @@ from tune_mcp.gpus import Gpu
 from tune_mcp.observe import of_launch, result_files
 from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.session import drift, provenance
-from tune_mcp.supervise import comparing, copies, guard_record, loaded
+from tune_mcp.supervise import comparing, guard_record, loaded
 from tune_mcp.supervise.job import Job, StageResult
 from tune_mcp.supervise.preflight import listed
 from tune_mcp.supervise.watch import signatures
@@ -74,5 +74,5 @@ def numbers(job: Job) -> dict[str, object]:
         "log_sha256": sha256_file(log),
         "evidence_sha256": sealed,
         "signatures_of_files": known,
-        "strangers": copies.of_earlier(job, known) | of_launch.strangers(basetemp, sealed, began, ended),
+        "strangers": of_launch.strangers(basetemp, sealed, began, ended),
     }

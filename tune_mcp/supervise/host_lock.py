@@ -1,18 +1,27 @@
-"""One measuring run at a time on a machine: the host-wide lock (rules GPU-14, STR-18).
+"""Who measures on a machine: the host-wide lock, and one lock for each lane (rules GPU-14, STR-18).
 
-Speed is measured, so a second run spoils the first even when both need no GPU. The lock is taken by start_run,
-handed to the supervisor as an open file, and lives exactly as long as that process.
+Speed is measured, so a second run spoils the first even when both need no GPU, unless each has GPUs and CPUs of its
+own. A run without lanes has the host's lock for itself; runs on lanes share it, and each has the locks of its lanes.
+All are taken by start_run, handed to the supervisor as open files, and live exactly as long as that process.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from tune_mcp.config.lanes import Lane, overlap
 from tune_mcp.errors import Json
-from tune_mcp.files import FileLock, is_locked, parse_json, read_plain
+from tune_mcp.files import FileLock, digest, is_locked, parse_json, read_plain
+
+LANE = "lane-"
+"""How the name of a lane's lock begins."""
 
 
 def lock_folder() -> Path:
@@ -40,22 +49,100 @@ class Holder:
     """The run directory of the holder before; ``?`` once that one is known to have left nothing behind."""
 
 
-def take(holder: Holder) -> FileLock | Holder:
-    """The lock, or who has it. Until ``describe`` the file names the run before too, which may have left processes."""
-    path = lock_path()
-    lock = FileLock.take(path, lambda written: _facts(holder) | {"previous": _last(_parsed(written))})
-    return read_holder(path) if lock is None else lock
+@dataclass(frozen=True)
+class Claim:
+    """What a run has of this machine: all of it, or the ``lanes``, each with its lock behind the shared one."""
+
+    host: FileLock
+    lanes: tuple[Lane, ...] = ()
+    locks: tuple[FileLock, ...] = ()
+
+    def describe(self, holder: Holder) -> None:
+        """Name the run that holds it, and forget the one before."""
+        if not self.lanes:
+            self.host.describe(_facts(holder))
+        for lane, lock in zip(self.lanes, self.locks, strict=True):
+            lock.describe(_facts(holder) | _of(lane))
+
+    def release(self) -> None:
+        """Give this process's share back; a supervisor that inherited it keeps its own."""
+        for lock in (*self.locks, self.host):
+            lock.release()
 
 
-def describe(lock: FileLock, holder: Holder) -> None:
-    """Name the run that the lock is held for, and forget the one before."""
-    lock.describe(_facts(holder))
+def take(holder: Holder) -> Claim | Holder:
+    """The machine, or who has it. Until ``describe`` its file names the run before too: it may have left something."""
+    lock = FileLock.take(lock_path(), lambda written: _facts(holder) | _previous(written))
+    return Claim(lock) if lock else current() or read_holder(lock_path())
 
 
-def last() -> Path | None:
-    """The directory of the run that had the lock last; None when that is not known."""
-    named = _last(read_holder(lock_path()))
-    return None if named == "?" else Path(named)
+def take_lanes(
+    holder: Holder, lanes: Sequence[Lane], choose: Callable[[Sequence[Lane]], tuple[Lane, ...]]
+) -> Claim | Holder:
+    """What ``choose`` takes of the free ones among ``lanes``, or who stands in the way where that is nothing."""
+    host = FileLock.share(lock_path())
+    if host is None:
+        return read_holder(lock_path())
+    locks: list[FileLock] = []
+    try:
+        one_at_a_time = FileLock.take(lock_folder() / "lanes.lock", {})
+        if one_at_a_time is None:
+            return _left(host, Holder("?", "?", "?"))  # another start chooses at this moment
+        try:
+            taken = [*lanes_taken()]
+            chosen = choose([lane for lane in lanes if not any(overlap(lane, other) for other, _ in taken)])
+            if not chosen:
+                return _left(host, next((other for _, other in taken), Holder("?", "?", "?")))
+            for lane in chosen:
+                lock = FileLock.take(
+                    lane_path(lane), lambda data, lane=lane: _facts(holder) | _of(lane) | _previous(data)
+                )
+                if lock is None:
+                    raise RuntimeError(f"lane {lane.name} is free and its lock is not")
+                locks.append(lock)
+        finally:
+            one_at_a_time.release()
+    except BaseException:
+        for lock in (*locks, host):
+            lock.release()
+        raise
+    return Claim(host, chosen, tuple(locks))
+
+
+def _left(host: FileLock, holder: Holder) -> Holder:
+    host.release()
+    return holder
+
+
+def lane_path(lane: Lane) -> Path:
+    """The lock of a lane: profiles may call the same GPUs and CPUs by other names."""
+    return lock_folder() / f"{LANE}{digest([sorted(lane.gpus), lane.cpus])[:16]}.lock"
+
+
+def lanes_taken() -> Iterator[tuple[Lane, Holder]]:
+    """Every lane that a run has now, and which. One whose lock cannot be read is passed over: its GPUs have locks."""
+    for path in sorted(lock_folder().glob(f"{LANE}*.lock")):
+        with suppress(OSError, ValueError, ValidationError, KeyError, TypeError):
+            if is_locked(path):
+                data = read_plain(path)
+                value = parse_json(data)
+                if isinstance(value, dict):
+                    yield Lane.model_validate(value["lane"]), _parsed(data)
+
+
+def last() -> tuple[Path, ...]:
+    """The directories of the runs that had the host, or a lane of it, last; none that is not known."""
+    paths = (lock_path(), *sorted(lock_folder().glob(f"{LANE}*.lock")))
+    named = dict.fromkeys(_last(read_holder(path)) for path in paths)
+    return tuple(Path(name) for name in named if name != "?")
+
+
+def _previous(written: bytes) -> dict[str, Json]:
+    return {"previous": _last(_parsed(written))}
+
+
+def _of(lane: Lane) -> dict[str, Json]:
+    return {"lane": {"name": lane.name, "gpus": [*lane.gpus], "cpus": lane.cpus}}
 
 
 def _last(holder: Holder) -> str:
@@ -64,9 +151,9 @@ def _last(holder: Holder) -> str:
 
 
 def current() -> Holder | None:
-    """Who has the lock, None when nobody does. Raises ``OSError`` when that cannot be known."""
+    """Who measures here, the first of several; None when nobody does. Raises ``OSError`` when that cannot be known."""
     path = lock_path()
-    return read_holder(path) if is_locked(path) else None
+    return read_holder(path) if is_locked(path) else next((holder for _, holder in lanes_taken()), None)
 
 
 def read_holder(path: Path) -> Holder:

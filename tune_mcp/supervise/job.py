@@ -27,7 +27,8 @@ class Job(Frozen):
     ``timed`` are the keys of the stages that measure time; ``test`` is the file relative to ``repo_root``; ``gpus``
     how many to grant; ``timeout_s`` the wall-clock limit of pytest; ``tree`` what it must still be; ``plugins`` the
     pytest plugins that the venv has; ``cache_wipes`` the folders below OMNI_CI_HOME that it must find empty;
-    ``lane`` is the name of the place where the attempt runs, empty on a host that has only one;
+    ``lane`` is the name of the place where the attempt runs, empty on a host that has only one; ``own_pids``: its
+    pytest sees no process of another lane;
     ``signatures`` what the model adds to the watchdog's; ``allow_mig`` whether a split GPU will do,
     ``placement`` which GPUs and lanes of the host may be used,
     ``accept_unknown_gpus`` whether one whose use NVML does not report; ``cleanup_command`` the project's own script
@@ -44,6 +45,7 @@ class Job(Frozen):
     repeat: int
     attempt: int
     lane: str = ""
+    own_pids: bool = False
     stages: tuple[Stage, ...]
     timed: tuple[str, ...] = ()
     tree: Baseline

@@ -2,7 +2,7 @@
 
 A new session alone is not enough: a client that ends the whole tree of its server finds the supervisor as a
 descendant. So a short launcher starts it and exits first; the supervisor then belongs to init.
-The launcher is this module run as a program: ``python -m tune_mcp.supervise.launch <run_dir> <fd> <fd>``.
+The launcher is this module run as a program, with the words that the supervisor gets.
 """
 
 from __future__ import annotations
@@ -14,23 +14,28 @@ from pathlib import Path
 
 from tune_mcp.files import FileLock, open_appending
 from tune_mcp.run_dir import RunDir
+from tune_mcp.supervise.host_lock import Claim
 
 _LAUNCHER_DEADLINE_S = 20
 
 
-def start(run_dir: Path, run_lock: FileLock, host_lock: FileLock) -> int:
-    """Detach a supervisor for ``run_dir`` that inherits both locks; returns its pid. Raises ``OSError``.
+def start(run_dir: Path, run_lock: FileLock, host: Claim) -> int:
+    """Detach a supervisor for ``run_dir`` that inherits all locks; returns its pid. Raises ``OSError``.
 
     The caller's shares of the locks may be given back afterwards: the supervisor has its own. Everything below it
     carries a new secret, by which it is known for ours should all that watches over it be killed.
     """
-    handles = (run_lock.handle, host_lock.handle)
+    handles = (run_lock.handle, host.host.handle, *(lock.handle for lock in host.locks))
+    words = [
+        *map(str, handles[:2]),
+        *(f"{one.handle}:{lane.name}" for lane, one in zip(host.lanes, host.locks, strict=True)),
+    ]
     from tune_mcp.supervise import leftovers  # the process table: nothing that a mere reader waits for
 
     open_appending(RunDir(run_dir).supervisor_log).close()  # refused here, not in a launcher that nobody reads
     secret = leftovers.mark(RunDir(run_dir))
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "tune_mcp.supervise.launch", str(run_dir), *map(str, handles)],
+        [sys.executable, "-P", "-m", "tune_mcp.supervise.launch", str(run_dir), *words],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         pass_fds=handles,
@@ -54,7 +59,7 @@ def _environment() -> dict[str, str]:
 
 def main(argv: list[str]) -> int:
     """The launcher: start the supervisor in a session of its own, print its pid, and go."""
-    run_dir, handles = Path(argv[0]), tuple(int(word) for word in argv[1:])
+    run_dir, handles = Path(argv[0]), tuple(int(word.partition(":")[0]) for word in argv[1:])
     with open_appending(RunDir(run_dir).supervisor_log) as log:
         child = subprocess.Popen(
             [sys.executable, "-P", "-m", "tune_mcp.supervise", str(run_dir), *argv[1:]],

@@ -35,6 +35,8 @@ from tune_mcp.supervise.job import Job
 LISTED_FILE = "guard/loaded.json"
 """In the attempt's folder, as the guard wrote it."""
 RECORD_FILE = "loaded.json"
+JOINED_FILE = "loaded.joined.json"
+RECORDS = (RECORD_FILE, JOINED_FILE)
 """In the attempt's folder, with digests; the run directory has the last comparable one."""
 _HASHED_UP_TO_BYTES = 16 * 1024 * 1024
 _NAMED_AT_ONCE = 5
@@ -173,6 +175,28 @@ def store(job: Job, record: Loaded) -> str:
     data = json.dumps(record.model_dump(mode="json"), allow_nan=False, separators=(",", ":")).encode() + b"\n"
     write_atomic(job.folder / RECORD_FILE, data)
     return sha256_bytes(data)
+
+
+def joined(job: Job, record: Path, kept: Path) -> Path:
+    """The attempt's record, with what attempts beside it recorded since it was compared; where that lies.
+
+    What both have stays as it was recorded first, so that the next attempt shows where they differ.
+    """
+    mine, others = recorded(record), recorded(kept)
+    if mine is None or others is None:
+        return record
+    missing = {name for name in others.files if name not in mine.files and _stamp(name)}
+    if not missing:
+        return record
+    first = {name: state for name, state in others.files.items() if name in missing or name in mine.files}
+    same = {"site": mine.site | others.site, "projects": mine.projects | others.projects}
+    data = mine.model_copy(
+        update={"began_ns": min(mine.began_ns, others.began_ns), "files": mine.files | first, **same}
+        | {"revisions": mine.revisions | others.revisions}
+    )
+    path = job.folder / JOINED_FILE
+    write_atomic(path, json.dumps(data.model_dump(mode="json"), separators=(",", ":")).encode() + b"\n")
+    return path
 
 
 class _Comparison:

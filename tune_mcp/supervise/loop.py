@@ -275,7 +275,7 @@ class Supervisor:
         if result is None:  # its runner was killed, and what it had in its TMPDIR stays otherwise
             with suppress(OSError):
                 scratch.clear(job.run, job.key, job.folder)
-        put_on_ledger(job, result, self.clock.now())
+        put_on_ledger(job, result, self.clock.now(), beside=self.at_once > 1)
         after = read_after(job)
         if after and after.trouble:
             self._journal.event("gpus_not_clear", f"after {job.test_key} run {job.repeat}: {after.trouble}")

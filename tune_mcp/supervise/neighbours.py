@@ -2,8 +2,8 @@
 
 The host lock is a file: it can be deleted, and ``$TUNE_LOCK_DIR`` can name another one. A supervisor cannot hide its
 command line from processes of the same PID namespace, whoever owns it; what runs in another namespace is not seen.
-A neighbour under the same lock folder is refused at the start; one under another folder, which somebody chose on
-purpose, is recorded in the events of both runs.
+A neighbour under the same lock folder is refused at the start, unless both have lanes of their own; one under another
+folder, which somebody chose on purpose, is recorded in the events of both runs.
 """
 
 from __future__ import annotations
@@ -13,20 +13,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tune_mcp import procfs
+from tune_mcp.supervise.host_lock import LANE
 
 SHOWN = ("tune-mcp", "tune_mcp.supervise")
 """What a supervisor shows as its command line once it runs."""
+_DELETED = " (deleted)"
 _STARTED = ("-m", "tune_mcp.supervise")
 """Two words of the command that starts it."""
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A living supervisor: its pid, its run's directory and its host lock's folder (None: another user's process)."""
+    """A living supervisor: its pid, its run's directory and its host lock's folder (None: another user's process).
+
+    ``on_lanes``: it has the locks of lanes, and none of their files was deleted.
+    """
 
     pid: int
     run_dir: str | None
     lock_folder: str | None
+    on_lanes: bool = False
 
     def __str__(self) -> str:
         return f"{self.run_dir or 'a run of another user'} (process {self.pid})"
@@ -42,13 +48,16 @@ def measuring(proc: Path = procfs.PROC) -> tuple[Neighbour, ...]:
             folders = _folders_of_open_locks(pid, proc)
             if "host.lock" not in folders and not is_supervisor(procfs.words(pid, proc)):
                 continue  # it ended meanwhile: an ending process loses its command line before its first file
-            found.append(Neighbour(pid, folders.get("supervisor.lock"), folders.get("host.lock")))
+            lanes = [name for name in folders if name.startswith(LANE)]
+            intact = bool(lanes) and not any(name.endswith(_DELETED) for name in lanes)
+            found.append(Neighbour(pid, folders.get("supervisor.lock"), folders.get("host.lock"), intact))
     return tuple(sorted(found, key=lambda one: one.pid))
 
 
-def under(lock_folder: Path, found: tuple[Neighbour, ...]) -> tuple[Neighbour, ...]:
-    """Those that must not measure beside a holder of the lock in ``lock_folder``."""
-    return tuple(one for one in found if one.lock_folder in (None, str(lock_folder.resolve())))
+def under(lock_folder: Path, found: tuple[Neighbour, ...], *, on_lanes: bool = False) -> tuple[Neighbour, ...]:
+    """Those that must not measure beside a holder of the lock in ``lock_folder``, who has lanes or all of the host."""
+    here = (one for one in found if one.lock_folder in (None, str(lock_folder.resolve())))
+    return tuple(one for one in here if not (on_lanes and one.on_lanes))
 
 
 def is_supervisor(words: tuple[str, ...]) -> bool:
@@ -64,6 +73,10 @@ def is_supervisor(words: tuple[str, ...]) -> bool:
 
 
 def _folders_of_open_locks(pid: int, proc: Path) -> dict[str, str]:
-    """The folder of each open file by the file's name, also where that was deleted; nothing of another user's."""
+    """The folder of each open file by the file's name, also where that was deleted; nothing of another user's.
+
+    The name of a lane's lock says that it was deleted.
+    """
     targets = map(Path, (procfs.open_files(pid, proc) or {}).values())
-    return {target.name.removesuffix(" (deleted)"): str(target.parent) for target in targets}
+    names = ((one.name if one.name.startswith(LANE) else one.name.removesuffix(_DELETED), one) for one in targets)
+    return {name: str(target.parent) for name, target in names}

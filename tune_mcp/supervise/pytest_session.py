@@ -12,13 +12,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
+
+from tune_mcp import procfs
 from tune_mcp.config.signatures import rules as watch_rules
-from tune_mcp.supervise import caches, comparing, environment
+from tune_mcp.supervise import caches, comparing, environment, own_pids
 from tune_mcp.supervise.gpu.use import GpuUse
 from tune_mcp.supervise.invocation import pytest_argv
 from tune_mcp.supervise.job import Job, read_result
 from tune_mcp.supervise.pinning import pinned
-from tune_mcp.supervise.processes import AFTER_THE_SESSION, StopLadder, below
+from tune_mcp.supervise.processes import AFTER_THE_SESSION, StopLadder, below, descendants
 from tune_mcp.supervise.quiet.monitor import Monitor
 from tune_mcp.supervise.scratch import Scratch
 from tune_mcp.supervise.tree_record import TreeRecorder
@@ -59,9 +62,10 @@ class PytestSession:
         self._monitor.begin()
         begin, clock = time.monotonic(), comparing.WallClock()
         with self._log.open("xb") as out, pinned(self._gpus.grant.lane):
+            argv = pytest_argv(job, self._place.run)
             main = subprocess.Popen(
-                pytest_argv(job, self._place.run),
-                executable=job.venv_python,
+                own_pids.command(job.venv_python, argv) if job.own_pids else argv,
+                executable=None if job.own_pids else job.venv_python,
                 cwd=job.repo_root,
                 env=variables,
                 stdin=subprocess.DEVNULL,
@@ -72,7 +76,7 @@ class PytestSession:
             )
         watchdog, tree = self._watchdog(variables), TreeRecorder(job.folder, main.pid)
         exiting = ExitWatch(self._record, watchdog.rules.exit_after_s, lambda: below(main.pid))
-        ladder = StopLadder(self._say)
+        ladder = StopLadder(self._say, alive=_below_us)
         with self._gpus.watched():
             stopped_by, reason = self._wait(main, begin + job.timeout_s, tree, watchdog, exiting)
             if stopped_by == "exit":
@@ -164,6 +168,11 @@ class PytestSession:
                 self._say(reason)
                 return "watchdog", reason
             self._orders.look(_LOOK_CLOSELY_S if watchdog.alarmed else _LOOK_EVERY_S)
+
+
+def _below_us() -> list[psutil.Process]:
+    """What the attempt has; the first process of a PID namespace ends by itself when nothing lives there."""
+    return [one for one in descendants() if not procfs.is_first_of_namespace(one.pid)]
 
 
 def default_signals_for_child() -> None:

@@ -19,15 +19,15 @@ import sys
 import time
 import traceback
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tune_mcp.files import open_appending, write_atomic
+from tune_mcp.files import alone, open_appending, write_atomic
 from tune_mcp.gpus import accepting, read_gpus
 from tune_mcp.run_dir import iso
 from tune_mcp.session import state
-from tune_mcp.supervise import comparing, evidence, guard_record, loaded, placing, preflight
+from tune_mcp.supervise import comparing, copies, evidence, guard_record, loaded, placing, preflight
 from tune_mcp.supervise.gpu.gate import GRANTED_LIMIT_S, WAIT_LIMIT_S
 from tune_mcp.supervise.gpu.use import GpuUse
 from tune_mcp.supervise.job import (
@@ -144,11 +144,20 @@ def attempt(job: Job, orders: Orders, engine: Engine | None = None) -> int:
     runner = Runner(job, orders, engine)
     result = runner.run()
     if result is not None:
-        seal(job, result)
+        _seal(job, result)
         if orders.input_ended:  # nobody is left to do it
             put_on_ledger(job, result, datetime.now(UTC))
     runner.gpus.leave()
     return 1 if result is None else 0
+
+
+def _seal(job: Job, result: AttemptResult) -> None:
+    """Seal it with what other attempts have: of two that end at the same time, one sees the other."""
+    with ExitStack() as held:
+        with suppress(OSError):  # a file system without locks has an engine's attempts, one at a time
+            held.enter_context(alone(job.run.sealing))
+        copied = copies.of_earlier(job, result.signatures_of_files)
+        seal(job, result.model_copy(update={"strangers": copied | result.strangers}))
 
 
 def tell(word: bytes) -> None:

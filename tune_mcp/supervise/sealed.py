@@ -49,19 +49,21 @@ class Attempt:
         return self.home / self.job.run.basetemp(self.job.test_key, self.job.repeat).name
 
 
-def put_on_ledger(job: Job, result: AttemptResult | None, now: datetime) -> None:
+def put_on_ledger(job: Job, result: AttemptResult | None, now: datetime, *, beside: bool = False) -> None:
     """Write the digest of the sealed result: what is read again after a fix is what was sealed then.
 
-    Its values stand beside it: whoever takes the files away does not take them out of the report.
+    Its values stand beside it: whoever takes the files away does not take them out of the report. ``beside``: other
+    attempts run at the same time.
     """
     if sha := result_sha256(job):
+        reference = comparing.Reference.of(job, result, beside=beside)
         events.append(
             job.run, "sealed", now, f"{job.test_key} run {job.repeat} attempt {job.attempt}",
             key=job.key, sha256=sha, environment=events.ledger(job.run).environment_sha256,
             values={stage: {**found.metrics} for stage, found in result.stages.items()} if result else {},
-            **comparing.reference(result),
+            **reference.fact(),
         )  # fmt: skip
-        comparing.remember(job, result)
+        reference.remember(job.run)
 
 
 def is_on_ledger(job: Job) -> bool:

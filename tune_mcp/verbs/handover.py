@@ -16,10 +16,11 @@ from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import state
 from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import RunState, SupervisorRecord
-from tune_mcp.supervise import host_lock, launch
+from tune_mcp.supervise import host_lock, launch, neighbours
 from tune_mcp.verbs import apply_recovery
 from tune_mcp.verbs.machine import recover, suspects, take_host
 from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.share import Share
 
 
 def plan_line(run: RunDir, plan: Plan) -> str:
@@ -31,16 +32,19 @@ def plan_line(run: RunDir, plan: Plan) -> str:
 
 
 def launched(
-    project: Project, prepare: Callable[[RunDir, datetime], Plan], make: Callable[[datetime], RunDir]
+    project: Project,
+    share: Share,
+    prepare: Callable[[RunDir, datetime], Plan],
+    make: Callable[[datetime], RunDir],
 ) -> RunReply:
-    """Take the host, end what a dead run left on it, make or reopen the directory, hand both locks to a supervisor."""
-    host = take_host(project)
+    """Take the host or lanes of it, end what a dead run left, make or reopen the directory, start a supervisor."""
+    host = take_host(project, share=share)
     try:
-        _nothing_else_active(project)
+        _nothing_else_active(project, share)
         recover(suspects(project))
         now = utc_now()
         run = make(now)
-        host_lock.describe(host, host_lock.Holder(run.run_id, str(run.path), str(project.repo_root)))
+        host.describe(host_lock.Holder(run.run_id, str(run.path), str(project.repo_root)))
         lock = FileLock.take(run.supervisor_lock, {"run_id": run.run_id})
         if lock is None:
             raise active(run)
@@ -78,11 +82,13 @@ def launched(
     )
 
 
-def _nothing_else_active(project: Project) -> None:
+def _nothing_else_active(project: Project, share: Share) -> None:
     """The host's lock is not the only word: somebody may have deleted its file under a run (GPU-14)."""
+    beside = {one.pid for one in neighbours.measuring() if one.on_lanes and share.on_lanes}
     for run in run_dir.list_runs(project.repo_root):
         now = state.conclude(run)
-        if now.active and now.record and now.record.owner and state.lives(now.record.owner):
+        owner = now.record.owner if now.active and now.record else None
+        if owner and owner.pid not in beside and state.lives(owner):
             raise active(run)
 
 

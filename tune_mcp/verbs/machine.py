@@ -9,20 +9,20 @@ from pathlib import Path
 from tune_mcp import run_dir
 from tune_mcp.actions import Step, call
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import FileLock
 from tune_mcp.gpus import GpuReader
 from tune_mcp.precheck import hardware
 from tune_mcp.precheck.subject import Subject
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import events, state
 from tune_mcp.supervise import host_lock, neighbours
+from tune_mcp.supervise.host_lock import Claim
 from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.share import WHOLE_MACHINE, Share
 
 
 def suspects(project: Project) -> list[RunDir]:
-    """The run that measured last on this machine, of whatever repository, and all of this one's."""
-    last = host_lock.last()
-    found = [RunDir(last)] if last is not None and last.is_dir() else []
+    """The runs that measured last on this machine, of whatever repository, and all of this one's."""
+    found = [RunDir(last) for last in host_lock.last() if last.is_dir()]
     return [*found, *(run for run in run_dir.list_runs(project.repo_root) if run not in found)]
 
 
@@ -101,17 +101,17 @@ def comparable_or_refuse(subject: Subject, read: GpuReader) -> None:
             )
 
 
-def take_host(project: Project, sleep: Callable[[float], None] = time.sleep) -> FileLock:
-    """The host lock. Raises RUN_ACTIVE or HOST_BUSY.
+def take_host(project: Project, sleep: Callable[[float], None] = time.sleep, share: Share = WHOLE_MACHINE) -> Claim:
+    """The host, or the lanes of it that a run wants. Raises RUN_ACTIVE or HOST_BUSY.
 
     A holder that has not named itself yet, or has written its end already, is given a moment.
     """
     end = time.monotonic() + _LEAVING_S
-    while isinstance(host := host_lock.take(host_lock.Holder("?", "?", str(project.repo_root))), host_lock.Holder):
+    while isinstance(host := share.take(host_lock.Holder("?", "?", str(project.repo_root))), host_lock.Holder):
         if not (host.repo_root == "?" or _is_leaving(host)) or time.monotonic() >= end:
-            raise _busy(project, host)
+            raise _busy(project, host, share)
         sleep(_LOOK_EVERY_S)
-    if others := neighbours.under(host_lock.lock_folder(), neighbours.measuring()):
+    if others := neighbours.under(host_lock.lock_folder(), neighbours.measuring(), on_lanes=share.on_lanes):
         host.release()
         raise Refusal(
             Code.RUN_ACTIVE if _of_this(project, others[0]) else Code.HOST_BUSY,
@@ -135,7 +135,7 @@ def _is_leaving(holder: host_lock.Holder) -> bool:
     return now.at_rest and now is not state.RunState.LOST
 
 
-def _busy(project: Project, holder: host_lock.Holder) -> Refusal:
+def _busy(project: Project, holder: host_lock.Holder, share: Share) -> Refusal:
     """The refusal for a second run: RUN_ACTIVE in this repository, HOST_BUSY from another (GPU-14, STR-18)."""
     ours = holder.repo_root == str(project.repo_root)
     doing = ""
@@ -146,7 +146,7 @@ def _busy(project: Project, holder: host_lock.Holder) -> Refusal:
     return Refusal(
         Code.RUN_ACTIVE if ours else Code.HOST_BUSY,
         ("GPU-14", "STR-18"),
-        f"{holder.run_id}{doing} of {holder.repo_root} is measuring on this machine",
+        f"{holder.run_id}{doing} of {holder.repo_root} is measuring on this machine{share.left()}",
         Step(call("status", run_id=holder.run_id))
         if ours
         else "wait until it is done, or stop it where it was started",

@@ -23,6 +23,7 @@ from tune_mcp.verbs.gates import demand_here, demand_ours
 from tune_mcp.verbs.handover import active, launched, plan_line
 from tune_mcp.verbs.project import Project, as_planned
 from tune_mcp.verbs.purge_items import Purge, Repeat, asked_for, demand_person, question
+from tune_mcp.verbs.share import Share
 
 
 def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = (), person: str | None = None) -> RunReply:
@@ -70,7 +71,7 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = (), p
         events.append(run, "resumed", moment, f"{plan_line(run, new)} (resumed)")
         return new
 
-    reply = launched(project, prepare, lambda _: run)
+    reply = launched(project, Share.of(new), prepare, lambda _: run)
     every = {(test, repeat) for test in new.tests() for repeat in range(1, new.repeats + 1)}
     return reply.model_copy(
         update={

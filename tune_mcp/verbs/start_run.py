@@ -7,6 +7,7 @@ from datetime import datetime
 
 from tune_mcp import run_dir
 from tune_mcp.actions import Step, call
+from tune_mcp.config.lanes import Placement
 from tune_mcp.config.stages import StageTable
 from tune_mcp.contract.start_run import DEFAULT_REPEATS, MAX_REPEATS, RunReply
 from tune_mcp.discover.aliases import ALL, aliases, base_of, expand
@@ -22,7 +23,8 @@ from tune_mcp.verbs import apply_recovery, halts, run_plan
 from tune_mcp.verbs.handover import launched, plan_line
 from tune_mcp.verbs.machine import comparable_or_refuse
 from tune_mcp.verbs.precheck import precheck
-from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.project import Project, gpus_per_test
+from tune_mcp.verbs.share import Share, demand_lanes
 from tune_mcp.words import number_of
 
 
@@ -78,11 +80,15 @@ def start_run(
     stages: Sequence[str] = ("ALL",),
     repeats: int = DEFAULT_REPEATS,
     label: str | None = None,
+    lanes: int = 1,
 ) -> RunReply:
     """A fresh run on the present HEAD; returns while its precheck runs.
 
-    Raises UNKNOWN_MODEL, UNKNOWN_STAGE, INVALID_ARGUMENT, INVALID_CONFIG, NO_HEAD, STAGES_STALE, NEEDS_CONFIG,
-    PRECHECK_FAILED, HOST_NOT_COMPARABLE, HALT_UNRESOLVED, RUN_ACTIVE, HOST_BUSY. A refusal leaves nothing behind.
+    ``lanes`` is how many of the host profile's lanes it uses at once, 0 for all that are there.
+
+    Raises UNKNOWN_MODEL, UNKNOWN_STAGE, INVALID_ARGUMENT, INVALID_CONFIG, LANE_UNKNOWN, NO_HEAD, STAGES_STALE,
+    NEEDS_CONFIG, PRECHECK_FAILED, HOST_NOT_COMPARABLE, HALT_UNRESOLVED, RUN_ACTIVE, HOST_BUSY. A refusal leaves nothing
+    behind.
     """
     if type(repeats) is not int or not 1 <= repeats <= MAX_REPEATS:
         raise Refusal(
@@ -97,6 +103,8 @@ def start_run(
     table = project.places.stages(model)
     keys = expand(stages, table)
     chosen = run_plan.checked_stages(project, model, keys, table)
+    placement = project.host.placement() if project.host else Placement()
+    demand_lanes(project.host, placement, gpus_per_test(config, chosen).values(), lanes)
     git = provenance.read(project.repo_root)
     diff = provenance.diff(project.repo_root) if git.changed else b""
     python = project.interpreter(config)
@@ -105,29 +113,32 @@ def start_run(
     comparable_or_refuse(project.subject(config, chosen), read_gpus)
     halts.none_open(project, model, git.head)
     name = _label(model, keys, len(table), repeats) if label is None else label
+
+    def plan_of(run_id: str, now: datetime) -> Plan:
+        return run_plan.new_plan(
+            project,
+            config,
+            chosen,
+            run_id=run_id,
+            repeats=repeats,
+            lanes=lanes,
+            label=name,
+            git=git,
+            diff_sha256=sha256_bytes(diff) if diff else None,
+            python=python,
+            now=now,
+        )
+
+    share = Share.of(plan_of("", run_dir.utc_now()))
     started = launched(
         project,
-        lambda run, now: _write_new(
-            run,
-            run_plan.new_plan(
-                project,
-                config,
-                chosen,
-                run_id=run.run_id,
-                repeats=repeats,
-                label=name,
-                git=git,
-                diff_sha256=sha256_bytes(diff) if diff else None,
-                python=python,
-                now=now,
-            ),
-            diff,
-            now,
-        ),
+        share,
+        lambda run, now: _write_new(run, plan_of(run.run_id, now), diff, now),
         lambda now: run_dir.create(project.repo_root, name, now),
     )
     wider = run_plan.wider_models(project, config)
-    notes = [f"model {wide} also has these test files: a change to it is calibrated with that model" for wide in wider]
+    notes = [f"it has this machine for itself, one launch at a time: {share.why_alone}"] if share.why_alone else []
+    notes += [f"model {wide} also has these test files: a change to it is calibrated with that model" for wide in wider]
     return started.model_copy(update={"notes": tuple(notes)})
 
 

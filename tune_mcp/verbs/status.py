@@ -16,7 +16,7 @@ from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.observe.audit import Audit
 from tune_mcp.run_dir import RunDir
-from tune_mcp.session import events, state
+from tune_mcp.session import events, lengths, state
 from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import Conclusion, Liveness, RunState
 from tune_mcp.verbs import gates
@@ -213,22 +213,32 @@ def _whole_repeats(audited: Audit) -> tuple[int, int]:
 
 
 def _eta(audited: Audit, log: list[events.Event]) -> tuple[int, int] | None:
-    """Seconds left, as a range from the fastest and slowest repeat of each test so far; None before the first."""
-    seen: dict[str, list[float]] = {}
-    for event in log:
-        test, seconds = event.facts.get("test"), event.facts.get("duration_s")
-        if event.kind == "observed" and isinstance(test, str) and isinstance(seconds, int | float):
-            seen.setdefault(test, []).append(float(seconds))
+    """Seconds left, from the fastest and slowest repeat of each test so far; None before the first.
+
+    On several lanes as the scheduler would fill them, all of the same speed.
+    """
+    from tune_mcp.supervise.schedule import Due, makespan
+
+    seen = lengths.observed(log)
     if not seen:
         return None
     every = [value for values in seen.values() for value in values]
-    low = high = 0.0
+    places = audited.plan.settings.placement.lanes
+    names = tuple(lane.name for lane in places)[: audited.plan.lanes or None] or ("",)
+    left: list[tuple[str, int]] = []
+    led: set[str] = set()
     for test, stages in audited.plan.tests().items():
         keys = {stage.key for stage in stages}
         rows = [stage.cells for stage in audited.stages if stage.stage.key in keys]
-        open_repeats = sum(any(cell.cell is not Cell.STRICT for cell in cells) for cells in zip(*rows, strict=True))
-        low += open_repeats * min(seen.get(test, every))
-        high += open_repeats * max(seen.get(test, every))
+        for repeat, cells in enumerate(zip(*rows, strict=True), 1):
+            if any(cell.cell is not Cell.STRICT for cell in cells):
+                left.append((test, repeat))
+            else:
+                led.add(test)
+    low, high = (
+        makespan([Due(*one, names, pick(seen.get(one[0], every))) for one in left], {}, led, len(names))
+        for pick in (min, max)
+    )
     return round(low), round(high)
 
 
