@@ -108,6 +108,15 @@ def parse_foreign_json(data: bytes) -> Json:
         raise ValueError("nested too deeply") from None
 
 
+def read_object(path: Path) -> dict[str, Json]:
+    """A JSON object from a file; empty when the file is missing or is not one."""
+    try:
+        value = parse_json(read_plain(path))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def printable(text: str) -> str:
     """The same text without lone surrogates, which no UTF-8 file and no client takes: they are written as escapes."""
     return text.encode(errors="backslashreplace").decode()
@@ -148,6 +157,11 @@ def sha256_file(path: Path) -> str:
     """Hex digest of the file's bytes, read in blocks."""
     with open_plain(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def has_digest(path: Path, sha256: str) -> bool:
+    """Whether the path is a file with that digest."""
+    return path.is_file() and sha256_file(path) == sha256
 
 
 def digest(value: object) -> str:

@@ -168,9 +168,7 @@ class RunDir:
 
     def attempts(self, test: str, repeat: int) -> list[tuple[int, Path]]:
         """Every attempt at the repeat that left a folder, by its number; what else lies there is passed over."""
-        folder = self.test_folder(test) / "attempts"
-        named = ((ATTEMPT.fullmatch(path.name), path) for path in folder.iterdir()) if folder.is_dir() else ()
-        return sorted((int(name[2]), path) for name, path in named if name and int(name[1]) == repeat)
+        return list(attempt_folders(self.test_folder(test) / "attempts", repeat).items())
 
     def logs(self) -> Iterator[tuple[str, int, Path]]:
         """Every pytest log: its test, its repeat and its path; a file of another name is no log."""
@@ -182,6 +180,12 @@ class RunDir:
         """The process records of every attempt, purged ones too."""
         yield from self.path.glob("_pytest/*/attempts/*/tree.json")
         yield from self.path.glob("purged/*/*/tree.json")
+
+
+def attempt_folders(folder: Path, repeat: int) -> dict[int, Path]:
+    """Number -> own folder of every attempt at the repeat below ``folder``, in order; another name is passed over."""
+    named = ((ATTEMPT.fullmatch(path.name), path) for path in folder.iterdir()) if folder.is_dir() else ()
+    return dict(sorted((int(name[2]), path) for name, path in named if name and int(name[1]) == repeat))
 
 
 def utc_now() -> datetime:

@@ -88,7 +88,7 @@ def test_memory_and_processes_are_needed_even_where_they_are_not_supported(machi
 
 @pytest.mark.rule("GPU-06", "GPU-01")
 @pytest.mark.parametrize(
-    ("facts", "untold", "free"),
+    ("facts", "unreported", "free"),
     [
         ({"used": {"error": 3}}, ("memory",), True),
         ({"processes": {"error": 3}}, ("processes",), True),
@@ -100,14 +100,14 @@ def test_memory_and_processes_are_needed_even_where_they_are_not_supported(machi
     ],
 )
 def test_what_nvml_does_not_report_counts_as_unused_only_where_the_host_accepts_that(
-    machine: Recorded, facts: dict[str, Any], untold: tuple[str, ...], free: bool
+    machine: Recorded, facts: dict[str, Any], unreported: tuple[str, ...], free: bool
 ) -> None:
     machine.machine(facts)
 
     (plain,) = Probe()().gpus
     (accepted,) = accepting(Probe(), True)().gpus
 
-    assert (plain.untold, plain.free, plain.unknown_accepted) == (untold, False, False)
+    assert (plain.unreported, plain.free, plain.unknown_accepted) == (unreported, False, False)
     assert (accepted.free, accepted.unknown_accepted) == (free, True)
     assert accepting(Probe(), False)().gpus == (plain,)
     assert "accepted by the host profile" in accepting(Probe(), True)().summary()

@@ -236,7 +236,7 @@ def test_an_artifact_that_was_edited_after_it_was_recorded_is_foreign(
 
     found = audited(project, run)
 
-    ((key, repeat, cell),) = found.gaps()
+    ((key, repeat, cell),) = found.open_cells()
     assert (key, repeat, cell.cell, cell.fault) == ("toy_speed", 2, Cell.FAILED, Fault.FOREIGN)
     assert cell.reason == "was changed after it was recorded"
     with pytest.raises(Refusal, match="FOREIGN_ARTIFACT"):
@@ -249,12 +249,12 @@ def test_an_artifact_of_another_run_is_foreign_even_when_the_ledger_is_forged(pr
     assert other.run_id != run.run_id
     shutil.copy(other.observation("toy_speed", 2), run.observation("toy_speed", 2))
 
-    (gap,) = audited(project, run).gaps()
+    (gap,) = audited(project, run).open_cells()
     assert gap[2].reason == f"belongs to run {other.run_id}"
 
     sha = sha256_file(run.observation("toy_speed", 2))
     events.append(run, "recorded", toy.utc_now(), "forged", stage="toy_speed", repeat=2, sha256=sha)
-    (gap,) = audited(project, run).gaps()
+    (gap,) = audited(project, run).open_cells()
     assert (gap[2].fault, gap[2].reason) == (Fault.FOREIGN, f"belongs to run {other.run_id}")
 
 
@@ -262,7 +262,7 @@ def test_an_artifact_of_another_run_is_foreign_even_when_the_ledger_is_forged(pr
 def test_a_repeat_copied_over_another_is_foreign(project: Project, run: RunDir) -> None:
     shutil.copy(run.observation("toy_speed", 1), run.observation("toy_speed", 2))
 
-    (gap,) = audited(project, run).gaps()
+    (gap,) = audited(project, run).open_cells()
 
     assert gap[:2] == ("toy_speed", 2) and gap[2].fault is Fault.FOREIGN
 
@@ -271,7 +271,7 @@ def test_a_repeat_copied_over_another_is_foreign(project: Project, run: RunDir) 
 def test_an_artifact_that_nobody_recorded_is_foreign(project: Project, run: RunDir) -> None:
     events.append(run, "withdrawn", toy.utc_now(), "taken back", stage="toy_speed", repeat=2)
 
-    (gap,) = audited(project, run).gaps()
+    (gap,) = audited(project, run).open_cells()
 
     assert gap[2].reason == "was never recorded by this run's supervisor"
 
@@ -433,7 +433,7 @@ def test_a_cell_that_was_recorded_after_the_ledger_was_read_is_not_taken_for_for
     assert audit(run, plan, earlier).ready
 
     run.observation("toy_speed", 2).write_bytes(run.observation("toy_speed", 1).read_bytes())
-    (_, _, cell), *rest = audit(run, plan, earlier).gaps()
+    (_, _, cell), *rest = audit(run, plan, earlier).open_cells()
     assert (cell.fault, rest) == (Fault.FOREIGN, [])
 
 

@@ -13,7 +13,7 @@ import toy
 from pydantic import ValidationError
 
 from tune_mcp.contract.precheck import Check
-from tune_mcp.gpus import Gpu, GpuProcess, GpuReading, Presence, Untold
+from tune_mcp.gpus import Gpu, GpuProcess, GpuReading, Presence, Unreported
 from tune_mcp.precheck import hardware
 from tune_mcp.precheck.catalogue import stale_files, unknown_metrics
 from tune_mcp.precheck.gates import Precheck, Probes, precheck
@@ -124,13 +124,13 @@ def test_busy_gpus_are_told_with_their_pids_and_split_ones_with_their_key(subjec
 
 
 @pytest.mark.rule("GPU-13")
-@pytest.mark.parametrize("untold", [("memory",), ("processes",), ("memory", "processes")])
+@pytest.mark.parametrize("unreported", [("memory",), ("processes",), ("memory", "processes")])
 def test_a_gpu_without_numbers_is_told_as_what_it_is_with_the_key_that_accepts_it(
-    subject: Subject, untold: tuple[Untold, ...]
+    subject: Subject, unreported: tuple[Unreported, ...]
 ) -> None:
     one = replace(subject, gpus_per_test={"a": 1}, host="spark")
     gpu_without = Gpu(
-        0, "GPU-0", "NVIDIA GB10", *((None, None) if "memory" in untold else (4, 97871)), 0, untold=untold
+        0, "GPU-0", "NVIDIA GB10", *((None, None) if "memory" in unreported else (4, 97871)), 0, unreported=unreported
     )
     reading = GpuReading(Presence.PRESENT, (gpu_without,))
 

@@ -98,11 +98,10 @@ def test_worst_of_five_covers_the_p95_with_22_6_percent() -> None:
 
 def test_location_and_scatter_of_a_row() -> None:
     row = spread((1.0, 2.0, 6.0))
-    assert (row.n, row.median, row.minimum, row.maximum, row.mean, row.spread) == (3, 2.0, 1.0, 6.0, 3.0, 5.0)
+    assert (row.n, row.median, row.minimum, row.maximum, row.spread) == (3, 2.0, 1.0, 6.0, 5.0)
     assert row.spread_relative == 2.5
-    assert row.sd == pytest.approx(math.sqrt(7))
     assert row.cv == pytest.approx(math.sqrt(7) / 3)
-    assert spread((1.0, 3.0)).sd == pytest.approx(math.sqrt(2))
+    assert spread((1.0, 3.0)).cv == pytest.approx(math.sqrt(2) / 2)
     negative = spread((-1.0, -2.0, -6.0))
     assert (negative.spread_relative, negative.cv) == (2.5, pytest.approx(math.sqrt(7) / 3))
 
@@ -291,7 +290,7 @@ def test_one_repeat_has_what_its_family_usually_has() -> None:
     found = fail_chance(Series((3.0,), "max"), 4.0, SPEED)
     assert found.noise == pytest.approx(0.025295993359, rel=1e-9)
     assert fail_chance(Series((3.0,), "max"), 3.0, SPEED).noise == 0.5
-    assert spread((3.0,)).sd is None
+    assert spread((3.0,)).cv is None
 
 
 def test_a_positive_metric_cannot_fall_below_a_lower_limit_of_zero_or_less() -> None:

@@ -11,6 +11,7 @@ import pytest
 from speech_run import applied
 
 from tune_mcp.files import parse_json
+from tune_mcp.report import wording
 from tune_mcp.report.collect import report_digest
 from tune_mcp.report.write import by_hand, read_report, read_whole
 from tune_mcp.run_dir import RunDir
@@ -206,7 +207,7 @@ def test_a_single_repeat_is_reported_without_a_false_spread(workshop) -> None:
     case = workshop.make(repeats=1)
     facts = case.report()
     assert "> **One repeat:** it shows no spread at all: a smoke run, no calibration." in case.run.report_md.read_text()
-    assert facts.coverage_p95 == pytest.approx(0.05)
+    assert "with a probability of 5.0 %" in wording.coverage_text(facts)
     assert all(metric.spread.cv is None for _, metric in facts.metrics())
 
 

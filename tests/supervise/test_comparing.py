@@ -105,22 +105,46 @@ def test_a_resume_on_another_machine_halts_before_anything_is_launched(project: 
     )
 
 
+def _spoiled(run: RunDir, how: str) -> bytes:
+    """environment.json as it was, after it was deleted or changed."""
+    kept = run.environment.read_bytes()
+    run.environment.unlink() if how == "deleted" else run.environment.write_text(how)
+    return kept
+
+
 @pytest.mark.rule("SCP-02", "RES-11")
-@pytest.mark.parametrize(
-    "harm", [Path.unlink, lambda path: path.write_text("{}"), lambda path: path.write_text(path.read_text() + " ")]
-)
-def test_a_record_of_the_machine_that_the_supervisor_did_not_write_resumes_nothing(
-    project: Project, harm: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("how", ["deleted", "{}", "\n"])
+def test_a_lost_or_changed_record_of_the_machine_is_written_again_from_the_ledger_and_the_run_goes_on(
+    project: Project, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "MAX_PASSES", 1)
     run = toy.finished_run(project, 2, lambda job: None if job.repeat == 2 else toy.measured(job))
-    harm(run.environment)
+    kept = _spoiled(run, how)
+
+    with toy.supervised_here(toy.measured):
+        resume_run(project, run.run_id)
+
+    assert run.environment.read_bytes() == kept
+    assert strict_audit(project, run.run_id).ready
+
+
+@pytest.mark.rule("SCP-02", "RES-11")
+@pytest.mark.parametrize("how", ["deleted", "{}"])
+def test_a_record_of_the_machine_that_nothing_vouches_for_resumes_nothing_and_says_what_to_do(
+    project: Project, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "MAX_PASSES", 1)
+    run = toy.finished_run(project, 2, lambda job: None if job.repeat == 2 else toy.measured(job))
+    lines = [json.loads(line) for line in run.events.read_text().splitlines()]
+    run.events.write_text("".join(json.dumps({**line, "machine": None}) + "\n" for line in lines))
+    _spoiled(run, how)
 
     with toy.supervised_here() as executor:
         resume_run(project, run.run_id)
 
     assert (halt_of(run).code, executor.jobs) == ("HOST_NOT_COMPARABLE", [])
     assert "environment.json is gone, or is not what the supervisor wrote" in halt_of(run).message
+    assert halt_of(run).next.startswith("put the file back as it was")
 
 
 def _own_again(run: RunDir) -> None:

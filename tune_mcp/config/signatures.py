@@ -84,7 +84,7 @@ class NoProgress(ConfigModel):
     exit_after_s: Seconds | None = None
 
 
-class Room(ConfigModel):
+class SpaceLimits(ConfigModel):
     """Limits of the disk and of the log, in MiB and MiB per second."""
 
     free_mib: Seconds | None = None
@@ -99,7 +99,7 @@ class OwnSignatures(ConfigModel):
     suspicious: tuple[Signature, ...] = ()
     startup: Startup = Field(default_factory=Startup)
     no_progress: NoProgress = Field(default_factory=NoProgress)
-    room: Room = Field(default_factory=Room)
+    room: SpaceLimits = Field(default_factory=SpaceLimits)
     roles: tuple[Role, ...] = ()
 
 

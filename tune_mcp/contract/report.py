@@ -8,7 +8,10 @@ from enum import StrEnum
 from tune_mcp.config.stages import Frozen
 from tune_mcp.contract.reply import Reply
 
-DIRTY = "calibrated on a dirty tree: see workspace.diff and plan.json"
+DIRTY = (
+    "calibrated on a dirty tree: plan.json names what differs from the commit; workspace.diff has the tracked changes, "
+    "if there are any"
+)
 
 
 class Cause(StrEnum):

@@ -45,7 +45,7 @@ class CurrentWork(Frozen):
         return f"{where}{self.test} run {self.repeat} attempt {self.attempt}: {self.phase} since {self.since}"
 
 
-class Gap(Frozen):
+class OpenCell(Frozen):
     """A cell that is not strict, and why."""
 
     stage_key: str
@@ -74,7 +74,7 @@ class StatusReply(Reply):
     complete: bool
     ok: int
     total: int
-    missing: tuple[Gap, ...]
+    missing: tuple[OpenCell, ...]
     missing_total: int
     stages: tuple[str, ...]
     current: CurrentWork | None
@@ -148,7 +148,7 @@ class StatusReply(Reply):
         """Where all cells are with their reasons."""
         return f"tune://runs/{self.run_id}/audit"
 
-    def trouble(self) -> tuple[Gap, ...]:
+    def trouble(self) -> tuple[OpenCell, ...]:
         """The first cells that were measured and are not strict; a reason that several share is said once."""
         found = [gap for gap in self.missing if gap.cell != Cell.NOT_RUN.value]
         said = said_once({f"{gap.stage_key} run {gap.repeat}": _short(gap.reason, _REASON_ROOM) for gap in found})

@@ -21,8 +21,8 @@ from pydantic.dataclasses import dataclass
 PROBE_DEADLINE_S = 15.0
 MEMORY_LIMIT_MIB = 2048
 """A GPU with more memory in use than this is not free (rule GPU-01; the limit itself still is)."""
-Untold = Literal["memory", "processes"]
-UNTOLD: Mapping[Untold, str] = MappingProxyType({"memory": "memory in use", "processes": "list of processes"})
+Unreported = Literal["memory", "processes"]
+UNREPORTED: Mapping[Unreported, str] = MappingProxyType({"memory": "memory in use", "processes": "list of processes"})
 _KNOWN = ConfigDict(extra="forbid", defer_build=True)
 _ABANDON_S = 1.0
 Count = Annotated[int, Field(ge=0)]
@@ -60,7 +60,7 @@ class Gpu:
     """One physical GPU: NVML index, UUID, model, memory in MiB, utilisation in percent, its compute processes.
 
     ``trouble`` says what could not be read of it; ``minor`` is the N of /dev/nvidiaN; ``mig`` that it is split.
-    ``untold`` is what NVML does not support for it (``memory``, ``processes``: unified memory, a MIG slice), and
+    ``unreported`` is what NVML does not support for it (``memory``, ``processes``: unified memory, a MIG slice), and
     ``unknown_accepted`` that the host profile takes such a GPU for free as far as the others of its numbers say so.
     """
 
@@ -75,7 +75,7 @@ class Gpu:
     minor: Count | None = None
     trouble: str = ""
     condition: Condition = Field(default_factory=Condition)
-    untold: tuple[Untold, ...] = ()
+    unreported: tuple[Unreported, ...] = ()
     unknown_accepted: bool = False
 
     @property
@@ -84,15 +84,15 @@ class Gpu:
 
         What NVML does not support counts as unused only where the host profile accepts that.
         """
-        if self.trouble or self.processes or (self.untold and not self.unknown_accepted):
+        if self.trouble or self.processes or (self.unreported and not self.unknown_accepted):
             return False
         if self.memory_used_mib is None or self.memory_total_mib is None:
-            return "memory" in self.untold
+            return "memory" in self.unreported
         return self.memory_used_mib <= min(MEMORY_LIMIT_MIB, self.memory_total_mib)
 
     def accepting_unknown(self) -> Self:
         """The same GPU where what NVML does not report of it counts as unused."""
-        return replace(self, unknown_accepted=bool(self.untold))
+        return replace(self, unknown_accepted=bool(self.unreported))
 
     @property
     def memory(self) -> str:
@@ -124,8 +124,8 @@ class GpuReading:
         return self
 
     def accepting_unknown(self, accept: bool) -> Self:
-        """The same look where ``accept`` (``gpu_memory_unknown`` of the host) lets untold numbers count as unused."""
-        if not accept or not any(gpu.untold for gpu in self.gpus):
+        """The same look where ``accept`` (``gpu_memory_unknown`` of the host) lets these count as unused."""
+        if not accept or not any(gpu.unreported for gpu in self.gpus):
             return self
         return replace(self, gpus=tuple(gpu.accepting_unknown() for gpu in self.gpus))
 
@@ -143,9 +143,9 @@ class GpuReading:
             case Presence.PRESENT:
                 names = sorted({gpu.name for gpu in self.gpus})
                 counted = ", ".join(f"{sum(gpu.name == name for gpu in self.gpus)}× {name}" for name in names)
-                accepted = {UNTOLD[name] for gpu in self.gpus if gpu.unknown_accepted for name in gpu.untold}
-                untold = " and ".join(sorted(accepted, reverse=True))
-                return f"{counted} (no {untold} from NVML, accepted by the host profile)" if untold else counted
+                accepted = {UNREPORTED[name] for gpu in self.gpus if gpu.unknown_accepted for name in gpu.unreported}
+                unreported = " and ".join(sorted(accepted, reverse=True))
+                return f"{counted} (no {unreported} from NVML, accepted by the host profile)" if unreported else counted
 
 
 class GpuReader(Protocol):

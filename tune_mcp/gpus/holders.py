@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tune_mcp import procfs
-from tune_mcp.gpus import MEMORY_LIMIT_MIB, UNTOLD, Gpu
+from tune_mcp.gpus import MEMORY_LIMIT_MIB, UNREPORTED, Gpu
 from tune_mcp.procfs import PROC
 
 _STUCK = {"D": "in uninterruptible sleep", "Z": "a zombie", "X": "dead"}
@@ -48,8 +48,8 @@ def describe(gpu: Gpu, proc: Path = PROC) -> str:
     if gpu.trouble:
         return f"GPU {gpu.index}: {gpu.trouble}"
     found = holders(gpu, proc)
-    if gpu.untold:
-        names = " and ".join(UNTOLD[name] for name in gpu.untold)
+    if gpu.unreported:
+        names = " and ".join(UNREPORTED[name] for name in gpu.unreported)
         held = f", held by {', '.join(map(str, found))}" if found else ""
         return f"GPU {gpu.index}: NVML reports no {names} for it (not supported){held}"
     if gpu.memory_used_mib is None:

@@ -45,17 +45,17 @@ def look(nvml: Any, *, devices: bool) -> dict[str, object]:
 def _one(nvml: Any, index: int) -> dict[str, object]:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
     troubles: list[str] = []
-    untold: list[str] = []
+    unreported: list[str] = []
 
     def ask(read: Callable[[], Any], *, needed: str = "") -> Any:
-        """The answer, or None: a reason in ``troubles``, or its name in ``untold`` where NVML has no such answer."""
+        """The answer, or None: a reason in ``troubles``, or its name in ``unreported`` where NVML has none."""
         try:
             return read()
         except nvml.NVMLError as error:
             if error.value not in (nvml.NVML_ERROR_NOT_SUPPORTED, nvml.NVML_ERROR_FUNCTION_NOT_FOUND, NO_PERMISSION):
                 troubles.append(str(error))
             elif needed:
-                untold.append(needed)
+                unreported.append(needed)
             return None
 
     def told(read: Callable[[], Any]) -> Any:
@@ -69,7 +69,7 @@ def _one(nvml: Any, index: int) -> dict[str, object]:
         """The memory; none where NVML reports zeros for lack of memory of its own."""
         found = nvml.nvmlDeviceGetMemoryInfo(handle)
         if found.total == 0:
-            untold.append("memory")
+            unreported.append("memory")
             return None
         return found
 
@@ -92,7 +92,7 @@ def _one(nvml: Any, index: int) -> dict[str, object]:
         "mig": mig == 1,
         "minor": told(lambda: nvml.nvmlDeviceGetMinorNumber(handle)),
         "trouble": "; ".join(troubles),
-        "untold": untold,
+        "unreported": unreported,
         "condition": {
             "temperature_c": told(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
             "power_w": None if power is None else round(power / 1000),

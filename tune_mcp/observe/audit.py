@@ -72,7 +72,12 @@ class Provenance:
 
     def line(self) -> str:
         """``GIT PROVENANCE: ok`` or ``GIT PROVENANCE: FAIL — reason`` (SES-12)."""
-        return "GIT PROVENANCE: ok" if self.ok else f"GIT PROVENANCE: FAIL — {self.reason}"
+        return f"GIT PROVENANCE: {self.verdict}"
+
+    @property
+    def verdict(self) -> str:
+        """``ok``, or ``FAIL — reason``."""
+        return "ok" if self.ok else f"FAIL — {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ class Audit:
             for part, own in self.plan.parts(run)
         )
 
-    def gaps(self) -> list[tuple[str, int, AuditedCell]]:
+    def open_cells(self) -> list[tuple[str, int, AuditedCell]]:
         """Every cell that is not strict: stage key, repeat (1-based), cell."""
         return [
             (stage.stage.key, repeat, cell)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tune_mcp.contract.precheck import Check
 from tune_mcp.errors import Refusal
-from tune_mcp.files import sha256_file
+from tune_mcp.files import has_digest
 from tune_mcp.precheck.subject import Subject
 from tune_mcp.session import provenance
 from tune_mcp.words import number_of
@@ -28,11 +28,7 @@ def stale_files(repo_root: Path, stages: tuple[Stage, ...]) -> list[str]:
         expected[stage.test] = stage.test_file_sha256
         if stage.threshold_file and stage.threshold_file_sha256:
             expected[stage.threshold_file] = stage.threshold_file_sha256
-    return [name for name, sha in expected.items() if not _is(repo_root / name, sha)]
-
-
-def _is(path: Path, sha: str) -> bool:
-    return path.is_file() and sha256_file(path) == sha
+    return [name for name, sha in expected.items() if not has_digest(repo_root / name, sha)]
 
 
 def contradicted(

@@ -12,10 +12,10 @@ from tune_mcp import __version__
 from tune_mcp.apply.plan import ApplyPlan
 from tune_mcp.contract.precheck import Check
 from tune_mcp.errors import Json
-from tune_mcp.files import digest, inside, sha256_file
+from tune_mcp.files import digest, inside, read_object, sha256_file
 from tune_mcp.observe.audit import Audit, AuditedStage
-from tune_mcp.report import history, statistics
-from tune_mcp.report.context import ContextReader, hardware, read_object
+from tune_mcp.report import history
+from tune_mcp.report.context import ContextReader, hardware
 from tune_mcp.report.earlier import EarlierReport
 from tune_mcp.report.facts import ReportFacts, StageFacts
 from tune_mcp.report.hosts import hosts
@@ -98,8 +98,6 @@ def collect(
         artifacts_digest=report_digest(audited),
         stages=tuple(stages),
         suite=suite(stages, noise, ci or CiGate()),
-        coverage_p95=statistics.coverage(plan.repeats),
-        repeats_for_p95=statistics.repeats_for(0.95),
         launches=history.launches(run, audited),
         incidents=history.incidents(*(part for part, _ in audited.parts(run))),
         checks=tuple(_checks(precheck.get("checks"))),
@@ -166,7 +164,7 @@ def _dirty_note(run: RunDir, plan: Plan) -> str:
         names = sorted(plan.untracked)
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         parts.append(f"{number_of(len(names), 'untracked file')}: {', '.join(names[:3])}{more}")
-    return f"the tree held more than this commit: {'; '.join(parts) or 'see workspace.diff'}"
+    return f"the tree held more than this commit: {'; '.join(parts) or 'what it was is not on record'}"
 
 
 def _environments(audited: Audit) -> set[str]:

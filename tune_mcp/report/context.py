@@ -14,7 +14,7 @@ from pathlib import Path
 from tune_mcp.config.stages import Stage
 from tune_mcp.discover.python_files import PythonFiles
 from tune_mcp.errors import Json, Refusal
-from tune_mcp.files import parse_json, read_plain
+from tune_mcp.files import read_object
 from tune_mcp.report.launch_values import LaunchValues
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session.plan import LaunchSettings
@@ -28,15 +28,6 @@ class Hardware:
 
     phrase: str
     summary: str
-
-
-def read_object(path: Path) -> dict[str, Json]:
-    """A JSON object from a file; empty when the file is missing or is not one."""
-    try:
-        value = parse_json(read_plain(path))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def hardware(run: RunDir) -> Hardware:

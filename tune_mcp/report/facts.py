@@ -72,7 +72,6 @@ class MetricFacts(Frozen):
     line: int | None
     values: tuple[Number, ...]
     worst_raw: Number
-    worst_shown: float
     worst_repeats: tuple[int, ...]
     current_raw: Number | None
     write_value: Number
@@ -303,8 +302,6 @@ class ReportFacts(Frozen):
     artifacts_digest: str
     stages: tuple[StageFacts, ...]
     suite: SuiteFacts
-    coverage_p95: float
-    repeats_for_p95: int
     launches: tuple[Launch, ...]
     incidents: tuple[Incident, ...]
     applied: tuple[Applied, ...] = ()

@@ -22,11 +22,12 @@ from tune_mcp.config.metrics import family as family_of_group
 from tune_mcp.config.stages import Family
 from tune_mcp.contract.strict_audit import Cell, HostRow
 from tune_mcp.errors import Json
+from tune_mcp.files import read_object
 from tune_mcp.observe.audit import Audit, AuditedCell, AuditedStage, Fault
 from tune_mcp.observe.observation import Attempt
 from tune_mcp.precheck import fingerprint
 from tune_mcp.precheck.fingerprint import Environment
-from tune_mcp.report.context import UNKNOWN, read_object
+from tune_mcp.report.context import UNKNOWN
 from tune_mcp.report.figures import percent
 from tune_mcp.report.statistics import PRIORS, Series, student_tail
 from tune_mcp.run_dir import RunDir

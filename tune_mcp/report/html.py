@@ -6,22 +6,12 @@ and dark, on a phone, and prints.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
 
 from tune_mcp.observe.worst import Direction
-from tune_mcp.report import since, wording
+from tune_mcp.report import figures, since, wording
 from tune_mcp.report.facts import ReportFacts
-from tune_mcp.report.figures import (
-    brief,
-    chance_text,
-    chances_text,
-    old_text,
-    percent,
-    plain,
-    shown_text,
-)
 from tune_mcp.report.strip import strip
 from tune_mcp.words import number_of
 
@@ -53,19 +43,11 @@ def render(facts: ReportFacts) -> str:
         "strip": strip,
         "wording": wording,
         "since": since,
+        "figures": figures,
+        "number_of": number_of,
         "speed": [stage for stage in facts.stages if stage.group == "speed"],
     }
-    texts: dict[str, Callable[..., str]] = {
-        "brief": brief,
-        "plain": plain,
-        "shown": shown_text,
-        "percent": percent,
-        "chance": chance_text,
-        "chances": chances_text,
-        "old_text": old_text,
-        "number_of": number_of,
-    }
-    return _template().render(**given, **texts)
+    return _template().render(**given)
 
 
 @cache

@@ -44,7 +44,7 @@ def _said(text: str) -> str:
     return " ".join(text.split()).replace("<", "&lt;").replace("{{", "{ {")
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> Iterator[str]:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> Iterator[str]:
     """A table; the columns in ``right`` are aligned to the right."""
     aligned = set(right)
     yield f"| {' | '.join(head)} |"
@@ -95,7 +95,7 @@ def _summary(facts: ReportFacts) -> list[str]:
 
 
 def _moves(facts: ReportFacts, rows: wording.Pairs) -> Iterator[str]:
-    yield from _table(
+    yield from table(
         ("Stage", "Threshold", "Present", "Worst of N", "Proposed", "Effect on CI", "Remark"),
         (
             (
@@ -130,7 +130,7 @@ def _hosts(facts: ReportFacts) -> list[str]:
         for one in facts.hosts
     )
     head = ("Host", "GPUs", "Driver", "Fingerprint", "Repeats that count", "Remark")
-    return ["## Hosts", "", *_table(head, rows)]
+    return ["## Hosts", "", *table(head, rows)]
 
 
 def _stage(stage: StageFacts) -> list[str]:
@@ -149,10 +149,10 @@ def _stage(stage: StageFacts) -> list[str]:
     ]
     head = ["Repeat", *(metric.label for metric in stage.metrics), "Samples", "pytest (s)", "run{k}.json"]
     if stage.docs:
-        return [*lines, *_table(head, rows), "", "A docs stage: run and counted, it has no thresholds."]
+        return [*lines, *table(head, rows), "", "A docs stage: run and counted, it has no thresholds."]
     worst = (f"**{shown_text(one.worst_raw, one.scale, one.digits)}**" for one in stage.metrics)
     rows.append([f"**worst of {len(stage.cells)}**", *worst, "", "", ""])
-    lines += _table(head, rows, right=range(1, len(head)))
+    lines += table(head, rows, right=range(1, len(head)))
     lines += ["", *_worst_rows(stage), "", *_statistics(stage)]
     notes = [f"- {metric.label}: {metric.flag.text}." for metric in stage.metrics if metric.flag]
     notes += [
@@ -167,7 +167,7 @@ def _stage(stage: StageFacts) -> list[str]:
 
 
 def _worst_rows(stage: StageFacts) -> Iterator[str]:
-    yield from _table(
+    yield from table(
         ("Worst of N", "Threshold", "Bound", "Worst, raw", "Proposed", "Present", "Effect on CI", "Mode smart"),
         (
             (
@@ -187,7 +187,7 @@ def _worst_rows(stage: StageFacts) -> Iterator[str]:
 
 
 def _statistics(stage: StageFacts) -> Iterator[str]:
-    yield from _table(
+    yield from table(
         ("Statistics", "Median", "Min", "Max", "Spread", "CV", "Slack in the file", "Clean run fails", "as it stands"),
         (
             (
@@ -220,7 +220,7 @@ def _certainty(facts: ReportFacts) -> list[str]:
     risky = sorted(facts.suite.gates, key=lambda gate: -gate.chance.with_slow)[:10]
     if risky:
         lines += ["", "Most likely to miss a limit in a clean run, one line a test:", ""]
-        lines += _table(
+        lines += table(
             ("Test", "From the spread", "With slow runs", "Decided by", "Slack it needs", "or repeats"),
             (
                 (
@@ -254,7 +254,7 @@ def _previous(facts: ReportFacts) -> list[str]:
         if (old := before.worst.get(f"{stage.key}/{metric.key}")) is not None
     ]
     if rows:
-        lines += ["", *_table(("Stage", "Metric", "Worst then", "Worst now", "Change"), rows, right=(2, 3))]
+        lines += ["", *table(("Stage", "Metric", "Worst then", "Worst now", "Change"), rows, right=(2, 3))]
     if before.changes and before.changes.files:
         lines += ["", "Files:", "", *(f"- {_said(since.file_text(file, before))}" for file in before.changes.files)]
         lines += _more(before.files - len(before.changes.files))
@@ -274,7 +274,7 @@ def _optimisations(facts: ReportFacts) -> list[str]:
     if not facts.optimisations:
         return []
     lines = ["## Optimisations", "", "What config names, and what the logs of the counted repeats show.", ""]
-    lines += _table(
+    lines += table(
         ("Optimisation", "Evidence looked for", "Test", "Seen in", "First"),
         (
             (
@@ -295,7 +295,7 @@ def _attempts(facts: ReportFacts) -> list[str]:
     lines = ["## Superseded repeats and incidents", "", wording.launches_text(facts)]
     if facts.uncounted:
         lines += ["", "Not counted, with every value that can still be read:", ""]
-        lines += _table(
+        lines += table(
             ("When", "Test", "Repeat", "Attempt", "How", "Values", "By", "Why", "Where"),
             (
                 (
@@ -321,8 +321,8 @@ def _attempts(facts: ReportFacts) -> list[str]:
 def _applied(facts: ReportFacts) -> list[str]:
     """What ``apply`` wrote, right before the provenance (APL-18 to APL-22); nothing where it wrote nothing."""
     cells = ((row.stage_key, row.symbol, old_text(row.old), plain(row.new), row.direction) for row in facts.applied)
-    table = _table(("Stage", "Metric", "Old", "New", "Direction"), cells)
-    return ["## Applied changes", "", *table] if facts.applied else []
+    changes = table(("Stage", "Metric", "Old", "New", "Direction"), cells)
+    return ["## Applied changes", "", *changes] if facts.applied else []
 
 
 def _provenance(facts: ReportFacts) -> list[str]:

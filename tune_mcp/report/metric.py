@@ -53,7 +53,6 @@ class MetricReader:
             line=row.line,
             values=values,
             worst_raw=worst.worst_raw,
-            worst_shown=worst.worst_rounded,
             worst_repeats=tuple(repeat for repeat, value in enumerate(values, 1) if value == worst.worst_raw),
             current_raw=current,
             write_value=proposed,

@@ -75,8 +75,6 @@ class Spread(Frozen):
     maximum: Number
     spread: float
     spread_relative: float | None
-    mean: float
-    sd: float | None
     cv: float | None
 
 
@@ -173,8 +171,6 @@ def spread(values: Sequence[Number]) -> Spread:
         maximum=max(values),
         spread=width,
         spread_relative=width / abs(middle) if middle else None,
-        mean=mean,
-        sd=sd,
         cv=None if sd is None or not mean else sd / abs(mean),
     )
 

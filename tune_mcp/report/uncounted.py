@@ -17,12 +17,12 @@ from pathlib import Path
 from tune_mcp.config.stages import Number
 from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.errors import Json
-from tune_mcp.files import parse_json, read_plain, sha256_file
+from tune_mcp.files import read_object, sha256_file
 from tune_mcp.observe import result_files
 from tune_mcp.observe.audit import Audit, AuditedStage
 from tune_mcp.observe.extract import ResultFiles, extract, finite_number
 from tune_mcp.report.facts import Uncounted, UncountedFacts, UncountedValue
-from tune_mcp.run_dir import ATTEMPT, ATTEMPT_KEY, RunDir
+from tune_mcp.run_dir import ATTEMPT_KEY, RunDir, attempt_folders
 from tune_mcp.session import events
 
 _MOVED_BY_LOAD = frozenset({"speed", "reliability"})
@@ -63,7 +63,7 @@ def _of_part(top: RunDir, run: RunDir, audited: Audit) -> list[UncountedFacts]:
         stages.setdefault(stage.stage.test_key, []).append(stage)
     found: list[UncountedFacts] = []
     for left in (*_taken_out(run, audited), *_superseded(run, stages)):
-        result = _read(left.folder / RESULT_FILE)
+        result = read_object(left.folder / RESULT_FILE)
         started = result.get("started_at")
         found.append(
             UncountedFacts(
@@ -200,8 +200,7 @@ def _superseded(run: RunDir, stages: Mapping[str, list[AuditedStage]]) -> Iterat
 
 def _attempts(folder: Path, root: Path, repeat: int) -> Iterator[tuple[int | None, Path, Path]]:
     """Number, own folder and basetemp of every attempt; the last one's basetemp lies where it was written."""
-    names = (ATTEMPT.fullmatch(path.name) for path in folder.iterdir()) if folder.is_dir() else ()
-    numbers = sorted(int(name[2]) for name in names if name and int(name[1]) == repeat)
+    numbers = list(attempt_folders(folder, repeat))
     for number in numbers:
         home = folder / f"run{repeat}_a{number}"
         own = home / f"basetemp_run{repeat}"
@@ -217,7 +216,7 @@ def _values(left: _Left, stage: AuditedStage, result: Mapping[str, Json]) -> Ite
     if left.artifacts and (sha := left.recorded.get(stage.stage.key)):
         path = left.artifacts / f"{stage.stage.key}.json"
         with suppress(OSError):
-            kept = _read(path).get("metrics") if sha256_file(path) == sha else None
+            kept = read_object(path).get("metrics") if sha256_file(path) == sha else None
     evidence = result.get("evidence_sha256")
     sealed = {name: str(sha) for name, sha in evidence.items()} if isinstance(evidence, dict) else {}
     changed = sealed and result_files.changed(left.basetemp, sealed, result_files.named_by([stage.stage]))
@@ -257,11 +256,3 @@ def _metrics(sealed: Json, stage: AuditedStage) -> Json:
 
 def _number(metrics: Json | Mapping[str, Number | None], key: str) -> Number | None:
     return finite_number(metrics.get(key)) if isinstance(metrics, Mapping) else None
-
-
-def _read(path: Path) -> dict[str, Json]:
-    try:
-        value = parse_json(read_plain(path))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -11,7 +11,7 @@ from tune_mcp.report import since
 from tune_mcp.report.facts import MetricFacts, ReportFacts, StageFacts, Uncounted, UncountedFacts, UncountedValue
 from tune_mcp.report.figures import chance_text, chances_text, percent, plain
 from tune_mcp.report.shape import FlagKind
-from tune_mcp.report.statistics import UNSEEN, Series, repeats_for
+from tune_mcp.report.statistics import UNSEEN, Series, coverage, repeats_for
 from tune_mcp.words import number_of
 
 Pairs = Sequence[tuple[StageFacts, MetricFacts]]
@@ -240,8 +240,8 @@ def coverage_text(facts: ReportFacts) -> str:
     """What the worst of N is, and what it is not."""
     return (
         f"The worst of {facts.repeats} covers the true 95th percentile with a probability of "
-        f"{percent(facts.coverage_p95)}, so it is not a P95, whatever a constant is called. "
-        f"{repeats_for(0.5)} repeats would cover it with 50 %, {facts.repeats_for_p95} with 95 %."
+        f"{percent(coverage(facts.repeats))}, so it is not a P95, whatever a constant is called. "
+        f"{repeats_for(0.5)} repeats would cover it with 50 %, {repeats_for(0.95)} with 95 %."
     )
 
 

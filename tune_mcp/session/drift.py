@@ -17,7 +17,7 @@ from shlex import quote
 from tune_mcp import procfs
 from tune_mcp.config.loader import REPO_PLACE
 from tune_mcp.config.stages import Frozen
-from tune_mcp.files import read_plain, sha256_bytes, sha256_file
+from tune_mcp.files import has_digest, read_plain, sha256_bytes
 from tune_mcp.run_dir import RUNS_FOLDER
 from tune_mcp.session.provenance import GitState
 
@@ -77,7 +77,7 @@ def moved(root: Path, now: GitState, planned: Baseline) -> tuple[str, ...]:
     found += [
         f"{name} is not the file that was planned"
         for name, sha in planned.file_sha256.items()
-        if not _is(root / name, sha)
+        if not has_digest(root / name, sha)
     ]
     for name, sha in planned.config_sha256.items():
         path = Path(name)
@@ -214,10 +214,6 @@ def _of_client(path: PurePosixPath) -> bool:
     """Whether it lies where a client keeps its own files, at the top of the project or of the repository around it."""
     top = next((part for part in path.parts if part != ".."), "")
     return top in _CLIENTS or top.startswith(_CLIENT_PREFIX)
-
-
-def _is(path: Path, sha: str) -> bool:
-    return path.is_file() and sha256_file(path) == sha
 
 
 def own_output(root: Path, top: Path) -> tuple[str, ...]:

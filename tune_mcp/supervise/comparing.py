@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tune_mcp.contract.strict_audit import Cell
-from tune_mcp.errors import Code, Refusal
+from tune_mcp.errors import Code, Json, Refusal
 from tune_mcp.files import dump_json, parse_json, read_plain, sha256_bytes, write_atomic
 from tune_mcp.gpus import Gpu
 from tune_mcp.observe.audit import audit
@@ -44,29 +44,40 @@ def settle(run: RunDir, plan: Plan, found: Environment, now: datetime) -> None:
     ledger = events.ledger(run)
     if audit(run, plan, ledger).counts[Cell.STRICT]:
         kept = read(run)
-        if kept is None or ledger.environment_sha256 not in (None, sha256_bytes(read_plain(run.environment))):
-            raise _refusal("environment.json is gone, or is not what the supervisor wrote")
+        if kept is None:
+            raise _refusal(
+                "environment.json is gone, or is not what the supervisor wrote, and events.jsonl does not hold it",
+                "put the file back as it was, or stop this run and start a new one",
+            )
         if other := fingerprint.differences(kept, found, any_host=plan.settings.slurm is not None):
             raise _refusal("; ".join(other))
         _loaded_as_recorded(run)
         return
     run.loaded.unlink(missing_ok=True)
-    data = dump_json(found.model_dump(mode="json"))
-    events.append(
-        run,
-        "environment",
-        now,
-        "the machine is on record",
-        sha256=sha256_bytes(data),
-        fingerprint=fingerprint.fingerprint(found),
-    )
+    machine = found.model_dump(mode="json")
+    data = dump_json(machine)
+    facts = {"sha256": sha256_bytes(data), "fingerprint": fingerprint.fingerprint(found), "machine": machine}
+    events.append(run, "environment", now, "the machine is on record", **facts)
     write_atomic(run.environment, data)
 
 
 def read(run: RunDir) -> Environment | None:
-    """The machine on record; None when there is none or it cannot be read."""
+    """The machine on record; None when there is none or it cannot be read.
+
+    A file that is gone, or is not the one on the ledger, is written again from there.
+    """
+    lines = [event.facts for event in events.read(run.events, '"environment"') if event.kind == "environment"]
+    recorded = lines[-1] if lines else dict[str, Json]()
+    data = b""
+    with suppress(OSError):
+        data = read_plain(run.environment)
     try:
-        return Environment.model_validate(parse_json(read_plain(run.environment)))
+        if recorded and sha256_bytes(data) != recorded.get("sha256"):
+            data = dump_json(recorded.get("machine"))
+            if sha256_bytes(data) != recorded.get("sha256"):
+                return None
+            write_atomic(run.environment, data)
+        return Environment.model_validate(parse_json(data))
     except (OSError, ValueError, ValidationError):
         return None
 
@@ -169,10 +180,10 @@ def _loaded_as_recorded(run: RunDir) -> None:
     write_atomic(run.loaded, newest)
 
 
-def _refusal(what: str) -> Refusal:
+def _refusal(what: str, step: str = _NEXT) -> Refusal:
     return Refusal(
         Code.HOST_NOT_COMPARABLE,
         ("SCP-02", "SCP-01"),
         f"numbers from here are not comparable with those of this run: {what}",
-        _NEXT,
+        step,
     )

@@ -20,7 +20,7 @@ from tune_mcp.observe.audit import one_scope
 from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.observe.observation import Attempt as AttemptRecord
 from tune_mcp.precheck import fingerprint
-from tune_mcp.run_dir import RunDir
+from tune_mcp.run_dir import RunDir, attempt_folders
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import Halt
@@ -196,7 +196,7 @@ def _brought_back(run: RunDir, plan: Plan, attempt: Attempt, who: str, now: date
     place = run.test_folder(test)
     attempts = place / "attempts"
     attempts.mkdir(parents=True, exist_ok=True)
-    for path in sealed.numbers(folder, repeat).values():
+    for path in attempt_folders(folder, repeat).values():
         path.rename(attempts / path.name)
     for usual in (run.log(test, repeat), run.basetemp(test, repeat), run.guard_record(test, repeat)):
         if (folder / usual.name).exists():

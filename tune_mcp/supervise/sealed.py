@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from tune_mcp.errors import Json
 from tune_mcp.files import read_plain, sha256_bytes, sha256_file
 from tune_mcp.observe.observation import Stored, load
-from tune_mcp.run_dir import ATTEMPT, RunDir
+from tune_mcp.run_dir import RunDir, attempt_folders
 from tune_mcp.session import events
 from tune_mcp.supervise import comparing
 from tune_mcp.supervise.job import JOB_FILE, RESULT_FILE, AttemptResult, Job, parse_result, read_job, result_sha256
@@ -122,18 +122,10 @@ def _moved_aside(run: RunDir, test: str, repeat: int) -> Iterator[Path]:
     yield from (folder for folder in folders.values() if folder.is_dir())
 
 
-def numbers(folder: Path, repeat: int) -> dict[int, Path]:
-    """Attempt number -> its folder; anything of another name is a stray."""
-    if not folder.is_dir():
-        return {}
-    found = ((ATTEMPT.fullmatch(path.name), path) for path in folder.iterdir() if path.is_dir())
-    return dict(sorted((int(match[2]), path) for match, path in found if match and int(match[1]) == repeat))
-
-
 def _within(
     run: RunDir, root: Path, epoch: Path | None, repeat: int, known: dict[tuple[Json, Json], Json]
 ) -> Iterator[Attempt]:
-    made = numbers(epoch or root / "attempts", repeat)
+    made = attempt_folders(epoch or root / "attempts", repeat)
     for number, path in made.items():
         try:
             data = read_plain(path / RESULT_FILE)

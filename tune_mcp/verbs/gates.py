@@ -20,7 +20,7 @@ from tune_mcp.verbs.project import Project
 if TYPE_CHECKING:
     from tune_mcp.apply.transaction import Journal
 
-Gap = tuple[str, int, AuditedCell]
+OpenCell = tuple[str, int, AuditedCell]
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def complete(project: Project, run_id: str) -> Evidence:
             Step(call("status", run_id=run_id, wait_s=45), " until it is terminal"),
             {"run_id": run_id, "state": str(now.state)},
         )
-    gaps = audited.gaps()
+    gaps = audited.open_cells()
     missing = [gap for gap in gaps if gap[2].fault is Fault.CONTENT]
     foreign = [gap for gap in gaps if gap[2].fault is Fault.FOREIGN]
     if missing or not audited.stages:
@@ -205,7 +205,7 @@ def _no_provenance(plan: Plan, reason: str) -> Refusal:
     )
 
 
-def _gap(gaps: list[Gap]) -> str:
+def _gap(gaps: list[OpenCell]) -> str:
     if not gaps:
         return "the matrix is empty"
     key, repeat, cell = gaps[0]
@@ -213,7 +213,7 @@ def _gap(gaps: list[Gap]) -> str:
     return f"{key} run {repeat} {cell.cell.value} {cell.reason}{more}"
 
 
-def _listed(gaps: list[Gap]) -> list[Json]:
+def _listed(gaps: list[OpenCell]) -> list[Json]:
     return [f"{key}/run{repeat}" for key, repeat, _ in gaps[:50]]
 
 

@@ -139,7 +139,7 @@ def _resume(run_id: str) -> Step:
 
 
 def _first_gap(audited: Audit) -> str:
-    gaps = audited.gaps()
+    gaps = audited.open_cells()
     if not gaps:
         return audited.git.line()
     key, repeat, cell = gaps[0]

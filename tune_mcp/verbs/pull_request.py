@@ -15,6 +15,7 @@ from tune_mcp.observe.worst import Direction
 from tune_mcp.report import wording
 from tune_mcp.report.facts import OptimisationFacts, ReportFacts, SeenFacts
 from tune_mcp.report.figures import old_text, plain
+from tune_mcp.report.markdown import table
 from tune_mcp.run_dir import RUNS_FOLDER, RunDir
 from tune_mcp.verbs.apply_recovery import Record
 from tune_mcp.verbs.project import Project
@@ -104,7 +105,7 @@ def _summary(facts: ReportFacts, records: Sequence[Record]) -> Iterator[str]:
         f"`{facts.calibration_git_sha}` ({facts.gpu_summary}{', dirty tree' if facts.dirty else ''})."
     )
     yield ""
-    yield from _table(("Stage", "Threshold", "Old", "New", "Effect on CI"), _changes(records))
+    yield from table(("Stage", "Threshold", "Old", "New", "Effect on CI"), _changes(records))
 
 
 def _changes(records: Sequence[Record]) -> Iterator[Sequence[str]]:
@@ -137,7 +138,7 @@ def _seen(one: OptimisationFacts, seen: SeenFacts, repeats: int) -> str:
 
 def _highlights(facts: ReportFacts) -> Iterator[str]:
     moving = [pair for pair in facts.loudest_first() if pair[1].direction is not Direction.EQUAL]
-    yield from _table(
+    yield from table(
         ("Stage", "Threshold", "Per run", "Worst of N", "Before", "Proposed", "Effect on CI"),
         (
             (
@@ -178,10 +179,3 @@ def _verification(run: RunDir) -> Iterator[str]:
     )
     yield "- [ ] the repository's pre-commit hooks passed, none was bypassed"
     yield "- [ ] the edited tests passed"
-
-
-def _table(head: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(head)} |"
-    yield f"|{'---|' * len(head)}"
-    for row in rows:
-        yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"

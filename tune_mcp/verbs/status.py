@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from tune_mcp import run_dir
 from tune_mcp.actions import Step, ToClient, call
-from tune_mcp.contract.status import MAX_WAIT_S, Gap, RunEntry, RunsReply, StatusReply
+from tune_mcp.contract.report import DIRTY
+from tune_mcp.contract.status import MAX_WAIT_S, OpenCell, RunEntry, RunsReply, StatusReply
 from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.observe.audit import Audit
@@ -120,7 +121,7 @@ def _pulse(run: RunDir, plan: Plan) -> _Pulse:
 
 def _closing(run: RunDir, plan: Plan) -> bool:
     """Whether every cell is strict, so that only the run's own end is left."""
-    return not gates.audit(run, plan).gaps()
+    return not gates.audit(run, plan).open_cells()
 
 
 def _status(project: Project, run: RunDir, plan: Plan, *, timed_out: bool) -> StatusReply:
@@ -136,7 +137,7 @@ def _status(project: Project, run: RunDir, plan: Plan, *, timed_out: bool) -> St
     work = record.work if record and now.active else ()
     current = next(iter(work), None)
     age = None if record is None else max(0.0, round(time.time() - record.heartbeat_at, 1))
-    gaps = audited.gaps()
+    gaps = audited.open_cells()
     counts = audited.counts
     left = _eta(audited, log) if now.active else None
     seen = state.last_gpus(run)
@@ -151,12 +152,12 @@ def _status(project: Project, run: RunDir, plan: Plan, *, timed_out: bool) -> St
         whole_repeats="/".join(map(str, _whole_repeats(audited))),
         strict_complete=audited.ready,
         audit_text="" if now.active else audited.text(),
-        git_provenance="ok" if audited.git.ok else f"FAIL — {audited.git.reason}",
+        git_provenance=audited.git.verdict,
         complete=extracted == total,
         ok=extracted,
         total=total,
         missing=tuple(
-            Gap(stage_key=key, repeat=repeat, cell=cell.cell.value, reason=cell.reason)
+            OpenCell(stage_key=key, repeat=repeat, cell=cell.cell.value, reason=cell.reason)
             for key, repeat, cell in gaps[:_MISSING_SHOWN]
         ),
         missing_total=len(gaps),
@@ -196,7 +197,7 @@ def _alerts(run: RunDir, now: Conclusion, age: float | None, plan: Plan, gpus: G
     if record := now.record if now.active else None:
         yield from (alert.line() for alert in record.alerts[:_ALERTS_SHOWN])
     if plan.dirty:
-        yield "calibrated on a dirty tree: see workspace.diff and plan.json"
+        yield DIRTY
     if gpus and gpus.presence is Presence.UNKNOWN:
         yield f"GPUs {gpus.summary()}"
 

@@ -18,7 +18,7 @@ def strict_audit(project: Project, run_id: str) -> AuditReply:
         calibration_git_sha=found.plan.calibration_git_sha,
         equivalent_commits=tuple(one.git_sha for one in found.plan.equivalents),
         dirty=found.plan.dirty,
-        git_provenance="ok" if audited.git.ok else f"FAIL — {audited.git.reason}",
+        git_provenance=audited.git.verdict,
         ready=audited.ready,
         strict_ready=f"{audited.ready_stages}/{len(audited.stages)}",
         repeats=found.plan.repeats,
