@@ -16,16 +16,16 @@ from tune_mcp.report.statistics import (
     Prior,
     Series,
     any_fails,
-    chance_with_room,
+    chance_with_slack,
     coverage,
     digamma,
     each_fails,
     fail_chance,
     prior,
     repeats_for,
-    repeats_with_room,
-    room_for,
+    repeats_with_slack,
     shift_between,
+    slack_for,
     slow_repeats,
     slow_share,
     spread,
@@ -417,24 +417,24 @@ def test_one_percent_for_twenty_tests_at_five_repeats_needs_this_many_deviations
 ) -> None:
     each = each_fails(0.01, 20, attempts)
     assert any_fails([each**attempts] * 20) == pytest.approx(0.01)
-    assert room_for(each, 5) == pytest.approx(deviations, abs=0.01)
-    assert chance_with_room(5, room_for(each, 5)) == pytest.approx(each)
+    assert slack_for(each, 5) == pytest.approx(deviations, abs=0.01)
+    assert chance_with_slack(5, slack_for(each, 5)) == pytest.approx(each)
 
 
 def test_no_room_is_needed_where_the_chance_is_low_enough_and_none_suffices_for_zero() -> None:
-    assert room_for(0.2, 5) == 0
-    assert room_for(0.0, 5) == math.inf
-    assert chance_with_room(5, 0) == pytest.approx(1 / 6)
+    assert slack_for(0.2, 5) == 0
+    assert slack_for(0.0, 5) == math.inf
+    assert chance_with_slack(5, 0) == pytest.approx(1 / 6)
     assert each_fails(0.01, 0) == pytest.approx(0.01)
 
 
 def test_the_fewest_repeats_are_found_or_said_not_to_exist() -> None:
-    found = repeats_with_room(0.005, 1.5)
+    found = repeats_with_slack(0.005, 1.5)
     assert found is not None
-    assert chance_with_room(found, 1.5) <= 0.005 < chance_with_room(found - 1, 1.5)
-    assert repeats_with_room(1 / 61, 0) == 60
-    assert repeats_with_room(1 / 62, 0) is None
-    assert repeats_with_room(0.5, 0) == 1
+    assert chance_with_slack(found, 1.5) <= 0.005 < chance_with_slack(found - 1, 1.5)
+    assert repeats_with_slack(1 / 61, 0) == 60
+    assert repeats_with_slack(1 / 62, 0) is None
+    assert repeats_with_slack(0.5, 0) == 1
 
 
 @pytest.mark.parametrize("n", [5, 10])
@@ -443,7 +443,7 @@ def test_the_formula_of_the_advice_is_what_normal_noise_does(n: int, room: float
     chooser, trials, missed = random.Random(5), 20_000, 0.0
     for _ in range(trials):
         missed += math.erfc((max(chooser.gauss(0, 1) for _ in range(n)) + room) / math.sqrt(2)) / 2
-    assert chance_with_room(n, room) == pytest.approx(missed / trials, rel=0.3)
+    assert chance_with_slack(n, room) == pytest.approx(missed / trials, rel=0.3)
 
 
 # Location and scatter

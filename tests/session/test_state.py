@@ -15,7 +15,8 @@ from tune_mcp.run_dir import RunDir
 from tune_mcp.session import state
 from tune_mcp.session.state import CurrentWork, Liveness, RunState, SupervisorRecord
 
-WORKING = [RunState.PRECHECKING, RunState.RUNNING, RunState.WAITING_FOR_GPU, RunState.STOPPING]
+WAITING_TO_WORK = [RunState.WAITING_FOR_GPU, RunState.WAITING_FOR_QUIET]
+WORKING = [RunState.PRECHECKING, RunState.RUNNING, *WAITING_TO_WORK, RunState.STOPPING]
 WAITING = [RunState.HALTED, RunState.EXHAUSTED]
 ENDED = [RunState.FINISHED, RunState.STOPPED, RunState.FAILED, RunState.LOST]
 

@@ -199,7 +199,7 @@ def test_a_recorded_identity_is_named_and_never_ended(run: RunDir, child: psutil
     assert leftovers.end([run], lambda _: None, Grace(0.1, 5, 5)) == leftovers.Ended((), ())
     assert child.is_running()
     assert [process.pid for process in leftovers.unproven([run])] == [child.pid]
-    assert f"without its mark ({child.pid} " in machine.told([run])
+    assert f"without its mark ({child.pid} " in machine.left_alive([run])
 
 
 @pytest.mark.rule("GPU-16")

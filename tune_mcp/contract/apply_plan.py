@@ -16,8 +16,8 @@ from tune_mcp.contract.report import DIRTY, FailedTest
 _ROWS_SHOWN = 60
 
 
-_DIFF_ROOM = 3500
-_DECISIONS_ROOM = 3000
+_DIFF_LIMIT = 3500
+_DECISIONS_LIMIT = 3000
 
 
 class PlanRow(Frozen):
@@ -100,8 +100,8 @@ class ApplyPlanReply(Reply):
             ready = json.dumps([one.model_dump(exclude_none=True) for one in self.decisions])
             yield (
                 f"decisions for mode smart, each on keep, to be edited: {ready}"
-                if len(ready) < _DECISIONS_ROOM
+                if len(ready) < _DECISIONS_LIMIT
                 else (f"decisions for mode smart: {len(self.decisions)}, ready in a refusal of apply without them")
             )
         if self.diff:
-            yield self.diff if len(self.diff) <= _DIFF_ROOM else self.diff[:_DIFF_ROOM] + "\n[… the diff goes on …]"
+            yield self.diff if len(self.diff) <= _DIFF_LIMIT else self.diff[:_DIFF_LIMIT] + "\n[… the diff goes on …]"

@@ -48,10 +48,10 @@ class Reply(BaseModel):
 
 def bounded(body: str, tail: str = "", limit: int = TEXT_LIMIT) -> str:
     """``body`` + ``tail``; a body that is too long loses whole lines from its middle, and says how many."""
-    room = limit - len(tail)
-    if len(body) <= room:
+    left = limit - len(tail)
+    if len(body) <= left:
         return body + tail
-    longest = room // 2
+    longest = left // 2
     lines = [line if len(line) <= longest else f"{line[: longest - 80]} [… cut …]" for line in body.splitlines()]
     head: list[str] = []
     foot: list[str] = []
@@ -59,13 +59,13 @@ def bounded(body: str, tail: str = "", limit: int = TEXT_LIMIT) -> str:
     front = True
     while lines:
         line = lines.pop(0) if front else lines.pop()
-        if used + len(line) + 1 > room:
+        if used + len(line) + 1 > left:
             lines.append(line)
             break
         used += len(line) + 1
         (head if front else foot).append(line)
         front = not front
-    return "\n".join([*head, f"[… {len(lines)} lines left out …]", *reversed(foot)])[:room] + tail
+    return "\n".join([*head, f"[… {len(lines)} lines left out …]", *reversed(foot)])[:left] + tail
 
 
 def size(value: object) -> int:

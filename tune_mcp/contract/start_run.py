@@ -55,9 +55,9 @@ class RunReply(Reply):
 
 def _repeats(found: dict[str, list[int]]) -> str:
     """``test_a 1-3, 5; test_b 2``, the first tests where there are many."""
-    told = [f"{test} {_ranges(numbers)}" for test, numbers in found.items()]
-    more = f"; and {len(told) - 12} more tests" if len(told) > 12 else ""
-    return "; ".join(told[:12]) + more or "nothing"
+    listed = [f"{test} {_ranges(numbers)}" for test, numbers in found.items()]
+    more = f"; and {len(listed) - 12} more tests" if len(listed) > 12 else ""
+    return "; ".join(listed[:12]) + more or "nothing"
 
 
 def _ranges(numbers: list[int]) -> str:

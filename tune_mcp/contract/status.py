@@ -21,8 +21,8 @@ MAX_WAIT_S = 50
 _NAMED = 2
 _PATTERNS_SHOWN = 8
 _TROUBLE_SHOWN = 4
-_REASON_ROOM = 200
-_TAIL_ROOM = 100
+_REASON_LIMIT = 200
+_TAIL_LIMIT = 100
 _MILESTONES_SHOWN = 2
 
 
@@ -151,19 +151,19 @@ class StatusReply(Reply):
     def trouble(self) -> tuple[OpenCell, ...]:
         """The first cells that were measured and are not strict; a reason that several share is said once."""
         found = [gap for gap in self.missing if gap.cell != Cell.NOT_RUN.value]
-        said = said_once({f"{gap.stage_key} run {gap.repeat}": _short(gap.reason, _REASON_ROOM) for gap in found})
+        said = said_once({f"{gap.stage_key} run {gap.repeat}": _short(gap.reason, _REASON_LIMIT) for gap in found})
         reasons = zip(found, said.values(), strict=True)
         return tuple(gap.model_copy(update={"reason": reason}) for gap, reason in reasons)[:_TROUBLE_SHOWN]
 
     def _tail(self) -> list[str]:
         """The very end of the active log: what does not fit is for tail_pytest."""
         shown: list[str] = []
-        room = _TAIL_ROOM
+        left = _TAIL_LIMIT
         for line in reversed([line for line in self.pytest_tail if line.strip()]):
-            room -= len(line) + 1
-            if room < 0 and shown:
+            left -= len(line) + 1
+            if left < 0 and shown:
                 break
-            shown.append(_short(line, _TAIL_ROOM))
+            shown.append(_short(line, _TAIL_LIMIT))
         return shown[::-1]
 
     def _work(self) -> str:
@@ -190,8 +190,8 @@ def grouped(stages: Sequence[str]) -> list[str]:
     return lines if more <= 0 else [*lines[:_PATTERNS_SHOWN], f"… and {more} more patterns: strict_audit has all"]
 
 
-def _short(text: str, room: int = 110) -> str:
-    return text if len(text) <= room else f"{text[: room - 1]}…"
+def _short(text: str, limit: int = 110) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def span(eta: Sequence[int]) -> str:

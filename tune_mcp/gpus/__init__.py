@@ -208,8 +208,8 @@ class Probe:
         try:
             return parse(out)
         except ValidationError as error:
-            told = err.decode(errors="replace").strip().rpartition("\n")[2] or error.errors()[0]["msg"]
-            return _unknown(f"the NVML probe gave no usable answer, exit code {child.returncode}: {told[:200]}")
+            reason = err.decode(errors="replace").strip().rpartition("\n")[2] or error.errors()[0]["msg"]
+            return _unknown(f"the NVML probe gave no usable answer, exit code {child.returncode}: {reason[:200]}")
 
 
 def _unknown(reason: str) -> GpuReading:

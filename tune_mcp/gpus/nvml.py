@@ -58,7 +58,7 @@ def _one(nvml: Any, index: int) -> dict[str, object]:
                 unreported.append(needed)
             return None
 
-    def told(read: Callable[[], Any]) -> Any:
+    def if_known(read: Callable[[], Any]) -> Any:
         """The answer, or None: nothing depends on it."""
         try:
             return read()
@@ -77,9 +77,9 @@ def _one(nvml: Any, index: int) -> dict[str, object]:
     compute = ask(lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle), needed="processes")
     shared = ask(lambda: nvml.nvmlDeviceGetMPSComputeRunningProcesses(handle))
     mig = ask(lambda: nvml.nvmlDeviceGetMigMode(handle)[0])
-    rates = told(lambda: nvml.nvmlDeviceGetUtilizationRates(handle))
-    power = told(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
-    slowed = told(lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+    rates = if_known(lambda: nvml.nvmlDeviceGetUtilizationRates(handle))
+    power = if_known(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
+    slowed = if_known(lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
     processes = {process.pid: process.usedGpuMemory for process in [*(compute or ()), *(shared or ())]}
     return {
         "index": index,
@@ -90,14 +90,14 @@ def _one(nvml: Any, index: int) -> dict[str, object]:
         "utilization": rates.gpu if rates else None,
         "processes": [{"pid": pid, "memory_mib": _mib(used)} for pid, used in processes.items()],
         "mig": mig == 1,
-        "minor": told(lambda: nvml.nvmlDeviceGetMinorNumber(handle)),
+        "minor": if_known(lambda: nvml.nvmlDeviceGetMinorNumber(handle)),
         "trouble": "; ".join(troubles),
         "unreported": unreported,
         "condition": {
-            "temperature_c": told(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+            "temperature_c": if_known(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
             "power_w": None if power is None else round(power / 1000),
-            "sm_clock_mhz": told(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
-            "memory_clock_mhz": told(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
+            "sm_clock_mhz": if_known(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+            "memory_clock_mhz": if_known(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
             "slowed_by": None if slowed is None else [name for bit, name in SLOWED_BY.items() if slowed & bit],
         },
     }

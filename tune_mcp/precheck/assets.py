@@ -16,7 +16,7 @@ from tune_mcp.config.model import RequiredFile
 from tune_mcp.contract.precheck import Check
 from tune_mcp.discover.python_files import PythonFiles
 from tune_mcp.files import read_text
-from tune_mcp.precheck.hub import RepoKind, folder_name, holders, missing_parts
+from tune_mcp.precheck.hub import NO_WEIGHTS, RepoKind, folder_name, holders, missing_parts
 from tune_mcp.precheck.subject import Subject
 
 _DOWNLOAD_SETTINGS = ("HF_HUB_DISABLE_XET", "HF_ENDPOINT")
@@ -68,7 +68,7 @@ def _asset(subject: Subject, kind: RepoKind, repo_id: str) -> Check:
     if not found:
         return Check(id=name, status="ok", detail=f"in {hub}")
     detail = "; ".join(found)
-    if "no weight file" in found:
+    if NO_WEIGHTS in found:
         detail += f" (where it needs none, name its files under hf_files in models/{subject.model}/config.yaml)"
     if writers:
         # A second download would only wait for the first; whose process that is, is not ours to judge (ENV-29).

@@ -65,11 +65,11 @@ def _free(subject: Subject, reading: GpuReading) -> Check:
             fix=fix,
         )
     others = [gpu for gpu in usable if not gpu.free]
-    told = [describe(gpu) for gpu in others]
+    holders = [describe(gpu) for gpu in others]
     if len(free) >= needed:
-        told += [f"GPU {gpu.index}: {_accepted(gpu)}" for gpu in free if gpu.unknown_accepted]
+        holders += [f"GPU {gpu.index}: {_accepted(gpu)}" for gpu in free if gpu.unknown_accepted]
     detail = f"{len(free)} of {len(usable)} free (at most {MEMORY_LIMIT_MIB} MiB each), {needed} needed{withheld}"
-    detail += f"; {'; '.join(told)}" if told else ""
+    detail += f"; {'; '.join(holders)}" if holders else ""
     if len(free) >= needed:
         return Check(id="gpu.free", status="ok", detail=detail)
     acceptable = [gpu for gpu in others if gpu.accepting_unknown().free]

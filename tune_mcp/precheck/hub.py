@@ -34,6 +34,7 @@ _TOKENIZER = re.compile(
 """Names of what describes a model and of what a tokenizer or processor consists of; every other file is weights."""
 _SHARD = re.compile(r"(?P<head>.*-)(?P<number>\d{5})-of-(?P<total>\d{5})(?P<tail>\..+)")
 _NAMED_AT_ONCE = 3
+NO_WEIGHTS = "no weight file"
 
 
 class _FindSnapshot(Protocol):
@@ -141,7 +142,7 @@ def _lacking(kind: RepoKind, present: Mapping[str, int]) -> str:
     if any(_is_weights(name) for name in present):
         return ""
     alone = "config.json" not in present and any(_TOKENIZER.fullmatch(name.rpartition("/")[2]) for name in present)
-    return "" if alone else "no weight file"
+    return "" if alone else NO_WEIGHTS
 
 
 def _expected(snapshot: Path, present: dict[str, int]) -> set[str]:

@@ -89,27 +89,27 @@ def try_imports(subject: Subject, env: Mapping[str, str], deadline_s: float) -> 
     # The child ends when its standard input does: nobody is left behind loading torch when we are killed.
     stdin, lifeline = os.pipe()
     # A pipe of its own for the answer: a site customisation may print to stdout, close it or replace it.
-    answer, told = os.pipe()
+    answer, writer = os.pipe()
     try:
         child = subprocess.Popen(
-            [str(subject.venv_python), "-B", "-c", _PROGRAM, str(told), *names],
+            [str(subject.venv_python), "-B", "-c", _PROGRAM, str(writer), *names],
             cwd=subject.repo_root,
             env=dict(env),
             stdin=stdin,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            pass_fds=(told,),
+            pass_fds=(writer,),
             start_new_session=True,
         )
-        os.close(told)
-        told = -1
+        os.close(writer)
+        writer = -1
         child.stdout = os.fdopen(answer, "rb")
         answer = -1
         return _heard(child, names, deadline_s)
     except OSError as error:
         return Imports(untried=f"the interpreter does not start: {error}")
     finally:
-        for handle in (stdin, lifeline, answer, told):
+        for handle in (stdin, lifeline, answer, writer):
             if handle >= 0:
                 os.close(handle)
 

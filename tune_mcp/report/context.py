@@ -34,14 +34,14 @@ def hardware(run: RunDir) -> Hardware:
     """GPU count and model from the run's precheck.json alone (CTX-03); ``CPU`` where it lists no GPU."""
     facts = read_object(run.precheck)
     gpus, summary = facts.get("gpus"), facts.get("gpu_summary")
-    told = summary if isinstance(summary, str) and summary else ""
+    reported = summary if isinstance(summary, str) and summary else ""
     if isinstance(gpus, list) and gpus:
         names = [_name(gpu) for gpu in gpus]
         phrase = " + ".join(f"{count}× {name}" for name, count in Counter(names).items())
-        return Hardware(phrase, told or phrase)
-    if told.lower().startswith("no gpu") or (isinstance(gpus, list) and not told):
-        return Hardware("CPU", told or "no GPU (CPU)")
-    return Hardware(f"{UNKNOWN}× {UNKNOWN}", told or UNKNOWN)
+        return Hardware(phrase, reported or phrase)
+    if reported.lower().startswith("no gpu") or (isinstance(gpus, list) and not reported):
+        return Hardware("CPU", reported or "no GPU (CPU)")
+    return Hardware(f"{UNKNOWN}× {UNKNOWN}", reported or UNKNOWN)
 
 
 @dataclass

@@ -62,8 +62,8 @@ def embedded(facts: ReportFacts) -> str:
     """The line of report.md that ``published`` reads; host name, paths and variables of the machine are not in it."""
     from json import dumps
 
-    told = EarlierReport.model_validate({**facts.model_dump(mode="json"), "environment": None})
-    text = dumps(told.model_dump(mode="json", exclude_none=True), separators=(",", ":"), sort_keys=True)
+    public = EarlierReport.model_validate({**facts.model_dump(mode="json"), "environment": None})
+    text = dumps(public.model_dump(mode="json", exclude_none=True), separators=(",", ":"), sort_keys=True)
     for sign, escaped in (("--", "-\\u002d"), ("<", "\\u003c"), (">", "\\u003e")):
         text = text.replace(sign, escaped)  # these are only ever within a string: no comment ends there
     return f"{_OPEN}{text}{_CLOSE}"

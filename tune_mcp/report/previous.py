@@ -24,7 +24,7 @@ def find(
         return None
     last = earlier[0]
     differences = _differences(last, facts)
-    told = PreviousFacts(
+    previous = PreviousFacts(
         run_id=last.run_id,
         calibration_git_sha=last.calibration_git_sha,
         generated_at=last.generated_at,
@@ -33,17 +33,17 @@ def find(
         differences=differences,
         worst={f"{stage.key}/{metric.key}": metric.worst_raw for stage in last.stages for metric in stage.metrics},
     )
-    return _with_changes(told, repo_root, facts.calibration_git_sha, optimisations)
+    return _with_changes(previous, repo_root, facts.calibration_git_sha, optimisations)
 
 
 def _with_changes(
-    told: PreviousFacts, repo_root: Path, now: str, optimisations: Mapping[str, Optimisation]
+    previous: PreviousFacts, repo_root: Path, now: str, optimisations: Mapping[str, Optimisation]
 ) -> PreviousFacts:
     """Add what git has between the two commits, files that an optimisation names first."""
-    then = told.calibration_git_sha
+    then = previous.calibration_git_sha
     found = provenance.between(repo_root, then, now)
     if found is None:
-        return told
+        return previous
     sensitive: dict[str, tuple[str, ...]] = {}
     for name, one in optimisations.items():
         for file in provenance.changed(repo_root, then, now, one.files) if one.files else ():
@@ -55,7 +55,7 @@ def _with_changes(
         "files": len(files),
         "sensitive": sensitive,
     }
-    return told.model_copy(update=changes)
+    return previous.model_copy(update=changes)
 
 
 def _differences(last: EarlierReport, facts: ReportFacts) -> tuple[str, ...]:
@@ -65,6 +65,6 @@ def _differences(last: EarlierReport, facts: ReportFacts) -> tuple[str, ...]:
         return (*gpus, "the environment of a published report is not on record")
     then, now = last.environment, facts.environment
     changed = [key for key in sorted(set(then) | set(now)) if then.get(key) != now.get(key)]
-    told = [f"{key}: {then.get(key, 'none')} then, {now.get(key, 'none')} now" for key in changed[:_MOST_NAMED]]
+    listed = [f"{key}: {then.get(key, 'none')} then, {now.get(key, 'none')} now" for key in changed[:_MOST_NAMED]]
     more = [f"and {len(changed) - _MOST_NAMED} more"] if len(changed) > _MOST_NAMED else []
-    return (*gpus, *told, *more)
+    return (*gpus, *listed, *more)

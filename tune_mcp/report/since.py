@@ -37,8 +37,8 @@ def range_text(previous: PreviousFacts) -> str:
         return "What changed since then is unknown: this repository does not have both commits."
     if not previous.commits and not previous.files:
         return "Nothing was committed in between."
-    told = f"{number_of(previous.commits, 'commit')} in between, {number_of(previous.files, 'file')} changed"
-    return f"{told}; {len(previous.sensitive) or 'none'} of them under the globs of an optimisation in config."
+    text = f"{number_of(previous.commits, 'commit')} in between, {number_of(previous.files, 'file')} changed"
+    return f"{text}; {len(previous.sensitive) or 'none'} of them under the globs of an optimisation in config."
 
 
 def file_text(file: ChangedFile, previous: PreviousFacts) -> str:
@@ -70,8 +70,8 @@ def group_text(metrics: Sequence[tuple[StageFacts, MetricFacts]], previous: Prev
         old = previous.worst.get(f"{stage.key}/{metric.key}")
         if old is not None:
             counts[since_text(metric, old)] += 1
-    told = ", ".join(f"{number} {name}" for name, number in counts.items() if number) or "nothing comparable"
-    return f"Against the last calibration: {told}."
+    text = ", ".join(f"{number} {name}" for name, number in counts.items() if number) or "nothing comparable"
+    return f"Against the last calibration: {text}."
 
 
 def gain_text(stage: StageFacts, facts: ReportFacts) -> str:
@@ -119,7 +119,7 @@ def _moves_since(stage: StageFacts, previous: PreviousFacts | None) -> tuple[int
 def seen_text(seen: SeenFacts, repeats: int) -> str:
     """In how many repeats' logs of one test an optimisation shows, and where first."""
     without = [str(repeat) for repeat in range(1, repeats + 1) if repeat not in seen.repeats]
-    told = f"{len(seen.repeats)} of {repeats} repeats" if seen.repeats else "never"
-    told += f", not in {', '.join(without)}" if seen.repeats and without else ""
+    text = f"{len(seen.repeats)} of {repeats} repeats" if seen.repeats else "never"
+    text += f", not in {', '.join(without)}" if seen.repeats and without else ""
     unread = f"; repeat {', '.join(map(str, seen.unread))}: log gone or too long to read whole" if seen.unread else ""
-    return f"{told}{unread}"
+    return f"{text}{unread}"

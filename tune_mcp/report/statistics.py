@@ -358,7 +358,7 @@ def each_fails(goal: float, gates: int, attempts: int = 1) -> float:
     return (1 - (1 - goal) ** (1 / max(1, gates))) ** (1 / attempts)
 
 
-def chance_with_room(repeats: int, deviations: float) -> float:
+def chance_with_slack(repeats: int, deviations: float) -> float:
     """Chance that normal noise misses a limit ``deviations`` standard deviations beyond the worst of the repeats.
 
     A fit to simulations, within 30 %: (N + 1) P = exp(-(0.13 + 0.62 ln N) u - 0.37 u^2).
@@ -367,7 +367,7 @@ def chance_with_room(repeats: int, deviations: float) -> float:
     return math.exp(-slope * deviations - 0.37 * deviations**2) / (repeats + 1)
 
 
-def room_for(chance: float, repeats: int) -> float:
+def slack_for(chance: float, repeats: int) -> float:
     """The standard deviations between worst value and limit that bring the chance down to ``chance``; 0 for no need."""
     if chance <= 0:
         return math.inf
@@ -375,7 +375,7 @@ def room_for(chance: float, repeats: int) -> float:
     return (math.sqrt(slope**2 + 4 * 0.37 * wanted) - slope) / (2 * 0.37) if wanted > 0 else 0.0
 
 
-def repeats_with_room(chance: float, deviations: float, most: int = 60) -> int | None:
+def repeats_with_slack(chance: float, deviations: float, most: int = 60) -> int | None:
     """The fewest repeats that bring the chance down to ``chance`` at that slack; None above ``most``."""
-    fits = (n for n in range(1, most + 1) if chance_with_room(n, max(0.0, deviations)) <= chance)
+    fits = (n for n in range(1, most + 1) if chance_with_slack(n, max(0.0, deviations)) <= chance)
     return next(fits, None)

@@ -136,15 +136,15 @@ def _edge_notes(
     """A note at the edge for the lines beyond it, moved inwards past a word that stands there."""
     if not marks:
         return []
-    told = ", ".join(f"{name} {text(value)}" for value, _, name in sorted(marks, reverse=edge == 0.0))
-    anchor, told = ("start", f"◂ {told}") if edge == 0.0 else ("end", f"{told} ▸")
+    words = ", ".join(f"{name} {text(value)}" for value, _, name in sorted(marks, reverse=edge == 0.0))
+    anchor, words = ("start", f"◂ {words}") if edge == 0.0 else ("end", f"{words} ▸")
     spans = [_span(label.x, label.anchor, label.text) for label in taken]
     x = edge
     for left, right in sorted(spans, reverse=edge != 0.0):
-        note = _span(x, anchor, told)
+        note = _span(x, anchor, words)
         if note[0] <= right and note[1] >= left:
             x = right if edge == 0.0 else left
-    return [Label(round(x, 2), row, anchor, marks[0][1], told)]
+    return [Label(round(x, 2), row, anchor, marks[0][1], words)]
 
 
 def _labels(marks: list[tuple[float, str, str]], row: str) -> list[Label]:

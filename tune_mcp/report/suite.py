@@ -62,11 +62,11 @@ def _gate(test: str, pairs: Sequence[tuple[StageFacts, MetricFacts]], noise: Noi
     slack = repeats = None
     if not enough:
         # The formula is for normal noise of a known size: it starts from the slack that would explain the chance above.
-        deviations = statistics.room_for(noisy.chance.noise, n)
+        deviations = statistics.slack_for(noisy.chance.noise, n)
         sd = room / deviations if room and deviations else noisy.chance.sd
-        upper = math.expm1(statistics.room_for(wished, n) * sd)
+        upper = math.expm1(statistics.slack_for(wished, n) * sd)
         slack = (upper if noisy.worst_op == "max" else upper / (1 + upper)) if sd else None
-        repeats = statistics.repeats_with_room(wished, deviations)
+        repeats = statistics.repeats_with_slack(wished, deviations)
     return GateFacts(
         test=test,
         stage=stage.key,

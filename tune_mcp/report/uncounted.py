@@ -185,16 +185,16 @@ def _superseded(run: RunDir, stages: Mapping[str, list[AuditedStage]]) -> Iterat
                 home, basetemp = on_disk.get(number, (folder, folder / "basetemp"))
                 if number == counts or basetemp.resolve() == counted:
                     continue
-                told = history.get(number)
-                if told is None and not basetemp.is_dir() and not (home / RESULT_FILE).is_file():
+                recorded = history.get(number)
+                if recorded is None and not basetemp.is_dir() and not (home / RESULT_FILE).is_file():
                     continue
                 why = "broke off or was stopped before it was sealed"
-                if told:
-                    why = f"{told.verdict}{f': {told.reason}' if told.reason else ''}"
+                if recorded:
+                    why = f"{recorded.verdict}{f': {recorded.reason}' if recorded.reason else ''}"
                 how = Uncounted.RETRIED
-                if told and told.verdict == "disturbed":
-                    how, why = Uncounted.DISTURBED, told.reason
-                began = told.started_at if told else launched.get((test, repeat, number), "")
+                if recorded and recorded.verdict == "disturbed":
+                    how, why = Uncounted.DISTURBED, recorded.reason
+                began = recorded.started_at if recorded else launched.get((test, repeat, number), "")
                 yield _Left(how, test, repeat, number, began, "supervisor", why, home, basetemp)
 
 

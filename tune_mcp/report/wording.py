@@ -32,8 +32,8 @@ def conclusion(metrics: Pairs, facts: ReportFacts) -> list[str]:
     previous = facts.previous
     if len(metrics) == 1:
         stage, metric = metrics[0]
-        told = "; ".join(remarks(stage, metric, facts))
-        said = [f"{metric.label} of {stage.key}: {metric.direction_text}{f' ({told})' if told else ''}."]
+        details = "; ".join(remarks(stage, metric, facts))
+        said = [f"{metric.label} of {stage.key}: {metric.direction_text}{f' ({details})' if details else ''}."]
         old = previous.worst.get(f"{stage.key}/{metric.key}") if previous else None
         said += _unproven(metrics, facts)
         return said if old is None else [*said, f"Against the last calibration: {since.moved_text(metric, old)}."]
@@ -69,14 +69,14 @@ def _unproven(metrics: Pairs, facts: ReportFacts) -> list[str]:
         for one in facts.optimisations
         if one.evidence
     }
-    told = ", ".join(f"{name} ({where})" for name, where in found.items() if where)
-    return [f"Configured, but in no log: {told}."] if told else []
+    listed = ", ".join(f"{name} ({where})" for name, where in found.items() if where)
+    return [f"Configured, but in no log: {listed}."] if listed else []
 
 
 def remarks(stage: StageFacts, metric: MetricFacts, facts: ReportFacts) -> list[str]:
     """What a reviewer should know before writing the value, the most telling first."""
-    told = bool(metric.unread) and metric.unread in metric.reason
-    found = [metric.reason] if metric.direction in (Direction.UNKNOWN, Direction.FIRST) and not told else []
+    repeated = bool(metric.unread) and metric.unread in metric.reason
+    found = [metric.reason] if metric.direction in (Direction.UNKNOWN, Direction.FIRST) and not repeated else []
     if metric.direction is Direction.LOOSENS and stage.group == "speed" and (unproven := facts.unproven(stage)):
         found.append(f"{', '.join(unproven)} never shows in a log of this test: look into that first")
     if metric.unread:
@@ -151,9 +151,9 @@ def basis_text(metric: MetricFacts) -> str:
         return f"no spread seen in {n} repeats: up to {chance_text(UNSEEN / (n + 1))} is possible, not 0"
     if metric.limit_proposed == metric.worst_raw and not metric.quantum:
         return "no slack beyond the worst: 1/(N+1) for any distribution"
-    told = "its spread, together with that of its family"
-    told += " and with slow runs" if metric.chance.with_slow > metric.chance.noise else ""
-    return f"{told}; it assumes one mode and two are seen" if _has_modes(metric) else told
+    basis = "its spread, together with that of its family"
+    basis += " and with slow runs" if metric.chance.with_slow > metric.chance.noise else ""
+    return f"{basis}; it assumes one mode and two are seen" if _has_modes(metric) else basis
 
 
 def _missing(metric: MetricFacts, limit: float) -> int:
@@ -176,9 +176,12 @@ def notes(facts: ReportFacts) -> list[tuple[str, str]]:
         accepted = f" Accepted: {one.allowed}." if one.allowed else " CI is red wherever it fails, whatever is written."
         found.append(("Failed test, not caused by a threshold", f"{one.text}.{accepted}"))
     if facts.sources:
-        told = "; ".join(f"{one.run_id} on {one.host} ({', '.join(one.stages)})" for one in facts.sources)
+        listed = "; ".join(f"{one.run_id} on {one.host} ({', '.join(one.stages)})" for one in facts.sources)
         found.append(
-            ("Merged run", f"{len(facts.sources)} partitions of one plan, each measured by a run of its own: {told}.")
+            (
+                "Merged run",
+                f"{len(facts.sources)} partitions of one plan, each measured by a run of its own: {listed}.",
+            )
         )
     for host in facts.hosts:
         if host.apart:
@@ -196,11 +199,11 @@ def notes(facts: ReportFacts) -> list[tuple[str, str]]:
     if facts.changed_files:
         found.append(("Changed since the run was planned", f"{changed_text(facts)}."))
     if facts.applied:
-        told = "thresholds have been written" if len(facts.applied) > 1 else "threshold has been written"
+        written = "thresholds have been written" if len(facts.applied) > 1 else "threshold has been written"
         present = {(stage.key, metric.place): metric.current_raw for stage, metric in facts.metrics()}
         before = all(present.get((row.stage_key, row.symbol), row.old) == row.old for row in facts.applied)
         when = "as they were before" if before else "as they are now"
-        found.append(("Applied", f"{len(facts.applied)} {told}; the tables show the files {when}."))
+        found.append(("Applied", f"{len(facts.applied)} {written}; the tables show the files {when}."))
     if facts.previous and facts.previous.differences:
         found.append(("Conditions of the last calibration", f"{'; '.join(facts.previous.differences)}."))
     if facts.unchecked and facts.metrics():
@@ -232,8 +235,8 @@ def worse_text(facts: ReportFacts) -> str:
 
 def changed_text(facts: ReportFacts) -> str:
     """Which measured files are no longer as planned, and that an apply is one reason."""
-    told = ", ".join(facts.changed_files)
-    return f"{told}{'; the applied changes are listed in this report' if facts.applied else ''}"
+    names = ", ".join(facts.changed_files)
+    return f"{names}{'; the applied changes are listed in this report' if facts.applied else ''}"
 
 
 def coverage_text(facts: ReportFacts) -> str:
@@ -253,35 +256,35 @@ def suite_text(facts: ReportFacts) -> str:
     tests = number_of(len(suite.gates), "test")
     seen = f"With all proposed values written, a clean run of the suite ({tests}, each one gate) "
     seen += f"would miss a limit in about {chance_text(suite.chance.noise)} of cases from the spread seen here"
-    told = [seen]
+    parts = [seen]
     if suite.counted_repeats:
         earlier = f" and in {number_of(suite.earlier_reports, 'earlier report')}" if suite.earlier_reports else ""
         noise, with_slow = chance_text(suite.chance.noise), chance_text(suite.chance.with_slow)
-        told[0] += (
+        parts[0] += (
             f", {with_slow if with_slow != noise else 'and no more'} if slow runs come as often as in earlier "
             f"calibrations ({suite.slow_repeats} of {suite.counted_repeats} test repeats here{earlier})"
         )
     if suite.attempts > 1:
-        told.append(
+        parts.append(
             f"CI repeats a failing test up to {suite.attempts} times; only a cause that lasts through all attempts "
             f"fails it: {chances_text(suite.every_attempt)} at least, if the attempts were independent"
         )
     if suite.shift is None:
-        told.append("Shifts between days cannot be seen in one calibration")
+        parts.append("Shifts between days cannot be seen in one calibration")
     elif suite.shift:
-        told.append(f"Calibrations of unchanged code differed by {percent(suite.shift)} (one sd), which is included")
+        parts.append(f"Calibrations of unchanged code differed by {percent(suite.shift)} (one sd), which is included")
     else:
-        told.append("Earlier calibrations of unchanged code differed by no more than the repeats do")
+        parts.append("Earlier calibrations of unchanged code differed by no more than the repeats do")
     if suite.unknown_slack:
-        told.append(
+        parts.append(
             f"{_metrics(suite.unknown_slack)} as if the worst value were the limit: the slack could not be read"
         )
     if suite.unchanged:
         most = chance_text(UNSEEN / (facts.repeats + 1))
-        told.append(f"{_metrics(suite.unchanged)} without any spread seen: up to {most} each is possible, not 0")
+        parts.append(f"{_metrics(suite.unchanged)} without any spread seen: up to {most} each is possible, not 0")
     if suite.present is not None:
-        told.append(f"With the thresholds as they stand in the files it is {chances_text(suite.present)}")
-    return f"{'. '.join(told)}."
+        parts.append(f"With the thresholds as they stand in the files it is {chances_text(suite.present)}")
+    return f"{'. '.join(parts)}."
 
 
 def _metrics(number: int) -> str:
@@ -293,27 +296,27 @@ def advice_text(facts: ReportFacts) -> str:
     suite = facts.suite
     wished = f"{percent(suite.false_alarms, 0)} false alarms of the suite"
     short = [gate for gate in suite.gates if gate.slack is not None or gate.repeats is not None]
-    told = [
+    parts = [
         f"At most {wished}{f' in {suite.attempts} attempts' if suite.attempts > 1 else ''} means a chance of "
         f"{chance_text(suite.wished)} for each test and attempt"
     ]
     if not short:
-        told.append("Noise alone stays within that" if suite.gates else "")
+        parts.append("Noise alone stays within that" if suite.gates else "")
     more = {gate.test: gate.repeats - facts.repeats for gate in short if gate.repeats}
     if more:
         named = list(more.items())[:_TESTS_NAMED]
         tests = ", ".join(f"{test} {count} more ({count + facts.repeats} in all)" for test, count in named)
         left = f" and {number_of(len(more) - len(named), 'test')}" if len(more) > len(named) else ""
-        told.append(
+        parts.append(
             f"With the slack as it is, more repeats would be enough, in a new run of these tests: {tests}{left}"
         )
     never = [gate for gate in short if not gate.repeats]
     if never:
-        told.append(f"No number of repeats up to 60 is enough for {number_of(len(never), 'test')}: more slack is")
+        parts.append(f"No number of repeats up to 60 is enough for {number_of(len(never), 'test')}: more slack is")
     slow = suite.every_attempt.with_slow > suite.false_alarms >= suite.every_attempt.noise
     if slow:
-        told.append("Slow runs alone exceed it: more repeats do not help, a second attempt or much more slack does")
-    return f"{'. '.join(filter(None, told))}."
+        parts.append("Slow runs alone exceed it: more repeats do not help, a second attempt or much more slack does")
+    return f"{'. '.join(filter(None, parts))}."
 
 
 def past_text(metric: MetricFacts) -> str:
@@ -335,18 +338,18 @@ def launches_text(facts: ReportFacts) -> str:
     launches, again = len(facts.launches), sum(one.superseded for one in facts.launches)
     if not launches:
         return "The artifacts carry no history of attempts."
-    told = f"{number_of(launches, 'launch', 'launches')} of pytest: {launches - again} kept"
-    told += f", {again} tried again" if again else ""
+    text = f"{number_of(launches, 'launch', 'launches')} of pytest: {launches - again} kept"
+    text += f", {again} tried again" if again else ""
     disturbed = sum(one.attempt.verdict == "disturbed" for one in facts.launches)
-    told += f", {disturbed} of them because others used its CPUs." if disturbed else "."
-    told += foreign_text(facts)
+    text += f", {disturbed} of them because others used its CPUs." if disturbed else "."
+    text += foreign_text(facts)
     taken = {(one.test, one.repeat, one.t) for one in facts.uncounted if one.how in _TAKEN_OUT}
     if taken:
         was = "repeat was" if len(taken) == 1 else "repeats were"
-        told += f" Besides these, {len(taken)} {was} set aside and measured again."
+        text += f" Besides these, {len(taken)} {was} set aside and measured again."
     for repeat, tests in together_failed(facts):
-        told += f" In repeat {repeat} {len(tests)} tests failed together ({', '.join(tests)}): look at the machine."
-    return told
+        text += f" In repeat {repeat} {len(tests)} tests failed together ({', '.join(tests)}): look at the machine."
+    return text
 
 
 def foreign_text(facts: ReportFacts) -> str:
@@ -371,8 +374,8 @@ def _uncounted_value(one: UncountedValue) -> str:
     marks = [f"worse than {_worst(one)}"] if one.worse else []
     if one.suspect:
         marks.append(f"suspected defect: those that count are {', '.join(map(plain, one.counted))}")
-    told = f" ({'; '.join(marks)})" if marks else ""
-    return f"{one.stage}/{one.metric} {plain(one.value)}{told}"
+    marked = f" ({'; '.join(marks)})" if marks else ""
+    return f"{one.stage}/{one.metric} {plain(one.value)}{marked}"
 
 
 def _worst(one: UncountedValue) -> str:

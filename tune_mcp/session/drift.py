@@ -19,7 +19,7 @@ from tune_mcp.config.loader import REPO_PLACE
 from tune_mcp.config.stages import Frozen
 from tune_mcp.files import has_digest, read_plain, sha256_bytes
 from tune_mcp.run_dir import RUNS_FOLDER
-from tune_mcp.session.provenance import GitState
+from tune_mcp.session.provenance import GitState, of_client
 
 _OURS = (f"{REPO_PLACE}/", f"{RUNS_FOLDER}/")
 _BYTECODE = frozenset({"__pycache__", ".pytest_cache"})
@@ -28,15 +28,6 @@ _LOADED = frozenset(
     {".py", ".pyi", ".pyx", ".pyd", ".so", ".pth", ".egg-link", ".ini", ".toml", ".cfg", ".sh", ".bash"}
 )
 """Suffixes of files that Python, pytest or a shell loads, and of their settings: never taken for an output."""
-_CLIENTS = frozenset(
-    {
-        ".claude", ".cursor", ".vscode", ".codex", ".gemini", ".idea", ".zed", ".continue", ".windsurf", ".roo",
-        ".kilocode", ".opencode", ".junie", ".kiro", ".amazonq", ".qwen", ".trae", ".fleet", ".cline", ".goose",
-        ".mcp.json", "mcp.json", "opencode.json", "opencode.jsonc", ".clinerules", ".roomodes",
-    }
-)  # fmt: skip
-"""What clients and editors keep at the top of a project for themselves: no test reads it."""
-_CLIENT_PREFIX = ".aider"
 
 
 class Baseline(Frozen):
@@ -204,16 +195,10 @@ def _apart(name: str, planned: Baseline) -> bool:
         or name.startswith(_OURS)
         or path.suffix in _LOGS
         or not _BYTECODE.isdisjoint(path.parts)
-        or _of_client(path)
+        or of_client(name)
         or name in planned.apart
         or _declared(name, planned)
     )
-
-
-def _of_client(path: PurePosixPath) -> bool:
-    """Whether it lies where a client keeps its own files, at the top of the project or of the repository around it."""
-    top = next((part for part in path.parts if part != ".."), "")
-    return top in _CLIENTS or top.startswith(_CLIENT_PREFIX)
 
 
 def own_output(root: Path, top: Path) -> tuple[str, ...]:

@@ -84,12 +84,12 @@ class Equivalence(Frozen):
 
     def sentence(self) -> str:
         """The verdict for people."""
-        told = ", ".join(f"{one.file}:{one.source} {one.old} -> {one.new}" for one in self.literals[:6])
+        listed = ", ".join(f"{one.file}:{one.source} {one.old} -> {one.new}" for one in self.literals[:6])
         more = f" and {len(self.literals) - 6} more" if len(self.literals) > 6 else ""
         return (
             f"{self.git_sha} is measurement-equivalent to {self.calibration_git_sha}: "
             f"{number_of(len(self.literals), 'threshold literal')} of this plan changed"
-            f"{f' ({told}{more})' if told else ''}, "
+            f"{f' ({listed}{more})' if listed else ''}, "
             f"{number_of(len(self.config_files), 'file')} of tune-mcp's configuration, nothing else"
         )
 

@@ -11,7 +11,7 @@ import stat
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import digest, sha256_file
@@ -36,8 +36,15 @@ _ELSEWHERE = frozenset(
 """Variables of a caller, a git hook say, that would make git answer for another repository or other paths."""
 
 
-_CLIENT_FILES = (".mcp.json", "opencode.json", "opencode.jsonc")
-_CLIENT_FOLDERS = (".claude/", ".codex/", ".copilot/", ".cursor/", ".gemini/", ".opencode/", ".vscode/", ".zed/")
+_CLIENTS = frozenset(
+    {
+        ".claude", ".cursor", ".vscode", ".codex", ".gemini", ".idea", ".zed", ".continue", ".windsurf", ".roo",
+        ".kilocode", ".opencode", ".junie", ".kiro", ".amazonq", ".qwen", ".trae", ".fleet", ".cline", ".goose",
+        ".mcp.json", "mcp.json", "opencode.json", "opencode.jsonc", ".clinerules", ".roomodes",
+    }
+)  # fmt: skip
+"""What clients and editors keep at the top of a project for themselves: no test reads it."""
+_CLIENT_PREFIX = ".aider"
 
 _FIELD = "\x1f"
 _LOG = ("-z", "--no-show-signature", f"--format=%H{_FIELD}%cs{_FIELD}%s")
@@ -143,7 +150,7 @@ def read(repo: Path) -> GitState:
             continue
         elif kind == "?":
             name = place.name(rest)
-            if not _of_a_client(name):
+            if not of_client(name) or name.endswith(".py"):
                 untracked[_printable(name)] = _digest(repo / name)
         else:
             # "1 XY sub mH mI mW hH hI path", or "u" with three stages; what is staged changes no file.
@@ -166,9 +173,10 @@ def read(repo: Path) -> GitState:
     return GitState(head, branch, changed, untracked, position.decode(errors="replace").strip(), stamps)
 
 
-def _of_a_client(name: str) -> bool:
-    """Whether an untracked file is an agent's own setting, which no measurement reads."""
-    return name in _CLIENT_FILES or (name.startswith(_CLIENT_FOLDERS) and not name.endswith(".py"))
+def of_client(name: str) -> bool:
+    """Whether a file lies where a client or an editor keeps its own, at the top of the project or of what holds it."""
+    top = next((part for part in PurePosixPath(name).parts if part != ".."), "")
+    return top in _CLIENTS or top.startswith(_CLIENT_PREFIX)
 
 
 @dataclass(frozen=True)

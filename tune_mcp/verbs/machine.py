@@ -57,7 +57,7 @@ def recover(runs: Iterable[RunDir]) -> None:
             )
 
 
-def told(runs: Iterable[RunDir]) -> str:
+def left_alive(runs: Iterable[RunDir]) -> str:
     """Name what dead runs left alive, in a sentence or two; empty when there is nothing."""
     from tune_mcp.supervise import leftovers
     from tune_mcp.supervise.processes import describe

@@ -76,7 +76,7 @@ def _lock(project: Project) -> Check:
         holder = host_lock.current()
     except OSError as error:
         return Check(id="host.free", status="unknown", detail=f"the host lock cannot be read: {error}")
-    if holder is None and (living := machine.told(machine.suspects(project))):
+    if holder is None and (living := machine.left_alive(machine.suspects(project))):
         return Check(id="host.free", status="warn", detail=living)
     if holder is None and (others := neighbours.measuring()):
         if busy := neighbours.under(host_lock.lock_folder(), others):

@@ -188,7 +188,7 @@ def _alerts(run: RunDir, now: Conclusion, age: float | None, plan: Plan, gpus: G
 
     if now.state is RunState.LOST:
         yield "the supervisor is gone without an end state; what is complete is kept"
-    if not now.active and now.state is not RunState.FINISHED and (living := machine.told([run])):
+    if not now.active and now.state is not RunState.FINISHED and (living := machine.left_alive([run])):
         yield living
     if now.liveness is Liveness.UNKNOWN:
         yield "the supervisor's lock is gone or cannot be read, so nobody knows whether it still runs"

@@ -21,11 +21,11 @@ from tune_mcp.supervise.watch.log_lines import redacted
 from tune_mcp.verbs.project import Project
 
 _PAGE_BYTES = 256 * 1024
-_TEXT_ROOM = 7000
-_LINE_ROOM = 1000
+_TEXT_LIMIT = 7000
+_LINE_LIMIT = 1000
 _CURSOR = re.compile(r"(?P<test>[^:]+):(?P<repeat>\d+):(?P<inode>\d+):(?P<offset>\d+)")
 STATUS_TAIL_LINES = 30
-_STATUS_TAIL_ROOM = 1200
+_STATUS_TAIL_LIMIT = 1200
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ def active_tail(run: RunDir) -> tuple[str, ...]:
     except FileNotFoundError:  # a repeat that begins anew takes its log away
         return ()
     shown: list[str] = []
-    room = _STATUS_TAIL_ROOM
+    left = _STATUS_TAIL_LIMIT
     for line in reversed(lines):
-        room -= min(len(line), 200) + 1
-        if room < 0:
+        left -= min(len(line), 200) + 1
+        if left < 0:
             break
         shown.append(line[:200])
     return tuple(reversed(shown))
@@ -207,18 +207,18 @@ def _pick(
 ) -> tuple[tuple[str, ...], int]:
     """The rows that are shown and the offset behind the last one that was looked at."""
     chosen: list[str] = []
-    room = _TEXT_ROOM
+    left = _TEXT_LIMIT
     end = first if forward else first + whole
     pairs = list(zip(rows, wanted, strict=True))
     for row, is_wanted in pairs if forward else reversed(pairs):
         text = _shown(row) if is_wanted else ""
-        if is_wanted and (len(chosen) == lines or room < len(text) + 1):
+        if is_wanted and (len(chosen) == lines or left < len(text) + 1):
             break
         if forward:
             end += len(row)
         if is_wanted:
             chosen.append(text)
-            room -= len(text) + 1
+            left -= len(text) + 1
     return tuple(chosen if forward else reversed(chosen)), end
 
 
@@ -226,7 +226,7 @@ def _shown(row: bytes) -> str:
     text = row.decode(errors="replace").rstrip("\r\n").rpartition("\r")[2]
     text = "".join(character if character.isprintable() or character == "\t" else "·" for character in text)
     text = redacted(text)
-    return text if len(text) <= _LINE_ROOM else f"{text[:_LINE_ROOM]} [TRUNCATED {len(text) - _LINE_ROOM}]"
+    return text if len(text) <= _LINE_LIMIT else f"{text[:_LINE_LIMIT]} [TRUNCATED {len(text) - _LINE_LIMIT}]"
 
 
 DEADLINE_S = 5.0
