@@ -37,6 +37,7 @@ def figures() -> Iterator[Figure]:
         run = large_run(Path(folder), STAGES, REPEATS)
         for name, every in (("no news", 0), ("a repeat ends every fifth poll", 5), ("a repeat ends every poll", 1)):
             yield from _pair(f"an hour of polling, {STAGES} × {REPEATS}, {name}", hour(run, every), HOUR, "agreed")
+        yield from _pair("the same on four lanes, a repeat ends every poll", hour(run, 1, lanes=4), HOUR, "agreed")
         yield from _pair("the last poll, with the matrix", [ended(run)], TEXT_LIMIT, "the most")
         project = Project.resolve(Options(repo=Path(folder)))
         for model in project.places.model_names():
@@ -56,7 +57,7 @@ def _pair(name: str, replies: list[Reply], ceiling: int, what: str) -> Iterator[
         yield Figure(f"{name}, {form}", size / 1000, ceiling / 1000, "k characters", what, 1.0, 1)
 
 
-def hour(run: RunDir, every: int) -> list[Reply]:
+def hour(run: RunDir, every: int, lanes: int = 1) -> list[Reply]:
     """One status every 120 s from the middle of a run; a repeat of one test ends in every ``every``-th poll."""
     project, replies = Project.resolve(Options(repo=run.repo_root)), list[Reply]()
     kept = {path: path.read_bytes() for path in sorted(run.path.glob("*/run*.json"), key=_order)}
@@ -82,7 +83,7 @@ def hour(run: RunDir, every: int) -> list[Reply]:
             }
             with run.events.open("a") as events:
                 events.write(json.dumps(line) + "\n")
-        _at_work(run, 1 + poll // 5)
+        _at_work(run, 1 + poll // 5, lanes)
         reply = status(project, run.run_id, known=known)
         known = reply.mark
         replies.append(reply)
@@ -96,11 +97,19 @@ def _order(path: Path) -> tuple[str, int]:
     return path.stem, int(path.parent.name.removeprefix("stage").partition("_")[0])
 
 
-def _at_work(run: RunDir, number: int) -> None:
-    work = CurrentWork(test=f"test_{number}_ci", repeat=3, attempt=1, phase="pytest", since="2026-04-23T05:00:00Z")
+def _at_work(run: RunDir, number: int, lanes: int) -> None:
+    works = [
+        CurrentWork(
+            test=f"test_{number + more}_ci", repeat=3, attempt=1, phase="pytest", since="2026-04-23T05:00:00Z",
+            lane=f"gpu{more}" if lanes > 1 else "",
+        )
+        for more in range(lanes)
+    ]  # fmt: skip
+    work = works[0]
     record = SupervisorRecord(
-        state=RunState.RUNNING, heartbeat_at=4e9, current=work, processes={"server": 2, "pytest": 1}
-    )
+        state=RunState.RUNNING, heartbeat_at=4e9, current=work, others=tuple(works[1:]),
+        processes={"server": 2 * lanes, "pytest": lanes},
+    )  # fmt: skip
     run.supervisor.write_bytes(dump_json(record.model_dump(mode="json")))
     log = run.log(work.test, work.repeat)
     log.parent.mkdir(parents=True, exist_ok=True)

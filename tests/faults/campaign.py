@@ -95,12 +95,12 @@ class Campaign:
         self._draw = random.Random(self.seed)
 
     def run(self, wanted: int, targets: dict[str, Callable[[RunDir], list[int]]]) -> None:
-        """Kill ``wanted`` times; in the end every run that was begun is finished, right, and without a process."""
-        while self.kills.total() < wanted:
+        """Kill ``wanted`` times, each target at least once; in the end runs are finished, right, with no process."""
+        while (missed := [name for name in targets if not self.kills[name]]) or self.kills.total() < wanted:
             run = self._up()
             if run is None:
                 continue
-            name = self._draw.choice(list(targets))
+            name = self._draw.choice(missed or [*targets])
             self._reach(run, lambda name=name, run=run: targets[name](run))
             self._kill(name, targets[name](run))
             self._check(run)

@@ -44,6 +44,11 @@ class CurrentWork(Frozen):
         where = f"{self.lane}: " if self.lane else ""
         return f"{where}{self.test} run {self.repeat} attempt {self.attempt}: {self.phase} since {self.since}"
 
+    def brief(self) -> str:
+        """The same for the typed form, where a first attempt goes without saying."""
+        again = f" attempt {self.attempt}" if self.attempt > 1 else ""
+        return f"{self.lane}: {self.test} run {self.repeat}{again}: {self.phase} since {self.since}"
+
 
 class OpenCell(Frozen):
     """A cell that is not strict, and why."""
@@ -126,11 +131,13 @@ class StatusReply(Reply):
         """The same, typed; when nothing changed without its lists, but with every number that scripts follow."""
         facts = super().typed()
         facts |= {
-            "missing": [gap.model_dump() for gap in self.trouble() or self.missing[:1]],
+            "missing": [gap.model_dump() for gap in self.trouble()]
+            or [gap.model_dump(exclude={"reason"}) for gap in self.missing[:1]],
             "stages": list(self.stages if self.audit_text else grouped(self.stages)),
             "gpus": [gpu.line() for gpu in self.gpus],
             "milestones": [_short(milestone) for milestone in self.milestones[-_MILESTONES_SHOWN:]],
             "pytest_tail": self._tail(),
+            "lanes": [one.brief() for one in self.lanes],
         }
         # The matrix stands under stages; what it says besides has fields of its own.
         dropped = ["audit_text", "gpus_known", *(("gpus_seen_at",) if not self.gpus else ())]
