@@ -302,3 +302,28 @@ def test_a_number_without_a_name_is_asked_for_by_its_place(tmp_path: Path) -> No
     assert isinstance(reader.gate_of("test_x.py", node), Unread)
     gate = reader.gate_of("test_x.py", node, {"K": "2"})
     assert isinstance(gate, Gate) and gate.limit(3.5) == 7.0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "import limits_a as lim\nL = lim\ndef test_a(m):\n    assert m >= L.LIM",
+        "import limits_a\ndef test_a(m):\n    mine = limits_a\n    assert m >= mine.LIM",
+        "from limits_a import Base\nclass TestA(Base):\n    pass",
+        "pytest_plugins = ['limits_a']\ndef test_a(m, lim):\n    assert m >= lim",
+        "from limits_a import *\ndef test_a(m):\n    assert m >= LIM",
+    ],
+    ids=["an alias of the module", "a local alias", "an inherited test", "a plugin's fixture", "a star"],
+)
+def test_a_constant_of_another_file_is_read_however_the_test_comes_to_it(tmp_path: Path, body: str) -> None:
+    (tmp_path / "limits_a.py").write_text(
+        "import pytest\nLIM = 2.0\nOTHER = 3.0\n@pytest.fixture\ndef lim():\n    return LIM\n"
+        "class Base:\n    def test_a(self, m):\n        assert m >= LIM\n"
+    )
+    (tmp_path / "test_x.py").write_text(f"{body}\n")
+    reader = AssertionReader(tmp_path)
+
+    assert reader.reading_tests("test_x.py", "limits_a.py", "LIM")
+    assert not reader.reading_tests("test_x.py", "limits_a.py", "OTHER")
+    gate = reader.gate("test_x.py", "limits_a.py", "LIM", None)
+    assert isinstance(gate, Gate) and gate.limit(2.0) == 2.0

@@ -66,11 +66,19 @@ class PythonFiles:
         return self._exists[path]
 
     def conftests(self, path: str) -> Iterator[str]:
-        """The conftest.py files that pytest loads for the test file ``path``, the nearest first."""
-        for folder in PurePosixPath(path).parents:
-            name = str(folder / "conftest.py")
-            if self.exists(name):
-                yield name
+        """The conftest.py files that pytest loads for the test file ``path``, the nearest first, and their plugins."""
+        names = (str(folder / "conftest.py") for folder in PurePosixPath(path).parents)
+        found = [name for name in names if self.exists(name)]
+        plugins = [plugin for name in (path, *found) for plugin in self._plugins(name)]
+        yield from dict.fromkeys([*found, *plugins])
+
+    def _plugins(self, path: str) -> Iterator[str]:
+        """The files of the repository that ``pytest_plugins`` of a file names."""
+        for node in getattr(self.tree(path), "body", ()):
+            if isinstance(node, ast.Assign) and any(ast.unparse(one) == "pytest_plugins" for one in node.targets):
+                texts = (one.value for one in ast.walk(node.value) if isinstance(one, ast.Constant))
+                found = (self.resolve(path, text) for text in texts if isinstance(text, str))
+                yield from (one for one in found if one)
 
     # Imports
 

@@ -26,7 +26,7 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class TestNode:
-    """A test of a file: its name below it, its function and its class."""
+    """A test of a file: its name below it, its function and its class; ``path`` is the file of the function."""
 
     __test__ = False
     name: str
@@ -78,8 +78,8 @@ class NameReader:
                 found.append(TestNode(node.name, node, None, path))
             elif isinstance(node, ast.ClassDef) and _is_test_class(node):
                 found += [
-                    TestNode(f"{node.name}::{method.name}", method, node, path)
-                    for _, owner in self.ancestry(path, node)
+                    TestNode(f"{node.name}::{method.name}", method, node, where)
+                    for where, owner in self.ancestry(path, node)
                     for method in owner.body
                     if isinstance(method, _Function) and method.name.startswith("test")
                 ]
@@ -261,6 +261,11 @@ class NameReader:
     def _member(self, path: str, node: ast.Attribute) -> Iterator[tuple[str, str]]:
         for module in self._modules(path, node.value):
             yield from self._meaning(module, node.attr)
+        # A module may go by another name: L = limits.
+        for origins in self.names(path).imports.values():
+            for origin in origins:
+                if origin.name is None and node.attr in self.names(origin.path).statements:
+                    yield origin.path, node.attr
 
     def _all_of(self, path: str, node: ast.AST) -> Iterator[tuple[str, str]]:
         for module in self._modules(path, node):
@@ -328,7 +333,9 @@ def _changed(node: ast.stmt) -> set[str]:
     if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
         # A decorator may keep what it is given, as a registry does.
         called = [one.func if isinstance(one, ast.Call) else one for one in node.decorator_list]
-        return {node.name, *(name for one in called for name in _root(one))}
+        # A base may keep its subclasses; a test class is run for itself.
+        bases = node.bases if isinstance(node, ast.ClassDef) and not _is_test_class(node) else []
+        return {node.name, *(name for one in (*called, *bases) for name in _root(one))}
     found: set[str] = set()
     for inner in ast.walk(node):
         if isinstance(inner, ast.Name) and not isinstance(inner.ctx, ast.Load):

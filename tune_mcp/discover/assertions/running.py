@@ -82,7 +82,7 @@ class Run:
     def _marks(self) -> list[str]:
         owner = self.test.owner
         marks = [ast.unparse(one) for one in owner.decorator_list] if owner else []
-        tree = self.names.files.tree(self.test.path)
+        tree = self.names.files.tree(self.module.path)
         for node in tree.body if tree else ():
             if isinstance(node, ast.Assign) and any(ast.unparse(one) == "pytestmark" for one in node.targets):
                 marks.append(ast.unparse(node.value))
