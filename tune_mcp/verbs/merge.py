@@ -17,7 +17,7 @@ from tune_mcp import run_dir
 from tune_mcp.actions import Step, call
 from tune_mcp.contract.merge import MergedSource, MergeReply
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import FileLock, open_plain, sha256_bytes, sha256_file, sync_folder, write_atomic
+from tune_mcp.files import FileLock, has_digest, open_plain, sha256_bytes, sha256_file, sync_folder, write_atomic
 from tune_mcp.observe import audit, result_files
 from tune_mcp.observe.audit import Audit
 from tune_mcp.precheck import fingerprint
@@ -125,8 +125,9 @@ def _partition(project: Project, name: str) -> Partition:
     parts: list[tuple[RunDir, Source]] = []
     machine: Environment | None = None
     for part, own in plan.parts(run):
-        kept = comparing.read(part)
-        if kept is None or events.ledger(part).environment_sha256 != sha256_file(part.environment):
+        as_recorded = has_digest(part.environment, events.ledger(part).environment_sha256 or "")
+        kept = comparing.read(part) if as_recorded else None
+        if kept is None:
             raise _refusal([f"environment.json of {own.run_id} is gone, or is not what was recorded"], _resume(run_id))
         machine = machine or kept
         parts.append((part, _source(plan, part, own, kept)))
