@@ -319,14 +319,7 @@ def rewrite_observation(run: RunDir, stage: str, repeat: int, change: Callable[[
 
 def measured(job: Job, **parts: Mapping[str, object]) -> AttemptResult:
     """What a healthy attempt leaves: log, result file, guard record; ``parts`` change the result file as ``steer``."""
-    log, basetemp, record = (
-        made(job.test_key, job.repeat) for made in (job.run.log, job.run.basetemp, job.run.guard_record)
-    )
-    for path in (log, basetemp, record):
-        if path.exists():
-            moved = job.run.attempt(job.test_key, job.repeat, job.attempt - 1)
-            moved.mkdir(parents=True, exist_ok=True)
-            path.rename(moved / path.name)
+    log, basetemp, record = job.log, job.basetemp, job.guard_record
     accuracy, throughput, latency = VALUES[(job.repeat - 1) % len(VALUES)]
     scope = next((stage.expected_samples for stage in job.stages if stage.expected_samples), 4)
     document: dict[str, dict[str, object]] = {

@@ -150,6 +150,7 @@ class RunDir:
         return self.path / "_pytest" / test
 
     def log(self, test: str, repeat: int) -> Path:
+        """A link to the log of the attempt that counts, or of the newest one; the same holds for the next two."""
         return self.test_folder(test) / f"run{repeat}.log"
 
     def basetemp(self, test: str, repeat: int) -> Path:
@@ -161,6 +162,21 @@ class RunDir:
     def attempt(self, test: str, repeat: int, attempt: int) -> Path:
         """Folder of one attempt: its job, its sealed result, and what it left when a later attempt followed."""
         return self.test_folder(test) / "attempts" / f"run{repeat}_a{attempt}"
+
+    def point(self, test: str, repeat: int, attempt: int) -> None:
+        """Let log, basetemp and guard record of the repeat be those of this attempt, which lie in its own folder.
+
+        What an older version wrote there itself stays.
+        """
+        folder = self.attempt(test, repeat, attempt)
+        for usual in (self.log(test, repeat), self.basetemp(test, repeat), self.guard_record(test, repeat)):
+            if usual.exists() and not usual.is_symlink():
+                continue
+            usual.parent.mkdir(parents=True, exist_ok=True)
+            new = usual.with_name(f".{usual.name}.new")
+            new.unlink(missing_ok=True)
+            new.symlink_to(Path("attempts") / folder.name / usual.name)
+            new.replace(usual)
 
     def attempt_key(self, test: str, repeat: int | str, attempt: int | str) -> str:
         """``tune.<run>.<test>.r<k>.a<attempt>``: the identity of an attempt under every executor."""
@@ -216,13 +232,19 @@ def new_id(label: str, now: datetime) -> str:
     )
 
 
-def create(repo_root: Path, label: str, now: datetime) -> RunDir:
-    """Make a new, empty run directory; an existing one is never taken (rules SES-01, SES-02, SES-14, SES-15)."""
-    stem = new_id(label, now)
+def runs_folder(repo_root: Path) -> Path:
+    """The folder of all runs of a repository, made where it is missing; git never sees what is in it."""
     runs = repo_root / RUNS_FOLDER
     runs.mkdir(exist_ok=True)
     if not (runs / IGNORE_FILE).exists():
         write_atomic(runs / IGNORE_FILE, IGNORE_ALL)
+    return runs
+
+
+def create(repo_root: Path, label: str, now: datetime) -> RunDir:
+    """Make a new, empty run directory; an existing one is never taken (rules SES-01, SES-02, SES-14, SES-15)."""
+    stem = new_id(label, now)
+    runs = runs_folder(repo_root)
     for number in range(1, 100):
         path = runs / (stem if number == 1 else f"{stem}-{number}")
         try:

@@ -189,6 +189,10 @@ PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=
             time.sleep(0.1)
         raise AssertionError(f"{node} still has {self.pids(node)}")
 
+    def cut_off(self, node: str) -> None:
+        """The controller hears nothing of the node any more; what runs there runs on."""
+        self._kill(node)
+
     def _kill(self, name: str) -> None:
         daemon = self._daemons.pop(name, None)
         if daemon is not None:
@@ -197,14 +201,15 @@ PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=
 
     def gpus(self, node: str, **changes: object) -> None:
         """What NVML says on that node: four idle H20, each changed by ``changes``."""
-        first = NODES.index(node) * GPUS
         found = [
-            H20
-            | {"uuid": f"GPU-{node}-{n}", "minor": first + n, "device": str(self.folder / f"gpu{first + n}")}
-            | changes
-            for n in range(GPUS)
+            H20 | {"uuid": f"GPU-{n}", "minor": n, "device": str(self.folder / f"gpu{n}")} | changes
+            for n in self.numbers(node)
         ]
         write_json(self.folder / f"nvml-{node}.json", {"gpus": found})
+
+    def numbers(self, node: str) -> range:
+        """The fake GPUs of that node."""
+        return range(NODES.index(node) * GPUS, (NODES.index(node) + 1) * GPUS)
 
     def fresh(self) -> None:
         """Everything runs, nothing is queued, every GPU is idle."""

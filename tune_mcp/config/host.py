@@ -89,7 +89,8 @@ class SlurmSettings(ConfigModel):
 
     ``constraint`` names one feature that all nodes of one host class have. ``exclusive``: nobody shares the node's
     CPUs, bus and disk. ``container`` are the words before our Python (``apptainer exec --nv IMAGE``);
-    ``options`` are further long options of sbatch (``--account=asr``, ``--cpus-per-task=16``).
+    ``options`` are further long options of sbatch (``--account=asr``, ``--cpus-per-task=16``);
+    ``jobs`` is how many of a run wait or run at the same time.
     """
 
     partition: Name | None = None
@@ -99,6 +100,7 @@ class SlurmSettings(ConfigModel):
     exclusive: bool = False
     container: Annotated[tuple[str, ...], AfterValidator(_stays_in_the_job)] = ()
     options: Annotated[tuple[str, ...], AfterValidator(_not_ours)] = ()
+    jobs: Annotated[int, Field(ge=1, le=512)] = 8
 
     def options_for(self, gpus: int) -> tuple[str, ...]:
         """The options of sbatch for a launch on that many GPUs."""

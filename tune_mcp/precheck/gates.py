@@ -18,7 +18,18 @@ from tune_mcp.config.stages import Frozen
 from tune_mcp.contract.precheck import Check
 from tune_mcp.errors import Refusal
 from tune_mcp.gpus import GpuReading, Presence
-from tune_mcp.precheck import assets, catalogue, dependencies, hardware, imports, lanes, launch, scripts, venv
+from tune_mcp.precheck import (
+    assets,
+    catalogue,
+    dependencies,
+    hardware,
+    imports,
+    lanes,
+    launch,
+    scripts,
+    slurm_site,
+    venv,
+)
 from tune_mcp.precheck.dependencies import Declared, read_declared
 from tune_mcp.precheck.fingerprint import GpuIdentity
 from tune_mcp.precheck.imports import Imports, ModuleFact
@@ -88,8 +99,11 @@ GATES: tuple[tuple[str, Gate], ...] = (
     ("files", assets.required_files_checks),
     ("host.ptrace", hardware.ptrace_checks),
     ("host.lanes", lanes.checks),
+    ("slurm.controller", slurm_site.of),
 )
 """Gates that only read files, with the id of the check for one that gives no answer."""
+_OF_THE_MACHINE = frozenset({"host.ptrace", "host.lanes", "disk.space"})
+"""What is asked where a launch runs."""
 
 
 class Precheck(Frozen):
@@ -150,7 +164,8 @@ def precheck(
     commit = Asked(lambda: _commit(subject))
     declared = Asked(lambda: read_declared(subject))
     commands = Asked(lambda: scripts.read_wanted(subject))
-    asked = [(name, _asked(gate, subject)) for name, gate in gates]
+    here = subject.slurm is None
+    asked = [(name, _asked(gate, subject)) for name, gate in gates if here or name not in _OF_THE_MACHINE]
     checks = [check for name, answer in asked for check in _or(answer, deadline, _unanswered(name))]
     facts = _or(venv_probe, deadline, lambda why, late: VenvFacts(problem=why, late=late))
     wanted = _or(declared, deadline, lambda why, _late: Declared(problem=f"pyproject.toml {why}"))
@@ -158,10 +173,10 @@ def precheck(
     started = _or(commands, deadline, lambda why, _late: scripts.Wanted(problem=why))
     checks += scripts.checks(subject, started, facts)
     reading = _or(gpu_probe, deadline, lambda why, _late: GpuReading(Presence.UNKNOWN, reason=why))
-    checks += hardware.gpu_checks(subject, reading)
+    checks += hardware.gpu_checks(subject, reading) if here else ()
     loaded = _or(import_probe, deadline, lambda why, late: Imports(untried=why if late else f"pyproject.toml {why}"))
     checks += imports.checks(subject, loaded)
-    checks += hardware.comparable_checks(subject, reading, loaded)
+    checks += hardware.comparable_checks(subject, reading, loaded) if here else ()
     return Precheck(
         checked_at=checked_at,
         hostname=platform.node(),

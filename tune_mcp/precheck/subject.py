@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from tune_mcp.config.fields import CiMachine
-from tune_mcp.config.host import BootstrapStep, HostProfile
+from tune_mcp.config.host import BootstrapStep, HostProfile, SlurmSettings
 from tune_mcp.config.lanes import Placement
 from tune_mcp.config.model import ModelConfig, RequiredFile
 from tune_mcp.config.stages import Stage
@@ -139,7 +139,8 @@ class Subject:
     """A model's selected stages on this machine: where the repository and its interpreter are, and what they need.
 
     ``gpus_per_test`` maps a test key to the GPUs that one launch of it needs; ``allow_mig`` lets split ones count,
-    ``placement`` says which GPUs and lanes of the host may be used;
+    ``placement`` says which GPUs and lanes of the host may be used; with ``slurm`` launches run on other machines, and
+    only what those share with this one is looked at here;
     ``gpus_by_default`` are the test files of which no config says how many, so that one is assumed. ``needs`` is the
     rest that they ask of the machine. ``catalogue`` is what their table was
     discovered by, and the table; None where it is fixed already: in a run that was planned.
@@ -155,6 +156,7 @@ class Subject:
     gpus_per_test: dict[str, int]
     allow_mig: bool = False
     placement: Placement = field(default_factory=Placement)
+    slurm: SlurmSettings | None = None
     gpus_by_default: tuple[str, ...] = ()
     needs: Needs = field(default_factory=Needs)
     catalogue: tuple[ModelConfig, MetricRules, StageTable] | None = None

@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
     lanes = {lane.name: lane for lane in plan.settings.placement.lanes if lane.name in claimed}
     locks += [FileLock.inherit(lane_path(lane), claimed[name]) for name, lane in lanes.items()]
 
-    jobs = max(plan.lanes, 1) if plan.settings.slurm else 1
+    jobs = (plan.lanes or plan.settings.slurm.jobs) if plan.settings.slurm else 1
 
     def company() -> list[neighbours.Neighbour]:
         return [one for one in neighbours.measuring() if not (lanes and one.on_lanes)]

@@ -54,8 +54,7 @@ def _tree(job: Job, before: provenance.GitState) -> dict[str, object]:
 
 def numbers(job: Job) -> dict[str, object]:
     """What the guard saw, what the result files hold and whether they are this launch's, how the log ended."""
-    log, basetemp = job.run.log(job.test_key, job.repeat), job.run.basetemp(job.test_key, job.repeat)
-    record = job.run.guard_record(job.test_key, job.repeat)
+    log, basetemp, record = job.log, job.basetemp, job.guard_record
     files = ResultFiles(basetemp)
     stages = {stage.key: StageResult.of(extract(stage, files)) for stage in job.stages}
     guard = guard_record.read(record)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from tune_mcp.config.loader import ConfigPlaces
@@ -59,6 +60,7 @@ def look(run: RunDir, plan: Plan) -> Machine:
         return venvs[-1]
 
     stages = tuple(plan.table().values())
+    needs = _needs(plan, stages)
     subject = Subject(
         repo_root=Path(plan.repo_root),
         model=plan.model,
@@ -70,7 +72,7 @@ def look(run: RunDir, plan: Plan) -> Machine:
         gpus_per_test=plan.settings.gpus_per_test,
         allow_mig=plan.settings.allow_mig,
         placement=plan.settings.placement,
-        needs=_needs(plan, stages),
+        needs=replace(needs, lane=needs.lane and plan.settings.slurm is None),  # a grant of Slurm's is one
     )
     probes = Probes(gpus, venv, environment.as_launched(os.environ))
     answer = precheck(subject, probes, iso(utc_now()), deadline=Deadline(PATIENT_DEADLINE_S))

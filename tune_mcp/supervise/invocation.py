@@ -21,10 +21,11 @@ def pytest_argv(job: Job, run: RunDir) -> list[str]:
     repository, so that a node id holds the whole path of its file; conftests are loaded from the git work tree, and
     none from above it. Both are relative to the folder that pytest starts in, which may be reached through a link.
     """
+    folder = run.attempt(job.test_key, job.repeat, job.attempt)
     taken_back = [
         "-p", "tune_guard",
         "-o", "tmp_path_retention_policy=all",
-        "-o", f"cache_dir={run.attempt(job.test_key, job.repeat, job.attempt) / 'pytest_cache'}",
+        "-o", f"cache_dir={folder / 'pytest_cache'}",
         "-m", "",
         "-k", "",
         "--maxfail=0",
@@ -37,7 +38,7 @@ def pytest_argv(job: Job, run: RunDir) -> list[str]:
             taken_back += words
     return [
         Path(job.venv_python).name, "-m", "pytest", job.test, "-v", "-s",
-        f"--basetemp={run.basetemp(job.test_key, job.repeat)}",
+        f"--basetemp={folder / job.basetemp.name}",
         *job.pytest_extra_args, *taken_back,
     ]  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field
@@ -76,8 +77,23 @@ class Job(Frozen):
 
     @property
     def folder(self) -> Path:
-        """The attempt's own folder."""
+        """The attempt's own folder: whoever works on it writes nowhere else, so that two never write one path."""
         return self.run.attempt(self.test_key, self.repeat, self.attempt)
+
+    @property
+    def log(self) -> Path:
+        """Its pytest log."""
+        return self.folder / self.run.log(self.test_key, self.repeat).name
+
+    @property
+    def basetemp(self) -> Path:
+        """The folder below which its tests leave their results."""
+        return self.folder / self.run.basetemp(self.test_key, self.repeat).name
+
+    @property
+    def guard_record(self) -> Path:
+        """What the guard wrote down."""
+        return self.folder / self.run.guard_record(self.test_key, self.repeat).name
 
 
 class StageResult(Frozen):
@@ -214,18 +230,39 @@ def read_job(path: Path) -> Job:
     return Job.model_validate(parse_json(read_plain(path)))
 
 
-def claim(job: Job) -> bool:
-    """Whether this runner may work on the attempt: the first to ask, and nobody cancelled it.
+@dataclass(frozen=True)
+class Claim:
+    """A runner's right to an attempt, by the very folder that it made: another attempt of the same key may follow when
+    this one was moved aside."""
+
+    made: tuple[int, int]
+
+    def stands(self, job: Job) -> bool:
+        """Whether the attempt's folder is still the one that was claimed."""
+        return _identity(job.folder / CLAIM_FOLDER) == self.made
+
+
+def claim(job: Job) -> Claim | None:
+    """The right to work on the attempt, for the first runner that asks when nobody cancelled it; None for others.
 
     An engine may start one job twice, or one that was cancelled; a folder is made once, by one of them.
     """
     if is_cancelled(job):
-        return False
+        return None
     try:
         (job.folder / CLAIM_FOLDER).mkdir()
     except FileExistsError:
-        return False
-    return True
+        return None
+    made = _identity(job.folder / CLAIM_FOLDER)
+    return Claim(made) if made else None
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        facts = folder.stat()
+    except OSError:
+        return None
+    return facts.st_ino, facts.st_mtime_ns
 
 
 def cancel(job: Job) -> None:

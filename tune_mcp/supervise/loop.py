@@ -83,6 +83,7 @@ class Supervisor:
     _work: dict[str, AtWork] = field(default_factory=dict[str, AtWork])
     _stopping: str | None = None
     _over: Stopped | Halted | Exhausted | None = None
+    _awaited: set[str] = field(default_factory=set[str])
     _lengths: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
@@ -209,20 +210,22 @@ class Supervisor:
             test=job.test_key, repeat=job.repeat, attempt=job.attempt, **where,
         )  # fmt: skip
         cancel_earlier(job)
+        job.run.point(job.test_key, job.repeat, job.attempt)
+        self._awaited.add(job.key)
         self.executor.submit(job)
         work.launched(job, self.clock.now())
         self._work[work.lane] = work
 
     def _under_way(self, job: Job) -> Job | None:
         """The attempt before ``job`` where an engine may still have it, handed over by a supervisor that died."""
-        earlier = job.model_copy(update={"attempt": job.attempt - 1})
-        if not self.executor.outlives or is_cancelled(earlier) or is_on_ledger(earlier):
-            return None
         try:
-            same = read_job(earlier.folder / JOB_FILE) == earlier
+            earlier = read_job(job.run.attempt(job.test_key, job.repeat, job.attempt - 1) / JOB_FILE)
         except (OSError, ValueError):
             return None
-        return earlier if same else None
+        same = earlier.model_copy(update={"attempt": job.attempt, "lane": job.lane}) == job
+        if not same or not self.executor.outlives or earlier.key in self._awaited:
+            return None
+        return None if is_cancelled(earlier) or is_on_ledger(earlier) else earlier
 
     def _ended(self) -> list[str]:
         """Wait until attempts have ended; their lanes. A stop request cancels all, and waits until nothing runs."""

@@ -15,16 +15,12 @@ Say = Callable[[str], None]
 """Writes one line to the attempt's own log."""
 
 
-def move_earlier_away(job: Job, say: Say) -> None:
-    """Move what an earlier attempt left into that attempt's folder: a fresh place for each one."""
-    log, basetemp = job.run.log(job.test_key, job.repeat), job.run.basetemp(job.test_key, job.repeat)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    earlier = job.run.attempt(job.test_key, job.repeat, job.attempt - 1)
+def clear_place(job: Job, say: Say) -> None:
+    """Put aside what lies where this attempt will write: it is nobody's of this attempt."""
     emptied(job, job.attempt - 1, say)  # its runner may have been killed
-    for path in (log, basetemp, job.run.guard_record(job.test_key, job.repeat)):
+    for path in (job.log, job.basetemp, job.guard_record):
         if path.exists():
-            earlier.mkdir(parents=True, exist_ok=True)
-            path.rename(earlier / path.name)
+            path.rename(path.with_name(f"{path.name}.found"))
 
 
 def tree(job: Job) -> tuple[provenance.GitState | None, str]:

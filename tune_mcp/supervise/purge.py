@@ -40,7 +40,9 @@ def purge(
     sources = [run.log(test, repeat), run.basetemp(test, repeat), run.guard_record(test, repeat)]
     sources += [path for _, path in run.attempts(test, repeat)]
     for source in sources:
-        if source.exists():
+        if source.is_symlink():
+            source.unlink()  # what it points to goes with its attempt
+        elif source.exists():
             source.rename(folder / source.name)
     sync_folder(folder)
     events.append(

@@ -51,8 +51,7 @@ class PytestSession:
     ) -> None:
         self._job, self._place, self._gpus, self._monitor, self._orders = job, place, gpus, monitor, orders
         self._say, self._phase, self._stop_now = say, phase, stop_now
-        self._log = job.run.log(job.test_key, job.repeat)
-        self._record = job.run.guard_record(job.test_key, job.repeat)
+        self._log, self._record = job.log, job.guard_record
 
     def run(self) -> dict[str, object]:
         """From the start of pytest to the end of its last process; facts for the attempt's result."""

@@ -147,7 +147,8 @@ def count(run: RunDir, plan: Plan, found: Mapping[Repeat, Counted], who: str, no
         attempt = one.attempt
         if attempt.epoch is not None:
             attempt = _brought_back(run, plan, attempt, who, now)
-        usual = attempt.home == run.test_folder(test)
+        run.point(test, repeat, attempt.job.attempt)
+        usual = attempt.home in (run.test_folder(test), attempt.job.folder)
         history = _history(run, one, attempt)
         keys = ", ".join(stage.key for stage in attempt.job.stages)
         text = (

@@ -148,7 +148,8 @@ def _judged(
     if result.clock_moved:
         return Again(result.clock_moved)
     if result.blocked:
-        return _blocked(result.blocked, earlier)
+        elsewhere = result.engine is not None  # what this node lacks, another one may have
+        return _blocked(result.blocked.model_copy(update={"retryable": True}) if elsewhere else result.blocked, earlier)
     if result.disturbed:
         return _disturbed(result.disturbed, earlier)
     trouble = [f"{key}: the runner gave no result for this stage" for key in stages if key not in result.stages]

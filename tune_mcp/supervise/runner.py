@@ -60,7 +60,6 @@ class Runner:
         self.job = job
         self.engine = engine
         self.orders = orders
-        self.record = job.run.guard_record(job.test_key, job.repeat)
         self.started = datetime.now(UTC)
         look = accepting(read_gpus, job.accept_unknown_gpus)
         read = state.RecordingReader(job.run, look, lambda: datetime.now(UTC))
@@ -88,13 +87,13 @@ class Runner:
         now = time.monotonic()
         if self._stop_seen is None:
             self._stop_seen = now
-        return now >= self._stop_seen + _FINISH_S or not guard_record.all_called(self.record)
+        return now >= self._stop_seen + _FINISH_S or not guard_record.all_called(self.job.guard_record)
 
     def run(self) -> AttemptResult | None:
         """The whole attempt; None when it was cancelled before its session was complete."""
         job = self.job
         self.phase("preflight")
-        preflight.move_earlier_away(job, self.say)
+        preflight.clear_place(job, self.say)
         planned, moved = preflight.tree(job)
         if moved or planned is None:
             return self._result(moved=moved)
@@ -110,13 +109,17 @@ class Runner:
             return self._result(blocked=placed)
         if blocked := preflight.wiped(job, self.say):
             return self._result(blocked=blocked)
+        if job.any_host and (
+            other := comparing.look(job.run, Path(job.venv_python), self.gpus.grant.gpus, any_host=True)[1]
+        ):
+            return self._result(incomparable=other)
         place = preflight.tmpdir(job)
         if isinstance(place, Blocked):
             return self._result(blocked=place)
         started_ns = time.time_ns()
         session = PytestSession(job, place, self.gpus, placed, self.orders, self.say, self.phase, self.stop_now)
         ended = session.run() | {"left_in_tmp": preflight.emptied(job, job.attempt, self.say)}
-        if ended["stopped_by"] == "cancel" and guard_record.read(self.record).shortfall():
+        if ended["stopped_by"] == "cancel" and guard_record.read(self.job.guard_record).shortfall():
             return None
         self.phase("extracting")
         compared = evidence.compared(job, planned, self.gpus.grant.gpus, started_ns)
@@ -138,11 +141,14 @@ def attempt(job: Job, orders: Orders, engine: Engine | None = None) -> int:
     """Do the job and seal its folder; returns the exit code of a runner for this job alone."""
     if is_sealed(job):
         return 0
-    if not claim(job):
+    if (ours := claim(job)) is None:
         print(f"refused: {job.key} was cancelled, or another runner has it", file=sys.stderr, flush=True)
         return os.EX_TEMPFAIL
     runner = Runner(job, orders, engine)
     result = runner.run()
+    if not ours.stands(job):
+        print(f"{job.key} was moved aside while it ran: nothing is sealed", file=sys.stderr, flush=True)
+        result = None
     if result is not None:
         _seal(job, result)
         if orders.input_ended:  # nobody is left to do it

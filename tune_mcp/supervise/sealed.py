@@ -136,8 +136,11 @@ def _within(
         seal = (job.key, sha256_bytes(data))
         if seal not in known or result.key != job.key or (job.repeat, job.attempt) != (repeat, number):
             continue
+        log = f"run{repeat}.log"
         later = [home for other, home in made.items() if other >= number]
-        home = next((home for home in (*later, root) if _is_its_log(home / f"run{repeat}.log", result)), None)
+        pointed = (root / log).resolve() == path.resolve() / log  # the usual names are those of this attempt
+        homes = (root, *later) if pointed else (*later, root)
+        home = next((home for home in homes if _is_its_log(home / log, result)), None)
         if home is not None:
             machine = known[seal]
             yield Attempt(job, result, home, epoch, machine if isinstance(machine, str) else None)

@@ -87,7 +87,7 @@ def comparable_or_refuse(subject: Subject, read: GpuReader) -> None:
 
     NVML is asked only where the model says which GPUs its CI has.
     """
-    if not subject.needs.ci_machine.gpu:
+    if not subject.needs.ci_machine.gpu or subject.slurm:
         return
     reading = read()
     for check in hardware.gpu_model(subject, reading):

@@ -131,6 +131,7 @@ class Project:
             gpus_per_test=gpus_per_test(model, stages),
             allow_mig=self.host.allow_mig if self.host else False,
             placement=self.host.placement() if self.host else Placement(),
+            slurm=self.host.cluster() if self.host else None,
             gpus_by_default=gpus_by_default(model, stages),
             needs=Needs.of(model, self.host, stages),
             catalogue=(model, self.places.metric_rules(model.name), self.places.stages(model.name)),

@@ -47,6 +47,10 @@ def stop_run(project: Project, run_id: str, reason: str, sleep: Callable[[float]
             sleep(_LOOK_EVERY_S)
     elif now.state in (RunState.HALTED, RunState.EXHAUSTED, RunState.LOST) or (halt and not halt.given_up):
         recover([run])
+        if plan.settings.slurm:
+            from tune_mcp.supervise.executor.slurm import take_back
+
+            take_back(run)
         _give_up(run, reason)
         now = state.conclude(run)
     audited = audit(run, plan)

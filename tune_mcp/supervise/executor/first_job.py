@@ -99,6 +99,4 @@ def _read(path: Path) -> Machine | None:
 
 
 def _unavailable(what: str) -> Refusal:
-    return Refusal(
-        Code.EXECUTOR_UNAVAILABLE, "SCP-01", what, "tune-mcp doctor says what the site lacks; then resume the run"
-    )
+    return Refusal(Code.EXECUTOR_UNAVAILABLE, "SCP-01", what, "see what the site lacks: tune-mcp doctor")

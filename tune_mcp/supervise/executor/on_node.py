@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tune_mcp.config.lanes import Placement, parse_cpus
+from tune_mcp.config.lanes import Lane, Placement, parse_cpus
 from tune_mcp.errors import Code
 from tune_mcp.files import write_atomic
 from tune_mcp.gpus import GpuReader, accepting, read_gpus
@@ -66,14 +66,15 @@ def refusal(job: Job, engine: Engine) -> Blocked | None:
 
 
 def placed(job: Job, engine: Engine, read: GpuReader) -> Job:
-    """The job on the granted GPUs alone, also where the site hides no others (ConstrainDevices=no)."""
-    if not job.gpus:
-        return job
-    seen = read().gpus
-    if len(seen) <= len(engine.gpus):
-        return job
-    mine = tuple(gpu.index for gpu in seen if (gpu.index if gpu.minor is None else gpu.minor) in engine.gpus)
-    return job.model_copy(update={"placement": Placement(include=mine)})
+    """The job on a lane that is Slurm's grant: these GPUs, also where the site hides no others, and these CPUs."""
+    seen = read().gpus if job.gpus else ()
+    mine = tuple(gpu.index for gpu in seen)
+    if len(seen) > len(engine.gpus):
+        mine = tuple(gpu.index for gpu in seen if (gpu.index if gpu.minor is None else gpu.minor) in engine.gpus)
+    cpus = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    lane = Lane(name="slurm", gpus=mine, cpus=cpus)
+    variable = job.placement.cpu_set_variable
+    return job.model_copy(update={"placement": Placement(lanes=(lane,), cpu_set_variable=variable)})
 
 
 def main(argv: list[str]) -> int:

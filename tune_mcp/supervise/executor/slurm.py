@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from tune_mcp.config.host import SlurmSettings
 from tune_mcp.errors import Code
 from tune_mcp.files import write_atomic
+from tune_mcp.precheck import slurm_site
 from tune_mcp.precheck.gates import Precheck
 from tune_mcp.run_dir import RunDir, iso, utc_now
 from tune_mcp.session import events
@@ -27,15 +28,18 @@ from tune_mcp.supervise import comparing
 from tune_mcp.supervise.executor import JobState, batch
 from tune_mcp.supervise.executor.first_job import FirstJob
 from tune_mcp.supervise.job import (
+    JOB_FILE,
     LEFT_FILE,
     PHASE_FILE,
     RUNNER_END_FILE,
     AttemptResult,
     Blocked,
     Job,
+    cancel,
     claim,
     is_claimed,
     is_sealed,
+    read_job,
     read_result,
     seal,
     write_job,
@@ -132,10 +136,11 @@ class SlurmExecutor:
         ``wait`` is a sleep that raises when the run is to stop. Raises EXECUTOR_UNAVAILABLE, and HOST_NOT_COMPARABLE
         when the run has strict repeats from another kind of machine.
         """
-        job = FirstJob(self.run, self.settings, self.slurm, wait)
-        found = job.answer(max(plan.settings.gpus_per_test.values(), default=0))
+        gpus = max(plan.settings.gpus_per_test.values(), default=0)
+        found = FirstJob(self.run, self.settings, self.slurm, wait).answer(gpus)
         comparing.settle(self.run, plan, found.environment, utc_now())
-        return found.precheck
+        site = slurm_site.checks(self.settings, self.run.repo_root, gpus, self.slurm)
+        return found.precheck.model_copy(update={"checks": (*site, *found.precheck.checks)})
 
     # ---- the thread that talks to Slurm
 
@@ -261,6 +266,22 @@ class SlurmExecutor:
         if self._silent:
             self._tell("Slurm answers again")
         self._silent = ""
+
+
+def take_back(run: RunDir, slurm: Slurm | None = None) -> None:
+    """Cancel every attempt that a dead supervisor left open: tombstones first, so that it holds without Slurm too.
+
+    What waits is taken back; what runs stops by its tombstone.
+    """
+    names: list[str] = []
+    for path in sorted(run.path.glob(f"_pytest/*/attempts/*/{JOB_FILE}")):
+        with suppress(OSError, ValueError):
+            job = read_job(path)
+            if not is_sealed(job) and not (job.folder / LEFT_FILE).exists():
+                cancel(job)
+                names.append(name_of(job))
+    with suppress(Unreachable, NotAccepted):
+        (slurm or Slurm()).cancel(names, "--state=PENDING")
 
 
 def name_of(job: Job) -> str:
