@@ -357,6 +357,7 @@ def _copy_link(path: Path, target: Path, root: Path, new_root: Path) -> None:
     aim = Path(os.path.normpath(path.parent / path.readlink()))
     if aim.is_relative_to(root) and path.resolve().is_relative_to(root.resolve()):
         target.symlink_to(os.path.relpath(new_root / aim.relative_to(root), target.parent))
+        shutil.copystat(path, target, follow_symlinks=False)
     elif any(part.startswith("basetemp") for part in path.relative_to(root).parts):
         target.symlink_to(path.readlink())  # a test's own; nothing that is sealed is read through it
     else:
