@@ -56,5 +56,5 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-collect_ignore = ["omni_repo"]  # a repository that tests copy, with tests of its own
+collect_ignore = ["omni_repo", "omni_august"]  # repositories that tests copy, with tests of their own
 ROOT = Path(os.environ.get("TUNE_SOURCE", Path(__file__).parents[1]))

@@ -25,6 +25,8 @@ from tune_mcp.verbs.discover import discover
 from tune_mcp.verbs.project import Options, Project
 
 SOURCE = Path(__file__).with_name("omni_repo")
+AUGUST = Path(__file__).with_name("omni_august")
+"""What the repository had more in August 2026: meetings, two recognisers, and serving under load."""
 SHIPPED = Path(__file__).parents[1] / "models"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 HOST = "box"
@@ -66,13 +68,17 @@ class Machine:
         return Project.resolve(Options(repo=self.repo, host=HOST))
 
 
-def make(root: Path, models: Sequence[str] = ("tts",), change: Change | None = None) -> Machine:
+def make(
+    root: Path, models: Sequence[str] = ("tts",), change: Change | None = None, *, august: bool = False
+) -> Machine:
     """Repository, environment and caches; ``models`` are discovered and part of the one commit.
 
-    ``change`` may alter each shipped configuration; ``without_gpus`` is one that does.
+    ``change`` may alter each shipped configuration; ``without_gpus`` is one that does. ``august``: the state of
+    August, on a machine with one lane.
     """
     machine = Machine(root, f"omni-orphan-{uuid.uuid4().hex}")
-    shutil.copytree(SOURCE, machine.repo, ignore=shutil.ignore_patterns("__pycache__"))
+    for source in (SOURCE, *([AUGUST] if august else [])):
+        shutil.copytree(source, machine.repo, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
     (machine.repo / "gitignore.txt").rename(machine.repo / ".gitignore")
     for path in (*machine.repo.glob(".github/scripts/*"), machine.repo / "pyproject.toml"):
         text = path.read_text().replace("@HERE@", str(root)).replace("@ORPHAN@", machine.orphan)
@@ -81,19 +87,22 @@ def make(root: Path, models: Sequence[str] = ("tts",), change: Change | None = N
     make_caches(machine, models)
     toy.git(machine.repo, "init", "-q", "-b", "main")
     (machine.repo / ".tune/hosts").mkdir(parents=True)
-    profile = {
+    profile: dict[str, Any] = {
         "hostname": "nobody-is-called-so",
         "repo_root": str(machine.repo),
         "venv_python": str(machine.python),
         "physical": {"hf_hub": str(machine.home / ".cache/huggingface"), "omni_ci_home": str(machine.home / "slice")},
     }
+    if august:
+        profile["lanes"] = [{"name": "cpu", "cpus": str(min(os.sched_getaffinity(0)))}]
     (machine.repo / f".tune/hosts/{HOST}.yaml").write_text(yaml.safe_dump(profile))
     project = machine.project()
     for model in models:
-        path = machine.repo / f".tune/models/{model}/config.yaml"
+        name = model.partition("@")[0]
+        path = machine.repo / f".tune/models/{name}/config.yaml"
         path.parent.mkdir(parents=True)
         path.write_text(shipped(machine, model, change))
-        found = discover(project, model)
+        found = discover(project, name, with_coverage=False)
         assert found.needs_config == found.collisions == (), found.text()
     toy.commit(project, "omni")
     return machine

@@ -192,7 +192,7 @@ def make_toy(
     git(folder, "init", "-q", "-b", "main", "--template=")
     (folder / ".git/info").mkdir()
     project = open_project(folder)
-    discover(project, MODEL)
+    discover(project, MODEL, with_coverage=False)
     commit(project, "toy")
     if key in _MADE and not any(name.startswith("..") for name in written):
         _KEPT[key] = shutil.copytree(folder, _kept_in() / key)

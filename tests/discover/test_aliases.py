@@ -45,6 +45,23 @@ def test_presets_and_variants_have_aliases_of_their_own() -> None:
     assert not any(key.startswith("qwen3_asr") for key in expand(["tts"], TTS))
 
 
+@pytest.mark.rule("STG-03", "DSC-11")
+def test_a_variant_that_leaves_its_own_name_out_is_found_by_its_base() -> None:
+    def plain(base: str, variant: str) -> Stage:
+        return stage("test_meeting", base, "speed").model_copy(update={"variant": variant})
+
+    meeting = table(
+        plain("meeting", "movies"),
+        plain("long_meeting", "long"),
+        stage("test_meeting", "meeting", "speed", None, "stream"),
+    )
+
+    assert expand(["meeting"], meeting) == ("meeting_speed", "meeting_stream_speed")
+    assert expand(["long_meeting"], meeting) == ("long_meeting_speed",)
+    assert expand(["meeting_stream"], meeting) == ("meeting_stream_speed",)
+    assert not any("speed_" in alias for alias in aliases(meeting))
+
+
 @pytest.mark.rule("STG-01", "STG-02")
 def test_tokens_come_back_in_catalogue_order_without_doubles() -> None:
     found = expand(["@speed,mmmu", " mmmu_speed  tts_accuracy ", ""], OMNI)

@@ -9,6 +9,7 @@ from discover.conftest import Project
 
 from tune_mcp.config.stages import Location
 from tune_mcp.config.stages_yaml import dump_stages, load_stages
+from tune_mcp.errors import Refusal
 from tune_mcp.precheck.subject import Needs
 
 TEST = """\
@@ -119,3 +120,135 @@ def test_data_sets_and_speaker_similarity_are_needed_by_the_tests_that_config_na
     assert (other.datasets, other.speaker_sim) == (("org/other",), False)
     assert Needs.of(model, None, stages.values()).speaker_sim is True
     assert Needs.of(project.model(SOURCES, "hf_datasets: org/all"), None, stages.values()).datasets == ("org/all",)
+
+
+SHARED = """\
+MAX_FAILED_REQUESTS = 16
+VC_RTF_MEAN_MAX = 0.3
+VC_STREAM_RTF_MEAN_MAX = 0.4
+
+def test_whole(results):
+    assert results["failed"] <= MAX_FAILED_REQUESTS
+    assert results["rtf"] <= VC_RTF_MEAN_MAX
+
+def test_stream(results):
+    assert results["failed"] <= MAX_FAILED_REQUESTS
+    assert results["rtf"] <= VC_STREAM_RTF_MEAN_MAX
+"""
+TREES = """\
+metric_sources:
+  test_speech_ci.py:
+    variants:
+      whole:
+        constant_filter: "^VC_(?!STREAM_).*|^MAX_FAILED_REQUESTS$"
+        json_file: whole/speed.json
+        sample_counts: {total: n, ok: ok}
+        paths: {rtf_mean: rtf, failed_requests: failed}
+      stream:
+        constant_filter: "^VC_STREAM_.*|^MAX_FAILED_REQUESTS$"
+        json_file: stream/speed.json
+        sample_counts: {total: n, ok: ok}
+        paths: {rtf_mean: rtf, failed_requests: failed}
+"""
+
+
+@pytest.mark.rule("DSC-11")
+def test_a_constant_that_two_filters_write_out_belongs_to_both_variants(project: Project) -> None:
+    project.write("tests/test_speech_ci.py", SHARED)
+
+    stages = project.discover(TREES).stages
+
+    files = {key: stage.metrics["failed_requests"].json_file for key, stage in stages.items() if "reliab" in key}
+    assert files == {
+        "speech_whole_reliability": "whole/speed.json",
+        "speech_stream_reliability": "stream/speed.json",
+    }
+
+
+@pytest.mark.rule("DSC-11")
+@pytest.mark.parametrize(
+    "stray",
+    ["MAX_FAILED", "MAX_FAILED_.*", "MAX_FAILED_REQUESTS.*", "(?=MAX_FAILED_REQUESTS)", "[MAX_FAILED_REQUESTS]+", ".*"],
+)
+def test_a_filter_that_only_happens_to_fit_a_constant_of_another_variant_is_refused(
+    project: Project, stray: str
+) -> None:
+    project.write("tests/test_speech_ci.py", SHARED)
+    with pytest.raises(Refusal, match="MAX_FAILED_REQUESTS fits whole and stream") as refused:
+        project.discover(TREES.replace("^VC_STREAM_.*|^MAX_FAILED_REQUESTS$", f"^VC_STREAM_.*|^{stray}"))
+    assert refused.value.rules == ("DSC-11",)
+
+
+@pytest.mark.rule("SMP-01", "DSC-07")
+def test_a_group_whose_counts_can_never_differ_is_never_strict_and_the_others_are(project: Project) -> None:
+    project.write("tests/test_speech_ci.py", SHARED)
+    same = TREES.replace("{total: n, ok: ok}", "{total: n, ok: n}")
+    counted = "sample_counts_by_group: {reliability: {total: n, ok: ok}}"
+    by_group = same.replace("json_file: whole", f"{counted}\n        json_file: whole")
+
+    found = project.discover(by_group)
+
+    assert {key for key, stage in found.stages.items() if stage.sample_counts} == {"speech_whole_reliability"}
+    told = [line for line in found.problems if "same place" in line]
+    assert [line.partition(":")[0] for line in told] == [
+        key for key in found.stages if key != "speech_whole_reliability"
+    ]
+    with pytest.raises(Refusal, match="same place") as refused:
+        project.discover(same)
+    assert refused.value.rules == ("SMP-01",)
+
+
+@pytest.mark.rule("DSC-10")
+def test_a_gate_that_is_off_although_its_reference_has_a_value_is_not_filled(project: Project) -> None:
+    code = """\
+MOVIES_RTF_P95_REF = 0.4
+MOVIES_RTF_P95_MAX: float | None = None
+NEW_RTF_P95_MAX = None
+
+def test_all(results):
+    if MOVIES_RTF_P95_MAX is not None:
+        assert results["rtf"] <= MOVIES_RTF_P95_MAX
+"""
+    sources = "metric_sources: {test_speech_ci.py: {json_file: r.json, paths: {rtf_p95: rtf}}}\n"
+    project.write("tests/test_speech_ci.py", code)
+    off = project.discover(sources)
+    project.write("tests/test_speech_ci.py", code.replace("MOVIES_RTF_P95_REF = 0.4", "SAMPLES = 4"))
+    first = project.discover(sources)
+
+    assert not off.stages
+    assert any("MOVIES_RTF_P95_MAX is not calibrated" in line and "off on purpose" in line for line in off.problems)
+    assert first.stages["speech_speed"].metrics["rtf_p95"].source == "MOVIES_RTF_P95_MAX"
+
+
+@pytest.mark.rule("DSC-11", "STG-07")
+def test_a_constant_of_no_variant_does_not_take_the_name_of_a_variants_stages(project: Project) -> None:
+    code = TEST.replace("CHUNK_", "OTHER_RTF_MEAN_MAX = 0.5\nMEETING_DELTA_CER_PERCENT_REF = 2.0\nCHUNK_", 1)
+    code += "    assert got['delta'] <= MEETING_DELTA_CER_PERCENT_REF\n    assert got['rtf'] <= OTHER_RTF_MEAN_MAX\n"
+    project.write("tests/test_speech_ci.py", code)
+
+    found = project.discover(SOURCES.replace("stage_base_override: meeting", "stage_base_override: speech"))
+
+    assert list(found.stages) == ["speech_diarization", "long_meeting_diarization", "speech_stream_speed"]
+    assert list(found.stages["speech_diarization"].metrics) == ["cer_percent"]
+    told = [line for line in found.problems if "fits no variant" in line]
+    assert len(told) == 2 and "OTHER_RTF_MEAN_MAX" in told[0] + told[1]
+
+
+@pytest.mark.rule("DSC-10")
+def test_a_limit_that_is_made_of_a_calibrated_reference_needs_no_word(project: Project) -> None:
+    code = """\
+A_RTF_MEAN_REF = 0.04
+A_RTF_MEAN_MAX = round(A_RTF_MEAN_REF * 1.1, 4)
+A_RTF_P95_MAX = round(0.04 * 1.1, 4)
+
+def test_all(results):
+    assert results["rtf"] <= A_RTF_MEAN_MAX
+    assert results["p95"] <= A_RTF_P95_MAX
+"""
+    project.write("tests/test_speech_ci.py", code)
+
+    found = project.discover("metric_sources: {test_speech_ci.py: {json_file: r.json, paths: {rtf_mean: rtf}}}\n")
+
+    assert [line for line in found.problems if "derived by an expression" in line] == [
+        "tests/test_speech_ci.py:3: A_RTF_P95_MAX is not calibrated: it is derived by an expression"
+    ]

@@ -141,6 +141,9 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     one = verb("discover", _discover, "read tests and config into stages.yaml")
     one.add_argument("model", help=MODEL)
     one.add_argument("--dry-run", action="store_true", help="show, do not write")
+    one.add_argument(
+        "--coverage", type=Path, metavar="FILE", help="write every asserted number and who keeps it, as Markdown"
+    )
     one = verb("init", _init, "write a model's config from your own tests; --run measures once to find the values")
     one.add_argument("tests", nargs="*", help="test files or folders (default: tests/)")
     one.add_argument("--model", required=True, help="name of the new model")
@@ -271,7 +274,7 @@ def _catalog(arguments: argparse.Namespace) -> int:
 def _discover(arguments: argparse.Namespace) -> int:
     from tune_mcp.verbs.discover import discover
 
-    reply = discover(_project(arguments), arguments.model, not arguments.dry_run)
+    reply = discover(_project(arguments), arguments.model, not arguments.dry_run, arguments.coverage)
     _show(arguments, reply)
     return NOT_READY if reply.needs_config or not reply.stages else DONE
 

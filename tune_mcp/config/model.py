@@ -177,6 +177,11 @@ class Variant(ResultSource):
         """Whether a constant belongs here (rule DSC-11)."""
         return fits(self.constant_filter, symbol)
 
+    def names(self, symbol: str) -> bool:
+        """Whether the filter writes out the whole name of a constant: two variants that do so share it on purpose."""
+        whole = rf"(?:^|\|)[\^(?:_]*{re.escape(symbol.lstrip('_'))}[$)]*(?:\||$)"
+        return re.search(whole, self.constant_filter) is not None
+
 
 class Preset(ConfigModel):
     """One of several pytest runs of the same file, with its own environment and its own constants (rule DSC-12).

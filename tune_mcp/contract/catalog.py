@@ -9,6 +9,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from tune_mcp.config.stages import Frozen
+from tune_mcp.contract.coverage import CoverageCounts
 from tune_mcp.contract.reply import Reply, size
 from tune_mcp.words import number_of
 
@@ -93,6 +94,7 @@ class CatalogReply(Reply):
     stages: tuple[StageEntry, ...] = ()
     aliases: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     undescribed: tuple[str, ...] = ()
+    coverage: CoverageCounts | None = None
 
     def typed(self) -> dict[str, object]:
         """The same facts; of a large model the stages in fewer words, their files under ``tests``."""
@@ -134,5 +136,6 @@ class CatalogReply(Reply):
             yield from (f"    {stage.key}: {stage.metric_names() or 'no metric'}" for stage in stages)
         for path in self.undescribed:
             yield f"  STALE: {path} fits test_globs, and no stage describes it"
+        yield from self.coverage.lines() if self.coverage else ("coverage: not read yet; discover reads it",)
         short = [name for name in self.aliases if name != "ALL"]
         yield f"aliases: ALL, {', '.join(short)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tune_mcp.contract.coverage import CoverageCounts
 from tune_mcp.contract.reply import Reply
 
 
@@ -24,6 +25,7 @@ class DiscoverReply(Reply):
     problems: tuple[str, ...]
     suggestions: dict[str, str]
     without: tuple[str, ...] = ()
+    coverage: CoverageCounts | None = None
 
     def lines(self) -> Iterable[str]:
         """Counts first, then what needs a person."""
@@ -42,6 +44,8 @@ class DiscoverReply(Reply):
         ):
             for line in lines:
                 yield f"{title}: {line}"
+        if self.coverage:
+            yield from self.coverage.lines()
         for file, suggestion in self.suggestions.items():
             yield f"block for config.yaml about {file} (merge it into keys that are there already):"
             yield suggestion.rstrip()

@@ -14,9 +14,11 @@ ALL = "ALL"
 
 
 def base_of(stage: Stage) -> str:
-    """The part of a stage's key that stands for its test file."""
-    parts = [stage.calibration_preset, stage.variant, stage.group]
-    return stage.key.removesuffix("_" + "_".join(part for part in parts if part))
+    """The part of a stage's key that stands for its test file, or for a variant whose own name config leaves out."""
+    base = stage.key
+    for part in (stage.group, stage.variant, stage.calibration_preset):
+        base = base.removesuffix(f"_{part}") if part else base
+    return base
 
 
 def aliases(table: StageTable) -> dict[str, tuple[str, ...]]:

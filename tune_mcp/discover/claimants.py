@@ -19,10 +19,13 @@ from tune_mcp.discover.places import names_in, root_of
 from tune_mcp.discover.routing import Claim, Routing, Tree
 from tune_mcp.discover.source_tree import number_of
 
+_SIDE = re.compile(r"_(REF(ERENCE)?|MIN|MAX|THRESHOLD|LIMIT)$")
+
 
 @dataclass(frozen=True)
 class _Dropped:
     file: CalibratedFile
+    tree: Tree
     claim: Claim
 
 
@@ -43,12 +46,17 @@ def drop_unread(routes: Sequence[tuple[CalibratedFile, Routing]], reader: Assert
                     claims.append(claim)
                     kept.add((file.thresholds.path, claim.source))
                 else:
-                    dropped.append(_Dropped(file, claim))
+                    dropped.append(_Dropped(file, tree, claim))
                 if reading.tests and reading.unsure:
                     lines.append(
                         f"{file.thresholds.path}: {claim.source} is assumed to be read by the test: {reading.unsure}"
                     )
-            tree.claims = claims
+            kept_apart = {_stem(one.claim) for one in dropped if one.tree is tree and not one.claim.blank}
+            disabled = [claim for claim in claims if claim.blank and _stem(claim) in kept_apart]
+            for one in disabled:
+                why = "it has no value although its reference has one, so the gate is off on purpose"
+                lines.append(f"{file.thresholds.path}: {one.source} is not calibrated: {why}")
+            tree.claims = [claim for claim in claims if claim not in disabled]
         with_claims = {tree.variant for tree in routing.trees if tree.claims}
         routing.trees = [tree for tree in routing.trees if tree.variant in with_claims]
     for one in dropped:
@@ -57,6 +65,11 @@ def drop_unread(routes: Sequence[tuple[CalibratedFile, Routing]], reader: Assert
             kept.add(place)
             lines.append(f"{place[0]}: {place[1]} is not calibrated: no test of {one.file.name} reads it")
     return lines
+
+
+def _stem(claim: Claim) -> str:
+    """A constant's name without its side: what a reference and its limit have in common."""
+    return _SIDE.sub("", claim.symbol)
 
 
 def rivals_of(
@@ -70,6 +83,15 @@ def rivals_of(
         if rival.spec.key == metric
         and reader.reading_tests(file.path, threshold_file, rival.source)
         and not any(reader.derives(threshold_file, rival.symbol, claim.source) for claim in claims)
+    ]
+
+
+def derived_of_nothing(file: CalibratedFile, routing: Routing, reader: AssertionReader) -> list[str]:
+    """The lines about constants with a metric's name that an expression makes, but of no claim of ``routing``."""
+    claims = {claim.source for tree in routing.trees for claim in tree.claims}
+    path = file.thresholds.path
+    return [
+        line for name, line in routing.derived.items() if not any(reader.derives(path, name, one) for one in claims)
     ]
 
 

@@ -129,12 +129,14 @@ class Routing:
     """All trees of a file, variants outside and presets inside, with what was left out and why.
 
     ``strays`` are lines about constants of no preset, by threshold file and source: another test may calibrate them.
+    ``derived`` are lines about constants that an expression makes, by name: one made of a claim needs no word.
     """
 
     trees: list[Tree] = field(default_factory=list[Tree])
     unrecognised: list[str] = field(default_factory=list[str])
     problems: list[str] = field(default_factory=list[str])
     strays: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
+    derived: dict[str, str] = field(default_factory=dict[str, str])
 
 
 Asserts = Callable[[str], Gate | Unread]
@@ -168,16 +170,15 @@ def route(
                 ):
                     tree.rivals.append(claim)
             continue
-        variant = _one(
-            test, "variants", "DSC-11", claim, [k for k, v in config.variants.items() if v.claims(claim.symbol)]
-        )
         claiming = [k for k, v in config.calibration_presets.items() if v.claims(claim.symbol)]
         preset = _one(test, "calibration_presets", "DSC-12", claim, claiming)
         if config.calibration_presets and preset is None:
             what = f"{module.path}: {claim.source} fits no preset of {test} and is not calibrated"
             found.strays[module.path, claim.source] = what
-        elif variant is None or claim.symbol not in config.variants[variant].ignored_constants:
-            trees[variant, preset].claims.append(claim)
+            continue
+        for variant in _variants(test, config, claim):
+            if variant is None or claim.symbol not in config.variants[variant].ignored_constants:
+                trees[variant, preset].claims.append(claim)
     found.trees = [tree for tree in trees.values() if tree.claims or _sibling_has_claims(tree, trees)]
     return found
 
@@ -202,6 +203,14 @@ def _some_for_each(test: str, config: FileSource, module: ModuleConstants) -> No
                 key = f"metric_sources.{test}.{kind}.{owner}.constant_filter"
                 what = f"{one.constant_filter} fits no constant of {module.path}"
                 raise Refusal(Code.INVALID_CONFIG, rule, what, "correct the filter in config.yaml", {"key": key})
+
+
+def _variants(test: str, config: FileSource, claim: Claim) -> list[str | None]:
+    """Those that a constant belongs to: one, or each of several whose filters all write out its whole name."""
+    claiming = [name for name, one in config.variants.items() if one.claims(claim.symbol)]
+    if len(claiming) > 1 and all(config.variants[name].names(claim.symbol) for name in claiming):
+        return [*claiming]
+    return [_one(test, "variants", "DSC-11", claim, claiming)]
 
 
 def _one(test: str, key: str, rule: str, claim: Claim, names: list[str]) -> str | None:
@@ -286,9 +295,12 @@ def _claims(
         elif spec is not None and constant.kind is ConstantKind.NONE and constant.problem is None:
             yield Claim(spec, name, name, blank=True)
         elif spec is not None or (rules.named_as_nested(name) and not _has_leaves(name, module)):
-            found.problems.append(f"{where} is not calibrated: {constant.problem or _WHAT[constant.kind]}")
+            line = f"{where} is not calibrated: {constant.problem or _WHAT[constant.kind]}"
             if spec is not None and constant.kind is ConstantKind.DERIVED:
+                found.derived[name] = line
                 yield Claim(spec, name, name, writable=False)
+            else:
+                found.problems.append(line)
     for name, how in module.elsewhere.items():
         known = rules.match(name, None) is not None or rules.named_as_nested(name)
         if name == name.upper() and known and name not in config.ignored_constants:

@@ -15,7 +15,7 @@ from tune_mcp.config.model import ModelConfig
 from tune_mcp.config.stages import DOCS_GROUP, ONE, Location, Stage, StageMetric, StageTable
 from tune_mcp.discover.assertions import AssertionReader
 from tune_mcp.discover.calibrated import CalibratedFile, CalibratedFiles, clash
-from tune_mcp.discover.claimants import Unclaimed, data_files, drop_unread, rivals_of, unclaimed
+from tune_mcp.discover.claimants import Unclaimed, data_files, derived_of_nothing, drop_unread, rivals_of, unclaimed
 from tune_mcp.discover.routing import Claim, Named, Routing, Tree, read_named, route
 from tune_mcp.discover.sources import Inferred, StageSources, infer
 from tune_mcp.discover.suggest import needs_no_gpu, suggestion
@@ -124,6 +124,7 @@ class _Builder:
     conflicts: list[str] = field(default_factory=list[str])
     suggestions: dict[str, str] = field(default_factory=dict[str, str])
     problems: list[str] = field(default_factory=list[str])
+    blind: dict[str, dict[str, Location]] = field(default_factory=dict[str, dict[str, Location]])
 
     def build(self) -> None:
         files = CalibratedFiles(self.model, self.rules, self.reader.files)
@@ -133,6 +134,8 @@ class _Builder:
         self.rules = self.rules.extended(self.named.specs())
         routes = [(file, self.route(file)) for file in found]
         self.problems += drop_unread(routes, self.reader)
+        for file, routing in routes:
+            self.problems += derived_of_nothing(file, routing, self.reader)
         claimed = {
             (file.thresholds.path, claim.source) for file, one in routes for tree in one.trees for claim in tree.claims
         }
@@ -151,6 +154,7 @@ class _Builder:
         return route(file.name, file.config, thresholds, self.rules, self.named.of(file.name), asserts)
 
     def test_file(self, file: CalibratedFile, routing: Routing, only_docs: bool) -> None:
+        self.problems += _of_no_variant(file, routing)
         inferred = infer(file.data, file.path, self.rules, file.module.imports)
         for tree in routing.trees:
             sources = StageSources.of(file.config, tree.variant, inferred)
@@ -159,6 +163,7 @@ class _Builder:
                 self.stage(file, tree, group, sources)
             stages = [(group, [c.spec.key for c in tree.claims if c.spec.group == group]) for group in groups]
             self.conflicts += [line for line in sources.conflicts(file.name, stages) if line not in self.conflicts]
+        self.countable(file)
         if not routing.trees:
             override = self.model.stage_base_docs_override if only_docs else None
             if self.is_docs(file) or override:
@@ -167,6 +172,18 @@ class _Builder:
                 self.without.append(file.path)
         if not self.only_stages:
             self.told(file, routing, inferred)
+
+    def countable(self, file: CalibratedFile) -> None:
+        """Refuse a test file of which no repeat could ever be strict (rule SMP-01)."""
+        blind = self.blind.get(file.name, {})
+        if blind and not any(one.sample_counts for one in self.stages.values() if one.test == file.path):
+            raise Refusal(
+                Code.INVALID_CONFIG,
+                "SMP-01",
+                f"{file.name}: {_same_place(next(iter(blind.values())))}",
+                f"correct it: {_NAME_OK}",
+                {"key": f"metric_sources.{file.name}.sample_counts"},
+            )
 
     def is_docs(self, file: CalibratedFile) -> bool:
         """Whether a test file without thresholds is meant to have none: config says so, or its folder does."""
@@ -210,7 +227,7 @@ class _Builder:
             rivals = rivals_of(metric_key, claims[metric_key], tree, file, self.reader)
             mine = self.claimants(key, claims[metric_key], rivals, sources)
             if mine:
-                metrics[metric_key] = self.metric(key, mine, rivals, sources)
+                metrics[metric_key] = self.metric(file.name, key, mine, rivals, sources)
         if not metrics:
             what = f"{key}: preset {tree.preset} has no {group} threshold although another preset has"
             self.problems.append(f"{what}; it is run and counted, never applied")
@@ -232,14 +249,17 @@ class _Builder:
             return []
         return claims
 
-    def metric(self, stage_key: str, claims: list[Claim], rivals: list[Claim], sources: StageSources) -> StageMetric:
+    def metric(
+        self, file_name: str, stage_key: str, claims: list[Claim], rivals: list[Claim], sources: StageSources
+    ) -> StageMetric:
         spec = claims[0].spec
         location = sources.metric(spec.key)
         if len(claims) + len(rivals) > 1:
             names = tuple(claim.source for claim in (*claims, *rivals))
             self.collisions.append(Collision(stage_key, spec.key, names))
             what = f"{stage_key}: {' and '.join(names)} both claim {spec.key}"
-            self.problems.append(f"{what}; put all but one into ignored_constants")
+            apart = f"or give each its own variant in metric_sources.{file_name}.variants"
+            self.problems.append(f"{what}; put all but one into ignored_constants, {apart}")
             location = None
         return StageMetric(
             source=claims[0].source,
@@ -272,9 +292,12 @@ class _Builder:
         counts = sources.counts(group)
         if counts and counts != ONE and counts.total == counts.ok:
             if sources.configured_counts(group):
-                raise _same_counts(file.name, counts.total)
+                self.blind.setdefault(file.name, {})[key] = counts.total
+                self.problems.append(
+                    f"{key}: {_same_place(counts.total)}; no repeat of it can be strict until {_NAME_OK}"
+                )
             counts = None
-        if counts is None and group != DOCS_GROUP:
+        if counts is None and group != DOCS_GROUP and key not in self.blind.get(file.name, {}):
             self.problems.append(f"{key}: sample_counts are not known, so no repeat of it can be strict")
         own_file = file.config.threshold_file
         policy = self.rules.policy(group)
@@ -301,6 +324,19 @@ class _Builder:
         )
 
 
+def _of_no_variant(file: CalibratedFile, routing: Routing) -> list[str]:
+    """Take out constants of no variant where a variant's stages have the test's own name; a line for each."""
+    taken = {_name(file, tree): tree.variant for tree in routing.trees if tree.variant is not None}
+    strays = [tree for tree in routing.trees if tree.variant is None and _name(file, tree) in taken]
+    routing.trees = [tree for tree in routing.trees if tree not in strays]
+    return [
+        f"{file.thresholds.path}: {claim.source} fits no variant of {file.name} and is not calibrated; the stages of "
+        f"that name are those of {taken[_name(file, tree)]}"
+        for tree in strays
+        for claim in tree.claims
+    ]
+
+
 def _name(file: CalibratedFile, tree: Tree) -> tuple[str, str | None, str | None]:
     """What a tree's stage keys and titles begin with: base, preset and variant, as config names them."""
     if tree.variant is None:
@@ -309,13 +345,9 @@ def _name(file: CalibratedFile, tree: Tree) -> tuple[str, str | None, str | None
     return variant.stage_base_override or file.base, tree.preset, None if variant.omit_variant_suffix else tree.variant
 
 
-def _same_counts(test: str, place: Location) -> Refusal:
-    """INVALID_CONFIG: a repeat that lost samples would look whole (rule SMP-01)."""
-    return Refusal(
-        Code.INVALID_CONFIG,
-        "SMP-01",
-        f"sample_counts of {test} read total and ok from the same place, {place.json_file}::{place.json_path}, so no "
-        "lost sample could ever be seen",
-        "name the key that counts the good samples as ok, and the one that counts all as total",
-        {"key": f"metric_sources.{test}.sample_counts"},
-    )
+_NAME_OK = "sample_counts name the key that counts the good samples as ok, and the one that counts all as total"
+
+
+def _same_place(place: Location) -> str:
+    found = f"{place.json_file}::{place.json_path}"
+    return f"its sample_counts read total and ok from the same place, {found}, so no lost sample could ever be seen"

@@ -11,6 +11,7 @@ from tune_mcp.contract.catalog import CatalogReply, HostEntry, MetricEntry, Mode
 from tune_mcp.discover.aliases import aliases
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.precheck.catalogue import stale_files
+from tune_mcp.verbs.coverage import kept
 from tune_mcp.verbs.project import Project
 
 _NEW_MODEL = "for tests that no model covers: tune-mcp init --model NAME --run (prompt add_model)"
@@ -38,6 +39,7 @@ def catalog(project: Project, model: str | None = None) -> CatalogReply:
             "stages": tuple(_stage(stage, stale) for stage in table.values()),
             "aliases": aliases(table),
             "undescribed": undescribed,
+            "coverage": kept(project),
             "next": _next_step(model, bool(stale or undescribed), table.values()),
         }
     )

@@ -12,15 +12,24 @@ from tune_mcp.contract.discover import DiscoverReply
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import read_plain, write_atomic
 from tune_mcp.precheck.hardware import line_to_add
+from tune_mcp.verbs.coverage import counts_of, keep, read_coverage, write_table
 from tune_mcp.verbs.project import Project, gpus_by_default
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tune_mcp.config.model import ModelConfig
     from tune_mcp.discover.stages import Discovery
 
 
-def discover(project: Project, model: str, write: bool = True) -> DiscoverReply:
-    """Read the tests and config into stages.yaml. A table that says the same is not rewritten."""
+def discover(
+    project: Project, model: str, write: bool = True, coverage_to: Path | None = None, *, with_coverage: bool = True
+) -> DiscoverReply:
+    """Read the tests and config into stages.yaml. A table that says the same is not rewritten.
+
+    ``coverage_to`` is a file for the table of all asserted numbers, in Markdown; ``with_coverage`` whether they are
+    read at all.
+    """
     from tune_mcp.discover.stages import discover as read_tests  # reads syntax trees: nothing that catalog waits for
 
     config = project.places.model(model)
@@ -36,6 +45,10 @@ def discover(project: Project, model: str, write: bool = True) -> DiscoverReply:
     if written:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, data)
+    rows = read_coverage(project, model, found.stages) if with_coverage else None
+    if rows is not None and coverage_to is not None:
+        write_table(rows, coverage_to)
+    covered = None if rows is None else keep(project, rows) if write else counts_of(rows)
     return DiscoverReply(
         model=model,
         path=str(path),
@@ -53,6 +66,7 @@ def discover(project: Project, model: str, write: bool = True) -> DiscoverReply:
         problems=(*found.problems, *_assumed_gpus(config, found.stages)),
         suggestions=dict(found.suggestions),
         without=found.without,
+        coverage=covered,
         next=_after(found, model, write),
     )
 

@@ -194,7 +194,7 @@ def _provisional(test: TestPlan) -> TestPlan:
 def _write(project: Project, path: Path, plan: Proposal) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, config_text(plan).encode())
-    discover(project, plan.model)
+    discover(project, plan.model, with_coverage=False)
 
 
 def _measured(project: Project, run_id: str) -> RunDir:

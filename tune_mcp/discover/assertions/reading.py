@@ -226,6 +226,10 @@ class NameReader:
         for origins in self.names(path).imports.values():
             yield from ((origin.path, ANYTHING) for origin in origins)
 
+    def meaning(self, path: str, name: str) -> Iterator[tuple[str, str]]:
+        """Every (file, name) that a name of a file may mean, through imports."""
+        return self._meaning(path, name)
+
     def _meaning(self, path: str, name: str, depth: int = 6) -> Iterator[tuple[str, str]]:
         names = self.names(path)
         yield path, name
