@@ -8,6 +8,7 @@ event, a phase, a size of the log, or a number of looks.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -66,20 +67,27 @@ def there_is(pipe, values):
 '''
 
 
-def make(folder: Path) -> Project:
-    """The toy whose numbers come from a spawned worker, beside a server in a session of its own."""
+def make(folder: Path, lanes: int = 1) -> Project:
+    """The toy whose numbers come from a spawned worker, beside a server in a session of its own.
+
+    With more than one of ``lanes`` its host has as many, on the CPUs that there are.
+    """
     source = toy.toy_source().replace('@pytest.fixture(scope="module")\n', WORKER)
     source = source.replace(
         "accuracy, throughput, latency = VALUES[(k - 1) % len(VALUES)]", "accuracy, throughput, latency = worker(k)"
     )
-    return toy.make_toy(folder, test_source=source)
+    cpus = sorted(os.sched_getaffinity(0))[:lanes]
+    places = [{"name": f"lane-{cpu}", "cpus": str(cpu)} for cpu in cpus]
+    profile = {"name": "lab", "hostname": os.uname().nodename, "repo_root": str(folder), "lanes": places}
+    files = {".tune/hosts/lab.yaml": json.dumps(profile)} if lanes > 1 else {}
+    return toy.make_toy(folder, test_source=source, files=files)
 
 
 @dataclass
 class Campaign:
     """``kills`` counts targets that were alive when they were killed, by name; ``seed`` makes the draws repeatable.
 
-    ``patience`` is how many looks a drawn moment is waited for.
+    ``patience`` is how many looks a drawn moment is waited for; ``lanes`` how many repeats run at once.
     """
 
     project: Project
@@ -87,6 +95,7 @@ class Campaign:
     kills: Counter[str] = field(default_factory=Counter)
     finished: int = 0
     patience: int = 2000
+    lanes: int = 1
     _kept: dict[Path, bytes] = field(default_factory=dict)
     _draw: random.Random = field(init=False)
     _server: int | None = None
@@ -124,7 +133,7 @@ class Campaign:
                 assert now in (state.RunState.LOST, state.RunState.STOPPED), (now, toy.told(run))
                 self._resume(run)
                 return run
-        self._served(lambda: start_run(self.project, toy.MODEL, repeats=REPEATS))
+        self._served(lambda: start_run(self.project, toy.MODEL, repeats=REPEATS, lanes=self.lanes))
         return next(iter(list_runs(self.project.repo_root)), None)
 
     def _resume(self, run: RunDir) -> None:
@@ -311,6 +320,21 @@ def _is(owner: state.Owner) -> bool:
 def runner(run: RunDir) -> list[int]:
     """The supervisor's runner."""
     return [pid for pid in _below(supervisor(run)) if "tune_mcp.supervise.runner" in _words(pid)]
+
+
+def one_runner(run: RunDir) -> list[int]:
+    """The runner of one lane."""
+    return runner(run)[:1]
+
+
+def other_runner(run: RunDir) -> list[int]:
+    """The runner of the lane that was started last."""
+    return runner(run)[-1:]
+
+
+def one_pytest(run: RunDir) -> list[int]:
+    """The pytest of one lane."""
+    return pytest_itself(run)[-1:]
 
 
 def pytest_itself(run: RunDir) -> list[int]:

@@ -35,6 +35,19 @@ TARGETS = {
 }
 
 
+LANE_KILLS = int(os.environ.get("TUNE_LANE_KILLS", "10"))
+"""``TUNE_LANE_KILLS=200`` for a long look."""
+LANE_TARGETS = {
+    "one runner": campaign.one_runner,
+    "the other runner": campaign.other_runner,
+    "one pytest": campaign.one_pytest,
+    "both runners": campaign.runner,
+    "supervisor": campaign.supervisor,
+    "supervisor+runners": campaign.watchers,
+    "whole tree": campaign.whole_tree,
+}
+
+
 @pytest.mark.rule("GPU-20", "RES-04", "RES-07", "RES-10", "STR-17", "RTY-03")
 @pytest.mark.parametrize("whom", TARGETS)
 def test_a_run_survives_every_kill_and_its_numbers_are_those_of_an_undisturbed_run(tmp_path: Path, whom: str) -> None:
@@ -49,3 +62,16 @@ def test_a_run_survives_every_kill_and_its_numbers_are_those_of_an_undisturbed_r
     assert campaigner.kills.total() >= KILLS[whom]
     assert set(campaigner.kills) >= set(TARGETS[whom])
     assert campaigner.finished >= 1
+
+
+@pytest.mark.rule("GPU-16", "RES-04", "STR-17", "RTY-03")
+def test_a_run_on_two_lanes_survives_kills_of_one_or_both_and_its_numbers_are_those_of_one_lane(tmp_path: Path) -> None:
+    """What is killed on one lane costs the other nothing: no strict repeat changes, none is counted twice."""
+    seed = int(os.environ.get("TUNE_FAULT_SEED") or secrets.randbelow(10**6))
+    print(f"TUNE_FAULT_SEED={seed}")
+    campaigner = Campaign(campaign.make(tmp_path / "repo", lanes=2), seed, lanes=2)
+
+    campaigner.run(LANE_KILLS, LANE_TARGETS)
+
+    print(f"{dict(campaigner.kills)}, {campaigner.finished} runs finished")
+    assert campaigner.kills.total() >= LANE_KILLS and campaigner.finished >= 1

@@ -19,6 +19,7 @@ from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events, state
 from tune_mcp.supervise import own_pids
 from tune_mcp.verbs.apply_plan import apply_plan
+from tune_mcp.verbs.precheck import precheck
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.report import report
 from tune_mcp.verbs.resume_run import resume_run
@@ -164,6 +165,8 @@ def test_two_runs_on_lanes_of_their_own_live_at_the_same_time_and_a_third_is_ref
     one = toy.start(first, 1)
     laned.wait_for(first, one, ("a", 1))
     assert refused(second, lanes=0, repeats=1).code == Code.HOST_BUSY
+    (check,) = (check for check in precheck(second, toy.MODEL).checks if check.id == "host.free")
+    assert check.status == "ok" and "free: right" in check.detail
     two = toy.start(second, 1)
     laned.wait_for(second, two, ("a", 1))
 

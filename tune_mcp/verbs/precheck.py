@@ -9,6 +9,7 @@ from pathlib import Path
 from tune_mcp.actions import Step, call
 from tune_mcp.contract.precheck import Check, PrecheckReply
 from tune_mcp.discover.aliases import expand
+from tune_mcp.files import is_locked
 from tune_mcp.gpus import accepting, read_gpus
 from tune_mcp.precheck.gates import Precheck, Probes
 from tune_mcp.precheck.gates import precheck as look
@@ -17,7 +18,7 @@ from tune_mcp.precheck.subject import Subject
 from tune_mcp.precheck.venv import read_venv
 from tune_mcp.run_dir import iso, utc_now
 from tune_mcp.supervise import environment, host_lock, neighbours
-from tune_mcp.verbs import machine
+from tune_mcp.verbs import machine, share
 from tune_mcp.verbs.project import Project, hostname, select
 
 
@@ -76,6 +77,10 @@ def _lock(project: Project) -> Check:
         holder = host_lock.current()
     except OSError as error:
         return Check(id="host.free", status="unknown", detail=f"the host lock cannot be read: {error}")
+    free = share.free(project.host.placement()) if project.host else ()
+    if holder is not None and free and not is_locked(host_lock.lock_path()):
+        detail = f"{holder.run_id} of {holder.repo_root} measures on other lanes; free: {', '.join(free)}"
+        return Check(id="host.free", status="ok", detail=detail)
     if holder is None and (living := machine.left_alive(machine.suspects(project))):
         return Check(id="host.free", status="warn", detail=living)
     if holder is None and (others := neighbours.measuring()):

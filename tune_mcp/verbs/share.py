@@ -33,7 +33,8 @@ class Share:
         settings, tests = plan.settings, plan.tests()
         needs = frozenset(settings.gpus_per_test.get(test, 0) for test in tests)
         # A cluster gives each launch a node, and its own GPUs: nothing there is a lane of this machine.
-        return cls(Placement() if settings.slurm else settings.placement, needs, plan.lanes, _alone(settings))
+        placement = Placement() if settings.slurm else settings.placement
+        return cls(placement, needs, plan.lanes, _alone(settings) if placement.lanes else "")
 
     @property
     def on_lanes(self) -> bool:
@@ -51,9 +52,9 @@ class Share:
 
     def left(self) -> str:
         """Which lanes nobody has, for the refusal of a run that wants more; empty where that is no question."""
-        taken = [lane for lane, _ in host_lock.lanes_taken()]
-        free = [lane.name for lane in self.placement.usable_lanes() if not any(overlap(lane, one) for one in taken)]
-        return f"; free lanes: {', '.join(free) or 'none'}" if self.on_lanes and taken else ""
+        if not self.on_lanes or not any(host_lock.lanes_taken()):
+            return ""
+        return f"; free lanes: {', '.join(free(self.placement)) or 'none'}"
 
     def _busy(self) -> frozenset[int]:
         """GPUs that somebody uses, asked only where there is a choice."""
@@ -63,6 +64,12 @@ class Share:
 
 
 WHOLE_MACHINE = Share()
+
+
+def free(placement: Placement) -> tuple[str, ...]:
+    """The names of the lanes that no run has."""
+    taken = [lane for lane, _ in host_lock.lanes_taken()]
+    return tuple(lane.name for lane in placement.usable_lanes() if not any(overlap(lane, one) for one in taken))
 
 
 def demand_lanes(host: HostProfile | None, placement: Placement, needs: Iterable[int], count: object) -> int:
