@@ -282,6 +282,7 @@ PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=
                         path.rmdir()
                 with suppress(OSError):
                     folder.rmdir()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def make() -> Cluster:
