@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from tune_mcp.report import markdown
-from tune_mcp.report.earlier import FOLDER, published
+from tune_mcp.report.earlier import FOLDER, HISTORY, publish, published
 
 
 @pytest.mark.rule("PRF-01")
@@ -117,3 +117,53 @@ def test_a_published_report_of_the_same_gpus_tells_of_slow_runs_too(workshop) ->
     assert (both.counted_repeats, both.earlier_reports) == (20, 1), "a run and its published copy are one calibration"
     shutil.rmtree(before.run.path)
     assert workshop.make(stamp="20260424T050000Z").report().suite.earlier_reports == 2
+
+
+def drifting(workshop, values, *factors: float):
+    """Calibrations of which the mean latency of tts_speed is that many times the usual one; the last one's case."""
+    for number, factor in enumerate(factors, 1):
+        key = ("tts_speed", "latency_mean_s")
+        own = {**values, key: [value * factor for value in values[key]]}
+        case = workshop.make(stamp=f"2026030{number}T050000Z", values=own)
+        case.report()
+    return case
+
+
+@pytest.mark.rule("PRF-01")
+def test_a_reference_that_drifts_in_small_steps_is_named(workshop, values) -> None:
+    case = drifting(workshop, values, 1.0, 1.05, 1.1, 1.16)
+    facts = case.report()
+    (trend,) = [one for one in facts.trends if (one.stage, one.metric) == ("tts_speed", "latency_mean_s")]
+
+    assert len(trend.worst) == len(trend.runs) == 4 and trend.runs[-1] == facts.run_id
+    assert trend.drift == pytest.approx(0.16) and trend.drifted
+    assert "References that drifted" in case.markdown() and "+16.0 % over 4 calibrations" in case.html()
+    assert [one.metric for one in facts.trends if one.drifted] == ["latency_mean_s"]
+
+
+def test_a_reference_that_stays_or_comes_back_has_not_drifted(workshop, values) -> None:
+    case = drifting(workshop, values, 1.0, 1.3, 1.02)
+
+    assert not any(one.drifted for one in case.report().trends)
+    assert "References that drifted" not in case.markdown()
+
+
+def test_a_published_line_is_the_history_of_another_clone(workshop, values) -> None:
+    case = drifting(workshop, values, 1.0)
+    for _ in range(2):  # the line of a run stands there once
+        publish(case.repo, case.report(), case.run.report_md.read_bytes())
+    history = case.repo / FOLDER / HISTORY
+    with history.open("a") as stream:
+        stream.write("no JSON\n")
+    assert len(history.read_text().splitlines()) == 2
+    (case.repo / FOLDER / f"{case.run.run_id}.md").unlink()
+    shutil.rmtree(case.run.path)
+
+    facts = workshop.make(stamp="20260309T050000Z").report()
+    assert {len(one.worst) for one in facts.trends} == {2}
+    publish(case.repo, facts, b"")
+    assert history.read_text().splitlines()[1] == "no JSON" and len(history.read_text().splitlines()) == 3
+
+
+def test_the_first_calibration_has_no_history(case) -> None:
+    assert case.report().trends == () and "Over the calibrations" not in case.markdown()

@@ -187,6 +187,7 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     one.add_argument("--page", action="store_true", help="also keep dashboard.html in the run directory, for a browser")
     one = verb("report", _report, "write report.md, report.json, report.html")
     one.add_argument("run_id", help=RUN)
+    one.add_argument("--publish", action="store_true", help="also put it into docs/calibration/, with its history line")
     one = verb("plan", _plan, "what would be written into the test files")
     one.add_argument("run_id", help=RUN)
     one.add_argument(
@@ -386,9 +387,13 @@ def _watch(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from tune_mcp.verbs.report import report
+    from tune_mcp.verbs.report import publish, report
 
-    _show(arguments, report(_project(arguments), arguments.run_id))
+    project = _project(arguments)
+    _show(arguments, report(project, arguments.run_id))
+    if arguments.publish:
+        paths = publish(project, arguments.run_id)
+        print(*(f"published: {path}" for path in paths), sep="\n", file=sys.stderr if arguments.json else sys.stdout)
     return DONE
 
 

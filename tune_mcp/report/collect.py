@@ -17,7 +17,7 @@ from tune_mcp.observe.audit import Audit, AuditedStage
 from tune_mcp.report import history
 from tune_mcp.report.context import ContextReader, hardware
 from tune_mcp.report.earlier import EarlierReport
-from tune_mcp.report.facts import ReportFacts, StageFacts
+from tune_mcp.report.facts import ReportFacts, StageFacts, TrendFacts
 from tune_mcp.report.hosts import hosts
 from tune_mcp.report.metric import MetricReader
 from tune_mcp.report.noise import SameCode
@@ -106,7 +106,32 @@ def collect(
         unchecked=applied.unchecked,
         hosts=machines,
         sources=plan.sources,
+        trends=tuple(_trends(plan.run_id, stages, earlier, machine.summary)),
     )
+
+
+def _trends(
+    run_id: str, stages: Sequence[StageFacts], earlier: Sequence[EarlierReport], gpu_summary: str
+) -> Iterator[TrendFacts]:
+    """What every metric's worst of N was before, where an earlier report from the same GPUs has it."""
+    known = [
+        (one.run_id, {(stage.key, metric.key): metric for stage in one.stages for metric in stage.metrics})
+        for one in reversed(earlier)
+        if one.gpu_summary == gpu_summary
+    ]
+    for stage in stages:
+        for metric in stage.metrics:
+            at = (stage.key, metric.key)
+            past = [(run, had[at].worst_raw) for run, had in known if at in had and had[at].worst_op == metric.worst_op]
+            if past:
+                first = past[0][1]
+                yield TrendFacts(
+                    stage=stage.key,
+                    metric=metric.key,
+                    runs=(*(run for run, _ in past), run_id),
+                    worst=(*(value for _, value in past), metric.worst_raw),
+                    drift=(metric.worst_raw - first) / abs(first) if first else None,
+                )
 
 
 def _stage(audited: AuditedStage, context: ContextReader, plan: Plan, reader: MetricReader) -> StageFacts:

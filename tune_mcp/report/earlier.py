@@ -9,16 +9,19 @@ line is none.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tune_mcp.config.stages import Number, WorstOp
-from tune_mcp.files import parse_json, read_plain
+from tune_mcp.files import parse_json, read_plain, write_atomic
 from tune_mcp.report.facts import ReportFacts
 from tune_mcp.run_dir import list_runs
 
 FOLDER = "docs/calibration"
+HISTORY = "history.jsonl"
+"""In ``FOLDER``: one calibration a line, as a person published them."""
 _MOST_REPORTS = 20
 _OPEN, _CLOSE = "<!-- tune-mcp: ", " -->"
 
@@ -69,6 +72,19 @@ def embedded(facts: ReportFacts) -> str:
     return f"{_OPEN}{text}{_CLOSE}"
 
 
+def publish(repo_root: Path, facts: ReportFacts, report_md: bytes) -> tuple[Path, Path]:
+    """Put a report into the repository: its text, and its line in the history, which replaces one of the same run."""
+    folder = repo_root / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    text, history = folder / f"{facts.run_id}.md", folder / HISTORY
+    lines = read_plain(history).splitlines() if history.exists() else []
+    kept = [line for line in lines if (one := _parsed(line)) is None or one.run_id != facts.run_id]
+    own = embedded(facts).removeprefix(_OPEN).removesuffix(_CLOSE).encode()
+    write_atomic(text, report_md)
+    write_atomic(history, b"".join(line + b"\n" for line in [*kept, own]))
+    return text, history
+
+
 def published(report_md: bytes) -> EarlierReport | None:
     """The calibration that a report.md records; None for a text without that line."""
     last = report_md.rstrip().rpartition(b"\n")[2]
@@ -110,6 +126,9 @@ def _of_runs(repo_root: Path, model: str, before: str) -> Iterator[EarlierReport
 
 
 def _published(repo_root: Path) -> Iterator[EarlierReport]:
+    with suppress(OSError):
+        lines = read_plain(repo_root / FOLDER / HISTORY).splitlines()
+        yield from (one for one in map(_parsed, lines) if one is not None)
     for path in sorted((repo_root / FOLDER).glob("*.md")):
         try:
             one = published(read_plain(path))

@@ -24,6 +24,8 @@ from tune_mcp.session.plan import Sha, Source
 from tune_mcp.session.provenance import CommitRange
 
 SCHEMA_VERSION = 4
+DRIFT = 0.10
+"""Of a reference over all its calibrations; more is said aloud."""
 _LAST_GROUPS = ("speed", "reliability")
 
 
@@ -101,6 +103,30 @@ class MetricFacts(Frozen):
         """``tightens (+2.1%)``, ``first baseline``."""
         first = self.direction is Direction.FIRST
         return direction_text(self.worst_op, self.current_raw, self.write_value, first=first)
+
+
+class TrendFacts(Frozen):
+    """The worst of N of one metric over the model's calibrations on the same GPUs, oldest first, this one last.
+
+    ``drift`` is the relative change from the first to this one, None where the first is 0.
+    """
+
+    stage: str
+    metric: str
+    runs: tuple[str, ...]
+    worst: tuple[Number, ...]
+    drift: float | None
+
+    @property
+    def drifted(self) -> bool:
+        """Whether the reference moved by more than a tenth in all."""
+        return self.drift is not None and abs(self.drift) > DRIFT
+
+    @property
+    def heights(self) -> tuple[float, ...]:
+        """Each value between the lowest (0) and the highest (1), for a picture."""
+        low, high = min(self.worst), max(self.worst)
+        return tuple((value - low) / (high - low) if high > low else 0.5 for value in self.worst)
 
 
 class StageFacts(Frozen):
@@ -313,6 +339,7 @@ class ReportFacts(Frozen):
     unchecked: bool = False
     hosts: tuple[HostRow, ...] = ()
     sources: tuple[Source, ...] = ()
+    trends: tuple[TrendFacts, ...] = ()
 
     def metrics(self) -> list[tuple[StageFacts, MetricFacts]]:
         """All metrics, in stage order."""

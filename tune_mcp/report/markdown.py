@@ -30,6 +30,7 @@ def render(facts: ReportFacts) -> str:
         *(_stage(stage) for stage in facts.stages),
         _certainty(facts),
         _previous(facts),
+        _trends(facts),
         _optimisations(facts),
         _attempts(facts),
         _applied(facts),
@@ -236,6 +237,15 @@ def _certainty(facts: ReportFacts) -> list[str]:
             right=(1, 2, 5),
         )
     return lines
+
+
+def _trends(facts: ReportFacts) -> list[str]:
+    rows = (
+        (f"`{one.stage}`", one.metric, ", ".join(map(brief, one.worst)), wording.trend_text(one))
+        for one in facts.trends
+    )
+    head = ("Stage", "Metric", "Worst of N, oldest first", "Change in all")
+    return ["## Over the calibrations", "", *_table(head, rows)] if facts.trends else []
 
 
 def _previous(facts: ReportFacts) -> list[str]:

@@ -8,7 +8,15 @@ from statistics import median
 from tune_mcp.config.stages import Number
 from tune_mcp.observe.worst import Direction
 from tune_mcp.report import since
-from tune_mcp.report.facts import MetricFacts, ReportFacts, StageFacts, Uncounted, UncountedFacts, UncountedValue
+from tune_mcp.report.facts import (
+    MetricFacts,
+    ReportFacts,
+    StageFacts,
+    TrendFacts,
+    Uncounted,
+    UncountedFacts,
+    UncountedValue,
+)
 from tune_mcp.report.figures import chance_text, chances_text, percent, plain
 from tune_mcp.report.shape import FlagKind
 from tune_mcp.report.statistics import UNSEEN, Series, coverage, repeats_for
@@ -204,12 +212,22 @@ def notes(facts: ReportFacts) -> list[tuple[str, str]]:
         before = all(present.get((row.stage_key, row.symbol), row.old) == row.old for row in facts.applied)
         when = "as they were before" if before else "as they are now"
         found.append(("Applied", f"{len(facts.applied)} {written}; the tables show the files {when}."))
+    if drifted := [one for one in facts.trends if one.drifted]:
+        told = [f"{one.stage}/{one.metric} {trend_text(one)}" for one in drifted[:_TESTS_NAMED]]
+        more = f"; and {len(drifted) - len(told)} more" if len(drifted) > len(told) else ""
+        found.append(("References that drifted", f"{'; '.join(told)}{more}. Each step alone may look small."))
     if facts.previous and facts.previous.differences:
         found.append(("Conditions of the last calibration", f"{'; '.join(facts.previous.differences)}."))
     if facts.unchecked and facts.metrics():
         what = "no repeat has a record of which tests passed, so no reading of an assertion was checked against it."
         found.append(("Assertions", what))
     return found
+
+
+def trend_text(trend: TrendFacts) -> str:
+    """``+12.3 % over 5 calibrations``."""
+    moved = "n/a" if trend.drift is None else f"{trend.drift * 100:+.1f} %"
+    return f"{moved} over {len(trend.runs)} calibrations"
 
 
 def _hosts_without_overlap(facts: ReportFacts) -> str:

@@ -10,11 +10,12 @@ from tune_mcp.actions import Step, ToClient, call
 from tune_mcp.apply.plan import ApplyPlan, Row
 from tune_mcp.contract.report import DIRTY, ReportReply
 from tune_mcp.errors import Refusal
+from tune_mcp.files import read_plain
 from tune_mcp.observe.worst import Direction
-from tune_mcp.report import since, wording
+from tune_mcp.report import earlier, since, wording
 from tune_mcp.report.figures import change_percent, direction_text
 from tune_mcp.report.suite import CiGate
-from tune_mcp.report.write import write_report
+from tune_mcp.report.write import read_report, write_report
 from tune_mcp.run_dir import utc_now
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
@@ -78,6 +79,14 @@ def report(project: Project, run_id: str) -> ReportReply:
             call("apply_plan", run_id=run_id),
         ),
     )
+
+
+def publish(project: Project, run_id: str) -> tuple[Path, ...]:
+    """Put the report that was just written into the repository, for every other clone. A person commits it."""
+    run = project.run(run_id)
+    facts = read_report(run)
+    assert facts is not None
+    return earlier.publish(project.repo_root, facts, read_plain(run.report_md))
 
 
 def _same_code(repo_root: Path, plan: Plan, git_sha: str) -> bool:
