@@ -245,7 +245,7 @@ def _trends(facts: ReportFacts) -> list[str]:
         for one in facts.trends
     )
     head = ("Stage", "Metric", "Worst of N, oldest first", "Change in all")
-    return ["## Over the calibrations", "", *_table(head, rows)] if facts.trends else []
+    return ["## Over the calibrations", "", *table(head, rows)] if facts.trends else []
 
 
 def _previous(facts: ReportFacts) -> list[str]:
