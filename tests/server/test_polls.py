@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,3 +92,16 @@ async def test_the_last_poll_holds_the_end_with_its_last_cell_and_the_strict_mat
     assert audit in text and "STRICT + GIT: READY" in audit
     assert facts["stages"] == [line for line in audit.splitlines() if line.startswith("toy_")]
     assert facts["next"].startswith(f"call report with run_id={run.run_id}")
+
+
+async def test_the_reason_of_a_halt_is_said_once_however_many_stages_it_hits(connect: Any, tmp_path: Path) -> None:
+    sources = toy.CONFIG["metric_sources"]["test_toy_ci.py"]
+    wrong = {**sources, "paths": {name: f"nowhere.{name}" for name in sources["paths"]}}
+    project = toy.make_toy(tmp_path / "repo", config={**toy.CONFIG, "metric_sources": {"test_toy_ci.py": wrong}})
+    run = toy.finished_run(project)
+    async with connect(project.repo_root) as session:
+        text, facts = await session.call("status", run_id=run.run_id)
+
+    assert facts["state"] == "halted" and text.count(facts["reason"]) == 1
+    assert json.dumps(facts).count("pytest ended by itself") == 2, "in the reason and in the milestone"
+    assert {gap["stage_key"] for gap in facts["missing"]} == set(toy.STAGES)

@@ -158,9 +158,12 @@ class StatusReply(Reply):
     def trouble(self) -> tuple[OpenCell, ...]:
         """The first cells that were measured and are not strict; a reason that several share is said once."""
         found = [gap for gap in self.missing if gap.cell != Cell.NOT_RUN.value]
-        said = said_once({f"{gap.stage_key} run {gap.repeat}": _short(gap.reason, _REASON_LIMIT) for gap in found})
-        reasons = zip(found, said.values(), strict=True)
-        return tuple(gap.model_copy(update={"reason": reason}) for gap, reason in reasons)[:_TROUBLE_SHOWN]
+        reasons = {f"{gap.stage_key} run {gap.repeat}": gap.reason for gap in found}
+        if self.reason:
+            reasons = {place: why.replace(self.reason, "the reason above") for place, why in reasons.items()}
+        said = said_once({place: _short(why, _REASON_LIMIT) for place, why in reasons.items()})
+        shown = zip(found, said.values(), strict=True)
+        return tuple(gap.model_copy(update={"reason": reason}) for gap, reason in shown)[:_TROUBLE_SHOWN]
 
     def _tail(self) -> list[str]:
         """The very end of the active log: what does not fit is for tail_pytest."""
