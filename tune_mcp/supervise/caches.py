@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -27,8 +26,6 @@ _SHARED_UNLESS_SET = {
     "CUDA_CACHE_PATH": ".nv",
 }  # fmt: skip
 """Those whose default lies in the home folder, which all launches share; others default to TMPDIR."""
-_BEGAN_NS = time.time_ns()
-"""This runner's start: what its own launches compile later is of the tree that it compares before and after each."""
 _BY_TIME = bytes(4)
 
 
@@ -95,12 +92,13 @@ def _empty(folder: Path) -> bool:
     return bool(entries)
 
 
-def clear_bytecode(repo: Path) -> bool:
-    """Remove what was compiled before this runner, or is not compared with its source; False where that cannot be done.
+def clear_bytecode(repo: Path, began_ns: int) -> bool:
+    """Remove what was compiled before this runner began, or is not compared with its source; False where that fails.
 
     A ``.pyc`` names its source by size and whole seconds only, and one of the unchecked kind by nothing: a checkout
     within a second, or a file that somebody left, runs another commit's code. Only beside Python files that git lists
-    (site-packages are not of a commit), and nothing that git tracks.
+    (site-packages are not of a commit), and nothing that git tracks. What the runner's own launches compile later is of
+    the tree that it compares before and after each.
     """
     listed = git(repo, "ls-files", "-z", "-c", "-o", "--exclude-standard", "--", "*.py", "*.pyc")
     names = [repo / os.fsdecode(name) for name in listed.split(b"\0") if name]
@@ -113,7 +111,7 @@ def clear_bytecode(repo: Path) -> bool:
             continue
         for path in compiled:
             try:
-                if _stale(path):
+                if _stale(path, began_ns):
                     path.unlink(missing_ok=True)
             except FileNotFoundError:
                 continue  # another lane's runner was faster
@@ -122,8 +120,8 @@ def clear_bytecode(repo: Path) -> bool:
     return done
 
 
-def _stale(path: Path) -> bool:
-    if path.is_symlink() or path.stat().st_ctime_ns < _BEGAN_NS:
+def _stale(path: Path, began_ns: int) -> bool:
+    if path.is_symlink() or path.stat().st_ctime_ns < began_ns:
         return True
     with open_plain(path) as stream:
         return stream.read(8)[4:] != _BY_TIME

@@ -122,7 +122,7 @@ class PytestSession:
             variables[job.placement.cpu_set_variable] = grant.lane.cpus
             self._say(f"lane: {grant.lane.text()}")
         self._say(f"launch: {shlex.join([job.venv_python, *pytest_argv(job, job.run)[1:]])}")
-        if not caches.clear_bytecode(Path(job.repo_root)):
+        if not caches.clear_bytecode(Path(job.repo_root), self._orders.began_ns):
             variables["PYTHONPYCACHEPREFIX"] = str(job.folder / "bytecode")
         return variables, launch.dropped
 

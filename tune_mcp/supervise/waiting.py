@@ -63,6 +63,8 @@ class Orders:
             self._wakeup.watch(0)
         self._given = b""
         self.input_ended = False
+        self.began_ns = time.time_ns()
+        """When this runner began to take jobs."""
 
     def __call__(self) -> bool:
         """Whether somebody asked for the end, as of now."""
