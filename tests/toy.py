@@ -498,7 +498,7 @@ def _recorded_gpus() -> tuple[fingerprint.GpuIdentity, ...]:
     )
 
 
-def _no_older_runs(model: str) -> plans.OlderCatalogue:
+def no_older_runs(model: str) -> plans.OlderCatalogue:
     raise AssertionError(model)
 
 
@@ -521,7 +521,7 @@ def supervised_by(
 
     def supervise(path: Path, _run_lock: FileLock, claim: Claim) -> int:
         run = RunDir(path)
-        plan = plans.load(run, _no_older_runs)
+        plan = plans.load(run, no_older_runs)
         supervisor = Supervisor(
             run_dir=run,
             plan=plan,

@@ -199,7 +199,7 @@ def test_the_state_of_august_has_its_stages_each_with_its_place_and_h100(name: s
     places = ConfigPlaces.resolve(tmp_path, None)
     model, stages = places.model(name), places.stages(name)
 
-    assert (model.ci_machine.gpu, len(stages)) == ("NVIDIA H100", AUGUST[name])
+    assert (model.ci_machine.gpu, len(stages)) == ("NVIDIA H100( 80GB HBM3)?", AUGUST[name])
     assert {one.status for stage in stages.values() for one in stage.metrics.values()} == {"OK"}
     assert all(stage.sample_counts for stage in stages.values())
     assert {stage.gpus for stage in stages.values()} == {2}

@@ -58,7 +58,7 @@ MEASURING = """
 """
 WRITTEN = '(folder / "result.json").write_text(json.dumps(found))'
 NOTED = """
-    run = Path(os.environ["TUNE_GUARD_RECORD"]).parents[2].name
+    run = os.environ["TUNE_GUARD_RECORD"].partition("/.tune-runs/")[2].partition("/")[0]
     with (STATE / "measured").open("a") as out:
         out.write(json.dumps([run, k, latency]) + "\\n")
 """

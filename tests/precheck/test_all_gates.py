@@ -18,8 +18,7 @@ from tune_mcp.precheck.subject import Needs, Subject
 from tune_mcp.precheck.venv import VenvFacts
 from tune_mcp.session import plan as plans
 from tune_mcp.session.plan import Plan
-from tune_mcp.supervise import __main__ as supervisor
-from tune_mcp.supervise import host_lock
+from tune_mcp.supervise import first_look, host_lock
 from tune_mcp.verbs import precheck as verb
 
 NOW = "2026-06-01T00:00:00Z"
@@ -162,7 +161,7 @@ NEEDY = {
 def planned(root: Path, config: dict[str, object]) -> tuple[toy.Project, toy.RunDir, Plan]:
     project = toy.make_toy(root, config=config)
     run = toy.planned_run(project)
-    return project, run, plans.load(run, supervisor._no_older_runs)
+    return project, run, plans.load(run, toy.no_older_runs)
 
 
 @pytest.mark.rule("PRE-01")
@@ -170,7 +169,7 @@ def test_the_tool_and_a_run_s_first_phase_find_the_same_gaps(tmp_path: Path) -> 
     project, run, plan = planned(tmp_path / "repo", NEEDY)
 
     by_tool = verb.precheck(project, "toy")
-    by_run = supervisor.prechecked(run, plan)
+    by_run = first_look.prechecked(run, plan)
 
     assert gaps(by_run.checks) == gaps(by_tool.checks)
     assert set(gaps(by_run.checks)) == {"hf.model:org/m", "hf.dataset:org/d", "env.layout:XDG_CACHE_HOME"}
@@ -197,7 +196,7 @@ def test_a_run_whose_config_is_another_now_does_not_ask_for_its_data_sets(tmp_pa
     _, run, plan = planned(tmp_path / "repo", NEEDY)
     other = plan.model_copy(update={"settings": plan.settings.model_copy(update={"env": {"HF_HOME": "/other/hf"}})})
 
-    found = supervisor.prechecked(run, other)
+    found = first_look.prechecked(run, other)
 
     assert set(gaps(found.checks)) == {"hf.model:org/m"}
     assert [check.id for check in found.checks if check.status == "warn" and check.id.startswith("hf")] == [

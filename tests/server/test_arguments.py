@@ -108,7 +108,7 @@ async def test_an_unknown_argument_is_refused_with_the_near_name_instead_of_runn
 
     assert found["code"] == "INVALID_ARGUMENT"
     assert "repeat is not known (near: repeats)" in found["message"]
-    assert found["details"]["known"] == ["model", "stages", "repeats", "label"]
+    assert found["details"]["known"] == ["model", "stages", "repeats", "label", "lanes"]
     assert "near" not in other["message"]
     assert not (repo / ".tune-runs").exists()
 

@@ -159,7 +159,7 @@ def job(extra: tuple[str, ...] = (), plugins: tuple[str, ...] = ()) -> Job:
 
 TREE = Baseline(git_sha="0" * 40, changed={}, untracked={}, file_sha256={}, config_sha256={})
 RUN = RunDir(Path("/tmp/tune-0123456789ab/run"))
-BASE = RUN.basetemp("test_toy_ci", 2)
+BASE = RUN.attempt("test_toy_ci", 2, 1) / "basetemp_run2"
 
 
 @pytest.mark.rule("XPY-01", "MET-01", "XPY-03")

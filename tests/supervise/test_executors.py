@@ -288,6 +288,7 @@ def test_a_killed_runner_is_replaced_for_the_next_job(
         toy.wait_for(lambda: psutil.Process(old).status() == psutil.STATUS_ZOMBIE, what="its end")
 
     local.executor.submit(third)
+    toy.wait_for(local.runners, what="a new runner")
     (new,) = local.runners()
     assert new != old and local.finish(third) is not None
 

@@ -174,7 +174,7 @@ def test_a_repositorys_own_ini_and_conftests_are_used_and_none_from_above_it(tmp
 
     assert result.guard.shortfall() == "", toy.told(run)
     assert result.guard.collected == ("tests/test_toy_ci.py::test_accuracy", "tests/test_toy_ci.py::test_speed")
-    seen = Path(f"{run.guard_record('test_toy_ci', 1)}.seen").read_text()
+    seen = Path(f"{run.guard_record('test_toy_ci', 1).resolve()}.seen").read_text()
     assert seen.count("conftest.py") == 2 and seen.count(f"{place}pytest.ini") == 2
 
 

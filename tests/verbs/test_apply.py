@@ -59,7 +59,8 @@ def test_smart_writes_nothing_until_every_loosening_metric_is_decided(mixed: tup
     project, run, plan_id = mixed
     before = source(project)
 
-    with pytest.raises(Refusal, match=r"^DECISION_MISSING \[APL-05\]: 1 loosening.*toy_speed/throughput_qps") as caught:
+    asked = r"^DECISION_MISSING \[APL-05\]: .*1 loosening metric: toy_speed/throughput_qps"
+    with pytest.raises(Refusal, match=asked) as caught:
         apply(project, run.run_id, plan_id, "smart")
 
     assert "tune-mcp apply" in caught.value.next

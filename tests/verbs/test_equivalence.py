@@ -84,10 +84,10 @@ def thresholds(project: Project, value: str = "0.625") -> str:
 
 
 def refused(project: Project, run: RunDir) -> str:
-    before = sorted((path, path.stat().st_mtime_ns) for path in run.path.rglob("*"))
+    before = sorted((path, path.lstat().st_mtime_ns) for path in run.path.rglob("*"))
     with pytest.raises(Refusal) as caught:
         resume_run(project, run.run_id)
-    assert sorted((path, path.stat().st_mtime_ns) for path in run.path.rglob("*")) == before, "nothing was written"
+    assert sorted((path, path.lstat().st_mtime_ns) for path in run.path.rglob("*")) == before, "nothing was written"
     assert str(caught.value.code) == "COMMIT_MOVED"
     return caught.value.message
 

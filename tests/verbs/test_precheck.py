@@ -11,7 +11,7 @@ import toy
 
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.gpus import Gpu, GpuReading, Presence
-from tune_mcp.supervise import __main__ as supervisor
+from tune_mcp.supervise import first_look
 from tune_mcp.verbs.apply_plan import apply_plan
 from tune_mcp.verbs.catalog import catalog
 from tune_mcp.verbs.discover import discover
@@ -214,7 +214,7 @@ def test_a_mended_config_is_still_checked_as_the_plan_says(tmp_path: Path) -> No
     plan = project.plan(run)
     (project.repo_root / ".tune/models/toy/config.yaml").unlink()
 
-    found = supervisor.prechecked(run, plan)
+    found = first_look.prechecked(run, plan)
 
     assert "venv.imports" in {check.id for check in found.blocking()}
 

@@ -13,6 +13,7 @@ import toy
 
 from tune_mcp.contract.apply import Decision
 from tune_mcp.contract.apply_plan import PlanRow
+from tune_mcp.discover.assertions import AssertionReader
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir
 from tune_mcp.verbs.apply import apply
@@ -150,15 +151,13 @@ def test_a_reading_that_pytest_contradicts_is_thrown_away_loudly(
     tmp_path: Path, line: str, told: str, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reader is made to read every such line as the plain comparison."""
-    from tune_mcp.apply import reading
-
     plain = project_with(tmp_path / "plain")
-    right = reading.AssertionReader.gate
+    right = AssertionReader.gate
 
     def misread(self: Any, test: str, thresholds: str, source: str, concurrency: Any, env: Any = None) -> Any:
-        return right(reading.AssertionReader(plain.repo_root), test, thresholds, source, concurrency, env)
+        return right(AssertionReader(plain.repo_root), test, thresholds, source, concurrency, env)
 
-    monkeypatch.setattr(reading.AssertionReader, "gate", misread)
+    monkeypatch.setattr(AssertionReader, "gate", misread)
     project = project_with(tmp_path, (ASSERT, line))
     run = toy.finished_run(project, 2, hidden if told == "pytest passed" else toy.measured)
     row = reported(project, run)["accuracy"]

@@ -13,7 +13,7 @@ from tune_mcp.verbs.precheck import precheck
 from tune_mcp.verbs.project import Project, gpus_per_test
 
 
-def doctor(project: Project, model: str | None, show: Callable[[Reply], None]) -> int:
+def doctor(project: Project, model: str | None, show: Callable[[Reply], None], say: Callable[[str], None]) -> int:
     """Precheck every model that has tests in this repository; one that cannot be checked says why.
 
     Returns 0 when there is one and all are ready, else 1.
@@ -21,9 +21,9 @@ def doctor(project: Project, model: str | None, show: Callable[[Reply], None]) -
     names = [model] if model else project.places.model_names()
     elsewhere = [] if model else [name for name in names if _elsewhere(project, name)]
     if elsewhere:
-        print(f"no test of these models is in this repository: {', '.join(elsewhere)}")
+        say(f"no test of these models is in this repository: {', '.join(elsewhere)}")
     if len(elsewhere) == len(names):
-        print("Next: write a model from the tests here: tune-mcp init --model NAME --run")
+        say("Next: write a model from the tests here: tune-mcp init --model NAME --run")
         return 1
     ready = True
     for name in names:
@@ -34,24 +34,24 @@ def doctor(project: Project, model: str | None, show: Callable[[Reply], None]) -
         except Refusal as refusal:
             if model:
                 raise
-            print(f"{name}: {refusal.text()}")
+            say(f"{name}: {refusal.text()}")
             ready = False
             continue
         show(reply)
         ready = ready and reply.ok
-    _lanes(project, [name for name in names if name not in elsewhere])
+    _lanes(project, [name for name in names if name not in elsewhere], say)
     return 0 if ready else 1
 
 
-def _lanes(project: Project, models: list[str]) -> None:
+def _lanes(project: Project, models: list[str], say: Callable[[str], None]) -> None:
     """Where no profile has lanes, those that this machine could have: several launches at once, each undisturbed."""
     if project.host and (project.host.placement().lanes or project.host.cluster()):
         return
     needs = [count for name in models for count in _gpus(project, name)]
     if lanes := lane_proposal.propose(read_gpus().gpus, max(needs, default=1)):
         profile = f"hosts/{project.host.name if project.host else 'NAME'}.yaml"
-        print(f"lanes: this machine can measure {len(lanes)} repeats at once; for {profile}, after a person's look:")
-        print(lane_proposal.text(lanes))
+        say(f"lanes: this machine can measure {len(lanes)} repeats at once; for {profile}, after a person's look:")
+        say(lane_proposal.text(lanes))
 
 
 def _gpus(project: Project, name: str) -> list[int]:

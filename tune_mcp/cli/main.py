@@ -308,7 +308,11 @@ def _precheck(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from tune_mcp.cli.doctor import doctor
 
-    return doctor(_project(arguments), arguments.model, lambda reply: _show(arguments, reply))
+    def say(line: str) -> None:
+        if not arguments.json:
+            print(line)
+
+    return doctor(_project(arguments), arguments.model, lambda reply: _show(arguments, reply), say)
 
 
 def _install(arguments: argparse.Namespace) -> int:

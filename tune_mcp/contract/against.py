@@ -8,6 +8,7 @@ from pydantic import computed_field
 
 from tune_mcp.config.stages import Frozen, Number
 from tune_mcp.contract.reply import Reply
+from tune_mcp.words import number_of
 
 _SHOWN = 12
 
@@ -71,7 +72,7 @@ class AgainstReply(Reply):
         yield from _listed("changed, and read by the run", self.measured)
         yield from _listed("changed, and perhaps read by what the tests start", self.perhaps)
         if self.others:
-            yield f"changed, and measured by nothing: {self.others} file(s)"
+            yield f"changed, and measured by nothing: {number_of(self.others, 'file')}"
         yield f"thresholds changed there meanwhile: {len(self.thresholds)}"
         yield from (f"  {one.line()}" for one in self.thresholds)
 

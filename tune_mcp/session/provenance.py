@@ -40,7 +40,7 @@ _CLIENTS = frozenset(
     {
         ".claude", ".cursor", ".vscode", ".codex", ".gemini", ".idea", ".zed", ".continue", ".windsurf", ".roo",
         ".kilocode", ".opencode", ".junie", ".kiro", ".amazonq", ".qwen", ".trae", ".fleet", ".cline", ".goose",
-        ".mcp.json", "mcp.json", "opencode.json", "opencode.jsonc", ".clinerules", ".roomodes",
+        ".mcp.json", "opencode.json", "opencode.jsonc", ".clinerules", ".roomodes",
     }
 )  # fmt: skip
 """What clients and editors keep at the top of a project for themselves: no test reads it."""

@@ -17,7 +17,7 @@ from tune_mcp import run_dir
 from tune_mcp.actions import Step, call
 from tune_mcp.contract.merge import MergedSource, MergeReply
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import FileLock, has_digest, open_plain, sha256_bytes, sha256_file, sync_folder, write_atomic
+from tune_mcp.files import FileLock, has_digest, open_plain, sha256_file, sync_folder, write_atomic
 from tune_mcp.observe import audit, result_files
 from tune_mcp.observe.audit import Audit
 from tune_mcp.precheck import fingerprint
@@ -311,7 +311,7 @@ def _build(staged: RunDir, plan: Plan, found: Sequence[Partition], now: datetime
         staged, "merged", now, f"joined from {told}",
         sources={one.run_id: one.ledger_sha256 for one in plan.sources}, by=[one.plan.run_id for one in found],
     )  # fmt: skip
-    sha = sha256_bytes(staged.environment.read_bytes())
+    sha = sha256_file(staged.environment)
     events.append(staged, "environment", now, "the machine of the first partition", sha256=sha)
     text = f"{len(plan.stages)} stages × {plan.repeats}, from {len(plan.sources)} runs"
     plans.write(staged, plan, now, text)
