@@ -1,7 +1,7 @@
 """The recognisers of the SeedTTS test, one of them for each run, and their thresholds."""
 
 import os
-from types import SimpleNamespace
+from dataclasses import dataclass
 
 from tests.utils import apply_wer_slack
 
@@ -15,8 +15,21 @@ QWEN3_ASR_EN_CORPUS_WER_MAX = 0.0125
 QWEN3_ASR_ZH_CORPUS_WER_MAX = 0.0065
 QWEN3_ASR_THROUGHPUT_MIN = 72.0
 QWEN3_ASR_LATENCY_P95_MAX_S = 0.07
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What one recogniser is held to."""
+
+    model: str
+    wer: dict
+    throughput: float
+    latency: float
+    about: dict
+
+
 PRESETS = {
-    "fun": SimpleNamespace(
+    "fun": Preset(
         model="FunAudioLLM/Fun-ASR-Nano-2512-hf",
         wer={
             "en": apply_wer_slack(FUN_ASR_EN_CORPUS_WER_MAX, SLACK_LOWER),
@@ -26,7 +39,7 @@ PRESETS = {
         latency=round(FUN_ASR_LATENCY_P95_MAX_S * SLACK_LOWER, 3),
         about={"en": 0.017, "zh": 0.014},
     ),
-    "qwen3": SimpleNamespace(
+    "qwen3": Preset(
         model="Qwen/Qwen3-ASR-1.7B",
         wer={
             "en": apply_wer_slack(QWEN3_ASR_EN_CORPUS_WER_MAX, SLACK_LOWER),
