@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 import characters
+import lanes
 import makespan
 import quiet
 import reading
@@ -23,6 +24,7 @@ TOPICS = {
     "startup": startup,
     "reading": reading,
     "supervision": supervision,
+    "lanes": lanes,
     "quiet": quiet,
     "makespan": makespan,
 }

@@ -143,7 +143,7 @@ def test_without_limits_everything_is_recorded_and_nothing_waits_or_is_thrown_aw
     (one,) = results(run)
     assert one.disturbed == "" and one.quiet and one.quiet.cpus == (max(os.sched_getaffinity(0)),)
     assert one.quiet.foreign_cores is not None and one.quiet.foreign_at_most is not None
-    assert one.quiet.foreign_at_most > 0.3, "a launch that was never seen at work may have run anywhere"
+    assert 0 <= one.quiet.foreign_cores <= one.quiet.foreign_at_most, "what our own tree used is off the record's 0.8"
     assert history(run)[0]["foreign_cores"] == one.quiet.foreign_cores and not text_of(run, "waiting_for_quiet")
 
 
