@@ -214,7 +214,7 @@ def test_a_stop_leaves_no_process_and_no_job(cluster: Cluster, tmp_path: Path) -
     project = make(cluster, tmp_path / "repo")
     (toy.state_folder(project) / "escape").touch()
     run, node = held(project, 2)
-    assert len(cluster.pids(node)) >= 4
+    toy.wait_for(lambda: len(cluster.pids(node)) >= 4, what="runner, pytest and what escaped from it")
 
     stop_run(project, run.run_id, "lunch")
 
