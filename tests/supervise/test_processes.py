@@ -16,7 +16,7 @@ import psutil
 from tune_mcp.supervise.processes import Grace, StopLadder, become_subreaper, default_signals, descendants
 become_subreaper()
 said = []
-ladder = StopLadder(said.append, Grace(interrupt_s=0.3, terminate_s=0.3, kill_s=20), tick_s=0.01)
+ladder = StopLadder(said.append, Grace(interrupt_s=float(sys.argv[3]), terminate_s=0.3, kill_s=20), tick_s=0.01)
 main = subprocess.Popen([sys.executable, "-c", sys.argv[1]], start_new_session=True, stdout=subprocess.PIPE, text=True)
 pids = [int(main.stdout.readline()) for _ in range(int(sys.argv[2]))]
 ladder.interrupt(main)
@@ -28,17 +28,16 @@ SLEEP = "print(os.getpid(), flush=True); time.sleep(600)"
 DEAF = f"import os, signal, time; [signal.signal(s, signal.SIG_IGN) for s in (2, 15)]; {SLEEP}"
 
 
-def ladder(program: str, pids: int) -> dict[str, object]:
+def ladder(program: str, pids: int, interrupt_s: float = 0.3) -> dict[str, object]:
     """Start ``program`` below a subreaper, wait for its pids, walk the ladder."""
-    done = subprocess.run(
-        [sys.executable, "-c", LADDER, program, str(pids)], capture_output=True, text=True, timeout=60, check=True
-    )
+    words = [sys.executable, "-c", LADDER, program, str(pids), str(interrupt_s)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
     return json.loads(done.stdout)
 
 
 @pytest.mark.rule("GPU-20")
 def test_a_process_that_hears_the_interrupt_is_not_killed() -> None:
-    found = ladder(f"import os, time\ntry:\n    {SLEEP}\nexcept KeyboardInterrupt:\n    os._exit(2)", 1)
+    found = ladder(f"import os, time\ntry:\n    {SLEEP}\nexcept KeyboardInterrupt:\n    os._exit(2)", 1, 20)
 
     assert (found["rc"], found["named"], found["left"]) == (2, [], 0)
     assert len(found["said"]) == 1 and found["said"][0].startswith("SIGINT to pytest")
