@@ -24,7 +24,8 @@ named = ladder.drain(main)
 facts = {"pids": pids, "said": said, "named": named, "sent": ladder.sent}
 print(json.dumps({**facts, "rc": main.wait(5), "left": len(descendants())}))
 """
-SLEEP = "print(os.getpid(), flush=True); time.sleep(600)"
+# One write a line: with PYTHONUNBUFFERED a print makes two, and those of several processes mix.
+SLEEP = "os.write(1, b'%d\\n' % os.getpid()); time.sleep(600)"
 DEAF = f"import os, signal, time; [signal.signal(s, signal.SIG_IGN) for s in (2, 15)]; {SLEEP}"
 
 
