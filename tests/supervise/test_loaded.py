@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import site
@@ -245,6 +247,33 @@ def test_files_that_were_only_touched_or_are_the_tests_own_output_halt_nothing(m
 
     assert strict_audit(machine.project, run.run_id).ready, toy.told(run)
     assert "last.json" not in run.loaded.read_text() and "measuring_lib.py" in run.loaded.read_text()
+
+
+LINKING = """
+import os, measuring_lib
+def pytest_sessionfinish():
+    os.link(measuring_lib.__file__, measuring_lib.__file__ + ".linked")
+"""
+"""A conftest that does what a package manager does that fills another environment by hard links."""
+
+
+@pytest.mark.rule("SCP-02", "SES-11")
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_file_that_is_linked_while_it_is_in_use_halts_nothing_where_its_record_holds_its_digest(
+    machine: Machine, recorded: bool
+) -> None:
+    (machine.repo / "tests" / "conftest.py").write_text(LINKING)
+    digest = base64.urlsafe_b64encode(hashlib.sha256(b"SCALE = 1\n" if recorded else b"SCALE = 2\n").digest())
+    info = machine.site / "measuring-1.0.dist-info"
+    info.mkdir()
+    (info / "RECORD").write_text(f"measuring_lib.py,sha256={digest.decode().rstrip('=')},10\n")
+
+    run = measured(machine, lambda machine: (machine.site / "measuring_lib.py.linked").unlink())
+
+    if recorded:
+        assert strict_audit(machine.project, run.run_id).ready, toy.told(run)
+    else:
+        assert "measuring_lib.py was written while it was in use" in halt_of(run).message
 
 
 @pytest.mark.rule("SCP-02", "RES-11")

@@ -12,6 +12,7 @@ before it loaded, too, and its digest stands in the ledger as that of a sealed a
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import stat
@@ -232,10 +233,13 @@ class _Comparison:
             searched = self._is_loaded_from(path)
             if not searched and changed >= started_ns:
                 return  # made by the launch itself: compiled code, a copy below a cache
+            what = ""
             if self._kept and searched and changed > self._kept.began_ns and (not data or drift.is_loaded(path)):
-                self._tell(path, "is new or was changed since the first repeat")
+                what = "is new or was changed since the first repeat"
             elif not self._kept and changed >= started_ns and self._decides(path):
-                self._tell(path, "was written while it was in use")
+                what = "was written while it was in use"
+            if what and not _is_as_installed(path):
+                self._tell(path, what)
         self.files[path] = state
 
     def site(self, now: Mapping[str, tuple[str, ...]]) -> None:
@@ -413,6 +417,22 @@ def _digest(path: str, stamp: Stamp) -> str:
         return sha256_file(Path(path))
     except OSError as error:
         return f"unreadable:{error.errno}"
+
+
+def _is_as_installed(path: str) -> bool:
+    """Whether the RECORD of a distribution holds this digest of the file: then only its links or permissions changed.
+
+    A package manager that installs by hard links changes them whenever it fills another environment. An edited RECORD
+    is a difference of its own.
+    """
+    folder, _, name = path.rpartition("-packages/")
+    try:
+        digest = bytes.fromhex(sha256_file(Path(path)))
+        line = f"{name},sha256={base64.urlsafe_b64encode(digest).decode().rstrip('=')},"
+        records = Path(f"{folder}-packages").glob("*.dist-info/RECORD") if folder else ()
+        return any(line in record.read_text() for record in records)
+    except (OSError, ValueError):
+        return False
 
 
 def _listed(found: tuple[str, ...]) -> str:
