@@ -75,17 +75,22 @@ def test_a_failure_that_is_no_assert_speaks_against_no_reading(other: Failure) -
     assert against(reading(), failed(1, other)) == ""
 
 
+def test_an_assertion_of_a_test_that_did_not_run_is_no_reading() -> None:
+    found = against(reading(tests=frozenset({"TestOther::test_b"})), passed(1, 2))
+    assert found.startswith("TestOther::test_b asserts it") and found.endswith("did not run in repeat 1")
+
+
 def test_an_unexplained_failure_of_a_test_with_two_thresholds_speaks_against_neither() -> None:
     assert against(reading(), failed(1, failure()), reading()) == ""
     assert against(reading(), failed(1, failure()), reading(tests=frozenset({"test_b"}))) != ""
 
 
-def test_nothing_is_said_without_a_gate_a_threshold_or_a_record_of_the_test() -> None:
+def test_nothing_is_said_without_a_gate_a_threshold_or_a_record_of_the_launch() -> None:
     low = (0.1, 0.1)
     assert against(reading(UNCLEAR, low), passed(1, 2)) == ""
     assert against(reading(values=low, present=None), passed(1, 2)) == ""
     assert against(reading(values=low), {}) == ""
-    assert against(reading(values=low, tests=frozenset({"test_other"})), passed(1, 2)) == ""
+    assert against(reading(values=low), {("k", 1): Outcome((), ())}) == ""
 
 
 def test_a_repeat_without_a_threshold_does_not_hide_the_next_one() -> None:

@@ -108,6 +108,7 @@ LIMITS = [
     ("def test_a(m):\n    assert int(m) >= REF", "min", False, 2.0),
     ("def test_a(m):\n    assert int(m) < REF", "max", True, 2.0),
     ("def test_a(m):\n    assert m ** 2 >= REF", "min", False, 1.4142135623730951),
+    ("def test_a(m):\n    assert m ** 2 >= REF ** 2", "min", False, 2.0),
     ("def test_a(m):\n    assert 1 / m <= REF", "min", False, 0.5),
     ("def test_a(m):\n    print(m) if m <= REF else pytest.fail('no')", "max", False, 2.0),
 ]

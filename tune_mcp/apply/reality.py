@@ -53,9 +53,12 @@ def contradiction(reading: Reading, others: Sequence[Reading], outcomes: Outcome
         return ""
     for repeat, value in reading.values.items():
         outcome = outcomes.get((reading.test_key, repeat))
-        nodes = tuple(matching(outcome.tests, reading.tests)) if outcome else ()
-        if outcome is None or not nodes:
+        if outcome is None or not outcome.tests:
             continue
+        nodes = tuple(matching(outcome.tests, reading.tests))
+        if not nodes:
+            asserting = ", ".join(sorted(reading.tests))
+            return f"{asserting} asserts it ({reading.read.how}), but did not run in repeat {repeat}"
         present = reading.present.get(repeat)
         if present is None:
             continue

@@ -227,8 +227,13 @@ class Branches(Calls):
 
     def _try(self, node: ast.Try | ast.TryStar, scope: Scope, frame: Frame) -> bool:
         if _leaves(node.finalbody):
+            size = len(frame.results)
             with self.swallowing("a finally that leaves"):
-                return self._caught(node, scope, frame)
+                ended = self._caught(node, scope, frame)
+            for number in range(size, len(frame.results)):
+                condition, value = frame.results[number]
+                frame.results[number] = (condition, self.unknown("a finally that leaves", [value]))
+            return ended
         return self._caught(node, scope, frame)
 
     def _caught(self, node: ast.Try | ast.TryStar, scope: Scope, frame: Frame) -> bool:

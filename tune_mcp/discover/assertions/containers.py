@@ -105,11 +105,11 @@ class Containers(Values):
             return self.there(container.entries.get(element, MISSING))
         if isinstance(container, Table) and isinstance(element, Opaque) and self.level(container) is not None:
             return True
+        if isinstance(container, str) and isinstance(element, str):
+            return element in container
         known = self.known_items(container)
         if known is not None and not any(isinstance(one, (Expr, Items, Table)) for one in (element, *known)):
             return element in known
-        if isinstance(container, str) and isinstance(element, str):
-            return element in container
         return self.unknown(ast.unparse(node)[:60], [container, element])
 
     # Parts of values
@@ -136,7 +136,7 @@ class Containers(Values):
             case Instance():
                 return value.kind if name == "__class__" else self._member(value, name)
             case Class():
-                found = value.find(name)
+                found = self._described(name, value.find(name))
                 if isinstance(found, Function) and "classmethod" in found.decorators:
                     return Function(found.node, found.scope, found.defaults, value)
                 return self.unknown(f"{value.name}.{name}") if found is MISSING else found
@@ -148,9 +148,11 @@ class Containers(Values):
     def _member(self, value: Instance, name: str) -> Value:
         if name in value.names:
             return value.names[name]
-        found = value.kind.find(name)
+        found = self._described(name, value.kind.find(name))
+        if found is MISSING and value.kind.has_base("TestCase"):
+            return Library(f"unittest.{name}")
         if found is MISSING:
-            return Library(f"unittest.{name}") if value.kind.has_base("TestCase") else self.unknown(f"….{name}")
+            return self._computed(f"….{name}", value, value.kind.find("__getattr__"))
         if not isinstance(found, Function) or "staticmethod" in found.decorators:
             return found
         owner = value.kind if "classmethod" in found.decorators else value
@@ -158,6 +160,16 @@ class Containers(Values):
         if any(one in ("property", "cached_property", "functools.cached_property") for one in found.decorators):
             return self.call(bound, [], {}, found.node)
         return bound
+
+    def _described(self, name: str, found: Value) -> Value:
+        """An attribute as the class has it; unknown where it is a descriptor, whose code gives the value."""
+        getter = found.kind.find("__get__") if isinstance(found, Instance) else MISSING
+        return found if getter is MISSING else self._computed(f"….{name}", found, getter)
+
+    def _computed(self, name: str, value: Value, function: Value) -> Opaque:
+        """What code that is not followed makes of a value: the constant may be in it when that code reads it."""
+        reading = isinstance(function, Function) and self.reads(function)
+        return self.unknown(name, [value, Opaque(name, Origin.SETTING, ref=True)] if reading else [value])
 
     def item(self, value: Value, index: Value, node: ast.AST) -> Value:
         """``value[index]``."""
@@ -183,6 +195,8 @@ class Containers(Values):
                 return replace(other, mixed="") if isinstance(index, str) else other
             case Library():
                 return self.setting(value.name)
+            case str() if isinstance(index, slice):
+                return value[index]
             case _:
                 known = self.in_order(value)
                 if known is None or not isinstance(index, (int, slice)):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import numbers
 import operator
 from abc import abstractmethod
+from collections import abc
 from collections.abc import Callable
 
 from tune_mcp.discover.assertions.expressions import Expressions
@@ -23,9 +25,12 @@ from tune_mcp.discover.assertions.formula import (
 from tune_mcp.discover.assertions.objects import (
     MISSING,
     Class,
+    Function,
     Instance,
     Items,
     Library,
+    Method,
+    Module,
     Table,
     as_tuple,
     beyond,
@@ -34,6 +39,19 @@ from tune_mcp.discover.assertions.values import count
 
 _TEXT_METHODS = frozenset({"lower", "upper", "strip", "startswith", "endswith", "replace", "removeprefix",
                            "removesuffix", "split", "rpartition", "partition"})  # fmt: skip
+_KINDS: dict[str, type] = {
+    **{one.__name__: one for one in (int, float, str, bool, dict, list, tuple, set)},
+    **{
+        f"{where}{name}": getattr(module, name)
+        for module, names in (
+            (abc, ("Mapping", "MutableMapping", "Sequence", "Iterable", "Collection", "Sized", "Callable")),
+            (numbers, ("Number", "Real", "Integral")),
+        )
+        for where in ("", f"{module.__name__}.", "typing.")
+        for name in names
+    },
+}
+"""Types from outside the repository that a value may be asked for."""
 _NUMERIC_TYPES = frozenset({"int", "float", "dict", "list", "str", "tuple", "Number", "numbers.Number", "numbers.Real"})
 
 
@@ -109,7 +127,7 @@ class Functions(Expressions):
             return value.child("sum", None, f"sum({value.name})")
         if isinstance(value, Items) and value.known() is None:
             return self.reduced(value, "sum(…)", summed=True)
-        total: Value = args[1] if len(args) > 1 else 0
+        total: Value = args[1] if len(args) > 1 else keywords.get("start", 0)
         known = self.known_items(value)
         if known is None:
             return self.unknown("sum(…)", args)
@@ -133,16 +151,18 @@ class Functions(Expressions):
                 if not names or (not likely and names != ["bool"]):
                     return self.unknown(ast.unparse(node)[:60], [value])
                 return Present(value, ast.unparse(node)[:60], likely)
-            case Expr():
-                return any(name in ("int", "float") for name in names)
-            case Table():
-                return "dict" in names
-            case Items():
-                return "list" in names
             case Instance():
                 return isinstance(kinds, Class) and kinds in value.kind.ancestry()
+            case Function() | Class() | Module() | Method() | Library():
+                return self.unknown(ast.unparse(node)[:60], [value])
             case _:
-                return type(value).__name__ in names
+                known = [_KINDS[name] for name in names if name in _KINDS]
+                likely = (0, 0.0) if isinstance(value, Expr) else (_like(value),)
+                found = {isinstance(one, tuple(known)) for one in likely}
+                whole = len(known) + sum(isinstance(one, Class) for one in asked) == len(asked)
+                if len(found) > 1 or not (whole or True in found):
+                    return self.unknown(ast.unparse(node)[:60], [value])
+                return found.pop()
 
     def _do_hasattr(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
         if isinstance(args[0], Opaque):
@@ -268,3 +288,8 @@ class Functions(Expressions):
             case _:
                 self.spoil(owner, f"….{name}(…)", args)
                 return self.unknown(f"….{name}(…)", [owner, *args])
+
+
+def _like(value: Value) -> object:
+    """A plain object of the type that a container of the interpreter stands for."""
+    return {} if isinstance(value, Table) else [] if isinstance(value, Items) else value

@@ -80,8 +80,8 @@ class Rule:
         """The outermost double that passes (strict: the first that fails), by halving over all doubles."""
         low, high = _rank(_SMALLEST if self.positive else -math.inf), _rank(math.inf)
         bad = low if worst == "min" else high
-        # Not every function takes an infinite or a very large value: int(inf) raises.
-        sides = (math.inf, *_SIDES)
+        # Not every function takes an infinite or a very large value: int(inf) raises. So the nearest that passes.
+        sides = (*reversed(_SIDES), math.inf)
         if worst == "max":
             sides = (_SMALLEST,) if self.positive else tuple(map(neg, sides))
         passing = next((one for one in sides if not self.failed(reference, one)), None)

@@ -278,7 +278,9 @@ class Interpreter(Statements):
         bases = tuple(self.eval(one, scope) for one in node.bases)
         inner = Scope(scope.module, scope, self.now())
         fields = tuple(
-            one.target.id for one in node.body if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)
+            one.target.id
+            for one in node.body
+            if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name) and _is_parameter(one)
         )
         self.block(node.body, inner)
         # A class's names are seen by its own body only, not by its methods.
@@ -293,9 +295,9 @@ class Interpreter(Statements):
         if isinstance(init, Function):
             self._invoke(Function(init.node, init.scope, init.defaults, found), args, keywords, node)
             return found
-        names = [name for one in reversed(kind.ancestry()) for name in one.fields]
+        names = list(dict.fromkeys(name for one in reversed(kind.ancestry()) for name in one.fields))
         bound = {**dict(zip(names, args, strict=False)), **keywords}
-        for name in dict.fromkeys(names):
+        for name in names:
             if name in bound:
                 found.names[name] = bound[name]
             else:
@@ -304,8 +306,17 @@ class Interpreter(Statements):
         if isinstance(after := kind.find("__post_init__"), Function):
             self._invoke(Function(after.node, after.scope, after.defaults, found), [], {}, node)
         if not names and (args or keywords):
-            found.names.update(keywords)
+            # What a base or __new__ makes of them is not known; they are in it.
+            found.names.update({"(arguments)": tuple(args), **keywords})
         return found
+
+
+def _is_parameter(node: ast.AnnAssign) -> bool:
+    """Whether an annotated name of a class body is a parameter of the dataclass."""
+    kind = ast.unparse(node.annotation).strip("'\"").partition("[")[0].rpartition(".")[2]
+    keywords = node.value.keywords if isinstance(node.value, ast.Call) else []
+    outside = any(one.arg == "init" and ast.unparse(one.value) == "False" for one in keywords)
+    return kind not in ("ClassVar", "KW_ONLY") and not outside
 
 
 def is_plain_decorator(text: str) -> bool:

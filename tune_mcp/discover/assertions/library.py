@@ -18,9 +18,11 @@ from tune_mcp.discover.assertions.formula import (
 from tune_mcp.discover.assertions.functions import Functions
 from tune_mcp.discover.assertions.objects import (
     Approx,
+    Class,
     Instance,
     Items,
     Library,
+    Module,
     Table,
     beyond,
     stored,
@@ -143,9 +145,13 @@ class Calls(Functions):
         return args[1]
 
     def _do_setattr(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        if not isinstance(args[0], Instance) or not isinstance(args[1], str):
+        owner, name, value = args
+        if isinstance(owner, Instance) and isinstance(name, str):
+            stored(owner.names, name, value, beyond(self.guards, owner.created))
+        elif isinstance(owner, (Class, Module)) and isinstance(name, str):
+            stored(owner.scope.names, name, value, beyond(self.guards, ()))
+        else:
             return self.foreign("builtins.setattr", args, keywords, node)
-        stored(args[0].names, args[1], args[2], beyond(self.guards, args[0].created))
         return None
 
     def _do_pytest_approx(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:

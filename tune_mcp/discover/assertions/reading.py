@@ -101,6 +101,7 @@ class NameReader:
         wanted = [one.arg for one in _parameters(test.function)]
         start += [part for name in wanted for part in self._fixtures(path, name)]
         start += list(self._fixtures(path, None))
+        start += [(path, node) for node in self.names(path).statements.get("pytestmark", ())]
         return self._closure(path, start)
 
     def hooked(self, path: str) -> frozenset[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 
@@ -46,10 +46,13 @@ class Run:
         owner, function = self._function()
         if function is None:
             return []
-        marks = [*function.decorators, *self._marks()]
+        shared = [ast.unparse(one) for one in self._marks()]
+        owned = [ast.unparse(one) for one in self.test.owner.decorator_list] if self.test.owner else []
+        marks = [*function.decorators, *shared]
         if any(".skip(" in one or one.endswith(".skip") for one in marks):
             return []
         odd = [one for one in function.decorators if not is_plain_decorator(one) and "skip" not in one]
+        odd += [one for one in shared if ".mark" not in one and one not in owned]
         found: list[Raised] = []
         for bound in self._cases(function):
             found += self._once(owner, function, bound)
@@ -79,19 +82,26 @@ class Run:
         found = module.scope.names.get(name, MISSING)
         return self.machine.force(found) if isinstance(found, Lazy) else found
 
-    def _marks(self) -> list[str]:
+    def _marks(self) -> list[ast.expr]:
+        """The marks of the test's class, of its bases and of its module; one that has a name there by its code."""
         owner = self.test.owner
-        marks = [ast.unparse(one) for one in owner.decorator_list] if owner else []
+        classes = [one for _, one in self.names.ancestry(self.module.path, owner)] if owner else []
         tree = self.names.files.tree(self.module.path)
-        for node in tree.body if tree else ():
-            if isinstance(node, ast.Assign) and any(ast.unparse(one) == "pytestmark" for one in node.targets):
-                marks.append(ast.unparse(node.value))
-        return marks
+        named: dict[str, ast.expr] = {}
+        found = [mark for one in classes for mark in one.decorator_list]
+        for body in (*([tree] if tree else []), *classes):
+            for name, value in _assigned(body.body):
+                if name != "pytestmark":
+                    named[name] = value
+                else:
+                    marks = value.elts if isinstance(value, ast.List | ast.Tuple) else [value]
+                    found += [named.get(one.id, one) if isinstance(one, ast.Name) else one for one in marks]
+        return found
 
     def _cases(self, function: Function) -> list[dict[str, Value]]:
         """The values that ``parametrize`` gives, one dict for each combination."""
         nodes = [] if isinstance(function.node, ast.Lambda) else list(function.node.decorator_list)
-        nodes += self.test.owner.decorator_list if self.test.owner else []
+        nodes += self._marks()
         axes: list[list[dict[str, Value]]] = []
         for node in nodes:
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("parametrize") and len(node.args) > 1:
@@ -185,6 +195,15 @@ class Run:
     def _is_named(self, function: Function, key: str, name: str) -> bool:
         named = [one for one in function.decorators if "name=" in one]
         return any(f"name={name!r}" in one for one in named) if named else key == name
+
+
+def _assigned(body: Sequence[ast.stmt]) -> Iterator[tuple[str, ast.expr]]:
+    """The names that statements bind one by one, with what each is bound to."""
+    for node in body:
+        if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) and node.value is not None:
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                if isinstance(target, ast.Name):
+                    yield target.id, node.value
 
 
 def _single(row: Sequence[Value], width: int) -> Sequence[Value]:

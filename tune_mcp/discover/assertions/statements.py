@@ -32,6 +32,7 @@ from tune_mcp.discover.assertions.objects import (
     Table,
     beyond,
     stored,
+    tainted,
 )
 from tune_mcp.discover.source_tree import number_of
 
@@ -134,7 +135,11 @@ class Statements(Branches):
                 value: Value = Function(node, scope, (self.defaults(node.args, scope),))
                 self.bind(ast.Name(id=node.name, ctx=ast.Store()), value, scope)
             case ast.ClassDef():
-                self.bind(ast.Name(id=node.name, ctx=ast.Store()), self.make_class(node, scope), scope)
+                kind: Value = self.make_class(node, scope)
+                for decorator in reversed(node.decorator_list):
+                    if isinstance(found := self.eval(decorator, scope), Function):
+                        kind = self.call(found, [kind], {}, decorator)
+                self.bind(ast.Name(id=node.name, ctx=ast.Store()), kind, scope)
             case ast.Import(names=names):
                 for alias in names:
                     first = alias.name.partition(".")[0]
@@ -232,6 +237,8 @@ class Statements(Branches):
                         stored(one.names, name, value, beyond(self.guards, one.created))
                     elif isinstance(one, Module | Class):
                         stored(one.scope.names, name, value, beyond(self.guards, ()))
+                        if one is not scope.module and tainted(value):
+                            self.lost = self.lost or ast.unparse(target)
                     elif isinstance(one, Opaque):
                         one.change(self.place(target), name)
             case _:

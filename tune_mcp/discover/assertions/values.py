@@ -82,6 +82,13 @@ def is_condition(value: Value) -> bool:
             return False
 
 
+def _is_itself(value: Value) -> bool:
+    """Whether a value is a plain number or what a run gives, not arithmetic over it."""
+    if isinstance(value, Apply) and value.function is float:
+        return _is_itself(value.args[0])
+    return isinstance(value, Opaque) or not isinstance(value, Expr)
+
+
 class Values(ABC):
     """What can be done with values; expressions, statements, calls and imports come from the classes below it."""
 
@@ -230,7 +237,7 @@ class Values(ABC):
         values = [value for _, value in items.items]
         roots = {leaf.root for value in values for leaf in leaves(value).values() if isinstance(leaf, Opaque)}
         found = self.unknown(name, [items, *values])
-        mixed = found.mixed if summed else ""
+        mixed = found.mixed if summed or not all(_is_itself(value) for value in values) else ""
         return Opaque(name, found.origin, found.ref, roots.pop() if len(roots) == 1 else None, found.parents, mixed)
 
     # Conditions
