@@ -26,7 +26,7 @@ class Attempt(Frozen):
     """One launch of pytest for this repeat: how it ended and what became of it.
 
     ``slowed_by`` are the reasons for which a GPU's clocks were seen held down meanwhile: a note, never a judgement.
-    ``lane`` is where it ran, empty on a host without lanes;
+    ``lane`` is where it ran, empty on a host without lanes and where an engine chose the host;
     ``foreign_cores`` is what other processes used of its CPUs on average, None where that was not measured.
     ``host`` and ``fingerprint`` are where it ran, empty where that is not known; ``incomparable`` says how that
     machine is not of the run's kind, or no longer as it was.

@@ -1,4 +1,4 @@
-"""On which hosts a run was measured, and whether the repeats of one stand apart from those of the others.
+"""On which hosts and lanes a run was measured, and whether the repeats of one stand apart from those of the others.
 
 A host is compared with all others together, by the stages that both measured, one family of metrics (speed, WER, …) at
 a time. For each metric: the difference of the two medians on the scale of the estimate, over the noise that the repeats
@@ -6,13 +6,14 @@ have within their hosts, moderated as for the chances (``statistics``). Medians,
 ordinary and says nothing of its host. The metrics of one test move together, so a test is one voice: the median of its
 metrics; and the host's is the median of its tests, the one nearer to zero of two in the middle. So one odd test flags
 no host, and one test alone needs two repeats on either side. A flag is for a person: no repeat is dropped for one.
+Lanes are of one host and differ in what else runs on their CPUs, so theirs is a look at lengths.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist, median
 
@@ -28,6 +29,7 @@ from tune_mcp.observe.observation import Attempt
 from tune_mcp.precheck import fingerprint
 from tune_mcp.precheck.fingerprint import Environment
 from tune_mcp.report.context import UNKNOWN
+from tune_mcp.report.facts import Launch
 from tune_mcp.report.figures import percent
 from tune_mcp.report.statistics import PRIORS, Series, student_tail
 from tune_mcp.run_dir import RunDir
@@ -37,6 +39,9 @@ from tune_mcp.words import number_of
 APART = 3.0
 """Standard scores beyond which a host is flagged, where its shift is also larger than the family's usual noise."""
 _LEAST_P = 1e-12
+_LANE_REPEATS = 3
+_LANE_SHIFT = 0.05
+_LANE_SPREADS = 3.0
 
 
 @dataclass
@@ -75,6 +80,44 @@ def hosts(run: RunDir, audited: Audit) -> tuple[HostRow, ...]:
         )
         for name, one in found.items()
     )
+
+
+def lanes(launches: Iterable[Launch]) -> list[str]:
+    """One sentence a lane, none for a run on a single one.
+
+    The length of each repeat that counts is taken relative to the median of its test file. A lane stands apart when
+    its median differs from that of the others by more than 5 % and by three times their spread, given three of each.
+    """
+    by_test: dict[str, list[Attempt]] = defaultdict(list)
+    for one in launches:
+        if one.attempt.lane and not one.superseded:
+            by_test[one.test].append(one.attempt)
+    found: dict[str, list[float]] = defaultdict(list)
+    for made in by_test.values():
+        if middle := median(one.duration_s for one in made):
+            for one in made:
+                found[one.lane].append(one.duration_s / middle)
+    if len(found) < 2:
+        return []
+    return [
+        f"Lane {lane}: {len(lengths)} counted, median length {median(lengths):.3f} of their tests' medians"
+        + ("; it stands apart from the other lanes, see what else runs on its CPUs" if _far(lane, found) else "")
+        for lane, lengths in sorted(found.items())
+    ]
+
+
+def _far(lane: str, lengths: Mapping[str, Sequence[float]]) -> bool:
+    own, others = _split(lane, lengths)
+    if min(len(own), len(others)) < _LANE_REPEATS:
+        return False
+    middle = median(others)
+    spread = median(abs(length - middle) for length in others)
+    return abs(median(own) - middle) > max(_LANE_SHIFT, _LANE_SPREADS * spread)
+
+
+def _split(name: str, values: Mapping[str, Sequence[float]]) -> tuple[Sequence[float], list[float]]:
+    """Those of that one, and those of all others together."""
+    return values[name], [value for other, found in values.items() if other != name for value in found]
 
 
 def _kept(cell: AuditedCell) -> Attempt | None:
@@ -162,7 +205,7 @@ def _compared(
     host: str, values: Mapping[str, Sequence[float]], series: Series, family: Family
 ) -> tuple[float, float] | None:
     """Standard score and shift of one host's repeats of one metric; None where no host has two repeats of it."""
-    own, others = values[host], [value for name, found in values.items() if name != host for value in found]
+    own, others = _split(host, values)
     degrees = sum(len(found) - 1 for found in values.values())
     if not degrees:
         return None

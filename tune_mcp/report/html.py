@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from tune_mcp.observe.worst import Direction
-from tune_mcp.report import figures, lanes, since, wording
+from tune_mcp.report import figures, hosts, since, wording
 from tune_mcp.report.facts import ReportFacts
 from tune_mcp.report.strip import strip
 from tune_mcp.words import number_of
@@ -45,7 +45,7 @@ def render(facts: ReportFacts) -> str:
         "since": since,
         "figures": figures,
         "number_of": number_of,
-        "lanes": lanes.lines(facts.launches),
+        "lanes": hosts.lanes(facts.launches),
         "speed": [stage for stage in facts.stages if stage.group == "speed"],
     }
     return _template().render(**given)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from tune_mcp.observe.worst import Direction
-from tune_mcp.report import lanes, since, wording
+from tune_mcp.report import hosts, since, wording
 from tune_mcp.report.earlier import embedded
 from tune_mcp.report.facts import MetricFacts, ReportFacts, StageFacts
 from tune_mcp.report.figures import (
@@ -350,7 +350,7 @@ def _provenance(facts: ReportFacts) -> list[str]:
         f"- Versions: {_said(versions) or '?'}",
         f"- GPU: {facts.gpu_summary}",
         f"- Host profile: {facts.host or 'none'}",
-        *(f"- {line}" for line in lanes.lines(facts.launches)),
+        *(f"- {line}" for line in hosts.lanes(facts.launches)),
         f"- Environment: {facts.environment_note}",
         *([f"- Processes that the tests end: {_said(facts.tests_end_processes)}"] if facts.tests_end_processes else []),
         *(f"- Precheck, {one.status}: {one.id} — {_said(one.detail)}" for one in facts.checks),

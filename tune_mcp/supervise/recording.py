@@ -44,7 +44,7 @@ def attempt_made(
         duration_s=result.duration_s if result else 0.0,
         log=_relative(job.run, log or job.run.log(job.test_key, job.repeat)),
         log_sha256=result.log_sha256 if result else None,
-        lane=job.lane,
+        lane="" if job.any_host else job.lane,
         slowed_by=result.slowed_by if result else (),
         foreign_cores=result.quiet.foreign_cores if result and result.quiet else None,
         host=machine.hostname if machine else "",
