@@ -53,8 +53,11 @@ def granted(env: Mapping[str, str]) -> Engine:
 
 
 def refusal(job: Job, engine: Engine) -> Blocked | None:
-    """Why nothing may start on these GPUs; a controller that lost its state has started jobs without any."""
-    if len(engine.gpus) == job.gpus:
+    """Why nothing may start on these GPUs; a controller that lost its state has started jobs without any.
+
+    More than were asked for are fine: a job with a node of its own has all GPUs of it, and its launch takes its number.
+    """
+    if len(engine.gpus) >= job.gpus:
         return None
     told = ", ".join(map(str, engine.gpus)) or "none"
     return Blocked(
