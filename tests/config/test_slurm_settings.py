@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from tune_mcp.config.host import HostProfile
+from tune_mcp.config.host import HostProfile, SlurmSettings
 
 
 def profile(**keys: Any) -> HostProfile:
@@ -53,3 +55,8 @@ def test_a_profile_without_an_executor_runs_on_its_own_machine() -> None:
 def test_what_cannot_hold_is_refused_with_its_reason(keys: dict[str, Any], named: str) -> None:
     with pytest.raises(ValidationError, match=named):
         profile(**keys)
+
+
+def test_the_reference_names_every_key() -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/config.md").read_text()
+    assert {*re.findall(r"^\| `slurm\.(\w+)` \|", page, re.MULTILINE)} == {*SlurmSettings.model_fields}

@@ -52,6 +52,8 @@ def test_a_site_that_has_everything_lacks_nothing() -> None:
         ({}, [H100, A100], CONFIG, ("class", "missing")),
         ({}, [H100], CONFIG, ("class", "warn")),
         ({"constraint": "h200"}, [H100], CONFIG, ("nodes", "missing")),
+        ({"constraint": "h100&nvlink"}, [H100], CONFIG, ("nodes", "missing")),
+        ({"constraint": "h200|h100"}, [H100], CONFIG, ("nodes", "ok")),
         ({"gres": "gpu:h200"}, [H100], CONFIG, ("nodes", "missing")),
         ({}, [H100.replace(":8", ":1")], CONFIG, ("nodes", "missing")),
         ({}, [H100.replace("idle", "down*")], CONFIG, ("nodes", "missing")),

@@ -94,8 +94,8 @@ def _devices(constrained: str) -> Check:
 
 def _nodes(settings: SlurmSettings, nodes: list[Node], gpus: int) -> Iterator[Check]:
     where = f"partition {settings.partition}" if settings.partition else "the default partition"
-    wanted = {word for word in (settings.constraint or "").replace("|", "&").split("&") if word}
-    fitting = [node for node in nodes if not wanted or wanted & set(node.features)]
+    wanted = [{*part.split("|")} for part in (settings.constraint or "").split("&") if part]
+    fitting = [node for node in nodes if all(part & {*node.features} for part in wanted)]
     fitting = [node for node in fitting if gpus == 0 or _gpus(node, settings.gres) >= gpus]
     usable = [node.name for node in fitting if node.state in _USABLE]
     if not usable:
