@@ -84,6 +84,17 @@ def test_a_supervisor_is_seen_before_and_after_it_shows_its_own_command_line(tmp
     )
 
 
+def test_a_supervisor_whose_launches_a_cluster_places_is_no_neighbour(tmp_path: Path) -> None:
+    for pid, words in {
+        7: ("python", "-P", "-m", "tune_mcp.supervise", "/run", "5"),
+        8: (*neighbours.ELSEWHERE, ""),
+    }.items():
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "cmdline").write_bytes("\0".join(words).encode() + b"\0")
+
+    assert neighbours.measuring(tmp_path) == ()
+
+
 @pytest.mark.parametrize("open_still", [{}, {"0": "/dev/null", "5": "/repo/.tune-runs/r/supervisor.lock"}])
 def test_a_supervisor_that_ends_while_it_is_looked_at_is_no_neighbour(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_still: dict[str, str]

@@ -1,6 +1,6 @@
-"""The detached process of one run: ``python -m tune_mcp.supervise <run_dir> <run lock> <host lock> <lock:lane>...``.
+"""The detached process of one run: ``python -m tune_mcp.supervise <run_dir> <run lock> [<host lock> <lock:lane>...]``.
 
-It inherits all locks, works, writes its end state, and exits; the locks go with it.
+It inherits all locks, works, writes its end state, and exits; the locks go with it. A run on a cluster has no host's.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from tune_mcp.supervise.loop import Supervisor, stop_request
 from tune_mcp.supervise.processes import StopLadder, become_subreaper, default_signals, descendants, plain_command_line
 from tune_mcp.supervise.waiting import Wakeup
 
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 class SystemClock:
     """Real time; a signal, a child's end and a word of the runner end a sleep early."""
@@ -50,11 +52,12 @@ class SystemClock:
 def main(argv: list[str]) -> int:
     """Adopt the locks, read the plan, supervise."""
     run = RunDir(Path(argv[0]))
-    locks = [FileLock.inherit(run.supervisor_lock, int(argv[1])), FileLock.inherit(lock_path(), int(argv[2]))]
+    locks = [FileLock.inherit(run.supervisor_lock, int(argv[1]))]
+    locks += [FileLock.inherit(lock_path(), int(word)) for word in argv[2:3]]
     claimed = {name: int(handle) for handle, _, name in (word.partition(":") for word in argv[3:])}
     default_signals()
     become_subreaper()
-    wakeup = Wakeup(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    wakeup = Wakeup(*_STOP_SIGNALS)
 
     def stop_asked() -> str | None:
         return stop_request(run) or ("the supervisor was ended by a signal" if wakeup.received else None)
@@ -64,7 +67,12 @@ def main(argv: list[str]) -> int:
     except Refusal as refusal:
         print(refusal.text(), file=sys.stderr)
         return 1
-    plain_command_line(*neighbours.SHOWN, *(("slurm",) if plan.settings.slurm else ()))
+    if plan.settings.slurm:
+        for (
+            one
+        ) in _STOP_SIGNALS:  # a reboot, the time limit of its own job: its jobs go on, and the next one takes over
+            signal.signal(one, signal.SIG_DFL)
+    plain_command_line(*(neighbours.ELSEWHERE if plan.settings.slurm else neighbours.SHOWN))
 
     lanes = {lane.name: lane for lane in plan.settings.placement.lanes if lane.name in claimed}
     locks += [FileLock.inherit(lane_path(lane), claimed[name]) for name, lane in lanes.items()]

@@ -1,7 +1,8 @@
 """Who measures on a machine: the host-wide lock, and one lock for each lane (rules GPU-14, STR-18).
 
 Speed is measured, so a second run spoils the first even when both need no GPU, unless each has GPUs and CPUs of its
-own. A run without lanes has the host's lock for itself; runs on lanes share it, and each has the locks of its lanes.
+own. A run without lanes has the host's lock for itself; runs on lanes share it, and each has the locks of its lanes;
+a run whose launches a cluster places has none, since nothing is measured here.
 All are taken by start_run, handed to the supervisor as open files, and live exactly as long as that process.
 """
 
@@ -51,15 +52,18 @@ class Holder:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a run has of this machine: all of it, or the ``lanes``, each with its lock behind the shared one."""
+    """What a run has of this machine: all of it, or the ``lanes``, each with its lock behind the shared one.
 
-    host: FileLock
+    Nothing (``host`` is None) where it measures elsewhere.
+    """
+
+    host: FileLock | None = None
     lanes: tuple[Lane, ...] = ()
     locks: tuple[FileLock, ...] = ()
 
     def describe(self, holder: Holder) -> None:
         """Name the run that holds it, and forget the one before."""
-        if not self.lanes:
+        if self.host and not self.lanes:
             self.host.describe(_facts(holder))
         for lane, lock in zip(self.lanes, self.locks, strict=True):
             lock.describe(_facts(holder) | _of(lane))
@@ -67,7 +71,8 @@ class Claim:
     def release(self) -> None:
         """Give this process's share back; a supervisor that inherited it keeps its own."""
         for lock in (*self.locks, self.host):
-            lock.release()
+            if lock:
+                lock.release()
 
 
 def take(holder: Holder) -> Claim | Holder:

@@ -25,11 +25,9 @@ def start(run_dir: Path, run_lock: FileLock, host: Claim) -> int:
     The caller's shares of the locks may be given back afterwards: the supervisor has its own. Everything below it
     carries a new secret, by which it is known for ours should all that watches over it be killed.
     """
-    handles = (run_lock.handle, host.host.handle, *(lock.handle for lock in host.locks))
-    words = [
-        *map(str, handles[:2]),
-        *(f"{one.handle}:{lane.name}" for lane, one in zip(host.lanes, host.locks, strict=True)),
-    ]
+    whole = [run_lock.handle, *([host.host.handle] if host.host else [])]
+    handles = (*whole, *(lock.handle for lock in host.locks))
+    words = [*map(str, whole), *(f"{one.handle}:{lane.name}" for lane, one in zip(host.lanes, host.locks, strict=True))]
     from tune_mcp.supervise import leftovers  # the process table: nothing that a mere reader waits for
 
     open_appending(RunDir(run_dir).supervisor_log).close()  # refused here, not in a launcher that nobody reads

@@ -17,6 +17,10 @@ from tune_mcp.supervise.host_lock import LANE
 
 SHOWN = ("tune-mcp", "tune_mcp.supervise")
 """What a supervisor shows as its command line once it runs."""
+ELSEWHERE = (*SHOWN, "slurm")
+"""The same of one whose launches a cluster places: it measures nothing here, and has no lock of this machine."""
+_ITS_WORDS = 4
+"""Words from ``-m`` on of the command that starts one of those: a run's directory and lock follow."""
 _DELETED = " (deleted)"
 _STARTED = ("-m", "tune_mcp.supervise")
 """Two words of the command that starts it."""
@@ -60,13 +64,18 @@ def under(lock_folder: Path, found: tuple[Neighbour, ...], *, on_lanes: bool = F
     return tuple(one for one in here if not (on_lanes and one.on_lanes))
 
 
+def elsewhere(pid: int) -> bool:
+    """Whether that process supervises a run that a cluster measures."""
+    return procfs.words(pid)[: len(ELSEWHERE)] == ELSEWHERE
+
+
 def is_supervisor(words: tuple[str, ...]) -> bool:
-    """Whether this is a supervisor's command line, once it runs or while it starts."""
+    """Whether this is the command line of a supervisor that measures here, once it runs or while it starts."""
     if words[:2] == SHOWN:
         return not any(words[2:])
     for at, word in enumerate(words[1:], 1):
         if words[at : at + 2] == _STARTED:
-            return True
+            return len(words) != at + _ITS_WORDS
         if not word.startswith("-"):
             return False  # a program's own arguments begin here
     return False

@@ -84,11 +84,13 @@ def launched(
 
 def _nothing_else_active(project: Project, share: Share) -> None:
     """The host's lock is not the only word: somebody may have deleted its file under a run (GPU-14)."""
+    if share.elsewhere:
+        return
     beside = {one.pid for one in neighbours.measuring() if one.on_lanes and share.on_lanes}
     for run in run_dir.list_runs(project.repo_root):
         now = state.conclude(run)
         owner = now.record.owner if now.active and now.record else None
-        if owner and owner.pid not in beside and state.lives(owner):
+        if owner and owner.pid not in beside and state.lives(owner) and not neighbours.elsewhere(owner.pid):
             raise active(run)
 
 

@@ -111,6 +111,8 @@ def take_host(project: Project, sleep: Callable[[float], None] = time.sleep, sha
         if not (host.repo_root == "?" or _is_leaving(host)) or time.monotonic() >= end:
             raise _busy(project, host, share)
         sleep(_LOOK_EVERY_S)
+    if share.elsewhere:
+        return host
     if others := neighbours.under(host_lock.lock_folder(), neighbours.measuring(), on_lanes=share.on_lanes):
         host.release()
         raise Refusal(

@@ -30,6 +30,8 @@ def precheck(project: Project, model: str, stages: Sequence[str] = ("ALL",)) -> 
     subject = project.subject(config, select(table, keys))
     lock = _lock(project)
     load = environment.as_launched(project.env) if lock.status in ("ok", "warn") else _undisturbed
+    if subject.slurm:
+        lock = Check(id="host.free", status="ok", detail="not asked: Slurm places every launch")
     accept = project.host is not None and project.host.gpu_memory_unknown == "accept"
     answer = look(subject, Probes(accepting(read_gpus, accept), read_venv, load), iso(utc_now()))
     checks = (*_host(project), lock, *answer.checks)

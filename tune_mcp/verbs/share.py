@@ -20,20 +20,22 @@ class Share:
     """``count`` launches at once (0: as many as there are lanes) that want these numbers of GPUs.
 
     Without lanes in ``placement`` it is the whole machine; ``why_alone`` says why it is that in spite of lanes.
+    ``elsewhere``: nothing, because a cluster gives each launch a node.
     """
 
     placement: Placement = field(default_factory=Placement)
     needs: frozenset[int] = frozenset({0})
     count: int = 1
     why_alone: str = ""
+    elsewhere: bool = False
 
     @classmethod
     def of(cls, plan: Plan) -> Share:
         """What the supervisor of this plan needs."""
-        settings, tests = plan.settings, plan.tests()
-        needs = frozenset(settings.gpus_per_test.get(test, 0) for test in tests)
-        # A cluster gives each launch a node, and its own GPUs: nothing there is a lane of this machine.
-        placement = Placement() if settings.slurm else settings.placement
+        settings, placement = plan.settings, plan.settings.placement
+        if settings.slurm:
+            return cls(elsewhere=True)
+        needs = frozenset(settings.gpus_per_test.get(test, 0) for test in plan.tests())
         return cls(placement, needs, plan.lanes, _alone(settings) if placement.lanes else "")
 
     @property
@@ -43,6 +45,8 @@ class Share:
 
     def take(self, holder: Holder) -> Claim | Holder:
         """Its locks, or who has them."""
+        if self.elsewhere:
+            return Claim()
         if not self.on_lanes:
             return host_lock.take(holder)
         lanes = self.placement.usable_lanes()
