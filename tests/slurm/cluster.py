@@ -24,7 +24,8 @@ from nvml import H20
 from tune_mcp.files import write_json
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo")
-NODES = ("node1", "node2")
+NODES = tuple(f"node{os.getpid()}x{number}" for number in (1, 2))
+"""A name of each node that no other cluster of this machine has: it stands in the paths of its cgroups."""
 GPUS = 4
 SLURMD_TIMEOUT_S = 10
 _MAJOR = 240  # the kernel keeps 240 to 254 for local use
@@ -235,7 +236,7 @@ PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=
 
     def nodes(self) -> dict[str, str]:
         lines = self.asked("sinfo", "-h", "-N", "-o", "%N %t").split("\n")
-        return dict(line.split() for line in lines if line.count(" ") == 1 and line.startswith("node"))
+        return dict(line.split() for line in lines if line.startswith(NODES))
 
     def jobs(self) -> dict[str, str]:
         """State of every job that Slurm still knows, ended ones too, by ``<id> <name>``."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cluster as clusters
 import pytest
+from calibrations import end_all
 from cluster import Cluster
 
 HERE = Path(__file__).parent
@@ -26,12 +27,13 @@ def site() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def cluster(site: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """The cluster with two idle nodes and nothing queued, before and after."""
+def cluster(site: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """The cluster with two idle nodes and nothing queued; whatever a test leaves is ended."""
     for name, value in site.env.items():
         monkeypatch.setenv(name, value)
     paths = [str(HERE / "node_nvml"), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
     site.fresh()
     yield site
-    site.fresh()
+    end_all(tmp_path)
+    site.cancel_all()
