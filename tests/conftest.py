@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import tune_mcp
 from tune_mcp.supervise import neighbours
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """``rule`` names the rules of the register that a test tries to break."""
     config.addinivalue_line("markers", "rule(*ids): rules of the register that this test tries to break")
+    if not hasattr(config, "workerinput"):
+        # Hundreds of processes import the package, and none leaves bytecode where PYTHONDONTWRITEBYTECODE is set.
+        compileall.compile_dir(tune_mcp.__path__[0], quiet=2)
 
 
 @pytest.fixture(scope="session", autouse=True)

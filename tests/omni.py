@@ -119,7 +119,9 @@ def shipped(machine: Machine, model: str, change: Change | None = None) -> str:
 
 
 def without_gpus(config: dict[str, Any]) -> None:
-    """No test needs a card, and nothing is compared with CI's machine."""
+    """No test needs a card, its pytest loads fewer plugins, and nothing is compared with CI's machine."""
+    more = config.setdefault("pytest_extra_args", {})
+    more |= {test: [*more.get(test, ()), *toy.FEWER_PLUGINS] for test in config["gpus_per_test"]}
     config["gpus_per_test"] = dict.fromkeys(config["gpus_per_test"], 0)
     for source in config["metric_sources"].values():
         for preset in source.get("calibration_presets", {}).values():

@@ -90,7 +90,7 @@ def repeat():
 
 def held(k):
     (STATE / f"launched{k}").open("a").write(f"{os.getpid()}\\n")
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while (STATE / f"hold{k}").exists() and time.monotonic() < end:
         time.sleep(0.01)
 
@@ -123,6 +123,8 @@ def test_speed(results):
 '''
 SOURCE_ROOT = Path(__file__).resolve().parents[1]
 """Where tune_mcp is imported from: a made-up venv that sees our packages has to find our pytest plugin too."""
+FEWER_PLUGINS = ["-p", "no:anyio", "-p", "no:hypothesispytest"]
+"""pytest arguments that leave out what our own environment has and no toy needs: a third of a launch's imports."""
 CONFIG: dict[str, Any] = {
     "name": MODEL,
     "test_globs": ["tests/test_*_ci.py"],
@@ -130,6 +132,7 @@ CONFIG: dict[str, Any] = {
     "stage_base_strip_prefix": "test_",
     "stage_base_strip_suffix": "_ci",
     "gpus_per_test": {"test_toy_ci.py": 0},
+    "pytest_extra_args": {"test_toy_ci.py": FEWER_PLUGINS},
     "metric_sources": {
         "test_toy_ci.py": {
             "json_file": "toy0/result.json",
@@ -162,6 +165,13 @@ def toy_source(samples: int = 4) -> str:
     return SOURCE.replace("@SAMPLES@", str(samples)).replace("@VALUES@", repr(VALUES))
 
 
+def _for_its_files(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration whose every test file, whatever it is called, is started with fewer plugins."""
+    if config.get("pytest_extra_args") != CONFIG["pytest_extra_args"]:
+        return config
+    return {**config, "pytest_extra_args": dict.fromkeys(config["metric_sources"], FEWER_PLUGINS)}
+
+
 def make_toy(
     folder: Path,
     *,
@@ -176,7 +186,7 @@ def make_toy(
     """
     written = {
         TEST_FILE: test_source or toy_source(samples),
-        ".tune/models/toy/config.yaml": json.dumps(config or CONFIG),
+        ".tune/models/toy/config.yaml": json.dumps(_for_its_files(config or CONFIG)),
         ".gitignore": "__pycache__/\n.pytest_cache/\n.tune-runs/\n",
         **(files or {}),
     }
@@ -235,7 +245,7 @@ def steer(project: Project, repeat: int, **parts: Mapping[str, object]) -> None:
 
 
 def hold(project: Project, repeat: int) -> None:
-    """Let the pytest of repeat k wait in its fixture (at most a minute) until ``let_go``."""
+    """Let the pytest of repeat k wait in its fixture (at most two minutes) until ``let_go``."""
     (state_folder(project) / f"hold{repeat}").touch()
 
 
@@ -250,7 +260,7 @@ def launches(project: Project, repeat: int) -> tuple[int, ...]:
     return tuple(int(line) for line in path.read_text().split()) if path.exists() else ()
 
 
-def wait_for(reached: Callable[[], object], limit_s: float = 30.0, what: str = "it") -> None:
+def wait_for(reached: Callable[[], object], limit_s: float = 60.0, what: str = "it") -> None:
     """Look again and again until ``reached()`` is true; bounded."""
     end = time.monotonic() + limit_s
     while not reached():
@@ -285,7 +295,7 @@ def _at_rest(run: RunDir) -> bool:
     return conclude(run).state.at_rest
 
 
-def wait_until_rest(project: Project, run_id: str, limit_s: float = 60.0) -> status.StatusReply:
+def wait_until_rest(project: Project, run_id: str, limit_s: float = 120.0) -> status.StatusReply:
     """Poll ``status`` until no supervisor works on the run; bounded by ``limit_s``."""
     end = time.monotonic() + limit_s
 
@@ -312,6 +322,20 @@ def rewrite_observation(run: RunDir, stage: str, repeat: int, change: Callable[[
     value = json.loads(path.read_text())
     change(value)
     path.write_text(json.dumps(value))
+
+
+@contextmanager
+def at_work(run: RunDir, **facts: object) -> Iterator[None]:
+    """The run as a living supervisor leaves it while pytest runs; ``facts`` of supervisor.json may be others."""
+    record = json.loads(run.supervisor.read_text())
+    work = {"test": TEST_KEY, "repeat": 2, "attempt": 1, "phase": "pytest", "since": "2026-04-23T05:00:00Z"}
+    run.supervisor.write_text(json.dumps({**record, "state": "running", "current": work, "reason": "", **facts}))
+    lock = FileLock.take(run.supervisor_lock, {})
+    assert lock
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 # ---- a run in this process --------------------------------------------------------------------------------------
@@ -407,7 +431,7 @@ def real_pytest(job: Job) -> AttemptResult | None:
     if runner_pid == 0:
         os._exit(_run(job, theirs, ours))
     os.close(theirs)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     try:
         while os.waitid(os.P_PID, runner_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             if time.monotonic() >= end:

@@ -21,7 +21,7 @@ def serving_only(config: dict[str, Any]) -> None:
     config["test_globs"] = [f"tests/test_model/{test}"]
     config["metric_sources"] = {test: config["metric_sources"][test]}
     config["gpus_per_test"] = {test: 0}
-    config.pop("pytest_extra_args", None)
+    config["pytest_extra_args"] = {test: toy.FEWER_PLUGINS}
     config.pop("hf_model_ids_by_test", None)
     config["requires_speaker_sim_by_test"] = {test: False}
     config["hf_datasets_by_test"] = {test: []}
