@@ -242,7 +242,7 @@ def test_a_lock_of_another_process_lives_as_long_as_that_process(
     assert json.loads(path.read_text()) == {"run_id": "r"}, "a refused taker leaves the holder's name alone"
 
     end(holder)
-    holder.wait(timeout=10)
+    holder.wait(timeout=60)
     assert not is_locked(path)
     lock = FileLock.take(path, {"run_id": "mine"})
     assert lock is not None
@@ -261,10 +261,10 @@ def test_a_child_that_inherits_a_lock_keeps_it_when_the_parent_lets_go(tmp_path:
 
     assert child.stdin and bystander.stdin
     child.stdin.close()
-    child.wait(timeout=10)
+    child.wait(timeout=60)
     assert not is_locked(path), "a child that was not handed the lock does not have it"
     bystander.stdin.close()
-    bystander.wait(timeout=10)
+    bystander.wait(timeout=60)
 
 
 def test_a_lock_file_that_does_not_exist_is_free_and_one_that_cannot_be_read_is_unknown(tmp_path: Path) -> None:

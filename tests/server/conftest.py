@@ -23,7 +23,7 @@ from tune_mcp.server.build import build
 from tune_mcp.server.context import server_context
 from tune_mcp.verbs.project import Options, Project
 
-LIMIT_S = 60
+LIMIT_S = 180
 Answer = Callable[[ClientRequestContext, ElicitRequestParams], Awaitable[ElicitResult]]
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 import pytest
 import toy
 from mcp import Client
@@ -33,6 +32,7 @@ from tune_mcp.verbs.report import report
 
 pytestmark = pytest.mark.anyio
 LIST = "the list"
+LIMIT_S = 180
 
 
 @dataclass
@@ -41,6 +41,7 @@ class Heard:
 
     client: Client
     told: list[str] = field(default_factory=list)
+    more: anyio.Event = field(default_factory=anyio.Event)
 
     async def note(self, message: object) -> None:
         match message:
@@ -51,12 +52,14 @@ class Heard:
             case ResourcesListChanged() | ResourceListChangedNotification():
                 self.told.append(LIST)
             case _:
-                pass
+                return
+        self.more.set()
 
     async def until(self, what: str) -> None:
         """Wait for one announcement; the test's own limit bounds it."""
         while what not in self.told:
-            await anyio.lowlevel.checkpoint()
+            self.more = anyio.Event()
+            await self.more.wait()
 
 
 @asynccontextmanager
@@ -69,7 +72,7 @@ async def listening(project: Project, era: str, monkeypatch: pytest.MonkeyPatch,
     async def note(message: Any) -> None:
         await heard[0].note(message)
 
-    with anyio.fail_after(30):
+    with anyio.fail_after(LIMIT_S):
         async with Client(build(), mode=era, message_handler=note) as client, anyio.create_task_group() as group:
             heard.append(Heard(client))
             if era == "legacy":

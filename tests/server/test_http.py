@@ -24,7 +24,7 @@ from mcp.shared._httpx_utils import create_mcp_http_client
 from tune_mcp.errors import Refusal
 from tune_mcp.server.http import HttpOptions, token
 
-LIMIT_S = 60
+LIMIT_S = 180
 TOKEN = "a-token-that-is-long-enough-to-be-one"
 HELLO = {
     "jsonrpc": "2.0",
@@ -77,17 +77,18 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("http")
     secret = written(folder / "token")
     project = toy.make_toy(folder / "repo")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = serve(project.repo_root, "--port", str(port), "--token-file", str(secret))
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
-    try:
-        toy.wait_for(lambda: _listens(port), LIMIT_S, "the server listens")
-        yield Served(port)
-    finally:
-        process.terminate()
-        _, said = process.communicate(timeout=LIMIT_S)
+    with socket.socket() as kept:  # bound all along, so that nobody else is given the port before the server has it
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        port = kept.getsockname()[1]
+        words = serve(project.repo_root, "--port", str(port), "--token-file", str(secret))
+        process = subprocess.Popen(words, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+        try:
+            toy.wait_for(lambda: _listens(port), LIMIT_S, "the server listens")
+            yield Served(port)
+        finally:
+            process.terminate()
+            _, said = process.communicate(timeout=LIMIT_S)
     assert TOKEN not in said
     assert f"http://127.0.0.1:{port}/mcp" in said
 

@@ -84,7 +84,7 @@ class Agent:
                 if any(name in taken for taken in self.tools.values())
             }
             named = [word for word in re.findall(r"(?:call|poll) (\w+)", said) if word in self.tools]
-            step = named[0] if named else None
+            step = step if said.startswith("as before: poll again") else named[0] if named else None
 
 
 @pytest.mark.rule("SCP-05", "ASK-10")

@@ -68,7 +68,7 @@ def test_a_working_state_whose_lock_file_was_taken_away_stands_as_long_as_its_ow
         write_json(run.supervisor, record.model_dump(mode="json"))
 
         alive = state.conclude(run)
-        child.communicate(b"\n", timeout=10)
+        child.communicate(b"\n", timeout=60)
 
     assert (alive.state, alive.liveness, alive.active) == (now, Liveness.UNKNOWN, True)
     assert state.conclude(run).state is RunState.LOST
@@ -83,7 +83,7 @@ def test_an_owner_that_died_and_was_not_reaped_yet_is_dead(run: RunDir) -> None:
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
 
     assert not state.lives(owner)
-    child.wait(timeout=10)
+    child.wait(timeout=60)
 
 
 @pytest.mark.parametrize("now", WAITING + ENDED)
@@ -155,7 +155,7 @@ def test_a_process_is_named_by_boot_pid_and_start() -> None:
     assert (me.boot_id == other.boot_id, me.pid != other.pid, other.start_ticks >= me.start_ticks) == (True,) * 3
     assert child.stdin
     child.stdin.close()
-    child.wait(timeout=10)
+    child.wait(timeout=60)
     assert procfs.start_ticks(child.pid) is None
     with pytest.raises(ProcessLookupError):
         state.owner(child.pid)

@@ -51,12 +51,13 @@ def test_a_script_that_fails_is_named(run: RunDir, command: tuple[str, ...], rea
 @pytest.mark.parametrize("cause", ["limit", "stop"])
 def test_a_script_that_does_not_end_is_ended_with_everything_below_it(run: RunDir, cause: str) -> None:
     pids = run.repo_root / "pids"
-    script = f"sleep 600 & echo $! $$ > {pids}; wait"
+    script = f"sleep 600 & echo $! $$ > {pids}.new; mv {pids}.new {pids}; wait"
 
     def cancelled() -> bool:
-        return cause == "stop" and pids.exists()
+        toy.wait_for(pids.exists, what="the script's tree")
+        return cause == "stop"
 
-    said = cleanup(run, "sh", "-c", script, cancelled=cancelled, limit_s=0.5 if cause == "limit" else 30)
+    said = cleanup(run, "sh", "-c", script, cancelled=cancelled, limit_s=0.5 if cause == "limit" else 120)
 
     assert "was stopped" in said
     left = [int(word) for word in pids.read_text().split()]

@@ -233,7 +233,7 @@ def test_the_lock_of_a_granted_gpu_lives_as_long_as_any_process_that_was_handed_
     grant.release()
 
     assert locked() == ["gpu-GPU-0"]
-    child.communicate(b"\n", timeout=10)
+    child.communicate(b"\n", timeout=60)
     assert locked() == []
 
 

@@ -99,13 +99,13 @@ def test_a_busy_gpu_is_waited_for_its_holder_is_named_and_left_alone_and_then_py
         freeing = threading.Thread(target=free)
         freeing.start()
         found = toy.real_pytest(job)
-        freeing.join(timeout=10)
+        freeing.join(timeout=60)
         return found
 
     run = toy.finished_run(project, 1, attempt)
 
     assert holder.poll() is None, "whoever holds a GPU lives on"
-    holder.communicate(b"\n", timeout=10)
+    holder.communicate(b"\n", timeout=60)
     assert f"held by pid {holder.pid} " in seen[0] and "train.py" in seen[0] and "(16384 MiB)" in seen[0]
     assert "GPU 1: Unknown Error" in seen[0] and "GPU 2 is split (MIG)" in seen[0]
     assert any("GPU 0 17408/97871 MiB busy" in line for line in seen), seen

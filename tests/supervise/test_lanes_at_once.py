@@ -49,7 +49,7 @@ def refused(project: Project, **words: Any) -> Refusal:
     return caught.value
 
 
-@pytest.mark.rule("STR-19", "GPU-14", "GPU-17")
+@pytest.mark.rule("STR-19", "GPU-14", "GPU-17", "CIP-01")
 def test_two_lanes_measure_what_one_does_side_by_side_each_on_its_own_cpus(tmp_path: Path) -> None:
     one, two = laned.make(tmp_path / "one"), laned.make(tmp_path / "two")
     single = toy.start(one, 2)

@@ -55,8 +55,8 @@ def orphaned(project: Project) -> tuple[RunDir, set[int]]:
     assert record is not None and record.owner is not None
     (runner,) = psutil.Process(record.owner.pid).children()
     left = {*toy.launches(project, 1), *escapees.escaped(project).values()}
-    (path,) = run.path.glob("_pytest/*/attempts/*/tree.json")
-    toy.wait_for(lambda: {member.pid for member in _tree(path).members} >= left, what="the record of all of them")
+    path = run.attempt(toy.TEST_KEY, 1, 1) / tree_record.TREE_FILE
+    toy.wait_for(lambda: path.exists() and {one.pid for one in _tree(path).members} >= left, what="the record of all")
     for process in (psutil.Process(record.owner.pid), runner):
         process.kill()
     toy.wait_for(lambda: state.conclude(run).state is state.RunState.LOST and host_lock.current() is None, what="death")

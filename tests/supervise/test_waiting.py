@@ -46,8 +46,8 @@ def test_the_end_of_a_child_wakes_a_look_at_once() -> None:
 def test_the_end_of_a_child_cuts_no_sleep_short() -> None:
     """A GPU that must stay free for three seconds is watched by a probe that ends within them."""
     process = started(
-        f"orders = Orders(); begin = time.monotonic(); child = {CHILD}\n"
-        "orders.wait(0.5)\nprint(child.poll(), time.monotonic() - begin >= 0.5)"
+        "orders = Orders(); begin = time.monotonic(); child = subprocess.Popen(['true'])\n"
+        "orders.wait(0.5)\nprint(child.wait(), time.monotonic() - begin >= 0.5)"
     )
     assert said(process, end_input=False) == "0 True"
 

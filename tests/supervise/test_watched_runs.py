@@ -117,7 +117,7 @@ def test_a_healthy_pytest_lives_whatever_its_log_says_and_a_failed_threshold_is_
 @pytest.mark.rule("WDG-01", "XPY-05")
 def test_a_pytest_that_stands_still_is_told_then_stopped_then_tried_again(tmp_path: Path) -> None:
     project = watched(
-        tmp_path, ONCE, "first and time.sleep(600)", no_progress={"alert_after_s": 0.5, "stop_after_s": 1.0}
+        tmp_path, ONCE, "first and time.sleep(600)", no_progress={"alert_after_s": 1.0, "stop_after_s": 3.0}
     )
 
     run = toy.finished_run(project, 1, toy.real_pytest)
