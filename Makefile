@@ -72,8 +72,8 @@ lint: $(VENV)/.dev ## formatting, style, types, and which package may import whi
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
-kills: $(VENV)/.dev ## kill processes of real runs at 205 random moments (TUNE_FAULT_SEED=N; 3 minutes)
-	TUNE_FAULT_KILLS=205 $(BIN)/python -m pytest -q -s $(PARALLEL) tests/faults/test_kills.py
+kills: $(VENV)/.dev ## kill processes of real runs at 205 random moments, 20 on two lanes (TUNE_FAULT_SEED=N; 3 minutes)
+	TUNE_FAULT_KILLS=205 TUNE_LANE_KILLS=20 $(BIN)/python -m pytest -q -s $(PARALLEL) tests/faults/test_kills.py
 
 faults: $(VENV)/.dev ## kill runs and edit, copy and delete their files at random, 300 and 1,200 rounds (TUNE_FAULT_SEED=N; an hour)
 	TUNE_FAULT_ROUNDS=$${TUNE_FAULT_ROUNDS:-300} $(BIN)/python -m pytest -q -s tests/faults/test_tampering.py

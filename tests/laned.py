@@ -29,7 +29,7 @@ def held(k):
     }
     with (STATE / "where").open("a") as out:
         out.write(json.dumps(fact) + "\\\\n")
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while (STATE / f"hold-{stem}-{k}").exists() and time.monotonic() < end:
         time.sleep(0.01)
     with (STATE / "where").open("a") as out:

@@ -71,19 +71,19 @@ print(json.dumps({"kib": after - before, "longest": max(len(page.text()) for pag
 
 
 def zeros(log: Path) -> str:
-    """Half a GiB of nothing, then an end."""
+    """A quarter of a GiB of nothing, then an end."""
     with log.open("wb") as stream:
-        stream.truncate(2**29)
+        stream.truncate(2**28)
         stream.seek(0, 2)
         stream.write(b"\n\ncuda: CUDA out of memory\nlast line\n")
     return "out of memory"
 
 
 def one_line(log: Path) -> str:
-    """A line of 200 MB, then an end."""
+    """A line of 100 MB, then an end."""
     with log.open("wb") as stream:
         stream.write(b"first\n")
-        for _ in range(200):
+        for _ in range(100):
             stream.write(b"x" * 1_000_000)
         stream.write(b"\nSegmentation fault\nlast line\n")
     return "segmentation fault"
@@ -93,7 +93,7 @@ def open_line(log: Path) -> str:
     """The same without an end."""
     one_line(log)
     with log.open("r+b") as stream:
-        stream.truncate(150_000_000)
+        stream.truncate(75_000_000)
     return ""
 
 

@@ -16,7 +16,6 @@ import toy
 from mcp_types import ElicitResult
 
 from tune_mcp.apply import transaction
-from tune_mcp.files import FileLock
 from tune_mcp.server import forms
 from tune_mcp.verbs.apply import undo
 from tune_mcp.verbs.project import Project
@@ -448,13 +447,11 @@ async def test_nobody_is_asked_about_a_plan_that_apply_would_refuse(
         await session.call("report", run_id=run_id)
         assert (await session.refused("apply", run_id=run_id, plan_id="0" * 16, mode="full"))["code"] == "STALE_PLAN"
         run = project.run(run_id)
-        lock = FileLock.take(run.supervisor_lock, {})
-        assert lock is not None
         finished = run.supervisor.read_text()
-        run.supervisor.write_text('{"state": "running", "heartbeat_at": 0}')
-        assert (await session.refused("apply", run_id=run_id, plan_id=plan_id, mode="smart"))["code"] == "RUN_ACTIVE"
+        with toy.at_work(run):
+            found = await session.refused("apply", run_id=run_id, plan_id=plan_id, mode="smart")
+        assert found["code"] == "RUN_ACTIVE"
         run.supervisor.write_text(finished)
-        lock.release()
         toy.rewrite_observation(run, "toy_speed", 1, lambda content: content["metrics"].update(rtf_mean=None))
         assert (await session.refused("apply", run_id=run_id, plan_id=plan_id, mode="smart"))["code"] == "NOT_STRICT"
 

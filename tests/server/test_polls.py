@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import toy
 
-from tune_mcp.files import FileLock
 from tune_mcp.run_dir import RunDir
 from tune_mcp.verbs.project import Project
 
 pytestmark = pytest.mark.anyio
-WORK = {"test": toy.TEST_KEY, "repeat": 2, "attempt": 1, "phase": "pytest", "since": "2026-04-23T05:00:00Z"}
-
-
-@contextmanager
-def at_work(run: RunDir) -> Iterator[None]:
-    """The run as a living supervisor leaves it while pytest runs."""
-    record = json.loads(run.supervisor.read_text())
-    run.supervisor.write_text(json.dumps({**record, "state": "running", "current": WORK, "reason": ""}))
-    lock = FileLock.take(run.supervisor_lock, {})
-    assert lock
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def happened(run: RunDir) -> None:
@@ -44,7 +27,7 @@ async def test_a_poll_without_news_is_short_in_both_forms_and_still_counts(
 ) -> None:
     run = toy.finished_run(project)
     run.observation("toy_speed", 2).unlink()
-    with at_work(run):
+    with toy.at_work(run):
         async with connect(project.repo_root, era) as session:
             whole_text, whole = await session.call("status", run_id=run.run_id)
             text, facts = await session.call("status", run_id=run.run_id, wait_s=0.1)
@@ -62,7 +45,7 @@ async def test_a_poll_without_news_is_short_in_both_forms_and_still_counts(
 async def test_unchanged_means_since_the_last_answer_to_this_client(connect: Any, project: Project, era: str) -> None:
     run = toy.finished_run(project)
     run.observation("toy_speed", 2).unlink()  # who has seen the last cell waits for the run's end
-    with at_work(run):
+    with toy.at_work(run):
         async with connect(project.repo_root, era) as one, connect(project.repo_root, era) as other:
             await one.call("status", run_id=run.run_id)
             happened(run)
@@ -78,10 +61,10 @@ async def test_unchanged_means_since_the_last_answer_to_this_client(connect: Any
 
 @pytest.mark.rule("STR-15", "STR-13", "SCP-05")
 async def test_the_last_poll_holds_the_end_with_its_last_cell_and_the_strict_matrix(
-    connect: Any, project: Project, era: str
+    connect: Any, project: Project
 ) -> None:
     run = toy.start_and_hold(project, repeats=2, repeat=2)
-    async with connect(project.repo_root, era) as session:
+    async with connect(project.repo_root) as session:
         before = (await session.call("status", run_id=run.run_id))[1]
         toy.let_go(project, 2)
         text, facts = await session.call("status", run_id=run.run_id, wait_s=50)

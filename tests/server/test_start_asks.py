@@ -14,6 +14,7 @@ from tune_mcp.config import loader
 from tune_mcp.config.loader import ConfigPlaces
 from tune_mcp.discover.aliases import expand
 from tune_mcp.errors import Refusal
+from tune_mcp.supervise import host_lock
 from tune_mcp.verbs import start_run
 from tune_mcp.verbs.project import Options, Project
 
@@ -82,10 +83,12 @@ async def test_a_call_that_names_everything_asks_nothing(connect: Any, project: 
 @pytest.mark.rule("ASK-11")
 async def test_nobody_is_asked_while_a_run_is_active(connect: Any, project: Project, era: str) -> None:
     person = Person({"model": "toy"})
-    run = toy.start_and_hold(project)
+    run = toy.finished_run(project)
+    lock = host_lock.take(host_lock.Holder(run.run_id, str(run.path), str(project.repo_root)))
+    assert not isinstance(lock, host_lock.Holder)
     async with connect(project.repo_root, era, answer=person) as session:
         refusal = await session.refused("start_run")
-        await session.call("stop_run", run_id=run.run_id, reason="the test is over")
+    lock.release()
 
     assert (refusal["code"], person.forms) == ("INVALID_ARGUMENT", [])
 

@@ -359,14 +359,6 @@ def test_a_crash_in_the_middle_of_an_apply_is_mended_by_the_next_report(
 
 @pytest.mark.rule("APL-24", "STR-18")
 def test_a_run_that_is_active_gives_no_report(project: Project, run: RunDir) -> None:
-    from tune_mcp.files import FileLock
-
     plan_id = planned(project, run)
-    record = json.loads(run.supervisor.read_text())
-    run.supervisor.write_text(json.dumps({**record, "state": "running"}))
-    lock = FileLock.take(run.supervisor_lock, {})
-    assert lock
-    try:
+    with toy.at_work(run):
         assert codes(project, run, plan_id) == ["RUN_ACTIVE"] * 3
-    finally:
-        lock.release()

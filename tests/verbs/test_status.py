@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import jsonschema
@@ -14,7 +12,6 @@ import toy
 from tune_mcp.contract.reply import TEXT_LIMIT
 from tune_mcp.contract.status import StatusReply
 from tune_mcp.errors import Refusal
-from tune_mcp.files import FileLock
 from tune_mcp.gpus import Gpu, GpuReading, Presence
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import state
@@ -27,21 +24,7 @@ from tune_mcp.verbs.report import report
 from tune_mcp.verbs.status import status
 from tune_mcp.verbs.strict_audit import strict_audit
 
-WORK = {"test": "test_toy_ci", "repeat": 2, "attempt": 1, "phase": "pytest", "since": "2026-04-23T05:00:00Z"}
 ALERT = Alert(name="disk full", cause="a file system is full", remedy="free space", since="2026-04-23T05:00:00Z")
-
-
-@contextmanager
-def at_work(run: RunDir, **facts: object) -> Iterator[None]:
-    """The run as a living supervisor leaves it while pytest runs."""
-    record = json.loads(run.supervisor.read_text())
-    run.supervisor.write_text(json.dumps({**record, "state": "running", "current": WORK, "reason": "", **facts}))
-    lock = FileLock.take(run.supervisor_lock, {})
-    assert lock
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def saw(run: RunDir, *gpus: Gpu) -> None:
@@ -53,7 +36,7 @@ def saw(run: RunDir, *gpus: Gpu) -> None:
 def test_one_poll_holds_status_audit_gpus_and_the_end_of_the_active_log(project: Project, run: RunDir) -> None:
     run.log("test_toy_ci", 2).write_text("".join(f"line {number}\n" for number in range(100)))
     saw(run, Gpu(0, "GPU-0", "H20", 1024, 97871, 37, ()))
-    with at_work(run):
+    with toy.at_work(run):
         now = status(project, run.run_id)
         audit = strict_audit(project, run.run_id)
 
@@ -69,7 +52,7 @@ def test_one_poll_holds_status_audit_gpus_and_the_end_of_the_active_log(project:
 @pytest.mark.rule("POL-04")
 def test_the_end_of_a_log_of_long_lines_leaves_the_reply_small(project: Project, run: RunDir) -> None:
     run.log("test_toy_ci", 2).write_text(f"HF_TOKEN=hf_abcdefghSECRET {'x' * 5000}\n" * 50)
-    with at_work(run, alerts=[ALERT.model_dump()] * 50):
+    with toy.at_work(run, alerts=[ALERT.model_dump()] * 50):
         now = status(project, run.run_id)
     assert 1 <= len(now.pytest_tail) <= 30 and sum(map(len, now.pytest_tail)) <= 1200
     assert "SECRET" not in now.text() and len(now.text()) <= TEXT_LIMIT
@@ -84,7 +67,7 @@ def test_a_run_at_rest_has_no_active_log_and_no_open_alert(project: Project, run
 
 @pytest.mark.rule("WDG-11", "POL-12")
 def test_open_alerts_and_the_roles_of_the_processes_are_in_every_poll(project: Project, run: RunDir) -> None:
-    with at_work(run, alerts=[ALERT.model_dump()], processes={"compiler": 3, "pytest": 1}):
+    with toy.at_work(run, alerts=[ALERT.model_dump()], processes={"compiler": 3, "pytest": 1}):
         now = status(project, run.run_id)
     assert now.alerts == ("disk full: a file system is full. To do: free space",)
     assert now.processes == {"compiler": 3, "pytest": 1}
@@ -102,7 +85,7 @@ def test_the_hosts_own_ceiling_counts_where_it_is_lower(tmp_path: Path, policy: 
     log = [line for line in run.events.read_text().splitlines(True) if '"kind": "observed"' not in line]
     run.events.write_text("".join(log))  # nobody knows yet how long it takes
 
-    with at_work(run):
+    with toy.at_work(run):
         now = status(project, run.run_id)
         without_host = status(toy.open_project(root), run.run_id)
 
@@ -154,7 +137,7 @@ def test_status_is_the_same_typed_record_in_every_state(project: Project, run: R
     record = json.loads(run.supervisor.read_text())
     run.supervisor.write_text(json.dumps({**record, "state": "running" if state == "lost" else state}))
     if state == "running":
-        with at_work(run):
+        with toy.at_work(run):
             now = status(project, run.run_id)
     else:
         now = status(project, run.run_id)
