@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tune_mcp.apply.literals import Edit, Replacement, number_text, prove, rewrite
+from tune_mcp.apply.literals import Edit, Planned, number_text, prove, rewrite
 from tune_mcp.discover.constants import parse_module
 from tune_mcp.discover.places import split_source
 from tune_mcp.errors import Code, Refusal
@@ -278,7 +278,7 @@ def test_the_file_s_own_future_imports_count_and_ours_do_not() -> None:
 )
 def test_the_proof_rejects_any_result_but_the_planned_one(forged: bytes) -> None:
     old = b"X = 0.5\nY = 0.5\nZ = 'a'  # c\n"
-    planned = [Replacement(parse_module(old, PATH).find("X", None), "0.4", 0.4)]
+    planned = [Planned("X", parse_module(old, PATH).find("X", None), "0.4")]
     prove(old, old.replace(b"0.5", b"0.4", 1), PATH, planned)
     with pytest.raises(RuntimeError):
         prove(old, forged, PATH, planned)
@@ -287,11 +287,11 @@ def test_the_proof_rejects_any_result_but_the_planned_one(forged: bytes) -> None
 def test_the_proof_rejects_an_edit_of_a_comment_and_a_value_of_the_wrong_type() -> None:
     old = b"X = 0.4  # 0.5\n"
     literal = parse_module(old, PATH).find("X", None)
-    astray = Replacement(replace(literal, start=11, end=14), "0.4", 0.4)
-    with pytest.raises(RuntimeError, match="not found"):
+    astray = Planned("X", replace(literal, start=11, end=14), "0.4")
+    with pytest.raises(RuntimeError, match="not in the plan"):
         prove(old, b"X = 0.4  # 0.4\n", PATH, [astray])
-    with pytest.raises(RuntimeError, match="not the value in the file"):
-        prove(old, b"X = 1  # 0.5\n", PATH, [Replacement(literal, "1", 1.0)])
+    with pytest.raises(RuntimeError, match=r"does not read as 1\.0"):
+        prove(old, b"X = 1  # 0.5\n", PATH, [Planned("X", literal, "1.0")])
 
 
 # -- any module ------------------------------------------------------------------------------------------------------

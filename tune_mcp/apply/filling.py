@@ -1,35 +1,21 @@
 """The first value of a threshold: a number in the place of ``None``, or an entry in a dict literal that lacks it.
 
 The entry is written as the dict's own entries are: in their line, or on a line of its own with their indentation, with
-a trailing comma where they have one; an empty table becomes ``{8: {"key": value}}``. After the edit the result is
-proved: it compiles, its tree is the old one with exactly these values in it, and every comment is still there
-(APL-15, APL-16).
+a trailing comma where they have one; an empty table becomes ``{8: {"key": value}}``.
 """
 
 from __future__ import annotations
 
 import ast
-import io
 import re
-import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tune_mcp.discover.blanks import Blank, BlankForm
-from tune_mcp.discover.constants import parse_module
-from tune_mcp.discover.source_tree import SourceTree, parsed_expression, read_tree
+from tune_mcp.discover.source_tree import SourceTree, read_tree
 from tune_mcp.errors import Code, Refusal
 
 _INDENT = b"    "
-
-
-@dataclass(frozen=True)
-class Filling:
-    """A place without a value, and the text of the number that comes there."""
-
-    source: str
-    blank: Blank
-    text: str
 
 
 @dataclass(frozen=True)
@@ -41,17 +27,15 @@ class _Change:
     text: bytes
 
 
-def fill(data: bytes, path: str, fillings: Sequence[Filling]) -> bytes:
-    """The bytes of ``path`` with every place filled.
+def fill(data: bytes, path: str, values: Sequence[tuple[Blank, str]]) -> bytes:
+    """The bytes of ``path`` with the text of a number in every place.
 
     Raises ``Refusal`` THRESHOLD_UNKNOWN for a dict whose layout leaves no place that is beyond doubt.
     """
-    if not fillings:
-        return data
     source = read_tree(data, path)
-    places: dict[tuple[int, int], list[Filling]] = {}
-    for one in fillings:
-        places.setdefault((one.blank.start, one.blank.end), []).append(one)
+    places: dict[tuple[int, int], list[tuple[Blank, str]]] = {}
+    for blank, text in values:
+        places.setdefault((blank.start, blank.end), []).append((blank, text))
     nodes = {source.span(node): node for node in ast.walk(source.tree) if isinstance(node, (ast.Constant, ast.Dict))}
     changes: list[_Change] = []
     for span, mine in places.items():
@@ -59,21 +43,19 @@ def fill(data: bytes, path: str, fillings: Sequence[Filling]) -> bytes:
         if isinstance(node, ast.Dict):
             changes += _entries(source, node, _texts(source, node, mine))
         else:
-            changes.append(_Change(*span, mine[0].text.encode()))
-    new = data
+            changes.append(_Change(*span, mine[0][1].encode()))
     for change in sorted(changes, key=lambda one: one.start, reverse=True):
-        new = new[: change.start] + change.text + new[change.end :]
-    _prove(source, new, places)
-    return new
+        data = data[: change.start] + change.text + data[change.end :]
+    return data
 
 
-def _texts(source: SourceTree, node: ast.Dict, mine: Sequence[Filling]) -> list[bytes]:
+def _texts(source: SourceTree, node: ast.Dict, mine: Sequence[tuple[Blank, str]]) -> list[bytes]:
     """The new entries of a dict as text."""
-    quote = _quote(source, node)
-    entries = ", ".join(f"{quote}{one.blank.subkey}{quote}: {one.text}" for one in mine)
-    if mine[0].blank.form is BlankForm.NO_TABLE:
-        return [f"{mine[0].blank.concurrency}: {{{entries}}}".encode()]
-    return [f"{quote}{one.blank.subkey}{quote}: {one.text}".encode() for one in mine]
+    quote, table = _quote(source, node), mine[0][0]
+    entries = [f"{quote}{blank.subkey}{quote}: {text}".encode() for blank, text in mine]
+    if table.form is BlankForm.NO_TABLE:
+        return [f"{table.concurrency}: ".encode() + b"{" + b", ".join(entries) + b"}"]
+    return entries
 
 
 def _quote(source: SourceTree, node: ast.Dict) -> str:
@@ -159,42 +141,3 @@ def _no_place(source: SourceTree, node: ast.Dict) -> Refusal:
         "put its closing brace on a line of its own, commit, and start a new run; or write the first value by hand",
         {"file": source.path, "line": node.lineno},
     )
-
-
-def _prove(before: SourceTree, new: bytes, places: dict[tuple[int, int], list[Filling]]) -> None:
-    """Check the meaning and the comments of the edited file. Raises ``RuntimeError``: a bug."""
-    path = before.path
-    compile(new, path, "exec", dont_inherit=True)
-    after = read_tree(new, path)
-
-    class Filled(ast.NodeTransformer):
-        def visit(self, node: ast.AST) -> ast.AST:
-            mine = places.get(before.span(node), []) if isinstance(node, (ast.Constant, ast.Dict)) else []
-            # Positions inside an f-string are not reliable before Python 3.12; no place is in one.
-            node = node if isinstance(node, ast.JoinedStr) else self.generic_visit(node)
-            if mine and isinstance(node, ast.Constant):
-                return parsed_expression(mine[0].text)
-            if mine and isinstance(node, ast.Dict):
-                added = ast.Dict(
-                    [ast.Constant(one.blank.subkey) for one in mine], [parsed_expression(one.text) for one in mine]
-                )
-                if mine[0].blank.form is BlankForm.NO_TABLE:
-                    added = ast.Dict([parsed_expression(str(mine[0].blank.concurrency))], [added])
-                return ast.Dict([*node.keys, *added.keys], [*node.values, *added.values])
-            return node
-
-    expected = Filled().visit(read_tree(before.data, path).tree)
-    if ast.dump(expected) != ast.dump(after.tree):
-        raise RuntimeError(f"{path}: something changed that is not in the plan")
-    if _comments(before.data) != _comments(new):
-        raise RuntimeError(f"{path}: a comment was lost")
-    module = parse_module(new, path)
-    for one in (one for mine in places.values() for one in mine):
-        literal = module.find(one.source, one.blank.concurrency)
-        if literal.token != one.text:
-            raise RuntimeError(f"{path}: {one.source} does not read as {one.text} after the edit")
-
-
-def _comments(data: bytes) -> list[str]:
-    tokens = tokenize.tokenize(io.BytesIO(data).readline)
-    return [token.string for token in tokens if token.type == tokenize.COMMENT]

@@ -6,10 +6,11 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tune_mcp.apply.literals import Place
 from tune_mcp.config.stages import Stage
 from tune_mcp.discover.assertions import AssertionReader
-from tune_mcp.discover.blanks import Blank, lines_with
-from tune_mcp.discover.constants import ModuleConstants, NumberLiteral
+from tune_mcp.discover.blanks import lines_with
+from tune_mcp.discover.constants import ModuleConstants
 from tune_mcp.discover.places import names_in, split_source
 from tune_mcp.discover.python_files import PythonFiles
 from tune_mcp.errors import Code, Refusal
@@ -75,10 +76,6 @@ class Concurrency:
 
 Trouble = tuple[Code, str]
 """Why a literal may not be written: the code of the refusal and one sentence."""
-
-
-Place = NumberLiteral | Blank
-"""Where the value of a threshold is, or where its first one comes."""
 
 
 def locate(
