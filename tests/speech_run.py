@@ -14,8 +14,8 @@ from tune_mcp.contract.apply import Applied
 from tune_mcp.files import dump_json, sha256_bytes, sha256_file, write_atomic, write_json
 from tune_mcp.observe.audit import Audit, audit
 from tune_mcp.observe.observation import Attempt, Counts, Observation
+from tune_mcp.observe.worst import direction_text
 from tune_mcp.report.facts import ReportFacts
-from tune_mcp.report.figures import direction_text
 from tune_mcp.report.write import read_report, record_applied, write_report
 from tune_mcp.run_dir import RUNS_FOLDER, RunDir, iso
 from tune_mcp.session import events, plan

@@ -7,8 +7,9 @@ from apply.gates import gate
 
 from tune_mcp.apply.doubts import DoubtKind, at_edge, fails_text, find, other_unit, other_value, passing_value
 from tune_mcp.config.stages import Display, Number, Stage, StageMetric, WorstOp
+from tune_mcp.contract.apply_plan import Direction
 from tune_mcp.discover.assertions import Gate, Unread, UnreadKind
-from tune_mcp.observe.worst import Direction, Worst, direction
+from tune_mcp.observe.worst import Worst, direction
 
 UNREAD = Unread("a helper that nobody can follow", UnreadKind.UNCLEAR)
 LOW = 'assert result["acc"] >= LIMIT'

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from tune_mcp.apply.literals import Edit, rewrite
 from tune_mcp.config.stages import Display, GroupPolicy, Number, WorstOp
+from tune_mcp.contract.apply_plan import Direction
 from tune_mcp.discover.constants import parse_module
-from tune_mcp.observe.worst import Direction, direction, write_value
+from tune_mcp.observe.worst import direction, write_value
 
 PATH = "tests/test_asr.py"
 _POLICIES = [GroupPolicy(rounding=rounding) for rounding in ("raw", "ceil4", "display", "ceil_int")]

@@ -7,8 +7,9 @@ import pytest
 from tune_mcp.apply.doubts import DoubtKind, find
 from tune_mcp.config.loader import ConfigPlaces
 from tune_mcp.config.stages_yaml import load_stages
+from tune_mcp.contract.apply_plan import Direction
 from tune_mcp.discover.assertions import Unread, UnreadKind
-from tune_mcp.observe.worst import Direction, Worst
+from tune_mcp.observe.worst import Worst
 
 SPEED = load_stages(ConfigPlaces.resolve(None, None).config_path("tts").with_name("stages.yaml"))["qwen3_asr_speed"]
 

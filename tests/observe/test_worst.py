@@ -10,7 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tune_mcp.config.stages import Display, GroupPolicy, Rounding, WorstOp
-from tune_mcp.observe.worst import Direction, direction, shown, write_value
+from tune_mcp.contract.apply_plan import Direction
+from tune_mcp.observe.worst import direction, shown, write_value
 
 NUMBERS = st.floats(min_value=-1e9, max_value=1e9, allow_nan=False) | st.integers(-(10**9), 10**9)
 ROUNDINGS = st.sampled_from(["raw", "ceil4", "ceil_int", "display"])

@@ -3,11 +3,10 @@ from __future__ import annotations
 import pytest
 
 from tune_mcp.config.stages import Display
+from tune_mcp.observe.worst import change_percent, direction_text
 from tune_mcp.report.figures import (
     brief,
     chance_text,
-    change_percent,
-    direction_text,
     percent,
     plain,
     reading_digits,

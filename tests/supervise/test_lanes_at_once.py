@@ -30,7 +30,7 @@ from tune_mcp.verbs.stop_run import stop_run
 
 def worst(project: Project, run: RunDir) -> dict[tuple[str, str], float | None]:
     report(project, run.run_id)
-    return {(row.stage_key, row.metric_key): row.worst_raw for row in apply_plan(project, run.run_id).rows}
+    return {row.key: row.worst_raw for row in apply_plan(project, run.run_id).rows}
 
 
 def counted(run: RunDir) -> dict[tuple[str, int], int]:

@@ -160,7 +160,7 @@ def test_the_diff_of_the_plan_is_exactly_what_apply_writes_and_nothing_is_writte
     files = sorted(run.path.rglob("*"))
     plan = apply_plan(project, run.run_id)
     assert sorted(run.path.rglob("*")) == files
-    assert set(plan.rows[0].model_dump()) == {
+    assert set(plan.model_dump()["rows"][0]) == {
         "stage_key", "metric_key", "stage_group", "calibration_preset", "variant", "file", "source", "source_kind",
         "symbol", "subkey", "concurrency", "worst_op", "per_run_raw", "worst_raw", "worst_rounded", "write_value",
         "current_raw", "direction", "decision", "reason",

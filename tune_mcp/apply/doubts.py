@@ -9,8 +9,9 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from enum import StrEnum
 
 from tune_mcp.config.stages import Number, WorstOp
+from tune_mcp.contract.apply_plan import Direction
 from tune_mcp.discover.assertions import Gate, Unread, UnreadKind
-from tune_mcp.observe.worst import Direction, Worst
+from tune_mcp.observe.worst import Worst
 
 _SPEED = "speed"
 _DECIMALS = range(4, -1, -1)

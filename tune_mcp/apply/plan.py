@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import unified_diff
 from pathlib import Path
-from typing import Literal
 
 from tune_mcp.apply import doubts, reading, reality
 from tune_mcp.apply.doubts import Doubt
@@ -19,7 +18,8 @@ from tune_mcp.apply.literals import Edit, rewrite
 from tune_mcp.apply.locating import Concurrency, Files, locate
 from tune_mcp.apply.readers import Readers
 from tune_mcp.apply.reality import Outcome, Outcomes
-from tune_mcp.config.stages import GroupPolicy, Number, Stage, WorstOp
+from tune_mcp.config.stages import GroupPolicy, Number, Stage
+from tune_mcp.contract.apply_plan import Direction, PlanRow, Smart
 from tune_mcp.contract.report import FailedTest
 from tune_mcp.discover.assertions import BOUND, Gate, Unread, UnreadKind
 from tune_mcp.discover.blanks import Blank
@@ -29,32 +29,21 @@ from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import digest
 from tune_mcp.observe.audit import Audit
 from tune_mcp.observe.observation import Failure
-from tune_mcp.observe.worst import Direction, Worst, direction, worst_of_n
+from tune_mcp.observe.worst import Worst, direction, direction_text, worst_of_n
 from tune_mcp.session.plan import Plan
 
-Decision = Literal["auto", "skip", "ask"]
 
+@dataclass(frozen=True, kw_only=True)
+class Row(PlanRow):
+    """A row of the plan, with what it was made of.
 
-@dataclass(frozen=True)
-class Row:
-    """One metric of the plan; the fields are those of the published plan.
-
-    ``decision`` is what mode smart does: write (auto), leave (skip), or ask a person (ask). ``reason`` says why.
     ``literal`` is where the present value stands, ``blank`` where the first one comes; both None when there is no place
     beyond doubt, ``code`` is then the refusal of whoever asks for an edit. ``doubts`` are what a person must see before
     the value is written, ``gate`` is what the test asserts, as far as it can be read and pytest did not contradict it.
     """
 
     worst: Worst
-    file: str
-    source_kind: Literal["bare", "nested"]
-    symbol: str
-    subkey: str | None
-    concurrency: int | None
     literal: NumberLiteral | None
-    direction: Direction
-    decision: Decision
-    reason: str
     code: Code | None = None
     doubts: tuple[Doubt, ...] = ()
     gate: Gate | Unread | None = None
@@ -66,24 +55,9 @@ class Row:
         return self.worst.stage
 
     @property
-    def key(self) -> tuple[str, str]:
-        """(stage key, metric key): how a decision names the row."""
-        return self.stage.key, self.worst.metric_key
-
-    @property
-    def worst_op(self) -> WorstOp:
-        """``min`` for a lower bound, ``max`` for an upper bound."""
-        return self.worst.worst_op
-
-    @property
-    def write_value(self) -> Number:
-        """The number to write."""
-        return self.worst.write_value
-
-    @property
-    def current_raw(self) -> Number | None:
-        """The number that stands in the file now; None when unknown."""
-        return self.literal.value if self.literal else None
+    def writable(self) -> bool:
+        """Whether a mode may write the row: its place is known, and it would change."""
+        return self.decision != "skip"
 
     @property
     def place_known(self) -> bool:
@@ -96,19 +70,17 @@ class Row:
         place = self.literal or self.blank
         return place.line if place else None
 
-    @property
-    def place(self) -> str:
-        """The source with the concurrency resolved: ``_X_P95[8]['throughput_qps']`` (APL-20)."""
-        if self.subkey is None or self.concurrency is None:
-            return self.worst.source
-        return f"{self.symbol}[{self.concurrency}]['{self.subkey}']"
+    def change(self, value: Number | None = None) -> str:
+        """What writing ``value`` (default: the plan's) would do: ``loosens (-7.9%)`` (APL-21)."""
+        new = self.write_value if value is None else value
+        return direction_text(self.worst_op, self.current_raw, new, first=self.blank is not None)
 
     def edit(self, value: Number | None = None, text: str | None = None) -> Edit:
         """The edit that writes ``value`` (default: the plan's) over the present literal, or where there is none yet."""
         if not self.place_known:
             raise ValueError(f"{self.place} has no place to write to")
         return Edit(
-            source=self.worst.source,
+            source=self.source,
             concurrency=self.concurrency,
             old_token=self.literal.token if self.literal else None,
             old_value=self.current_raw,
@@ -148,7 +120,7 @@ class ApplyPlan:
         chosen = self.rows if rows is None else rows
         parts: list[str] = []
         for file, before in self.contents.items():
-            edits = [row.edit() for row in chosen if row.file == file and row.place_known and writable(row)]
+            edits = [row.edit() for row in chosen if row.file == file and row.place_known and row.writable]
             after = rewrite(before, file, edits) if edits else before
             parts += _diff(file, before.decode(), after.decode())
         return "".join(parts)
@@ -159,11 +131,6 @@ def _diff(file: str, before: str, after: str) -> Iterator[str]:
     old, new = ([line for line in re.split(r"(?<=\n)", text) if line] for text in (before, after))
     for line in unified_diff(old, new, f"a/{file}", f"b/{file}", n=1):
         yield line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
-
-
-def writable(row: Row) -> bool:
-    """Whether a mode writes the row without asking: its literal is known, and it would change."""
-    return row.decision != "skip"
 
 
 @dataclass(frozen=True)
@@ -258,6 +225,7 @@ def _unknown(row: Row, why: str) -> Row:
         row,
         literal=None,
         blank=None,
+        current_raw=None,
         direction=Direction.UNKNOWN,
         decision="skip",
         reason=why,
@@ -279,17 +247,29 @@ def _row(
     found = Direction.FIRST if blank else found
     decision, reason = _smart(found, policy, worst.stage.group)
     return Row(
-        worst=worst,
+        stage_key=worst.stage.key,
+        metric_key=worst.metric_key,
+        stage_group=worst.stage.group,
+        calibration_preset=worst.stage.calibration_preset,
+        variant=worst.stage.variant,
         file=module.path,
+        source=worst.source,
         source_kind="nested" if subkey else "bare",
         symbol=symbol,
         subkey=subkey,
         concurrency=place.concurrency if place else (concurrency.value() if subkey else None),
-        literal=literal,
-        blank=blank,
+        worst_op=worst.worst_op,
+        per_run_raw=worst.per_run_raw,
+        worst_raw=worst.worst_raw,
+        worst_rounded=worst.worst_rounded,
+        write_value=worst.write_value,
+        current_raw=literal.value if literal else None,
         direction=found,
         decision=decision,
         reason=trouble[1] if trouble else reason,
+        worst=worst,
+        literal=literal,
+        blank=blank,
         code=trouble[0] if trouble else None,
     )
 
@@ -312,7 +292,7 @@ def _alone(row: Row, readers: Readers) -> Row:
     """A threshold that an unmeasured test reads too is not tightened unless a person says so."""
     if row.direction not in (Direction.TIGHTENS, Direction.FIRST):
         return row
-    other = readers.unmeasured(row.file, row.worst.source)
+    other = readers.unmeasured(row.file, row.source)
     if other is None:
         return row
     if row.direction is Direction.FIRST:
@@ -322,7 +302,7 @@ def _alone(row: Row, readers: Readers) -> Row:
 
 def _doubted(row: Row, contradicted: str, plan: Plan) -> Row:
     """The row with what a person must see first: with a doubt it is never written by a mode alone."""
-    if not writable(row) or row.gate is None:
+    if not row.writable or row.gate is None:
         return replace(row, reason=f"{row.reason}; {contradicted}") if contradicted else row
     found = tuple(doubts.find(row.worst, row.current_raw, row.direction, row.gate, contradicted, plan.repeats))
     if isinstance(row.gate, Gate):
@@ -334,7 +314,7 @@ def _doubted(row: Row, contradicted: str, plan: Plan) -> Row:
     return replace(row, doubts=found, decision="ask", reason="; ".join(doubt.text for doubt in found))
 
 
-def _smart(found: Direction, policy: GroupPolicy, group: str) -> tuple[Decision, str]:
+def _smart(found: Direction, policy: GroupPolicy, group: str) -> tuple[Smart, str]:
     """Rules APL-05 and APL-17, in this order: unknown, equal, automatic, ask."""
     if found is Direction.UNKNOWN:
         return "skip", "the present value cannot be located; never edited"

@@ -117,7 +117,7 @@ def _asked(
     run: RunDir, proposal: ApplyPlan, mode: Mode, given: Sequence[Decision], otherwise: Otherwise | None
 ) -> list[Decision]:
     """The decisions given, those answered before, and an answer to every open question; each is kept as it comes."""
-    named = {(one.stage_key, one.metric_key): one for one in given}
+    named = {one.key: one for one in given}
     if otherwise is not None:
         return list(named.values())
     for row in questions.open_questions(proposal, mode, named):

@@ -28,6 +28,11 @@ class Decision(BaseModel):
     choice: Literal["keep", "apply", "custom"]
     value: str | StrictInt | StrictFloat | None = None
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """(stage key, metric key): the row of the plan that it is about."""
+        return self.stage_key, self.metric_key
+
 
 class Applied(Frozen):
     """One literal that was written; ``symbol`` has its concurrency resolved. ``old`` None: it was the first value."""
@@ -40,6 +45,11 @@ class Applied(Frozen):
     old: Number | None
     new: Number
     direction: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(stage key, metric key)."""
+        return self.stage_key, self.metric_key
 
 
 class ApplyReply(Reply):

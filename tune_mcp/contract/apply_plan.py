@@ -4,24 +4,40 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import ClassVar, Literal
 
-from pydantic import Field
-
-from tune_mcp.config.stages import Frozen, Number
+from tune_mcp.config.stages import Number, WorstOp
 from tune_mcp.contract.apply import Decision
 from tune_mcp.contract.reply import TEXT_LIMIT, Reply, size
 from tune_mcp.contract.report import DIRTY, FailedTest
 
 _ROWS_SHOWN = 60
-
-
 _DIFF_LIMIT = 3500
 _DECISIONS_LIMIT = 3000
 
 
-class PlanRow(Frozen):
-    """One metric of the apply plan; the published fields."""
+class Direction(StrEnum):
+    """What writing the value would do to CI; derived from the worst operator, never from the sign alone (APL-21).
+
+    FIRST: there was no value, so a gate that was absent begins to gate. In the order in which people are shown them.
+    """
+
+    LOOSENS = "loosens"
+    FIRST = "first baseline"
+    UNKNOWN = "unknown"
+    TIGHTENS = "tightens"
+    EQUAL = "equal"
+
+
+Smart = Literal["auto", "skip", "ask"]
+"""What mode smart does: write, leave, or ask a person."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRow:
+    """One metric of the apply plan; the published fields. ``decision`` is that of mode smart, ``reason`` says why."""
 
     stage_key: str
     metric_key: str
@@ -34,17 +50,27 @@ class PlanRow(Frozen):
     symbol: str
     subkey: str | None
     concurrency: int | None
-    worst_op: Literal["min", "max"]
+    worst_op: WorstOp
     per_run_raw: tuple[Number, ...]
     worst_raw: Number
     worst_rounded: float
     write_value: Number
     current_raw: Number | None
-    direction: str
-    decision: Literal["auto", "skip", "ask"]
+    direction: Direction
+    decision: Smart
     reason: str
-    place: str = Field(exclude=True)
-    """The literal as its file spells it, for the text."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(stage key, metric key): how a decision names the row."""
+        return self.stage_key, self.metric_key
+
+    @property
+    def place(self) -> str:
+        """The source with the concurrency resolved: ``_X_P95[8]['throughput_qps']`` (APL-20)."""
+        if self.subkey is None or self.concurrency is None:
+            return self.source
+        return f"{self.symbol}[{self.concurrency}]['{self.subkey}']"
 
 
 class ApplyPlanReply(Reply):
@@ -67,9 +93,9 @@ class ApplyPlanReply(Reply):
 
     def typed(self) -> dict[str, object]:
         """The same facts, what a person must look at first; the diff only where the rows leave space for it."""
-        rows = [row.model_dump(mode="json") for row in self._sorted()]
         decisions = [one.model_dump(exclude_none=True) for one in self.decisions]
-        facts = super().typed() | {"rows": rows, "decisions": decisions, "rows_total": len(rows)}
+        first = self.model_copy(update={"rows": tuple(self._sorted())})
+        facts = super(ApplyPlanReply, first).typed() | {"decisions": decisions, "rows_total": len(self.rows)}
         return facts if size(facts) <= TEXT_LIMIT - 200 else {**facts, "diff": ""}
 
     def whole(self) -> str | None:
@@ -77,8 +103,7 @@ class ApplyPlanReply(Reply):
         return f"tune://runs/{self.run_id}/apply_plan"
 
     def _sorted(self) -> list[PlanRow]:
-        order = {"loosens": 0, "first baseline": 1, "unknown": 2, "tightens": 3, "equal": 4}
-        return sorted(self.rows, key=lambda row: order[row.direction])
+        return sorted(self.rows, key=lambda row: [*Direction].index(row.direction))
 
     def lines(self) -> Iterable[str]:
         """One line a metric, loosening ones first, then the diff as far as there is space."""

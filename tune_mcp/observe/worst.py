@@ -4,27 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
-from enum import StrEnum
 
 from tune_mcp.config.stages import Display, GroupPolicy, Number, Stage, WorstOp
+from tune_mcp.contract.apply_plan import Direction
 from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.observe.audit import AuditedStage
 
 _EXACT = 700
 """Digits of decimal arithmetic: every float, however large or small, and its decimals (the default holds 28)."""
-
-
-class Direction(StrEnum):
-    """What writing the value would do to CI; derived from the worst operator, never from the sign alone (APL-21).
-
-    FIRST: there was no value, so a gate that was absent begins to gate.
-    """
-
-    TIGHTENS = "tightens"
-    LOOSENS = "loosens"
-    EQUAL = "equal"
-    UNKNOWN = "unknown"
-    FIRST = "first baseline"
 
 
 @dataclass(frozen=True)
@@ -128,3 +115,23 @@ def direction(worst: WorstOp, old: Number | None, new: Number) -> Direction:
         return Direction.EQUAL
     higher = new > old
     return Direction.TIGHTENS if higher is (worst == "min") else Direction.LOOSENS
+
+
+def change_percent(old: Number, new: Number) -> float | None:
+    """Signed percent change of the raw value against the old one; None when the old one is 0."""
+    if old == 0:
+        return None
+    before, after = Decimal(repr(old)), Decimal(repr(new))
+    return float((after - before) / abs(before) * 100)
+
+
+def direction_text(worst: WorstOp, old: Number | None, new: Number, *, first: bool = False) -> str:
+    """``tightens (+2.1%)``, ``loosens (-7.9%)``, ``loosens (n/a)`` when old is 0, ``equal``, ``unknown`` (APL-21).
+
+    ``first``: there was no value, as opposed to one that is not known.
+    """
+    found = Direction.FIRST if first and old is None else direction(worst, old, new)
+    if old is None or found in (Direction.EQUAL, Direction.UNKNOWN):
+        return str(found)
+    change = change_percent(old, new)
+    return f"{found} ({'n/a' if change is None else f'{change:+.1f}%'})"

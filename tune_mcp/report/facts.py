@@ -6,18 +6,17 @@ Frozen and complete: a renderer computes nothing but layout, so three renderings
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
 
 from pydantic import Field
 
 from tune_mcp.config.stages import Family, Frozen, Number, WorstOp
 from tune_mcp.contract.apply import Applied
+from tune_mcp.contract.apply_plan import Direction, Smart
 from tune_mcp.contract.precheck import Check
 from tune_mcp.contract.report import FailedTest
 from tune_mcp.contract.strict_audit import Cell, HostRow
 from tune_mcp.observe.observation import Attempt
-from tune_mcp.observe.worst import Direction
-from tune_mcp.report.figures import direction_text
+from tune_mcp.observe.worst import direction_text
 from tune_mcp.report.shape import Flag
 from tune_mcp.report.statistics import Chance, FailChance, Spread
 from tune_mcp.session.plan import Sha, Source
@@ -27,9 +26,6 @@ SCHEMA_VERSION = 4
 DRIFT = 0.10
 """Of a reference over all its calibrations; more is said aloud."""
 _LAST_GROUPS = ("speed", "reliability")
-
-
-_LOUDEST = (Direction.LOOSENS, Direction.FIRST, Direction.UNKNOWN, Direction.TIGHTENS, Direction.EQUAL)
 
 
 class AssertedFacts(Frozen):
@@ -79,7 +75,7 @@ class MetricFacts(Frozen):
     write_value: Number
     direction: Direction
     change_percent: float | None
-    decision: Literal["auto", "skip", "ask"]
+    decision: Smart
     reason: str
     asserted: AssertedFacts | None
     limit_present: float | None
@@ -353,9 +349,11 @@ class ReportFacts(Frozen):
         return [found[name] for name in sorted(found, key=lambda name: name in _LAST_GROUPS)]
 
     def loudest_first(self) -> list[tuple[StageFacts, MetricFacts]]:
-        """All metrics, by direction as ``_LOUDEST`` says, the largest change of each first."""
-        order = {way: number for number, way in enumerate(_LOUDEST)}
-        return sorted(self.metrics(), key=lambda pair: (order[pair[1].direction], -abs(pair[1].change_percent or 0.0)))
+        """All metrics, by direction, the largest change of each first."""
+        order = [*Direction]
+        return sorted(
+            self.metrics(), key=lambda pair: (order.index(pair[1].direction), -abs(pair[1].change_percent or 0.0))
+        )
 
     def count(self, wanted: Direction) -> int:
         """How many metrics would move that way."""

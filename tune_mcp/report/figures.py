@@ -1,4 +1,4 @@
-"""Numbers and directions as text: one spelling for all three renderings (rules RPT-08, APL-20, APL-21)."""
+"""Numbers as text: one spelling for all three renderings (rules RPT-08, APL-20)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from decimal import Decimal
 
-from tune_mcp.config.stages import Display, Number, WorstOp
-from tune_mcp.observe.worst import Direction, direction, shown
+from tune_mcp.config.stages import Display, Number
+from tune_mcp.observe.worst import shown
 from tune_mcp.report.statistics import Chance
 
 
@@ -47,26 +47,6 @@ def reading_digits(values: Sequence[Number], display: Display) -> int:
 def shown_text(raw: Number, scale: float, digits: int) -> str:
     """The number for reading: scaled, then rounded, with exactly ``digits`` decimals."""
     return f"{shown(raw, Display(label='', scale=scale, digits=digits)):.{digits}f}"
-
-
-def change_percent(old: Number, new: Number) -> float | None:
-    """Signed percent change of the raw value against the old one; None when the old one is 0."""
-    if old == 0:
-        return None
-    before, after = Decimal(repr(old)), Decimal(repr(new))
-    return float((after - before) / abs(before) * 100)
-
-
-def direction_text(worst: WorstOp, old: Number | None, new: Number, *, first: bool = False) -> str:
-    """``tightens (+2.1%)``, ``loosens (-7.9%)``, ``loosens (n/a)`` when old is 0, ``equal``, ``unknown`` (APL-21).
-
-    ``first``: there was no value, as opposed to one that is not known.
-    """
-    found = Direction.FIRST if first and old is None else direction(worst, old, new)
-    if old is None or found in (Direction.EQUAL, Direction.UNKNOWN):
-        return str(found)
-    change = change_percent(old, new)
-    return f"{found} ({'n/a' if change is None else f'{change:+.1f}%'})"
 
 
 def percent(share: float | None, digits: int = 1) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from tune_mcp.observe.worst import Direction
+from tune_mcp.contract.apply_plan import Direction
 from tune_mcp.report import figures, hosts, since, wording
 from tune_mcp.report.facts import ReportFacts
 from tune_mcp.report.strip import strip

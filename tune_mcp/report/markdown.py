@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from tune_mcp.observe.worst import Direction
+from tune_mcp.contract.apply_plan import Direction
 from tune_mcp.report import hosts, since, wording
 from tune_mcp.report.earlier import embedded
 from tune_mcp.report.facts import MetricFacts, ReportFacts, StageFacts

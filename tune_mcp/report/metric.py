@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from tune_mcp.apply.plan import Row
 from tune_mcp.config.stages import Number, Stage
 from tune_mcp.discover.assertions import Gate, Unread, UnreadKind
+from tune_mcp.observe.worst import change_percent
 from tune_mcp.report import shape, statistics
 from tune_mcp.report.facts import AssertedFacts, MetricFacts
-from tune_mcp.report.figures import change_percent, reading_digits
+from tune_mcp.report.figures import reading_digits
 from tune_mcp.report.noise import Noise
 from tune_mcp.report.threshold_history import HistoryReader, loosened_in_a_row
 
@@ -31,7 +32,7 @@ class MetricReader:
                 yield self._one(stage, row)
 
     def _one(self, stage: Stage, row: Row) -> MetricFacts:
-        worst, display = row.worst, stage.metrics[row.worst.metric_key].display
+        worst, display = row.worst, stage.metrics[row.metric_key].display
         values, current, proposed = worst.per_run_raw, row.current_raw, row.write_value
         gate = row.gate or Unread("not read", UnreadKind.UNCLEAR)
         described = statistics.spread(values)

@@ -99,7 +99,7 @@ def read(
 
 def _series(row: Row, family: Family, samples: int | None) -> tuple[Family, Series]:
     """The row's family, ``count`` for whole numbers that are shown as such, and its series with its step."""
-    values, display = row.worst.per_run_raw, row.stage.metrics[row.worst.metric_key].display
+    values, display = row.per_run_raw, row.stage.metrics[row.metric_key].display
     step = shape.quantum(values, samples, is_share=family == "accuracy")
     if display.digits == 0 and display.scale == 1 and all(float(value).is_integer() for value in values):
         family, step = "count", 1.0

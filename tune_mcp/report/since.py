@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tune_mcp.observe.worst import Direction, direction
+from tune_mcp.contract.apply_plan import Direction
+from tune_mcp.observe.worst import direction, direction_text
 from tune_mcp.report.facts import (
     MetricFacts,
     OptimisationFacts,
@@ -16,7 +17,6 @@ from tune_mcp.report.facts import (
     SeenFacts,
     StageFacts,
 )
-from tune_mcp.report.figures import direction_text
 from tune_mcp.session.provenance import ChangedFile
 from tune_mcp.words import number_of
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tune_mcp.observe.worst import Direction
+from tune_mcp.contract.apply_plan import Direction
 from tune_mcp.report.facts import MetricFacts
 from tune_mcp.report.figures import shown_text
 

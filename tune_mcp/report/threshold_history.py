@@ -9,9 +9,10 @@ from pathlib import Path
 
 from tune_mcp.apply.plan import Row
 from tune_mcp.config.stages import Number
+from tune_mcp.contract.apply_plan import Direction
 from tune_mcp.discover.constants import ModuleConstants, parse_module
 from tune_mcp.errors import Refusal
-from tune_mcp.observe.worst import Direction, direction
+from tune_mcp.observe.worst import direction
 from tune_mcp.report.facts import PastFacts
 from tune_mcp.session import provenance
 from tune_mcp.session.provenance import Commit
@@ -69,6 +70,6 @@ def loosened_in_a_row(row: Row, past: Sequence[PastFacts]) -> int:
 
 def _value(module: ModuleConstants | None, row: Row) -> Number | None:
     try:
-        return None if module is None else module.find(row.worst.source, row.concurrency).value
+        return None if module is None else module.find(row.source, row.concurrency).value
     except Refusal:
         return None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 from tune_mcp.config.stages import Number
-from tune_mcp.observe.worst import Direction
+from tune_mcp.contract.apply_plan import Direction
 from tune_mcp.report import since
 from tune_mcp.report.facts import (
     MetricFacts,

@@ -291,8 +291,8 @@ def _agreed(project: Project, call: _Call, *, asked: bool, how: object, failures
         raise
     rows = questions.asked_one_by_one(proposal, agreement.mode) if word is None else ()
     single = {row.key for row in rows}
-    brought = [one for one in call.decisions if (one.stage_key, one.metric_key) not in {*stored, *single}]
-    named = {**{(one.stage_key, one.metric_key): one for one in brought}, **stored}
+    brought = [one for one in call.decisions if one.key not in {*stored, *single}]
+    named = {**{one.key: one for one in brought}, **stored}
     with_mode = [] if word else questions.agreed_with_mode(proposal, agreement.mode, named)
     return _Word(
         agreement.mode,

@@ -93,8 +93,8 @@ def decisions_of(form: Form) -> list[Decision]:
             values = dict.fromkeys(unclear, f"{text} (of which question?)")
     return [
         Decision(
-            stage_key=row.stage.key,
-            metric_key=row.worst.metric_key,
+            stage_key=row.stage_key,
+            metric_key=row.metric_key,
             choice=choices[number],
             value=values[number] if choices[number] == "custom" else None,
         )

@@ -32,7 +32,7 @@ class Answers(Frozen):
 
     def by_metric(self) -> dict[tuple[str, str], Decision]:
         """(stage key, metric key) -> decision."""
-        return {(one.stage_key, one.metric_key): one for one in self.decisions}
+        return {one.key: one for one in self.decisions}
 
 
 def load(run: RunDir, plan_id: str) -> Answers:
@@ -59,7 +59,7 @@ def store(run: RunDir, plan_id: str, **said: object) -> None:
 
 def store_decisions(run: RunDir, plan_id: str, decisions: Sequence[Decision]) -> None:
     """Keep decisions; a later one on the same metric wins."""
-    known = load(run, plan_id).by_metric() | {(one.stage_key, one.metric_key): one for one in decisions}
+    known = load(run, plan_id).by_metric() | {one.key: one for one in decisions}
     store(run, plan_id, decisions=(*known.values(),))
 
 

@@ -17,12 +17,11 @@ from tune_mcp.apply.literals import rewrite
 from tune_mcp.apply.plan import ApplyPlan, Row
 from tune_mcp.config.stages import Number
 from tune_mcp.contract.apply import Applied, ApplyReply, Decision, Mode, Otherwise, UndoReply
+from tune_mcp.contract.apply_plan import Direction
 from tune_mcp.contract.report import DIRTY
 from tune_mcp.discover.assertions import Gate
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import sha256_bytes
-from tune_mcp.observe.worst import Direction
-from tune_mcp.report.figures import direction_text
 from tune_mcp.run_dir import RunDir, iso, utc_now
 from tune_mcp.session import events
 from tune_mcp.supervise import environment
@@ -201,30 +200,30 @@ def _applied(row: Row, value: Number) -> Applied:
     return Applied(
         file=row.file,
         symbol=row.place,
-        stage_key=row.stage.key,
-        metric_key=row.worst.metric_key,
+        stage_key=row.stage_key,
+        metric_key=row.metric_key,
         worst_op=row.worst_op,
         old=old,
         new=value,
-        direction=direction_text(row.worst_op, old, value, first=row.blank is not None),
+        direction=row.change(value),
     )
 
 
 def _kept(row: Row, decided: Mapping[tuple[str, str], Decision]) -> Kept:
     decision = decided.get(row.key)
     return Kept(
-        stage_key=row.stage.key,
-        metric_key=row.worst.metric_key,
+        stage_key=row.stage_key,
+        metric_key=row.metric_key,
         symbol=row.place,
         current=row.current_raw,
         proposed=row.write_value,
-        direction=direction_text(row.worst_op, row.current_raw, row.write_value, first=row.blank is not None),
+        direction=row.change(),
         why="a person decided so" if decision and decision.choice == "keep" else row.reason,
     )
 
 
 def _names(proposal: ApplyPlan, applied: Sequence[Applied]) -> tuple[str, ...]:
-    written = {(one.stage_key, one.metric_key) for one in applied}
+    written = {one.key for one in applied}
     return tuple("/".join(row.key) for row in proposal.rows if row.key not in written)
 
 

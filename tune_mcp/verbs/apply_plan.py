@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from tune_mcp.actions import Step, ToClient, call
-from tune_mcp.apply import plan as plans
-from tune_mcp.apply.plan import ApplyPlan, Row
-from tune_mcp.contract.apply_plan import ApplyPlanReply, PlanRow
+from tune_mcp.apply.plan import ApplyPlan
+from tune_mcp.contract.apply_plan import ApplyPlanReply
 from tune_mcp.verbs import pull_request, pytest_outcomes, questions
 from tune_mcp.verbs.apply_proposal import propose
 from tune_mcp.verbs.gates import Evidence
@@ -24,8 +23,8 @@ def apply_plan(project: Project, run_id: str) -> ApplyPlanReply:
 def plan_reply(project: Project, found: Evidence, proposal: ApplyPlan) -> ApplyPlanReply:
     """What a caller sees of a plan."""
     run_id = found.run.run_id
-    rows = tuple(_row(row) for row in proposal.rows)
-    changes = any(plans.writable(row) for row in proposal.rows)
+    rows = proposal.rows
+    changes = any(row.writable for row in proposal.rows)
     asks = sum(row.decision == "ask" for row in rows)
     if found.plan.legacy:
         advice = Step(
@@ -60,33 +59,6 @@ def plan_reply(project: Project, found: Evidence, proposal: ApplyPlan) -> ApplyP
 
 def _files(project: Project, found: Evidence, proposal: ApplyPlan) -> tuple[str, ...]:
     """Every file that mode full would write: the edited ones, and the catalogue that holds their digests."""
-    edited = sorted({row.file for row in proposal.rows if plans.writable(row) and row.place_known})
+    edited = sorted({row.file for row in proposal.rows if row.writable and row.place_known})
     catalogue = pull_request.catalogue(project, found.plan.model)
     return (*edited, *([catalogue.name] if edited and catalogue.path.is_file() else []))
-
-
-def _row(row: Row) -> PlanRow:
-    """The row as a caller sees it."""
-    return PlanRow(
-        stage_key=row.stage.key,
-        metric_key=row.worst.metric_key,
-        stage_group=row.stage.group,
-        calibration_preset=row.stage.calibration_preset,
-        variant=row.stage.variant,
-        file=row.file,
-        source=row.worst.source,
-        source_kind=row.source_kind,
-        symbol=row.symbol,
-        subkey=row.subkey,
-        concurrency=row.concurrency,
-        worst_op=row.worst_op,
-        per_run_raw=row.worst.per_run_raw,
-        worst_raw=row.worst.worst_raw,
-        worst_rounded=row.worst.worst_rounded,
-        write_value=row.write_value,
-        current_raw=row.current_raw,
-        direction=str(row.direction),
-        decision=row.decision,
-        reason=row.reason,
-        place=row.place,
-    )

@@ -199,7 +199,7 @@ def refresh_report(run: RunDir, report: ReportFacts, records: Sequence[Record]) 
 
     A value that was written twice has its first old value and its last new one.
     """
-    from tune_mcp.report.figures import direction_text
+    from tune_mcp.observe.worst import direction_text
     from tune_mcp.report.write import record_applied
 
     rows: dict[tuple[str, str], Applied] = {}

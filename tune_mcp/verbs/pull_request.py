@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from tune_mcp.contract.apply_plan import Direction
 from tune_mcp.files import sha256_file, write_atomic
-from tune_mcp.observe.worst import Direction
 from tune_mcp.report import wording
 from tune_mcp.report.facts import OptimisationFacts, ReportFacts, SeenFacts
 from tune_mcp.report.figures import old_text, plain

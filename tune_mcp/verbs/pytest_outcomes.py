@@ -97,7 +97,7 @@ def before(run: RunDir) -> Before:
     found: dict[tuple[str, str], Number | None] = {}
     for record in apply_recovery.in_effect(run):
         for one in record.applied:
-            found.setdefault((one.stage_key, one.metric_key), one.old)
+            found.setdefault(one.key, one.old)
     return found
 
 

@@ -9,15 +9,13 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
 from tune_mcp.apply import doubts
-from tune_mcp.apply import plan as plans
 from tune_mcp.apply.plan import ApplyPlan, Row
 from tune_mcp.config.stages import Number
 from tune_mcp.contract.apply import CHOICES, MODES, STANDING, Decision, Mode, Otherwise
+from tune_mcp.contract.apply_plan import Direction
 from tune_mcp.contract.report import FailedTest
 from tune_mcp.discover.assertions import Gate
 from tune_mcp.errors import Code, Json, Refusal
-from tune_mcp.observe.worst import Direction
-from tune_mcp.report.figures import direction_text
 from tune_mcp.verbs.project import Project
 from tune_mcp.words import number_of
 
@@ -33,7 +31,7 @@ def wants_word(row: Row, mode: Mode) -> bool:
     In smart every row that is asked about, in full every one that loosens, that would get its first value (CI begins to
     gate on it), or that the plan has a doubt about.
     """
-    if mode == "report" or not plans.writable(row):
+    if mode == "report" or not row.writable:
         return False
     return row.decision == "ask" if mode == "smart" else row.direction in _LISTED_IN_FULL or bool(row.doubts)
 
@@ -66,7 +64,7 @@ def completed(
 
 
 def _decision(row: Row, choice: Otherwise) -> Decision:
-    return Decision(stage_key=row.stage.key, metric_key=row.worst.metric_key, choice=choice)
+    return Decision(stage_key=row.stage_key, metric_key=row.metric_key, choice=choice)
 
 
 def summary(proposal: ApplyPlan, mode: Mode) -> str:
@@ -84,11 +82,7 @@ def summary(proposal: ApplyPlan, mode: Mode) -> str:
 
 
 def _movement(row: Row) -> str:
-    return f"{'/'.join(row.key)}: {_present(row)} -> {row.write_value!r}, {_change(row)}"
-
-
-def _change(row: Row) -> str:
-    return direction_text(row.worst_op, row.current_raw, row.write_value, first=row.blank is not None)
+    return f"{'/'.join(row.key)}: {_present(row)} -> {row.write_value!r}, {row.change()}"
 
 
 def _present(row: Row) -> str:
@@ -108,10 +102,10 @@ def question(rows: Sequence[Row], plan_id: str) -> str:
 
 
 def _facts(row: Row) -> str:
-    runs = ", ".join(repr(value) for value in row.worst.per_run_raw)
+    runs = ", ".join(repr(value) for value in row.per_run_raw)
     remarks = "".join(f"\n{doubt.text}" for doubt in row.doubts)
     return (
-        f"{row.stage.key}: {row.place} in {row.file} {_change(row)}.\nobserved per run: {runs}\n"
+        f"{row.stage_key}: {row.place} in {row.file} {row.change()}.\nobserved per run: {runs}\n"
         f"present value: {_present(row)}, worst of N: {row.write_value!r}{remarks}"
     )
 
@@ -125,9 +119,7 @@ def _asked(row: Row) -> str:
     """Why the row needs a word; what smart writes by itself is asked about in full because it loosens."""
     if row.decision != "auto":
         return row.reason
-    return (
-        f"{row.current_raw!r} -> {row.write_value!r} {direction_text(row.worst_op, row.current_raw, row.write_value)}"
-    )
+    return f"{row.current_raw!r} -> {row.write_value!r} {row.change()}"
 
 
 def missing(project: Project, run_id: str, rows: Sequence[Row]) -> Refusal:
@@ -147,7 +139,7 @@ def missing(project: Project, run_id: str, rows: Sequence[Row]) -> Refusal:
         f"decisions={listed}; otherwise=keep or otherwise=apply is the user's word on all that "
         f"decisions does not name. A person may also run: {terminal(project, run_id)}",
         {
-            "missing": [{"stage_key": row.stage.key, "metric_key": row.worst.metric_key} for row in rows],
+            "missing": [{"stage_key": row.stage_key, "metric_key": row.metric_key} for row in rows],
             "decisions": decisions,
             "choices": [*CHOICES],
             "reasons": {"/".join(row.key): _asked(row) for row in rows},
@@ -258,7 +250,7 @@ def _judged(
 
 
 def _checked(proposal: ApplyPlan, decision: Decision) -> Row:
-    row = proposal.row(decision.stage_key, decision.metric_key)
+    row = proposal.row(*decision.key)
     if row.code is not None and decision.choice != "keep":
         raise Refusal(row.code, "APL-17", f"{row.place}: {row.reason}", "leave it, or fix the file")
     if decision.choice == "custom":
@@ -269,7 +261,7 @@ def _checked(proposal: ApplyPlan, decision: Decision) -> Row:
 
 
 def _bad(row: Row, what: str) -> Refusal:
-    facts: dict[str, Json] = {"stage_key": row.stage.key, "metric_key": row.worst.metric_key}
+    facts: dict[str, Json] = {"stage_key": row.stage_key, "metric_key": row.metric_key}
     return Refusal(
         Code.DECISION_INVALID, ("APL-13", "APL-11"), f"{'/'.join(row.key)} {what}", "give that decision again", facts
     )
@@ -291,7 +283,7 @@ def custom_value(row: Row, decision: Decision) -> tuple[Number, str]:
         value, finite = 0, False
     if not finite:
         raise _bad(row, "needs a finite number as custom value")
-    worst = row.worst.worst_raw
+    worst = row.worst_raw
     if value > worst if row.worst_op == "min" else value < worst:
         raise _bad(row, f"custom value {text} is tighter than the observed worst {worst!r}; CI would fail at once")
     if isinstance(row.gate, Gate) and (why := doubts.fails_text(row.worst, row.gate, value)):
@@ -310,6 +302,6 @@ def chosen_values(
             continue
         if decision and decision.choice == "custom":
             values[row.key] = custom_value(row, decision)
-        elif decision or (plans.writable(row) and (mode == "full" or row.decision == "auto")):
+        elif decision or (row.writable and (mode == "full" or row.decision == "auto")):
             values[row.key] = (row.write_value, None)
     return values

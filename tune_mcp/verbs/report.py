@@ -8,12 +8,12 @@ from pathlib import Path
 
 from tune_mcp.actions import Step, ToClient, call
 from tune_mcp.apply.plan import ApplyPlan, Row
+from tune_mcp.contract.apply_plan import Direction
 from tune_mcp.contract.report import DIRTY, ReportReply
 from tune_mcp.errors import Refusal
 from tune_mcp.files import read_plain
-from tune_mcp.observe.worst import Direction
+from tune_mcp.observe.worst import change_percent
 from tune_mcp.report import earlier, since, wording
-from tune_mcp.report.figures import change_percent, direction_text
 from tune_mcp.report.suite import CiGate
 from tune_mcp.report.write import read_report, write_report
 from tune_mcp.run_dir import utc_now
@@ -107,5 +107,5 @@ def _loudest(proposal: ApplyPlan) -> list[Row]:
 
 
 def _movement(row: Row) -> str:
-    change = direction_text(row.worst_op, row.current_raw, row.write_value)
-    return f"{row.stage.key} {row.place}: {row.current_raw!r} -> {row.write_value!r}, {change}"
+    change = row.change()
+    return f"{row.stage_key} {row.place}: {row.current_raw!r} -> {row.write_value!r}, {change}"
