@@ -18,8 +18,8 @@ from tune_mcp.cli.install import CLIENTS
 from tune_mcp.cli.main import main, parser
 from tune_mcp.cli.words import Words
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.verbs import apply_proposal, questions
-from tune_mcp.verbs.apply_plan import apply_plan
+from tune_mcp.verbs import questions
+from tune_mcp.verbs.apply_plan import apply_plan, proposal_for
 from tune_mcp.verbs.precheck import precheck
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.report import report
@@ -164,7 +164,7 @@ def test_every_command_in_every_text_quotes_the_repositorys_path(
     plan = apply_plan(awkward, run)
     told += [
         plan.text(),
-        str(questions.missing(awkward, run, apply_proposal.proposal_for(awkward, run, None).plan.rows)),
+        str(questions.missing(awkward, run, proposal_for(awkward, run, None).plan.rows)),
     ]
     for words in (
         ("catalog",), ("catalog", toy.MODEL), ("discover", toy.MODEL), ("precheck", toy.MODEL), ("status",),

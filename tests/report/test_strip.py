@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from tune_mcp.report.strip import strip
+from tune_mcp.report.html import strip
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from speech_run import applied
 
 from tune_mcp.files import parse_json
 from tune_mcp.report import wording
-from tune_mcp.report.collect import report_digest
-from tune_mcp.report.write import by_hand, read_report, read_whole
+from tune_mcp.report.write import by_hand, read_report, read_whole, report_digest
 from tune_mcp.run_dir import RunDir
 
 ROW = applied("tts_wer", "TTS_WER_MAX_CORPUS", 0.0122, 0.0131, "max")

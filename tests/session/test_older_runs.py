@@ -12,9 +12,8 @@ import toy
 
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir
-from tune_mcp.verbs import apply_proposal
 from tune_mcp.verbs.apply import apply
-from tune_mcp.verbs.apply_plan import apply_plan
+from tune_mcp.verbs.apply_plan import apply_plan, askable
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.report import report
 from tune_mcp.verbs.resume_run import resume_run
@@ -180,7 +179,7 @@ def test_numbers_that_no_supervisor_recorded_are_never_written_however_strict_th
 
     for call in (
         lambda: apply(project, RUN_ID, plan.plan_id, mode),
-        lambda: apply_proposal.askable(project, RUN_ID, plan.plan_id),
+        lambda: askable(project, RUN_ID, plan.plan_id),
     ):
         with pytest.raises(Refusal, match=r"^FOREIGN_ARTIFACT \[SES-06\].*not continued or applied"):
             call()

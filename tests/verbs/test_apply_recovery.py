@@ -25,9 +25,9 @@ from tune_mcp.run_dir import RunDir
 from tune_mcp.server import serve
 from tune_mcp.server.context import server_context
 from tune_mcp.session import events
-from tune_mcp.verbs import answers, apply_proposal, apply_recovery
+from tune_mcp.verbs import answers, apply_recovery
 from tune_mcp.verbs.apply import apply, undo
-from tune_mcp.verbs.apply_plan import apply_plan
+from tune_mcp.verbs.apply_plan import apply_plan, proposal_for
 from tune_mcp.verbs.project import Options, Project
 from tune_mcp.verbs.report import report
 from tune_mcp.verbs.start_run import start_run
@@ -136,7 +136,7 @@ def new(repo: Repo) -> dict[str, bytes]:
 @pytest.fixture
 def planned(repo: Repo) -> object:
     """The gates are passed once and not at each of hundreds of steps."""
-    found = apply_proposal.proposal_for(repo.project, repo.run.run_id, repo.plan_id)
+    found = proposal_for(repo.project, repo.run.run_id, repo.plan_id)
     with mock.patch("tune_mcp.verbs.apply.proposal_for", lambda *_: found):
         yield
 

@@ -14,9 +14,9 @@ from tune_mcp.contract.apply import ApplyReply, Decision
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
-from tune_mcp.verbs import apply_proposal, apply_recovery
+from tune_mcp.verbs import apply_recovery
 from tune_mcp.verbs.apply import apply, declined, undo
-from tune_mcp.verbs.apply_plan import apply_plan
+from tune_mcp.verbs.apply_plan import apply_plan, proposal_for
 from tune_mcp.verbs.discover import discover
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.report import report
@@ -57,10 +57,10 @@ def test_it_is_refused_without_a_finished_report(applied: tuple[Project, RunDir,
     whole = run.report_md.read_text()
     run.report_md.write_text(whole + "{{CONTEXT: samples}}\n")
     with pytest.raises(Refusal, match=r"^UNRESOLVED_CONTEXT"):
-        apply_proposal.proposal_for(project, run.run_id)
+        proposal_for(project, run.run_id)
     run.report_json.unlink()
     with pytest.raises(Refusal, match=r"^NOT_REPORTED"):
-        apply_proposal.proposal_for(project, run.run_id)
+        proposal_for(project, run.run_id)
 
 
 @pytest.mark.rule("VCS-04", "VCS-03")
@@ -184,7 +184,7 @@ def test_a_plan_is_answered_once_and_a_run_that_is_not_strict_not_at_all(mixed: 
     project, run, plan_id = mixed
     apply(project, run.run_id, plan_id, "full", otherwise="apply")
     with pytest.raises(Refusal, match=r"^STALE_PLAN"):
-        apply_proposal.proposal_for(project, run.run_id, plan_id)
+        proposal_for(project, run.run_id, plan_id)
     again = apply_plan(project, run.run_id).plan_id
     toy.rewrite_observation(run, "toy_speed", 1, lambda content: content["metrics"].update(throughput_qps=None))
     for mode in ("report", "smart", "full"):

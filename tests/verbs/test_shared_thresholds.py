@@ -12,7 +12,7 @@ import toy
 from tune_mcp.contract.apply import Decision
 from tune_mcp.contract.apply_plan import ApplyPlanReply
 from tune_mcp.errors import Refusal
-from tune_mcp.verbs import apply_proposal
+from tune_mcp.verbs import gates
 from tune_mcp.verbs.apply import apply
 from tune_mcp.verbs.apply_plan import apply_plan
 from tune_mcp.verbs.catalog import catalog
@@ -180,13 +180,13 @@ def test_a_forbidden_symbol_is_refused_by_the_name_of_its_rule(
 ) -> None:
     project = toy.make_toy(tmp_path / "repo")
     run_id, _ = planned(project)
-    gated = apply_proposal.gates.gated
+    gated = gates.gated
 
     def forbidding(*words: Any) -> Any:
         found = gated(*words)
         return type(found)(found.run, found.plan.model_copy(update=update), found.audit)
 
-    monkeypatch.setattr(apply_proposal.gates, "gated", forbidding)
+    monkeypatch.setattr(gates, "gated", forbidding)
     plan = apply_plan(project, run_id)
     row = next(row for row in plan.rows if row.metric_key == "accuracy")
 

@@ -25,7 +25,7 @@ from tune_mcp.discover.assertions import BOUND, Gate, Unread, UnreadKind
 from tune_mcp.discover.blanks import Blank
 from tune_mcp.discover.constants import ModuleConstants, NumberLiteral
 from tune_mcp.discover.places import split_source
-from tune_mcp.errors import Code, Refusal
+from tune_mcp.errors import Code, Json, Refusal
 from tune_mcp.files import digest
 from tune_mcp.observe.audit import Audit
 from tune_mcp.observe.observation import Failure
@@ -329,6 +329,15 @@ def _smart(found: Direction, policy: GroupPolicy, group: str) -> tuple[Smart, st
     return "ask", f"{group} loosens: a person decides" if found is Direction.LOOSENS else "a person decides"
 
 
+def artifacts(audited: Audit) -> dict[str, Json]:
+    """Stage and repeat -> the digest of the artifact that was audited, None without one."""
+    return {
+        f"{stage.stage.key}/run{repeat}": cell.stored.sha256 if cell.stored else None
+        for stage in audited.stages
+        for repeat, cell in enumerate(stage.cells, 1)
+    }
+
+
 def _plan_id(
     plan: Plan,
     audited: Audit,
@@ -336,13 +345,10 @@ def _plan_id(
     rows: list[Row],
     failed: tuple[FailedTest, ...],
 ) -> str:
-    artifacts = {
-        f"{stage.stage.key}/run{repeat}": cell.stored.sha256 if cell.stored else None
-        for stage in audited.stages
-        for repeat, cell in enumerate(stage.cells, 1)
-    }
     files = {name: module.sha256 for name, module in modules.items()}
     # What others read can change a decision without changing one of these files.
     decided = [[*row.key, row.decision, row.reason] for row in rows]
     tests = [[one.text, one.allowed] for one in failed]
-    return digest([plan.run_id, plan.calibration_git_sha, plan.stages_sha256, artifacts, files, decided, tests])[:16]
+    return digest(
+        [plan.run_id, plan.calibration_git_sha, plan.stages_sha256, artifacts(audited), files, decided, tests]
+    )[:16]

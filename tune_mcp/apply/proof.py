@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from tune_mcp.apply.plan import Row
 from tune_mcp.config.stages import Frozen, Number
@@ -76,8 +76,7 @@ class _Answer(Frozen):
     error: str = ""
 
 
-class _Answers(Frozen):
-    all: tuple[_Answer, ...]
+_ANSWERS = TypeAdapter(tuple[_Answer, ...])
 
 
 @dataclass(frozen=True)
@@ -188,8 +187,8 @@ def _run(interpreter: Interpreter, file: str, sources: tuple[bytes, ...], places
         os.set_blocking(answer, False)
         data = heard.read() or b""
     try:
-        found = _Answers.model_validate({"all": json.loads(data)}).all
-    except (ValueError, ValidationError):
+        found = _ANSWERS.validate_json(data)
+    except ValidationError:
         found = ()
     if len(found) != len(sources):
         return tuple(_Answer(error="it ended while it was loaded") for _ in sources)

@@ -82,7 +82,7 @@ def commit(
     place = _Place(folder, repo_root.resolve(), now, replace)
     folder.mkdir(parents=True, exist_ok=True)
     with place.locked():
-        last = _demand_new(folder.name, place.read())
+        last = demand_new(folder)
         place.sweep(last)
         files = [place.check(change) for change in changes]
         if len({file.path for file in files}) != len(files):
@@ -132,7 +132,7 @@ def recover(
         return None
     place = _Place(folder, repo_root.resolve(), now, replace)
     with place.locked():
-        journal = place.read()
+        journal = read_journal(folder)
         place.sweep(journal)
         if journal is None or journal.state != "prepared":
             return journal
@@ -151,7 +151,7 @@ def undo(folder: Path, repo_root: Path, now: Callable[[], datetime], replace: Re
     journal = None
     if folder.is_dir():
         with place.locked():
-            journal = place.read()
+            journal = read_journal(folder)
             place.sweep(journal)
             if journal is not None and journal.state != "rolled_back":
                 place.states(journal)
@@ -169,36 +169,40 @@ def never_applied(folder: Path) -> Refusal:
     return Refusal(Code.INVALID_ARGUMENT, "APL-24", f"{folder} holds no applied plan", "name a plan that was applied")
 
 
-def demand_new(folder: Path) -> None:
-    """Raises STALE_PLAN when the plan of ``folder`` is applied already, or waits for ``recover``."""
-    _demand_new(folder.name, read_journal(folder))
-
-
-def _demand_new(plan_id: str, last: Journal | None) -> Journal | None:
+def demand_new(folder: Path) -> Journal | None:
+    """The journal of the plan of ``folder``; STALE_PLAN when the plan is applied already, or waits for ``recover``."""
+    last = read_journal(folder)
     if last is not None and last.state != "rolled_back":
         raise Refusal(
             Code.STALE_PLAN,
             "APL-24",
-            f"the plan {plan_id} is {last.state} already",
+            f"the plan {folder.name} is {last.state} already",
             Step(
                 call("apply_plan"),
                 " again; if the files were put back by hand, first run tune-mcp apply RUN --undo ",
-                plan_id,
+                folder.name,
             )
             if last.state == "committed"
             else "recover it first",
-            {"plan_id": plan_id, "state": last.state},
+            {"plan_id": folder.name, "state": last.state},
         )
     return last
 
 
 def read_journal(folder: Path) -> Journal | None:
     """The journal in ``folder``, None when nothing was begun there. Raises PLAN_TAMPERED for one that is not ours."""
-    return _Place(folder, folder, _never, Path.replace).read()
-
-
-def _never() -> datetime:
-    raise AssertionError("reading a journal needs no clock")
+    path = folder / "journal.json"
+    try:
+        return Journal.model_validate_json(read_plain(path))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise Refusal(
+            Code.PLAN_TAMPERED,
+            "APL-24",
+            f"{path} is not a journal that apply wrote: {error}",
+            f"compare the test files with {folder / 'before'} and put them right by hand",
+        ) from error
 
 
 class _Place:
@@ -225,20 +229,6 @@ class _Place:
             yield
         finally:
             lock.release()
-
-    def read(self) -> Journal | None:
-        path = self.folder / "journal.json"
-        try:
-            return Journal.model_validate_json(read_plain(path))
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise Refusal(
-                Code.PLAN_TAMPERED,
-                "APL-24",
-                f"{path} is not a journal that apply wrote: {error}",
-                f"compare the test files with {self.folder / 'before'} and put them right by hand",
-            ) from error
 
     def write(self, journal: Journal) -> None:
         write_json(self.folder / "journal.json", journal.model_dump(mode="json"))

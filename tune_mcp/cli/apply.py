@@ -10,9 +10,9 @@ from tune_mcp.contract.apply import MODES, ApplyReply, Decision, Mode, Otherwise
 from tune_mcp.contract.reply import bounded
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.run_dir import RunDir
-from tune_mcp.verbs import answers, apply_proposal, apply_recovery, questions
+from tune_mcp.verbs import answers, apply_recovery, questions
 from tune_mcp.verbs.apply import apply, carry_out, declined
-from tune_mcp.verbs.apply_plan import plan_reply
+from tune_mcp.verbs.apply_plan import plan_reply, proposal_for
 from tune_mcp.verbs.project import Project
 
 _MODES_SAY = (
@@ -51,7 +51,7 @@ def apply_at_terminal(
 ) -> ApplyReply:
     """Show the plan, ask for the mode and for every open metric, write. Without a terminal nothing is asked."""
     apply_recovery.settle(project)
-    made = apply_proposal.proposal_for(project, run_id, plan_id)
+    made = proposal_for(project, run_id, plan_id)
     proposal = made.plan
     decisions = [decision(word) for word in words]
     named = questions.checked_decisions(proposal, decisions)

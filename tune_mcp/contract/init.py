@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tune_mcp.contract.reply import Reply
+from tune_mcp.words import number_of
 
 
 class InitReply(Reply):
@@ -23,13 +24,9 @@ class InitReply(Reply):
 
     def lines(self) -> Iterable[str]:
         """The thresholds, the file, and what a person must still say."""
-        number = len(self.thresholds)
-        yield f"model {self.model}: {number} threshold{'' if number == 1 else 's'}; {self.path} {self._state}"
+        state = "written" if self.written else "not written"
+        yield f"model {self.model}: {number_of(len(self.thresholds), 'threshold')}; {self.path} {state}"
         yield from (f"  {line}" for line in self.thresholds)
         yield from (f"missing: {line}" for line in self.missing)
         yield from (f"note: {line}" for line in self.notes)
         yield from ("", self.config.rstrip())
-
-    @property
-    def _state(self) -> str:
-        return "written" if self.written else "not written"

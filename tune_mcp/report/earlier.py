@@ -1,4 +1,4 @@
-"""Earlier reports of the same model in this repository, as far as a later one needs them (PRF-01).
+"""Earlier reports of the same model in this repository, and what changed since the last one (PRF-01, PRF-02).
 
 Run directories stay on the machine that measured: their report.json counts. Another clone has the report.md that was
 committed below docs/calibration, which carries the same facts as one line of JSON in an HTML comment. Only the fields
@@ -8,16 +8,19 @@ line is none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tune_mcp.config.model import Optimisation
 from tune_mcp.config.stages import Number, WorstOp
 from tune_mcp.files import parse_json, read_plain, write_atomic
-from tune_mcp.report.facts import ReportFacts
+from tune_mcp.report.facts import PreviousFacts, ReportFacts
 from tune_mcp.run_dir import list_runs
+from tune_mcp.session import provenance
+from tune_mcp.session.provenance import CommitRange
 
 FOLDER = "docs/calibration"
 HISTORY = "history.jsonl"
@@ -136,3 +139,62 @@ def _published(repo_root: Path) -> Iterator[EarlierReport]:
             continue
         if one is not None:
             yield one
+
+
+_MOST_NAMED = 8
+_MOST_COMMITS = 20
+_MOST_FILES = 40
+
+
+def previous(
+    repo_root: Path, facts: ReportFacts, optimisations: Mapping[str, Optimisation], earlier: Sequence[EarlierReport]
+) -> PreviousFacts | None:
+    """The newest of the model's ``earlier`` reports (newest first), and what changed since; None when there is none."""
+    if not earlier:
+        return None
+    last = earlier[0]
+    differences = _differences(last, facts)
+    found = PreviousFacts(
+        run_id=last.run_id,
+        calibration_git_sha=last.calibration_git_sha,
+        generated_at=last.generated_at,
+        repeats=last.repeats,
+        comparable=not differences,
+        differences=differences,
+        worst={f"{stage.key}/{metric.key}": metric.worst_raw for stage in last.stages for metric in stage.metrics},
+    )
+    return _with_changes(found, repo_root, facts.calibration_git_sha, optimisations)
+
+
+def _with_changes(
+    previous: PreviousFacts, repo_root: Path, now: str, optimisations: Mapping[str, Optimisation]
+) -> PreviousFacts:
+    """Add what git has between the two commits, files that an optimisation names first."""
+    then = previous.calibration_git_sha
+    found = provenance.between(repo_root, then, now)
+    if found is None:
+        return previous
+    sensitive: dict[str, tuple[str, ...]] = {}
+    for name, one in optimisations.items():
+        for file in provenance.changed(repo_root, then, now, one.files) if one.files else ():
+            sensitive[file.path] = (*sensitive.get(file.path, ()), name)
+    files = sorted(found.files, key=lambda file: file.path not in sensitive)
+    changes = {
+        "changes": CommitRange(found.commits[:_MOST_COMMITS], tuple(files[:_MOST_FILES])),
+        "commits": len(found.commits),
+        "files": len(files),
+        "sensitive": sensitive,
+    }
+    return previous.model_copy(update=changes)
+
+
+def _differences(last: EarlierReport, facts: ReportFacts) -> tuple[str, ...]:
+    """What was not the same when the two were measured, one clause each."""
+    gpus = [] if last.gpu_summary == facts.gpu_summary else [f"GPUs: {last.gpu_summary} then"]
+    if last.environment is None:
+        return (*gpus, "the environment of a published report is not on record")
+    then, now = last.environment, facts.environment
+    changed = [key for key in sorted(set(then) | set(now)) if then.get(key) != now.get(key)]
+    listed = [f"{key}: {then.get(key, 'none')} then, {now.get(key, 'none')} now" for key in changed[:_MOST_NAMED]]
+    more = [f"and {len(changed) - _MOST_NAMED} more"] if len(changed) > _MOST_NAMED else []
+    return (*gpus, *listed, *more)

@@ -193,12 +193,12 @@ class UncountedFacts(Frozen):
     how: Uncounted
     test: str
     repeat: int
-    attempt: int | None
+    attempt: int | None = None
     t: str
-    who: str
+    who: str = ""
     reason: str
-    where: str
-    values: tuple[UncountedValue, ...]
+    where: str = ""
+    values: tuple[UncountedValue, ...] = ()
 
 
 class Incident(Frozen):

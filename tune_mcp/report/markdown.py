@@ -25,7 +25,7 @@ def render(facts: ReportFacts) -> str:
     parts = [
         _head(facts),
         _summary(facts),
-        _matrix(facts),
+        ["## Strict audit", "", "```text", facts.strict_text, "```"],
         _hosts(facts),
         *(_stage(stage) for stage in facts.stages),
         _certainty(facts),
@@ -88,10 +88,8 @@ def _summary(facts: ReportFacts) -> list[str]:
         title = "First baseline, tightens, stays" if facts.count(Direction.FIRST) else "Tightens, stays"
         lines += ["", f"### {title}, or is unknown ({len(others)})", "", *_moves(facts, others)]
     if rows:
-        lines += [
-            "",
-            "≈ is rounded for reading; the table of its stage has the number in full, as it would be written.",
-        ]
+        note = "≈ is rounded for reading; the table of its stage has the number in full, as it would be written."
+        lines += ["", note]
     return lines
 
 
@@ -112,10 +110,6 @@ def _moves(facts: ReportFacts, rows: wording.Pairs) -> Iterator[str]:
         ),
         right=(2, 3, 4),
     )
-
-
-def _matrix(facts: ReportFacts) -> list[str]:
-    return ["## Strict audit", "", "```text", facts.strict_text, "```"]
 
 
 def _hosts(facts: ReportFacts) -> list[str]:

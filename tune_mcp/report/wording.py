@@ -124,16 +124,6 @@ def proposed_text(metric: MetricFacts, number: Callable[[Number], str] = plain) 
     return "—" if metric.direction is Direction.UNKNOWN else number(metric.write_value)
 
 
-def proposed_label(metric: MetricFacts) -> str:
-    """What the proposed number is: a threshold without a value gets its first baseline."""
-    return "First baseline" if metric.direction is Direction.FIRST else "Proposed"
-
-
-def bound_text(metric: MetricFacts) -> str:
-    """``lower bound`` for min, ``upper bound`` for max."""
-    return "lower bound" if metric.worst_op == "min" else "upper bound"
-
-
 def slack_text(metric: MetricFacts) -> str:
     """How far the proposed limit lies beyond the proposed value: ``+12.5 %``, ``−0.02``, ``none`` or ``unknown``."""
     limit, value = metric.limit_proposed, metric.write_value
@@ -185,12 +175,8 @@ def notes(facts: ReportFacts) -> list[tuple[str, str]]:
         found.append(("Failed test, not caused by a threshold", f"{one.text}.{accepted}"))
     if facts.sources:
         listed = "; ".join(f"{one.run_id} on {one.host} ({', '.join(one.stages)})" for one in facts.sources)
-        found.append(
-            (
-                "Merged run",
-                f"{len(facts.sources)} partitions of one plan, each measured by a run of its own: {listed}.",
-            )
-        )
+        what = f"{len(facts.sources)} partitions of one plan, each measured by a run of its own: {listed}."
+        found.append(("Merged run", what))
     for host in facts.hosts:
         if host.apart:
             found.append((f"Host {host.host} stands apart", f"{'; '.join(host.apart)}. {_APART}"))
@@ -205,7 +191,8 @@ def notes(facts: ReportFacts) -> list[tuple[str, str]]:
     if worse := worse_text(facts):
         found.append(("Worse values that do not count", worse))
     if facts.changed_files:
-        found.append(("Changed since the run was planned", f"{changed_text(facts)}."))
+        listed = "; the applied changes are listed in this report" if facts.applied else ""
+        found.append(("Changed since the run was planned", f"{', '.join(facts.changed_files)}{listed}."))
     if facts.applied:
         written = "thresholds have been written" if len(facts.applied) > 1 else "threshold has been written"
         present = {(stage.key, metric.place): metric.current_raw for stage, metric in facts.metrics()}
@@ -249,12 +236,6 @@ def worse_text(facts: ReportFacts) -> str:
     ]
     more = f"; and {len(worse) - 6} more" if len(worse) > 6 else ""
     return f"{'; '.join(worse[:6])}{more}. Each is in the table of what does not count." if worse else ""
-
-
-def changed_text(facts: ReportFacts) -> str:
-    """Which measured files are no longer as planned, and that an apply is one reason."""
-    names = ", ".join(facts.changed_files)
-    return f"{names}{'; the applied changes are listed in this report' if facts.applied else ''}"
 
 
 def coverage_text(facts: ReportFacts) -> str:
@@ -342,15 +323,6 @@ def past_text(metric: MetricFacts) -> str:
     return ", ".join(f"{plain(one.value)} ({one.day})" for one in metric.past)
 
 
-def together_failed(facts: ReportFacts) -> list[tuple[int, list[str]]]:
-    """Repeats in which several tests were tried again: (repeat, tests). The host is a likelier cause than a test."""
-    failed: dict[int, set[str]] = {}
-    for one in facts.launches:
-        if one.superseded:
-            failed.setdefault(one.repeat, set()).add(one.test)
-    return [(repeat, sorted(tests)) for repeat, tests in sorted(failed.items()) if len(tests) > 1]
-
-
 def launches_text(facts: ReportFacts) -> str:
     """How many launches it took, and how many did not count."""
     launches, again = len(facts.launches), sum(one.superseded for one in facts.launches)
@@ -360,17 +332,23 @@ def launches_text(facts: ReportFacts) -> str:
     text += f", {again} tried again" if again else ""
     disturbed = sum(one.attempt.verdict == "disturbed" for one in facts.launches)
     text += f", {disturbed} of them because others used its CPUs." if disturbed else "."
-    text += foreign_text(facts)
+    text += _foreign(facts)
     taken = {(one.test, one.repeat, one.t) for one in facts.uncounted if one.how in _TAKEN_OUT}
     if taken:
         was = "repeat was" if len(taken) == 1 else "repeats were"
         text += f" Besides these, {len(taken)} {was} set aside and measured again."
-    for repeat, tests in together_failed(facts):
-        text += f" In repeat {repeat} {len(tests)} tests failed together ({', '.join(tests)}): look at the machine."
+    failed: dict[int, set[str]] = {}
+    for one in facts.launches:
+        if one.superseded:
+            failed.setdefault(one.repeat, set()).add(one.test)
+    for repeat, tests in sorted(failed.items()):
+        if len(tests) > 1:
+            listed = ", ".join(sorted(tests))
+            text += f" In repeat {repeat} {len(tests)} tests failed together ({listed}): look at the machine."
     return text
 
 
-def foreign_text(facts: ReportFacts) -> str:
+def _foreign(facts: ReportFacts) -> str:
     """What other processes used of the launches' CPUs, where that was measured; a sentence to go on with."""
     kept = [one for one in facts.launches if one.attempt.verdict == "kept" and one.attempt.foreign_cores is not None]
     if not kept:

@@ -36,11 +36,11 @@ HINTS = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_
 
 def _open(run_id: str, plan_id: str) -> tuple[Project, ApplyPlan] | None:
     """The plan that is asked about; None when apply itself will refuse, so that nobody is asked in vain."""
-    from tune_mcp.verbs import apply_proposal
+    from tune_mcp.verbs.apply_plan import askable
 
     try:
         project = server_context.project()
-        found = project, apply_proposal.askable(project, run_id, plan_id)
+        found = project, askable(project, run_id, plan_id)
     except Refusal:
         return None
     _last[:] = [((server_context.options, run_id, plan_id), found)]
@@ -264,13 +264,14 @@ def _agreed(project: Project, call: _Call, *, asked: bool, how: object, failures
     Raises DECLINED when the person said no or did not answer, DECISION_INVALID for an answer that cannot stand: it
     is forgotten, so that the next call asks for it again.
     """
-    from tune_mcp.verbs import answers, apply_proposal, questions
+    from tune_mcp.verbs import answers, questions
     from tune_mcp.verbs import apply as verb
+    from tune_mcp.verbs.apply_plan import askable
 
     if call.mode == "report" or not asked:
         return _Word(call.mode, call.decisions, call.otherwise or None, "arguments")
     run_id, plan_id = call.run_id, call.plan_id
-    proposal = apply_proposal.askable(project, run_id, plan_id)
+    proposal = askable(project, run_id, plan_id)
     if not isinstance(how, AcceptedElicitation):
         verb.declined(project.run(run_id), plan_id, "declined through the client, or it could not ask")
         raise Refusal(

@@ -26,7 +26,7 @@ from tune_mcp.run_dir import RunDir, iso, utc_now
 from tune_mcp.session import events
 from tune_mcp.supervise import environment
 from tune_mcp.verbs import answers, apply_recovery, pull_request, questions
-from tune_mcp.verbs.apply_proposal import Proposal, proposal_for
+from tune_mcp.verbs.apply_plan import Proposal, proposal_for
 from tune_mcp.verbs.apply_recovery import Kept, Record
 from tune_mcp.verbs.gates import Evidence, copied_from
 from tune_mcp.verbs.project import Project

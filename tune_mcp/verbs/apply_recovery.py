@@ -217,7 +217,11 @@ def _refresh_catalogue(project: Project, run: RunDir, journal: Journal) -> tuple
 
     Returns why that was not done, and whether it is tried again: a disk that does not read it now may do so later.
     """
-    ours = {sha: {file.before_sha256, file.after_sha256} for file in journal.files for sha in _both(file)}
+    ours = {
+        sha: {file.before_sha256, file.after_sha256}
+        for file in journal.files
+        for sha in (file.before_sha256, file.after_sha256)
+    }
     model = project.plan(run).model
 
     def present(name: str, known: str | None) -> str | None:
@@ -246,7 +250,3 @@ def _refresh_catalogue(project: Project, run: RunDir, journal: Journal) -> tuple
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, dump_stages(fresh))
     return "", False
-
-
-def _both(file: transaction.JournalFile) -> tuple[str, str]:
-    return file.before_sha256, file.after_sha256

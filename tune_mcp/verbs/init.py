@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -89,13 +89,15 @@ def init(project: Project, tests: Sequence[str], model: str, asked: Asked | None
         return _reply(plan, path, written=False, run_id=None)
     runs: list[str] = []
     unreached: dict[str, str] = {}
-    before = _contents(path, path.with_name("stages.yaml"))
+    files = (path, path.with_name("stages.yaml"))
+    before = {file: read_plain(file) if file.exists() else None for file in files}
     try:
         if asked.run:
             # Every metric has a place for now, so that a run may begin; it halts where the test wrote none there.
             _write(project, path, replace(plan, tests=tuple(map(_provisional, plan.tests))))
             for number, test in enumerate(plan.tests):
-                runs.append(start_run(project, model, _stages(project, model, test), 1, "init").run_id)
+                stages = [key for key, one in project.places.stages(model).items() if one.test == test.path]
+                runs.append(start_run(project, model, stages, 1, "init").run_id)
                 run = _measured(project, runs[-1])
                 found = _looked(project, run, test, asked)
                 if not guard_record.read(run.guard_record(test.name.removesuffix(".py"), 1)).called:
@@ -114,10 +116,6 @@ def init(project: Project, tests: Sequence[str], model: str, asked: Asked | None
     return _reply(plan, path, written=True, run_id=runs[-1] if runs else None, unreached=unreached)
 
 
-def _contents(*paths: Path) -> dict[Path, bytes | None]:
-    return {path: read_plain(path) if path.exists() else None for path in paths}
-
-
 def _put_back(before: Mapping[Path, bytes | None]) -> None:
     """The files as they were, and no folder that only they needed."""
     for path, data in before.items():
@@ -128,10 +126,6 @@ def _put_back(before: Mapping[Path, bytes | None]) -> None:
         for folder in list(path.parents)[:3]:
             with suppress(OSError):
                 folder.rmdir()
-
-
-def _stages(project: Project, model: str, test: TestPlan) -> list[str]:
-    return [key for key, stage in project.places.stages(model).items() if stage.test == test.path]
 
 
 def _files(project: Project, tests: Sequence[str]) -> list[str]:
@@ -209,13 +203,9 @@ def _measured(project: Project, run_id: str) -> RunDir:
 
 def _looked(project: Project, run: RunDir, test: TestPlan, asked: Asked) -> TestPlan:
     key = test.name.removesuffix(".py")
-    return filled(test, run.basetemp(key, 1), tuple(_failed(run.guard_record(key, 1))), asked.places)
-
-
-def _failed(record: Path) -> Iterator[str]:
-    """Names, below their file, of the tests that failed."""
-    for failure in guard_record.read(record).failures:
-        yield failure.nodeid.partition("::")[2].partition("[")[0]
+    failures = guard_record.read(run.guard_record(key, 1)).failures
+    failed = tuple(one.nodeid.partition("::")[2].partition("[")[0] for one in failures)  # their names below the file
+    return filled(test, run.basetemp(key, 1), failed, asked.places)
 
 
 def _ended(run: RunDir) -> str:

@@ -34,7 +34,7 @@ def precheck(project: Project, model: str, stages: Sequence[str] = ("ALL",)) -> 
         lock = Check(id="host.free", status="ok", detail="not asked: Slurm places every launch")
     accept = project.host is not None and project.host.gpu_memory_unknown == "accept"
     answer = look(subject, Probes(accepting(read_gpus, accept), read_venv, load), iso(utc_now()))
-    checks = (*_host(project), lock, *answer.checks)
+    checks = (_host(project), lock, *answer.checks)
     found = answer.model_copy(update={"checks": checks})
     return PrecheckReply(
         model=model,
@@ -66,12 +66,13 @@ def _blocking_first(found: Precheck) -> tuple[Check, ...]:
     return (*blocking, *(check for check in found.checks if check not in blocking))
 
 
-def _host(project: Project) -> tuple[Check, ...]:
+def _host(project: Project) -> Check:
     if project.host is None:
         names = ", ".join(project.places.host_names())
         detail = f"none is for {hostname()} (there are: {names}); the model's defaults count"
-        return (Check(id="host.profile", status="ok", detail=detail),)
-    return (Check(id="host.profile", status="ok", detail=f"{project.host.name} ({project.host_source})"),)
+    else:
+        detail = f"{project.host.name} ({project.host_source})"
+    return Check(id="host.profile", status="ok", detail=detail)
 
 
 def _lock(project: Project) -> Check:

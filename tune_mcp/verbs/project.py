@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tune_mcp import run_dir
 from tune_mcp.actions import Step, call
 from tune_mcp.config.lanes import Placement
-from tune_mcp.config.loader import ConfigPlaces
+from tune_mcp.config.loader import REPO_PLACE, ConfigPlaces
 from tune_mcp.contract.options import Options
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.run_dir import RunDir
@@ -24,11 +25,6 @@ if TYPE_CHECKING:
     from tune_mcp.precheck.subject import Subject
     from tune_mcp.session.events import Ledger
     from tune_mcp.session.plan import OlderCatalogue, Plan
-import shlex
-from dataclasses import replace
-
-from tune_mcp.config.loader import REPO_PLACE
-from tune_mcp.session.plan import Plan
 
 DEFAULT_GPUS = 1
 """GPUs of a test whose configuration does not say; a test on the CPU says 0."""
@@ -59,7 +55,8 @@ class Project:
         """Find repository and host. Raises OUTSIDE_REPO, HOST_UNRESOLVED, INVALID_CONFIG."""
         env = os.environ if env is None else env
         here = cwd or Path.cwd()
-        named = options.repo or _path(env.get("TUNE_REPO_ROOT"))
+        in_env = env.get("TUNE_REPO_ROOT")
+        named = options.repo or (Path(in_env) if in_env else None)
         top = None if named else provenance.top_level(here)
         host = ConfigPlaces.resolve(named or top, options.config).active_host(
             options.host or env.get("TUNE_HOST"), hostname()
@@ -164,10 +161,6 @@ def select(table: StageTable, keys: tuple[str, ...]) -> tuple[Stage, ...]:
     return tuple(table[key] for key in keys)
 
 
-def _path(value: str | None) -> Path | None:
-    return Path(value) if value else None
-
-
 def recorded_in(project: Project) -> str | None:
     """What a plan keeps: the folder of ``--config``; None for the repository's own and what ships."""
     asked = project.options.config
@@ -185,13 +178,16 @@ def as_planned(project: Project, plan: Plan) -> Project:
     if recorded == recorded_in(project):
         return project
     if project.options.config is not None:
+        asked = project.options.config.resolve()
+        place = recorded or f"the repository ({REPO_PLACE}/ and the shipped models)"
+        flag = f"--config {shlex.quote(recorded)}" if recorded else "(without --config)"
         raise Refusal(
             Code.INVALID_ARGUMENT,
             "RES-01",
-            f"{plan.run_id} was planned with the configuration of {_place(recorded)}, not of "
-            f"{project.options.config.resolve()}",
-            f"{_command(project, plan)}; a server is started with the same --config, or without one",
-            {"argument": "--config", "recorded": recorded, "asked": str(project.options.config.resolve())},
+            f"{plan.run_id} was planned with the configuration of {place}, not of {asked}",
+            f"tune-mcp resume {plan.run_id} --repo {shlex.quote(str(project.repo_root))} {flag}; a server is started "
+            "with the same --config, or without one",
+            {"argument": "--config", "recorded": recorded, "asked": str(asked)},
         )
     if recorded is None or not Path(recorded).is_dir():
         raise Refusal(
@@ -203,12 +199,3 @@ def as_planned(project: Project, plan: Plan) -> Project:
         )
     options = replace(project.options, repo=project.repo_root, config=Path(recorded))
     return Project.resolve(options, project.env, project.repo_root)
-
-
-def _place(recorded: str | None) -> str:
-    return recorded or f"the repository ({REPO_PLACE}/ and the shipped models)"
-
-
-def _command(project: Project, plan: Plan) -> str:
-    flag = f" --config {shlex.quote(plan.config_dir)}" if plan.config_dir else " (without --config)"
-    return f"tune-mcp resume {plan.run_id} --repo {shlex.quote(str(project.repo_root))}{flag}"

@@ -89,7 +89,10 @@ class Publication:
         """The six sections of VCS-07, from the report and the decisions of every apply of the run that is in effect."""
         bodies = (
             _summary(self.report, self.records),
-            _run_directory(self.run),
+            (
+                f"`{RUNS_FOLDER}/{self.run.run_id}` (stays on the machine that measured; never committed).",
+                f"The whole report of the run: `{published_report(self.run)}`.",
+            ),
             _evidence(self.report),
             _highlights(self.report),
             _policy(self),
@@ -105,18 +108,12 @@ def _summary(facts: ReportFacts, records: Sequence[Record]) -> Iterator[str]:
         f"`{facts.calibration_git_sha}` ({facts.gpu_summary}{', dirty tree' if facts.dirty else ''})."
     )
     yield ""
-    yield from table(("Stage", "Threshold", "Old", "New", "Effect on CI"), _changes(records))
-
-
-def _changes(records: Sequence[Record]) -> Iterator[Sequence[str]]:
-    for record in records:
-        for one in record.applied:
-            yield one.stage_key, f"`{one.file}`: `{one.symbol}`", old_text(one.old), plain(one.new), one.direction
-
-
-def _run_directory(run: RunDir) -> Iterator[str]:
-    yield f"`{RUNS_FOLDER}/{run.run_id}` (stays on the machine that measured; never committed)."
-    yield f"The whole report of the run: `{published_report(run)}`."
+    changes = (
+        (one.stage_key, f"`{one.file}`: `{one.symbol}`", old_text(one.old), plain(one.new), one.direction)
+        for record in records
+        for one in record.applied
+    )
+    yield from table(("Stage", "Threshold", "Old", "New", "Effect on CI"), changes)
 
 
 def _evidence(facts: ReportFacts) -> Iterator[str]:

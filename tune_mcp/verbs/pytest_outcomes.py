@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from tune_mcp.apply import reading, reality
@@ -28,6 +28,9 @@ from tune_mcp.supervise.guard_record import GuardSummary
 from tune_mcp.verbs import apply_recovery
 from tune_mcp.verbs.gates import Evidence
 from tune_mcp.verbs.project import Project
+
+NOTES_SHOWN = 5
+"""Lines of one kind among the notes of a reply."""
 
 
 def model_config(project: Project, plan: Plan) -> ModelConfig:
@@ -64,14 +67,15 @@ def _launches(run: RunDir, plan: Plan) -> Iterator[tuple[RunDir, str, int]]:
         yield from ((part, test, repeat) for test in own.tests() for repeat in range(1, plan.repeats + 1))
 
 
-def changed_records(run: RunDir, plan: Plan) -> tuple[str, ...]:
-    """A line for each record of pytest that is not as its attempt was sealed with it."""
-    return tuple(
+def changed_records(run: RunDir, plan: Plan) -> Iterator[str]:
+    """A line for each of the first records of pytest that are not as their attempts were sealed with them."""
+    changed = (
         f"{part.guard_record(test, repeat)} is not as it was sealed, so it is no evidence: what was sealed counts"
         for part, test, repeat in _launches(run, plan)
         if (record := _sealed_record(part, test, repeat)) is not None
         and record != guard_record.read(part.guard_record(test, repeat))
     )
+    return islice(changed, NOTES_SHOWN)
 
 
 def _record(run: RunDir, test: str, repeat: int) -> GuardSummary:
@@ -107,49 +111,37 @@ def allowed(project: Project, run: RunDir, plan: Plan) -> Callable[[str, int, Fa
         config = model_config(project, plan)
     except Refusal:
         return lambda _test, _repeat, _failure: ""
-    accepting: dict[str, list[Accepting]] = {}
+    launched: dict[str, list[tuple[RunDir, FileSource]]] = {}
     for part, own in plan.parts(run):
         for test, stages in own.tests().items():
             source = config.metric_sources.get(PurePosixPath(stages[0].test).name, FileSource())
-            accepting.setdefault(test, []).append(Accepting(part, test, source, config.allowed_pytest_failure))
+            launched.setdefault(test, []).append((part, source))
 
     def word(test: str, repeat: int, failure: Failure) -> str:
-        words = [one.word(repeat, failure) for one in accepting[test]]
+        everywhere = config.allowed_pytest_failure
+        words = [_accepted(own, everywhere, part.basetemp(test, repeat), failure) for part, own in launched[test]]
         return words[0] if all(words) else ""
 
     return word
 
 
-@dataclass(frozen=True)
-class Accepting:
-    """Which failures of one test file ``allowed_pytest_failure`` accepts."""
-
-    run: RunDir
-    test_key: str
-    source: FileSource
-    everywhere: Mapping[str, str]
-
-    def word(self, repeat: int, failure: Failure) -> str:
-        """By what the failure is accepted; empty when it is not."""
-        patterns = dict(self.everywhere)
-        files = ResultFiles(self.run.basetemp(self.test_key, repeat))
-        for level in (self.source, *self.source.variants.values()):
-            own = level.allowed_pytest_failure
-            if isinstance(own, str):
-                place = locate(own, level.json_file or self.source.json_file)
-                if place is None or place.json_file.endswith(".py"):
-                    patterns[own] = ""
-                elif files.flag(place) is True:
-                    return f"{own} is true"
-            elif own:
-                patterns |= own
-        return self._by_name(patterns, failure)
-
-    def _by_name(self, patterns: Mapping[str, str], failure: Failure) -> str:
-        for pattern, reason in patterns.items():
-            if any(name == pattern or _fits(pattern, name) for name in names(failure.nodeid)):
-                return f"{pattern}: {reason}" if reason else pattern
-        return ""
+def _accepted(source: FileSource, everywhere: Mapping[str, str], basetemp: Path, failure: Failure) -> str:
+    """By what ``allowed_pytest_failure`` of a test file, or of all, accepts the failure; empty when it does not."""
+    patterns = dict(everywhere)
+    for level in (source, *source.variants.values()):
+        own = level.allowed_pytest_failure
+        if isinstance(own, str):
+            place = locate(own, level.json_file or source.json_file)
+            if place is None or place.json_file.endswith(".py"):
+                patterns[own] = ""
+            elif ResultFiles(basetemp).flag(place) is True:
+                return f"{own} is true"
+        elif own:
+            patterns |= own
+    for pattern, reason in patterns.items():
+        if any(name == pattern or _fits(pattern, name) for name in names(failure.nodeid)):
+            return f"{pattern}: {reason}" if reason else pattern
+    return ""
 
 
 def _fits(pattern: str, name: str) -> bool:

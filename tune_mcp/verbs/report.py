@@ -20,12 +20,10 @@ from tune_mcp.run_dir import utc_now
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
 from tune_mcp.verbs import apply_recovery, equivalence, gates, pytest_outcomes
-from tune_mcp.verbs.apply_proposal import build
+from tune_mcp.verbs.apply_plan import build
 from tune_mcp.verbs.equivalence import NotEquivalent
 from tune_mcp.verbs.project import Project
 
-NOTES_SHOWN = 5
-"""Lines of one kind among the notes of a reply."""
 _LOOSENING_SHOWN = 20
 
 
@@ -50,11 +48,11 @@ def report(project: Project, run_id: str) -> ReportReply:
     events.append(found.run, "reported", utc_now(), f"report written to {paths[0]}")
     counts = {wanted: sum(row.direction is wanted for row in proposal.rows) for wanted in Direction}
     changed = gates.changed_files(project.repo_root, found.run, found.plan)
-    notes = [f"{name} {what}" for name, what in changed.items()][:NOTES_SHOWN]
-    notes += pytest_outcomes.changed_records(found.run, found.plan)[:NOTES_SHOWN]
+    notes = [f"{name} {what}" for name, what in changed.items()][: pytest_outcomes.NOTES_SHOWN]
+    notes += pytest_outcomes.changed_records(found.run, found.plan)
     notes += [wording.suite_text(facts), wording.advice_text(facts)]
     unproven = filter(None, map(since.unproven_text, facts.optimisations))
-    notes += list(unproven)[:NOTES_SHOWN]
+    notes += list(unproven)[: pytest_outcomes.NOTES_SHOWN]
     facts = apply_recovery.refresh_report(found.run, facts, apply_recovery.in_effect(found.run))
     if facts.applied:
         notes.append(f"{len(facts.applied)} of these values are written already: see Applied changes")

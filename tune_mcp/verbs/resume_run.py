@@ -1,17 +1,23 @@
-"""``resume_run``: go on with a run on the same commit, or on one that is proven to measure the same."""
+"""``resume_run``: go on with a run on the same commit, or on one that is proven to measure the same.
+
+What a caller wants measured again may be refused (GAP-05, GAP-11, RES-06). A strict repeat stays: no measurement is
+dropped for its value. A person who holds one to be disturbed may replace it; an agent may not, so the word must come
+through the client's question or from the terminal.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from tune_mcp.actions import Step, call
 from tune_mcp.contract.resume_run import PurgeItem
 from tune_mcp.contract.start_run import RunReply
 from tune_mcp.contract.strict_audit import Cell
-from tune_mcp.errors import Code, Refusal
-from tune_mcp.observe.audit import Audit, audit
+from tune_mcp.discover.aliases import expand
+from tune_mcp.errors import Code, Json, Refusal
+from tune_mcp.observe.audit import Audit, AuditedCell, audit
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import drift, events, provenance, state
 from tune_mcp.session import plan as plans
@@ -22,7 +28,6 @@ from tune_mcp.verbs import apply_recovery, equivalence, halts, run_plan
 from tune_mcp.verbs.gates import demand_here, demand_ours
 from tune_mcp.verbs.handover import active, launched, plan_line
 from tune_mcp.verbs.project import Project, as_planned
-from tune_mcp.verbs.purge_items import Purge, Repeat, asked_for, demand_person, question
 from tune_mcp.verbs.share import Share
 
 
@@ -48,10 +53,10 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = (), p
     git = provenance.read(project.repo_root)
     proven = _same_measurement(project, plan, git)
     audited = audit(run, plan)
-    items = asked_for(plan, audited, purge)
+    items = _asked_for(plan, audited, purge)
     new = run_plan.amended(project, plan, _strict_tests(audited), git, proven)
     items = _complete(run, new, items)
-    demand_person(items, person)
+    _demand_person(items, person)
     open_repeats = _open(plan, audited)
     otherwise = run_plan.launched_otherwise(plan, new.settings)
     again = rereading.look(run, new, (one for one in open_repeats if one not in items and one[0] not in otherwise))
@@ -96,7 +101,7 @@ def _complete(run: RunDir, plan: Plan, items: dict[Repeat, Purge]) -> dict[Repea
     return {key: replace(item, strict=True) if key in found else item for key, item in items.items()}
 
 
-def _open(plan: Plan, audited: Audit) -> set[rereading.Repeat]:
+def _open(plan: Plan, audited: Audit) -> set[Repeat]:
     """The repeats that do not count: one stage of theirs is not strict."""
     return {
         (stage.stage.test_key, repeat)
@@ -106,7 +111,7 @@ def _open(plan: Plan, audited: Audit) -> set[rereading.Repeat]:
     }
 
 
-def _by_test(repeats: Iterable[rereading.Repeat]) -> dict[str, list[int]]:
+def _by_test(repeats: Iterable[Repeat]) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for test, repeat in sorted(repeats):
         found.setdefault(test, []).append(repeat)
@@ -126,13 +131,13 @@ def replacing(project: Project, run_id: str, purge: Sequence[PurgeItem]) -> dict
     if now.active:
         raise _busy_repeat(run, now, purge) or active(run)
     audited = audit(run, plan)
-    items = asked_for(plan, audited, purge)
+    items = _asked_for(plan, audited, purge)
     if items:
         project = as_planned(project, plan)
         git = provenance.read(project.repo_root)
         proven = _same_measurement(project, plan, git)
         items = _complete(run, run_plan.amended(project, plan, _strict_tests(audited), git, proven), items)
-    return {one.key: question(plan, audited, one) for one in items.values() if one.strict}
+    return {one.key: _question(plan, audited, one) for one in items.values() if one.strict}
 
 
 def _same_measurement(project: Project, plan: Plan, git: provenance.GitState) -> Equivalence | None:
@@ -173,3 +178,95 @@ def _busy_repeat(run: RunDir, now: state.Conclusion, purge: Sequence[PurgeItem])
         Step(call("stop_run", run_id=run.run_id), " first, or wait"),
         {"test": current.test, "repeat": current.repeat},
     )
+
+
+Repeat = tuple[str, int]
+"""A pytest repeat: test key and number, from 1."""
+
+
+@dataclass(frozen=True)
+class Purge:
+    """One repeat to measure again. ``strict``: it is complete, so only a person may replace it."""
+
+    test: str
+    repeat: int
+    stage: str
+    reason: str
+    strict: bool
+
+    @property
+    def key(self) -> Repeat:
+        """Which repeat it is."""
+        return self.test, self.repeat
+
+
+def _asked_for(plan: Plan, audited: Audit, items: Sequence[PurgeItem]) -> dict[Repeat, Purge]:
+    """What ``items`` name, by (test key, repeat). Raises UNKNOWN_STAGE or INVALID_ARGUMENT."""
+    found: dict[Repeat, Purge] = {}
+    by_key = {stage.stage.key: stage for stage in audited.stages}
+    for item in items:
+        if item.stage not in by_key:
+            expand([item.stage], plan.table())
+            raise Refusal(
+                Code.UNKNOWN_STAGE,
+                "STG-01",
+                f"purge needs one stage key, not the alias {item.stage!r}",
+                f"name one of: {', '.join(list(by_key)[:6])}",
+            )
+        if isinstance(item.repeat, bool) or not 1 <= item.repeat <= plan.repeats or not item.reason.strip():
+            raise Refusal(
+                Code.INVALID_ARGUMENT,
+                "GAP-11",
+                f"purge of {item.stage} needs a repeat from 1 to {plan.repeats} and a reason",
+                "give {stage, repeat, reason}",
+                {"argument": "purge"},
+            )
+        test = by_key[item.stage].stage.test_key
+        cells = _cells(plan, audited, (test, item.repeat)).values()
+        strict = all(cell.cell is Cell.STRICT for cell in cells)
+        found[(test, item.repeat)] = Purge(test, item.repeat, item.stage, item.reason.strip(), strict)
+    return found
+
+
+def _demand_person(purges: dict[Repeat, Purge], person: str | None) -> None:
+    """Raises REPEAT_IS_STRICT for a strict repeat without a ``person`` who agreed to replace it."""
+    strict = [one for one in purges.values() if one.strict]
+    if not strict or person is not None:
+        return
+    named = ", ".join(f"{one.test} run {one.repeat}" for one in strict)
+    listed: list[Json] = [{"stage": one.stage, "repeat": one.repeat} for one in strict]
+    raise Refusal(
+        Code.REPEAT_IS_STRICT,
+        ("RES-06", "STR-20"),
+        f"{named} {'is' if len(strict) == 1 else 'are'} strict-complete, as recorded or in its sealed files; "
+        "no measurement is dropped for its value",
+        "leave it: worst-of-N needs every valid repeat. A person who considers it disturbed may replace it, through "
+        "a client that can ask or at a terminal: tune-mcp resume RUN --purge STAGE:REPEAT:REASON",
+        {"stage": strict[0].stage, "repeat": strict[0].repeat, "strict": listed},
+    )
+
+
+def _question(plan: Plan, audited: Audit, purge: Purge) -> str:
+    """What a person is asked before a strict repeat is replaced: its values beside those of the other repeats."""
+    lines = [
+        f"{plan.run_id}: replace repeat {purge.repeat} of {purge.test}? It is complete and counts; worst-of-N is only "
+        f"honest when no repeat is dropped for its value. Reason given: {purge.reason}."
+    ]
+    for stage in plan.tests()[purge.test]:
+        cells = next(one.cells for one in audited.stages if one.stage.key == stage.key)
+        for metric in stage.metrics:
+            values = [_value(cell, metric) for cell in cells]
+            others = ", ".join(value for number, value in enumerate(values, 1) if number != purge.repeat)
+            lines.append(f"{stage.key}/{metric}: {values[purge.repeat - 1]} here, others {others or 'none'}")
+    lines.append("Its values, the reason and your answer stay in the report; the repeat is measured again.")
+    return "\n".join(lines)
+
+
+def _cells(plan: Plan, audited: Audit, repeat: Repeat) -> dict[str, AuditedCell]:
+    keys = {stage.key for stage in plan.tests()[repeat[0]]}
+    return {one.stage.key: one.cells[repeat[1] - 1] for one in audited.stages if one.stage.key in keys}
+
+
+def _value(cell: AuditedCell, metric: str) -> str:
+    value = cell.stored.content.metrics.get(metric) if cell.stored else None
+    return "—" if value is None else repr(value)
