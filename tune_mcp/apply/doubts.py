@@ -153,8 +153,7 @@ def _edge(worst: Worst, gate: Gate | None) -> str:
         return "a lower bound of 0 can never fail: the test would check nothing"
     if not at_edge(worst.worst_op, value, metric.display.scale, share=share):
         return ""
-    room = abs(gate.limit(value) - value) if gate else 0.0
-    if room > 0:
+    if gate and abs(gate.limit(value) - value) > 0:
         return ""
     slack = "the test's slack allows nothing beyond it" if gate else "a slack that multiplies has no effect there"
     return (

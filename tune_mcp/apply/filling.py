@@ -51,19 +51,13 @@ def fill(data: bytes, path: str, values: Sequence[tuple[Blank, str]]) -> bytes:
 
 def _texts(source: SourceTree, node: ast.Dict, mine: Sequence[tuple[Blank, str]]) -> list[bytes]:
     """The new entries of a dict as text."""
-    quote, table = _quote(source, node), mine[0][0]
+    last, table = node.keys[-1] if node.keys else None, mine[0][0]
+    start = source.span(last)[0] if last is not None else 0
+    quote = "'" if last is not None and source.data[start : start + 1] == b"'" else '"'
     entries = [f"{quote}{blank.subkey}{quote}: {text}".encode() for blank, text in mine]
     if table.form is BlankForm.NO_TABLE:
         return [f"{table.concurrency}: ".encode() + b"{" + b", ".join(entries) + b"}"]
     return entries
-
-
-def _quote(source: SourceTree, node: ast.Dict) -> str:
-    last = node.keys[-1] if node.keys else None
-    if last is None:
-        return '"'
-    start, _ = source.span(last)
-    return "'" if source.data[start : start + 1] == b"'" else '"'
 
 
 def _entries(source: SourceTree, node: ast.Dict, texts: Sequence[bytes]) -> list[_Change]:

@@ -289,7 +289,7 @@ def _unshared(rows: list[Row]) -> Iterator[Row]:
 
 
 def _alone(row: Row, readers: Readers) -> Row:
-    """A threshold that an unmeasured test reads too is not tightened unless a person says so."""
+    """A threshold that an unmeasured test reads too is not tightened unless a person decides so."""
     if row.direction not in (Direction.TIGHTENS, Direction.FIRST):
         return row
     other = readers.unmeasured(row.file, row.source)

@@ -107,7 +107,9 @@ def prove(
     """
     known = [row for row in rows if row.file == file and row.place_known]
     places = [row.place for row in known]
-    before, after = _ask(interpreter, file, (old, new), places)
+    before, after = _run(interpreter, file, (old, new), places)
+    if not before.error and after.error:  # it may not load twice in one process
+        (after,) = _run(interpreter, file, (new,), places)
     if error := before.error or after.error:
         return error
     wrong: list[str] = []
@@ -123,8 +125,8 @@ def prove(
             if row.key in values:
                 wrong.append(f"{row.place} is written as {row.current_raw}, but the loaded module has {was}")
         elif now != wanted:
-            told = "would have" if row.key in values else "would become, although it is not written,"
-            wrong.append(f"{row.place} {told} {now} instead of {wanted}")
+            effect = "would have" if row.key in values else "would become, although it is not written,"
+            wrong.append(f"{row.place} {effect} {now} instead of {wanted}")
     if wrong:
         raise Refusal(
             Code.THRESHOLD_UNKNOWN,
@@ -135,16 +137,6 @@ def prove(
             {"file": file, "values": [*wrong]},
         )
     return ""
-
-
-def _ask(
-    interpreter: Interpreter, file: str, sources: tuple[bytes, bytes], places: list[str]
-) -> tuple[_Answer, _Answer]:
-    """Both answers; the new bytes get a process of their own where the module does not load twice in one."""
-    old, new = _run(interpreter, file, sources, places)
-    if not old.error and new.error:
-        (new,) = _run(interpreter, file, sources[1:], places)
-    return old, new
 
 
 def _run(interpreter: Interpreter, file: str, sources: tuple[bytes, ...], places: list[str]) -> tuple[_Answer, ...]:
@@ -159,23 +151,23 @@ def _run(interpreter: Interpreter, file: str, sources: tuple[bytes, ...], places
             "deadline": seconds,
         }
     )
-    answer, told = os.pipe()
-    with os.fdopen(answer, "rb") as heard:
+    receiving, sending = os.pipe()
+    with os.fdopen(receiving, "rb") as answer:
         try:
             child = subprocess.Popen(
-                [str(interpreter.python), "-B", "-c", _PROGRAM, str(told)],
+                [str(interpreter.python), "-B", "-c", _PROGRAM, str(sending)],
                 cwd=interpreter.repo_root,
                 env=dict(interpreter.env),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=(told,),
+                pass_fds=(sending,),
                 start_new_session=True,
             )
         except OSError as error:
             return tuple(_Answer(error=f"the interpreter does not start: {error}") for _ in sources)
         finally:
-            os.close(told)
+            os.close(sending)
         try:
             child.communicate(question.encode(), timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -184,8 +176,8 @@ def _run(interpreter: Interpreter, file: str, sources: tuple[bytes, ...], places
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, signal.SIGKILL)  # also what loading it has started
             child.wait()
-        os.set_blocking(answer, False)
-        data = heard.read() or b""
+        os.set_blocking(receiving, False)
+        data = answer.read() or b""
     try:
         found = _ANSWERS.validate_json(data)
     except ValidationError:

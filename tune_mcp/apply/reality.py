@@ -45,7 +45,7 @@ def matching(nodeids: Iterable[str], tests: Iterable[str]) -> Iterator[str]:
 
 
 def contradiction(reading: Reading, others: Sequence[Reading], outcomes: Outcomes) -> str:
-    """What pytest reported that the reading cannot explain; empty when it holds or nothing can be said.
+    """What pytest reported that the reading cannot explain; empty when it holds or nothing is known.
 
     An unexplained failure of a test that asserts several thresholds speaks against none of them: it is named instead.
     """

@@ -1,4 +1,4 @@
-"""What ``init`` answers: the config that was proposed, and what is still to be said."""
+"""What ``init`` answers: the config that was proposed, and what config still lacks."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ TEXT_LIMIT = 8000
 
 
 class Reply(BaseModel):
-    """An answer of one verb. ``next`` says what to do now; ``text()`` says everything that matters."""
+    """An answer of one verb. ``next`` says what to do now; ``text()`` holds everything that matters."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False, defer_build=True)
 

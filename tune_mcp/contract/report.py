@@ -55,7 +55,7 @@ class FailedTest(Frozen):
 
 
 class ReportReply(Reply):
-    """Where the report stands, and what it says in a few lines."""
+    """Where the report stands, and its main facts in a few lines."""
 
     run_id: str
     calibration_git_sha: str

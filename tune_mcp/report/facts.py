@@ -24,7 +24,7 @@ from tune_mcp.session.provenance import CommitRange
 
 SCHEMA_VERSION = 4
 DRIFT = 0.10
-"""Of a reference over all its calibrations; more is said aloud."""
+"""Of a reference over all its calibrations; more is named among the notes."""
 _LAST_GROUPS = ("speed", "reliability")
 
 
@@ -292,7 +292,7 @@ class OptimisationFacts(Frozen):
 
 
 class ReportFacts(Frozen):
-    """Everything that a report says. Times are UTC, ``YYYY-mm-ddTHH:MM:SSZ``. ``sources`` are those of a merged run."""
+    """All that a report shows. Times are UTC, ``YYYY-mm-ddTHH:MM:SSZ``. ``sources`` are those of a merged run."""
 
     schema_version: int = SCHEMA_VERSION
     run_id: str

@@ -69,7 +69,7 @@ def _template() -> Template:
 
 
 _EDGE = 3.0
-_ROOM = 2.2
+_REACH = 2.2
 _LEAST_WIDTH_PX = 330
 _LETTER_PX = 5.9
 _TOP, _BOTTOM = 20.0, 18.0
@@ -178,10 +178,10 @@ def _rows(metric: MetricFacts) -> list[tuple[str, list[_Mark]]]:
 def _domain(metric: MetricFacts) -> tuple[float, float]:
     core = [*metric.values, metric.write_value]
     low, high = float(min(core)), float(max(core))
-    room = max(high - low, abs(metric.spread.median) * 0.01) or 1.0
-    reach = (low - _ROOM * room, high + _ROOM * room)
+    width = max(high - low, abs(metric.spread.median) * 0.01) or 1.0
+    reach = (low - _REACH * width, high + _REACH * width)
     others = [mark[0] for _, marks in _rows(metric) for mark in marks if reach[0] <= mark[0] <= reach[1]]
-    pad = room * 0.12
+    pad = width * 0.12
     return min([low, *others]) - pad, max([high, *others]) + pad
 
 

@@ -40,7 +40,7 @@ def render(facts: ReportFacts) -> str:
     return "\n\n".join("\n".join(part).rstrip() for part in parts if part) + "\n"
 
 
-def _said(text: str) -> str:
+def _one_line(text: str) -> str:
     """Text of unknown origin as one line that cannot become a tag or a table cell's end."""
     return " ".join(text.split()).replace("<", "&lt;").replace("{{", "{ {")
 
@@ -71,7 +71,7 @@ def _head(facts: ReportFacts) -> list[str]:
         "repeats, all on this commit.",
     ]
     for headline, sentence in wording.notes(facts):
-        lines += ["", f"> **{headline}:** {_said(sentence)}"]
+        lines += ["", f"> **{headline}:** {_one_line(sentence)}"]
     return lines
 
 
@@ -93,7 +93,7 @@ def _summary(facts: ReportFacts) -> list[str]:
     return lines
 
 
-def _moves(facts: ReportFacts, rows: wording.Pairs) -> Iterator[str]:
+def _moves(facts: ReportFacts, rows: since.Pairs) -> Iterator[str]:
     yield from table(
         ("Stage", "Threshold", "Present", "Worst of N", "Proposed", "Effect on CI", "Remark"),
         (
@@ -104,7 +104,7 @@ def _moves(facts: ReportFacts, rows: wording.Pairs) -> Iterator[str]:
                 brief(metric.worst_raw),
                 wording.proposed_text(metric, brief),
                 _effect(metric),
-                _said("; ".join(wording.remarks(stage, metric, facts))),
+                _one_line("; ".join(wording.remarks(stage, metric, facts))),
             )
             for stage, metric in rows
         ),
@@ -115,12 +115,12 @@ def _moves(facts: ReportFacts, rows: wording.Pairs) -> Iterator[str]:
 def _hosts(facts: ReportFacts) -> list[str]:
     rows = (
         (
-            f"`{_said(one.host)}`",
-            _said(one.gpus),
+            f"`{_one_line(one.host)}`",
+            _one_line(one.gpus),
             one.driver or "—",
             f"`{one.fingerprint[:12]}`" if one.fingerprint else "—",
             ", ".join(f"{key} {count}" for key, count in one.repeats.items()) or "none",
-            _said("; ".join([*one.apart, *(f"quarantined: {told}" for told in one.quarantined)])) or "—",
+            _one_line("; ".join([*one.apart, *(f"quarantined: {attempt}" for attempt in one.quarantined)])) or "—",
         )
         for one in facts.hosts
     )
@@ -129,7 +129,7 @@ def _hosts(facts: ReportFacts) -> list[str]:
 
 
 def _stage(stage: StageFacts) -> list[str]:
-    title = f" — {_said(stage.title)}" if stage.title else ""
+    title = f" — {_one_line(stage.title)}" if stage.title else ""
     lines = [f"## Stage `{stage.key}`{title}", "", stage.context, ""]
     repeats = range(len(stage.cells))
     rows = [
@@ -173,7 +173,7 @@ def _worst_rows(stage: StageFacts) -> Iterator[str]:
                 wording.proposed_text(metric),
                 wording.present_text(metric),
                 _effect(metric),
-                f"{metric.decision}: {_said(metric.reason)}",
+                f"{metric.decision}: {_one_line(metric.reason)}",
             )
             for metric in stage.metrics
         ),
@@ -260,11 +260,11 @@ def _previous(facts: ReportFacts) -> list[str]:
     if rows:
         lines += ["", *table(("Stage", "Metric", "Worst then", "Worst now", "Change"), rows, right=(2, 3))]
     if before.changes and before.changes.files:
-        lines += ["", "Files:", "", *(f"- {_said(since.file_text(file, before))}" for file in before.changes.files)]
+        lines += ["", "Files:", "", *(f"- {_one_line(since.file_text(file, before))}" for file in before.changes.files)]
         lines += _more(before.files - len(before.changes.files))
     if before.changes and before.changes.commits:
         lines += ["", "Commits, the newest first:", ""]
-        lines += [f"- `{one.sha[:12]}` {one.day} {_said(one.subject)}" for one in before.changes.commits]
+        lines += [f"- `{one.sha[:12]}` {one.day} {_one_line(one.subject)}" for one in before.changes.commits]
         lines += _more(before.commits - len(before.changes.commits))
     return lines
 
@@ -283,7 +283,7 @@ def _optimisations(facts: ReportFacts) -> list[str]:
         (
             (
                 one.name,
-                f"`{_said(one.evidence)}`" if one.evidence else "none in config: it cannot be proven from a log",
+                f"`{_one_line(one.evidence)}`" if one.evidence else "none in config: it cannot be proven from a log",
                 f"`{seen.test}`",
                 since.seen_text(seen, facts.repeats) if one.evidence else "—",
                 f"`{seen.place}`" if seen.place else "—",
@@ -309,8 +309,8 @@ def _attempts(facts: ReportFacts) -> list[str]:
                     "—" if one.attempt is None else str(one.attempt),
                     one.how,
                     wording.uncounted_values(one),
-                    _said(one.who),
-                    _said(one.reason),
+                    _one_line(one.who),
+                    _one_line(one.reason),
                     f"`{one.where}`" if one.where else "nothing is left",
                 )
                 for one in facts.uncounted
@@ -318,7 +318,7 @@ def _attempts(facts: ReportFacts) -> list[str]:
         )
     if facts.incidents:
         lines += ["", "Incidents:", ""]
-    lines += [f"- {event.t} {event.kind}: {_said(event.text)}" for event in facts.incidents]
+    lines += [f"- {event.t} {event.kind}: {_one_line(event.text)}" for event in facts.incidents]
     return lines
 
 
@@ -336,18 +336,22 @@ def _provenance(facts: ReportFacts) -> list[str]:
         "",
         f"- Model: {facts.model}",
         f"- Commit: `{facts.calibration_git_sha}`",
-        f"- Branch: {_said(facts.git_branch)}",
-        f"- Dirty: {'yes' if facts.dirty else 'no'} ({_said(facts.dirty_note)})",
+        f"- Branch: {_one_line(facts.git_branch)}",
+        f"- Dirty: {'yes' if facts.dirty else 'no'} ({_one_line(facts.dirty_note)})",
         f"- Started: {facts.started_at}",
         f"- Finished: {facts.finished_at}",
         f"- Venv Python: `{facts.venv_python}` (from {facts.venv_source})",
-        f"- Versions: {_said(versions) or '?'}",
+        f"- Versions: {_one_line(versions) or '?'}",
         f"- GPU: {facts.gpu_summary}",
         f"- Host profile: {facts.host or 'none'}",
         *(f"- {line}" for line in hosts.lanes(facts.launches)),
         f"- Environment: {facts.environment_note}",
-        *([f"- Processes that the tests end: {_said(facts.tests_end_processes)}"] if facts.tests_end_processes else []),
-        *(f"- Precheck, {one.status}: {one.id} — {_said(one.detail)}" for one in facts.checks),
+        *(
+            [f"- Processes that the tests end: {_one_line(facts.tests_end_processes)}"]
+            if facts.tests_end_processes
+            else []
+        ),
+        *(f"- Precheck, {one.status}: {one.id} — {_one_line(one.detail)}" for one in facts.checks),
         f"- tune-mcp: {facts.tune_version} measured, {facts.report_version} reported",
         f"- Run directory: `{facts.run_dir}`",
         f"- Report generated: {facts.generated_at}",

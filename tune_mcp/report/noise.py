@@ -111,7 +111,7 @@ def _series(row: Row, family: Family, samples: int | None) -> tuple[Family, Seri
 
 
 def _fits(series: Series, own: Family, family: Family) -> bool:
-    """Whether a series tells something of its family's relative spread: a zero has none."""
+    """Whether a series counts for its family's relative spread: a zero has none."""
     return own == family and min(series.values) > 0
 
 

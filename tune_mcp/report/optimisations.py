@@ -1,4 +1,4 @@
-"""Which configured optimisations this run's logs show; what no log shows is said, never taken for granted (PRF-03).
+"""Which configured optimisations this run's logs show; what no log shows is named, never taken for granted (PRF-03).
 
 The logs are those of the repeats that count. A pattern is a remark for people: it decides nothing and gates nothing.
 """

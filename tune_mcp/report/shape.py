@@ -80,15 +80,15 @@ def apart(values: Sequence[Number]) -> int | None:
     return None
 
 
-def _far(one: float, others: Sequence[float], least_gap: float) -> bool:
+def _far(one: float, others: Sequence[float], least: float) -> bool:
     middle = median(others)
-    gap = min(abs(one - other) for other in others)
+    distance = min(abs(one - other) for other in others)
     scatter = _MAD_TO_SIGMA * median([abs(other - middle) for other in others])
     return (
-        gap > 0
-        and gap >= least_gap * abs(middle)
+        distance > 0
+        and distance >= least * abs(middle)
         and abs(one - middle) > ROBUST_Z * scatter
-        and gap >= 2 * (max(others) - min(others))
+        and distance >= 2 * (max(others) - min(others))
     )
 
 
@@ -99,9 +99,9 @@ def clusters(values: Sequence[Number]) -> tuple[list[Number], list[Number]] | No
     ordered = sorted(values)
     cut = max(range(2, len(ordered) - 1), key=lambda place: ordered[place] - ordered[place - 1])
     low, high = ordered[:cut], ordered[cut:]
-    gap = high[0] - low[-1]
+    distance = high[0] - low[-1]
     within = math.sqrt(math.fsum(_deviations(low) + _deviations(high)) / (len(ordered) - 2))
-    if gap > 0 and gap >= RELATIVE_GAP * abs(median(ordered)) and gap >= CLUSTER_Z * within:
+    if distance > 0 and distance >= RELATIVE_GAP * abs(median(ordered)) and distance >= CLUSTER_Z * within:
         return low, high
     return None
 

@@ -5,6 +5,7 @@ Accuracy, WER and speed are reported separately, per stage (RPT-07, PRF-01 to PR
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from tune_mcp.contract.apply_plan import Direction
@@ -20,6 +21,7 @@ from tune_mcp.report.facts import (
 from tune_mcp.session.provenance import ChangedFile
 from tune_mcp.words import number_of
 
+Pairs = Sequence[tuple[StageFacts, MetricFacts]]
 _LOOK_AT = "check the config and its way through server args, runners, schedulers and stage factories before applying"
 _OTHER_WORK = "other work (preprocessing, long prefill, audio synthesis, ASR, video decoding)"
 
@@ -63,14 +65,20 @@ def since_text(metric: MetricFacts, old: int | float) -> str:
     return "better" if direction(metric.worst_op, old, metric.worst_raw) is Direction.TIGHTENS else "worse"
 
 
-def group_text(metrics: Sequence[tuple[StageFacts, MetricFacts]], previous: PreviousFacts) -> str:
+def moves(metrics: Pairs, previous: PreviousFacts | None) -> Counter[str]:
+    """How many of the worst values moved which way since the last calibration, as ``since_text`` names it."""
+    return Counter(
+        since_text(metric, old)
+        for stage, metric in metrics
+        if previous and (old := previous.worst.get(f"{stage.key}/{metric.key}")) is not None
+    )
+
+
+def group_text(metrics: Pairs, previous: PreviousFacts) -> str:
     """How many of a group's worst values moved which way."""
-    counts = {"better": 0, "worse": 0, "within the spread": 0}
-    for stage, metric in metrics:
-        old = previous.worst.get(f"{stage.key}/{metric.key}")
-        if old is not None:
-            counts[since_text(metric, old)] += 1
-    text = ", ".join(f"{number} {name}" for name, number in counts.items() if number) or "nothing comparable"
+    counts = moves(metrics, previous)
+    ways = ("better", "worse", "within the spread")
+    text = ", ".join(f"{counts[way]} {way}" for way in ways if counts[way]) or "nothing comparable"
     return f"Against the last calibration: {text}."
 
 
@@ -78,7 +86,8 @@ def gain_text(stage: StageFacts, facts: ReportFacts) -> str:
     """What became of the gain that a speed stage should show since the last calibration (RPT-07, PRF-04, PRF-05)."""
     unproven = facts.unproven(stage)
     shown = [one for one in facts.expected(stage) if one.name not in unproven]
-    better, worse = _moves_since(stage, facts.previous)
+    moved = moves([(stage, metric) for metric in stage.metrics], facts.previous)
+    better, worse = moved["better"], moved["worse"]
     way = f"{better} of {len(stage.metrics)} better, {worse} worse" if facts.previous else "nothing to compare with"
     if unproven:
         return f"{way}; {', '.join(unproven)} configured but in no log: {_LOOK_AT}"
@@ -105,15 +114,6 @@ def _named(one: OptimisationFacts, stage: StageFacts, repeats: int) -> str:
         return f"{one.name} (not proven to have run)"
     seen = sum(len(seen.repeats) for seen in one.tests if seen.test == stage.test_key)
     return one.name if seen == repeats else f"{one.name} (seen in {seen} of {repeats} repeats only)"
-
-
-def _moves_since(stage: StageFacts, previous: PreviousFacts | None) -> tuple[int, int]:
-    said = [
-        since_text(metric, old)
-        for metric in stage.metrics
-        if previous and (old := previous.worst.get(f"{stage.key}/{metric.key}")) is not None
-    ]
-    return said.count("better"), said.count("worse")
 
 
 def seen_text(seen: SeenFacts, repeats: int) -> str:

@@ -58,12 +58,12 @@ def _gate(test: str, pairs: Sequence[tuple[StageFacts, MetricFacts]], noise: Noi
     noisy_stage, noisy = max(pairs, key=lambda pair: (pair[1].chance.noise, pair[1].chance.sd))
     series, n = noise.series[(noisy_stage.key, noisy.key)], len(noisy.values)
     enough = noisy.chance.noise <= wished
-    room = 0.0 if noisy.limit_proposed is None else max(0.0, series.loss(noisy.limit_proposed) - max(series.losses()))
+    margin = 0.0 if noisy.limit_proposed is None else max(0.0, series.loss(noisy.limit_proposed) - max(series.losses()))
     slack = repeats = None
     if not enough:
         # The formula is for normal noise of a known size: it starts from the slack that would explain the chance above.
         deviations = statistics.slack_for(noisy.chance.noise, n)
-        sd = room / deviations if room and deviations else noisy.chance.sd
+        sd = margin / deviations if margin and deviations else noisy.chance.sd
         upper = math.expm1(statistics.slack_for(wished, n) * sd)
         slack = (upper if noisy.worst_op == "max" else upper / (1 + upper)) if sd else None
         repeats = statistics.repeats_with_slack(wished, deviations)

@@ -1,8 +1,8 @@
-"""Sentences that more than one rendering says, so that they say the same (RPT-07, PRF-05)."""
+"""Sentences that more than one rendering shows, so that all show the same (RPT-07, PRF-05)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from statistics import median
 
 from tune_mcp.config.stages import Number
@@ -19,14 +19,14 @@ from tune_mcp.report.facts import (
 )
 from tune_mcp.report.figures import chance_text, chances_text, percent, plain
 from tune_mcp.report.shape import FlagKind
+from tune_mcp.report.since import Pairs
 from tune_mcp.report.statistics import UNSEEN, Series, coverage, repeats_for
 from tune_mcp.words import number_of
 
-Pairs = Sequence[tuple[StageFacts, MetricFacts]]
 _TESTS_NAMED = 5
 _APART = "No repeat is left out for that: look at the machine, or measure its repeats again on another one."
 _TAKEN_OUT = (Uncounted.PURGED, Uncounted.REPLACED)
-_SAID = {
+_COUNTED = {
     Direction.LOOSENS: ("would loosen", "would loosen"),
     Direction.TIGHTENS: ("would tighten", "would tighten"),
     Direction.FIRST: ("would get its first baseline", "would get their first baseline"),
@@ -36,38 +36,42 @@ _SAID = {
 
 
 def conclusion(metrics: Pairs, facts: ReportFacts) -> list[str]:
-    """What one metric group says, in a few sentences."""
+    """The conclusion about one metric group, in a few sentences."""
     previous = facts.previous
     if len(metrics) == 1:
         stage, metric = metrics[0]
         details = "; ".join(remarks(stage, metric, facts))
-        said = [f"{metric.label} of {stage.key}: {metric.direction_text}{f' ({details})' if details else ''}."]
+        sentences = [f"{metric.label} of {stage.key}: {metric.direction_text}{f' ({details})' if details else ''}."]
         old = previous.worst.get(f"{stage.key}/{metric.key}") if previous else None
-        said += _unproven(metrics, facts)
-        return said if old is None else [*said, f"Against the last calibration: {since.moved_text(metric, old)}."]
+        sentences += _unproven(metrics, facts)
+        return (
+            sentences
+            if old is None
+            else [*sentences, f"Against the last calibration: {since.moved_text(metric, old)}."]
+        )
     counts = [
         f"{number} {words[number != 1]}"
-        for way, words in _SAID.items()
+        for way, words in _COUNTED.items()
         if (number := sum(metric.direction is way for _, metric in metrics))
     ]
-    said = [f"{len(metrics)} thresholds: {', '.join(counts)}."]
+    sentences = [f"{len(metrics)} thresholds: {', '.join(counts)}."]
     moving = [pair for pair in metrics if pair[1].direction in (Direction.LOOSENS, Direction.TIGHTENS)]
     if moving:
         stage, metric = max(moving, key=lambda pair: abs(pair[1].change_percent or 0.0))
-        said.append(f"The largest move: {metric.label} of {stage.key} {metric.direction_text}.")
+        sentences.append(f"The largest move: {metric.label} of {stage.key} {metric.direction_text}.")
     noise = sum(metric.within_noise for _, metric in moving)
     if noise:
-        said.append(f"{noise} of {len(moving)} changes lie within the spread of the repeats.")
+        sentences.append(f"{noise} of {len(moving)} changes lie within the spread of the repeats.")
     failing = sum(bool(metric.present_misses) for _, metric in metrics)
     if failing:
-        said.append(f"{failing} {'fails' if failing == 1 else 'fail'} CI's present limit in at least one repeat.")
+        sentences.append(f"{failing} {'fails' if failing == 1 else 'fail'} CI's present limit in at least one repeat.")
     split = sum(_has_modes(metric) for _, metric in metrics)
     if split:
-        said.append(f"{split} {'has' if split == 1 else 'have'} two modes: calibrating to either is a decision.")
-    said += _unproven(metrics, facts)
+        sentences.append(f"{split} {'has' if split == 1 else 'have'} two modes: calibrating to either is a decision.")
+    sentences += _unproven(metrics, facts)
     if previous is not None:
-        said.append(since.group_text(metrics, previous))
-    return said
+        sentences.append(since.group_text(metrics, previous))
+    return sentences
 
 
 def _unproven(metrics: Pairs, facts: ReportFacts) -> list[str]:
@@ -131,9 +135,9 @@ def slack_text(metric: MetricFacts) -> str:
         return "unknown"
     if limit == value:
         return "none"
-    room = limit - value
-    size = f"{plain(round(100 * abs(room / value), 2))} %" if value else plain(abs(room))
-    return f"{'+' if room > 0 else '−'}{size}"
+    slack = limit - value
+    size = f"{plain(round(100 * abs(slack / value), 2))} %" if value else plain(abs(slack))
+    return f"{'+' if slack > 0 else '−'}{size}"
 
 
 def basis_text(metric: MetricFacts) -> str:
@@ -200,9 +204,9 @@ def notes(facts: ReportFacts) -> list[tuple[str, str]]:
         when = "as they were before" if before else "as they are now"
         found.append(("Applied", f"{len(facts.applied)} {written}; the tables show the files {when}."))
     if drifted := [one for one in facts.trends if one.drifted]:
-        told = [f"{one.stage}/{one.metric} {trend_text(one)}" for one in drifted[:_TESTS_NAMED]]
-        more = f"; and {len(drifted) - len(told)} more" if len(drifted) > len(told) else ""
-        found.append(("References that drifted", f"{'; '.join(told)}{more}. Each step alone may look small."))
+        named = [f"{one.stage}/{one.metric} {trend_text(one)}" for one in drifted[:_TESTS_NAMED]]
+        more = f"; and {len(drifted) - len(named)} more" if len(drifted) > len(named) else ""
+        found.append(("References that drifted", f"{'; '.join(named)}{more}. Each step alone may look small."))
     if facts.previous and facts.previous.differences:
         found.append(("Conditions of the last calibration", f"{'; '.join(facts.previous.differences)}."))
     if facts.unchecked and facts.metrics():

@@ -29,10 +29,10 @@ from tune_mcp.observe.audit import Audit, AuditedStage
 from tune_mcp.report import earlier, history, html, markdown
 from tune_mcp.report.context import ContextReader, hardware
 from tune_mcp.report.earlier import EarlierReport
-from tune_mcp.report.facts import ReportFacts, StageFacts, TrendFacts
+from tune_mcp.report.facts import MetricFacts, ReportFacts, StageFacts, TrendFacts
 from tune_mcp.report.history import uncounted
 from tune_mcp.report.hosts import hosts
-from tune_mcp.report.metric import HistoryReader, MetricReader
+from tune_mcp.report.metric import HistoryReader, describe
 from tune_mcp.report.noise import SameCode
 from tune_mcp.report.noise import read as read_noise
 from tune_mcp.report.optimisations import look
@@ -139,8 +139,10 @@ def _collect(
     past = HistoryReader(repo_root, plan.calibration_git_sha)
     same = same_code or plan.commits.__contains__
     noise = read_noise(plan, audited.stages, applied.rows, earlier, machine.summary, same)
-    metrics = MetricReader(past, {row.key: row for row in applied.rows}, noise)
-    stages = [_stage(stage, context, plan, metrics) for stage in audited.stages]
+    metrics: dict[str, list[MetricFacts]] = {stage.stage.key: [] for stage in audited.stages}
+    for row in applied.rows:
+        metrics[row.stage_key].append(describe(row, noise, past))
+    stages = [_stage(stage, context, plan, tuple(metrics[stage.stage.key])) for stage in audited.stages]
     precheck, environment = read_object(run.precheck), read_object(run.environment)
     machines = hosts(run, audited)
     environments = _environments(audited)
@@ -210,7 +212,7 @@ def _trends(
                 )
 
 
-def _stage(audited: AuditedStage, context: ContextReader, plan: Plan, reader: MetricReader) -> StageFacts:
+def _stage(audited: AuditedStage, context: ContextReader, plan: Plan, metrics: tuple[MetricFacts, ...]) -> StageFacts:
     stage = audited.stage
     policy = plan.groups.get(stage.group)
     contents = [cell.stored.content if cell.stored else None for cell in audited.cells]
@@ -230,7 +232,7 @@ def _stage(audited: AuditedStage, context: ContextReader, plan: Plan, reader: Me
         samples=tuple("—" if c is None or c.total is None else f"{c.ok}/{c.total}" for c in counts),
         durations_s=tuple(found.duration_s if found else None for found in contents),
         docs=stage.is_docs,
-        metrics=tuple(reader.read(stage)),
+        metrics=metrics,
         artifacts=tuple(cell.stored.sha256 if cell.stored else "" for cell in audited.cells),
     )
 

@@ -1,7 +1,7 @@
-"""What a person said so far about an apply plan, kept as it comes: a cut call loses none.
+"""What a person has answered about an apply plan, kept as it comes: a cut call loses none.
 
 Each time the digest of ``answers.json`` goes into the run's ledger. A file that is not the one on record was written by
-somebody else: it is nobody's word, and the person is asked (rules SCP-06, APL-04).
+somebody else: it counts for nothing, and the person is asked (rules SCP-06, APL-04).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tune_mcp.session import events
 
 
 class Answers(Frozen):
-    """What was said so far about one plan: the mode and the standing word that came with it, and single decisions.
+    """The answers about one plan so far: the mode and the standing choice that came with it, and single decisions.
 
     ``failures_agreed``: a person wants the plan written although tests fail.
     """
@@ -36,7 +36,7 @@ class Answers(Frozen):
 
 
 def load(run: RunDir, plan_id: str) -> Answers:
-    """What was said so far; nothing where there is no file, or another one than the ledger has."""
+    """The answers so far; none where there is no file, or another one than the ledger has."""
     try:
         data = read_plain(_path(run, plan_id))
         return Answers.model_validate(parse_json(data)) if sha256_bytes(data) == _on_record(run, plan_id) else Answers()
@@ -44,10 +44,10 @@ def load(run: RunDir, plan_id: str) -> Answers:
         return Answers()
 
 
-def store(run: RunDir, plan_id: str, **said: object) -> None:
-    """Keep more of what was said, by the names of the fields of ``Answers``."""
+def store(run: RunDir, plan_id: str, **given: object) -> None:
+    """Keep more answers, by the names of the fields of ``Answers``."""
     before = load(run, plan_id)
-    answers = before.model_copy(update=said)
+    answers = before.model_copy(update=given)
     if answers == before:
         return
     path = _path(run, plan_id)

@@ -135,8 +135,8 @@ def _write(
         transaction.commit(folder, project.repo_root, changes, utc_now)
     published = pull_request.Publication(found.run, outcome.report or made.report, outcome.records, catalogue)
     edited = tuple(sorted({one.file for one in applied}))
-    said = f"{number_of(len(applied), 'value')} written in mode {mode} (plan {proposal.plan_id})"
-    events.append(found.run, "applied", utc_now(), said, plan_id=proposal.plan_id)
+    text = f"{number_of(len(applied), 'value')} written in mode {mode} (plan {proposal.plan_id})"
+    events.append(found.run, "applied", utc_now(), text, plan_id=proposal.plan_id)
     return ApplyReply(
         run_id=found.run.run_id,
         plan_id=proposal.plan_id,

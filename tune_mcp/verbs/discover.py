@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def discover(
     project: Project, model: str, write: bool = True, coverage_to: Path | None = None, *, with_coverage: bool = True
 ) -> DiscoverReply:
-    """Read the tests and config into stages.yaml. A table that says the same is not rewritten.
+    """Read the tests and config into stages.yaml. An equal table is not rewritten.
 
     ``coverage_to`` is a file for the table of all asserted numbers, in Markdown; ``with_coverage`` whether they are
     read at all.
@@ -73,8 +73,8 @@ def discover(
 
 def _assumed_gpus(config: ModelConfig, table: StageTable) -> tuple[str, ...]:
     files = gpus_by_default(config, tuple(table.values()))
-    said = "gpus_per_test does not name it, so each launch takes 1 GPU"
-    return tuple(f"{file}: {said}; {line_to_add(config.name, (file,))}" for file in files)
+    assumed = "gpus_per_test does not name it, so each launch takes 1 GPU"
+    return tuple(f"{file}: {assumed}; {line_to_add(config.name, (file,))}" for file in files)
 
 
 def _previous(project: Project, model: str) -> StageTable | None:

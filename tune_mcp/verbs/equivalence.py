@@ -49,7 +49,7 @@ def prove(repo_root: Path, plan: Plan, now: GitState, moment: datetime, tree: dr
 
 
 def still_holds(repo_root: Path, plan: Plan) -> None:
-    """Prove every recorded verdict again. Raises ``NotEquivalent``: a commit is gone, or says something else now."""
+    """Prove every recorded verdict again. Raises ``NotEquivalent``: a commit is gone, or differs otherwise now."""
     for one in plan.equivalents:
         again = compare(repo_root, plan, one.git_sha, datetime.fromisoformat(one.proved_at))
         if again != one:

@@ -151,15 +151,15 @@ def complete(project: Project, run_id: str) -> Evidence:
             Step(call("status", run_id=run_id, wait_s=45), " until it is terminal"),
             {"run_id": run_id, "state": str(now.state)},
         )
-    gaps = audited.open_cells()
-    missing = [gap for gap in gaps if gap[2].fault is Fault.CONTENT]
-    foreign = [gap for gap in gaps if gap[2].fault is Fault.FOREIGN]
+    not_strict = audited.open_cells()
+    missing = [cell for cell in not_strict if cell[2].fault is Fault.CONTENT]
+    foreign = [cell for cell in not_strict if cell[2].fault is Fault.FOREIGN]
     if missing or not audited.stages:
         raise Refusal(
             Code.NOT_STRICT,
             ("STR-01", "STR-11", "RPT-10"),
             f"{audited.ready_stages}/{len(audited.stages)} stages are strict-ready; "
-            f"first uncovered repeat: {_gap(missing)}",
+            f"first uncovered repeat: {_first(missing)}",
             _measure(plan, ": it measures what is missing"),
             {"run_id": run_id, "gaps": _listed(missing)},
         )
@@ -175,16 +175,16 @@ def complete(project: Project, run_id: str) -> Evidence:
         raise Refusal(
             Code.FOREIGN_ARTIFACT,
             ("STR-14", "SES-10"),
-            _gap(foreign),
+            _first(foreign),
             _measure(plan, ": it reads the sealed files again, or measures the repeat again where they are not whole"),
             {"run_id": run_id, "gaps": _listed(foreign)},
         )
-    elsewhere = [gap for gap in gaps if gap[2].fault is Fault.ENVIRONMENT]
+    elsewhere = [cell for cell in not_strict if cell[2].fault is Fault.ENVIRONMENT]
     if elsewhere:
         raise Refusal(
             Code.HOST_NOT_COMPARABLE,
             ("SCP-02", "SCP-01"),
-            _gap(elsewhere),
+            _first(elsewhere),
             Step(
                 "on the machine of environment.json ",
                 _measure(plan, " to measure that repeat again"),
@@ -205,16 +205,16 @@ def _no_provenance(plan: Plan, reason: str) -> Refusal:
     )
 
 
-def _gap(gaps: list[OpenCell]) -> str:
-    if not gaps:
+def _first(cells: list[OpenCell]) -> str:
+    if not cells:
         return "the matrix is empty"
-    key, repeat, cell = gaps[0]
-    more = f" (and {len(gaps) - 1} more)" if len(gaps) > 1 else ""
+    key, repeat, cell = cells[0]
+    more = f" (and {len(cells) - 1} more)" if len(cells) > 1 else ""
     return f"{key} run {repeat} {cell.cell.value} {cell.reason}{more}"
 
 
-def _listed(gaps: list[OpenCell]) -> list[Json]:
-    return [f"{key}/run{repeat}" for key, repeat, _ in gaps[:50]]
+def _listed(cells: list[OpenCell]) -> list[Json]:
+    return [f"{key}/run{repeat}" for key, repeat, _ in cells[:50]]
 
 
 def changed_files(repo_root: Path, run: RunDir, plan: Plan) -> dict[str, str]:

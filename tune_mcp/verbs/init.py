@@ -47,7 +47,7 @@ it names no place for its value. Either let the test write its numbers into a JS
 
 @dataclass(frozen=True)
 class Asked:
-    """What the caller says: ``places`` by metric, as ``file::dotted.path``; ``replace`` an existing config.yaml."""
+    """What the caller asks for: ``places`` by metric, as ``file::dotted.path``; ``replace`` an existing config.yaml."""
 
     run: bool = False
     replace: bool = False

@@ -27,7 +27,7 @@ def suspects(project: Project) -> list[RunDir]:
 
 
 def recover(runs: Iterable[RunDir]) -> None:
-    """End what dead runs left alive, then empty their TMPDIRs; each run's record says what it was (GPU-20, GPU-16).
+    """End what dead runs left alive, then empty their TMPDIRs; each run's record names them (GPU-20, GPU-16).
 
     Raises HOST_BUSY when a process outlives even SIGKILL: nothing is measured beside it.
     """
@@ -77,8 +77,6 @@ def left_alive(runs: Iterable[RunDir]) -> str:
 
 
 _LEAVING_S = 5.0
-
-
 _LOOK_EVERY_S = 0.02
 
 
@@ -115,18 +113,16 @@ def take_host(project: Project, sleep: Callable[[float], None] = time.sleep, sha
         return host
     if others := neighbours.under(host_lock.lock_folder(), neighbours.measuring(), on_lanes=share.on_lanes):
         host.release()
+        folder = others[0].run_dir
+        ours = folder is not None and Path(folder).is_relative_to(project.repo_root)
         raise Refusal(
-            Code.RUN_ACTIVE if _of_this(project, others[0]) else Code.HOST_BUSY,
+            Code.RUN_ACTIVE if ours else Code.HOST_BUSY,
             ("GPU-14", "STR-18"),
             f"another run is measuring on this machine, although nobody holds its lock: {others[0]}",
             "wait until it has ended, or stop it",
             {"neighbours": [{"pid": one.pid, "run_dir": one.run_dir} for one in others]},
         )
     return host
-
-
-def _of_this(project: Project, other: neighbours.Neighbour) -> bool:
-    return other.run_dir is not None and Path(other.run_dir).is_relative_to(project.repo_root)
 
 
 def _is_leaving(holder: host_lock.Holder) -> bool:

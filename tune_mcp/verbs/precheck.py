@@ -19,7 +19,7 @@ from tune_mcp.precheck.venv import read_venv
 from tune_mcp.run_dir import iso, utc_now
 from tune_mcp.supervise import environment, host_lock, neighbours
 from tune_mcp.verbs import machine, share
-from tune_mcp.verbs.project import Project, hostname, select
+from tune_mcp.verbs.project import Project, hostname
 
 
 def precheck(project: Project, model: str, stages: Sequence[str] = ("ALL",)) -> PrecheckReply:
@@ -27,7 +27,7 @@ def precheck(project: Project, model: str, stages: Sequence[str] = ("ALL",)) -> 
     config = project.places.model(model)
     table = project.places.stages(model)
     keys = expand(stages, table)
-    subject = project.subject(config, select(table, keys))
+    subject = project.subject(config, tuple(table[key] for key in keys))
     lock = _lock(project)
     load = environment.as_launched(project.env) if lock.status in ("ok", "warn") else _undisturbed
     if subject.slurm:

@@ -21,7 +21,7 @@ from tune_mcp.session import provenance
 if TYPE_CHECKING:
     from tune_mcp.config.host import HostProfile
     from tune_mcp.config.model import ModelConfig
-    from tune_mcp.config.stages import Stage, StageTable
+    from tune_mcp.config.stages import Stage
     from tune_mcp.precheck.subject import Subject
     from tune_mcp.session.events import Ledger
     from tune_mcp.session.plan import OlderCatalogue, Plan
@@ -154,11 +154,6 @@ def gpus_by_default(model: ModelConfig, stages: tuple[Stage, ...]) -> tuple[str,
     """The test files of which neither a stage nor the model says how many GPUs a launch needs."""
     files = {stage.test.rpartition("/")[2] for stage in stages if stage.gpus is None}
     return tuple(sorted(files - model.gpus_per_test.keys()))
-
-
-def select(table: StageTable, keys: tuple[str, ...]) -> tuple[Stage, ...]:
-    """The stages of these keys, in their order."""
-    return tuple(table[key] for key in keys)
 
 
 def recorded_in(project: Project) -> str | None:

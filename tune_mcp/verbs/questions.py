@@ -182,9 +182,8 @@ def tests_failed(project: Project, run_id: str, failed: Sequence[FailedTest]) ->
 
 def checked_mode(mode: str) -> Mode:
     """One of the three modes. Raises INVALID_ARGUMENT."""
-    for known in MODES:
-        if mode == known:
-            return known
+    if mode in MODES:
+        return mode
     raise Refusal(
         Code.INVALID_ARGUMENT,
         "APL-04",

@@ -1,4 +1,4 @@
-"""``report``: what the gated evidence says."""
+"""``report``: write the report of a run whose gates pass."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ from tune_mcp import __version__
 from tune_mcp.actions import Step, call
 from tune_mcp.config.host import AgentPolicy, HostProfile
 from tune_mcp.config.lanes import Placement
-from tune_mcp.config.metrics import MetricRules
 from tune_mcp.config.model import ModelConfig, Preset
 from tune_mcp.config.stages import Stage, StageTable
 from tune_mcp.errors import Code, Refusal
@@ -23,12 +22,12 @@ from tune_mcp.session.drift import Baseline, config_digest, own_output
 from tune_mcp.session.plan import Equivalence, LaunchSettings, Plan, stages_digest
 from tune_mcp.session.provenance import GitState
 from tune_mcp.supervise.rereading import HASHES
-from tune_mcp.verbs.project import Interpreter, Project, gpus_per_test, recorded_in, select
+from tune_mcp.verbs.project import Interpreter, Project, gpus_per_test, recorded_in
 
 
 def checked_stages(project: Project, model: str, keys: tuple[str, ...], table: StageTable) -> tuple[Stage, ...]:
     """The selected stages when the table is that of the tree. Raises STAGES_STALE, NEEDS_CONFIG or INVALID_CONFIG."""
-    stages = select(table, keys)
+    stages = tuple(table[key] for key in keys)
     again = Step(call("discover", model=model), ", then try again")
     if stale := stale_files(project.repo_root, stages):
         what = f"stages.yaml of {model} {stale_words(project.repo_root, stale)}"
@@ -106,7 +105,7 @@ def new_plan(
         config_sha256=config_hashes(project, config.name),
         catalogue={stage.key: stage for stage in stages},
         groups={stage.group: rules.policy(stage.group) for stage in stages},
-        protected=_protected(rules),
+        protected=tuple(one.pattern for group in (rules.protected_names, *rules.scope.values()) for one in group),
         preset_filters={test: preset.constant_filter for test, preset in _presets(config, stages).items()},
         report_only=tuple(test for test, preset in _presets(config, stages).items() if not preset.gate_thresholds),
         settings=_settings(project, config, stages),
@@ -158,11 +157,6 @@ def present_tree(project: Project, run: RunDir, plan: Plan) -> Baseline:
     return tree.model_copy(update={"apart": apart, "test_outputs": project.places.model(plan.model).test_outputs})
 
 
-def _protected(rules: MetricRules) -> tuple[str, ...]:
-    groups = (rules.protected_names, *rules.scope.values())
-    return tuple(pattern.pattern for group in groups for pattern in group)
-
-
 def _presets(config: ModelConfig, stages: tuple[Stage, ...]) -> dict[str, Preset]:
     """Test key -> its preset, for the stages that have one."""
     found: dict[str, Preset] = {}
@@ -181,7 +175,7 @@ def wider_models(project: Project, config: ModelConfig) -> tuple[str, ...]:
         try:
             theirs = set(project.places.model(name).metric_sources)
         except Refusal:
-            continue  # catalog tells what is wrong with it
+            continue  # catalog shows what is wrong with it
         if mine and mine < theirs:
             found.append(name)
     return tuple(found)
@@ -202,7 +196,9 @@ def amended(
     if gone:
         raise _changed(f"stages.yaml no longer has {', '.join(gone)}")
     stages = checked_stages(project, plan.model, plan.stages, table)
-    equivalents = plan.equivalents if proven is None else _with(plan.equivalents, proven)
+    equivalents = plan.equivalents
+    if proven and all(one.git_sha != proven.git_sha for one in equivalents):  # a verdict stays as it was first recorded
+        equivalents += (proven,)
     dirty = {*plan.changed, *plan.untracked, *git.changed, *git.untracked}
     same_measurement = {name for one in equivalents for name in one.files} - dirty
     hashes = file_hashes(project, stages)
@@ -253,11 +249,6 @@ def launched_otherwise(plan: Plan, settings: LaunchSettings) -> frozenset[str]:
         for stage in plan.catalogue.values()
         if conditions(plan.settings, stage) != conditions(settings, stage)
     )
-
-
-def _with(known: tuple[Equivalence, ...], proven: Equivalence) -> tuple[Equivalence, ...]:
-    """The verdict on a commit is kept once, as it was first recorded."""
-    return known if any(one.git_sha == proven.git_sha for one in known) else (*known, proven)
 
 
 def _changed(what: str) -> Refusal:

@@ -144,18 +144,18 @@ def start_run(
 
 def _not_this_machine(project: Project, model: str, keys: tuple[str, ...]) -> Refusal:
     """Without the project's Python there is nothing to start: list every failed check, as precheck does."""
-    gaps = [check for check in precheck(project, model, keys).checks if check.status in BLOCKING]
+    failed = [check for check in precheck(project, model, keys).checks if check.status in BLOCKING]
     return Refusal(
         Code.PRECHECK_FAILED,
         ("PRE-01", "HST-04"),
-        f"this machine cannot measure {model}, {number_of(len(gaps), 'check')} failed: "
-        + "; ".join(f"{gap.id} {gap.status} ({gap.detail})" for gap in gaps),
+        f"this machine cannot measure {model}, {number_of(len(failed), 'check')} failed: "
+        + "; ".join(f"{one.id} {one.status} ({one.detail})" for one in failed),
         Step(
-            gaps[0].fix or "see below",
+            failed[0].fix or "see below",
             ", or give --venv-python or TUNE_VENV_PYTHON; every fix is listed: ",
             call("precheck", model=model),
         ),
-        {"gaps": [{"id": gap.id, "status": gap.status, "detail": gap.detail, "fix": gap.fix} for gap in gaps]},
+        {"gaps": [{"id": one.id, "status": one.status, "detail": one.detail, "fix": one.fix} for one in failed]},
     )
 
 
