@@ -115,12 +115,11 @@ class ApplyPlan:
             {"stage_key": stage_key, "metric_key": metric_key},
         )
 
-    def diff(self, rows: tuple[Row, ...] | None = None) -> str:
-        """Unified diff of writing ``rows`` (default: every row that mode full would write)."""
-        chosen = self.rows if rows is None else rows
+    def diff(self) -> str:
+        """Unified diff of writing every row that mode full would write."""
         parts: list[str] = []
         for file, before in self.contents.items():
-            edits = [row.edit() for row in chosen if row.file == file and row.place_known and row.writable]
+            edits = [row.edit() for row in self.rows if row.file == file and row.place_known and row.writable]
             after = rewrite(before, file, edits) if edits else before
             parts += _diff(file, before.decode(), after.decode())
         return "".join(parts)

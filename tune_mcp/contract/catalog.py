@@ -74,13 +74,14 @@ class StageEntry(Frozen):
 
     def short(self, with_metrics: bool) -> dict[str, object]:
         """What a caller needs to choose it."""
-        return {
+        facts = {
             "key": self.key,
-            **({"gpus": self.gpus} if self.gpus is not None else {}),
-            **({"expected_samples": self.expected_samples} if self.expected_samples is not None else {}),
-            **({"stale": True} if self.stale else {}),
-            **({"metrics": self.metric_names()} if with_metrics else {}),
+            "gpus": self.gpus,
+            "expected_samples": self.expected_samples,
+            "stale": self.stale or None,
+            "metrics": self.metric_names() if with_metrics else None,
         }
+        return {name: value for name, value in facts.items() if value is not None}
 
 
 class CatalogReply(Reply):

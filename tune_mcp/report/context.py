@@ -121,6 +121,7 @@ def _label(name: str) -> str:
 _OPTION = re.compile(r"--(?:[a-z0-9]+[-_])*concurrency")
 _WORD = "CONCURRENCY"
 _DEPTH = 6
+_READERS = ("os.environ.get", "os.getenv", "environ.get", "getenv")
 
 
 @dataclass
@@ -139,7 +140,7 @@ class LaunchValues:
         differ, or cannot be read.
         """
         arguments = self.settings.pytest_extra_args.get(PurePosixPath(stage.test).name, ())
-        given = option(arguments)
+        given = _option(arguments)
         if given is not None:
             return given
         if declared is not None:
@@ -174,7 +175,7 @@ class LaunchValues:
             expression = self._assigned(module).get(name)
             if value is None and constant.alias:
                 return self._followed(env, module, constant.alias, depth - 1)
-            return value if value is not None or expression is None else from_environment(expression, env)
+            return value if value is not None or expression is None else _from_environment(expression, env)
         origins = [entry for entry in module.imports if entry.endswith(f".{name}")]
         if len(origins) != 1 or name not in module.elsewhere:
             return None
@@ -198,7 +199,7 @@ class LaunchValues:
         return self._trees[module.path]
 
 
-def option(arguments: Sequence[str]) -> str | None:
+def _option(arguments: Sequence[str]) -> str | None:
     """``--concurrency 16`` or ``--max-concurrency=16``; the last one counts, ``?`` for one that is no number."""
     found: str | None = None
     for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
@@ -209,7 +210,7 @@ def option(arguments: Sequence[str]) -> str | None:
     return found
 
 
-def from_environment(node: ast.expr, env: Mapping[str, str]) -> Number | None:
+def _from_environment(node: ast.expr, env: Mapping[str, str]) -> Number | None:
     """The number that an expression over ``os.environ`` and ``os.getenv`` has under ``env``; None for any other."""
     text = None if isinstance(node, ast.Constant | ast.UnaryOp) else _text(node, env)
     try:
@@ -226,7 +227,7 @@ def _text(node: ast.expr, env: Mapping[str, str]) -> str | None:
     match node:
         case ast.Call(func=ast.Name(id="int" | "float" | "str"), args=[inner], keywords=[]):
             return _text(inner, env)
-        case ast.Call(args=[ast.Constant(value=str(name)), *rest], keywords=keywords) if _reads(node.func):
+        case ast.Call(args=[ast.Constant(value=str(name)), *rest], keywords=keywords) if _dotted(node.func) in _READERS:
             if name in env:
                 return env[name]
             default = rest[0] if rest else next((one.value for one in keywords if one.arg == "default"), None)
@@ -244,10 +245,6 @@ def _text(node: ast.expr, env: Mapping[str, str]) -> str | None:
         case _:
             number = number_of(node)
             return None if number is None else str(number)
-
-
-def _reads(function: ast.expr) -> bool:
-    return _dotted(function) in ("os.environ.get", "os.getenv", "environ.get", "getenv")
 
 
 def _dotted(node: ast.expr) -> str:

@@ -59,7 +59,9 @@ def describe(row: Row, noise: Noise, history: HistoryReader) -> MetricFacts:
         unread=_unread(gate, proposed),
         limit_present=present,
         limit_proposed=limit,
-        present_misses=None if current is None else _misses(gate, values, current),
+        present_misses=None
+        if current is None or isinstance(gate, Unread)
+        else sum(not gate.passes(value, current) for value in values),
         spread=described,
         chance=noise.chance(row.key, limit, strict=strict),
         chance_present=None if present is None else noise.chance(row.key, present, strict=strict),
@@ -87,10 +89,6 @@ def _unread(gate: Gate | Unread, reference: Number) -> str:
         return ""
     every = limit == (-math.inf if gate.worst == "min" else math.inf)
     return f"with {reference!r} {'every value passes' if every else 'no value passes'} ({gate.how})"
-
-
-def _misses(gate: Gate | Unread, values: tuple[Number, ...], reference: Number) -> int | None:
-    return sum(not gate.passes(value, reference) for value in values) if isinstance(gate, Gate) else None
 
 
 MOST_COMMITS = 10

@@ -88,7 +88,9 @@ def read(
         families=families,
         priors={
             family: statistics.prior(
-                family, [series[key] for key in series if _fits(series[key], families[key], family)]
+                # a zero has no relative spread
+                family,
+                [one for key, one in series.items() if families[key] == family and min(one.values) > 0],
             )
             for family in set(families.values())
         },
@@ -104,15 +106,8 @@ def _series(row: Row, family: Family, samples: int | None) -> tuple[Family, Seri
     if display.digits == 0 and display.scale == 1 and all(float(value).is_integer() for value in values):
         family, step = "count", 1.0
     elif samples and not any(values) and family in ("wer", "cer"):
-        step = (
-            1 / samples
-        )  # An error rate of nothing but zeros: one word of one sample is the least, one sample the most.
+        step = 1 / samples  # error rates of nothing but zeros: one word of a sample is the least, a sample the most
     return family, Series(values, row.worst_op, step, 10.0**-display.digits / display.scale)
-
-
-def _fits(series: Series, own: Family, family: Family) -> bool:
-    """Whether a series counts for its family's relative spread: a zero has none."""
-    return own == family and min(series.values) > 0
 
 
 def _slow_runs(

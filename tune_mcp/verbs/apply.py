@@ -128,13 +128,12 @@ def _write(
     ]
     unproved = _proved(project, found, proposal, changes, {key: value for key, (value, _) in values.items()})
     catalogue = pull_request.catalogue(project, found.plan.model)
-    before = catalogue.sha256
     with apply_recovery.changing(project, found.run, folder, made.report) as outcome:
         transaction.demand_new(folder)
         apply_recovery.write_record(folder, record)
         transaction.commit(folder, project.repo_root, changes, utc_now)
     published = pull_request.Publication(found.run, outcome.report or made.report, outcome.records, catalogue)
-    edited = tuple(sorted({one.file for one in applied}))
+    place = copied_from(project, found.plan)
     text = f"{number_of(len(applied), 'value')} written in mode {mode} (plan {proposal.plan_id})"
     events.append(found.run, "applied", utc_now(), text, plan_id=proposal.plan_id)
     return ApplyReply(
@@ -145,11 +144,7 @@ def _write(
         kept=_names(proposal, applied),
         warnings=(
             *([DIRTY] if found.plan.dirty else []),
-            *(
-                [f"this is a copy of a run that was measured in {place}"]
-                if (place := copied_from(project, found.plan))
-                else []
-            ),
+            *([f"this is a copy of a run that was measured in {place}"] if place else []),
             *_failing(written, values),
             *_unwritten(proposal, decided),
             *unproved,
@@ -159,7 +154,10 @@ def _write(
         f"--repo {shlex.quote(str(project.repo_root))}",
         pull_request=str(published.write(folder)),
         commit_files=published.commit_files(),
-        files_changed=(*edited, *([catalogue.name] if catalogue.sha256 != before else [])),
+        files_changed=(
+            *sorted({one.file for one in applied}),
+            *([catalogue.name] if outcome.catalogue_written else []),
+        ),
         next=Step(
             ToClient("list every change to the user; commit or push only if the user asks for it (prompt publish); "),
             "git diff shows the changes, and nothing is committed",
@@ -272,7 +270,6 @@ def undo(project: Project, run_id: str, plan_id: str) -> UndoReply:
     if transaction.read_journal(folder) is None:
         raise transaction.never_applied(folder)
     catalogue = pull_request.catalogue(project, project.plan(run).model)
-    before = catalogue.sha256
     with apply_recovery.changing(project, run, folder) as outcome:
         # What was agreed to was carried out: whoever applies this plan again is asked again.
         answers.clear(run, plan_id)
@@ -281,7 +278,7 @@ def undo(project: Project, run_id: str, plan_id: str) -> UndoReply:
     return UndoReply(
         run_id=run_id,
         plan_id=plan_id,
-        files=(*(file.path for file in journal.files), *([catalogue.name] if catalogue.sha256 != before else [])),
+        files=(*(file.path for file in journal.files), *([catalogue.name] if outcome.catalogue_written else [])),
         warnings=tuple(outcome.problems),
         next=Step(call("apply_plan", run_id=run_id), " to decide again"),
     )

@@ -131,9 +131,10 @@ def applying_alone(project: Project) -> Generator[None]:
 
 @dataclass
 class Outcome:
-    """What a change of test files left: the report and the applies in effect after it, and what is not up to date."""
+    """What a change of test files left: report and applies in effect after it, stages.yaml, and what is out of date."""
 
     problems: list[str] = field(default_factory=list)
+    catalogue_written: bool = False
     report: ReportFacts | None = None
     records: Sequence[Record] = ()
 
@@ -184,8 +185,7 @@ def _settle(project: Project, run: RunDir, folder: Path, outcome: Outcome) -> Ou
         outcome.problems.append(f"an apply that was cut off is {done} (plan {folder.name})")
         events.append(run, "settled", utc_now(), outcome.problems[-1])
     if journal is not None:
-        stale, again = _refresh_catalogue(project, run, journal)
-        outcome.problems += [stale] if stale else []
+        again = _refresh_catalogue(project, run, journal, outcome)
         outcome.records = in_effect(run)
         report = outcome.report or read_report(run)
         outcome.report = report and refresh_report(run, report, outcome.records)
@@ -212,10 +212,10 @@ def refresh_report(run: RunDir, report: ReportFacts, records: Sequence[Record]) 
     return report if report.applied == changed else record_applied(run, changed, report)
 
 
-def _refresh_catalogue(project: Project, run: RunDir, journal: Journal) -> tuple[str, bool]:
+def _refresh_catalogue(project: Project, run: RunDir, journal: Journal, outcome: Outcome) -> bool:
     """Give stages.yaml the present digest of each file whose other digest it holds (DSC-02).
 
-    Returns why that was not done, and whether it is tried again: a disk that does not read it now may do so later.
+    Returns whether it is tried again: a disk that does not read it now may do so later.
     """
     ours = {
         sha: {file.before_sha256, file.after_sha256}
@@ -233,9 +233,10 @@ def _refresh_catalogue(project: Project, run: RunDir, journal: Journal) -> tuple
         table = project.places.stages(model)
     except Refusal as refusal:
         # Nothing of the apply depends on it: whoever needs the catalogue next learns that it is stale.
-        text = f"stages.yaml of {model} was not refreshed: {refusal.message}"
         again = isinstance(refusal.__cause__, OSError)
-        return f"{text}; {'report' if again else 'discover'} brings it up to date", again
+        repair = f"{'report' if again else 'discover'} brings it up to date"
+        outcome.problems.append(f"stages.yaml of {model} was not refreshed: {refusal.message}; {repair}")
+        return again
     fresh = {
         key: stage.model_copy(
             update={
@@ -249,4 +250,5 @@ def _refresh_catalogue(project: Project, run: RunDir, journal: Journal) -> tuple
         path = project.places.stages_path_for_writing(model, project.repo_root)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, dump_stages(fresh))
-    return "", False
+        outcome.catalogue_written = True
+    return False

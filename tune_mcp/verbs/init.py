@@ -138,8 +138,11 @@ def _files(project: Project, tests: Sequence[str]) -> list[str]:
         except ValueError as error:
             raise _invalid(f"{word} is not inside {root}", "name test files of the repository", "tests") from error
         if path.is_dir():
-            names = sorted({*path.rglob("test_*.py"), *path.rglob("*_test.py")})
-            found += [one.relative_to(root).as_posix() for one in names if not _hidden(one.relative_to(root))]
+            below = (one.relative_to(root) for one in sorted({*path.rglob("test_*.py"), *path.rglob("*_test.py")}))
+            hidden = {"node_modules", "site-packages", "venv"}
+            found += [
+                one.as_posix() for one in below if not any(part[0] == "." or part in hidden for part in one.parts)
+            ]
         elif path.is_file() and path.suffix == ".py":
             found.append(path.relative_to(root).as_posix())
         elif tests:
@@ -147,10 +150,6 @@ def _files(project: Project, tests: Sequence[str]) -> list[str]:
         if found and not tests:
             break
     return list(dict.fromkeys(found))
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") or part in ("node_modules", "site-packages", "venv") for part in path.parts)
 
 
 def _read(project: Project, paths: list[str], model: str) -> Proposal:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tune_mcp.contract.apply_plan import Direction
-from tune_mcp.files import sha256_file, write_atomic
+from tune_mcp.files import write_atomic
 from tune_mcp.report import wording
 from tune_mcp.report.facts import OptimisationFacts, ReportFacts, SeenFacts
 from tune_mcp.report.figures import old_text, plain
@@ -46,11 +46,6 @@ class Catalogue:
     path: Path
     name: str
     ours: bool
-
-    @property
-    def sha256(self) -> str | None:
-        """The present digest, None where there is no such file."""
-        return sha256_file(self.path) if self.path.is_file() else None
 
 
 def catalogue(project: Project, model: str) -> Catalogue:

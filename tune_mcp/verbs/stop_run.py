@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from tune_mcp import run_dir
 from tune_mcp.actions import Step, call
@@ -22,12 +21,10 @@ from tune_mcp.verbs.machine import recover
 from tune_mcp.verbs.project import Project
 
 STOP_WAIT_S = 40.0
-
-
 _LOOK_EVERY_S = 0.2
 
 
-def stop_run(project: Project, run_id: str, reason: str, sleep: Callable[[float], None] = time.sleep) -> StopReply:
+def stop_run(project: Project, run_id: str, reason: str) -> StopReply:
     """Stop gracefully and keep what is complete. A stopped run can be resumed.
 
     A halted, exhausted or lost run is given up: so a person allows a fresh run (HLT-03). What a
@@ -44,7 +41,7 @@ def stop_run(project: Project, run_id: str, reason: str, sleep: Callable[[float]
         write_json(run.stop_request, {"schema_version": 1, "reason": reason, "asked_at": run_dir.iso(utc_now())})
         end = time.monotonic() + STOP_WAIT_S
         while (now := state.conclude(run)).active and time.monotonic() < end:
-            sleep(_LOOK_EVERY_S)
+            time.sleep(_LOOK_EVERY_S)
     elif now.state in (RunState.HALTED, RunState.EXHAUSTED, RunState.LOST) or (halt and not halt.given_up):
         recover([run])
         if plan.settings.slurm:

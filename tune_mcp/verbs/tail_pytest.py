@@ -90,7 +90,10 @@ def tail_pytest(
     plan = project.plan(run)
     if isinstance(lines, bool) or not 1 <= lines <= MAX_LINES:
         raise _invalid("lines", f"must be from 1 to {MAX_LINES}, not {lines!r}")
-    _check_pattern(grep)
+    try:
+        re.compile(grep or "")
+    except re.error as error:
+        raise _invalid("grep", f"is no regular expression: {error}") from error
     start: int | None = None
     if cursor is not None:
         name, start = _from_cursor(run, plan, cursor)
@@ -117,13 +120,6 @@ def _no_log(run: RunDir, cursor: str | None = None) -> TailReply:
 
 def _invalid(argument: str, what: str) -> Refusal:
     return Refusal(Code.INVALID_ARGUMENT, "POL-07", f"{argument} {what}", f"give {argument} another value")
-
-
-def _check_pattern(grep: str | None) -> None:
-    try:
-        re.compile(grep or "")
-    except re.error as error:
-        raise _invalid("grep", f"is no regular expression: {error}") from error
 
 
 def _wanted(rows: list[bytes], grep: str | None) -> list[bool]:
@@ -230,8 +226,6 @@ def _shown(row: bytes) -> str:
 
 
 DEADLINE_S = 5.0
-
-
 _PROGRAM = """
 import json, re, sys
 pattern, lines = json.load(sys.stdin)
