@@ -55,13 +55,13 @@ from tune_mcp.verbs.status import status
 from tune_mcp.verbs.tail_pytest import tail_pytest
 from tune_mcp.files import sha256_file
 from tune_mcp.config.signatures import rules
-from tune_mcp.supervise.watch import signatures
+from tune_mcp.supervise.watch import log_lines
 project, run_id, log = toy.open_project(Path(sys.argv[1])), sys.argv[2], Path(sys.argv[3])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 shown = [tail_pytest(project, run_id, lines=500), tail_pytest(project, run_id, grep="no such line")]
 for _ in range(20):
     shown.append(tail_pytest(project, run_id, cursor=shown[-1].cursor))
-found = signatures.failure_in(log, rules())
+found = log_lines.failure_in(log, rules())
 text = status(project, run_id).text()
 digest = sha256_file(log)
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -17,7 +17,7 @@ from tune_mcp.errors import NotPlain
 from tune_mcp.files import append_line, is_locked, open_plain, read_plain, read_text, sha256_file
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
-from tune_mcp.supervise.strays import strays
+from tune_mcp.supervise.noting import strays
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.resume_run import resume_run
 from tune_mcp.verbs.strict_audit import strict_audit

@@ -11,7 +11,7 @@ import toy
 
 from tune_mcp.files import FileLock
 from tune_mcp.run_dir import RunDir
-from tune_mcp.supervise.gpu.cleanup import Cleanup
+from tune_mcp.supervise.gpu.use import Cleanup
 
 
 @pytest.fixture

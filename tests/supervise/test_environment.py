@@ -11,8 +11,8 @@ from tune_mcp.config.stages import Stage
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session.drift import Baseline
 from tune_mcp.supervise.environment import LaunchEnvironment, build
-from tune_mcp.supervise.invocation import pytest_argv
 from tune_mcp.supervise.job import AttemptResult, Job
+from tune_mcp.supervise.pytest_session import pytest_argv
 
 SHELL = {
     "PATH": "/usr/bin", "HOME": "/root", "LANG": "C.UTF-8", "LC_ALL": "C", "HF_TOKEN": "hf_x",

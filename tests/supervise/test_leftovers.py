@@ -20,9 +20,9 @@ from tune_mcp.files import is_locked, write_json
 from tune_mcp.procfs import Identity, Process
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events, state
-from tune_mcp.supervise import host_lock, leftovers, tree_record
+from tune_mcp.supervise import host_lock, leftovers, process_tree
+from tune_mcp.supervise.process_tree import TreeRecord, TreeRecorder
 from tune_mcp.supervise.processes import Grace
-from tune_mcp.supervise.tree_record import Tree, TreeRecorder
 from tune_mcp.verbs import machine
 from tune_mcp.verbs.precheck import precheck
 from tune_mcp.verbs.project import Project
@@ -55,7 +55,7 @@ def orphaned(project: Project) -> tuple[RunDir, set[int]]:
     assert record is not None and record.owner is not None
     (runner,) = psutil.Process(record.owner.pid).children()
     left = {*toy.launches(project, 1), *escapees.escaped(project).values()}
-    path = run.attempt(toy.TEST_KEY, 1, 1) / tree_record.TREE_FILE
+    path = run.attempt(toy.TEST_KEY, 1, 1) / process_tree.TREE_FILE
     toy.wait_for(lambda: path.exists() and {one.pid for one in _tree(path).members} >= left, what="the record of all")
     for process in (psutil.Process(record.owner.pid), runner):
         process.kill()
@@ -67,8 +67,8 @@ def orphaned(project: Project) -> tuple[RunDir, set[int]]:
     return run, left
 
 
-def _tree(path: Path) -> Tree:
-    tree = tree_record.read(path)
+def _tree(path: Path) -> TreeRecord:
+    tree = process_tree.read_record(path)
     assert tree is not None
     return tree
 
@@ -168,8 +168,8 @@ def record(run: RunDir, member: state.Owner, namespace: str | None = None) -> No
     folder = run.attempt(toy.TEST_KEY, 1, 1)
     folder.mkdir(parents=True, exist_ok=True)
     gone = state.Owner(boot_id=procfs.boot_id(), pid=2**22 - 1, start_ticks=1)
-    tree = Tree(pid_namespace=namespace or procfs.pid_namespace(), runner=gone, pytest=gone, members=(member,))
-    write_json(folder / tree_record.TREE_FILE, tree.model_dump(mode="json"))
+    tree = TreeRecord(pid_namespace=namespace or procfs.pid_namespace(), runner=gone, pytest=gone, members=(member,))
+    write_json(folder / process_tree.TREE_FILE, tree.model_dump(mode="json"))
 
 
 @contextmanager
@@ -309,7 +309,7 @@ def test_a_tree_is_written_when_it_changes_and_looked_at_less_and_less(run: RunD
         return below
 
     recorder = TreeRecorder(run.path, child.pid, table, lambda: now)
-    path = run.path / tree_record.TREE_FILE
+    path = run.path / process_tree.TREE_FILE
     for tick in range(600):
         now = tick * 0.1
         if tick == 400:
@@ -344,7 +344,7 @@ def test_the_tree_is_looked_at_less_often_where_a_look_is_dear(run: RunDir) -> N
 def test_a_record_that_cannot_be_read_proves_nothing(run: RunDir, data: bytes) -> None:
     folder = run.attempt(toy.TEST_KEY, 1, 1)
     folder.mkdir(parents=True)
-    (folder / tree_record.TREE_FILE).write_bytes(data)
+    (folder / process_tree.TREE_FILE).write_bytes(data)
     run.marks.write_bytes(b"\xff\n\n" + b"torn")
 
     assert leftovers.living([run]) == []
@@ -376,4 +376,4 @@ def test_a_pytest_that_ended_before_its_tree_was_looked_at_is_no_error(run: RunD
 
         TreeRecorder(run.path, process.pid).look()
 
-    assert _tree(run.path / tree_record.TREE_FILE).pytest.start_ticks == 0
+    assert _tree(run.path / process_tree.TREE_FILE).pytest.start_ticks == 0

@@ -10,7 +10,7 @@ import pytest
 import toy
 
 from tune_mcp.errors import Json
-from tune_mcp.observe import of_launch
+from tune_mcp.observe import result_files
 from tune_mcp.verbs.status import status
 from tune_mcp.verbs.strict_audit import strict_audit
 
@@ -89,19 +89,19 @@ def test_new_files_with_their_own_or_with_round_numbers_count(tmp_path: Path, ch
     ],
 )  # fmt: skip
 def test_numbers_prove_a_copy_only_where_chance_cannot_make_them_equal(document: Json, proves: bool) -> None:
-    assert (of_launch.signature(document) is not None) is proves
+    assert (result_files.signature(document) is not None) is proves
 
 
 def test_the_order_of_keys_and_the_layout_change_no_signature_and_one_number_does() -> None:
     one: Json = {"a": 0.123456789, "b": [0.987654321, 2.5]}
-    assert of_launch.signature(one) == of_launch.signature({"b": [2.5, 0.987654321], "a": 0.123456789})
-    assert of_launch.signature(one) != of_launch.signature({"a": 0.123456788, "b": [0.987654321, 2.5]})
+    assert result_files.signature(one) == result_files.signature({"b": [2.5, 0.987654321], "a": 0.123456789})
+    assert result_files.signature(one) != result_files.signature({"a": 0.123456788, "b": [0.987654321, 2.5]})
 
 
 def test_a_file_that_was_moved_here_from_before_is_known_by_its_birth(tmp_path: Path) -> None:
     old = tmp_path / "old.json"
     old.write_text(json.dumps({}))
-    born = of_launch.birth_ns(old)
+    born = result_files.birth_ns(old)
     assert born, "the file system of the tests tells when a file was made"
     base = tmp_path / "base"
     base.mkdir()
@@ -109,7 +109,7 @@ def test_a_file_that_was_moved_here_from_before_is_known_by_its_birth(tmp_path: 
     os.utime(base / "r.json")
     changed = (base / "r.json").stat()
 
-    found = of_launch.strangers(base, ["r.json", "none.json", "../x"], born + 1, changed.st_ctime_ns + 1)
+    found = result_files.strangers(base, ["r.json", "none.json", "../x"], born + 1, changed.st_ctime_ns + 1)
 
     assert found == {"r.json": "it is older than the launch"}
-    assert of_launch.strangers(base, ["r.json"], born, max(changed.st_ctime_ns, changed.st_mtime_ns)) == {}
+    assert result_files.strangers(base, ["r.json"], born, max(changed.st_ctime_ns, changed.st_mtime_ns)) == {}

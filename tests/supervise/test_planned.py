@@ -11,7 +11,7 @@ import toy
 
 from tune_mcp.contract.resume_run import PurgeItem
 from tune_mcp.run_dir import RunDir
-from tune_mcp.supervise import invocation
+from tune_mcp.supervise import pytest_session
 from tune_mcp.supervise.job import AttemptResult, Job
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.resume_run import resume_run
@@ -200,7 +200,7 @@ def pytest_argv_conftests(project: Project) -> str:
         repo_root=str(project.repo_root), venv_python="python", test="t.py", plugins=(), pytest_extra_args=(),
         run_dir="r", test_key="t", repeat=1, attempt=1,
     )  # fmt: skip
-    argv = invocation.pytest_argv(job, RunDir(Path("b")))
+    argv = pytest_session.pytest_argv(job, RunDir(Path("b")))
     assert "--rootdir=." in argv
     return next(word for word in argv if word.startswith("--confcutdir=")).partition("=")[2]
 

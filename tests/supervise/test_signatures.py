@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tune_mcp.config.signatures import rules
-from tune_mcp.supervise.watch.signatures import failure_in
+from tune_mcp.supervise.watch.log_lines import failure_in
 
 
 @pytest.mark.rule("WDG-01", "XPY-05")

@@ -13,7 +13,7 @@ import toy
 
 from tune_mcp.session import events
 from tune_mcp.supervise.executor import JobState
-from tune_mcp.supervise.unwatched import PollingGap, Watchers
+from tune_mcp.supervise.noting import PollingGap, Watchers
 from tune_mcp.verbs.status import status
 
 

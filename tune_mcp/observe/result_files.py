@@ -1,13 +1,17 @@
-"""Digests of the result files of one attempt: whoever reads them again later sees whether they are the same."""
+"""The result files of one attempt: their digests, and whether they are that launch's own and still the same."""
 
 from __future__ import annotations
 
+import ctypes
+import math
 import os
+import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tune_mcp.config.stages import ONE, Stage
-from tune_mcp.files import inside, sha256_file
+from tune_mcp.errors import Json
+from tune_mcp.files import digest, inside, sha256_file
 
 MOST_FILES = 5000
 MOST_BYTES = 1 << 30
@@ -76,3 +80,83 @@ def changed(basetemp: Path, sealed: dict[str, str], named: Iterable[str]) -> str
         except (OSError, ValueError) as error:
             return f"{name}: {error}"
     return ""
+
+
+_ENOUGH_DIGITS = 8
+_SHARED_DIGITS = 3
+_STATX_BTIME = 0x800
+
+
+def strangers(basetemp: Path, names: Iterable[str], launched_ns: int, ended_ns: int) -> dict[str, str]:
+    """Name (below ``basetemp``) -> why that file is no result of this launch; files that are not there are left out.
+
+    Times are those of the file system that holds the files, never of this machine's clock, so a server whose clock is
+    wrong changes nothing.
+    """
+    found: dict[str, str] = {}
+    linked = basetemp.is_symlink()
+    for name in names:
+        try:
+            reason = "its folder is a link" if linked else _stranger(inside(basetemp, name), launched_ns, ended_ns)
+        except (OSError, ValueError):
+            continue  # extraction says what is wrong with it
+        if reason:
+            found[name] = reason
+    return found
+
+
+def _stranger(path: Path, launched_ns: int, ended_ns: int) -> str:
+    path = path.resolve(strict=True)
+    facts = path.stat()
+    born = birth_ns(path)
+    if facts.st_nlink > 1:
+        return "it has a second name (a hard link)"
+    if facts.st_mtime_ns < launched_ns or (born is not None and born < launched_ns):
+        return "it is older than the launch"
+    # The time of the last change of anything, a rename included: nobody can set it.
+    if max(facts.st_mtime_ns, facts.st_ctime_ns) > ended_ns:
+        return "it was written after pytest's session had ended"
+    return ""
+
+
+def birth_ns(path: Path) -> int | None:
+    """When the file was made (statx), None where the file system or the C library does not tell."""
+    buffer = ctypes.create_string_buffer(256)
+    try:
+        statx = ctypes.CDLL(None, use_errno=True).statx
+    except (OSError, AttributeError):
+        return None
+    if statx(-100, os.fsencode(path), 0, _STATX_BTIME, buffer) != 0:
+        return None
+    (mask,) = struct.unpack_from("I", buffer, 0)
+    seconds, nanoseconds = struct.unpack_from("qI", buffer, 80)
+    return seconds * 10**9 + nanoseconds if mask & _STATX_BTIME else None
+
+
+def signature(document: Json) -> str | None:
+    """A digest of all fractional numbers of a result file, None when they are too few or too round to prove anything.
+
+    Two honest measurements of time agree in the leading three digits at best. Every further digit of every distinct
+    number would have to agree by chance, once in ten times each; with eight of them that is once in a hundred million.
+    """
+    numbers = sorted({number for number in _fractions(document) if math.isfinite(number)})
+    digits = sum(max(0, _digits(number) - _SHARED_DIGITS) for number in numbers)
+    if len(numbers) < 2 or digits < _ENOUGH_DIGITS:
+        return None
+    return digest([number.hex() for number in sorted(_fractions(document)) if math.isfinite(number)])
+
+
+def _fractions(node: Json) -> Iterator[float]:
+    if isinstance(node, float):
+        yield node
+    elif isinstance(node, dict):
+        for inner in node.values():
+            yield from _fractions(inner)
+    elif isinstance(node, list):
+        for inner in node:
+            yield from _fractions(inner)
+
+
+def _digits(number: float) -> int:
+    mantissa = repr(abs(number)).partition("e")[0].replace(".", "")
+    return len(mantissa.strip("0"))

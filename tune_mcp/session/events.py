@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tune_mcp.errors import Json
 from tune_mcp.files import append_line, open_plain, parse_json
-from tune_mcp.run_dir import RunDir, iso
+from tune_mcp.run_dir import RunDir, iso, list_runs
 
 MILESTONES = frozenset(
     {
@@ -113,3 +113,27 @@ def recorded(log: Iterable[Event]) -> Ledger:
         elif event.kind == "withdrawn" and isinstance(stage, str) and isinstance(repeat, int):
             found.pop((stage, repeat), None)
     return Ledger(plan, found, environment, fingerprint)
+
+
+_EARLIER_RUNS = 20
+
+
+def observed_lengths(log: Iterable[Event]) -> dict[str, list[float]]:
+    """Test key -> the length of each of its repeats in seconds, oldest first."""
+    found: dict[str, list[float]] = {}
+    for event in log:
+        test, seconds = event.facts.get("test"), event.facts.get("duration_s")
+        if event.kind == "observed" and isinstance(test, str) and isinstance(seconds, int | float):
+            found.setdefault(test, []).append(float(seconds))
+    return found
+
+
+def expected_lengths(run: RunDir) -> dict[str, float]:
+    """Test key -> its median length in this run, else in the newest run of the repository that has one."""
+    from statistics import median  # only those who plan ahead wait for it
+
+    found: dict[str, float] = {}
+    for one in (run, *list_runs(run.repo_root)[:_EARLIER_RUNS]):
+        for test, seconds in observed_lengths(read(one.events, '"observed"')).items():
+            found.setdefault(test, median(seconds))
+    return found

@@ -8,13 +8,13 @@ from tune_mcp.config.signatures import rules as watch_rules
 from tune_mcp.errors import Refusal
 from tune_mcp.files import sha256_file
 from tune_mcp.gpus import Gpu
-from tune_mcp.observe import of_launch, result_files
+from tune_mcp.observe import result_files
 from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.session import drift, provenance
 from tune_mcp.supervise import comparing, guard_record, loaded
 from tune_mcp.supervise.job import Job, StageResult
 from tune_mcp.supervise.preflight import listed
-from tune_mcp.supervise.watch import signatures
+from tune_mcp.supervise.watch import log_lines
 
 
 def compared(job: Job, before: provenance.GitState, gpus: tuple[Gpu, ...], started_ns: int) -> dict[str, object]:
@@ -60,7 +60,7 @@ def numbers(job: Job) -> dict[str, object]:
     guard = guard_record.read(record)
     sealed = result_files.digests(basetemp, result_files.named_by(job.stages))
     timed = [stage for stage in job.stages if stage.key in job.timed]
-    marks = {name: of_launch.signature(files.document(name)) for name in result_files.named_by(timed)}
+    marks = {name: result_files.signature(files.document(name)) for name in result_files.named_by(timed)}
     known = {name: mark for name, mark in marks.items() if mark}
     raised = [failure.sentence() for failure in guard.failures]
     # When the launch began and its session ended, by the clock of the file system that holds the results.
@@ -69,9 +69,9 @@ def numbers(job: Job) -> dict[str, object]:
     return {
         "guard": guard,
         "stages": stages,
-        "signature": signatures.failure_in(log, watch_rules(job.signatures), raised),
+        "signature": log_lines.failure_in(log, watch_rules(job.signatures), raised),
         "log_sha256": sha256_file(log),
         "evidence_sha256": sealed,
         "signatures_of_files": known,
-        "strangers": of_launch.strangers(basetemp, sealed, began, ended),
+        "strangers": result_files.strangers(basetemp, sealed, began, ended),
     }

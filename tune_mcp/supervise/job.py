@@ -13,10 +13,10 @@ from tune_mcp.config.stages import Frozen, Stage
 from tune_mcp.files import dump_json, parse_json, read_plain, sha256_file, write_atomic
 from tune_mcp.gpus import Gpu
 from tune_mcp.observe.extract import Extraction
+from tune_mcp.observe.observation import Quietness
 from tune_mcp.precheck.fingerprint import Environment
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session.drift import Baseline
-from tune_mcp.session.quietness import Quietness
 from tune_mcp.session.state import Alert
 from tune_mcp.supervise.guard_record import GuardSummary
 from tune_mcp.supervise.scratch import Left

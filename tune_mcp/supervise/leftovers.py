@@ -21,9 +21,8 @@ from tune_mcp.files import append_line, read_plain
 from tune_mcp.procfs import Identity, Process
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session.state import Liveness, Owner, liveness
-from tune_mcp.supervise import tree_record
+from tune_mcp.supervise.process_tree import TreeRecord, read_record
 from tune_mcp.supervise.processes import Grace, StopLadder, describe
-from tune_mcp.supervise.tree_record import Tree
 
 MARK = "TUNE_RUN_MARK"
 """Environment variable of everything below a supervisor: ``<secret of that start>:<run directory>``."""
@@ -101,13 +100,13 @@ def end(runs: Iterable[RunDir], log: Callable[[str], None], grace: Grace = GRACE
 
 def _proof(runs: Iterable[RunDir]) -> _Proof:
     marks: set[bytes] = set()
-    trees: list[Tree] = []
+    trees: list[TreeRecord] = []
     here, namespace = procfs.boot_id(), procfs.pid_namespace()
     for run in runs:
         if liveness(run) is not Liveness.FREE:
             continue
         marks |= _marks(run)
-        found = (tree_record.read(path) for path in run.trees())
+        found = (read_record(path) for path in run.trees())
         trees += [tree for tree in found if tree is not None and tree.pid_namespace == namespace]
 
     def of_this_boot(owners: Iterable[Owner]) -> frozenset[Identity]:

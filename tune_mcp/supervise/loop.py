@@ -16,7 +16,6 @@ from tune_mcp.observe.audit import one_scope
 from tune_mcp.precheck.gates import Precheck
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
-from tune_mcp.session.lengths import expected as lengths_of
 from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import Alert, Halt, Owner, RunState
 from tune_mcp.supervise import scratch
@@ -35,12 +34,11 @@ from tune_mcp.supervise.job import (
     read_job,
     runner_end,
 )
-from tune_mcp.supervise.journal import Clock, Journal
+from tune_mcp.supervise.journal import Clock, Journal, space_kept
 from tune_mcp.supervise.neighbours import Neighbour
 from tune_mcp.supervise.noting import Notes
 from tune_mcp.supervise.progress import Exhausted, Progress
 from tune_mcp.supervise.recording import attempt_made, record
-from tune_mcp.supervise.reserve import space_kept
 from tune_mcp.supervise.retry import MAX_PASSES, MAX_TRIES, Again, Keep, Stop
 from tune_mcp.supervise.retry import judge as judge_attempt
 from tune_mcp.supervise.schedule import Due, Repeat, Start, starts
@@ -175,7 +173,7 @@ class Supervisor:
     def _due(self) -> list[Due]:
         alone = self.at_once == 1
         if self._lengths is None:
-            self._lengths = {} if alone else lengths_of(self.run_dir)
+            self._lengths = {} if alone else events.expected_lengths(self.run_dir)
         return self._progress.due(self._busy().values(), self._lanes_for, self._lengths.get, in_order=alone)
 
     def _lanes_for(self, test: str) -> tuple[str, ...]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
-from tune_mcp.run_dir import iso
+from tune_mcp.config.stages import Frozen
+from tune_mcp.run_dir import ATTEMPT, RunDir, iso
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
 from tune_mcp.supervise.job import AttemptResult, Job
 from tune_mcp.supervise.journal import Journal
 from tune_mcp.supervise.neighbours import Neighbour
-from tune_mcp.supervise.strays import strays
-from tune_mcp.supervise.unwatched import LIMIT_S, Watchers
 from tune_mcp.words import number_of
 
 NEIGHBOURS_S = 10.0
@@ -95,3 +97,76 @@ class Notes:
             names = ", ".join(found[:6]) + (f" and {len(found) - 6} more" if len(found) > 6 else "")
             text = f"in the run directory, written by somebody else and ignored: {names}"
             self._journal.event("ignored", text)
+
+
+_COPIES = re.compile(r".*(~|\.(bak|orig|old|rej|swp|save|copy))|run\d+\.json", re.IGNORECASE)
+"""What editors and people leave beside a file that they looked at."""
+_OBSERVATION = re.compile(r"run([1-9]\d{0,2})\.json")
+
+
+def strays(run: RunDir, stage_keys: Iterable[str], repeats: int) -> tuple[str, ...]:
+    """Paths below the run directory that are taken for nothing, sorted: copies of editors, unknown attempts, …"""
+    found = [name for name in _names(run.path) if _COPIES.fullmatch(name)]
+    for key in stage_keys:
+        for name in _names(run.path / key):
+            planned = _OBSERVATION.fullmatch(name)
+            if not _temporary(name) and not (planned and int(planned[1]) <= repeats):
+                found.append(f"{key}/{name}")
+    for test in _names(run.path / "_pytest"):
+        attempts = run.test_folder(test) / "attempts"
+        found += [f"_pytest/{test}/attempts/{name}" for name in _names(attempts) if not ATTEMPT.fullmatch(name)]
+    found += [f"purged/{name}" for name in _names(run.purged) if not (run.purged / name / "purge.json").is_file()]
+    return tuple(sorted(found))
+
+
+def _temporary(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+def _names(folder: Path) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from (os.fsencode(entry.name).decode(errors="backslashreplace") for entry in entries)
+    except OSError:
+        return
+
+
+LIMIT_S = 120.0
+"""No poll of an active run is further than this from the next."""
+
+
+class PollingGap(Frozen):
+    """Nobody polled since a moment (Unix seconds), and for how many ``seconds`` once that is over."""
+
+    since: float
+    seconds: float | None = None
+
+
+class Watchers:
+    """Notices when nobody polls (POL-01, POL-12); each gap is reported once when it opens and once when it is over.
+
+    Every ``status`` touches the file ``path``, whose time is read here.
+    """
+
+    def __init__(self, path: Path, started: float) -> None:
+        self._path = path
+        self._last = started
+        self._open = False
+
+    def look(self, now: float) -> PollingGap | None:
+        """News, if there are any; ``now`` is Unix time."""
+        last = max(self._last, self._polled())
+        if last > self._last:
+            over = PollingGap(since=self._last, seconds=last - self._last) if self._open else None
+            self._last, self._open = last, False
+            return over
+        if self._open or now - last <= LIMIT_S:
+            return None
+        self._open = True
+        return PollingGap(since=last)
+
+    def _polled(self) -> float:
+        try:
+            return self._path.stat().st_mtime
+        except OSError:
+            return 0.0

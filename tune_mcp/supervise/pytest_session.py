@@ -16,15 +16,15 @@ import psutil
 
 from tune_mcp import procfs
 from tune_mcp.config.signatures import rules as watch_rules
+from tune_mcp.run_dir import RunDir
 from tune_mcp.supervise import caches, comparing, environment, own_pids
 from tune_mcp.supervise.gpu.use import GpuUse
-from tune_mcp.supervise.invocation import pytest_argv
 from tune_mcp.supervise.job import Job, read_result
-from tune_mcp.supervise.pinning import pinned
+from tune_mcp.supervise.placing import pinned
+from tune_mcp.supervise.process_tree import TreeRecorder
 from tune_mcp.supervise.processes import AFTER_THE_SESSION, StopLadder, below, descendants
 from tune_mcp.supervise.quiet.monitor import Monitor
 from tune_mcp.supervise.scratch import Scratch
-from tune_mcp.supervise.tree_record import TreeRecorder
 from tune_mcp.supervise.waiting import Orders
 from tune_mcp.supervise.watch.alerts import WATCH_FILE, AlertBook
 from tune_mcp.supervise.watch.exiting import ExitWatch
@@ -177,3 +177,43 @@ def _below_us() -> list[psutil.Process]:
 def default_signals_for_child() -> None:
     """The child starts with the default dispositions; our own SIGTERM handler is a function and so not inherited."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_argv(job: Job, run: RunDir) -> list[str]:
+    """The command for one attempt, to be executed as ``job.venv_python``; ``run`` is the run directory as it names it.
+
+    Neither the interpreter's folder nor the run's is in it: a suite that ends processes by their command line
+    (``pkill -f``) would find its own pytest by the name of a repository or of a run.
+
+    What an ini file or a conftest may have set is taken back behind the model's own arguments, because the last
+    option wins: maxfail, marker and keyword filters, workers, reruns, random order, a cache that remembers failures,
+    and a retention policy that would delete the results of passing tests. pytest's rootdir is the
+    repository, so that a node id holds the whole path of its file; conftests are loaded from the git work tree, and
+    none from above it. Both are relative to the folder that pytest starts in, which may be reached through a link.
+    """
+    folder = run.attempt(job.test_key, job.repeat, job.attempt)
+    taken_back = [
+        "-p", "tune_guard",
+        "-o", "tmp_path_retention_policy=all",
+        "-o", f"cache_dir={folder / 'pytest_cache'}",
+        "-m", "",
+        "-k", "",
+        "--maxfail=0",
+        "--rootdir=.",
+        f"--confcutdir={_work_tree(Path(job.repo_root))}",
+    ]  # fmt: skip
+    neutral = {"xdist": ["-n0"], "rerunfailures": ["--reruns=0"], "randomly": ["-p", "no:randomly"]}
+    for plugin, words in neutral.items():
+        if plugin in job.plugins:
+            taken_back += words
+    return [
+        Path(job.venv_python).name, "-m", "pytest", job.test, "-v", "-s",
+        f"--basetemp={folder / job.basetemp.name}",
+        *job.pytest_extra_args, *taken_back,
+    ]  # fmt: skip
+
+
+def _work_tree(folder: Path) -> str:
+    """The way up from ``folder`` to the top of its git work tree."""
+    top = next((path for path in (folder, *folder.parents) if (path / ".git").exists()), folder)
+    return os.path.relpath(top, folder)

@@ -27,7 +27,7 @@ from tune_mcp.files import alone, open_appending, write_atomic
 from tune_mcp.gpus import accepting, read_gpus
 from tune_mcp.run_dir import iso
 from tune_mcp.session import state
-from tune_mcp.supervise import comparing, copies, evidence, guard_record, loaded, placing, preflight
+from tune_mcp.supervise import comparing, evidence, guard_record, loaded, placing, preflight, sealed
 from tune_mcp.supervise.gpu.gate import GRANTED_LIMIT_S, WAIT_LIMIT_S
 from tune_mcp.supervise.gpu.use import GpuUse
 from tune_mcp.supervise.job import (
@@ -162,7 +162,7 @@ def _seal(job: Job, result: AttemptResult) -> None:
     with ExitStack() as held:
         with suppress(OSError):  # a file system without locks has an engine's attempts, one at a time
             held.enter_context(alone(job.run.sealing))
-        copied = copies.of_earlier(job, result.signatures_of_files)
+        copied = sealed.copied(job, result.signatures_of_files)
         seal(job, result.model_copy(update={"strangers": copied | result.strangers}))
 
 

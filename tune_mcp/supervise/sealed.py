@@ -6,7 +6,7 @@ had purged are not listed; what the supervisor itself moved aside before a new p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,9 +14,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tune_mcp.errors import Json
-from tune_mcp.files import read_plain, sha256_bytes, sha256_file
+from tune_mcp.files import parse_json, read_plain, sha256_bytes, sha256_file
 from tune_mcp.observe.observation import Stored, load
-from tune_mcp.run_dir import RunDir, attempt_folders
+from tune_mcp.run_dir import ATTEMPT, RunDir, attempt_folders
 from tune_mcp.session import events
 from tune_mcp.supervise import comparing
 from tune_mcp.supervise.job import JOB_FILE, RESULT_FILE, AttemptResult, Job, parse_result, read_job, result_sha256
@@ -152,3 +152,30 @@ def _is_its_log(path: Path, result: AttemptResult) -> bool:
         return path.is_file() and result.log_sha256 == sha256_file(path)
     except OSError:
         return False
+
+
+def copied(job: Job, known: Mapping[str, str]) -> dict[str, str]:
+    """Name -> why: the files of this attempt whose signature another sealed attempt at the test has."""
+    if not known:
+        return {}
+    before: dict[str, str] = {}
+    for folder in sorted(_other_attempts(job)):
+        try:
+            value = parse_json(read_plain(folder / RESULT_FILE))
+        except (OSError, ValueError):
+            continue
+        marks: Json = value.get("signatures_of_files") if isinstance(value, dict) else None
+        for mark in marks.values() if isinstance(marks, dict) else ():
+            before.setdefault(str(mark), folder.name)
+    return {name: _copied_from(before[mark]) for name, mark in known.items() if mark in before}
+
+
+def _other_attempts(job: Job) -> Iterator[Path]:
+    yield from (path for path in job.folder.parent.glob("run*_a*") if path != job.folder)
+    yield from (path for path in job.run.purged.glob(f"*_{job.test_key}_run*/run*_a*"))
+
+
+def _copied_from(folder: str) -> str:
+    name = ATTEMPT.fullmatch(folder)
+    earlier = f"repeat {name[1]}, attempt {name[2]}" if name else folder
+    return f"every number in it is that of {earlier}, so it was copied or cached"

@@ -17,7 +17,7 @@ from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.observe.audit import Audit
 from tune_mcp.run_dir import RunDir
-from tune_mcp.session import events, lengths, state
+from tune_mcp.session import events, state
 from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import Conclusion, Liveness, RunState
 from tune_mcp.verbs import gates
@@ -220,7 +220,7 @@ def _eta(audited: Audit, log: list[events.Event]) -> tuple[int, int] | None:
     """
     from tune_mcp.supervise.schedule import Due, makespan
 
-    seen = lengths.observed(log)
+    seen = events.observed_lengths(log)
     if not seen:
         return None
     every = [value for values in seen.values() for value in values]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -9,6 +10,8 @@ from tune_mcp.config.lanes import Lane, Placement
 from tune_mcp.files import FileLock
 from tune_mcp.gpus import MEMORY_LIMIT_MIB, Gpu, GpuReader, GpuReading, Presence
 from tune_mcp.gpus.holders import describe, stuck
+from tune_mcp.run_dir import RunDir
+from tune_mcp.supervise.host_lock import lock_folder, read_holder
 from tune_mcp.words import number_of
 
 WAIT_LIMIT_S = 600.0
@@ -164,3 +167,20 @@ class Gate:
             return grant
         grant.release()
         return Shortage(needed, reading, usable, taken)
+
+
+def take_lock(gpu: Gpu, run: RunDir) -> FileLock | str:
+    """The host-wide lock of one GPU, or who has it (GPU-14). One that cannot be asked is taken: unknown is never free.
+
+    A runner hands it to its pytest too: a GPU stays taken until the last of both is gone, whoever was killed.
+    """
+    facts = {"run_id": run.run_id, "run_dir": str(run.path), "repo_root": str(run.repo_root)}
+    try:
+        path = lock_folder() / f"gpu-{re.sub(r'[^A-Za-z0-9-]', '_', gpu.uuid)}.lock"
+        lock = FileLock.take(path, facts)
+    except OSError as error:
+        return f"somebody unknown: its lock cannot be read ({error})"
+    if lock is not None:
+        return lock
+    holder = read_holder(path)
+    return f"run {holder.run_id} of {holder.repo_root}"

@@ -5,11 +5,15 @@ What comes after pytest is in ``after.json`` and never turns a finished measurem
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -19,11 +23,12 @@ from tune_mcp.errors import Code
 from tune_mcp.files import dump_json, read_plain, write_atomic
 from tune_mcp.gpus import Gpu, GpuReader
 from tune_mcp.gpus.holders import describe
-from tune_mcp.session.quietness import GpuRange
-from tune_mcp.supervise.gpu import lock as gpu_lock
-from tune_mcp.supervise.gpu.cleanup import Cleanup
-from tune_mcp.supervise.gpu.gate import LOOK_EVERY_S, WAIT_LIMIT_S, Gate, Grant
+from tune_mcp.observe.observation import GpuRange
+from tune_mcp.run_dir import RunDir
+from tune_mcp.session.state import Liveness, liveness
+from tune_mcp.supervise.gpu.gate import LOOK_EVERY_S, WAIT_LIMIT_S, Gate, Grant, take_lock
 from tune_mcp.supervise.job import Blocked, Job
+from tune_mcp.supervise.processes import StopLadder
 
 SAMPLE_EVERY_S = 60.0
 """A look costs an interpreter's start on the measured machine: seldom enough to vanish, often enough for a person."""
@@ -78,7 +83,7 @@ class GpuUse:
         self._cleanup = Cleanup(command, Path(job.repo_root), job.run, say)
         self._gate = Gate(
             read=read,
-            take=lambda gpu: gpu_lock.take(gpu, job.run),
+            take=lambda gpu: take_lock(gpu, job.run),
             sleep=wait,
             clock=clock,
             waiting=self._waiting,
@@ -213,3 +218,53 @@ def read_after(job: Job) -> AfterRun | None:
         return AfterRun.model_validate_json(read_plain(job.folder / AFTER_FILE))
     except (OSError, ValidationError):
         return None
+
+
+_CLEANUP_LIMIT_S = 600.0
+_TICK_S = 0.1
+
+
+@dataclass(frozen=True)
+class Cleanup:
+    """The project's own cleanup script, where the host profile names one (rules GPU-07 to GPU-11).
+
+    It may end processes that are not ours, so a person enables it for one machine, and only the runner of an active
+    run calls it, around a launch that uses GPUs. What it prints goes to the attempt's own log.
+    """
+
+    command: tuple[str, ...]
+    repo_root: Path
+    run: RunDir
+    say: Callable[[str], None]
+    limit_s: float = _CLEANUP_LIMIT_S
+
+    def __call__(self, cancelled: Callable[[], bool]) -> str:
+        """Run it; why it did not succeed, empty when it did or when there is none."""
+        if not self.command:
+            return ""
+        shown = shlex.join(self.command)
+        if liveness(self.run) is not Liveness.HELD:
+            return f"the cleanup script was not run: {self.run.run_id} is not active ({shown})"
+        self.say(f"cleanup: {shown}")
+        begin = time.monotonic()
+        try:
+            script = subprocess.Popen(
+                self.command,
+                cwd=self.repo_root,
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr,
+                stderr=sys.stderr,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return f"the cleanup script could not be started: {error} ({shown})"
+        while script.poll() is None and time.monotonic() < begin + self.limit_s and not cancelled():
+            time.sleep(_TICK_S)
+        code = script.poll()
+        left = StopLadder(self.say).drain(script)
+        self.say(
+            f"cleanup ended with {code} after {time.monotonic() - begin:.1f} s, {len(left)} process(es) of it left"
+        )
+        if code is None:
+            return f"the cleanup script was stopped: it did not end within {self.limit_s:g} s ({shown})"
+        return f"the cleanup script ended with exit code {code} ({shown})" if code else ""

@@ -15,7 +15,7 @@ from tune_mcp import procfs
 from tune_mcp.config.lanes import cpu_list
 from tune_mcp.config.quiet import Quiet
 from tune_mcp.errors import Code
-from tune_mcp.session.quietness import GpuRange, Quietness
+from tune_mcp.observe.observation import GpuRange, Quietness
 from tune_mcp.supervise.job import Blocked
 from tune_mcp.supervise.quiet.foreign import Reading, intruders, reading
 from tune_mcp.supervise.quiet.look import Look, Looker

@@ -25,8 +25,7 @@ from tune_mcp.supervise import guard_record
 from tune_mcp.supervise.process_tree import Census, Stillness, Tree, read_tree
 from tune_mcp.supervise.watch import slow_start
 from tune_mcp.supervise.watch.alerts import AlertBook
-from tune_mcp.supervise.watch.log_lines import Found, GrowingLog, LineFinder, last_text, redacted
-from tune_mcp.supervise.watch.signatures import QUOTED_SOURCE
+from tune_mcp.supervise.watch.log_lines import QUOTED_SOURCE, Found, GrowingLog, LineFinder, last_text, redacted
 from tune_mcp.supervise.watch.slow_start import Launch, old_locks
 
 _BLOCKS_A_LOOK = 16
