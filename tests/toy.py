@@ -43,7 +43,7 @@ from tune_mcp.session.state import Owner
 from tune_mcp.supervise import comparing, guard_record, runner
 from tune_mcp.supervise.executor import Executor, JobState
 from tune_mcp.supervise.host_lock import Claim
-from tune_mcp.supervise.job import JOB_FILE, AttemptResult, Job, StageResult, read_result, seal, write_job
+from tune_mcp.supervise.job import JOB_FILE, AttemptResult, Job, read_result, seal, write_job
 from tune_mcp.supervise.journal import Clock
 from tune_mcp.supervise.loop import Supervisor, stop_request
 from tune_mcp.verbs.discover import discover
@@ -361,13 +361,6 @@ def measured(job: Job, **parts: Mapping[str, object]) -> AttemptResult:
     log.write_text("\n".join([*lines, f"{failed} failed, {ended}" if failed else ended, ""]))
     record.write_text("".join(json.dumps(line) + "\n" for line in _guard_lines(job.test, verdicts)))
     files = ResultFiles(basetemp)
-    stages: dict[str, StageResult] = {}
-    for stage in job.stages:
-        found = extract(stage, files)
-        problems = tuple(problem.sentence() for problem in found.problems)
-        stages[stage.key] = StageResult(
-            metrics=found.metrics, total=found.total, ok=found.ok, problems=problems, absent=found.absent
-        )
     return AttemptResult(
         key=job.key,
         started_at="2026-04-23T05:00:00Z",
@@ -375,7 +368,7 @@ def measured(job: Job, **parts: Mapping[str, object]) -> AttemptResult:
         duration_s=0.25,
         pytest_rc=int(any(verdicts.values())),
         guard=guard_record.read(record),
-        stages=stages,
+        stages={stage.key: extract(stage, files) for stage in job.stages},
         log_sha256=sha256_file(log),
         evidence_sha256=result_files.digests(basetemp),
     )

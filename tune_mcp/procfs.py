@@ -160,6 +160,16 @@ def start_ticks(pid: int) -> int | None:
     return found.start_ticks if found and found.alive else None
 
 
+def ancestors() -> set[int]:
+    """The pid of this process and of every one above it that can be seen from here."""
+    pid = os.getpid()
+    found = {pid}
+    while (seen := process(pid)) and seen.parent > 0:
+        pid = seen.parent
+        found.add(pid)
+    return found
+
+
 def words(pid: int, proc: Path = PROC) -> tuple[str, ...]:
     """The command line; empty for a kernel thread and a process that has ended."""
     line = _read(proc / str(pid) / "cmdline")

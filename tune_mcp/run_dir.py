@@ -24,11 +24,51 @@ _LOG = re.compile(r"run([1-9]\d{0,8})\.log")
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 
 
+class _Inside:
+    """A path with a fixed name in the run directory."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, run: RunDir, owner: type[RunDir]) -> Path:
+        return run.path / self._name
+
+
 @dataclass(frozen=True)
 class RunDir:
     """Paths of one run. ``test`` is a test key: the test file's stem, with ``__<preset>`` where it has presets."""
 
     path: Path
+
+    plan = _Inside("plan.json")
+    next_plan = _Inside("plan.next.json")
+    """The plan that replaces plan.json once the ledger names it."""
+    precheck = _Inside("precheck.json")
+    environment = _Inside("environment.json")
+    loaded = _Inside("loaded.json")
+    """What the launches so far loaded from outside git's view."""
+    gpus = _Inside("gpus.json")
+    events = _Inside("events.jsonl")
+    run_log = _Inside("run.log")
+    supervisor = _Inside("supervisor.json")
+    supervisor_lock = _Inside("supervisor.lock")
+    supervisor_log = _Inside("supervisor.log")
+    marks = _Inside("supervisor.marks")
+    """One secret a line, of every start of the supervisor."""
+    reserve = _Inside("supervisor.reserve")
+    """Space kept back for the last records on a full disk, while the supervisor lives."""
+    sealing = _Inside("sealing.lock")
+    """Locked while an attempt is compared with those sealed before it, and sealed."""
+    stop_request = _Inside("stop.json")
+    watched = _Inside("watched")
+    """Empty; its time is that of the last poll."""
+    workspace_diff = _Inside("workspace.diff")
+    report_md = _Inside("report.md")
+    report_json = _Inside("report.json")
+    report_html = _Inside("report.html")
+    dashboard = _Inside("dashboard.html")
+    purged = _Inside("purged")
+    applies = _Inside("apply")
 
     @property
     def run_id(self) -> str:
@@ -38,107 +78,9 @@ class RunDir:
     def repo_root(self) -> Path:
         return self.path.parent.parent
 
-    @property
-    def plan(self) -> Path:
-        return self.path / "plan.json"
-
-    @property
-    def next_plan(self) -> Path:
-        """The plan that replaces plan.json once the ledger names it."""
-        return self.path / "plan.next.json"
-
-    @property
-    def precheck(self) -> Path:
-        return self.path / "precheck.json"
-
-    @property
-    def environment(self) -> Path:
-        return self.path / "environment.json"
-
-    @property
-    def loaded(self) -> Path:
-        """What the launches so far loaded from outside git's view."""
-        return self.path / "loaded.json"
-
-    @property
-    def gpus(self) -> Path:
-        return self.path / "gpus.json"
-
-    @property
-    def events(self) -> Path:
-        return self.path / "events.jsonl"
-
-    @property
-    def run_log(self) -> Path:
-        return self.path / "run.log"
-
     def source(self, run_id: str) -> RunDir:
         """The whole run directory of one partition that a merged run was made of."""
         return RunDir(self.path / "_sources" / run_id)
-
-    @property
-    def supervisor(self) -> Path:
-        return self.path / "supervisor.json"
-
-    @property
-    def supervisor_lock(self) -> Path:
-        return self.path / "supervisor.lock"
-
-    @property
-    def supervisor_log(self) -> Path:
-        return self.path / "supervisor.log"
-
-    @property
-    def marks(self) -> Path:
-        """One secret a line, of every start of the supervisor."""
-        return self.path / "supervisor.marks"
-
-    @property
-    def reserve(self) -> Path:
-        """Space kept back for the last records on a full disk, while the supervisor lives."""
-        return self.path / "supervisor.reserve"
-
-    @property
-    def sealing(self) -> Path:
-        """Locked while an attempt is compared with those sealed before it, and sealed."""
-        return self.path / "sealing.lock"
-
-    @property
-    def stop_request(self) -> Path:
-        return self.path / "stop.json"
-
-    @property
-    def watched(self) -> Path:
-        """Empty; its time is that of the last poll."""
-        return self.path / "watched"
-
-    @property
-    def workspace_diff(self) -> Path:
-        return self.path / "workspace.diff"
-
-    @property
-    def report_md(self) -> Path:
-        return self.path / "report.md"
-
-    @property
-    def report_json(self) -> Path:
-        return self.path / "report.json"
-
-    @property
-    def report_html(self) -> Path:
-        return self.path / "report.html"
-
-    @property
-    def dashboard(self) -> Path:
-        return self.path / "dashboard.html"
-
-    @property
-    def purged(self) -> Path:
-        return self.path / "purged"
-
-    @property
-    def applies(self) -> Path:
-        return self.path / "apply"
 
     def apply_folder(self, plan_id: str) -> Path:
         return self.applies / plan_id
@@ -159,6 +101,10 @@ class RunDir:
     def guard_record(self, test: str, repeat: int) -> Path:
         return self.test_folder(test) / f"guard_run{repeat}.jsonl"
 
+    def usual(self, test: str, repeat: int) -> tuple[Path, Path, Path]:
+        """Log, basetemp and guard record of the repeat."""
+        return self.log(test, repeat), self.basetemp(test, repeat), self.guard_record(test, repeat)
+
     def attempt(self, test: str, repeat: int, attempt: int) -> Path:
         """Folder of one attempt: its job, its sealed result, and what it left when a later attempt followed."""
         return self.test_folder(test) / "attempts" / f"run{repeat}_a{attempt}"
@@ -169,7 +115,7 @@ class RunDir:
         What an older version wrote there itself stays.
         """
         folder = self.attempt(test, repeat, attempt)
-        for usual in (self.log(test, repeat), self.basetemp(test, repeat), self.guard_record(test, repeat)):
+        for usual in self.usual(test, repeat):
             if usual.exists() and not usual.is_symlink():
                 continue
             usual.parent.mkdir(parents=True, exist_ok=True)

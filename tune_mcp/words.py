@@ -1,8 +1,15 @@
-"""Numbers in sentences."""
+"""Numbers and lists in sentences."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 def number_of(number: int, thing: str, things: str = "") -> str:
     """``1 file``, ``2 files``; ``things`` is the plural where it is not the word with an s."""
     return f"{number} {thing if number == 1 else things or f'{thing}s'}"
+
+
+def listed(found: Sequence[str]) -> str:
+    """The first five clauses and how many more there are; empty where there is none."""
+    return "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")

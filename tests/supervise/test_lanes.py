@@ -16,7 +16,7 @@ from tune_mcp.config.lanes import Lane, Placement
 from tune_mcp.gpus import Gpu, GpuReading, Presence
 from tune_mcp.precheck import lanes as lane_checks
 from tune_mcp.run_dir import RunDir
-from tune_mcp.supervise.gpu.gate import Gate, Grant
+from tune_mcp.supervise.gpu.gate import Gate, Grant, take_lock
 from tune_mcp.supervise.placing import pinned, unavailable
 
 PAIRS = (Lane(name="a", gpus=(0, 1), cpus="0"), Lane(name="b", gpus=(2, 3), cpus="1"))
@@ -36,7 +36,7 @@ def granted(found: GpuReading, placement: Placement, needed: int) -> Grant:
 
     gate = Gate(
         read=lambda: found,
-        take=lambda gpu: gate.take_lock(gpu, RunDir(Path("/repo/.tune-runs/20260423T050000Z_lanes"))),
+        take=lambda gpu: take_lock(gpu, RunDir(Path("/repo/.tune-runs/20260423T050000Z_lanes"))),
         sleep=sleep,
         clock=lambda: now[0],
         waiting=lambda _: None,

@@ -68,7 +68,7 @@ def orphaned(project: Project) -> tuple[RunDir, set[int]]:
 
 
 def _tree(path: Path) -> TreeRecord:
-    tree = process_tree.read_record(path)
+    tree = TreeRecord.from_file(path)
     assert tree is not None
     return tree
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from tune_mcp.config.stages import Display, Location, SampleCounts, Stage, StageMetric
+from tune_mcp.observe.extract import Extraction
 from tune_mcp.supervise.guard_record import Failure, GuardSummary
-from tune_mcp.supervise.job import AttemptResult, Blocked, StageResult
+from tune_mcp.supervise.job import AttemptResult, Blocked
 from tune_mcp.supervise.retry import MAX_TRIES, Again, Keep, Stop, Verdict, judge
 
 IDS = ("t.py::test_a", "t.py::test_b")
@@ -30,8 +31,8 @@ WHOLE = GuardSummary(started=True, finished=True, exitstatus=0, collected=IDS, e
 LOST = ("x: r.json::x: file missing (near: toy0/results.json)",)
 
 
-def speed(total: int | None = 4, ok: int | None = 4, problems: tuple[str, ...] = ()) -> dict[str, StageResult]:
-    return {"toy_speed": StageResult(metrics={"x": None if problems else 1.0}, total=total, ok=ok, problems=problems)}
+def speed(total: int | None = 4, ok: int | None = 4, problems: tuple[str, ...] = ()) -> dict[str, Extraction]:
+    return {"toy_speed": Extraction(metrics={"x": None if problems else 1.0}, total=total, ok=ok, problems=problems)}
 
 
 def ended(guard: dict[str, Any] | None = None, **facts: Any) -> AttemptResult:
@@ -238,7 +239,7 @@ def test_a_crash_between_two_equal_shortfalls_does_not_hide_them() -> None:
 
 @pytest.mark.rule("STR-16", "GAP-05")
 def test_one_partial_stage_spoils_its_siblings() -> None:
-    both = speed() | {"toy_wer": StageResult(metrics={"x": 1.0}, total=4, ok=3)}
+    both = speed() | {"toy_wer": Extraction(metrics={"x": 1.0}, total=4, ok=3)}
     stages = STAGES | {"toy_wer": SPEED.model_copy(update={"key": "toy_wer"})}
 
     found = judge(ended(stages=both), {key: stages[key] for key in both})
@@ -248,7 +249,7 @@ def test_one_partial_stage_spoils_its_siblings() -> None:
 
 @pytest.mark.rule("STG-09")
 def test_a_docs_stage_stands_or_halts_by_its_exit_code() -> None:
-    docs = {"toy_docs": StageResult(metrics={}, total=None, ok=None)}
+    docs = {"toy_docs": Extraction(metrics={}, total=None, ok=None)}
 
     assert verdict(ended(stages=docs)) == Keep("")
     found = verdict(ended(pytest_rc=1, stages=docs, guard={"failed": IDS[:1]}))
@@ -257,7 +258,7 @@ def test_a_docs_stage_stands_or_halts_by_its_exit_code() -> None:
 
 @pytest.mark.rule("STR-06", "STR-17")
 @pytest.mark.parametrize("stages", [{}, speed()], ids=["none", "one of two"])
-def test_an_attempt_that_lacks_a_planned_stage_is_never_kept(stages: dict[str, StageResult]) -> None:
+def test_an_attempt_that_lacks_a_planned_stage_is_never_kept(stages: dict[str, Extraction]) -> None:
     found = judge(ended(stages=stages), STAGES)
     assert isinstance(found, Stop) and "no result for this stage" in found.halt.message
 
@@ -274,12 +275,12 @@ def failed(when: str, exception: str = "RuntimeError", message: str = "it fell",
     return {"failed": (name,), "failures": (one,)}
 
 
-NO_FILE = {"toy_speed": StageResult(metrics={"x": None}, total=None, ok=None, problems=LOST, absent=("r.json",))}
+NO_FILE = {"toy_speed": Extraction(metrics={"x": None}, total=None, ok=None, problems=LOST, absent=("r.json",))}
 
 
 @pytest.mark.rule("RTY-03", "XPY-05", "RTY-04")
 @pytest.mark.parametrize("stages", [speed(), speed(problems=LOST), NO_FILE], ids=["all there", "unreadable", "no file"])
-def test_a_fixture_that_failed_is_no_observation_and_is_tried_again(stages: dict[str, StageResult]) -> None:
+def test_a_fixture_that_failed_is_no_observation_and_is_tried_again(stages: dict[str, Extraction]) -> None:
     found = verdict(ended(pytest_rc=1, guard=failed("setup"), stages=stages))
 
     assert found == Again(f"a fixture failed before its test ran: {IDS[1]}: RuntimeError: it fell")
@@ -296,7 +297,7 @@ def test_a_failed_start_is_named_by_its_own_line() -> None:
 
 @pytest.mark.rule("STG-09")
 def test_a_docs_test_whose_server_did_not_start_is_tried_again() -> None:
-    docs = {"toy_docs": StageResult(metrics={}, total=None, ok=None)}
+    docs = {"toy_docs": Extraction(metrics={}, total=None, ok=None)}
     guard = failed("call", message="Server exited with code 1")
 
     assert isinstance(verdict(ended(pytest_rc=1, stages=docs, guard=guard, signature="server did not start: x")), Again)
@@ -327,7 +328,7 @@ def test_a_test_that_broke_off_before_it_wrote_is_tried_again_once_and_halts_in_
     ids=["a threshold", "the file is there", "teardown", "green"],
 )
 def test_a_test_that_finished_and_left_unreadable_numbers_is_a_matter_of_configuration(
-    guard: dict[str, Any], stages: dict[str, StageResult]
+    guard: dict[str, Any], stages: dict[str, Extraction]
 ) -> None:
     found = verdict(ended(pytest_rc=1, guard=guard, stages=stages))
 

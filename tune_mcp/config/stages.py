@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from tune_mcp.files import parse_json, read_plain, write_json
 
 WorstOp = Literal["min", "max"]
 Number = int | float
@@ -20,6 +22,18 @@ class Frozen(BaseModel):
 
     # Built at first use: a verb at a terminal uses a few of these, and should not wait for all.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self | None:
+        """What a JSON file holds; None when there is none or it cannot be read as this."""
+        try:
+            return cls.model_validate(parse_json(read_plain(path)))
+        except (OSError, ValueError):  # a ValidationError is one
+            return None
+
+    def to_file(self, path: Path, *, durable: bool = True) -> None:
+        """Write it as JSON, whole or not at all; ``durable`` as for ``write_atomic``."""
+        write_json(path, self.model_dump(mode="json"), durable=durable)
 
 
 class Location(Frozen):

@@ -11,54 +11,28 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
-from tune_mcp.config.stages import ONE, Location, Stage
+from tune_mcp.config.stages import ONE, Frozen, Location, Stage
 from tune_mcp.errors import Json
 from tune_mcp.files import inside, parse_foreign_json, printable, read_plain
 
 _LARGEST_RESULT_FILE = 256 * 1024 * 1024
+_NOWHERE = Location(json_file="?", json_path="?")
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One value that could not be read: where it was looked for, why not, and names that look alike.
-
-    ``absent``: the whole file is not there, so perhaps the test never came to write it. ``whole_file``: it is there and
-    cannot be read at all, which is the same sentence for everything that stands in it.
-    """
-
-    key: str
-    json_file: str
-    json_path: str
-    reason: str
-    near: tuple[str, ...] = ()
-    absent: bool = False
-    whole_file: bool = False
-
-    def sentence(self) -> str:
-        """One line for people and for the halt message."""
-        if self.whole_file:
-            return printable(f"{self.json_file}: {self.reason}")
-        hint = f" (near: {', '.join(self.near)})" if self.near else ""
-        return printable(f"{self.key}: {self.json_file}::{self.json_path}: {self.reason}{hint}")
-
-
-@dataclass(frozen=True)
-class Extraction:
+class Extraction(Frozen):
     """What one stage yielded: every tracked metric (None where unreadable), the counts, and the problems.
 
-    ``invalid`` names the place where the test itself says that this repeat is no observation.
+    ``problems`` are sentences that name file, key and near matches, ``absent`` the result files that are not there at
+    all (so perhaps the test never came to write them). ``invalid`` names the place where the test itself says that this
+    repeat is no observation.
     """
 
     metrics: dict[str, int | float | None]
     total: int | None
     ok: int | None
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
     invalid: str = ""
-
-    @property
-    def absent(self) -> tuple[str, ...]:
-        """The result files that are not there at all."""
-        return tuple(sorted({problem.json_file for problem in self.problems if problem.absent}))
 
 
 class _NoFile(ValueError):
@@ -163,50 +137,68 @@ def _number(node: Json) -> tuple[int | float | None, str, tuple[str, ...]]:
     return None, f"not a number but {'null' if node is None else type(node).__name__}", ()
 
 
+@dataclass
+class _Reading:
+    """Numbers read one by one, with a sentence for each that cannot be read and the files that are not there."""
+
+    files: ResultFiles
+    problems: list[str] = field(default_factory=list[str])
+    absent: set[str] = field(default_factory=set[str])
+
+    def number(self, key: str, place: Location) -> int | float | None:
+        value, reason, near = self.files.look_up(place)
+        if value is None:
+            self.miss(key, place, reason, near)
+        return value
+
+    def count(self, key: str, place: Location) -> int | None:
+        value = self.number(key, place)
+        if value is not None and (value != int(value) or value < 0):
+            self.miss(key, place, f"{value} is not a count")
+            return None
+        return None if value is None else int(value)
+
+    def miss(self, key: str, place: Location, reason: str, near: tuple[str, ...] = ()) -> None:
+        name = place.json_file
+        if name in self.files.absent:
+            self.absent.add(name)
+        where = f"{key}: {name}::{place.json_path}"
+        if self.files.unreadable(name):
+            where, near = name, ()  # the same sentence for everything that stands in it
+        hint = f" (near: {', '.join(near)})" if near else ""
+        self.problems.append(printable(f"{where}: {reason}{hint}"))
+
+
 def extract(stage: Stage, files: ResultFiles) -> Extraction:
     """Read every tracked metric and both sample counts of ``stage``. Never raises for bad content."""
-    problems: list[Problem] = []
+    read = _Reading(files)
     metrics: dict[str, int | float | None] = {}
     for key, metric in stage.metrics.items():
         if metric.json_file is None or metric.json_path is None:
-            problems.append(Problem(key, "?", "?", "NEEDS_CONFIG: no JSON path is known"))
+            read.miss(key, _NOWHERE, "NEEDS_CONFIG: no JSON path is known")
             metrics[key] = None
             continue
-        metrics[key] = _read(key, Location(json_file=metric.json_file, json_path=metric.json_path), files, problems)
+        metrics[key] = read.number(key, Location(json_file=metric.json_file, json_path=metric.json_path))
     total = ok = None
     if stage.sample_counts == ONE:
         total = ok = 1
     elif stage.sample_counts:
-        total = _count("sample_counts.total", stage.sample_counts.total, files, problems)
-        ok = _count("sample_counts.ok", stage.sample_counts.ok, files, problems)
+        total = read.count("sample_counts.total", stage.sample_counts.total)
+        ok = read.count("sample_counts.ok", stage.sample_counts.ok)
     elif stage.metrics:
-        problems.append(Problem("sample_counts", "?", "?", "NEEDS_CONFIG: no sample counts are configured"))
+        read.miss("sample_counts", _NOWHERE, "NEEDS_CONFIG: no sample counts are configured")
     invalid = ""
     if (place := stage.observation_validity) is not None:
         said = files.flag(place)
         if said is None:
-            unread = place.json_file in files.absent, files.unreadable(place.json_file)
-            problems.append(
-                Problem("observation_validity", place.json_file, place.json_path, "not true or false", (), *unread)
-            )
+            read.miss("observation_validity", place, "not true or false")
         elif not said:
             invalid = f"{place.json_file}::{place.json_path} is false"
-    return Extraction(metrics, total, ok, tuple(problems), invalid)
-
-
-def _read(key: str, place: Location, files: ResultFiles, problems: list[Problem]) -> int | float | None:
-    value, reason, near = files.look_up(place)
-    if value is None:
-        absent, whole_file = place.json_file in files.absent, files.unreadable(place.json_file)
-        problems.append(Problem(key, place.json_file, place.json_path, reason, near, absent, whole_file))
-    return value
-
-
-def _count(key: str, place: Location, files: ResultFiles, problems: list[Problem]) -> int | None:
-    value = _read(key, place, files, problems)
-    if value is None:
-        return None
-    if value != int(value) or value < 0:
-        problems.append(Problem(key, place.json_file, place.json_path, f"{value} is not a count"))
-        return None
-    return int(value)
+    return Extraction(
+        metrics=metrics,
+        total=total,
+        ok=ok,
+        problems=tuple(read.problems),
+        absent=tuple(sorted(read.absent)),
+        invalid=invalid,
+    )

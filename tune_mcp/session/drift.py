@@ -159,32 +159,22 @@ def _declared(name: str, planned: Baseline) -> bool:
     return (
         name not in planned.file_sha256
         and not is_loaded(name)
-        and any(_fits(PurePosixPath(name), glob) for glob in planned.test_outputs)
+        and any(_fits(str(PurePosixPath(name)), glob) for glob in planned.test_outputs)
     )
 
 
-def _fits(path: PurePosixPath, glob: str) -> bool:
+def _fits(name: str, glob: str) -> bool:
     """``**`` for any depth, a folder for all that is in it; never by the file's name alone."""
-    return fullmatch(_regex(glob.rstrip("/")) + "(/.*)?", str(path)) is not None
-
-
-def _regex(glob: str) -> str:
-    parts = [escape(part) for part in glob.split("**/")]
-    whole = "(?:.*/)?".join(parts)
-    return whole.replace(r"\*\*", ".*").replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
+    whole = "(?:.*/)?".join(escape(part) for part in glob.rstrip("/").split("**/"))
+    regex = whole.replace(r"\*\*", ".*").replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
+    return fullmatch(regex + "(/.*)?", name) is not None
 
 
 def touched(before: GitState, after: GitState, planned: Baseline) -> tuple[str, ...]:
     """What was moved between two looks although both look alike: HEAD by its reflog, files by being written."""
     found = [] if before.position == after.position else [f"HEAD moved and came back ({after.position or 'no reflog'})"]
-    return tuple(
-        found
-        + [
-            f"{name} was written"
-            for name in rewritten(before, after, planned)
-            if before.stamps.get(name) != after.stamps.get(name)
-        ]
-    )
+    written = (one for one in rewritten(before, after, planned) if before.stamps.get(one) != after.stamps.get(one))
+    return (*found, *(f"{name} was written" for name in written))
 
 
 def _apart(name: str, planned: Baseline) -> bool:
@@ -215,11 +205,7 @@ def own_output(root: Path, top: Path) -> tuple[str, ...]:
 
 
 def _writers() -> set[int]:
-    pid, session = os.getpid(), os.getsid(0)
-    found = {pid}
-    while pid > 1 and (process := procfs.process(pid)):
-        pid = process.parent
-        found.add(pid)
+    found, session = procfs.ancestors(), os.getsid(0)
     own = procfs.open_files("self") or {}
     pipes = {link for handle in ("1", "2") if (link := own.get(handle, "")).startswith("pipe:")}
     for one in procfs.processes():

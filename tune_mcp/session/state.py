@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from tune_mcp import procfs
 from tune_mcp.config.stages import Frozen
 from tune_mcp.contract.status import CurrentWork
-from tune_mcp.files import dump_json, is_locked, parse_json, read_plain, write_atomic
+from tune_mcp.files import is_locked
 from tune_mcp.gpus import GpuReader, GpuReading
 from tune_mcp.run_dir import RunDir, iso
 
@@ -155,10 +155,7 @@ def liveness(run: RunDir) -> Liveness:
 
 def read_record(run: RunDir) -> SupervisorRecord | None:
     """The supervisor's last word; None when there is none or it cannot be read."""
-    try:
-        return SupervisorRecord.model_validate(parse_json(read_plain(run.supervisor)))
-    except (OSError, ValueError, ValidationError):
-        return None
+    return SupervisorRecord.from_file(run.supervisor)
 
 
 def conclude(run: RunDir) -> Conclusion:
@@ -201,13 +198,10 @@ class RecordingReader:
         reading = self.read()
         seen = GpusSeen(seen_at=iso(self.now()), reading=reading)
         with suppress(OSError):  # a view for readers: a full disk costs the view, never the measurement
-            write_atomic(self.run.gpus, dump_json(seen.model_dump(mode="json")), durable=False)
+            seen.to_file(self.run.gpus, durable=False)
         return reading
 
 
 def last_gpus(run: RunDir) -> GpusSeen | None:
     """The last look; None when there was none or its file is damaged."""
-    try:
-        return GpusSeen.model_validate_json(read_plain(run.gpus))
-    except (OSError, ValidationError):
-        return None
+    return GpusSeen.from_file(run.gpus)

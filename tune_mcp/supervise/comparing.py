@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -29,7 +28,6 @@ from tune_mcp.session.plan import Plan
 from tune_mcp.supervise import loaded
 from tune_mcp.supervise.job import AttemptResult, Job
 
-_LOADED = "loaded"
 _CLOCK_SLACK_S = 2.0
 _CLOCK_SLEW = 0.001
 """The kernel slews a clock by half as much at most."""
@@ -125,38 +123,21 @@ def look(
     return now, "; ".join(fingerprint.differences(kept, now, any_host=any_host))
 
 
-@dataclass(frozen=True)
-class Reference:
-    """What a sealed attempt loaded, which the next attempts are compared with: its digest, and its text if it is so."""
+def reference(job: Job, result: AttemptResult | None, *, beside: bool = False) -> tuple[str, bytes]:
+    """What a sealed attempt loaded, for the next ones to be compared with: its digest, and its text if it is so.
 
-    sha256: str = ""
-    data: bytes = b""
-
-    @classmethod
-    def of(cls, job: Job, result: AttemptResult | None, *, beside: bool = False) -> Reference:
-        """Empty for an attempt that differs from the run's other ones: it is no measure for them.
-
-        ``beside``: others may have ended since this one was compared; what they loaded stays in.
-        """
-        if result is None or result.loaded_sha256 is None or result.moved or result.incomparable:
-            return cls()
-        with suppress(OSError):  # without it the next attempt is compared with the one before
-            path = job.folder / loaded.RECORD_FILE
-            data = read_plain(path)
-            if sha256_bytes(data) == result.loaded_sha256:
-                data = read_plain(loaded.joined(job, path, job.run.loaded)) if beside else data
-                return cls(sha256_bytes(data), data)
-        return cls(result.loaded_sha256)
-
-    def fact(self) -> dict[str, str]:
-        """What the ledger says of it."""
-        return {_LOADED: self.sha256} if self.sha256 else {}
-
-    def remember(self, run: RunDir) -> None:
-        """Let the next attempt be compared with it; its digest is on the ledger by now."""
-        with suppress(OSError):
-            if self.data:
-                write_atomic(run.loaded, self.data, durable=False)  # after a power cut it is taken from the attempt
+    Empty for an attempt that differs from the run's other ones: it is no measure for them. ``beside``: others may have
+    ended since this one was compared; what they loaded stays in.
+    """
+    if result is None or result.loaded_sha256 is None or result.moved or result.incomparable:
+        return "", b""
+    with suppress(OSError):  # without it the next attempt is compared with the one before
+        path = job.folder / loaded.RECORD_FILE
+        data = read_plain(path)
+        if sha256_bytes(data) == result.loaded_sha256:
+            data = read_plain(loaded.joined(job, path, job.run.loaded)) if beside else data
+            return sha256_bytes(data), data
+    return result.loaded_sha256, b""
 
 
 def _loaded_as_recorded(run: RunDir) -> None:
@@ -164,7 +145,7 @@ def _loaded_as_recorded(run: RunDir) -> None:
 
     Raises HOST_NOT_COMPARABLE when there is none any more.
     """
-    known = [str(event.facts[_LOADED]) for event in events.read(run.events, '"sealed"') if _LOADED in event.facts]
+    known = [str(event.facts["loaded"]) for event in events.read(run.events, '"sealed"') if "loaded" in event.facts]
     with suppress(OSError):
         if not known or sha256_bytes(read_plain(run.loaded)) in known:
             return

@@ -12,9 +12,9 @@ from tune_mcp.observe import result_files
 from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.session import drift, provenance
 from tune_mcp.supervise import comparing, guard_record, loaded
-from tune_mcp.supervise.job import Job, StageResult
-from tune_mcp.supervise.preflight import listed
+from tune_mcp.supervise.job import Job
 from tune_mcp.supervise.watch import log_lines
+from tune_mcp.words import listed
 
 
 def compared(job: Job, before: provenance.GitState, gpus: tuple[Gpu, ...], started_ns: int) -> dict[str, object]:
@@ -56,7 +56,7 @@ def numbers(job: Job) -> dict[str, object]:
     """What the guard saw, what the result files hold and whether they are this launch's, how the log ended."""
     log, basetemp, record = job.log, job.basetemp, job.guard_record
     files = ResultFiles(basetemp)
-    stages = {stage.key: StageResult.of(extract(stage, files)) for stage in job.stages}
+    stages = {stage.key: extract(stage, files) for stage in job.stages}
     guard = guard_record.read(record)
     sealed = result_files.digests(basetemp, result_files.named_by(job.stages))
     timed = [stage for stage in job.stages if stage.key in job.timed]

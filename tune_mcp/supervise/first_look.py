@@ -13,7 +13,6 @@ from pathlib import Path
 from tune_mcp.config.loader import ConfigPlaces
 from tune_mcp.config.stages import Frozen, Stage
 from tune_mcp.errors import Refusal
-from tune_mcp.files import write_json
 from tune_mcp.gpus import GpuReading, Presence, accepting, read_gpus
 from tune_mcp.precheck import fingerprint
 from tune_mcp.precheck.fingerprint import Environment
@@ -108,4 +107,4 @@ def no_older_runs(model: str) -> plans.OlderCatalogue:
 if __name__ == "__main__":
     _run = RunDir(Path(sys.argv[1]))
     _found = look(_run, plans.load(_run, no_older_runs))
-    write_json(Path(sys.argv[2]), _found.model_dump(mode="json"))
+    _found.to_file(Path(sys.argv[2]))

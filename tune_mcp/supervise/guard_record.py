@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -95,20 +95,16 @@ class GuardSummary(Frozen):
 def read(path: Path) -> GuardSummary:
     """Sum up a record; a missing or torn file gives what it has."""
     lines = _lines(path)
-    starts = [line for line in lines if line.get("event") == "start"]
-    finishes = [line for line in lines if line.get("event") == "finish"]
-    collections = [line for line in lines if line.get("event") == "collected"]
-    reports = [line for line in lines if line.get("event") == "report"]
-    outcome: dict[str, set[str]] = {}
-    setups = Counter(str(line.get("id")) for line in reports if line.get("when") == "setup")
+    by_event: defaultdict[str, list[dict[str, Json]]] = defaultdict(list)
+    for line in lines:
+        by_event[str(line.get("event"))].append(line)
+    starts, collections, reports = by_event["start"], by_event["collected"], by_event["report"]
+    outcomes: defaultdict[str, set[str]] = defaultdict(set)
     for line in reports:
-        name, when, result = str(line.get("id")), str(line.get("when")), str(line.get("outcome"))
-        if result == "skipped" and line.get("xfail"):
-            result = "xfailed"
-        outcome.setdefault(name, set()).add(result)
-        if when == "teardown":
-            outcome[name].add("ended")
-    told = {(line.get("id"), line.get("when")): line for line in lines if line.get("event") == "failure"}
+        name, outcome = str(line.get("id")), str(line.get("outcome"))
+        outcomes[name].add("xfailed" if outcome == "skipped" and line.get("xfail") else outcome)
+        if line.get("when") == "teardown":
+            outcomes[name].add("ended")
     ran: Counter[tuple[str, str]] = Counter()
     functions: set[str] = set()
     for line in lines:
@@ -117,21 +113,30 @@ def read(path: Path) -> GuardSummary:
             ran[name, str(line.get("when", "function"))] += 1
             if line.get("function"):
                 functions.add(name)
-    red = {(line.get("when"), str(line.get("id"))) for line in reports if line.get("outcome") == "failed"}
+    setups = Counter(str(line.get("id")) for line in reports if line.get("when") == "setup")
+    twice = [name for (name, _), count in ran.items() if count > 1] + [
+        one for one, count in setups.items() if count > 1
+    ]
+    red = [line for line in reports if line.get("outcome") == "failed"]
+    not_set_up = {str(line.get("id")) for line in red if line.get("when") == "setup"}
+    causes = {(line.get("id"), line.get("when")): line for line in by_event["failure"]}
     planned = dict.fromkeys(_names(collections, "ids"))
 
     def has_run(name: str) -> bool:
         called = name not in functions or ran[name, "function"] > 0
         return called and ran[name, "setup"] > 0 and ran[name, "call"] > 0
 
-    last = finishes[-1] if finishes else {}
+    def with_outcome(outcome: str) -> tuple[str, ...]:
+        return tuple(name for name, seen in outcomes.items() if outcome in seen)
+
+    last = by_event["finish"][-1] if by_event["finish"] else {}
     status = last.get("exitstatus")
     return GuardSummary(
         started=bool(starts),
-        finished=bool(finishes),
+        finished=bool(by_event["finish"]),
         exitstatus=status if isinstance(status, int) else None,
         stop_reason=str(last.get("shouldstop") or last.get("shouldfail") or ""),
-        interrupted=next((str(line.get("by")) for line in lines if line.get("event") == "interrupted"), ""),
+        interrupted=next((str(line.get("by")) for line in by_event["interrupted"]), ""),
         worker=any(bool(line.get("worker")) for line in starts),
         collect_only=any(bool(line.get("collect_only")) for line in starts),
         setup_only=any(bool(line.get("setup_only")) for line in starts),
@@ -142,23 +147,14 @@ def read(path: Path) -> GuardSummary:
             for line in lines
             if line.get("event") in ("collect_failed", "collect_skipped")
         ),
-        executed=tuple(name for name, seen in outcome.items() if "ended" in seen and ran[name, "teardown"]),
-        repeated=tuple(
-            dict.fromkeys(
-                [name for (name, _), count in ran.items() if count > 1]
-                + [name for name, count in setups.items() if count > 1]
-            )
-        ),
-        uncalled=tuple(name for name in planned if not has_run(name) and ("setup", name) not in red),
+        executed=tuple(name for name in with_outcome("ended") if ran[name, "teardown"]),
+        repeated=tuple(dict.fromkeys(twice)),
+        uncalled=tuple(name for name in planned if not has_run(name) and name not in not_set_up),
         unplanned=tuple(dict.fromkeys(name for name, _ in ran if name not in planned)),
-        skipped=tuple(name for name, seen in outcome.items() if "skipped" in seen),
-        xfailed=tuple(name for name, seen in outcome.items() if "xfailed" in seen),
-        failed=tuple(name for name, seen in outcome.items() if "failed" in seen),
-        failures=tuple(
-            _failure(line, told.get((line.get("id"), line.get("when")), {}))
-            for line in reports
-            if line.get("outcome") == "failed"
-        ),
+        skipped=with_outcome("skipped"),
+        xfailed=with_outcome("xfailed"),
+        failed=with_outcome("failed"),
+        failures=tuple(_failure(line, causes.get((line.get("id"), line.get("when")), {})) for line in red),
         called=tuple(dict.fromkeys(str(line.get("id")) for line in reports if line.get("when") == "call")),
     )
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
 from tune_mcp.config.lanes import Lane, Placement
 from tune_mcp.config.signatures import OwnSignatures
 from tune_mcp.config.stages import Frozen, Stage
-from tune_mcp.files import dump_json, parse_json, read_plain, sha256_file, write_atomic
+from tune_mcp.files import parse_json, read_plain, sha256_file, write_atomic
 from tune_mcp.gpus import Gpu
 from tune_mcp.observe.extract import Extraction
 from tune_mcp.observe.observation import Quietness
@@ -96,32 +97,6 @@ class Job(Frozen):
         return self.folder / self.run.guard_record(self.test_key, self.repeat).name
 
 
-class StageResult(Frozen):
-    """What one stage yielded in this attempt; ``problems`` are sentences that name file, key and near matches.
-
-    ``absent`` are the result files that were not there at all, ``invalid`` where the test calls the repeat invalid.
-    """
-
-    metrics: dict[str, int | float | None]
-    total: int | None
-    ok: int | None
-    problems: tuple[str, ...] = ()
-    absent: tuple[str, ...] = ()
-    invalid: str = ""
-
-    @classmethod
-    def of(cls, found: Extraction) -> StageResult:
-        """What was extracted, as the attempt keeps it."""
-        return cls(
-            metrics=found.metrics,
-            total=found.total,
-            ok=found.ok,
-            problems=tuple(problem.sentence() for problem in found.problems),
-            absent=found.absent,
-            invalid=found.invalid,
-        )
-
-
 class Blocked(Frozen):
     """Why pytest was not started, and what a person can do. ``retryable``: another try may find it otherwise."""
 
@@ -140,12 +115,16 @@ class Engine(Frozen):
     gpus: tuple[int, ...] = ()
 
 
+StoppedBy = Literal["", "cancel", "timeout", "exit", "watchdog"]
+"""Who ended pytest: itself; a stop that came when its session was complete; its wall-clock limit; we, because it did
+not exit after its session's end; the watchdog."""
+
+
 class AttemptResult(Frozen):
     """The sealed end of an attempt; ``engine`` says where an engine ran it, None on the supervisor's own machine.
 
-    ``pytest_rc`` is negative for a signal, None when pytest was never started. ``stopped_by`` says who ended it:
-    ``""`` itself, ``cancel`` (a stop that came when its session was complete), ``timeout``, ``exit`` (it did not exit
-    after its session's end), ``watchdog`` (for the signature ``stopped_for``, explained by ``stop_reason``).
+    ``pytest_rc`` is negative for a signal, None when pytest was never started. The watchdog stops it for the
+    signature ``stopped_for``; ``stop_reason`` explains a stop.
     ``signals`` are those that we sent to pytest: another one came from outside. ``blocked`` is why it was not started.
     ``moved`` says what of the tree was another one before, during or after the launch; ``appeared`` are new files that
     look like a test's output, ``outputs`` files of the tree that its tests wrote and that are no part of it.
@@ -170,7 +149,7 @@ class AttemptResult(Frozen):
     duration_s: float = 0.0
     clock_moved: str = ""
     pytest_rc: int | None = None
-    stopped_by: str = ""
+    stopped_by: StoppedBy = ""
     stopped_for: str = ""
     stop_reason: str = ""
     signals: tuple[str, ...] = ()
@@ -184,7 +163,7 @@ class AttemptResult(Frozen):
     loaded_sha256: str | None = None
     environment: Environment | None = None
     guard: GuardSummary = GuardSummary()
-    stages: dict[str, StageResult] = Field(default_factory=dict)
+    stages: dict[str, Extraction] = Field(default_factory=dict)
     signature: str = ""
     alerts: tuple[Alert, ...] = ()
     leftovers: tuple[str, ...] = ()
@@ -221,7 +200,7 @@ def write_job(job: Job) -> Path:
     """Store the job in its attempt folder; returns the file that the runner is started with."""
     job.folder.mkdir(parents=True, exist_ok=True)
     path = job.folder / JOB_FILE
-    write_atomic(path, dump_json(job.model_dump(mode="json")))
+    job.to_file(path)
     return path
 
 
@@ -299,7 +278,7 @@ def is_sealed(job: Job) -> bool:
 
 def seal(job: Job, result: AttemptResult) -> None:
     """The attempt's last write: with it the folder is complete, without it the attempt never counts."""
-    write_atomic(job.folder / RESULT_FILE, dump_json(result.model_dump(mode="json")))
+    result.to_file(job.folder / RESULT_FILE)
 
 
 def runner_end(job: Job) -> int | None:

@@ -11,7 +11,6 @@ from typing import Protocol
 
 from tune_mcp.contract.status import CurrentWork
 from tune_mcp.errors import Json
-from tune_mcp.files import dump_json, write_atomic
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 from tune_mcp.session.state import Alert, Halt, Owner, RunState, SupervisorRecord
@@ -83,7 +82,7 @@ class Journal:
 
     def _write(self, *, durable: bool) -> None:
         self._update(heartbeat_at=self.clock.now().timestamp())
-        write_atomic(self.run.supervisor, dump_json(self.record.model_dump(mode="json")), durable=durable)
+        self.record.to_file(self.run.supervisor, durable=durable)
         self._due = self.clock.monotonic() + HEARTBEAT_S
 
 

@@ -21,7 +21,7 @@ from tune_mcp.files import append_line, read_plain
 from tune_mcp.procfs import Identity, Process
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session.state import Liveness, Owner, liveness
-from tune_mcp.supervise.process_tree import TreeRecord, read_record
+from tune_mcp.supervise.process_tree import TreeRecord
 from tune_mcp.supervise.processes import Grace, StopLadder, describe
 
 MARK = "TUNE_RUN_MARK"
@@ -75,11 +75,8 @@ def unproven(runs: Iterable[RunDir]) -> list[psutil.Process]:
     """Living processes that a runner of the dead ``runs`` wrote down, although nothing in them proves it."""
     proof = _proof(runs)
     ours = {process.pid for process in _living(proof)}
-    table = {process.pid: process for process in _processes()} if proof.recorded else {}
-    strangers = [
-        process for process in table.values() if process.identity in proof.recorded and process.pid not in ours
-    ]
-    return _handles(strangers)
+    seen = _processes() if proof.recorded else ()
+    return _handles(one for one in seen if one.identity in proof.recorded and one.pid not in ours)
 
 
 def end(runs: Iterable[RunDir], log: Callable[[str], None], grace: Grace = GRACE) -> Ended:
@@ -106,7 +103,7 @@ def _proof(runs: Iterable[RunDir]) -> _Proof:
         if liveness(run) is not Liveness.FREE:
             continue
         marks |= _marks(run)
-        found = (read_record(path) for path in run.trees())
+        found = (TreeRecord.from_file(path) for path in run.trees())
         trees += [tree for tree in found if tree is not None and tree.pid_namespace == namespace]
 
     def of_this_boot(owners: Iterable[Owner]) -> frozenset[Identity]:
@@ -139,7 +136,7 @@ def _living(proof: _Proof) -> list[psutil.Process]:
         below = {pid for pid, process in table.items() if process.parent in ours} - ours
         ours |= below
         grown = bool(below)
-    found = [table[pid] for pid in sorted(ours - _self_and_ancestors(table))]
+    found = [table[pid] for pid in sorted(ours - procfs.ancestors())]
     proof.proven.update(process.identity for process in found)
     return _handles(found)
 
@@ -160,15 +157,6 @@ def _handles(seen: Iterable[Process]) -> list[psutil.Process]:
 def _key(process: psutil.Process) -> Identity:
     seen = procfs.process(process.pid)
     return seen.identity if seen and not seen.exiting else (process.pid, -1)
-
-
-def _self_and_ancestors(table: dict[int, Process]) -> set[int]:
-    found = {os.getpid()}
-    parent = os.getppid()
-    while parent in table and parent not in found:
-        found.add(parent)
-        parent = table[parent].parent
-    return found
 
 
 def _processes() -> Iterable[Process]:

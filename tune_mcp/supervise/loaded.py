@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from tune_mcp.config.stages import Frozen
 from tune_mcp.errors import Json, Refusal
@@ -32,6 +32,7 @@ from tune_mcp.run_dir import RUNS_FOLDER
 from tune_mcp.session import drift, provenance
 from tune_mcp.session.provenance import GitState
 from tune_mcp.supervise.job import Job
+from tune_mcp.words import listed
 
 LISTED_FILE = "guard/loaded.json"
 """In the attempt's folder, as the guard wrote it."""
@@ -40,7 +41,6 @@ JOINED_FILE = "loaded.joined.json"
 RECORDS = (RECORD_FILE, JOINED_FILE)
 """In the attempt's folder, with digests; the run directory has the last comparable one."""
 _HASHED_UP_TO_BYTES = 16 * 1024 * 1024
-_NAMED_AT_ONCE = 5
 _CUSTOMISING = ("sitecustomize", "usercustomize")
 _NOT_READ = frozenset({".git", RUNS_FOLDER, ".pytest_cache", "__pycache__", ".hypothesis"})
 _OURS = "tune_mcp-"
@@ -72,20 +72,11 @@ class Loaded(Frozen):
 
 @dataclass(frozen=True)
 class Difference:
-    """What another repeat loaded otherwise, one sentence each: inside the repository, and anywhere else."""
+    """What another repeat loaded otherwise, a clause each: inside the repository (COMMIT_MOVED), and anywhere else
+    (HOST_NOT_COMPARABLE); empty when there is nothing."""
 
-    inside: tuple[str, ...] = ()
-    elsewhere: tuple[str, ...] = ()
-
-    @property
-    def moved(self) -> str:
-        """A clause for COMMIT_MOVED; empty when there is nothing."""
-        return _listed(self.inside)
-
-    @property
-    def incomparable(self) -> str:
-        """A clause for HOST_NOT_COMPARABLE; empty when there is nothing."""
-        return _listed(self.elsewhere)
+    moved: str = ""
+    incomparable: str = ""
 
 
 class _Listed(Frozen):
@@ -107,10 +98,7 @@ def recorded(path: Path) -> Loaded | None:
 @lru_cache(maxsize=2)
 def _parsed(path: Path, _: Stamp) -> Loaded | None:
     """Parsed once for both looks of a launch: it has a line for every imported file."""
-    try:
-        return Loaded.model_validate(parse_json(read_plain(path)))
-    except (OSError, ValueError, ValidationError):
-        return None
+    return Loaded.from_file(path)
 
 
 def before(job: Job) -> Difference:
@@ -123,7 +111,7 @@ def before(job: Job) -> Difference:
         found.compare(path, _stamp(path))
     found.site(_site(kept.search_path))
     found.projects({name: _project(Path(name)) for name in kept.projects})
-    found.revisions(_revisions(job))
+    found.revisions(hub.revisions_of(job.env, job.assets))
     return found.difference()
 
 
@@ -132,37 +120,37 @@ def after(job: Job, tree: GitState, started_ns: int) -> tuple[Loaded | None, Dif
 
     ``tree`` is what git sees, ``started_ns`` when the launch began. None when the guard left no list.
     """
-    listed = _read_listed(job)
-    if listed is None:
+    launch = _read_listed(job)
+    if launch is None:
         return None, Difference()
     kept = recorded(job.run.loaded)
     found = _Comparison(job, kept)
     ours = f"{job.run.path}{os.sep}"
-    searched = tuple(path for path in listed.search_path if not f"{path}{os.sep}".startswith(ours))
+    searched = tuple(path for path in launch.search_path if not f"{path}{os.sep}".startswith(ours))
     found.search_path = searched
     site = _site(searched)
-    known = _known_to_git(Path(job.repo_root), tree, {*listed.modules, *listed.read})
-    names = dict.fromkeys([*listed.modules, *listed.settings, *_own_files(job, listed, site)])
+    known = _known_to_git(Path(job.repo_root), tree, {*launch.modules, *launch.read})
+    names = dict.fromkeys([*launch.modules, *launch.settings, *_own_files(job, launch, site)])
     for path in (*kept.files, *names) if kept else names:
         if path not in known and not path.startswith(ours):
             found.compare(path, _stamp(path), started_ns)
-    for path in listed.read:
+    for path in launch.read:
         if path not in known and path not in names and _is_input(path, job, started_ns):
             found.compare(path, _stamp(path), started_ns, data=True)
     found.site(site)
     projects = {name: _project(Path(name)) for name in _editable(site, Path(job.repo_root))}
     found.projects(projects)
-    now = _revisions(job)
+    now = hub.revisions_of(job.env, job.assets)
     found.revisions(now)
     if kept:
-        found.same("the interpreter", kept.interpreter, listed.interpreter)
+        found.same("the interpreter", kept.interpreter, launch.interpreter)
         found.same("the search path of modules", kept.search_path, searched)
-        found.same("pytest's settings file", kept.settings, listed.settings)
+        found.same("pytest's settings file", kept.settings, launch.settings)
     record = Loaded(
         began_ns=kept.began_ns if kept else started_ns,
-        interpreter=listed.interpreter,
+        interpreter=launch.interpreter,
         search_path=searched,
-        settings=listed.settings,
+        settings=launch.settings,
         files=found.files,
         site=site,
         projects=projects,
@@ -273,7 +261,7 @@ class _Comparison:
 
     def difference(self) -> Difference:
         """All of it; a file is named once."""
-        return Difference(tuple(dict.fromkeys(self._inside)), tuple(dict.fromkeys(self._elsewhere)))
+        return Difference(listed([*dict.fromkeys(self._inside)]), listed([*dict.fromkeys(self._elsewhere)]))
 
     def _is_loaded_from(self, path: str) -> bool:
         """Whether the file lies where a launch looks for modules or settings, not in a cache that a launch fills."""
@@ -293,17 +281,11 @@ class _Comparison:
 
 
 def _read_listed(job: Job) -> _Listed | None:
-    try:
-        value: object = json.loads(read_plain(job.folder / LISTED_FILE))
-        listed = _Listed.model_validate(value)
-    except (OSError, ValueError, ValidationError):
+    found = _Listed.from_file(job.folder / LISTED_FILE)
+    if found is None:
         return None
-    return listed.model_copy(update={"modules": _spelled(listed.modules), "read": _spelled(listed.read)})
-
-
-def _spelled(paths: Iterable[str]) -> tuple[str, ...]:
-    """Without names that JSON cannot hold."""
-    return tuple(path for path in paths if path.isprintable())
+    modules, read = (tuple(path for path in paths if path.isprintable()) for paths in (found.modules, found.read))
+    return found.model_copy(update={"modules": modules, "read": read})  # without names that JSON cannot hold
 
 
 def _known_to_git(root: Path, tree: GitState, loaded: Set[str]) -> frozenset[str]:
@@ -322,10 +304,10 @@ def _known_to_git(root: Path, tree: GitState, loaded: Set[str]) -> frozenset[str
     return known - filtered
 
 
-def _own_files(job: Job, listed: _Listed, site: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+def _own_files(job: Job, launch: _Listed, site: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
     """Files that decide a launch without being modules."""
     python = Path(job.venv_python)
-    yield from (str(python), str(python.parent.parent / "pyvenv.cfg"), listed.interpreter[0])
+    yield from (str(python), str(python.parent.parent / "pyvenv.cfg"), launch.interpreter[0])
     for folder, names in site.items():
         yield from (f"{folder}/{name}" for name in names if not name.startswith(_CUSTOMISING))
         if folder.endswith("-packages"):
@@ -380,10 +362,6 @@ def _project(folder: Path) -> str:
     return f"{state.head} {sha256_bytes(dump_json([state.changed, new]))[:16]}"
 
 
-def _revisions(job: Job) -> dict[str, Revision]:
-    return hub.revisions_of(job.env, job.assets)
-
-
 def _is_input(path: str, job: Job, started_ns: int) -> bool:
     """Whether it is a file that was there before the launch: what a launch writes is its output."""
     parts = path.removeprefix(f"{job.repo_root}{os.sep}").split(os.sep)
@@ -433,8 +411,3 @@ def _is_as_installed(path: str) -> bool:
         return any(line in record.read_text() for record in records)
     except (OSError, ValueError):
         return False
-
-
-def _listed(found: tuple[str, ...]) -> str:
-    more = len(found) - _NAMED_AT_ONCE
-    return "; ".join(found[:_NAMED_AT_ONCE]) + (f"; and {more} more" if more > 0 else "")

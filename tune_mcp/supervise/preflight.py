@@ -10,6 +10,7 @@ from tune_mcp.errors import Code, Refusal
 from tune_mcp.session import drift, provenance
 from tune_mcp.supervise import caches, scratch
 from tune_mcp.supervise.job import Blocked, Job
+from tune_mcp.words import listed
 
 Say = Callable[[str], None]
 """Writes one line to the attempt's own log."""
@@ -30,11 +31,6 @@ def tree(job: Job) -> tuple[provenance.GitState | None, str]:
     except Refusal as refusal:
         return None, refusal.message
     return now, listed(drift.moved(Path(job.repo_root), now, job.tree))
-
-
-def listed(found: tuple[str, ...]) -> str:
-    """The first of what is not as planned."""
-    return "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
 
 
 def wiped(job: Job, say: Say) -> Blocked | None:

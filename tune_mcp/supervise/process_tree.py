@@ -14,12 +14,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from tune_mcp import procfs
 from tune_mcp.config.signatures import Role
 from tune_mcp.config.stages import Frozen
-from tune_mcp.files import parse_json, read_plain, write_json
 from tune_mcp.procfs import Identity, Process, boot_id
 from tune_mcp.session.state import Owner, owner
 
@@ -189,16 +186,8 @@ class TreeRecorder:
         if members != self._members:
             runner = owner(os.getpid())
             tree = TreeRecord(pid_namespace=procfs.pid_namespace(), runner=runner, pytest=self._pytest, members=members)
-            write_json(self._path, tree.model_dump(mode="json"), durable=False)
+            tree.to_file(self._path, durable=False)
             self._members = members
         end = self._clock()
         self._due = end + max(self._pause, (end - begin) / _SHARE)
         self._pause = min(_SLOWEST_S, self._pause * 2)
-
-
-def read_record(path: Path) -> TreeRecord | None:
-    """The record, None when there is none or it cannot be read."""
-    try:
-        return TreeRecord.model_validate(parse_json(read_plain(path)))
-    except (OSError, ValueError, ValidationError):
-        return None

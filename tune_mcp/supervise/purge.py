@@ -37,9 +37,7 @@ def purge(
             events.append(run, "withdrawn", now, f"{key} run {repeat}", stage=key, repeat=repeat)
             source.rename(folder / f"{key}.json")
             sync_folder(source.parent)
-    sources = [run.log(test, repeat), run.basetemp(test, repeat), run.guard_record(test, repeat)]
-    sources += [path for _, path in run.attempts(test, repeat)]
-    for source in sources:
+    for source in (*run.usual(test, repeat), *(path for _, path in run.attempts(test, repeat))):
         if source.is_symlink():
             source.unlink()  # what it points to goes with its attempt
         elif source.exists():

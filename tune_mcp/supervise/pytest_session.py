@@ -19,7 +19,7 @@ from tune_mcp.config.signatures import rules as watch_rules
 from tune_mcp.run_dir import RunDir
 from tune_mcp.supervise import caches, comparing, environment, own_pids
 from tune_mcp.supervise.gpu.use import GpuUse
-from tune_mcp.supervise.job import Job, read_result
+from tune_mcp.supervise.job import Job, StoppedBy, read_result
 from tune_mcp.supervise.placing import pinned
 from tune_mcp.supervise.process_tree import TreeRecorder
 from tune_mcp.supervise.processes import AFTER_THE_SESSION, StopLadder, below, descendants
@@ -57,7 +57,8 @@ class PytestSession:
         """From the start of pytest to the end of its last process; facts for the attempt's result."""
         job, (variables, dropped) = self._job, self._variables()
         self._phase("pytest")
-        default_signals_for_child()
+        # The child starts with the default dispositions; our own SIGTERM handler is a function and so not inherited.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         self._monitor.begin()
         begin, clock = time.monotonic(), comparing.WallClock()
         with self._log.open("xb") as out, pinned(self._gpus.grant.lane):
@@ -145,7 +146,7 @@ class PytestSession:
         tree: TreeRecorder,
         watchdog: Watchdog,
         exiting: ExitWatch,
-    ) -> tuple[str, str]:
+    ) -> tuple[StoppedBy, str]:
         """Until pytest ends or has to be stopped: by whom, and why in words.
 
         Its end and an order wake at once, the rest is looked at.
@@ -172,11 +173,6 @@ class PytestSession:
 def _below_us() -> list[psutil.Process]:
     """What the attempt has; the first process of a PID namespace ends by itself when nothing lives there."""
     return [one for one in descendants() if not procfs.is_first_of_namespace(one.pid)]
-
-
-def default_signals_for_child() -> None:
-    """The child starts with the default dispositions; our own SIGTERM handler is a function and so not inherited."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_argv(job: Job, run: RunDir) -> list[str]:

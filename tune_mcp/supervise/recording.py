@@ -89,7 +89,7 @@ def record(
                 "pytest_log": _relative(run, home / run.log(job.test_key, job.repeat).name),
                 "basetemp": _relative(run, home / run.basetemp(job.test_key, job.repeat).name),
                 "run_id": run_id,
-                "environment_sha256": _environment_sha256(run),
+                "environment_sha256": sha256_bytes(read_plain(run.environment)) if run.environment.exists() else None,
                 "evidence_sha256": {name: evidence[name] for name in named_by([stage]) if name in evidence},
                 "history": history,
             }
@@ -123,7 +123,3 @@ def _standing(copy: Path, sha: str | None, now: Observation) -> bytes | None:
 
 def _relative(run: RunDir, path: Path) -> str:
     return str(path.relative_to(run.path))
-
-
-def _environment_sha256(run: RunDir) -> str | None:
-    return sha256_bytes(read_plain(run.environment)) if run.environment.exists() else None

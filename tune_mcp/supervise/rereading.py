@@ -10,7 +10,7 @@ machine; what a person had purged stays out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from tune_mcp.config.stages import Stage
@@ -25,7 +25,6 @@ from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import Halt
 from tune_mcp.supervise import comparing, sealed
-from tune_mcp.supervise.job import StageResult
 from tune_mcp.supervise.purge import purge
 from tune_mcp.supervise.recording import attempt_made, record
 from tune_mcp.supervise.retry import Keep, Stop, Verdict, judge
@@ -110,17 +109,13 @@ def _read(run: RunDir, plan: Plan, stages: tuple[Stage, ...], attempt: Attempt) 
     if readable and {one.key: one.model_dump(exclude=set(HASHES)) for one in job.stages} == {
         one.key: one.model_dump(exclude=set(HASHES)) for one in stages
     }:
-        return Attempt(job.model_copy(update={"stages": stages}), result, attempt.home, attempt.epoch, None)
+        return replace(attempt, job=job.model_copy(update={"stages": stages}))
     if result_files.changed(attempt.basetemp, result.evidence_sha256, result_files.named_by(stages)):
         return None
     files = ResultFiles(attempt.basetemp)
-    values = {stage.key: StageResult.of(extract(stage, files)) for stage in stages}
-    return Attempt(
-        job.model_copy(update={"stages": stages}),
-        result.model_copy(update={"stages": values}),
-        attempt.home,
-        attempt.epoch,
-        attempt.environment_sha256,
+    values = {stage.key: extract(stage, files) for stage in stages}
+    return replace(
+        attempt, job=job.model_copy(update={"stages": stages}), result=result.model_copy(update={"stages": values})
     )
 
 
@@ -199,7 +194,7 @@ def _brought_back(run: RunDir, plan: Plan, attempt: Attempt, who: str, now: date
     attempts.mkdir(parents=True, exist_ok=True)
     for path in attempt_folders(folder, repeat).values():
         path.rename(attempts / path.name)
-    for usual in (run.log(test, repeat), run.basetemp(test, repeat), run.guard_record(test, repeat)):
+    for usual in run.usual(test, repeat):
         if (folder / usual.name).exists():
             (folder / usual.name).rename(usual)
     events.append(
@@ -207,4 +202,4 @@ def _brought_back(run: RunDir, plan: Plan, attempt: Attempt, who: str, now: date
         test=test, repeat=repeat, folder=str(folder.relative_to(run.path)), who=who,
     )  # fmt: skip
     home = place if attempt.home == folder else attempts / attempt.home.name
-    return Attempt(attempt.job, attempt.result, home, None, attempt.environment_sha256)
+    return replace(attempt, home=home, epoch=None)

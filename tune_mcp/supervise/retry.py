@@ -85,15 +85,6 @@ class Stop:
 Verdict = Keep | Again | Stop
 
 
-@dataclass(frozen=True)
-class _Infrastructure:
-    """Why an attempt says nothing about the code; ``cause`` as in ``Again``, ``silent``: nobody knows who ended it."""
-
-    reason: str
-    cause: str = ""
-    silent: bool = False
-
-
 def judge(
     result: AttemptResult | None,
     stages: Mapping[str, Stage],
@@ -121,10 +112,10 @@ def _never_starts(verdict: Again, earlier: tuple[Verdict, ...]) -> Stop | None:
     if len(before) < MAX_TRIES - 1 or not all(isinstance(one, Again) and one.cause == verdict.cause for one in before):
         return None
     return _stop(
-        Code.START_FAILED,
         "RTY-01",
         f"{MAX_TRIES} launches in a row failed alike, and none measured anything: {verdict.reason}",
         "find the cause in the pytest log of the last attempt and fix it on this machine, in the test or in config",
+        Code.START_FAILED,
     )
 
 
@@ -144,7 +135,7 @@ def _judged(
     if result.incomparable:
         step = "go on where the run was measured, or put the machine back as it was"
         message = f"this attempt is not comparable with the run's other ones: {result.incomparable}"
-        return Stop(Halt(code=Code.HOST_NOT_COMPARABLE, rule="SCP-02", message=message, next=step), quarantined=True)
+        return _stop("SCP-02", message, step, Code.HOST_NOT_COMPARABLE, quarantined=True)
     if result.clock_moved:
         return Again(result.clock_moved)
     if result.blocked:
@@ -160,20 +151,16 @@ def _judged(
         strangers = [name for name in named_by(stages.values()) if name in result.strangers]
         if strangers:
             return _stop(
-                Code.HALT_UNRESOLVED,
                 "MET-01",
                 f"{strangers[0]} is no result of this launch: {result.strangers[strangers[0]]}",
                 "let every launch of the test write its own result files before it ends",
             )
         return _complete(result, stages, earlier)
     unreadable = "" if whole or unmeasured else "; ".join(dict.fromkeys(trouble))
-    if (found := _infrastructure(result)) and not _finished_well(result, unreadable, earlier):
-        if found.silent and (halt := _twice(found.reason, earlier, _WHO_ENDS_IT)):
-            return halt
-        return Again(found.reason, shortfall=unreadable, cause=found.cause)
+    if (found := _infrastructure(result, earlier)) and not _finished_well(result, unreadable, earlier):
+        return replace(found, shortfall=unreadable) if isinstance(found, Again) else found
     if whole:
         return _stop(
-            Code.HALT_UNRESOLVED,
             "XPY-06",
             f"the test file did not run whole: {whole}",
             "fix the test file or pytest's configuration",
@@ -188,7 +175,6 @@ def _judged(
     if raised and absent:
         return _broke_off(f"a test ended before {absent[0]} was written: {_first(raised)}", earlier)
     return _stop(
-        Code.HALT_UNRESOLVED,
         "HLT-01",
         f"pytest ended by itself (exit code {result.pytest_rc}), "
         f"but {number_of(len(trouble), 'value')} could not be read: "
@@ -233,7 +219,7 @@ def _moved(result: AttemptResult) -> Stop:
     if result.way_out:
         message = f"while {_attempt(result.key)} ran: {message}"
         step = f"{result.way_out}; if somebody else wrote it, {step}"
-    return Stop(Halt(code=Code.COMMIT_MOVED, rule="SES-11", message=message, next=step), quarantined=True)
+    return _stop("SES-11", message, step, Code.COMMIT_MOVED, quarantined=True)
 
 
 def _attempt(key: str) -> str:
@@ -256,14 +242,14 @@ def _twice(cause: str, earlier: tuple[Verdict, ...], next_step: str) -> Stop | N
     """A halt when the same silent end came before: the next attempt would be the same, and so would forty."""
     if not any(isinstance(verdict, Again) and verdict.reason == cause for verdict in earlier):
         return None
-    return _stop(Code.HALT_UNRESOLVED, "XPY-06", f"{cause}; twice, so this is no accident", next_step)
+    return _stop("XPY-06", f"{cause}; twice, so this is no accident", next_step)
 
 
 def _blocked(blocked: Blocked, earlier: tuple[Verdict, ...]) -> Verdict:
     """pytest was not started: no try is used up, but a machine that is not ready four times over needs a person."""
     before = sum(isinstance(one, Again) and not one.charged and not one.disturbed for one in earlier)
     if not blocked.retryable or before + 1 >= MAX_TRIES:
-        return Stop(Halt(code=blocked.code, rule=blocked.rule, message=blocked.reason, next=blocked.next))
+        return _stop(blocked.rule, blocked.reason, blocked.next, blocked.code)
     return Again(blocked.reason, charged=False)
 
 
@@ -283,7 +269,7 @@ def _disturbed(reason: str, earlier: tuple[Verdict, ...]) -> Verdict:
     if sum(isinstance(one, Again) and one.disturbed for one in earlier) + 1 < MAX_DISTURBED:
         return Again(reason, charged=False, disturbed=True)
     what = f"{MAX_DISTURBED} launches of one repeat were disturbed, the last one by {reason}"
-    return _stop(Code.NOT_QUIET, "GPU-14", what, MAKE_QUIET)
+    return _stop("GPU-14", what, MAKE_QUIET, Code.NOT_QUIET)
 
 
 def _beside(result: AttemptResult, stages: Mapping[str, Stage]) -> str:
@@ -303,24 +289,26 @@ def _other_tests(result: AttemptResult, counted: tuple[str, ...] | None) -> str:
     return f"it ran other tests than another repeat: {'; '.join(named)}" + (f"; and {more} more" if more else "")
 
 
-def _infrastructure(result: AttemptResult) -> _Infrastructure | None:
+def _infrastructure(result: AttemptResult, earlier: tuple[Verdict, ...]) -> Again | Stop | None:
     """Why this attempt says nothing about the code: ended from outside, or a known crash in its log."""
     rc, signature = _exit_code(result), result.signature.partition(":")[0]
     if result.stopped_by == "timeout":
-        return _Infrastructure("stopped at its wall-clock limit", "its wall-clock limit")
+        return Again("stopped at its wall-clock limit", cause="its wall-clock limit")
     if result.stopped_by == "watchdog":
-        return _Infrastructure(result.stop_reason, result.stopped_for)
+        return Again(result.stop_reason, cause=result.stopped_for)
     if rc is not None and (rc < 0 or rc > 128):
         number = -rc if rc < 0 else rc - 128
         code = "" if rc < 0 else f" (exit code {rc})"
         cause = signature or (f"signal {number}" if number in _OWN_CRASHES else "")
-        return _Infrastructure(_signalled(number) + code + _because(result.signature), cause)
+        because = f" ({result.signature})" if result.signature else ""
+        return Again(_signalled(number) + code + because, cause=cause)
     if result.signature:
-        return _Infrastructure(f"known crash in the log: {result.signature}", signature)
+        return Again(f"known crash in the log: {result.signature}", cause=signature)
     if result.guard.collected and not result.guard.finished and rc not in (2, 3, 4, 5):
         # With nothing collected the guard was silenced or the module ended Python: the next attempt would be the same.
         how = "ended with exit code 0 in the middle of" if rc == 0 else "broke off without ending"
-        return _Infrastructure(f"pytest {how} its session", silent=True)
+        reason = f"pytest {how} its session"
+        return _twice(reason, earlier, _WHO_ENDS_IT) or Again(reason)
     return None
 
 
@@ -340,10 +328,6 @@ def _signalled(number: int) -> str:
     return f"killed from outside: pytest was ended by signal {name}, which tune-mcp did not send"
 
 
-def _because(signature: str) -> str:
-    return f" ({signature})" if signature else ""
-
-
 def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple[Verdict, ...]) -> Verdict:
     """All metrics are there and every test ran once: only the test's own word and the sample counts can spoil it."""
     invalid = dict.fromkeys(found.invalid for found in result.stages.values() if found.invalid)
@@ -354,17 +338,16 @@ def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple
         stage = stages[key]
         if stage.is_docs:
             if _exit_code(result) != 0:
-                if trouble := _infrastructure(result):
-                    return Again(trouble.reason, cause=trouble.cause)
+                if trouble := _infrastructure(result, earlier):
+                    return trouble
                 what = f"{key} failed" + (f": {_first(result.guard.failures)}" if result.guard.failures else "")
-                return _stop(Code.HALT_UNRESOLVED, "STG-09", what, "fix the docs test")
+                return _stop("STG-09", what, "fix the docs test")
             continue
         total, ok, expected = found.total or 0, found.ok or 0, stage.expected_samples
         cell, _ = sampled(Counts(total=total, ok=ok), expected)
         if cell is Cell.FAILED:
             wanted = f", {expected} expected" if expected is not None else ""
             return _stop(
-                Code.HALT_UNRESOLVED,
                 "SMP-06",
                 f"{key}: wrong sample scope, {ok}/{total} samples{wanted}",
                 "fix sample_counts or expected_samples and discover again",
@@ -388,7 +371,6 @@ def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple
     shortfall = ", ".join(partial)
     if any(isinstance(verdict, Again) and verdict.shortfall == shortfall for verdict in earlier):
         return _stop(
-            Code.HALT_UNRESOLVED,
             "SMP-11",
             f"the same samples were missing twice ({shortfall}), so this is no accident",
             "find out why these samples fail, or fix sample_counts",
@@ -396,5 +378,7 @@ def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple
     return Again(f"partial: {shortfall}", shortfall=shortfall)
 
 
-def _stop(code: Code, rule: str, message: str, next_step: str) -> Stop:
-    return Stop(Halt(code=str(code), rule=rule, message=message, next=next_step))
+def _stop(
+    rule: str, message: str, next_step: str, code: str = Code.HALT_UNRESOLVED, *, quarantined: bool = False
+) -> Stop:
+    return Stop(Halt(code=str(code), rule=rule, message=message, next=next_step), quarantined)

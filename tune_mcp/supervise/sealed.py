@@ -7,6 +7,7 @@ had purged are not listed; what the supervisor itself moved aside before a new p
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tune_mcp.errors import Json
-from tune_mcp.files import parse_json, read_plain, sha256_bytes, sha256_file
+from tune_mcp.files import parse_json, read_plain, sha256_bytes, sha256_file, write_atomic
 from tune_mcp.observe.observation import Stored, load
 from tune_mcp.run_dir import ATTEMPT, RunDir, attempt_folders
 from tune_mcp.session import events
@@ -56,14 +57,16 @@ def put_on_ledger(job: Job, result: AttemptResult | None, now: datetime, *, besi
     attempts run at the same time.
     """
     if sha := result_sha256(job):
-        reference = comparing.Reference.of(job, result, beside=beside)
+        reference, loaded = comparing.reference(job, result, beside=beside)
         events.append(
             job.run, "sealed", now, f"{job.test_key} run {job.repeat} attempt {job.attempt}",
             key=job.key, sha256=sha, environment=events.ledger(job.run).environment_sha256,
             values={stage: {**found.metrics} for stage, found in result.stages.items()} if result else {},
-            **reference.fact(),
+            **({"loaded": reference} if reference else {}),
         )  # fmt: skip
-        reference.remember(job.run)
+        with suppress(OSError):
+            if loaded:  # the next attempt is compared with it; after a power cut it is taken from the attempt
+                write_atomic(job.run.loaded, loaded, durable=False)
 
 
 def is_on_ledger(job: Job) -> bool:

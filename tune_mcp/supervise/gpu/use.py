@@ -16,11 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from tune_mcp.config.stages import Frozen
 from tune_mcp.errors import Code
-from tune_mcp.files import dump_json, read_plain, write_atomic
 from tune_mcp.gpus import Gpu, GpuReader
 from tune_mcp.gpus.holders import describe
 from tune_mcp.observe.observation import GpuRange
@@ -167,7 +164,7 @@ class GpuUse:
         while (busy := self._not_clear()) and self.clock() < begin + CLEAR_LIMIT_S:
             self.sleep(LOOK_EVERY_S)
         after = AfterRun(cleanup=cleanup, not_clear=busy, waited_s=round(self.clock() - begin, 1))
-        write_atomic(self.job.folder / AFTER_FILE, dump_json(after.model_dump(mode="json")))
+        after.to_file(self.job.folder / AFTER_FILE)
         self.grant.release()
 
     def _not_clear(self) -> str:
@@ -214,10 +211,7 @@ def _range(index: int, seen: list[Gpu]) -> GpuRange:
 
 def read_after(job: Job) -> AfterRun | None:
     """How the attempt left its GPUs; None when it used none or was ended before it could tell."""
-    try:
-        return AfterRun.model_validate_json(read_plain(job.folder / AFTER_FILE))
-    except (OSError, ValidationError):
-        return None
+    return AfterRun.from_file(job.folder / AFTER_FILE)
 
 
 _CLEANUP_LIMIT_S = 600.0

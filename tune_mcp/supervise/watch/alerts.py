@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from tune_mcp.config.stages import Frozen
-from tune_mcp.files import dump_json, parse_json, read_plain, write_atomic
 from tune_mcp.run_dir import iso
 from tune_mcp.session.state import Alert
 
@@ -65,7 +64,7 @@ class AlertBook:
         if sighting == self._written:
             return
         try:
-            write_atomic(self.path, dump_json(sighting.model_dump(mode="json")), durable=False)
+            sighting.to_file(self.path, durable=False)
         except OSError:
             return  # tried again at the next look, because the file still differs
         self._written = sighting
@@ -86,10 +85,11 @@ class AlertNews:
             changed = self.path.stat().st_mtime_ns
             if changed == self._changed_ns:
                 return ()
-            self.sighting = Sighting.model_validate(parse_json(read_plain(self.path)))
-        except (OSError, ValueError, ValidationError):
-            return ()  # not there yet, or in the middle of its way from another machine: the next look finds it
-        self._changed_ns = changed
+        except OSError:
+            return ()
+        if (found := Sighting.from_file(self.path)) is None:
+            return ()  # in the middle of its way from another machine: the next look finds it
+        self.sighting, self._changed_ns = found, changed
         news = tuple(one for one in self.sighting.alerts if self._told.get((one.name, one.since)) != one.over)
         self._told |= {(one.name, one.since): one.over for one in news}
         return news

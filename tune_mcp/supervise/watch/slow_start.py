@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from tune_mcp.config.signatures import Startup
@@ -105,16 +106,10 @@ def _leftovers(slice_root: Path | None, base: str, began: float) -> Cause:
     name = "JIT leftovers"
     if slice_root is None:
         return Cause(name, None, "OMNI_CI_HOME is not set")
-    folders = dict.fromkeys((slice_root / ".cache/flashinfer", Path(base or slice_root) / ".cache/flashinfer"))
-    for number, path in enumerate(path for folder in folders for path in _files(folder)):
-        if number >= _MOST_FILES:
-            break
-        try:
-            if path.stat().st_mtime < began - 1:
-                return Cause(name, True, f"{path} is older than this launch")
-        except OSError:
-            continue
-    return Cause(name, False, f"nothing in {', '.join(map(str, folders))} is older than this launch")
+    folders = dict.fromkeys((f"{slice_root}/.cache/flashinfer", f"{Path(base or slice_root)}/.cache/flashinfer"))
+    if old := next(_old_files(folders, began), None):
+        return Cause(name, True, f"{old} is older than this launch")
+    return Cause(name, False, f"nothing in {', '.join(folders)} is older than this launch")
 
 
 def _flashinfer_base(variables: Mapping[str, str]) -> str:
@@ -122,10 +117,16 @@ def _flashinfer_base(variables: Mapping[str, str]) -> str:
     return base if base.startswith("/") else ""
 
 
-def _files(folder: Path) -> Iterable[Path]:
-    for where, _, names in os.walk(folder):
-        for name in names:
-            yield Path(where) / name
+def _old_files(folders: Iterable[str], began: float) -> Iterator[Path]:
+    """Files below ``folders`` that are older than ``began``; no more than the first 2000 are looked at."""
+    every = (Path(where) / name for folder in folders for where, _, names in os.walk(folder) for name in names)
+    for path in islice(every, _MOST_FILES):
+        try:
+            old = path.stat().st_mtime < began - 1
+        except OSError:
+            continue
+        if old:
+            yield path
 
 
 def _home(variables: Mapping[str, str], expected: str | None) -> Cause:
@@ -168,21 +169,6 @@ def old_locks(variables: Mapping[str, str], began: float) -> tuple[str, ...]:
 
     A killed build leaves them behind; the next one waits on them for ever, silently.
     """
-    found: list[str] = []
-    for number, path in enumerate(_below_the_caches(variables)):
-        if number >= _MOST_FILES:
-            break
-        if path.name != "lock" and path.suffix != ".lock":
-            continue
-        try:
-            if path.stat().st_mtime < began - 1:
-                found.append(str(path))
-        except OSError:
-            continue
-    return tuple(sorted(found))
-
-
-def _below_the_caches(variables: Mapping[str, str]) -> Iterator[Path]:
     names = ("HOME", "XDG_CACHE_HOME", "OMNI_CI_HOME", "FLASHINFER_WORKSPACE_BASE")
     home, cache, root, base = (variables.get(name, "") for name in names)
     folders = [
@@ -192,8 +178,5 @@ def _below_the_caches(variables: Mapping[str, str]) -> Iterator[Path]:
         f"{base or home}/.cache/flashinfer" if base or home else "",
         f"{root}/.cache/flashinfer" if root else "",
     ]
-    for folder in dict.fromkeys(folders):
-        if folder.startswith("/"):
-            for where, _, names in os.walk(folder):
-                for name in names:
-                    yield Path(where) / name
+    old = _old_files(dict.fromkeys(folder for folder in folders if folder.startswith("/")), began)
+    return tuple(sorted(str(path) for path in old if path.name == "lock" or path.suffix == ".lock"))

@@ -119,7 +119,7 @@ class Watchdog:
             self._look_at_processes(at, tree)
         reason = self._confirmed(at, tree) or self._stalled()
         if at >= self._due:
-            self._due = self._next(at)
+            self._due = at + max(self._pace, self._cost / _TABLE_SHARE)
             self._look_at_start(at)
             self._look_at_room(at)
         self.book.write()
@@ -141,9 +141,6 @@ class Watchdog:
         tree = self.senses.tree()
         self._cost = self.senses.monotonic() - at
         return tree
-
-    def _next(self, at: float) -> float:
-        return at + max(self._pace, self._cost / _TABLE_SHARE)
 
     # ---- the log ----
 
@@ -287,7 +284,7 @@ class Watchdog:
                 self.launch,
                 self.rules.startup,
                 tuple(self._start_lines),
-                compiling=self._compiling(),
+                compiling=any(role.passing and self.book.processes.get(role.role) for role in self.rules.roles),
                 seen=[one for name, one in self.book.alerts.items() if name in self._told and not one.over],
                 last_line=last_text(self.log),
             )
@@ -298,9 +295,6 @@ class Watchdog:
             elif found.known:
                 self.book.amend("slow start", *words)
             self._diagnosed = found.known
-
-    def _compiling(self) -> bool:
-        return any(role.passing and self.book.processes.get(role.role) for role in self.rules.roles)
 
     def _come_up(self, at: float) -> None:
         if not self._up:
