@@ -188,14 +188,13 @@ def environ(pid: int) -> frozenset[bytes]:
 
 def is_ours(pid: int) -> bool:
     """Whether the process runs for our own user, by its real user id."""
-    line = next((one for one in _read(PROC / str(pid) / "status").splitlines() if one.startswith(b"Uid:")), b"")
-    return line.split()[1:2] == [str(os.getuid()).encode()]
+    return _line(PROC / str(pid) / "status", b"Uid:")[:1] == [str(os.getuid()).encode()]
 
 
 def is_first_of_namespace(pid: int) -> bool:
     """Whether the process is the first, number 1, of a PID namespace below ours."""
-    line = next((one for one in _read(PROC / str(pid) / "status").splitlines() if one.startswith(b"NSpid:")), b"")
-    return len(line.split()) > 2 and line.split()[-1] == b"1"
+    pids = _line(PROC / str(pid) / "status", b"NSpid:")
+    return len(pids) > 1 and pids[-1] == b"1"
 
 
 def open_files(pid: int | str, proc: Path = PROC) -> dict[str, str] | None:
@@ -212,9 +211,8 @@ def open_files(pid: int | str, proc: Path = PROC) -> dict[str, str] | None:
 
 def is_written(pid: int, handle: str) -> bool:
     """Whether an open handle of a process is open for writing."""
-    lines = _read(PROC / str(pid) / "fdinfo" / handle).splitlines()
-    flags = next((line.split()[1] for line in lines if line.startswith(b"flags:")), b"0")
-    return int(flags, 8) & os.O_ACCMODE in (os.O_WRONLY, os.O_RDWR)
+    flags = _line(PROC / str(pid) / "fdinfo" / handle, b"flags:") or [b"0"]
+    return int(flags[0], 8) & os.O_ACCMODE in (os.O_WRONLY, os.O_RDWR)
 
 
 def place_of_command_line() -> tuple[int, int] | None:
@@ -231,6 +229,11 @@ def boot_id() -> str:
 def pid_namespace() -> str:
     """``pid:[4026531836]``: in which namespace our pids mean something. Raises ``OSError``."""
     return str((PROC / "self/ns/pid").readlink())
+
+
+def _line(path: Path, name: bytes) -> list[bytes]:
+    """The words after ``name`` in the line that begins with it; empty where there is none."""
+    return next((line.split()[1:] for line in _read(path).splitlines() if line.startswith(name)), list[bytes]())
 
 
 def _read(path: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""What NVML says about the GPUs, read in a process of its own with a deadline (NVML can hang in the kernel).
+"""What NVML reports of the GPUs, read in a process of its own with a deadline (NVML can hang in the kernel).
 
 The answer has three values: the GPUs, none on this machine, or unknown. Unknown is never idle, and never launches.
 """
@@ -59,7 +59,7 @@ class Condition:
 class Gpu:
     """One physical GPU: NVML index, UUID, model, memory in MiB, utilisation in percent, its compute processes.
 
-    ``trouble`` says what could not be read of it; ``minor`` is the N of /dev/nvidiaN; ``mig`` that it is split.
+    ``trouble`` is what could not be read of it; ``minor`` is the N of /dev/nvidiaN; ``mig`` that it is split.
     ``unreported`` is what NVML does not support for it (``memory``, ``processes``: unified memory, a MIG slice), and
     ``unknown_accepted`` that the host profile takes such a GPU for free as far as the others of its numbers say so.
     """
@@ -107,7 +107,7 @@ class Gpu:
 
 @dataclass(frozen=True, config=_KNOWN)
 class GpuReading:
-    """One look at all GPUs; ``reason`` says why it is unknown. Two GPUs never share an index or a UUID."""
+    """One look at all GPUs; ``reason`` is why it is unknown. Two GPUs never share an index or a UUID."""
 
     presence: Presence
     gpus: tuple[Gpu, ...] = ()

@@ -19,7 +19,7 @@ _STUCK = {"D": "in uninterruptible sleep", "Z": "a zombie", "X": "dead"}
 
 @dataclass(frozen=True)
 class Holder:
-    """One process on a GPU. ``stuck`` says why no signal ends it, ``elsewhere`` that it is not among our pids."""
+    """One process on a GPU. ``stuck`` is why no signal ends it, ``elsewhere`` that it is not among our pids."""
 
     pid: int
     command: str = ""

@@ -28,7 +28,7 @@ class Attempt(Frozen):
     ``slowed_by`` are the reasons for which a GPU's clocks were seen held down meanwhile: a note, never a judgement.
     ``lane`` is where it ran, empty on a host without lanes and where an engine chose the host;
     ``foreign_cores`` is what other processes used of its CPUs on average, None where that was not measured.
-    ``host`` and ``fingerprint`` are where it ran, empty where that is not known; ``incomparable`` says how that
+    ``host`` and ``fingerprint`` are where it ran, empty where that is not known; ``incomparable`` is how that
     machine is not of the run's kind, or no longer as it was.
     """
 
@@ -221,7 +221,7 @@ class Quietness(Frozen):
     the busiest step; ``window_cores`` the busiest stretch of a whole window. ``stolen_cores`` went to other machines
     of the hypervisor. ``memory_wait`` and ``io_wait`` are the share of the time in which something waited for memory
     or the disk: mean and busiest step. ``steps`` is the course: seconds, certain and possible foreign cores.
-    ``others`` are the processes seen above the limit, with the core-seconds that they used. ``unmeasured`` says why
+    ``others`` are the processes seen above the limit, with the core-seconds that they used. ``unmeasured`` is why
     something is missing; ``cost`` is the share of one core that the measuring took.
     """
 

@@ -41,7 +41,7 @@ def digests(basetemp: Path, named: Iterable[str] = ()) -> dict[str, str]:
             if path.is_file():
                 found[name] = sha256_file(path)
         except (OSError, ValueError):
-            continue  # extraction says what is wrong with it
+            continue  # extraction reports what is wrong with it
     left = MOST_BYTES
     for path in _json_files(basetemp):
         name = str(path.relative_to(basetemp))
@@ -99,7 +99,7 @@ def strangers(basetemp: Path, names: Iterable[str], launched_ns: int, ended_ns: 
         try:
             reason = "its folder is a link" if linked else _stranger(inside(basetemp, name), launched_ns, ended_ns)
         except (OSError, ValueError):
-            continue  # extraction says what is wrong with it
+            continue  # extraction reports what is wrong with it
         if reason:
             found[name] = reason
     return found
@@ -120,7 +120,7 @@ def _stranger(path: Path, launched_ns: int, ended_ns: int) -> str:
 
 
 def birth_ns(path: Path) -> int | None:
-    """When the file was made (statx), None where the file system or the C library does not tell."""
+    """When the file was made (statx), None where the file system or the C library does not record it."""
     buffer = ctypes.create_string_buffer(256)
     try:
         statx = ctypes.CDLL(None, use_errno=True).statx

@@ -55,7 +55,7 @@ def is_loaded(name: str) -> bool:
 
 
 def config_digest(path: Path) -> str:
-    """Digest of a catalogue file; when it was discovered is no part of what it says."""
+    """Digest of a catalogue file; when it was discovered does not count."""
     lines = read_plain(path).splitlines(keepends=True)
     return sha256_bytes(b"".join(line for line in lines if b"last_discovered_at:" not in line))
 
@@ -155,7 +155,7 @@ def _written(before: GitState, after: GitState) -> list[str]:
 
 
 def _declared(name: str, planned: Baseline) -> bool:
-    """Whether the model says that its tests rewrite this file; a measured or loaded one stays what it is."""
+    """Whether the model declares that its tests rewrite this file; a measured or loaded one stays what it is."""
     return (
         name not in planned.file_sha256
         and not is_loaded(name)

@@ -90,7 +90,7 @@ class Ledger:
 
 
 def ledger(run: RunDir) -> Ledger:
-    """What events.jsonl says was written."""
+    """The digests that events.jsonl records."""
     return recorded(read(run.events))
 
 

@@ -57,7 +57,7 @@ class LaunchSettings(Frozen):
 
 
 NO_VALUE = "none"
-"""What ``ChangedLiteral.old`` says of a threshold that had no value."""
+"""``ChangedLiteral.old`` of a threshold that had no value."""
 
 
 class ChangedLiteral(Frozen):
@@ -216,7 +216,7 @@ def launch_tree(run: RunDir, plan: Plan) -> Baseline:
 
 
 def stages_digest(table: StageTable) -> str:
-    """Digest of what a stage catalogue says, without the time at which it was made."""
+    """Digest of a stage catalogue, without the time at which it was made."""
     return digest({key: stage.model_dump(exclude={"last_discovered_at"}, mode="json") for key, stage in table.items()})
 
 

@@ -48,7 +48,7 @@ class RunState(StrEnum):
 
 
 class Liveness(StrEnum):
-    """What the supervisor's lock says."""
+    """Whether the supervisor's lock is held."""
 
     HELD = "held"
     FREE = "free"
@@ -77,7 +77,7 @@ class Halt(Frozen):
 class Alert(Frozen):
     """Trouble that was seen while pytest ran: ``name`` is its identity within an attempt, times are UTC.
 
-    ``over`` says how it ended; empty while it is open.
+    ``over`` is how it ended; empty while it is open.
     """
 
     name: str

@@ -121,21 +121,21 @@ not exit after its session's end; the watchdog."""
 
 
 class AttemptResult(Frozen):
-    """The sealed end of an attempt; ``engine`` says where an engine ran it, None on the supervisor's own machine.
+    """The sealed end of an attempt; ``engine`` is where an engine ran it, None on the supervisor's own machine.
 
     ``pytest_rc`` is negative for a signal, None when pytest was never started. The watchdog stops it for the
     signature ``stopped_for``; ``stop_reason`` explains a stop.
     ``signals`` are those that we sent to pytest: another one came from outside. ``blocked`` is why it was not started.
-    ``moved`` says what of the tree was another one before, during or after the launch; ``appeared`` are new files that
+    ``moved`` is what of the tree was another one before, during or after the launch; ``appeared`` are new files that
     look like a test's output, ``outputs`` files of the tree that its tests wrote and that are no part of it.
     ``rewritten`` are files that moved the tree while pytest ran, ``way_out`` what can be done about them.
     Times are UTC, ``duration_s`` is pytest alone (no waiting, no drain).
-    ``clock_moved`` says that the wall clock was set meanwhile.
+    ``clock_moved`` is by how much the wall clock was set meanwhile.
     ``environment`` is the machine as this attempt found it, ``incomparable`` how it differs from the run's;
     ``loaded_sha256`` is the digest of the record of what it loaded from outside git's view.
     The granted GPUs are described as they were just before and just after pytest; ``slowed_by`` are the reasons for
     which their clocks were seen held down. Both are notes, nothing is judged by them.
-    ``quiet`` is what was measured of the machine meanwhile; ``disturbed`` says who used its CPUs too much.
+    ``quiet`` is what was measured of the machine meanwhile; ``disturbed`` is who used its CPUs too much.
     ``left_in_tmp`` is what the tests left in their TMPDIR, which was emptied.
     ``strangers`` are result files that are not this launch's, with the reason; ``signatures_of_files`` the digests of
     all fractional numbers of those that measure time: no two repeats have the same.
@@ -193,7 +193,7 @@ LEFT_FILE = "left"
 """Written by a runner of an engine when nothing of its attempt is left to do, sealed or not."""
 TOMBSTONE_FILE = "cancelled"
 ENDED = b"ended"
-"""What a runner that stays says on standard output when it is ready for the next job."""
+"""What a runner that stays writes to standard output when it is ready for the next job."""
 
 
 def write_job(job: Job) -> Path:

@@ -80,7 +80,7 @@ def unproven(runs: Iterable[RunDir]) -> list[psutil.Process]:
 
 
 def end(runs: Iterable[RunDir], log: Callable[[str], None], grace: Grace = GRACE) -> Ended:
-    """SIGINT to an orphaned pytest, then the ladder, for what dead ``runs`` left alive; says what was ended."""
+    """SIGINT to an orphaned pytest, then the ladder, for what dead ``runs`` left alive; returns what was ended."""
     proof = _proof(runs)
     found = _living(proof)
     if not found:

@@ -249,9 +249,9 @@ class _Comparison:
             if (
                 self._kept
                 and (known := self._kept.revisions.get(name))
-                and (told := hub.revision_change(known, revision))
+                and (change := hub.revision_change(known, revision))
             ):
-                self._elsewhere.append(f"{name} {told}")
+                self._elsewhere.append(f"{name} {change}")
 
     def same(self, what: str, before: tuple[str, ...], now: tuple[str, ...]) -> None:
         """A fact of the launch as a whole."""

@@ -56,7 +56,7 @@ def cpu_seconds(tree: Tree) -> float:
 
 @dataclass
 class Census:
-    """Names the members of successive trees and tells who has ended in between."""
+    """Names the members of successive trees and reports who has ended in between."""
 
     role_of: Callable[[str], Role | None]
     _known: dict[Identity, str] = field(default_factory=dict[Identity, str])
@@ -74,11 +74,11 @@ class Census:
                 self._known.setdefault(identity, procfs.command(identity[0]))
                 self._ended.add(identity)
                 gone.append(identity)
-        told = tuple(f"{one[0]} {self._known[one][:120]}" for one in gone if self._lasting(one))
+        ended = tuple(f"{one[0]} {self._known[one][:120]}" for one in gone if self._lasting(one))
         for identity in [one for one in self._known if one not in tree]:
             del self._known[identity]
             self._ended.discard(identity)
-        return told
+        return ended
 
     def _lasting(self, identity: Identity) -> bool:
         role = self.role_of(self._known[identity])

@@ -25,7 +25,7 @@ _OF_THE_WRITING = {"recorded_at", "attempts", "history"}
 def attempt_made(
     job: Job, result: AttemptResult | None, verdict: Verdict, now: datetime, log: Path | None = None
 ) -> Attempt:
-    """What the repeat's history says of one attempt; ``log`` where it does not lie at its usual place."""
+    """One attempt in the repeat's history; ``log`` where it does not lie at its usual place."""
     moment, machine = iso(now), result.environment if result else None
     match verdict:
         case Keep(reason):

@@ -163,11 +163,10 @@ def _history(run: RunDir, one: Counted, counted: Attempt) -> tuple[AttemptRecord
     known = first.content.history if isinstance(first, observations.Stored) and one.attempt.epoch is None else ()
     found = {entry.attempt: entry for entry in known}
     for attempt, verdict in one.history:
-        told = found.get(attempt.job.attempt)
         if verdict is not None:
             at = datetime.fromisoformat(attempt.result.ended_at)
             found[attempt.job.attempt] = attempt_made(attempt.job, attempt.result, verdict, at)
-        elif told is None:
+        elif attempt.job.attempt not in found:
             found[attempt.job.attempt] = AttemptRecord(
                 attempt=attempt.job.attempt, verdict="superseded", pytest_rc=attempt.result.pytest_rc,
                 started_at=attempt.result.started_at, ended_at=attempt.result.ended_at,

@@ -75,7 +75,7 @@ class Again:
 class Stop:
     """Nothing else starts until a person has fixed the cause and calls resume_run.
 
-    ``quarantined``: what was measured is not what the plan says, so nothing of it stays in the live set.
+    ``quarantined``: what was measured is not as planned, so nothing of it stays in the live set.
     """
 
     halt: Halt
@@ -290,7 +290,7 @@ def _other_tests(result: AttemptResult, counted: tuple[str, ...] | None) -> str:
 
 
 def _infrastructure(result: AttemptResult, earlier: tuple[Verdict, ...]) -> Again | Stop | None:
-    """Why this attempt says nothing about the code: ended from outside, or a known crash in its log."""
+    """Why this attempt proves nothing about the code: ended from outside, or a known crash in its log."""
     rc, signature = _exit_code(result), result.signature.partition(":")[0]
     if result.stopped_by == "timeout":
         return Again("stopped at its wall-clock limit", cause="its wall-clock limit")

@@ -167,7 +167,7 @@ def _seal(job: Job, result: AttemptResult) -> None:
 
 
 def tell(word: bytes) -> None:
-    """One line to whoever started us; when nobody is left to listen, the end of standard input says so too."""
+    """One line to whoever started us; where nobody is left to read it, standard input ends too."""
     with suppress(BrokenPipeError):
         os.write(1, word + b"\n")
 

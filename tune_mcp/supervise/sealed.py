@@ -150,7 +150,7 @@ def _within(
 
 
 def _is_its_log(path: Path, result: AttemptResult) -> bool:
-    """An attempt's files lie with it, or where they were written when none came after it: the log tells which."""
+    """An attempt's files lie with it, or where they were written when none came after it: its log shows which."""
     try:
         return path.is_file() and result.log_sha256 == sha256_file(path)
     except OSError:

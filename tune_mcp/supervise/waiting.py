@@ -51,10 +51,10 @@ class Wakeup:
 
 
 class Orders:
-    """What a runner hears: job files on standard input, and that it is to end (SIGTERM, or the end of that input).
+    """What a runner is asked to do: job files on standard input, and to end (SIGTERM, or the end of that input).
 
-    The end of standard input means that whoever gave the job is gone. Called, it says whether the runner is to end.
-    Without ``listening`` nobody speaks there: an engine's job outlives who gave it.
+    The end of standard input means that whoever gave the job is gone. Called, it returns whether the runner is to end.
+    Without ``listening`` that input is not read: an engine's job outlives who gave it.
     """
 
     def __init__(self, *, listening: bool = True) -> None:

@@ -25,7 +25,7 @@ LOOK_EVERY_S = 5.0
 class Grant:
     """The GPUs a launch may use, with their locks.
 
-    ``lane`` is where they belong, None on a host without lanes. ``refused`` says why there are none,
+    ``lane`` is where they belong, None on a host without lanes. ``refused`` is why there are none,
     ``retryable`` whether waiting longer may help.
     """
 
@@ -81,7 +81,7 @@ class Shortage:
 
 @dataclass(frozen=True)
 class Gate:
-    """Waits for GPUs. ``take`` locks one for this run or says who has it; ``waiting`` hears each new reason once.
+    """Waits for GPUs. ``take`` locks one for this run or returns who has it; ``waiting`` gets each new reason once.
 
     ``allow_mig``: a split GPU counts like any other (rule: refused unless the host profile says so).
     """
@@ -108,13 +108,13 @@ class Gate:
             return Grant(
                 refused=f"no lane of this host has {number_of(needed, 'GPU')} that may be used", retryable=False
             )
-        end, said = self.clock() + self.limit_s, None
+        end, reported = self.clock() + self.limit_s, None
         while True:
             found = self._twice(needed)
             if isinstance(found, Grant):
                 return found
-            if found.key != said:
-                said = found.key
+            if found.key != reported:
+                reported = found.key
                 self.waiting(found.sentence())
             if self.cancelled() or self.clock() >= end:
                 return Grant(refused=found.sentence(), retryable=found.retryable)

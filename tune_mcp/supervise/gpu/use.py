@@ -145,7 +145,7 @@ class GpuUse:
         )
 
     def facts(self) -> dict[str, object]:
-        """What the result says of the GPUs: their condition is noted, nothing is judged by it."""
+        """Fields of the result: the condition of the GPUs is noted, nothing is judged by it."""
         return {
             "gpu_uuids": tuple(gpu.uuid for gpu in self.grant.gpus),
             "lane": self.grant.lane,
@@ -155,7 +155,7 @@ class GpuUse:
         }
 
     def leave(self) -> None:
-        """After every run, and so before every retry (GPU-05): clean up, wait until ours are clear, tell how it was."""
+        """After every run, and so before every retry (GPU-05): clean up, wait until ours are clear, record that."""
         if not self.grant.gpus:
             return
         self.phase("clearing GPUs")
@@ -193,8 +193,8 @@ def _range(index: int, seen: list[Gpu]) -> GpuRange:
     known = [one.condition for one in seen]
 
     def both(name: str) -> tuple[int, int] | None:
-        told: list[int] = [value for one in known if (value := getattr(one, name)) is not None]
-        return (min(told), max(told)) if told else None
+        known_values: list[int] = [value for one in known if (value := getattr(one, name)) is not None]
+        return (min(known_values), max(known_values)) if known_values else None
 
     reasons = [one.slowed_by for one in known if one.slowed_by is not None]
     temperature, power = both("temperature_c"), both("power_w")
@@ -210,7 +210,7 @@ def _range(index: int, seen: list[Gpu]) -> GpuRange:
 
 
 def read_after(job: Job) -> AfterRun | None:
-    """How the attempt left its GPUs; None when it used none or was ended before it could tell."""
+    """How the attempt left its GPUs; None when it used none or was ended before it was recorded."""
     return AfterRun.from_file(job.folder / AFTER_FILE)
 
 

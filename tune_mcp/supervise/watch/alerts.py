@@ -1,4 +1,4 @@
-"""What the watchdog tells: the runner writes ``watch.json`` in the attempt's folder, the supervisor reads the news.
+"""What the watchdog reports: the runner writes ``watch.json`` in the attempt's folder, the supervisor reads the news.
 
 Files alone lie between the two, so a runner on another machine is watched in the same way. A write that fails (a full
 disk) is made up for by the next one: nothing is lost meanwhile, because the whole book is written each time.

@@ -1,4 +1,4 @@
-"""Whether pytest exits once its session is over: the guard's last line says when, and which threads it still had.
+"""Whether pytest exits once its session is over: the guard's last line shows when, and which threads it still had.
 
 Everything before that line is the tests' own: a teardown, a report that another plugin writes, may take its time.
 """

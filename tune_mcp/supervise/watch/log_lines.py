@@ -196,8 +196,8 @@ _REPORTED = re.compile(r"\0?E {2,}")
 """pytest's own report of an error: the last link of the chain, seldom the first."""
 
 
-class _Told(Signature):
-    """Said by the process that it happened to."""
+class _Printed(Signature):
+    """Printed by the process that it happened to."""
 
     def fits(self, line: str) -> bool:
         return not QUOTED_SOURCE.match(line) and not _REPORTED.match(line) and super().fits(line)
@@ -215,9 +215,9 @@ def failure_in(log: Path, rules: WatchRules, raised: Iterable[str] = ()) -> str:
     ``raised`` are looked at: what failed, as the guard saw it.
     """
     known = [one.model_dump() for one in rules.fatal + rules.suspicious if one.infrastructure]
-    told = [_Told.model_validate(one) for one in known]
+    printed = [_Printed.model_validate(one) for one in known]
     reported = [_Reported.model_validate(one) for one in known]
-    for patterns in ([one for one in told if not one.consequence], told, reported):
+    for patterns in ([one for one in printed if not one.consequence], printed, reported):
         if found := last_line(log, patterns):
             return f"{found.pattern.name}: {redacted(found.line.strip()[:200])}"
     seen = ((one.name, line) for line in raised for one in reported if one.fits(line))

@@ -44,7 +44,7 @@ class Cause:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What an alert says of a slow start. ``known``: its cause was seen, and need not be looked for any more."""
+    """Why a start is slow, for an alert. ``known``: its cause was seen, and need not be looked for any more."""
 
     cause: str
     remedy: str
@@ -70,8 +70,8 @@ def diagnose(
             (*builds, *(cause.sentence() for cause in found)),
         )
     if seen:
-        told = seen[-1]
-        return Diagnosis(f"the log shows {told.name}: {told.cause}", told.remedy, told.evidence)
+        alert = seen[-1]
+        return Diagnosis(f"the log shows {alert.name}: {alert.cause}", alert.remedy, alert.evidence)
     return Diagnosis(
         f"no cause is known; last line: {last_line or '(the log is empty)'}",
         "read the log; the test's own limit and tune-mcp's decide how long it may take",
