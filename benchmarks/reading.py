@@ -15,6 +15,7 @@ from pathlib import Path
 from figure import Figure, best, child_cpu, show
 
 from tune_mcp import run_dir
+from tune_mcp.config.lanes import Lane, Placement
 from tune_mcp.config.stages import Display, GroupPolicy, Location, SampleCounts, Stage, StageMetric
 from tune_mcp.files import dump_json, sha256_bytes
 from tune_mcp.run_dir import RunDir
@@ -121,8 +122,8 @@ def huge_log(run: RunDir) -> Iterator[Figure]:
     yield Figure("tail_pytest of a 2 GB log, CPU", huge * 1000, small * 1000, "ms", "of a 400 kB log", 1.5)
 
 
-def large_run(root: Path, stages: int, repeats: int) -> RunDir:
-    """A finished run of many cells, written as a supervisor would have."""
+def large_run(root: Path, stages: int, repeats: int, lanes: int = 0) -> RunDir:
+    """A finished run of many cells, written as a supervisor would have; its repeats took turns on ``lanes``."""
     subprocess.run(["git", "init", "-q", str(root)], check=True, env={**os.environ, "GIT_CONFIG_GLOBAL": os.devnull})
     place = Location(json_file="a/results.json", json_path="summary.n")
     metric = StageMetric(
@@ -146,19 +147,27 @@ def large_run(root: Path, stages: int, repeats: int) -> RunDir:
         tune_version="bench", run_id=run.run_id, model="bench", stages=tuple(table), repeats=repeats,
         calibration_git_sha=SHA, git_branch="main", calibration_started_at=run_dir.iso(now), repo_root=str(root),
         venv_python=sys.executable, venv_source="bench", stages_sha256="0" * 64, file_sha256={}, catalogue=table,
-        groups={"accuracy": GroupPolicy()}, settings=plans.LaunchSettings(),
+        groups={"accuracy": GroupPolicy()},
+        settings=plans.LaunchSettings(
+            placement=Placement(lanes=tuple(Lane(name=f"gpu{n}", gpus=(n,)) for n in range(lanes)))
+        ),
     )  # fmt: skip
     lines: list[dict[str, str | int]] = []
     plans.write(run, plan, now, "planned")
-    for key in table:
+    for number, key in enumerate(table):
         run.observation(key, 1).parent.mkdir()
         for repeat in range(1, repeats + 1):
+            at, turn = run_dir.iso(now), number // 3 + repeat
+            launched = {
+                "attempt": 1, "verdict": "kept", "started_at": at, "ended_at": at, "log": "",
+                "duration_s": 400.0 + turn * 7 % 31, "lane": f"gpu{turn % lanes}" if lanes else "",
+            }  # fmt: skip
             data = dump_json(
                 {
                     "status": "ok", "reason": "", "metrics": {f"m{index}": 0.5 for index in range(4)},
                     "sample_counts": {"total": 4, "ok": 4}, "duration_s": 1.0, "attempts": 1, "git_sha": SHA,
                     "recorded_at": run_dir.iso(now), "pytest_rc": 0, "pytest_log": "", "basetemp": "",
-                    "run_id": run.run_id,
+                    "run_id": run.run_id, "history": [launched],
                 }
             )  # fmt: skip
             run.observation(key, repeat).write_bytes(data)

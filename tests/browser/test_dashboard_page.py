@@ -61,6 +61,45 @@ def test_in_a_client_it_shows_the_result_and_asks_on_until_the_run_is_over(
     assert page.complaints() == []
 
 
+MEDIANS = ("left 1.00 of 3", "right 1.21 of 3, stands apart")
+
+
+def on_lanes(now: StatusReply) -> StatusReply:
+    """Two repeats run side by side, and each lane has measured some."""
+    assert now.current
+    left = now.current.model_copy(update={"lane": "left"})
+    right = left.model_copy(update={"lane": "right", "repeat": 2, "attempt": 2})
+    return now.model_copy(update={"current": left, "lanes": (left, right), "lane_medians": MEDIANS})
+
+
+def test_in_a_client_and_as_a_file_lanes_are_shown_with_what_runs_there_and_their_medians(
+    page: Page, statuses: tuple[StatusReply, StatusReply], tmp_path: Path
+) -> None:
+    now = on_lanes(statuses[0])
+    page.open(hosted(tmp_path, (now, now.model_copy(update={"lane_medians": (), "terminal": True}))), 760)
+    assert page.ask("ended") is True
+    inside = {name: page.ask(f'{INSIDE}.getElementById("{name}").textContent') for name in ("work", "lanes")}
+    made = tmp_path / "dashboard.html"
+    made.write_text(dashboard.page_of(now, LOG))
+    page.open(made, 390)
+    as_a_file = {name: page.ask(f'document.getElementById("{name}").textContent') for name in ("work", "lanes")}
+
+    for shown in (inside, as_a_file):
+        for words in ("left: test_toy_ci run 3", "right: test_toy_ci run 2 attempt 2: pytest since "):
+            assert words in shown["work"]
+        assert shown["lanes"].endswith("; ".join(MEDIANS)), "a poll whose medians did not move leaves them out"
+    assert page.ask("document.documentElement.scrollWidth") == 390
+
+
+def test_in_a_client_what_ran_is_gone_when_the_run_is_over(
+    page: Page, statuses: tuple[StatusReply, StatusReply], tmp_path: Path
+) -> None:
+    page.open(hosted(tmp_path, (on_lanes(statuses[0]), statuses[1])), 760)
+
+    assert page.ask("ended") is True
+    assert page.ask(f'{INSIDE}.getElementById("work").textContent') == ""
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_as_a_file_it_shows_the_run_and_nothing_sticks_out(
     page: Page, statuses: tuple[StatusReply, StatusReply], tmp_path: Path, width: int

@@ -76,6 +76,8 @@ def _plain(run: RunDir, look: Callable[[], StatusReply]) -> int:
         if len(log) > seen:
             done = now.total - now.missing_total
             print(f"{'':20} STRICT {now.strict_ready} stages, {done}/{now.total} cells{_left(now)}", flush=True)
+            if now.lane_medians:
+                print(f"{'':20} {now.medians_line()}", flush=True)
         seen = len(log)
         if _over(now):
             print(f"Next: {now.next}")
@@ -113,6 +115,7 @@ def picture(now: StatusReply) -> Panel:
     bar.add_row(ProgressBar(total=max(now.total, 1), completed=done, width=40), f"{done}/{now.total} cells{_left(now)}")
     parts: list[Text | Table] = [Text(f"STRICT {now.strict_ready} stages · {now.state}", "bold"), bar, matrix]
     parts += [Text(f"now: {work.line()}") for work in now.lanes or filter(None, [now.current])]
+    parts += [Text(now.medians_line(), "dim")] if now.lane_medians else []
     for gpu in now.gpus:
         busy = "? %" if gpu.utilization is None else f"{gpu.utilization} %"
         parts.append(Text(f"GPU {gpu.index} {gpu.memory} {busy} (seen {now.gpus_seen_at})"))

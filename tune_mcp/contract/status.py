@@ -45,9 +45,10 @@ class CurrentWork(Frozen):
         return f"{where}{self.test} run {self.repeat} attempt {self.attempt}: {self.phase} since {self.since}"
 
     def brief(self) -> str:
-        """The same for the typed form, where a first attempt goes without saying."""
+        """The same for the typed form, where a first attempt goes without saying, and so does the day."""
         again = f" attempt {self.attempt}" if self.attempt > 1 else ""
-        return f"{self.lane}: {self.test} run {self.repeat}{again}: {self.phase} since {self.since}"
+        since = self.since.partition("T")[2] or self.since
+        return f"{self.lane}: {self.test} run {self.repeat}{again}: {self.phase} since {since}"
 
 
 class OpenCell(Frozen):
@@ -62,7 +63,8 @@ class OpenCell(Frozen):
 class StatusReply(Reply):
     """One run. ``ok``/``total`` and ``complete`` count cells with extracted metrics: scheduling, never readiness.
 
-    ``lanes`` is what runs where, on a host with lanes; the first of it is ``current``.
+    ``lanes`` is what runs where, on a host with lanes; the first of it is ``current``. ``lane_medians`` holds for each
+    lane the median length of its repeats that count, relative to the median of their test files (``left 1.00 of 12``).
     ``whole_repeats`` counts pytest repeats all of whose stages are strict, ``d/n``. ``unchanged``: nothing happened
     since the last answer to the same client, which is ``mark``; ``audit_text`` is the strict audit of an ended run.
     """
@@ -84,6 +86,7 @@ class StatusReply(Reply):
     stages: tuple[str, ...]
     current: CurrentWork | None
     lanes: tuple[CurrentWork, ...] = ()
+    lane_medians: tuple[str, ...] = ()
     reason: str
     eta_s: tuple[int, int] | None
     gpus: tuple[Gpu, ...]
@@ -119,6 +122,8 @@ class StatusReply(Reply):
         for gap in self.trouble():
             yield f"  {gap.stage_key} run {gap.repeat} {gap.cell} {gap.reason}"
         yield from (f"  FAILED TEST, not caused by a threshold: {text}" for text in self.failed_tests)
+        if self.lane_medians:
+            yield f"  {self.medians_line()}"
         if self.gpus:
             yield f"  {'; '.join(gpu.line() for gpu in self.gpus)} (seen {self.gpus_seen_at})"
         if self.processes:
@@ -143,9 +148,10 @@ class StatusReply(Reply):
         dropped = ["audit_text", "gpus_known", *(("gpus_seen_at",) if not self.gpus else ())]
         if self.unchanged:
             dropped += ["missing", "stages", "gpus", "gpus_seen_at", "processes", "pytest_tail", "milestones"]
-            dropped += ["alerts", "failed_tests"]
+            dropped += ["alerts", "failed_tests", "lane_medians"]
             facts["alerts_as_before"] = len(self.alerts)
         optional = ("processes", "pytest_tail", "failed_tests", "reason", "alerts_as_before", "unchanged", "lanes")
+        optional += ("lane_medians",)
         if self.current and not self.lanes:
             facts["current"] = self.current.model_dump(exclude={"lane"})
         dropped += [name for name in optional if not facts.get(name)]
@@ -164,6 +170,11 @@ class StatusReply(Reply):
         said = said_once({place: _short(why, _REASON_LIMIT) for place, why in reasons.items()})
         shown = zip(found, said.values(), strict=True)
         return tuple(gap.model_copy(update={"reason": reason}) for gap, reason in shown)[:_TROUBLE_SHOWN]
+
+    def medians_line(self) -> str:
+        """The lanes side by side; empty on one lane, and before two of them have a repeat that counts."""
+        lanes = "; ".join(self.lane_medians)
+        return f"median length of each lane's repeats, relative to their tests': {lanes}" if lanes else ""
 
     def _tail(self) -> list[str]:
         """The very end of the active log: what does not fit is for tail_pytest."""

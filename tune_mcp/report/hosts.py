@@ -82,15 +82,29 @@ def hosts(run: RunDir, audited: Audit) -> tuple[HostRow, ...]:
     )
 
 
-def lanes(launches: Iterable[Launch]) -> list[str]:
-    """One sentence a lane, none for a run on a single one.
+@dataclass(frozen=True)
+class LaneMedian:
+    """The repeats of one lane that count: ``median`` of their lengths, each relative to the median of its test file."""
 
-    The length of each repeat that counts is taken relative to the median of its test file. A lane stands apart when
-    its median differs from that of the others by more than 5 % and by three times their spread, given three of each.
+    lane: str
+    counted: int
+    median: float
+    apart: bool
+
+    def brief(self) -> str:
+        """``left 1.00 of 12``, and whether it stands apart."""
+        return f"{self.lane} {self.median:.2f} of {self.counted}{', stands apart' if self.apart else ''}"
+
+
+def lane_medians(launches: Iterable[Launch]) -> tuple[LaneMedian, ...]:
+    """One for each lane, by name; none for a run on a single one.
+
+    A lane stands apart when its median differs from that of the others by more than 5 % and by three times their
+    spread, given three repeats of each.
     """
     by_test: dict[str, list[Attempt]] = defaultdict(list)
     for one in launches:
-        if one.attempt.lane and not one.superseded:
+        if one.attempt.lane and one.attempt.verdict == "kept" and not one.superseded:
             by_test[one.test].append(one.attempt)
     found: dict[str, list[float]] = defaultdict(list)
     for made in by_test.values():
@@ -98,11 +112,18 @@ def lanes(launches: Iterable[Launch]) -> list[str]:
             for one in made:
                 found[one.lane].append(one.duration_s / middle)
     if len(found) < 2:
-        return []
+        return ()
+    return tuple(
+        LaneMedian(lane, len(lengths), median(lengths), _far(lane, found)) for lane, lengths in sorted(found.items())
+    )
+
+
+def lanes(launches: Iterable[Launch]) -> list[str]:
+    """One sentence a lane for the report, none for a run on a single one."""
     return [
-        f"Lane {lane}: {len(lengths)} counted, median length {median(lengths):.3f} of their tests' medians"
-        + ("; it stands apart from the other lanes, see what else runs on its CPUs" if _far(lane, found) else "")
-        for lane, lengths in sorted(found.items())
+        f"Lane {one.lane}: {one.counted} counted, median length {one.median:.3f} of their tests' medians"
+        + ("; it stands apart from the other lanes, see what else runs on its CPUs" if one.apart else "")
+        for one in lane_medians(launches)
     ]
 
 

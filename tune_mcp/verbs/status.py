@@ -25,6 +25,7 @@ from tune_mcp.verbs.project import Project
 
 if TYPE_CHECKING:
     from tune_mcp.gpus import GpuReading
+    from tune_mcp.report.hosts import LaneMedian
 
 MAX_POLL_S = 120
 """No poll of an active run is further than this from the next (rules POL-01, POL-10)."""
@@ -59,6 +60,7 @@ def status(
     run = project.run(run_id)
     plan = project.plan(run)
     end = time.monotonic() + wait_s
+    known, _, told = (None, "", "") if known is None else known.partition("\n")
     first, seen = _pulse(run, plan), stamps(run)
     changed = first.at_rest or (known is not None and first.mark != known)
     if not first.at_rest:
@@ -78,10 +80,15 @@ def status(
     if not first.at_rest:
         _polled(run)
     reply = _status(project, run, plan, timed_out=wait_s > 0 and not changed)
-    if now.mark != known or now.at_rest:
-        return reply.model_copy(update={"mark": now.mark})
-    again = f"as before: poll again within {reply.poll_within_s} s"
-    return reply.model_copy(update={"mark": now.mark, "unchanged": True, "next": again})
+    # Medians move little from one repeat to the next: who has just read them reads them again when they differ.
+    medians = "; ".join(one.partition(" of ")[0] for one in reply.lane_medians)
+    news: dict[str, object] = {"mark": f"{now.mark}\n{medians}"}
+    if now.mark == known and not now.at_rest:
+        again = f"as before: poll again within {reply.poll_within_s} s"
+        news |= {"unchanged": True, "next": again}
+    if medians == told and not now.at_rest:
+        news["lane_medians"] = ()
+    return reply.model_copy(update=news)
 
 
 def _polled(run: RunDir) -> None:
@@ -141,6 +148,7 @@ def _status(project: Project, run: RunDir, plan: Plan, *, timed_out: bool) -> St
     counts = audited.counts
     left = _eta(audited, log) if now.active else None
     seen = state.last_gpus(run)
+    sides = _lane_medians(run, audited)
     total = sum(counts.values())
     extracted = counts[Cell.STRICT] + counts[Cell.PARTIAL]
     return StatusReply(
@@ -164,6 +172,7 @@ def _status(project: Project, run: RunDir, plan: Plan, *, timed_out: bool) -> St
         stages=tuple(stage.line() for stage in audited.stages),
         current=current,
         lanes=work if current and current.lane else (),
+        lane_medians=tuple(one.brief() for one in sides),
         reason=_reason(now, audited),
         eta_s=left,
         gpus=seen.reading.gpus if seen else (),
@@ -174,7 +183,7 @@ def _status(project: Project, run: RunDir, plan: Plan, *, timed_out: bool) -> St
         processes=record.processes if record and now.active else {},
         pytest_tail=active_tail(run) if any(one.phase == "pytest" for one in work) else (),
         heartbeat_age_s=age,
-        alerts=tuple(_alerts(run, now, age, plan, seen.reading if seen else None)),
+        alerts=(*_alerts(run, now, age, plan, seen.reading if seen else None), *_apart(sides)),
         poll_within_s=_poll_within(now, left, plan.settings.poll_interval_max_s),
         milestones=tuple(f"{event.t} {event.text}" for event in log if event.kind in events.MILESTONES)[-3:],
         failed_tests=failed_tests(project, run, plan, audited),
@@ -200,6 +209,22 @@ def _alerts(run: RunDir, now: Conclusion, age: float | None, plan: Plan, gpus: G
         yield DIRTY
     if gpus and gpus.presence is Presence.UNKNOWN:
         yield f"GPUs {gpus.summary()}"
+
+
+def _lane_medians(run: RunDir, audited: Audit) -> tuple[LaneMedian, ...]:
+    """What each lane measured so far, where the plan has lanes."""
+    if not any(plan.settings.placement.lanes for _, plan in audited.plan.parts(run)):
+        return ()
+    from tune_mcp.report import history, hosts
+
+    return hosts.lane_medians(history.launches(run, audited))
+
+
+def _apart(sides: Iterable[LaneMedian]) -> Iterable[str]:
+    for one in sides:
+        if one.apart:
+            length = f"its {one.counted} repeats took {one.median:.2f} of their tests' median length"
+            yield f"lane {one.lane} stands apart: {length}; see what else runs on its CPUs"
 
 
 def _whole_repeats(audited: Audit) -> tuple[int, int]:
