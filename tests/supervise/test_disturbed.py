@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import toy
+from others import Others
 
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
@@ -29,26 +29,9 @@ from tune_mcp.verbs.strict_audit import strict_audit
 LIMIT = {"foreign_cores": 0.3, "window_s": 2}
 
 
-class Others:
-    """What others use of every CPU from now on."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._course = path, [[0.0, 0.0]]
-        self.use(0.0)
-
-    def use(self, cores: float) -> None:
-        self._course.append([time.monotonic(), cores])
-        new = self._path.with_name("next")
-        new.write_text(json.dumps(self._course))
-        new.rename(self._path)
-
-
 @pytest.fixture
 def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Others:
-    path = str(Path(__file__).parents[1] / "recorded_cpus")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [path, os.environ.get("PYTHONPATH", "")])))
-    monkeypatch.setenv("RECORDED_CPUS", str(tmp_path / "cpus.json"))
-    return Others(tmp_path / "cpus.json")
+    return Others.recorded(tmp_path, monkeypatch)
 
 
 def on_a_lane(folder: Path, quiet: dict[str, float] | None) -> Project:
