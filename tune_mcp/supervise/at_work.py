@@ -22,7 +22,9 @@ class AtWork:
     """A repeat with the attempts so far; ``job`` is the one that runs, once it was launched.
 
     ``scoped`` are its stages, each with the sample scope that all repeats must have; ``ran`` are the node ids that
-    another repeat ran which counts already, None while there is none. ``since`` is when the phase began.
+    another repeat ran which counts already, None while there is none. ``since`` is when the phase began,
+    ``waits_since`` when it began to wait for GPUs or quiet, None while it does not. ``leaves``: it was cancelled in
+    this wait, and its repeat goes to another lane.
     """
 
     stages: tuple[Stage, ...]
@@ -34,13 +36,19 @@ class AtWork:
     since: datetime = field(init=False)
     news: AlertNews = field(init=False)
     phase: str = ""
+    waits_since: datetime | None = None
+    leaves: bool = False
     tries: int = 0
     verdicts: tuple[Verdict, ...] = ()
     history: tuple[Attempt, ...] = ()
 
+    def go_on(self, before: AtWork) -> None:
+        """Take over the attempts that were made on another lane."""
+        self.tries, self.verdicts, self.history = before.tries, before.verdicts, before.history
+
     def launched(self, job: Job, now: datetime) -> None:
         """Another attempt runs from now on."""
-        self.job, self.since, self.phase = job, now, ""
+        self.job, self.since, self.phase, self.waits_since = job, now, "", None
         self.news = AlertNews(job.folder / WATCH_FILE)
 
     def look(self, now: datetime) -> bool:
@@ -52,6 +60,7 @@ class AtWork:
         if not found or found == self.phase:
             return False
         waited, self.phase, self.since = self.waits, found, now
+        self.waits_since = (self.waits_since or now) if self.waits else None
         return self.waits not in (None, waited)
 
     @property

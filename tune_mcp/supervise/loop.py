@@ -45,6 +45,10 @@ from tune_mcp.supervise.schedule import Due, Repeat, Start, starts
 from tune_mcp.supervise.sealed import counted_tests, is_on_ledger, put_on_ledger
 
 _LOOK_EVERY_S = 0.5
+LEAVE_AFTER_S = 30.0
+"""A repeat that waits so long for its lane goes to another one; where quiet is asked for, its window comes on top."""
+LEFT_ALONE_S = 600.0
+"""So long nothing starts on a lane that others use, while another one is there."""
 
 
 class Stopped(Exception):
@@ -82,6 +86,8 @@ class Supervisor:
     _stopping: str | None = None
     _over: Stopped | Halted | Exhausted | None = None
     _awaited: set[str] = field(default_factory=set[str])
+    _left_until: dict[str, float] = field(default_factory=dict[str, float])
+    _elsewhere: dict[Repeat, AtWork] = field(default_factory=dict[Repeat, AtWork])
     _lengths: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
@@ -177,10 +183,47 @@ class Supervisor:
         return self._progress.due(self._busy().values(), self._lanes_for, self._lengths.get, in_order=alone)
 
     def _lanes_for(self, test: str) -> tuple[str, ...]:
-        """The lanes that may run the test; all where none fits, and its launch says why."""
+        """The lanes that may run the test; all where none fits, and its launch says why.
+
+        Those that others use are left out as long as another one is there.
+        """
         settings = self.plan.settings
         fitting = settings.placement.lanes_for(settings.gpus_per_test.get(test, 0))
-        return tuple(name for name, lane in self.lanes.items() if lane is None or lane in fitting) or (*self.lanes,)
+        names = tuple(name for name, lane in self.lanes.items() if lane is None or lane in fitting) or (*self.lanes,)
+        left = self._left()
+        return tuple(name for name in names if name not in left) or names
+
+    def _left(self) -> frozenset[str]:
+        """The lanes that others use."""
+        now = self.clock.monotonic()
+        return frozenset(lane for lane, until in self._left_until.items() if now < until)
+
+    def _leave(self, work: AtWork) -> None:
+        """Let a repeat that has waited long for its lane go to another one, where there is one that others leave."""
+        quiet = self.plan.settings.placement.quiet
+        patience = LEAVE_AFTER_S + (quiet.window_s if quiet else 0.0)
+        if work.leaves or work.waits_since is None or self._over or self.lanes[work.lane] is None:
+            return
+        if (self.clock.now() - work.waits_since).total_seconds() < patience:
+            return
+        if any(lane != work.lane and lane not in self._left() for lane in self._lanes_for(work.repeat[0])):
+            work.leaves = True
+            cancel(work.job)
+            self.executor.cancel([work.job.key])
+
+    def _take_back(self, work: AtWork) -> None:
+        """The repeat is due again, on another lane; nothing starts on this one for a while."""
+        job = work.job
+        self._left_until[work.lane] = self.clock.monotonic() + LEFT_ALONE_S
+        self._progress.give_back(work.repeat)
+        self._elsewhere[work.repeat] = work
+        why = work.phase.partition(": ")[2] or "others use it"
+        self._journal.event(
+            "retry",
+            f"{job.test_key} run {job.repeat}: leaves lane {work.lane} ({why}), where nothing starts for "
+            f"{LEFT_ALONE_S / 60:.0f} min; no try is used up",
+            test=job.test_key, repeat=job.repeat, lane=work.lane,
+        )  # fmt: skip
 
     def _begin(self, start: Start) -> None:
         """Up to MAX_TRIES attempts at one repeat; the last one is written down either way."""
@@ -191,7 +234,10 @@ class Supervisor:
         stages = self.plan.tests()[test]
         scoped = one_scope(self.run_dir, self.plan, stages, events.ledger(self.run_dir))
         ran = counted_tests(self.run_dir, test, stages[0].key, repeat)
-        self._launch(AtWork(stages, {stage.key: stage for stage in scoped}, ran, start.due.key, start.lane))
+        work = AtWork(stages, {stage.key: stage for stage in scoped}, ran, start.due.key, start.lane)
+        if before := self._elsewhere.pop(work.repeat, None):
+            work.go_on(before)
+        self._launch(work)
 
     def _launch(self, work: AtWork) -> None:
         """Submit the next attempt."""
@@ -226,7 +272,11 @@ class Supervisor:
         return None if is_cancelled(earlier) or is_on_ledger(earlier) else earlier
 
     def _ended(self) -> list[str]:
-        """Wait until attempts have ended; their lanes. A stop request cancels all, and waits until nothing runs."""
+        """Wait until attempts have ended; their lanes. None when a lane is there again that was left to others.
+
+        A stop request cancels all, and waits until nothing runs.
+        """
+        left = self._left()
         while True:
             keys = {work.job.key: lane for lane, work in self._work.items()}
             states = self.executor.poll([*keys])
@@ -236,6 +286,8 @@ class Supervisor:
             if asked is not None:
                 self._cancel(asked)
             self._look()
+            if left - self._left():
+                return []  # a lane may be tried again
             self.clock.sleep(_LOOK_EVERY_S)
 
     def _look(self) -> None:
@@ -247,6 +299,7 @@ class Supervisor:
             if work.look(self.clock.now()) and work.waits:
                 self._journal.event(str(work.waits), work.phase.partition(": ")[2])
             self._watch(work)
+            self._leave(work)
         self._notes.look(next(iter(self._work.values())).job)
         self._journal.seen(*self._sightings())
         waits = [work.waits for work in self._work.values()]
@@ -289,6 +342,9 @@ class Supervisor:
         job, result = work.job, self._collected(work)
         del self._work[lane]
         self._journal.seen(*self._sightings())
+        if work.leaves and result is None and self._stopping is None:
+            self._take_back(work)
+            return
         verdict = judge_attempt(result, work.scoped, work.verdicts, None if result else runner_end(job), work.ran)
         work.verdicts += (verdict,)
         if self._stopping is not None and not isinstance(verdict, Keep):

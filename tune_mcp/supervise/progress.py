@@ -93,6 +93,11 @@ class Progress:
         self._clear(one, repeat[1])
         return True
 
+    def give_back(self, repeat: Repeat) -> None:
+        """Nothing was tried: it is due again in the same pass."""
+        one = self._file(repeat)
+        one.left = sorted([*one.left, repeat[1]])
+
     def ended(self, repeat: Repeat) -> None:
         """Look whether its test file has a strict repeat by now."""
         one = self._file(repeat)
