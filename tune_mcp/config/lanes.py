@@ -119,6 +119,10 @@ class Placement(Frozen):
             fitting = [lane for lane in fitting if not lane.gpus] or fitting
         return tuple(lane for lane in fitting if _cpu_count(lane) == _cpu_count(fitting[0]))
 
+    def cpus_for(self, gpus: int) -> int | None:
+        """How many CPUs a launch with so many GPUs gets; None where it may run on any."""
+        return next(map(_cpu_count, self.lanes_for(gpus)), None)
+
 
 def choose(
     placement: Placement, needs: Collection[int], count: int, lanes: Sequence[Lane], busy: Collection[int] = ()

@@ -214,7 +214,9 @@ def amended(
     settings = _settings(project, project.places.model(plan.model), stages)
     if other_launch := strict_tests & launched_otherwise(plan, settings):
         named = ", ".join(sorted(other_launch))
-        raise _changed(f"pytest_extra_args, gpus or environment of {named} have changed, and it has strict repeats")
+        raise _changed(
+            f"pytest_extra_args, gpus, environment or CPUs of {named} have changed, and it has strict repeats"
+        )
     measured = {name: what for name, what in git.changed.items() if name in hashes}
     config = config_hashes(project, plan.model)
     fixed = {
@@ -242,7 +244,9 @@ def launched_otherwise(plan: Plan, settings: LaunchSettings) -> frozenset[str]:
 
     def conditions(of: LaunchSettings, stage: Stage) -> tuple[object, ...]:
         arguments = of.pytest_extra_args.get(stage.test.rpartition("/")[2], ())
-        return of.env, of.cache_wipes, arguments, of.gpus_per_test.get(stage.test_key)
+        gpus = of.gpus_per_test.get(stage.test_key)
+        cpus = None if of.slurm else of.placement.cpus_for(gpus or 0)
+        return of.env, of.cache_wipes, arguments, gpus, cpus, of.placement.cpu_set_variable if cpus else ""
 
     return frozenset(
         stage.test_key
