@@ -18,7 +18,7 @@ from tune_mcp.files import dump_json, sha256_bytes
 from tune_mcp.run_dir import RunDir, list_runs, utc_now
 from tune_mcp.session import events
 from tune_mcp.supervise.job import AttemptResult, Job
-from tune_mcp.verbs import merge as merging
+from tune_mcp.verbs import merged_run
 from tune_mcp.verbs.apply import apply
 from tune_mcp.verbs.apply_plan import apply_plan
 from tune_mcp.verbs.merge import merge
@@ -309,8 +309,8 @@ def test_a_crash_in_the_middle_leaves_no_run(
     def killed(*_: object) -> None:
         raise Killed
 
-    monkeypatch.setattr(merging, step, killed)
-    monkeypatch.setattr(merging.shutil, "rmtree", lambda *_, **__: None)  # whoever is killed tidies nothing up
+    monkeypatch.setattr(merged_run, step, killed)
+    monkeypatch.setattr(merged_run.shutil, "rmtree", lambda *_, **__: None)  # whoever is killed tidies nothing up
     before = {path.name for path in (project.repo_root / ".tune-runs").iterdir()}
     with pytest.raises(Killed):
         merge(project, [run.run_id for run in halves])
