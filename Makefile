@@ -55,7 +55,7 @@ test-clients: $(VENV)/.dev .npm/.ready .converters/.ready ## inspector, conforma
 	$(BIN)/python -m pytest tests/clients
 
 test-slurm: $(VENV)/.dev ## runs on a two-node Slurm of their own, as root (apt-get install slurmctld slurmd slurm-client munge)
-	$(BIN)/python -m pytest -rs tests/slurm
+	$(BIN)/python -m pytest -rs -n 2 --dist worksteal tests/slurm
 
 .converters/.ready: Makefile
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .converters

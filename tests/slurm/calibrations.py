@@ -106,7 +106,9 @@ def finished(project: Project, run: RunDir, limit_s: float = 150) -> None:
 
 def held(project: Project, repeats: int = 1) -> tuple[RunDir, str]:
     """A run whose first pytest waits on a node: the run and the node."""
-    run = toy.start_and_hold(project, repeats)
+    toy.hold(project, 1)
+    run = toy.start(project, repeats)
+    toy.wait_for(lambda: toy.launches(project, 1), 90, "the first launch")
     job = run.attempt(toy.TEST_KEY, 1, 1)
     return run, Slurm().jobs([run.attempt_key(toy.TEST_KEY, 1, 1)])[0].node if job.is_dir() else ""
 
@@ -121,7 +123,7 @@ def end_supervisor(run: RunDir) -> None:
     record = state.read_record(run)
     assert record and record.owner
     _kill(record.owner.pid)
-    toy.wait_for(lambda: state.liveness(run) is state.Liveness.FREE, what="the end of the supervisor")
+    toy.wait_for(lambda: state.conclude(run).state is state.RunState.LOST, what="the end of the supervisor")
 
 
 def _kill(pid: int) -> None:

@@ -8,6 +8,7 @@ started is remembered by its pid, and ``stop`` ends that and what is in the cgro
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -19,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 from nvml import H20
 
 from tune_mcp.files import write_json
@@ -286,8 +288,17 @@ PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def sweep() -> None:
+    """End what a test process left that was killed itself: its daemons, jobs and supervisors, by their SLURM_CONF."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            found = re.search(r"/slurm-(\d+)-[^/]*/slurm\.conf$", process.environ().get("SLURM_CONF", ""))
+            if found and not psutil.pid_exists(int(found[1])):
+                process.kill()
+
+
 def make() -> Cluster:
     """A cluster that is not started yet, in a short folder of its own (a socket's path has 107 bytes)."""
-    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+    folder = Path(tempfile.mkdtemp(prefix=f"slurm-{os.getpid()}-"))
     folder.chmod(0o755)
     return Cluster(folder)

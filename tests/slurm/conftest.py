@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 def site() -> Iterator[Cluster]:
     if why := clusters.missing():
         pytest.skip(f"no Slurm can be started here: {why}")
+    clusters.sweep()
     made = clusters.make()
     try:
         made.start()
