@@ -16,7 +16,7 @@ from statistics import mean
 from figure import Figure
 from lengths import FIRST, LENGTHS_S, SPREAD
 
-from tune_mcp.config.quiet import Quiet
+from tune_mcp.config.lanes import Quiet
 from tune_mcp.procfs import TICKS_PER_S, CpuTicks
 from tune_mcp.supervise.quiet.look import Look, Member, Where
 from tune_mcp.supervise.quiet.monitor import WAIT_LIMIT_S, Monitor

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tune_mcp.config.host import HostProfile
-from tune_mcp.config.quiet import Quiet
+from tune_mcp.config.lanes import Quiet
 from tune_mcp.config.yaml_source import read_yaml
 from tune_mcp.errors import Refusal
 

@@ -151,7 +151,7 @@ def test_a_model_adds_metrics_groups_and_names_without_code(tmp_path: Path) -> N
     }  # fmt: skip
     assert rules.match("_SPEED_TABLE", "ttft_ms") is not None
     assert rules.match("PINNED_ACC_MIN", None) is None
-    assert list(rules.groups)[-1] == "mos"
+    assert list(rules.file.groups)[-1] == "mos"
     assert RULES.match("FOO_BLEU_MIN", None) is None
 
 

@@ -14,7 +14,7 @@ import toy
 from tune_mcp.config.host import HostProfile
 from tune_mcp.config.lanes import Lane, Placement
 from tune_mcp.gpus import Gpu, GpuReading, Presence
-from tune_mcp.precheck import lanes as lane_checks
+from tune_mcp.precheck.hardware import lane_checks
 from tune_mcp.run_dir import RunDir
 from tune_mcp.supervise.gpu.gate import Gate, Grant, take_lock
 from tune_mcp.supervise.placing import pinned, unavailable
@@ -119,11 +119,11 @@ def test_a_model_that_holds_for_a_lane_is_refused_on_a_host_without(lab: toy.Pro
     loose = replace(subject, placement=Placement(lanes=(Lane(name="gpus", gpus=(0,)),)))
     far = replace(subject, placement=Placement(lanes=(Lane(name="far", cpus="900"),)))
 
-    assert [check.status for check in lane_checks.checks(subject)] == ["ok"]
+    assert [check.status for check in lane_checks(subject)] == ["ok"]
     for one, words in ((bare, "no host profile has lanes"), (loose, "has no CPUs of its own"), (far, "900")):
-        (check,) = lane_checks.checks(one)
+        (check,) = lane_checks(one)
         assert check.status == "missing" and words in check.detail and check.fix
-    assert [*lane_checks.checks(replace(bare, needs=replace(bare.needs, lane=False)))] == []
+    assert [*lane_checks(replace(bare, needs=replace(bare.needs, lane=False)))] == []
 
 
 def test_the_shipped_host_of_august_has_three_lanes_of_32_cpus_and_one_that_stands_apart(lab: toy.Project) -> None:

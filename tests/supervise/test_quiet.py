@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tune_mcp.config.quiet import Quiet
+from tune_mcp.config.lanes import Quiet
 from tune_mcp.procfs import TICKS_PER_S, CpuTicks
 from tune_mcp.supervise.quiet import monitor as monitors
 from tune_mcp.supervise.quiet.foreign import Reading

@@ -16,6 +16,11 @@ from pydantic_core import PydanticCustomError
 from tune_mcp.config.stages import Frozen, Location
 
 
+def wrong(what: str, rule: str = "MOD-02") -> PydanticCustomError:
+    """What a validator raises: a sentence that says all, also what was given, and the rule that asks for better."""
+    return PydanticCustomError("tune_check", "{what}", {"what": what, "rule": rule})
+
+
 class ConfigModel(Frozen):
     """A block of a person's YAML file: a key left blank means its default."""
 
@@ -32,16 +37,14 @@ def _compiles(pattern: str) -> str:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise PydanticCustomError("tune_regex", "not a regular expression: {error}", {"error": str(error)}) from error
+        raise wrong(f"not a regular expression: {error}") from error
     return pattern
 
 
 def _below(path: str) -> str:
     pure = PurePosixPath(path)
     if not path.strip() or pure.is_absolute() or ".." in pure.parts or "\0" in path or "\\" in path:
-        raise PydanticCustomError(
-            "tune_path", "{path} is not a relative path without '..'", {"path": repr(path), "rule": "DSC-08"}
-        )
+        raise wrong(f"{path!r} is not a relative path without '..'", "DSC-08")
     return path
 
 
@@ -50,19 +53,13 @@ def _source(source: str) -> str:
     if found:
         _below(file)
     if not keys or not all(keys.split(".")):
-        raise PydanticCustomError(
-            "tune_source",
-            "{source} is neither a dotted path nor file::dotted.path",
-            {"source": repr(source), "rule": "DSC-08"},
-        )
+        raise wrong(f"{source!r} is neither a dotted path nor file::dotted.path", "DSC-08")
     return source
 
 
 def _absolute(path: str) -> str:
     if not PurePosixPath(path).is_absolute():
-        raise PydanticCustomError(
-            "tune_absolute", "{path} is not an absolute path", {"path": repr(path), "rule": "HST-06"}
-        )
+        raise wrong(f"{path!r} is not an absolute path", "HST-06")
     return path
 
 
@@ -119,23 +116,20 @@ def of_one_person(name: str, value: str) -> bool:
 
 def _no_addopts(env: dict[str, str]) -> dict[str, str]:
     if "PYTEST_ADDOPTS" in env:
-        what = "PYTEST_ADDOPTS is not allowed: tune-mcp alone writes pytest's command line"
-        raise PydanticCustomError("tune_pytest_env", what, {"rule": "XPY-01"})
+        raise wrong("PYTEST_ADDOPTS is not allowed: tune-mcp alone writes pytest's command line", "XPY-01")
     return env
 
 
 def _shared(name: str) -> str:
     if _OF_ONE_PERSON.fullmatch(name):
         # The value is not repeated: this sentence ends in logs.
-        what = "{name} is a secret or a proxy; export it in the shell that starts tune-mcp"
-        raise PydanticCustomError("tune_personal", what, {"name": name, "rule": "ENV-26"})
+        raise wrong(f"{name} is a secret or a proxy; export it in the shell that starts tune-mcp", "ENV-26")
     return name
 
 
 def _no_secret(value: str) -> str:
     if _CREDENTIALS.search(value):
-        what = "it holds a user and a password; export it in the shell that starts tune-mcp"
-        raise PydanticCustomError("tune_secret", what, {"rule": "ENV-26"})
+        raise wrong("it holds a user and a password; export it in the shell that starts tune-mcp", "ENV-26")
     return value
 
 

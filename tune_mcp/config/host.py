@@ -10,11 +10,9 @@ from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
-from tune_mcp.config.fields import AbsolutePath, ConfigModel, Env, Name, Public
-from tune_mcp.config.lanes import CPU_SET_VARIABLE, CpuList, Indices, Lane, Placement, of_groups, problem
-from tune_mcp.config.quiet import Quiet
+from tune_mcp.config.fields import AbsolutePath, ConfigModel, Env, Name, Public, wrong
+from tune_mcp.config.lanes import CPU_SET_VARIABLE, CpuList, Indices, Lane, Placement, Quiet, of_groups, problem
 from tune_mcp.config.yaml_source import Yaml
 
 IGNORED_KEYS = frozenset({"precheck_checklist", "handoff"})
@@ -46,32 +44,22 @@ class BootstrapStep(ConfigModel):
 
 def _count_left_away(gres: str) -> str:
     if gres.rpartition(":")[2].isdigit() or "," in gres:
-        raise PydanticCustomError(
-            "tune_gres", "{gres} names a number: say gpu or gpu:<type>, each test has its own number", {"gres": gres}
-        )
+        raise wrong(f"{gres} names a number: say gpu or gpu:<type>, each test has its own number")
     return gres
 
 
 def _not_ours(options: tuple[str, ...]) -> tuple[str, ...]:
     for option in options:
         if not option.startswith("--") or option.partition("=")[0] in _OUR_OPTIONS:
-            raise PydanticCustomError(
-                "tune_sbatch",
-                "{option} cannot be set here: long options of sbatch, each with its value (--account=asr), "
-                "but not those that a run sets itself",
-                {"option": option},
-            )
+            what = "long options of sbatch, each with its value (--account=asr), but not those that a run sets itself"
+            raise wrong(f"{option} cannot be set here: {what}")
     return options
 
 
 def _stays_in_the_job(words: tuple[str, ...]) -> tuple[str, ...]:
     if words and PurePosixPath(words[0]).name in ("docker", "podman"):
-        raise PydanticCustomError(
-            "tune_container",
-            "{word} starts containers outside the job, where Slurm neither confines nor ends them: "
-            "use apptainer exec --nv IMAGE, or srun with pyxis",
-            {"word": words[0]},
-        )
+        what = "starts containers outside the job, where Slurm neither confines nor ends them"
+        raise wrong(f"{words[0]} {what}: use apptainer exec --nv IMAGE, or srun with pyxis")
     return words
 
 
@@ -163,23 +151,21 @@ class HostProfile(ConfigModel):
     @model_validator(mode="after")
     def _lanes_apart(self) -> Self:
         if self.lanes and self.gpu_group_cpusets:
-            what = "lanes and gpu_group_cpusets say the same thing: keep one of them"
-            raise PydanticCustomError("tune_lanes", what, {"rule": "HST-04"})
+            raise wrong("lanes and gpu_group_cpusets say the same thing: keep one of them", "HST-04")
         try:
             what = problem(self.placement().lanes)
         except ValueError as error:
             what = f"gpu_group_cpusets: {error}"
         if what:
-            raise PydanticCustomError("tune_lanes", "{what}", {"what": what, "rule": "HST-04"})
+            raise wrong(what, "HST-04")
         return self
 
     @model_validator(mode="after")
     def _one_executor(self) -> Self:
         if self.slurm is not None and self.executor != "slurm":
-            raise PydanticCustomError("tune_executor", "slurm: counts only with executor: slurm", {})
+            raise wrong("slurm: counts only with executor: slurm")
         if self.executor == "slurm" and (self.lanes or self.gpu_group_cpusets or self.gpu_include or self.gpu_exclude):
-            what = "with executor: slurm, Slurm grants GPUs and CPUs: take lanes, gpu_include and gpu_exclude out"
-            raise PydanticCustomError("tune_executor", "{what}", {"what": what})
+            raise wrong("with executor: slurm, Slurm grants GPUs and CPUs: take lanes, gpu_include and gpu_exclude out")
         return self
 
     def cluster(self) -> SlurmSettings | None:

@@ -1,4 +1,4 @@
-"""Lanes of a host: GPUs and CPUs that belong together, as a host profile names them."""
+"""Lanes of a host: GPUs and CPUs that belong together, and what others may use of them, as a host profile names it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Annotated, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
-from pydantic_core import PydanticCustomError
 
-from tune_mcp.config.fields import ConfigModel, Env, Name
-from tune_mcp.config.quiet import Quiet
+from tune_mcp.config.fields import ConfigModel, Env, Name, wrong
 from tune_mcp.config.stages import Frozen
 
 CPU_SET_VARIABLE = "OMNI_CI_CPUSET"
@@ -43,7 +41,7 @@ def _checked_cpus(text: str) -> str:
     try:
         parse_cpus(text)
     except ValueError as error:
-        raise PydanticCustomError("tune_cpus", "{what}", {"what": str(error)}) from error
+        raise wrong(str(error)) from error
     return text
 
 
@@ -74,13 +72,30 @@ class Lane(ConfigModel):
     @model_validator(mode="after")
     def _holds_something(self) -> Lane:
         if not self.gpus and self.cpus is None:
-            raise PydanticCustomError("tune_lane", "a lane needs gpus, cpus, or both", {"rule": "HST-04"})
+            raise wrong("a lane needs gpus, cpus, or both", "HST-04")
         return self
 
     def text(self) -> str:
         """``pair-a (GPUs 0,1; CPUs 2-15)``."""
         gpus = f"GPUs {','.join(map(str, self.gpus))}" if self.gpus else "no GPU"
         return f"{self.name} ({gpus}; {f'CPUs {self.cpus}' if self.cpus else 'any CPU'})"
+
+
+FOREIGN_CORES = 0.10
+"""The instrument resolves 0.02; what a machine does all the time sets the limit."""
+WINDOW_S = 30.0
+
+
+class Quiet(ConfigModel):
+    """More than ``foreign_cores`` on a lane's CPUs for ``window_s`` seconds disturbs what is measured there."""
+
+    foreign_cores: Annotated[float, Field(gt=0, le=1024, allow_inf_nan=False)] = FOREIGN_CORES
+    window_s: Annotated[float, Field(ge=2, le=3600, allow_inf_nan=False)] = WINDOW_S
+
+    @property
+    def step_s(self) -> float:
+        """How often to look: a sixth of the window, between half a second and five."""
+        return min(5.0, max(0.5, self.window_s / 6))
 
 
 class Placement(Frozen):

@@ -101,26 +101,19 @@ class MetricSpec:
 
 @dataclass(frozen=True)
 class MetricRules:
-    """The shipped ``metrics.yaml``, extended by one model's. Orders are those of the files, shipped ones first.
+    """The shipped ``metrics.yaml`` with one model's on top.
 
-    ``open`` are metrics that a model names without ``worst``: what the tests assert decides it.
+    ``file`` is all of it, shipped entries first in each mapping. ``metrics`` are those whose ``worst`` is known; for any
+    other, what the tests assert decides it.
     """
 
+    file: MetricsFile
     metrics: dict[str, MetricSpec]
-    open: dict[str, Metric]
-    groups: dict[str, GroupPolicy]
-    names: tuple[tuple[re.Pattern[str], str], ...]
-    nested_names: tuple[re.Pattern[str], ...]
-    scope: dict[ScopeRole, tuple[re.Pattern[str], ...]]
-    protected_names: tuple[re.Pattern[str], ...]
-    threshold_like: tuple[re.Pattern[str], ...]
-    layouts: tuple[Layout, ...]
-    group_names: tuple[tuple[re.Pattern[str], str], ...]
 
     def completed(self, key: str, worst: WorstOp) -> MetricSpec:
         """The metric of that name, known or not, for a test that asserts it on that side."""
-        known = self.metrics.get(key)
-        return known or _spec(key, self.open.get(key, Metric(digits=_DIGITS_UNNAMED)), worst, self.group_of(key))
+        unnamed = Metric(digits=_DIGITS_UNNAMED)
+        return self.metrics.get(key) or self._spec(key, self.file.metrics.get(key, unnamed), worst)
 
     def extended(self, specs: Iterable[MetricSpec]) -> MetricRules:
         """These rules with more metrics behind the known ones."""
@@ -128,11 +121,17 @@ class MetricRules:
 
     def without_names(self) -> MetricRules:
         """These rules without anything that finds a metric by the name of a constant."""
-        return replace(self, metrics={}, names=(), nested_names=(), layouts=())
+        nothing: dict[str, object] = {"metrics": {}, "names": (), "nested_names": (), "layouts": ()}
+        return MetricRules(self.file.model_copy(update=nothing), {})
 
     def group_of(self, key: str) -> str:
         """The group that a metric's name speaks of."""
-        return next((group for pattern, group in self.group_names if pattern.fullmatch(key)), OTHER)
+        return next((one.group for one in self.file.group_names if re.fullmatch(one.pattern, key)), OTHER)
+
+    def _spec(self, key: str, metric: Metric, worst: WorstOp) -> MetricSpec:
+        digits = _DIGITS if metric.digits is None else metric.digits
+        display = Display(label=metric.label or key, scale=metric.scale, digits=digits)
+        return MetricSpec(key, metric.group or self.group_of(key), worst, display, metric.nested, metric.integer)
 
     def match(self, symbol: str, subkey: str | None) -> MetricSpec | None:
         """The metric that a threshold constant bounds; None for other names and for protected ones (DSC-15)."""
@@ -140,31 +139,28 @@ class MetricRules:
             return None
         if subkey is not None:
             spec = self.metrics.get(subkey)
-            return spec if spec and spec.nested and _fits(self.nested_names, symbol) else None
-        for pattern, key in self.names:
-            if _fits((pattern,), symbol):
-                return self.metrics[key]
-        return None
+            return spec if spec and spec.nested and _fits(self.file.nested_names, symbol) else None
+        return next((self.metrics[one.metric] for one in self.file.names if _fits((one.pattern,), symbol)), None)
 
     def protected(self, symbol: str) -> bool:
         """Whether calibration must never write ``symbol``: sample scope, concurrency, timeouts, slack (SMP-09)."""
-        return self.role(symbol) is not None or _fits(self.protected_names, symbol)
+        return self.role(symbol) is not None or _fits(self.file.protected, symbol)
 
     def role(self, symbol: str) -> ScopeRole | None:
         """What ``symbol`` says about the scope of a measurement, if anything."""
-        return next((role for role, patterns in self.scope.items() if _fits(patterns, symbol)), None)
+        return next((role for role, patterns in self.file.scope.items() if _fits(patterns, symbol)), None)
 
     def named_as_nested(self, symbol: str) -> bool:
         """Whether a dict of this name is expected to hold thresholds by concurrency."""
-        return not self.protected(symbol) and _fits(self.nested_names, symbol)
+        return not self.protected(symbol) and _fits(self.file.nested_names, symbol)
 
     def looks_like_threshold(self, symbol: str) -> bool:
         """Whether a name that matches nothing deserves a line in the list of unrecognised ones (DSC-14)."""
-        return not self.protected(symbol) and _fits(self.threshold_like + self.nested_names, symbol)
+        return not self.protected(symbol) and _fits(self.file.threshold_like + self.file.nested_names, symbol)
 
     def policy(self, group: str) -> GroupPolicy:
         """The group's policy; an unknown group is always asked about and never rounded."""
-        return self.groups.get(group, GroupPolicy())
+        return self.file.groups.get(group, GroupPolicy())
 
 
 @lru_cache(maxsize=32)
@@ -182,48 +178,40 @@ def load_metric_rules(model_metrics: Path | None = None, inline: MetricsFile | N
     Raises INVALID_CONFIG naming file, line and key.
     """
     _, shipped = _read(SHIPPED_METRICS, 0)
-    rules = _merge(MetricsFile(), shipped)
     if model_metrics is not None:
         source, own = _read(model_metrics, model_metrics.stat().st_mtime_ns)
         problems = len(source.problems)
-        for path, what in unknown_names(own, rules):
+        for path, what in unknown_names(own, _rules(shipped)):
             source.note(path, what, "DSC-16")
         if len(source.problems) > problems:
             raise source.refusal()
         shipped = _joined(own, shipped)
-        rules = _merge(own, shipped)
-    return rules if inline is None else _merge(inline, shipped)
+    return _rules(shipped if inline is None else _joined(inline, shipped))
 
 
 def unknown_names(own: MetricsFile, rules: MetricRules) -> Iterable[tuple[KeyPath, str]]:
     """Names in a model's own metrics that nothing defines: the path of each, and what is wrong."""
-    metrics = {*rules.metrics, *rules.open, *own.metrics}
-    groups = {*rules.groups, *own.groups}
+    metrics = {*rules.file.metrics, *own.metrics}
+    groups = {*rules.file.groups, *own.groups}
     for index, name in enumerate(own.names):
         if name.metric not in metrics:
             yield ("names", index, "metric"), f"there is no metric {name.metric!r}"
         elif name.metric in own.metrics and own.metrics[name.metric].worst is None:
-            yield (
-                ("names", index, "metric"),
-                f"the metric {name.metric!r} needs worst: min or max to be used by a pattern",
-            )
+            what = f"the metric {name.metric!r} needs worst: min or max to be used by a pattern"
+            yield ("names", index, "metric"), what
     for key, metric in own.metrics.items():
         if metric.group is not None and metric.group not in groups:
             yield ("metrics", key, "group"), f"there is no group {metric.group!r}; add it to groups"
 
 
 def _joined(own: MetricsFile, shipped: MetricsFile) -> MetricsFile:
-    return MetricsFile(
-        groups=shipped.groups | own.groups,
-        metrics=shipped.metrics | own.metrics,
-        names=own.names + shipped.names,
-        nested_names=own.nested_names + shipped.nested_names,
-        scope={role: own.scope.get(role, ()) + shipped.scope.get(role, ()) for role in SCOPE_ROLES},
-        protected=own.protected + shipped.protected,
-        threshold_like=own.threshold_like + shipped.threshold_like,
-        layouts=own.layouts + shipped.layouts,
-        group_names=own.group_names + shipped.group_names,
-    )
+    """Both: in a mapping what is own counts for its key, of patterns and layouts the own ones come first."""
+    joined: dict[str, object] = {}
+    for name in MetricsFile.model_fields:
+        ours, theirs = getattr(own, name), getattr(shipped, name)
+        joined[name] = theirs | ours if isinstance(theirs, dict) else ours + theirs
+    joined["scope"] = {role: own.scope.get(role, ()) + shipped.scope.get(role, ()) for role in SCOPE_ROLES}
+    return own.model_copy(update=joined)
 
 
 def family(group: str, policy: GroupPolicy | None) -> Family:
@@ -233,36 +221,12 @@ def family(group: str, policy: GroupPolicy | None) -> Family:
     return known or shipped.groups.get(group, GroupPolicy()).family or "other"
 
 
-def _merge(own: MetricsFile, shipped: MetricsFile) -> MetricRules:
-    all = _joined(own, shipped)
-    group_names = tuple((re.compile(name.pattern), name.group) for name in all.group_names)
-    rules = MetricRules(
-        metrics={},
-        open={key: metric for key, metric in all.metrics.items() if metric.worst is None},
-        groups=all.groups,
-        names=tuple((re.compile(name.pattern), name.metric) for name in all.names),
-        nested_names=_compiled(all.nested_names),
-        scope={role: _compiled(all.scope[role]) for role in SCOPE_ROLES},
-        protected_names=_compiled(all.protected),
-        threshold_like=_compiled(all.threshold_like),
-        layouts=all.layouts,
-        group_names=group_names,
-    )
-    return rules.extended(
-        _spec(key, metric, metric.worst, rules.group_of(key)) for key, metric in all.metrics.items() if metric.worst
-    )
+def _rules(file: MetricsFile) -> MetricRules:
+    rules = MetricRules(file, {})
+    return rules.extended(rules.completed(key, one.worst) for key, one in file.metrics.items() if one.worst)
 
 
-def _spec(key: str, metric: Metric, worst: WorstOp, group: str) -> MetricSpec:
-    digits = _DIGITS if metric.digits is None else metric.digits
-    display = Display(label=metric.label or key, scale=metric.scale, digits=digits)
-    return MetricSpec(key, metric.group or group, worst, display, metric.nested, metric.integer)
-
-
-def _compiled(patterns: Iterable[str]) -> tuple[re.Pattern[str], ...]:
-    return tuple(re.compile(pattern) for pattern in patterns)
-
-
-def _fits(patterns: Iterable[re.Pattern[str]], symbol: str) -> bool:
+@lru_cache(maxsize=1024)
+def _fits(patterns: tuple[str, ...], symbol: str) -> bool:
     bare = symbol.lstrip("_")
-    return any(pattern.fullmatch(bare) or pattern.fullmatch(symbol) for pattern in patterns)
+    return any(re.fullmatch(pattern, bare) or re.fullmatch(pattern, symbol) for pattern in patterns)

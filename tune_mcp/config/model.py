@@ -18,7 +18,6 @@ from pydantic import (
     WrapValidator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from tune_mcp.config.fields import (
     CiMachine,
@@ -34,6 +33,7 @@ from tune_mcp.config.fields import (
     RelativePath,
     Strings,
     one_or_more,
+    wrong,
 )
 from tune_mcp.config.metrics import MetricsFile, SampleSource, inline_form
 from tune_mcp.config.stages import ONE
@@ -59,15 +59,14 @@ def _complete(argument: str) -> str:
             if letter in _LETTERS_WITH_VALUE or not letter.isalpha():
                 break
     if bad:
-        what = "{argument} is not allowed: every test of the file runs, once, in a folder that tune-mcp names"
-        raise PydanticCustomError("tune_pytest_args", what, {"argument": repr(argument), "rule": "XPY-01"})
+        what = "every test of the file runs, once, in a folder that tune-mcp names"
+        raise wrong(f"{argument!r} is not allowed: {what}", "XPY-01")
     return argument
 
 
 def _file_name(name: str) -> str:
     if not name.endswith(".py") or PurePosixPath(name).name != name:
-        what = "{name} is not the name of a test file, as test_x_ci.py"
-        raise PydanticCustomError("tune_file_name", what, {"name": repr(name)})
+        raise wrong(f"{name!r} is not the name of a test file, as test_x_ci.py")
     return name
 
 
@@ -89,8 +88,8 @@ def _scope(value: object, read: ValidatorFunctionWrapHandler) -> object:
         return read(value)
     except ValidationError as error:
         # A union of six kinds explains itself with six errors; one sentence is worth more.
-        what = "{given} is no number of samples: write a number above 0, a constant, a list of them, or these by group"
-        raise PydanticCustomError("tune_scope", what, {"given": repr(value), "rule": "SMP-02"}) from error
+        what = "write a number above 0, a constant, a list of them, or these by group"
+        raise wrong(f"{value!r} is no number of samples: {what}", "SMP-02") from error
 
 
 SampleScope = _Samples | tuple[_Samples, ...]
@@ -108,8 +107,7 @@ def _by_pattern(value: object) -> object:
     for item in cast("list[object]", value):
         entry = cast("dict[object, object]", item) if isinstance(item, dict) else {"test": item}
         if not set(entry) <= {"test", "reason"} or not isinstance(entry.get("test"), str):
-            what = "{given} is no test id, and no {{test: ..., reason: ...}}"
-            raise PydanticCustomError("tune_allowed_failure", what, {"given": repr(entry), "rule": "RTY-04"})
+            raise wrong(f"{entry!r} is no test id, and no {{test: ..., reason: ...}}", "RTY-04")
         found[entry["test"]] = entry.get("reason", "")
     return found
 
@@ -246,7 +244,7 @@ class Optimisation(ConfigModel):
     def _says_something(self) -> Optimisation:
         if not self.files and self.evidence is None:
             what = "an optimisation needs files, evidence, or both: with neither there is nothing to look for"
-            raise PydanticCustomError("tune_optimisation", what, {"rule": "PRF-02"})
+            raise wrong(what, "PRF-02")
         return self
 
 

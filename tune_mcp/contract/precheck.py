@@ -21,6 +21,11 @@ class Check(Frozen):
     fix: str = ""
 
 
+def check(id: str, status: Status, detail: str, fix: str = "") -> Check:
+    """One gate's answer; one that is ok has no fix, whatever is given."""
+    return Check(id=id, status=status, detail=detail, fix="" if status == "ok" else fix)
+
+
 class PrecheckReply(Reply):
     """Every check, what blocks first. ``ok`` is true when nothing blocks."""
 

@@ -97,7 +97,7 @@ class CalibratedFiles:
 
     def _check_keys(self, test: str, config: FileSource) -> None:
         """Metrics and groups that do not exist: misspelt, they would do nothing without a word."""
-        groups = [*self.rules.groups, DOCS_GROUP, "default"]
+        groups = [*self.rules.file.groups, DOCS_GROUP, "default"]
         named = {metric for constants in self.model.thresholds.values() for metric in constants.values()}
         metrics = [*self.rules.metrics, *sorted(named - self.rules.metrics.keys())]
         for level in (config, *config.variants.values()):

@@ -106,7 +106,7 @@ class ScopeReader:
     def _speaks_of(self, name: str, group: str, variant: str | None) -> int | None:
         """2: of this group, 1: of this variant, 0: of nothing in particular, None: of another group or variant."""
         words = name.lower().strip("_").split("_")
-        groups = [known for known in self.rules.groups if known in words]
+        groups = [known for known in self.rules.file.groups if known in words]
         whole = "".join(words)
         fitting = [known for known in self.variants if known.lower().replace("_", "") in whole]
         # NON_STREAM_SAMPLES holds both nonstream and stream; the longer name is meant.

@@ -87,7 +87,7 @@ def _files(tree: ast.Module, rules: MetricRules, imports: frozenset[str]) -> Inf
     if not names and not any(re.search(rf"(?:^|[._]){re.escape(folder[-1])}(?:\.|$)", module) for module in imports):
         return Inferred(reason="it does not name its result file")
     name = names.pop() if names else f"{folder[-1]}_results.json"
-    layout = next((layout for layout in rules.layouts if layout.fits(imports)), None)
+    layout = next((layout for layout in rules.file.layouts if layout.fits(imports)), None)
     return Inferred("/".join((*folder, name)), layout)
 
 

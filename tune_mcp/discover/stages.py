@@ -214,7 +214,7 @@ class _Builder:
         """The groups of a tree in the order of the rules, with those that only a sibling preset has (TTS-05)."""
         siblings = [other for other in routing.trees if other.variant == tree.variant]
         present = {claim.spec.group for other in siblings for claim in other.claims}
-        return [group for group in self.rules.groups if group in present]
+        return [group for group in self.rules.file.groups if group in present]
 
     def stage(self, file: CalibratedFile, tree: Tree, group: str, sources: StageSources) -> None:
         key = "_".join(part for part in (*_name(file, tree), group) if part)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import re
-import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,11 +11,12 @@ from pathlib import Path
 from typing import cast
 
 from tune_mcp.config.model import RequiredFile
-from tune_mcp.contract.precheck import Check
+from tune_mcp.contract.precheck import Check, check
 from tune_mcp.discover.python_files import PythonFiles
 from tune_mcp.files import read_text
 from tune_mcp.precheck.hub import NO_WEIGHTS, RepoKind, folder_name, holders, missing_parts
-from tune_mcp.precheck.subject import Subject
+from tune_mcp.precheck.launch import USE, substituted
+from tune_mcp.precheck.subject import Subject, quoted
 
 _DOWNLOAD_SETTINGS = ("HF_HUB_DISABLE_XET", "HF_ENDPOINT")
 
@@ -29,11 +28,11 @@ def hub_checks(subject: Subject) -> Iterator[Check]:
     others = {str(path.relative_to(subject.repo_root)) for glob in needs.test_globs for path in _found(subject, glob)}
     datasets = needed_datasets(subject.repo_root, selected, others - selected, needs.datasets)
     if needs.unread:
-        yield Check(
-            id="hf.dataset",
-            status="warn",
-            detail=f"data sets were not checked: {needs.unread}",
-            fix=f"tune-mcp precheck {subject.model} --repo {shlex.quote(str(subject.repo_root))}",
+        yield check(
+            "hf.dataset",
+            "warn",
+            f"data sets were not checked: {needs.unread}",
+            f"tune-mcp precheck {subject.model} --repo {quoted(subject.repo_root)}",
         )
     if not needs.model_ids and not datasets:
         return
@@ -45,7 +44,7 @@ def hub_checks(subject: Subject) -> Iterator[Check]:
         if folder.is_symlink():
             there = folder.resolve()
             detail, fix = f"{folder} is a link to {there}", f"set {key}: {there} in {file}"
-            yield Check(id="hf.home", status="warn", detail=detail, fix=fix)
+            yield check("hf.home", "warn", detail, fix)
     for repo_id in needs.model_ids:
         yield _asset(subject, "model", repo_id)
     for repo_id in datasets:
@@ -59,14 +58,12 @@ def _asset(subject: Subject, kind: RepoKind, repo_id: str) -> Check:
         found = missing_parts(hub, kind, repo_id, subject.needs.hf_files.get(repo_id))
         writers = holders(hub, folder_name(kind, repo_id)) if found else ()
     except OSError as error:
-        return Check(
-            id=name, status="unknown", detail=f"cannot be read: {error}", fix=f"ls -la {shlex.quote(str(hub))}"
-        )
+        return check(name, "unknown", f"cannot be read: {error}", f"ls -la {quoted(hub)}")
     except ValueError as error:
         edit = f"correct {repo_id!r} in models/{subject.model}/config.yaml"
-        return Check(id=name, status="mismatch", detail=f"no name of a repository: {error}", fix=edit)
+        return check(name, "mismatch", f"no name of a repository: {error}", edit)
     if not found:
-        return Check(id=name, status="ok", detail=f"in {hub}")
+        return check(name, "ok", f"in {hub}")
     detail = "; ".join(found)
     if NO_WEIGHTS in found:
         detail += f" (where it needs none, name its files under hf_files in models/{subject.model}/config.yaml)"
@@ -74,8 +71,8 @@ def _asset(subject: Subject, kind: RepoKind, repo_id: str) -> Check:
         # A second download would only wait for the first; whose process that is, is not ours to judge (ENV-29).
         pids = ", ".join(str(pid) if pid else "outside this container" for pid in writers)
         fix = f"tail --pid={writers[-1]} -f /dev/null" if writers[-1] else download(subject, kind, repo_id)
-        return Check(id=name, status="busy", detail=f"{detail}; being written now by process {pids}", fix=fix)
-    return Check(id=name, status="missing", detail=detail, fix=download(subject, kind, repo_id))
+        return check(name, "busy", f"{detail}; being written now by process {pids}", fix)
+    return check(name, "missing", detail, download(subject, kind, repo_id))
 
 
 def download(subject: Subject, kind: RepoKind, repo_id: str) -> str:
@@ -83,11 +80,11 @@ def download(subject: Subject, kind: RepoKind, repo_id: str) -> str:
     env = subject.needs.env
     return " ".join(
         [
-            *(f"{name}={shlex.quote(env[name])}" for name in _DOWNLOAD_SETTINGS if name in env),
-            f"{shlex.quote(_hf())} download {shlex.quote(repo_id)}",
+            *(f"{name}={quoted(env[name])}" for name in _DOWNLOAD_SETTINGS if name in env),
+            f"{quoted(_hf())} download {quoted(repo_id)}",
             *(["--repo-type dataset"] if kind == "dataset" else []),
-            *(f"--include {shlex.quote(glob)}" for glob in subject.needs.hf_files.get(repo_id, ())),
-            f"--cache-dir {shlex.quote(str(subject.needs.hub()))}",
+            *(f"--include {quoted(glob)}" for glob in subject.needs.hf_files.get(repo_id, ())),
+            f"--cache-dir {quoted(subject.needs.hub())}",
         ]
     )
 
@@ -150,18 +147,18 @@ def speaker_sim_checks(subject: Subject) -> Iterator[Check]:
     if not named:
         what = f"the tests need the checkpoints of speaker similarity, and nothing names their folder, {VARIABLE}"
         fix = "set physical.speaker_sim in the host profile"
-        yield Check(id="speaker_sim.assets", status="missing", detail=what, fix=fix)
+        yield check("speaker_sim.assets", "missing", what, fix)
         return
     folder = Path(named)
     gaps = list(_gaps(folder))
     token = (step := subject.needs.bootstrap()) and step.hf_token
-    yield Check(
-        id="speaker_sim.assets",
-        status="missing" if gaps else "ok",
-        detail=f"{folder}: {', '.join(gaps)}{f' ({token})' if token else ''}"
+    yield check(
+        "speaker_sim.assets",
+        "missing" if gaps else "ok",
+        f"{folder}: {', '.join(gaps)}{f' ({token})' if token else ''}"
         if gaps
         else f"{' and '.join(CHECKPOINTS)} in {folder}",
-        fix=_fix(subject, folder) if gaps else "",
+        _fix(subject, folder),
     )
 
 
@@ -202,19 +199,18 @@ def _fix(subject: Subject, folder: Path) -> str:
     """The host's own command; without one the project's loader, where this checkout has it."""
     step = subject.needs.bootstrap()
     if step is not None:
-        settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in step.env.items())
+        settings = " ".join(f"{name}={quoted(value)}" for name, value in step.env.items())
         command = step.command.strip()
-        return f"env {settings} bash -c {shlex.quote(command)}" if settings else command
+        return f"env {settings} bash -c {quoted(command)}" if settings else command
     if (subject.repo_root / Path(*_MODULE.split("."))).with_suffix(".py").is_file() and subject.venv_python:
         endpoint = subject.needs.env.get("HF_ENDPOINT")
         variables = {VARIABLE: str(folder)} | ({"HF_ENDPOINT": endpoint} if endpoint else {})
-        settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
-        python = shlex.quote(str(subject.venv_python))
-        return f"cd {shlex.quote(str(subject.repo_root))} && {settings} {python} -m {_MODULE} --warm-cache"
+        settings = " ".join(f"{name}={quoted(value)}" for name, value in variables.items())
+        python = quoted(subject.venv_python)
+        return f"cd {quoted(subject.repo_root)} && {settings} {python} -m {_MODULE} --warm-cache"
     return f"put {MARKER}, {' and '.join(CHECKPOINTS)} into {folder}, or name speaker_similarity_bootstrap in the host"
 
 
-_USE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::-((?:[^{}]|\{[^{}]*\})*))?\})")
 _SETTINGS = ("HOME", "HF_HOME", "HF_ENDPOINT", "HF_HUB_DISABLE_XET")
 
 
@@ -227,19 +223,19 @@ def required_files_checks(subject: Subject) -> Iterator[Check]:
         if not path.is_absolute():
             edit = f"correct required_files in models/{subject.model}/config.yaml"
             detail = f"{wanted.path} is {named!r} under this launch's variables, which is no absolute path"
-            yield Check(id=name, status="mismatch", detail=detail, fix=edit)
+            yield check(name, "mismatch", detail, edit)
             continue
         try:
             gap = _gap(path, wanted.min_bytes)
         except OSError as error:
-            fix = f"ls -la {shlex.quote(str(path.parent))}"
-            yield Check(id=name, status="unknown", detail=f"{path} cannot be read: {error}", fix=fix)
+            fix = f"ls -la {quoted(path.parent)}"
+            yield check(name, "unknown", f"{path} cannot be read: {error}", fix)
             continue
-        yield Check(
-            id=name,
-            status="missing" if gap else "ok",
-            detail=f"{path} {gap}" if gap else str(path),
-            fix=_required_files_fix(subject, wanted, path) if gap else "",
+        yield check(
+            name,
+            "missing" if gap else "ok",
+            f"{path} {gap}" if gap else str(path),
+            _required_files_fix(subject, wanted, path),
         )
 
 
@@ -249,14 +245,8 @@ def environment(subject: Subject) -> Mapping[str, str]:
 
 
 def expanded(text: str, env: Mapping[str, str]) -> str:
-    """``$X``, ``${X}``, ``${X:-default}`` (the default may use variables itself) and a leading ``~``."""
-    if text == "~" or text.startswith("~/"):
-        text = "$HOME" + text[1:]
-
-    def value(use: re.Match[str]) -> str:
-        return env.get(use[1] or use[2]) or expanded(use[3] or "", env)
-
-    return _USE.sub(value, text)
+    """The text with its variables, and a leading ``~``, replaced."""
+    return substituted(f"$HOME{text[1:]}" if text == "~" or text.startswith("~/") else text, env)
 
 
 def _gap(path: Path, minimum: int) -> str:
@@ -271,16 +261,16 @@ def _gap(path: Path, minimum: int) -> str:
 
 def _required_files_fix(subject: Subject, wanted: RequiredFile, path: Path) -> str:
     if not wanted.fetch:
-        return f"put the file at {shlex.quote(str(path))}, as the tests' documentation describes"
-    command = wanted.fetch.replace("{python}", shlex.quote(str(subject.venv_python or "python")))
-    command = command.replace("{repo}", shlex.quote(str(subject.repo_root)))
+        return f"put the file at {quoted(path)}, as the tests' documentation describes"
+    command = wanted.fetch.replace("{python}", quoted(subject.venv_python or "python"))
+    command = command.replace("{repo}", quoted(subject.repo_root))
     env = environment(subject)
     named = [name for name in (*_SETTINGS, *_names(wanted.path)) if name in subject.needs.env]
-    settings = " ".join(f"{name}={shlex.quote(env[name])}" for name in dict.fromkeys(named))
-    return f"cd {shlex.quote(str(subject.repo_root))} && {settings + ' ' if settings else ''}{command.strip()}"
+    settings = " ".join(f"{name}={quoted(env[name])}" for name in dict.fromkeys(named))
+    return f"cd {quoted(subject.repo_root)} && {settings + ' ' if settings else ''}{command.strip()}"
 
 
 def _names(text: str) -> Iterator[str]:
-    for use in _USE.finditer(text):
+    for use in USE.finditer(text):
         yield use[1] or use[2]
         yield from _names(use[3] or "")

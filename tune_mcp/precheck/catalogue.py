@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tune_mcp.contract.precheck import Check
+from tune_mcp.contract.precheck import Check, check
 from tune_mcp.errors import Refusal
 from tune_mcp.files import has_digest
-from tune_mcp.precheck.subject import Subject
+from tune_mcp.precheck.subject import Subject, quoted
 from tune_mcp.session import provenance
 from tune_mcp.words import number_of
 
@@ -110,50 +109,43 @@ def _wrong(subject: Subject) -> str:
 def checks(subject: Subject) -> Iterator[Check]:
     """``stages.fresh`` and ``stages.config``."""
     wrong = _wrong(subject)
-    yield Check(
-        id="stages.fresh",
-        status="mismatch" if wrong else "ok",
-        detail=wrong or f"{number_of(len(subject.stages), 'stage')} up to date",
-        fix=f"tune-mcp discover {subject.model} --repo {shlex.quote(str(subject.repo_root))}" if wrong else "",
+    yield check(
+        "stages.fresh",
+        "mismatch" if wrong else "ok",
+        wrong or f"{number_of(len(subject.stages), 'stage')} up to date",
+        f"tune-mcp discover {subject.model} --repo {quoted(subject.repo_root)}",
     )
     unknown = unknown_metrics(subject.stages)
-    yield Check(
-        id="stages.config",
-        status="missing" if unknown else "ok",
-        detail=f"no JSON path for {', '.join(unknown[:6])}" if unknown else "every metric has a JSON path",
-        fix=f"add them under metric_sources of models/{subject.model}/config.yaml, then run discover"
-        if unknown
-        else "",
+    yield check(
+        "stages.config",
+        "missing" if unknown else "ok",
+        f"no JSON path for {', '.join(unknown[:6])}" if unknown else "every metric has a JSON path",
+        f"add them under metric_sources of models/{subject.model}/config.yaml, then run discover",
     )
 
 
 def repository_checks(subject: Subject) -> Iterator[Check]:
     """``repo.head`` and ``repo.tree``, and ``repo.path`` where the path itself is the trouble."""
     if ":" in str(subject.repo_root):
-        yield Check(
-            id="repo.path",
-            status="mismatch",
-            detail=f"{subject.repo_root} has a colon in it, which ends an entry of PATH and PYTHONPATH",
-            fix=f"mv {shlex.quote(str(subject.repo_root))} <a path without a colon>",
+        yield check(
+            "repo.path",
+            "mismatch",
+            f"{subject.repo_root} has a colon in it, which ends an entry of PATH and PYTHONPATH",
+            f"mv {quoted(subject.repo_root)} <a path without a colon>",
         )
     try:
         state = provenance.read(subject.repo_root)
     except Refusal as refusal:
-        yield Check(
-            id="repo.head",
-            status="missing",
-            detail=refusal.message,
-            fix=f"git -C {shlex.quote(str(subject.repo_root))} status",
-        )
+        yield check("repo.head", "missing", refusal.message, f"git -C {quoted(subject.repo_root)} status")
         return
-    yield Check(id="repo.head", status="ok", detail=f"{state.head} on {state.branch} in {subject.repo_root}")
+    yield check("repo.head", "ok", f"{state.head} on {state.branch} in {subject.repo_root}")
     if state.dirty:
         changed = f"{number_of(len(state.changed), 'tracked file')} changed"
-        yield Check(
-            id="repo.tree",
-            status="warn",
-            detail=f"the tree is not the commit: {changed}, {len(state.untracked)} untracked; recorded with the run",
-            fix=f"git -C {shlex.quote(str(subject.repo_root))} status --short",
+        yield check(
+            "repo.tree",
+            "warn",
+            f"the tree is not the commit: {changed}, {len(state.untracked)} untracked; recorded with the run",
+            f"git -C {quoted(subject.repo_root)} status --short",
         )
     else:
-        yield Check(id="repo.tree", status="ok", detail="clean")
+        yield check("repo.tree", "ok", "clean")

@@ -6,7 +6,6 @@ the environment of the project's interpreter and not in ours.
 
 from __future__ import annotations
 
-import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,9 +18,9 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from tune_mcp.contract.precheck import Check
+from tune_mcp.contract.precheck import Check, check
 from tune_mcp.files import read_text
-from tune_mcp.precheck.subject import Subject
+from tune_mcp.precheck.subject import Subject, quoted
 from tune_mcp.precheck.venv import VenvFacts, make, sync
 
 
@@ -250,45 +249,43 @@ def _applies(marker: Marker | None, environment: Mapping[str, str], extra: str) 
 def checks(subject: Subject, declared: Declared, facts: VenvFacts) -> Iterator[Check]:
     """``venv.dependencies``: one gap for what is absent, one for wrong versions, one command (ENV-03)."""
     if declared.problem:
-        fix = f"git -C {shlex.quote(str(subject.repo_root))} diff -- pyproject.toml"
-        yield Check(id=ID, status="unknown", detail=declared.problem, fix=fix)
+        fix = f"git -C {quoted(subject.repo_root)} diff -- pyproject.toml"
+        yield check(ID, "unknown", declared.problem, fix)
         return
     if not declared.requirements and not declared.unread and not declared.dynamic and not declared.python:
-        yield Check(id=ID, status="ok", detail=declared.said)
+        yield check(ID, "ok", declared.said)
         return
     if subject.venv_python is None or facts.problem:
-        yield Check(
-            id=ID,
-            status="unknown",
-            detail=f"{len(declared.requirements)} declarations not compared: {facts.problem or 'no interpreter'}",
-            fix=f"{shlex.quote(str(subject.venv_python))} --version" if subject.venv_python else make(subject),
+        yield check(
+            ID,
+            "unknown",
+            f"{len(declared.requirements)} declarations not compared: {facts.problem or 'no interpreter'}",
+            f"{quoted(subject.venv_python)} --version" if subject.venv_python else make(subject),
         )
         return
     yield from _python(subject, declared, facts)
     requirements, source = _all(declared, facts)
     if requirements is None:
         detail = f"{declared.name} declares its dependencies dynamically and is not installed: none was compared"
-        yield Check(id=ID, status="warn", detail=detail, fix=sync(subject))
+        yield check(ID, "warn", detail, sync(subject))
         return
     found = compare(requirements, facts)
     optional = {canonicalize_name(name) for name in subject.needs.optional}
     needed = [text for name, text in found.absent.items() if name not in optional]
     spared = [text for name, text in found.absent.items() if name in optional]
     if needed:
-        yield Check(
-            id=f"{ID}:missing", status="missing", detail=f"not installed: {', '.join(needed)}", fix=sync(subject)
-        )
+        yield check(f"{ID}:missing", "missing", f"not installed: {', '.join(needed)}", sync(subject))
     if found.wrong:
-        yield Check(id=f"{ID}:version", status="mismatch", detail=", ".join(found.wrong.values()), fix=sync(subject))
+        yield check(f"{ID}:version", "mismatch", ", ".join(found.wrong.values()), sync(subject))
     if spared:
         detail = f"not installed, and optional_dependencies of {subject.model} names them: {', '.join(spared)}"
-        yield Check(id=f"{ID}:optional", status="warn", detail=detail, fix=sync(subject))
+        yield check(f"{ID}:optional", "warn", detail, sync(subject))
     if declared.unread:
         detail = f"not read: {'; '.join(declared.unread)}"
         fix = f"correct dependency_extras in models/{subject.model}/config.yaml, or pyproject.toml"
-        yield Check(id=f"{ID}:unread", status="warn", detail=detail, fix=fix)
+        yield check(f"{ID}:unread", "warn", detail, fix)
     if not needed and not found.wrong:
-        yield Check(id=ID, status="ok", detail=f"{len(found.met)} {source} dependencies are installed as declared")
+        yield check(ID, "ok", f"{len(found.met)} {source} dependencies are installed as declared")
 
 
 def _all(declared: Declared, facts: VenvFacts) -> tuple[Sequence[Requirement] | None, str]:
@@ -310,4 +307,4 @@ def _python(subject: Subject, declared: Declared, facts: VenvFacts) -> Iterator[
     version = facts.versions["python"]
     if declared.python is not None and not satisfied(declared.python, version):
         detail = f"the project needs Python {declared.python}, the interpreter is {version}"
-        yield Check(id=f"{ID}:python", status="mismatch", detail=detail, fix=make(subject))
+        yield check(f"{ID}:python", "mismatch", detail, make(subject))

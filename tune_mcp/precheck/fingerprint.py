@@ -74,26 +74,16 @@ class Environment(Frozen):
 
 def take(reading: GpuReading, venv: VenvFacts, launch_env: dict[str, str], python: Path) -> Environment:
     """Read the machine now."""
-    cpus = tuple(sorted(os.sched_getaffinity(0)))
-    return Environment(
-        hostname=this_host(),
-        kernel=platform.release(),
-        cpu_model=_cpu_model(),
-        cpu_count=os.cpu_count() or len(cpus),
-        cpu_set=cpus,
-        memory_mib=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20,
-        gpus=tuple(map(GpuIdentity.of, reading.gpus)),
-        gpu_driver=reading.driver,
-        image_digest=_image_digest(),
-        python=venv.versions.get("python"),
-        venv_freeze_sha256=venv.freeze_sha256,
-        versions=venv.versions,
-        launch_env=launch_env,
-        inherited_env=_inherited(),
-        carried_env={name: value for name, value in os.environ.items() if is_carried(name)},
-        limits=host_limits.read(),
-        venv_stamp=venv_stamp(python),
-    )
+    found = {
+        "memory_mib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20,
+        "gpus": tuple(map(GpuIdentity.of, reading.gpus)),
+        "gpu_driver": reading.driver,
+        "versions": venv.versions,
+        "launch_env": launch_env,
+        "carried_env": {name: value for name, value in os.environ.items() if is_carried(name)},
+        "venv_stamp": venv_stamp(python),
+    }
+    return Environment.model_validate({**_without_asking(), **_packages(venv), **found})
 
 
 def again(planned: Environment, python: Path, ask: Callable[[], VenvFacts]) -> Environment:
@@ -102,23 +92,30 @@ def again(planned: Environment, python: Path, ask: Callable[[], VenvFacts]) -> E
     ``ask`` starts the interpreter; it is called only when a package folder changed.
     """
     stamp = venv_stamp(python)
-    venv = None if stamp == planned.venv_stamp else ask()
+    packages = {} if stamp == planned.venv_stamp else _packages(ask())
+    driver = _loaded_driver() or planned.gpu_driver
     return planned.model_copy(
-        update={
-            "hostname": this_host(),
-            "kernel": platform.release(),
-            "cpu_model": _cpu_model(),
-            "cpu_count": os.cpu_count(),
-            "cpu_set": tuple(sorted(os.sched_getaffinity(0))),
-            "gpu_driver": _loaded_driver() or planned.gpu_driver,
-            "image_digest": _image_digest(),
-            "python": venv.versions.get("python") if venv else planned.python,
-            "venv_freeze_sha256": venv.freeze_sha256 if venv else planned.venv_freeze_sha256,
-            "inherited_env": _inherited(),
-            "limits": host_limits.read(),
-            "venv_stamp": stamp,
-        }
+        update={**_without_asking(), **packages, "gpu_driver": driver, "venv_stamp": stamp},
     )
+
+
+def _without_asking() -> dict[str, object]:
+    """What neither NVML nor the project's interpreter has to be asked for."""
+    cpus = tuple(sorted(os.sched_getaffinity(0)))
+    return {
+        "hostname": this_host(),
+        "kernel": platform.release(),
+        "cpu_model": _cpu_model(),
+        "cpu_count": os.cpu_count() or len(cpus),
+        "cpu_set": cpus,
+        "image_digest": _image_digest(),
+        "inherited_env": {name: os.environ[name] for name in _CHOOSING if name in os.environ},
+        "limits": host_limits.read(),
+    }
+
+
+def _packages(venv: VenvFacts) -> dict[str, object]:
+    return {"python": venv.versions.get("python"), "venv_freeze_sha256": venv.freeze_sha256}
 
 
 def this_host() -> str:
@@ -137,7 +134,7 @@ def differences(planned: Environment, now: Environment, *, any_host: bool = Fals
     if any_host:
         planned, now = _kind(planned), _kind(now)
     found = [
-        f"{name} is {_said(now, name)}, was {_said(planned, name)}"
+        f"{name} is {_short(getattr(now, name))}, was {_short(getattr(planned, name))}"
         for name in _COMPARED
         if _differs(planned, now, name)
     ]
@@ -167,10 +164,6 @@ def fingerprint(one: Environment) -> str:
 def _differs(planned: Environment, now: Environment, name: str) -> bool:
     before, after = getattr(planned, name), getattr(now, name)
     return before != after and not (name == "gpu_driver" and None in (before, after))
-
-
-def _said(environment: Environment, name: str) -> str:
-    return _short(getattr(environment, name))
 
 
 def _short(value: object) -> str:
@@ -213,10 +206,6 @@ def _roots(python: Path) -> Iterator[Path]:
 def _setting(line: str) -> tuple[str, str]:
     name, _, value = line.partition("=")
     return name.strip().lower(), value.strip()
-
-
-def _inherited() -> dict[str, str]:
-    return {name: os.environ[name] for name in _CHOOSING if name in os.environ}
 
 
 def _loaded_driver() -> str | None:

@@ -15,7 +15,7 @@ from typing import Generic, Literal, TypeVar
 from pydantic import Field
 
 from tune_mcp.config.stages import Frozen
-from tune_mcp.contract.precheck import Check
+from tune_mcp.contract.precheck import Check, check
 from tune_mcp.errors import Refusal
 from tune_mcp.gpus import GpuReading, Presence
 from tune_mcp.precheck import (
@@ -24,7 +24,6 @@ from tune_mcp.precheck import (
     dependencies,
     hardware,
     imports,
-    lanes,
     launch,
     scripts,
     slurm_site,
@@ -98,7 +97,7 @@ GATES: tuple[tuple[str, Gate], ...] = (
     ("speaker_sim.assets", assets.speaker_sim_checks),
     ("files", assets.required_files_checks),
     ("host.ptrace", hardware.ptrace_checks),
-    ("host.lanes", lanes.checks),
+    ("host.lanes", hardware.lane_checks),
     ("slurm.controller", slurm_site.of),
 )
 """Gates that only read files, with the id of the check for one that gives no answer."""
@@ -209,7 +208,7 @@ def _or(asked: Asked[Answer], deadline: Deadline, instead: Callable[[str, bool],
 
 
 def _unanswered(name: str) -> Callable[[str, bool], list[Check]]:
-    return lambda why, _late: [Check(id=name, status="unknown", detail=why, fix="timeout 10 df -h")]
+    return lambda why, _late: [check(name, "unknown", why, "timeout 10 df -h")]
 
 
 def _commit(subject: Subject) -> str | None:

@@ -1,4 +1,4 @@
-"""The machine: GPUs that are free and of the kind of CI's, the host profile's folders, disk space, capabilities.
+"""The machine: GPUs that are free and of the kind of CI's, the host profile's folders and lanes, disk, capabilities.
 
 Only facts are compared. A container's name is never looked at, and which image it was made from cannot be read from
 inside; where the image says so, environment.json records it.
@@ -6,18 +6,19 @@ inside; where the image says so, environment.json records it.
 
 from __future__ import annotations
 
+import os
 import re
-import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from tune_mcp.config.lanes import parse_cpus
 from tune_mcp.config.stages import Stage
-from tune_mcp.contract.precheck import Check
+from tune_mcp.contract.precheck import Check, check
 from tune_mcp.gpus import MEMORY_LIMIT_MIB, Gpu, GpuReading, Presence
 from tune_mcp.gpus.holders import describe
 from tune_mcp.precheck.imports import Imports
-from tune_mcp.precheck.subject import Subject
+from tune_mcp.precheck.subject import Subject, quoted
 from tune_mcp.words import number_of
 
 
@@ -26,9 +27,7 @@ def gpu_checks(subject: Subject, reading: GpuReading) -> Iterator[Check]:
     if subject.gpus_by_default:
         names = ", ".join(subject.gpus_by_default)
         detail = f"gpus_per_test does not name {names}: 1 GPU is taken for each launch"
-        yield Check(
-            id="gpu.default", status="warn", detail=detail, fix=line_to_add(subject.model, subject.gpus_by_default)
-        )
+        yield check("gpu.default", "warn", detail, line_to_add(subject.model, subject.gpus_by_default))
     yield _free(subject, reading)
 
 
@@ -41,9 +40,9 @@ def line_to_add(model: str, files: tuple[str, ...]) -> str:
 def _free(subject: Subject, reading: GpuReading) -> Check:
     needed = max(subject.gpus_per_test.values(), default=0)
     if needed == 0:
-        return Check(id="gpu.free", status="ok", detail=f"no GPU needed; this machine has {reading.summary()}")
+        return check("gpu.free", "ok", f"no GPU needed; this machine has {reading.summary()}")
     if reading.presence is Presence.UNKNOWN:
-        return Check(id="gpu.free", status="unknown", detail=reading.reason, fix="nvidia-smi")
+        return check("gpu.free", "unknown", reading.reason, "nvidia-smi")
     whole = reading.usable(allow_mig=subject.allow_mig)
     usable = [gpu for gpu in whole if subject.placement.allows(gpu.index)]
     withheld = f", {len(whole) - len(usable)} more left out by the host profile" if len(usable) < len(whole) else ""
@@ -56,13 +55,13 @@ def _free(subject: Subject, reading: GpuReading) -> Check:
         fix = "set allow_mig: true in the host profile, or nvidia-smi -mig 0" if split else "nvidia-smi"
         if not split and subject.gpus_by_default and needed == 1:
             fix = line_to_add(subject.model, subject.gpus_by_default)
-        return Check(
-            id="gpu.free",
-            status="missing",
-            detail=f"{number_of(needed, 'GPU')} needed, {len(usable)} here"
+        return check(
+            "gpu.free",
+            "missing",
+            f"{number_of(needed, 'GPU')} needed, {len(usable)} here"
             + (f" and {split} split ones (MIG)" if split else "")
             + withheld,
-            fix=fix,
+            fix,
         )
     others = [gpu for gpu in usable if not gpu.free]
     holders = [describe(gpu) for gpu in others]
@@ -71,14 +70,14 @@ def _free(subject: Subject, reading: GpuReading) -> Check:
     detail = f"{len(free)} of {len(usable)} free (at most {MEMORY_LIMIT_MIB} MiB each), {needed} needed{withheld}"
     detail += f"; {'; '.join(holders)}" if holders else ""
     if len(free) >= needed:
-        return Check(id="gpu.free", status="ok", detail=detail)
+        return check("gpu.free", "ok", detail)
     acceptable = [gpu for gpu in others if gpu.accepting_unknown().free]
     if len(free) + len(acceptable) >= needed:
         profile = f"hosts/{subject.host or '<name>'}.yaml"
         fix = f"set gpu_memory_unknown: accept in {profile}, once you know that nobody uses them"
-        return Check(id="gpu.free", status="unknown", detail=detail, fix=fix)
+        return check("gpu.free", "unknown", detail, fix)
     fix = "nvidia-smi --query-compute-apps=pid,used_memory,name --format=csv"
-    return Check(id="gpu.free", status="busy", detail=detail, fix=fix)
+    return check("gpu.free", "busy", detail, fix)
 
 
 def _accepted(gpu: Gpu) -> str:
@@ -100,13 +99,11 @@ def gpu_model(subject: Subject, reading: GpuReading) -> Iterator[Check]:
         return
     names = {gpu.name for gpu in reading.usable(allow_mig=subject.allow_mig)}
     others = sorted(name for name in names if not re.fullmatch(expected, name))
-    yield Check(
-        id="host.gpu_model",
-        status="mismatch" if others else "ok",
-        detail=f"{', '.join(others)}: the thresholds of {subject.model} are for {expected}"
-        if others
-        else reading.summary(),
-        fix=_elsewhere(subject, f"with {expected}") if others else "",
+    yield check(
+        "host.gpu_model",
+        "mismatch" if others else "ok",
+        f"{', '.join(others)}: the thresholds of {subject.model} are for {expected}" if others else reading.summary(),
+        _elsewhere(subject, f"with {expected}"),
     )
 
 
@@ -116,12 +113,12 @@ def _cuda(subject: Subject, imports: Imports) -> Iterator[Check]:
         return
     found = imports.loaded["torch"].cuda
     same = found is not None and f"{found}.".startswith(f"{expected}.")
-    yield Check(
-        id="host.cuda",
-        status="ok" if same else "mismatch",
-        detail=f"torch is built for {f'CUDA {found}' if found else 'no CUDA'}"
+    yield check(
+        "host.cuda",
+        "ok" if same else "mismatch",
+        f"torch is built for {f'CUDA {found}' if found else 'no CUDA'}"
         + ("" if same else f": the thresholds of {subject.model} are for CUDA {expected}"),
-        fix="" if same else _elsewhere(subject, f"whose image has CUDA {expected}"),
+        _elsewhere(subject, f"whose image has CUDA {expected}"),
     )
 
 
@@ -140,11 +137,11 @@ def host_paths_checks(subject: Subject) -> Iterator[Check]:
         return
     named = {"physical.hf_hub": profile.physical.hf_hub, "physical.speaker_sim": profile.physical.speaker_sim}
     gaps = [
-        Check(
-            id=f"host.paths:{key}",
-            status="missing",
-            detail=f"{key} of host profile {profile.name} does not exist: {path}",
-            fix=f"mkdir -p {shlex.quote(path)}",
+        check(
+            f"host.paths:{key}",
+            "missing",
+            f"{key} of host profile {profile.name} does not exist: {path}",
+            f"mkdir -p {quoted(path)}",
         )
         for key, path in named.items()
         if path and not Path(path).exists()
@@ -152,13 +149,11 @@ def host_paths_checks(subject: Subject) -> Iterator[Check]:
     if profile.repo_root == str(subject.repo_root) and not subject.repo_root.is_dir():
         edit = f"set repo_root in hosts/{profile.name}.yaml to the checkout on this machine"
         detail = f"repo_root of host profile {profile.name} does not exist: {profile.repo_root}"
-        gaps.append(Check(id="host.paths:repo_root", status="missing", detail=detail, fix=edit))
+        gaps.append(check("host.paths:repo_root", "missing", detail, edit))
     yield from gaps
     if not gaps:
         count = 1 + sum(1 for path in named.values() if path)
-        yield Check(
-            id="host.paths", status="ok", detail=f"{number_of(count, 'path')} of host profile {profile.name} found"
-        )
+        yield check("host.paths", "ok", f"{number_of(count, 'path')} of host profile {profile.name} found")
 
 
 _BLOCKS_BELOW = 1 * 2**30
@@ -169,11 +164,11 @@ def disk_checks(subject: Subject) -> Iterator[Check]:
     """``disk.space`` of the file system that holds the run directories."""
     free = shutil.disk_usage(subject.repo_root).free
     status = "missing" if free < _BLOCKS_BELOW else "warn" if free < _WARNS_BELOW else "ok"
-    yield Check(
-        id="disk.space",
-        status=status,
-        detail=f"{free / 2**30:.1f} GiB free under {subject.repo_root}",
-        fix="" if status == "ok" else f"du -xh --max-depth=1 {shlex.quote(str(subject.repo_root / '.tune-runs'))}",
+    yield check(
+        "disk.space",
+        status,
+        f"{free / 2**30:.1f} GiB free under {subject.repo_root}",
+        f"du -xh --max-depth=1 {quoted(subject.repo_root / '.tune-runs')}",
     )
 
 
@@ -199,20 +194,20 @@ def ptrace_checks(subject: Subject, status: Path = STATUS) -> Iterator[Check]:
         return
     mask = _effective(status)
     if mask is None:
-        yield Check(
-            id="host.ptrace",
-            status="unknown",
-            detail=f"{status} does not say which capabilities are in force; {', '.join(tests)} needs CAP_SYS_PTRACE",
-            fix=f"grep CapEff {status}",
+        yield check(
+            "host.ptrace",
+            "unknown",
+            f"{status} does not say which capabilities are in force; {', '.join(tests)} needs CAP_SYS_PTRACE",
+            f"grep CapEff {status}",
         )
     elif mask >> CAP_SYS_PTRACE & 1:
-        yield Check(id="host.ptrace", status="ok", detail=f"CAP_SYS_PTRACE is in force, for {', '.join(tests)}")
+        yield check("host.ptrace", "ok", f"CAP_SYS_PTRACE is in force, for {', '.join(tests)}")
     else:
-        yield Check(
-            id="host.ptrace",
-            status="missing",
-            detail=f"{', '.join(tests)} needs CAP_SYS_PTRACE, which only the container's start can give",
-            fix="docker run --cap-add=SYS_PTRACE",
+        yield check(
+            "host.ptrace",
+            "missing",
+            f"{', '.join(tests)} needs CAP_SYS_PTRACE, which only the container's start can give",
+            "docker run --cap-add=SYS_PTRACE",
         )
 
 
@@ -222,3 +217,43 @@ def _effective(status: Path) -> int | None:
     except (OSError, UnicodeDecodeError):
         return None
     return int(found.group(1), 16) if found else None
+
+
+def lane_checks(subject: Subject) -> Iterator[Check]:
+    """``host.lanes``: one check for each lane that cannot be used, one more for a need that no lane covers."""
+    placement, profile = subject.placement, f"hosts/{subject.host or '<name>'}.yaml"
+    if not placement.lanes:
+        if subject.needs.lane:
+            what = "the thresholds of this model hold for a launch with CPUs of its own, and no host profile has lanes"
+            fix = f"add lanes with gpus and cpus to {profile} (docs/how-to/lanes.md)"
+            yield check("host.lanes", "missing", what, fix)
+        return
+    gaps = [*_lane_gaps(subject, profile)]
+    yield from gaps
+    if not gaps:
+        used = {lane.name: lane for count in _needed(subject) for lane in placement.lanes_for(count)}
+        detail = f"launches get one of {', '.join(lane.text() for lane in used.values())}"
+        others = [lane.name for lane in placement.usable_lanes() if lane.name not in used]
+        detail += f"; not used, another number of CPUs or too few GPUs: {', '.join(others)}" if others else ""
+        yield check("host.lanes", "ok", detail)
+
+
+def _needed(subject: Subject) -> list[int]:
+    return sorted({*subject.gpus_per_test.values()}, reverse=True)
+
+
+def _lane_gaps(subject: Subject, profile: str) -> Iterator[Check]:
+    placement, here = subject.placement, os.sched_getaffinity(0)
+    for lane in placement.usable_lanes():
+        if lane.cpus and (away := sorted({*parse_cpus(lane.cpus)} - here)):
+            detail = f"lane {lane.name} names CPUs that this process cannot have: {', '.join(map(str, away[:8]))}"
+            yield check(
+                f"host.lanes:{lane.name}", "missing", detail, f"correct cpus in {profile}: nproc --all; taskset -pc $$"
+            )
+        elif subject.needs.lane and not lane.cpus:
+            detail = f"lane {lane.name} has no CPUs of its own, and the model's thresholds hold for a launch that has"
+            yield check(f"host.lanes:{lane.name}", "missing", detail, f"add cpus to it in {profile}")
+    most = max(_needed(subject), default=0)
+    if not placement.lanes_for(most):
+        detail = f"{number_of(most, 'GPU')} needed at once, and no lane has as many that may be used"
+        yield check("host.lanes:gpus", "missing", detail, f"add a lane with {most} GPUs to {profile}")

@@ -12,11 +12,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Literal, cast
 
 from tune_mcp.config.stages import Frozen
 from tune_mcp.files import read_text
@@ -37,12 +37,6 @@ _NAMED_AT_ONCE = 3
 NO_WEIGHTS = "no weight file"
 
 
-class _FindSnapshot(Protocol):
-    """``snapshot_download`` as it is used here; its own annotations are not complete."""
-
-    def __call__(self, repo_id: str, *, repo_type: str, cache_dir: Path, local_files_only: bool) -> str: ...
-
-
 def folder_name(kind: RepoKind, repo_id: str) -> str:
     """The name under which the cache keeps a repository, and its locks."""
     from huggingface_hub.file_download import repo_folder_name
@@ -60,7 +54,7 @@ def missing_parts(hub: Path, kind: RepoKind, repo_id: str, wanted: tuple[str, ..
     # Imported here: the library takes a sixth of a second, which only a model with weights has to pay.
     from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
 
-    find: _FindSnapshot = import_module("huggingface_hub").snapshot_download
+    find: Callable[..., str] = import_module("huggingface_hub").snapshot_download  # its annotations are not complete
     repo = hub / folder_name(kind, repo_id)
     if not repo.is_dir():
         return [f"not in {hub}"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 import tomllib
@@ -18,9 +17,9 @@ from pathlib import Path
 from typing import cast
 
 from tune_mcp.config.stages import Frozen
-from tune_mcp.contract.precheck import Check
+from tune_mcp.contract.precheck import Check, check
 from tune_mcp.files import read_text
-from tune_mcp.precheck.subject import Subject
+from tune_mcp.precheck.subject import Subject, quoted
 from tune_mcp.precheck.venv import canonical, sync
 
 _PROGRAM = """
@@ -171,16 +170,16 @@ def checks(subject: Subject, imports: Imports) -> Iterator[Check]:
         return
     if imports.failed:
         detail = "; ".join(f"{name}: {error}" for name, error in imports.failed.items())
-        yield Check(id="venv.imports", status="missing", detail=detail, fix=sync(subject))
+        yield check("venv.imports", "missing", detail, sync(subject))
     elif imports.untried:
-        fix = f"{shlex.quote(str(python))} --version"
-        yield Check(id="venv.imports", status="unknown", detail=f"not tried: {imports.untried}", fix=fix)
+        fix = f"{quoted(python)} --version"
+        yield check("venv.imports", "unknown", f"not tried: {imports.untried}", fix)
     elif imports.stuck:
         detail = f"{imports.stuck} was still loading at the deadline; a first load from a cold disk takes minutes"
-        yield Check(id="venv.imports", status="unknown", detail=detail, fix=_by_hand(subject, python, imports.stuck))
+        yield check("venv.imports", "unknown", detail, _by_hand(subject, python, imports.stuck))
     else:
         detail = ", ".join(_shown(name, fact) for name, fact in imports.loaded.items())
-        yield Check(id="venv.imports", status="ok", detail=detail or "the model names no module to load")
+        yield check("venv.imports", "ok", detail or "the model names no module to load")
 
 
 def _shown(name: str, fact: ModuleFact) -> str:
@@ -190,5 +189,5 @@ def _shown(name: str, fact: ModuleFact) -> str:
 
 def _by_hand(subject: Subject, python: Path, name: str) -> str:
     """Loading it once by hand fills the disk's cache, and shows what it waits for."""
-    root = shlex.quote(str(subject.repo_root))
-    return f"cd {root} && {shlex.quote(str(python))} -X importtime -c {shlex.quote(f'import {name}')}"
+    root = quoted(subject.repo_root)
+    return f"cd {root} && {quoted(python)} -X importtime -c {quoted(f'import {name}')}"

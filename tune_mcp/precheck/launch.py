@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from tune_mcp.config.fields import of_one_person
-from tune_mcp.contract.precheck import Check
+from tune_mcp.contract.precheck import Check, check
 from tune_mcp.files import read_text
-from tune_mcp.precheck.subject import SLICE, Subject
+from tune_mcp.precheck.subject import SLICE, Subject, quoted
 from tune_mcp.words import number_of
 
 BELOW_SLICE = ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR")
@@ -45,7 +45,7 @@ def layout_checks(
             gaps.setdefault((gap.id, gap.detail), gap)  # what auto_env sets is reported once, for auto_env
     yield from gaps.values()
     if not gaps:
-        yield Check(id="env.layout", status="ok", detail=", ".join(named))
+        yield check("env.layout", "ok", ", ".join(named))
 
 
 def _gaps(subject: Subject, env: Mapping[str, str], key: str, may_write: Writable, made_once: Path) -> Iterator[Check]:
@@ -63,11 +63,11 @@ def _folder(name: str, path: Path, may_write: Writable, made_once: Path) -> Iter
             yield _locked(name, path, path)
         return
     if path.exists() or path.is_symlink():
-        yield Check(
-            id=f"env.layout:{name}",
-            status="mismatch",
-            detail=f"{name}={path} is no folder",
-            fix=f"mv {shlex.quote(str(path))} {shlex.quote(str(path) + '.old')}",
+        yield check(
+            f"env.layout:{name}",
+            "mismatch",
+            f"{name}={path} is no folder",
+            f"mv {quoted(path)} {quoted(str(path) + '.old')}",
         )
         return
     if path == made_once:
@@ -84,46 +84,42 @@ def _misplaced(env: Mapping[str, str], edit: str) -> Iterator[Check]:
         return
     root = Path(os.path.normpath(env[SLICE]))
     if not root.is_absolute() or len(root.parts) == 1:
-        yield Check(
-            id=f"env.layout:{SLICE}",
-            status="mismatch",
-            detail=f"{SLICE}={env[SLICE]} is no slice",
-            fix=f"set {SLICE} {edit} to a folder of its own",
+        yield check(
+            f"env.layout:{SLICE}",
+            "mismatch",
+            f"{SLICE}={env[SLICE]} is no slice",
+            f"set {SLICE} {edit} to a folder of its own",
         )
         return
     expected = {"XDG_CACHE_HOME": root / ".cache", "TORCHINDUCTOR_CACHE_DIR": root / ".torchinductor"}
     for name in BELOW_SLICE:
         if name in env and not Path(os.path.normpath(env[name])).is_relative_to(root):
-            yield Check(
-                id=f"env.layout:{name}",
-                status="mismatch",
-                detail=f"{name}={env[name]} is not below {SLICE}={root}; expected {expected[name]}",
-                fix=f"set {name}: {expected[name]} {edit}",
+            yield check(
+                f"env.layout:{name}",
+                "mismatch",
+                f"{name}={env[name]} is not below {SLICE}={root}; expected {expected[name]}",
+                f"set {name}: {expected[name]} {edit}",
             )
 
 
 def _missing(name: str, path: Path) -> Check:
-    return Check(
-        id=f"env.layout:{name}",
-        status="missing",
-        detail=f"{name}={path} does not exist",
-        fix=f"mkdir -p {shlex.quote(str(path))}",
-    )
+    return check(f"env.layout:{name}", "missing", f"{name}={path} does not exist", f"mkdir -p {quoted(path)}")
 
 
 def _locked(name: str, path: Path, holder: Path) -> Check:
-    return Check(
-        id=f"env.layout:{name}",
-        status="missing",
-        detail=f"{name}={path} cannot be written: no right to write in {holder}",
-        fix=f"chmod u+rwx {shlex.quote(str(holder))}",
+    return check(
+        f"env.layout:{name}",
+        "missing",
+        f"{name}={path} cannot be written: no right to write in {holder}",
+        f"chmod u+rwx {quoted(holder)}",
     )
 
 
 OURS = frozenset({"CUDA_VISIBLE_DEVICES"})
 """Decided anew for every launch (ENV-15)."""
 _LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)")
-_USE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::-([^{}]*))?\})")
+USE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::-((?:[^{}]|\{[^{}]*\})*))?\})")
+"""A use of a variable in a text: its name, or its name in braces and what stands there where it is not set."""
 
 
 def ci_env_checks(subject: Subject) -> Iterator[Check]:
@@ -134,7 +130,7 @@ def ci_env_checks(subject: Subject) -> Iterator[Check]:
     path = subject.repo_root / name
     if not path.is_file():
         edit = f"correct ci_env_file in models/{subject.model}/config.yaml"
-        yield Check(id="env.ci", status="missing", detail=f"there is no {name} in this tree", fix=edit)
+        yield check("env.ci", "missing", f"there is no {name} in this tree", edit)
         return
     env = subject.needs.env
     agreed = OURS.union(subject.needs.profile.env() if subject.needs.profile else ())
@@ -142,13 +138,11 @@ def ci_env_checks(subject: Subject) -> Iterator[Check]:
     asked = {key: value for key, value in expected.items() if key not in agreed and not of_one_person(key, value)}
     gaps = [f"{key} is not set, CI has {value}" for key, value in asked.items() if key not in env]
     gaps += [f"{key}={env[key]}, CI has {value}" for key, value in asked.items() if key in env and env[key] != value]
-    yield Check(
-        id="env.ci",
-        status="mismatch" if gaps else "ok",
-        detail="; ".join(gaps) if gaps else f"{number_of(len(expected), 'variable')} as in {name}",
-        fix=f"put them under auto_env of models/{subject.model}/config.yaml as in {shlex.quote(str(path))}"
-        if gaps
-        else "",
+    yield check(
+        "env.ci",
+        "mismatch" if gaps else "ok",
+        "; ".join(gaps) if gaps else f"{number_of(len(expected), 'variable')} as in {name}",
+        f"put them under auto_env of models/{subject.model}/config.yaml as in {quoted(path)}",
     )
 
 
@@ -171,5 +165,9 @@ def _value(text: str, known: Mapping[str, str]) -> str | None:
         return None
     if len(words) > 1 or "$(" in text or "`" in text:
         return None
-    plain = words[0] if words else ""
-    return _USE.sub(lambda use: known.get(use[1] or use[2]) or use[3] or "", plain)
+    return substituted(words[0], known) if words else ""
+
+
+def substituted(text: str, env: Mapping[str, str]) -> str:
+    """``$X``, ``${X}`` and ``${X:-default}`` as a shell has them; the default may use variables itself."""
+    return USE.sub(lambda use: env.get(use[1] or use[2]) or substituted(use[3] or "", env), text)

@@ -9,17 +9,16 @@ from __future__ import annotations
 import ast
 import os
 import re
-import shlex
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import which
 
-from tune_mcp.contract.precheck import Check
+from tune_mcp.contract.precheck import Check, check
 from tune_mcp.discover.python_files import PythonFiles
 from tune_mcp.files import open_plain
 from tune_mcp.precheck.dependencies import read_declared
-from tune_mcp.precheck.subject import Subject
+from tune_mcp.precheck.subject import Subject, quoted
 from tune_mcp.precheck.venv import VenvFacts, sync
 
 _BARE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
@@ -159,7 +158,7 @@ def checks(subject: Subject, wanted: Wanted, facts: VenvFacts) -> Iterator[Check
         return  # venv.python tells
     if wanted.problem:
         fix = "timeout 10 df -h"
-        yield Check(id="venv.scripts", status="unknown", detail=f"test files: {wanted.problem}", fix=fix)
+        yield check("venv.scripts", "unknown", f"test files: {wanted.problem}", fix)
         return
     folder, found = subject.venv_python.parent, wanted.found
     installed = {name: place for name, place in found.tools.items() if name in facts.scripts}
@@ -167,15 +166,15 @@ def checks(subject: Subject, wanted: Wanted, facts: VenvFacts) -> Iterator[Check
     gaps = [gap for name, place in asked.items() if (gap := _gap(subject, folder, name, place))]
     yield from gaps
     if asked and not gaps:
-        yield Check(id="venv.scripts", status="ok", detail=f"{', '.join(asked)} in {folder}")
+        yield check("venv.scripts", "ok", f"{', '.join(asked)} in {folder}")
     path = f"{folder}:{_path(subject)}"
     absent = {name: place for name, place in found.tools.items() if name not in asked and not which(name, path=path)}
     if absent:
-        yield Check(
-            id="venv.tools",
-            status="warn",
-            detail=f"not on the PATH of a launch: {', '.join(f'{name} ({place})' for name, place in absent.items())}",
-            fix=f"install {', '.join(absent)} on this machine where the tests cannot do without",
+        yield check(
+            "venv.tools",
+            "warn",
+            f"not on the PATH of a launch: {', '.join(f'{name} ({place})' for name, place in absent.items())}",
+            f"install {', '.join(absent)} on this machine where the tests cannot do without",
         )
 
 
@@ -190,13 +189,13 @@ def _gap(subject: Subject, folder: Path, name: str, place: str) -> Check | None:
         leads = " (a link that leads nowhere)" if script.is_symlink() else ""
         elsewhere = which(name, path=_path(subject))
         other = f"; a launch would start that of another environment, {elsewhere}" if elsewhere else ""
-        return Check(id=ident, status="missing", detail=f"not in {folder}{leads}{by}{other}", fix=sync(subject))
+        return check(ident, "missing", f"not in {folder}{leads}{by}{other}", sync(subject))
     if not os.access(script, os.X_OK):
-        fix = f"chmod +x {shlex.quote(str(script))}"
-        return Check(id=ident, status="mismatch", detail=f"{script} cannot be executed{by}", fix=fix)
+        fix = f"chmod +x {quoted(script)}"
+        return check(ident, "mismatch", f"{script} cannot be executed{by}", fix)
     with open_plain(script) as file:
         match = _SHEBANG.match(file.read(400))
     if match and not (python := Path(os.fsdecode(match[1]))).exists():
         detail = f"{script} is for {python}, which is not there{by}"
-        return Check(id=ident, status="mismatch", detail=detail, fix=sync(subject))
+        return check(ident, "mismatch", detail, sync(subject))
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -16,12 +17,16 @@ from tune_mcp.session.plan import LaunchSettings
 
 if TYPE_CHECKING:
     from tune_mcp.config.metrics import MetricRules
-    from tune_mcp.config.model import ModelConfig
-    from tune_mcp.config.stages import Stage, StageTable
+    from tune_mcp.config.stages import StageTable
 
 
 SLICE = "OMNI_CI_HOME"
 """The variable that names the slice: the folder below which one job's caches lie."""
+
+
+def quoted(word: object) -> str:
+    """A path or a word as a shell takes it."""
+    return shlex.quote(str(word))
 
 
 @dataclass(frozen=True)

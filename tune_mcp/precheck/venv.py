@@ -1,20 +1,18 @@
 """The project's interpreter: it exists and starts, its pytest can be recorded, its packages are known.
 
 One question is put to it, in one process with one deadline. It may print, close or replace its output before that, so
-the answer goes into a file of its own; of what was printed only the end is kept, for the case that there is no answer.
+the answer goes into a file of its own, and so does what it prints, whose end is shown where there is no answer. Neither
+file can grow without limit.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import selectors
-import shlex
+import resource
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +22,12 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tune_mcp.contract.precheck import Check
+from tune_mcp.contract.precheck import Check, check
 from tune_mcp.files import digest
-from tune_mcp.precheck.subject import Subject
+from tune_mcp.precheck.subject import Subject, quoted
 
 DEADLINE_S = 20.0
-_ANSWER_LIMIT = 32 * 2**20
+_LARGEST_FILE = 32 * 2**20
 _KEPT = 2000
 _QUESTION = r"""
 import json, os, platform, sys
@@ -107,83 +105,45 @@ class Answer(BaseModel):
         return digest([[name, version] for name, version in sorted({(one.name, one.version) for one in self.packages})])
 
 
-@dataclass
-class _Printed:
-    """The end of what a process printed, however much that is."""
-
-    tail: bytes = b""
-
-    def add(self, data: bytes) -> None:
-        self.tail = (self.tail + data)[-_KEPT:]
-
-    def last_line(self) -> str:
-        lines = self.tail.decode(errors="replace").split("\n")
-        return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
-
-
 def ask(python: Path, deadline_s: float = DEADLINE_S) -> Answer:
     """The interpreter's answer. Raises ``TimeoutError``, ``OSError`` when it does not start, else ``ProbeFailure``."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
     with tempfile.TemporaryDirectory(prefix="tune-venv-") as folder:
-        path = Path(folder) / "answer.json"
-        child = subprocess.Popen(
-            [str(python), "-I", "-c", _QUESTION, str(path)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=env,
-            start_new_session=True,
-        )
-        printed = _Printed()
+        answer, printed = Path(folder) / "answer.json", Path(folder) / "printed"
+        with printed.open("wb") as output:
+            child = subprocess.Popen(
+                [str(python), "-I", "-c", _QUESTION, str(answer)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=env,
+                start_new_session=True,
+            )
         try:
-            code = _until_ended(child, printed, time.monotonic() + deadline_s)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (_LARGEST_FILE, _LARGEST_FILE))
+            code = child.wait(deadline_s)
+        except subprocess.TimeoutExpired:  # not waited for: one that hangs in the kernel does not hear a signal
+            raise TimeoutError from None
         finally:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, signal.SIGKILL)  # also what a site customisation left running
-        return _read(path, code, printed)
+        try:
+            return Answer.model_validate_json(answer.read_bytes())
+        except (OSError, ValidationError) as error:
+            last = _last_line(printed) or _last_line(answer)
+            raise ProbeFailure(f"exit code {code} without an answer{f': {last}' if last else ''}") from error
 
 
-def _until_ended(child: subprocess.Popen[bytes], printed: _Printed, end: float) -> int:
-    """Take what it prints until it has ended: something that it started may keep its output open for ever."""
-    assert child.stdout is not None
-    ended = os.pidfd_open(child.pid)
-    try:
-        with selectors.DefaultSelector() as selector, child.stdout as output:
-            selector.register(ended, selectors.EVENT_READ)
-            selector.register(output, selectors.EVENT_READ)
-            while (left := end - time.monotonic()) > 0:
-                ready = {key.fd for key, _ in selector.select(left)}
-                if output.fileno() in ready:
-                    data = os.read(output.fileno(), 65536)
-                    printed.add(data)
-                    if not data:
-                        selector.unregister(output)
-                    elif ended not in ready:
-                        continue
-                if ended in ready:
-                    return child.wait()
-    finally:
-        os.close(ended)
-    child.kill()  # never waited for: one that hangs in the kernel does not even hear this
-    raise TimeoutError
-
-
-def _read(path: Path, code: int, printed: _Printed) -> Answer:
+def _last_line(path: Path) -> str:
+    """The last line that is not blank; of a file that is not there, an empty one."""
     try:
         with path.open("rb") as file:
-            data = file.read(_ANSWER_LIMIT + 1)
-        return Answer.model_validate_json(data)
-    except (OSError, ValidationError) as error:
-        said = printed.last_line() or _error(path)
-        raise ProbeFailure(f"exit code {code} without an answer{f': {said}' if said else ''}") from error
-
-
-def _error(path: Path) -> str:
-    try:
-        value: object = json.loads(path.read_bytes()[:_KEPT])
-    except (OSError, ValueError):
+            file.seek(max(0, path.stat().st_size - _KEPT))
+            lines = file.read().decode(errors="replace").split("\n")
+    except OSError:
         return ""
-    return str(value)[:300]
+    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
 
 
 _REPORTED = ("pytest", "sglang", "sglang-omni", "torch", "transformers", "flashinfer-python", "onnxruntime", "numpy")
@@ -245,44 +205,44 @@ def checks(subject: Subject, facts: VenvFacts) -> Iterator[Check]:
     """``venv.python`` and ``venv.pytest``."""
     if subject.venv_python is None:
         looked = ", ".join(subject.venv_candidates) or "nothing is configured"
-        yield Check(id="venv.python", status="missing", detail=f"none of these exists: {looked}", fix=make(subject))
+        yield check("venv.python", "missing", f"none of these exists: {looked}", make(subject))
         return
     where = f"{subject.venv_python} (from {subject.venv_source})"
     if facts.problem:
-        yield Check(
-            id="venv.python",
-            status="unknown" if facts.late else "mismatch",
-            detail=f"{where}: {facts.problem}",
-            fix=f"{shlex.quote(str(subject.venv_python))} --version",
+        yield check(
+            "venv.python",
+            "unknown" if facts.late else "mismatch",
+            f"{where}: {facts.problem}",
+            f"{quoted(subject.venv_python)} --version",
         )
         return
     python = facts.versions["python"]
     if older("python", python):
         detail = f"{where}, Python {python}: the plugin that records a run needs {MINIMUM['python']} or newer"
-        yield Check(id="venv.python", status="mismatch", detail=detail, fix=make(subject))
+        yield check("venv.python", "mismatch", detail, make(subject))
     else:
-        yield Check(id="venv.python", status="ok", detail=f"{where}, Python {python}")
+        yield check("venv.python", "ok", f"{where}, Python {python}")
     yield _pytest(subject, facts)
 
 
 def _pytest(subject: Subject, facts: VenvFacts) -> Check:
     """Where pytest is declared, the sync of the checkout brings it; elsewhere it goes by its name (ENV-08)."""
-    python = shlex.quote(str(subject.venv_python))
+    python = quoted(subject.venv_python)
     declared = (subject.repo_root / "pyproject.toml").is_file()
     found = facts.packages.get("pytest", facts.versions.get("pytest"))
     if found is None:
         fix = sync(subject) if declared else f"{python} -m pip install {_wanted()}"
-        return Check(id="venv.pytest", status="missing", detail="the interpreter has no pytest", fix=fix)
+        return check("venv.pytest", "missing", "the interpreter has no pytest", fix)
     if older("pytest", found):
         detail = f"pytest {found}: the plugin that records a run needs {MINIMUM['pytest']} or newer"
         declare = f"declare {_wanted()} in {subject.repo_root}/pyproject.toml, then {sync(subject)}"
         fix = declare if declared else f"{python} -m pip install {_wanted()}"
-        return Check(id="venv.pytest", status="mismatch", detail=detail, fix=fix)
-    return Check(id="venv.pytest", status="ok", detail=f"pytest {found} ({MINIMUM['pytest']} or newer is needed)")
+        return check("venv.pytest", "mismatch", detail, fix)
+    return check("venv.pytest", "ok", f"pytest {found} ({MINIMUM['pytest']} or newer is needed)")
 
 
 def _wanted() -> str:
-    return shlex.quote(f"pytest>={MINIMUM['pytest']}")
+    return quoted(f"pytest>={MINIMUM['pytest']}")
 
 
 def older(name: str, version: str) -> bool:
@@ -296,20 +256,20 @@ def older(name: str, version: str) -> bool:
 def make(subject: Subject) -> str:
     """Make the interpreter that is not there, beside whatever is: a slice is never wiped for it (ENV-06, ENV-09)."""
     first = subject.venv_candidates[0] if subject.venv_candidates else ".venv/bin/python"
-    folder, python = shlex.quote(first.removesuffix("/bin/python")), shlex.quote(first)
+    folder, python = quoted(first.removesuffix("/bin/python")), quoted(first)
     if not (subject.repo_root / "pyproject.toml").is_file():
         return f"python3 -m venv {folder}"
-    root = shlex.quote(str(subject.repo_root))
+    root = quoted(subject.repo_root)
     return f"cd {root} && uv venv {folder} && uv pip install --python {python} -e {_itself(subject)}"
 
 
 def sync(subject: Subject) -> str:
     """Bring the interpreter's packages to what the checkout asks for, without a rebuild (ENV-03)."""
     python = subject.venv_python
-    activate = shlex.quote(str(python.parent / "activate")) if python else ""
-    return f"cd {shlex.quote(str(subject.repo_root))} && source {activate} && uv pip install -e {_itself(subject)}"
+    activate = quoted(python.parent / "activate") if python else ""
+    return f"cd {quoted(subject.repo_root)} && source {activate} && uv pip install -e {_itself(subject)}"
 
 
 def _itself(subject: Subject) -> str:
     extras = ",".join(subject.needs.extras)
-    return shlex.quote(f".[{extras}]") if extras else "."
+    return quoted(f".[{extras}]") if extras else "."

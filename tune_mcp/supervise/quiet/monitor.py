@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tune_mcp import procfs
-from tune_mcp.config.lanes import cpu_list
-from tune_mcp.config.quiet import Quiet
+from tune_mcp.config.lanes import Quiet, cpu_list
 from tune_mcp.errors import Code
 from tune_mcp.observe.observation import GpuRange, Quietness
 from tune_mcp.supervise.job import Blocked

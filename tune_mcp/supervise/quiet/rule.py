@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from tune_mcp.config.quiet import Quiet
+from tune_mcp.config.lanes import Quiet
 from tune_mcp.supervise.quiet.foreign import Reading
 
 _WHOLE = 1.5
