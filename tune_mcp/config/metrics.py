@@ -103,8 +103,8 @@ class MetricSpec:
 class MetricRules:
     """The shipped ``metrics.yaml`` with one model's on top.
 
-    ``file`` is all of it, shipped entries first in each mapping. ``metrics`` are those whose ``worst`` is known; for any
-    other, what the tests assert decides it.
+    ``file`` is all of it, shipped entries first in each mapping. ``metrics`` are those whose ``worst`` is known: the
+    tests decide that of any other.
     """
 
     file: MetricsFile

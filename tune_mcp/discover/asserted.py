@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from tune_mcp.discover.assertions.reading import NameReader
-from tune_mcp.discover.source_tree import number_of
+from tune_mcp.discover.assertions.reading import NameReader, Place
+from tune_mcp.discover.source_tree import AnyFunction, called, number_of
 
 _BOUNDS: Mapping[type[ast.cmpop], str] = {ast.Lt: "max", ast.LtE: "max", ast.Gt: "min", ast.GtE: "min"}
 """Which side the right of a comparison bounds."""
@@ -28,8 +28,6 @@ _KEEPING = re.compile(
     r"^(?:round|min|max|int|float|abs|ceil|floor|fsum|sum|Decimal|Fraction|approx)$|slack|scale|limit|threshold"
 )
 """Functions whose value is still the number that they are given, more or less."""
-Place = tuple[str, str]
-_Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def plainly_asserted(tree: ast.Module, path: str) -> Asserted:
     found = Asserted(nameless=list(_nameless(path, tree)))
     for use, parts in _in_asserts(path, tree):
         found.named |= {(path, one.id): use for one in parts if isinstance(one, ast.Name) and one.id.upper() == one.id}
-    for node in (one for one in ast.walk(tree) if isinstance(one, ast.Call) and _CHECKING.search(_called(one))):
+    for node in (one for one in ast.walk(tree) if isinstance(one, ast.Call) and _CHECKING.search(called(one))):
         for one in (*node.args, *(keyword.value for keyword in node.keywords)):
             if isinstance(one, ast.Name) and one.id.upper() == one.id and _BOUND_NAME.search(one.id):
                 found.named.setdefault((path, one.id), Use(path, node.lineno))
@@ -90,21 +88,17 @@ def _nameless(path: str, node: ast.AST) -> Iterator[tuple[Use, int | float]]:
 
 def _uses(path: str, node: ast.AST) -> Iterator[tuple[Use, list[ast.expr]]]:
     """Each comparison and each call of a checking function in a statement, with what stands in it."""
-    aliases = _aliases(node) if isinstance(node, _Function) else {}
+    aliases = _aliases(node) if isinstance(node, AnyFunction) else {}
     told = {id(inner) for part in _asked(node) for inner in ast.walk(part)}
     for inner in ast.walk(node):
         if isinstance(inner, ast.Compare) and (id(inner) in told or any(type(op) in _BOUNDS for op in inner.ops)):
             yield from _comparison(path, inner, aliases)
-        elif isinstance(inner, ast.Call) and _CHECKING.search(function := _called(inner)):
+        elif isinstance(inner, ast.Call) and _CHECKING.search(function := called(inner)):
             for name, part in [("", one) for one in inner.args] + [
                 (one.arg or "", one.value) for one in inner.keywords
             ]:
                 side = _SIDE.search(name) or _SIDE.search(function)
                 yield Use(path, inner.lineno, side[1] if side else ""), [*_spread([part], aliases)]
-
-
-def _called(node: ast.Call) -> str:
-    return ast.unparse(node.func).rpartition(".")[2]
 
 
 def _comparison(
@@ -123,7 +117,7 @@ def _comparison(
 def _in_asserts(path: str, node: ast.AST) -> Iterator[tuple[Use, list[ast.expr]]]:
     """The ordering comparisons that assert statements and checking functions are given."""
     for one in ast.walk(node):
-        side = _UNITTEST.get(_called(one)) if isinstance(one, ast.Call) else None
+        side = _UNITTEST.get(called(one)) if isinstance(one, ast.Call) else None
         if isinstance(one, ast.Call) and side and len(one.args) > 1:
             yield Use(path, one.lineno, _OTHER[side]), [one.args[0]]
             yield Use(path, one.lineno, side), [one.args[1]]
@@ -137,11 +131,11 @@ def _asked(node: ast.AST) -> Iterator[ast.expr]:
     for one in ast.walk(node):
         if isinstance(one, ast.Assert):
             yield one.test
-        elif isinstance(one, ast.Call) and _CHECKING.search(_called(one)):
+        elif isinstance(one, ast.Call) and _CHECKING.search(called(one)):
             yield from one.args
 
 
-def _aliases(function: _Function) -> dict[str, list[ast.expr]]:
+def _aliases(function: AnyFunction) -> dict[str, list[ast.expr]]:
     """What the local variables of a function are made of."""
     found: dict[str, list[ast.expr]] = {}
     for node in ast.walk(function):
@@ -173,7 +167,7 @@ def _numeric_parts(node: ast.AST) -> Iterator[ast.AST]:
     if isinstance(node, ast.JoinedStr):
         return
     for inner in ast.iter_child_nodes(node):
-        if not isinstance(node, ast.Call) or inner is node.func or _KEEPING.search(_called(node)):
+        if not isinstance(node, ast.Call) or inner is node.func or _KEEPING.search(called(node)):
             yield from _numeric_parts(inner)
 
 
@@ -191,7 +185,7 @@ def _through_constants(names: NameReader, reached: set[Place], named: dict[Place
     while waiting:
         path, name = place = waiting.pop()
         for node in names.names(path).statements.get(name, ()):
-            if isinstance(node, _Function):
+            if isinstance(node, AnyFunction):
                 made = [node] if place in makers else []
             else:
                 made = [node.value] if isinstance(node, ast.Assign | ast.AnnAssign) and node.value else []

@@ -6,6 +6,8 @@ import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tune_mcp.discover.source_tree import root_name
+
 _MUTATORS = frozenset({"update", "setdefault", "pop", "popitem", "clear", "__setitem__", "__delitem__", "__ior__"})
 _UNSEEN = frozenset({"exec", "globals"})
 """Calls that can bind any name without naming it; merely reading through them is refused too, the safe side."""
@@ -97,11 +99,8 @@ class ModuleScope(ast.NodeVisitor):
 
     def change(self, node: ast.expr) -> None:
         # Also inside functions: a local of the same name is refused needlessly, which is the safe side.
-        root = node
-        while isinstance(root, (ast.Subscript, ast.Attribute)):
-            root = root.value
-        if isinstance(root, ast.Name):
-            self.changed.setdefault(root.id, f"changed in place on line {node.lineno}")
+        if root := root_name(node):
+            self.changed.setdefault(root, f"changed in place on line {node.lineno}")
 
     def visit_Name(self, node: ast.Name) -> None:
         if not isinstance(node.ctx, ast.Load):

@@ -6,6 +6,8 @@ import ast
 from dataclasses import dataclass
 from enum import StrEnum
 
+from tune_mcp.discover.source_tree import last_name
+
 
 class BlankForm(StrEnum):
     """What stands in the file where the value would be."""
@@ -97,8 +99,8 @@ def lines_with(tree: ast.Module, symbol: str) -> frozenset[int]:
             simple.append(node.test)
         elif isinstance(node, ast.stmt) and not hasattr(node, "body"):
             simple.append(node)
-    named = {id(node): {_name(inner) for inner in ast.walk(node)} - {None} for node in simple}
-    wanted: set[str | None] = {symbol}
+    named = {id(node): {*map(last_name, ast.walk(node))} - {""} for node in simple}
+    wanted = {symbol}
     for _ in range(2):
         for node in simple:
             if isinstance(node, (ast.Assign, ast.AnnAssign)) and named[id(node)] & wanted:
@@ -110,8 +112,3 @@ def lines_with(tree: ast.Module, symbol: str) -> frozenset[int]:
         if named[id(node)] & wanted
         for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
     )
-
-
-def _name(node: ast.AST) -> str | None:
-    """The name of a variable or an attribute."""
-    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None

@@ -17,7 +17,7 @@ from tune_mcp.discover.calibrated import CalibratedFile
 from tune_mcp.discover.constants import Constant, ConstantKind
 from tune_mcp.discover.places import names_in, root_of
 from tune_mcp.discover.routing import Claim, Routing, Tree
-from tune_mcp.discover.source_tree import number_of
+from tune_mcp.discover.source_tree import AnyFunction, called, number_of
 
 _SIDE = re.compile(r"_(REF(ERENCE)?|MIN|MAX|THRESHOLD|LIMIT)$")
 
@@ -184,7 +184,7 @@ def _orders(code: str) -> bool:
     return any(
         any(isinstance(op, _ORDERED) for op in node.ops) and 0 not in map(number_of, (node.left, *node.comparators))
         if isinstance(node, ast.Compare)
-        else isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in _ORDERING
+        else isinstance(node, ast.Call) and called(node) in _ORDERING
         for node in nodes
     )
 
@@ -224,7 +224,7 @@ def _nameless(file: CalibratedFile, reader: AssertionReader) -> Iterator[Unclaim
 
 def _literals(tree: ast.Module) -> Iterator[ast.expr]:
     for function in ast.walk(tree):
-        if not isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        if not isinstance(function, AnyFunction):
             continue
         for decorator in function.decorator_list:
             if "parametrize" in ast.unparse(decorator):

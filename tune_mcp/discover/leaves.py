@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from tune_mcp.discover.bindings import ModuleScope
 from tune_mcp.discover.places import plain_key
-from tune_mcp.discover.source_tree import number_of, parsed_expression
+from tune_mcp.discover.source_tree import called, number_of, parsed_expression
 
 _SETTERS = frozenset({"setattr", "setitem", "delattr", "__setattr__"})
 _PLAIN_BASES = frozenset({"NamedTuple", "object", "Generic", "Protocol", "ABC"})
@@ -92,8 +92,8 @@ def _item(place: str, key: ast.expr) -> str:
 
 def _fields(place: str, node: ast.Call, classes: dict[str, ast.ClassDef]) -> Iterator[tuple[str, ast.expr]]:
     """What a call's arguments become: entries of a dict, else attributes of the object."""
-    called = ast.unparse(node.func).rpartition(".")[2]
-    if called in _MAPPINGS:
+    kind = called(node)
+    if kind in _MAPPINGS:
         for argument in node.args[:1]:
             if isinstance(argument, ast.Dict):
                 yield place, argument
@@ -101,9 +101,9 @@ def _fields(place: str, node: ast.Call, classes: dict[str, ast.ClassDef]) -> Ite
             if keyword.arg:
                 yield _item(place, ast.Constant(keyword.arg)), keyword.value
         return
-    if not called[:1].isupper():
+    if not kind[:1].isupper():
         return  # a function may do anything with what it is given
-    fields = _positional(called, classes)
+    fields = _positional(kind, classes)
     if fields is None:
         return
     for name, argument in zip(fields, node.args, strict=False):
@@ -188,7 +188,7 @@ def _changed(tree: ast.Module) -> _Changes:
                 inner = inner.value
             name = inner.attr if isinstance(inner, ast.Attribute) else ast.unparse(inner)
             found.containers.setdefault(name, node.lineno)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in _SETTERS:
+        elif isinstance(node, ast.Call) and called(node) in _SETTERS:
             for argument in node.args[:2]:
                 if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
                     name = argument.value.rpartition(".")[2]

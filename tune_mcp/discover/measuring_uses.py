@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from tune_mcp.discover.source_tree import read_tree
+from tune_mcp.discover.source_tree import AnyFunction, last_name, parameters, read_tree
 from tune_mcp.errors import Refusal
 
 Find = Callable[[str], Mapping[str, bytes]]
@@ -34,7 +34,7 @@ _METHODS = frozenset({"items", "values", "keys", "get", "copy", "update", "appen
 _EVERYTHING = frozenset({"globals", "vars", "locals", "getsource"})
 _NAMES_LIMIT = 200
 
-_Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+_Function = AnyFunction | ast.Lambda
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class _Search:
     def _uses(self, file: _File, scope: ast.AST, word: str, kinds: tuple[type[ast.AST], ...]) -> Iterator[str]:
         for node in ast.walk(scope):
             if isinstance(node, ast.Name | ast.Attribute):
-                read = isinstance(node, kinds) and isinstance(node.ctx, ast.Load) and _last(node) == word
+                read = isinstance(node, kinds) and isinstance(node.ctx, ast.Load) and last_name(node) == word
                 if read and (why := self._follow(file, node, word, local=scope is not file.tree)):
                     yield f"{file.path}:{node.lineno} {why}"
             elif isinstance(node, ast.alias) and node.name == word and node.asname:
@@ -104,7 +104,7 @@ class _Search:
             elif isinstance(node, ast.Constant) and node.value == word and not _is_export(file, node):
                 yield f"{file.path}:{node.lineno} names {word} in a string"
             elif isinstance(node, ast.Call) and scope is file.tree and _assigns(file.tree, word):
-                called = _last(node.func)
+                called = last_name(node.func)
                 if called in _EVERYTHING and not (called == "vars" and node.args):
                     yield f"{file.path}:{node.lineno} reads every name of the file with {called}()"
 
@@ -149,7 +149,7 @@ class _Search:
 
     def _call(self, file: _File, call: ast.Call, child: ast.AST, word: str) -> str:
         """Empty: the value goes on through the call; ``-`` that it ends there; otherwise why it is read."""
-        name, root = _last(call.func), _first(call.func)
+        name, root = last_name(call.func), _first(call.func)
         if child is call.func:
             return "" if name in _METHODS else f"calls {ast.unparse(call.func)[:80]}()"
         if root in _MESSAGES:
@@ -171,7 +171,7 @@ class _Search:
             (file, node)
             for file in self._holding(name)
             for node in ast.walk(file.tree)
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name
+            if isinstance(node, AnyFunction) and node.name == name
         ]
         parameters = [_parameter(node.args, call, child) for _, node in found]
         if not found or not all(parameters):
@@ -206,13 +206,13 @@ class _Search:
         for statement in (*condition.body, *condition.orelse):
             match statement:
                 case ast.Expr(value=ast.Call(func=function)):
-                    if not (_last(function) in _COMPLAINTS or _HELPER.match(_last(function))):
+                    if not (last_name(function) in _COMPLAINTS or _HELPER.match(last_name(function))):
                         return False
                 case ast.If():
                     if not self._only_complains(file, statement):
                         return False
                 case ast.Assign(targets=targets):
-                    called = {_last(node.func) for node in ast.walk(statement) if isinstance(node, ast.Call)}
+                    called = {last_name(node.func) for node in ast.walk(statement) if isinstance(node, ast.Call)}
                     if not called <= _BUILT_IN | _METHODS or any(self._spread(file, statement, one) for one in targets):
                         return False
                 case ast.Raise() | ast.Assert() | ast.Pass():
@@ -224,15 +224,9 @@ class _Search:
     def _default(self, file: _File, arguments: ast.arguments, child: ast.AST, word: str) -> str:
         """A parameter's default: inside an assertion helper it is harmless."""
         function = file.parents[arguments]
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) and _HELPER.match(function.name):
+        if isinstance(function, AnyFunction) and _HELPER.match(function.name):
             return ""
         return f"is handed {word} as a default"
-
-
-def _last(function: ast.expr) -> str:
-    return (
-        function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
-    )
 
 
 def _first(function: ast.expr) -> str:
@@ -259,8 +253,7 @@ def _is_export(file: _File, node: ast.AST) -> bool:
 def _parameter(arguments: ast.arguments, call: ast.Call, child: ast.AST) -> str:
     """The name under which a call's argument arrives; empty when that is not known."""
     if isinstance(child, ast.keyword):
-        names = [one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
-        return child.arg if child.arg in names else ""
+        return child.arg if child.arg in parameters(arguments) else ""
     before = next((number for number, one in enumerate(call.args) if one is child), None)
     if before is None or any(isinstance(one, ast.Starred) for one in call.args[: before + 1]):
         return ""

@@ -5,7 +5,6 @@ What is certain is written as it counts; what is not stands as a comment, with t
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -13,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tune_mcp.config.metrics import MetricRules
-from tune_mcp.config.stages import Number, WorstOp
+from tune_mcp.config.stages import Number
 from tune_mcp.discover.assertions import BOUND, AssertionReader, Gate
 from tune_mcp.discover.claimants import Unclaimed
 from tune_mcp.discover.recorded import RECORD_FILE, holds, made_names, names_for, recorded
 from tune_mcp.discover.sources import tmp_path_folder
 from tune_mcp.discover.stages import Discovery
-from tune_mcp.discover.suggest import metric_names, needs_no_gpu, yaml_key
+from tune_mcp.discover.suggest import count_lines, metric_names, needs_no_gpu, quoted, threshold_line
 from tune_mcp.errors import Json
 from tune_mcp.files import parse_foreign_json, read_plain
 
@@ -62,11 +61,6 @@ class Limit:
     place: str = ""
     maybe: tuple[Place, ...] = ()
     names: tuple[str, ...] = ()
-
-    @property
-    def worst(self) -> WorstOp:
-        """The bad extreme, by the operator of the assertion."""
-        return self.gate.worst
 
 
 @dataclass(frozen=True)
@@ -256,10 +250,10 @@ def config_text(plan: Proposal) -> str:
         "# Written by `tune-mcp init` from what the tests assert; it is yours now. Change it, then run discover.",
         f"name: {plan.model}",
         "test_globs:",
-        *(f"  - {_quoted(test.path)}" for test in plan.tests),
+        *(f"  - {quoted(test.path)}" for test in plan.tests),
     ]
     if plan.python:
-        lines.append(f"default_venv_python: {_quoted(plan.python)}")
+        lines.append(f"default_venv_python: {quoted(plan.python)}")
     lines += ["venv_imports: []  # modules that precheck loads before a run", "gpus_per_test:"]
     lines += [
         f"  {test.name}: {test.gpus}{'  # it may use one; 0 where it needs none' if test.gpus else ''}"
@@ -269,26 +263,18 @@ def config_text(plan: Proposal) -> str:
     for test in plan.tests:
         lines.append(f"  {test.name}:")
         for limit in test.limits:
-            side = f"{BOUND[limit.worst]}, group {limit.group}"
-            lines.append(f"    {yaml_key(limit.source)}: {limit.metric}  # {side}")
+            side = f"{BOUND[limit.gate.worst]}, group {limit.group}"
+            lines.append(threshold_line(limit.source, limit.metric, side))
     lines.append("metric_sources:  # where each value is, below pytest's basetemp")
     for test in plan.tests:
         lines.append(f"  {test.name}:")
         if test.counts:
-            lines += [
-                "    sample_counts:",
-                f"      total: {_quoted(test.counts[0])}",
-                f"      ok: {_quoted(test.counts[1])}",
-            ]
+            lines += count_lines(*test.counts)
         else:
             lines.append("    sample_counts: one  # no count of samples was found: each repeat is one measurement")
         lines.append("    paths:")
         for limit in test.limits:
-            lines.append(f"      {limit.metric}: {_quoted(limit.place) if limit.place else ' # not known'}")
-            lines += [f"      #   perhaps {_quoted(place.source)}, which was {place.value:g}" for place in limit.maybe]
+            lines.append(f"      {limit.metric}: {quoted(limit.place, ' # not known')}")
+            lines += [f"      #   perhaps {quoted(place.source)}, which was {place.value:g}" for place in limit.maybe]
         lines += [f"  # {line}" for line in test.told]
     return "\n".join(lines) + "\n"
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+
+from tune_mcp.discover.source_tree import called
 
 RECORD_FILE = "tune_record.json"
 """Where the guard plugin leaves them, below basetemp: one key a name."""
@@ -27,30 +29,25 @@ def holds(code: str, value: str) -> bool:
     return re.search(rf"(?<![\w.\]]){re.escape(value)}(?![\w(\[])", code) is not None
 
 
-def made_names(tree: ast.Module) -> Mapping[str, str]:
-    """The same for names that are made at run time (f-strings): a pattern of the name -> the code of the value."""
-    found: dict[str, str] = {}
-    for node in ast.walk(tree):
-        match node:
-            case ast.Call(func=function, args=[ast.JoinedStr(values=parts), value, *_]):
-                pass
-            case _:
-                continue
-        if ast.unparse(function).rpartition(".")[2] in RECORDERS:
-            texts = (re.escape(str(one.value)) if isinstance(one, ast.Constant) else ".+" for one in parts)
-            found["".join(texts)] = ast.unparse(value)
-    return found
-
-
 def recorded(tree: ast.Module) -> Mapping[str, str]:
     """Name -> the code of the value that is recorded under it; the last one of a name counts."""
-    found: dict[str, str] = {}
+    return {
+        name.value: code
+        for name, code in _recordings(tree)
+        if isinstance(name, ast.Constant) and isinstance(name.value, str)
+    }
+
+
+def made_names(tree: ast.Module) -> Mapping[str, str]:
+    """The same for names that are made at run time (f-strings): a pattern of the name -> the code of the value."""
+    return {_pattern(name): code for name, code in _recordings(tree) if isinstance(name, ast.JoinedStr)}
+
+
+def _recordings(tree: ast.Module) -> Iterator[tuple[ast.expr, str]]:
     for node in ast.walk(tree):
-        match node:
-            case ast.Call(func=function, args=[ast.Constant(value=str(name)), value, *_]):
-                pass
-            case _:
-                continue
-        if ast.unparse(function).rpartition(".")[2] in RECORDERS:
-            found[name] = ast.unparse(value)
-    return found
+        if isinstance(node, ast.Call) and len(node.args) > 1 and called(node) in RECORDERS:
+            yield node.args[0], ast.unparse(node.args[1])
+
+
+def _pattern(text: ast.JoinedStr) -> str:
+    return "".join(re.escape(str(one.value)) if isinstance(one, ast.Constant) else ".+" for one in text.values)

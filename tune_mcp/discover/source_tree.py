@@ -97,6 +97,37 @@ def number_in(text: str) -> int | float | None:
         return None
 
 
+AnyFunction = ast.FunctionDef | ast.AsyncFunctionDef
+"""A function that has a name."""
+
+
+def last_name(node: ast.AST) -> str:
+    """``b`` of the name ``b`` and of ``a.b``; empty for anything else."""
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def root_name(node: ast.AST) -> str:
+    """``a`` of ``a.b[0].c``; empty where no plain name is at its root."""
+    while isinstance(node, ast.Attribute | ast.Subscript | ast.Starred):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def called(node: ast.Call) -> str:
+    """The last word of the code that is called: ``fail`` of ``pytest.fail()``."""
+    return ast.unparse(node.func).rpartition(".")[2]
+
+
+def parameters(arguments: ast.arguments) -> list[str]:
+    """The names of a function's parameters but for those that take all the rest."""
+    return [one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+
+
+def is_fixture(function: AnyFunction) -> bool:
+    """Whether pytest calls a function to fill a parameter."""
+    return any("fixture" in ast.unparse(one).partition("(")[0] for one in function.decorator_list)
+
+
 @dataclass(frozen=True)
 class Imported:
     """One name that an import binds. ``name``: what it is in ``module``, ``*`` for all of it, None: the module itself.

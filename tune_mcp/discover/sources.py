@@ -18,14 +18,13 @@ from tune_mcp.config.metrics import Layout, MetricRules, SampleSource
 from tune_mcp.config.model import FileSource, ResultSource
 from tune_mcp.config.stages import ONE, Location, SampleCounts
 from tune_mcp.discover.recorded import RECORD_FILE, recorded
-from tune_mcp.discover.source_tree import read_tree
+from tune_mcp.discover.source_tree import AnyFunction, is_fixture, parameters, read_tree
 
 _RESULTS = re.compile(r"[\w.-]+_results\.json")
 _SHARED_SCOPES = frozenset({"module", "session", "package"})
 _TMP_PATH_CHARACTERS = 30
 
 Parts = tuple[str, ...]
-_Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @dataclass(frozen=True)
@@ -105,11 +104,11 @@ class _Places:
     doubt: str = ""
 
 
-def _functions(tree: ast.AST, parametrised: bool) -> Iterator[tuple[_Function, bool]]:
+def _functions(tree: ast.AST, parametrised: bool) -> Iterator[tuple[AnyFunction, bool]]:
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.ClassDef):
             yield from _functions(node, parametrised or _parametrises(node.decorator_list) or _marked(node))
-        elif isinstance(node, _Function):
+        elif isinstance(node, AnyFunction):
             yield node, parametrised or _parametrises(node.decorator_list)
 
 
@@ -126,8 +125,8 @@ def _parametrises(nodes: list[ast.expr]) -> bool:
     return any(isinstance(n, ast.Attribute) and n.attr == "parametrize" for node in nodes for n in ast.walk(node))
 
 
-def _read(function: _Function, parametrised: bool, found: _Places) -> None:
-    arguments = {argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)}
+def _read(function: AnyFunction, parametrised: bool, found: _Places) -> None:
+    arguments = parameters(function.args)
     is_test = function.name.startswith("test")
     env: dict[str, Parts] = {}
     if "tmp_path" in arguments and is_test:
@@ -138,13 +137,13 @@ def _read(function: _Function, parametrised: bool, found: _Places) -> None:
         env["tmp_path"] = (folder,)
     reader = _Expressions(env, "tmp_path_factory" in arguments)
     paths = set(reader.paths(function))
-    if "tmp_path" in arguments and not is_test and not _is_fixture(function):
+    if "tmp_path" in arguments and not is_test and not is_fixture(function):
         return
     if "tmp_path" in arguments and not is_test:
         found.doubt = f"the fixture {function.name} uses tmp_path, whose name depends on the test"
     elif paths and parametrised and "tmp_path" in arguments:
         found.doubt = f"{function.name} is parametrised"
-    elif reader.made and not is_test and _is_fixture(function) and not _is_shared(function):
+    elif reader.made and not is_test and is_fixture(function) and not _is_shared(function):
         found.doubt = f"the fixture {function.name} may make its folder more than once"
     elif reader.repeated or (reader.made and parametrised):
         found.doubt = f"{function.name} may make its folder more than once"
@@ -158,13 +157,7 @@ def _outermost(paths: set[Parts]) -> set[Parts]:
     return {path for path in named if path not in inner or path[-1].endswith(".json")}
 
 
-def _is_fixture(function: _Function) -> bool:
-    return any(
-        isinstance(n, ast.Attribute) and n.attr == "fixture" for d in function.decorator_list for n in ast.walk(d)
-    )
-
-
-def _is_shared(function: _Function) -> bool:
+def _is_shared(function: AnyFunction) -> bool:
     calls = [node for node in function.decorator_list if isinstance(node, ast.Call)]
     keywords = {keyword.arg: keyword.value for call in calls for keyword in call.keywords}
     scope = keywords.get("scope")
@@ -180,7 +173,7 @@ class _Expressions:
         self.made = 0
         self.repeated = False
 
-    def paths(self, function: _Function) -> Iterator[Parts]:
+    def paths(self, function: AnyFunction) -> Iterator[Parts]:
         for statement in function.body:
             yield from self.inside(statement, looped=False)
 

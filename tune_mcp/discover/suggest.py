@@ -43,18 +43,15 @@ def suggestion(
         lines += ["thresholds:", f"  {test}:"]
         for one in found:
             if one.source in named and isinstance(one.gate, Gate):
-                lines.append(
-                    f"    {yaml_key(one.source)}: {named[one.source]}  # {BOUND[one.gate.worst]}: {one.gate.how}"
-                )
+                lines.append(threshold_line(one.source, named[one.source], f"{BOUND[one.gate.worst]}: {one.gate.how}"))
     if not named and not keys:
         what = "what it asserts against stays as it is" if found else "it has no threshold"
         return f"thresholds:\n  {test}: {{}}  # {what}: it must pass, and nothing is written\n"
     if cpu:
         lines += ["gpus_per_test:", f"  {test}: 0  # nothing in it reaches one; without this line a launch takes 1"]
-    lines += ["metric_sources:", f"  {test}:", f"    json_file: {_quoted(inferred.json_file)}"]
+    lines += ["metric_sources:", f"  {test}:", f"    json_file: {quoted(inferred.json_file)}"]
     if known:
-        lines += ["    sample_counts:"]
-        lines += [f"      total: {_quoted(known.sample_counts.total)}", f"      ok: {_quoted(known.sample_counts.ok)}"]
+        lines += count_lines(known.sample_counts.total, known.sample_counts.ok)
     elif inferred.recordings:
         lines += ["    sample_counts: one  # each repeat is one measurement; or the places of total and ok"]
     else:
@@ -62,7 +59,7 @@ def suggestion(
     lines += ["    paths:"]
     for key in (*keys, *named.values()):
         place = f"{RECORD_FILE}::{key}" if key in inferred.recordings else known.paths.get(key) if known else None
-        lines.append(f"      {key}: {_quoted(place)}")
+        lines.append(f"      {key}: {quoted(place)}")
     return "\n".join(lines) + "\n"
 
 
@@ -103,9 +100,20 @@ def metric_names(sources: Iterable[str], taken: Collection[str] = ()) -> dict[st
     return found
 
 
-def yaml_key(source: str) -> str:
-    """A threshold's place as a key of YAML."""
-    return source if re.fullmatch(r"[\w.\[\]']+", source) else json.dumps(source, ensure_ascii=False)
+def threshold_line(source: str, metric: str, why: str) -> str:
+    """A threshold and its metric in ``thresholds`` of a test file, with a comment."""
+    key = source if re.fullmatch(r"[\w.\[\]']+", source) else quoted(source)
+    return f"    {key}: {metric}  # {why}"
+
+
+def count_lines(total: str, ok: str) -> list[str]:
+    """``sample_counts`` in ``metric_sources`` of a test file."""
+    return ["    sample_counts:", f"      total: {quoted(total)}", f"      ok: {quoted(ok)}"]
+
+
+def quoted(value: str | None, unknown: str = " # fill in") -> str:
+    """A text as a value of YAML, and a comment in the place of none."""
+    return json.dumps(value, ensure_ascii=False) if value else unknown
 
 
 def _tried(*names: str) -> Iterable[str]:
@@ -122,7 +130,3 @@ def _plain(name: str) -> str:
 
 def _numbers(source: str) -> list[str]:
     return re.findall(r"(?<=[\[( ])\d+(?=[\]),])", source)
-
-
-def _quoted(value: str | None) -> str:
-    return f'"{value}"' if value else " # fill in"

@@ -16,6 +16,7 @@ from shutil import which
 
 from tune_mcp.contract.precheck import Check, check
 from tune_mcp.discover.python_files import PythonFiles
+from tune_mcp.discover.source_tree import last_name
 from tune_mcp.files import open_plain
 from tune_mcp.precheck.dependencies import read_declared
 from tune_mcp.precheck.subject import Subject, quoted
@@ -28,6 +29,7 @@ _STARTING = frozenset(
 )
 _NAMING = frozenset({"prog", "name", "help", "description", "usage", "title", "label", "id"})
 """Keyword arguments that call something by a command's name without starting it."""
+_TELLING = frozenset({"getLogger", "print", "version", "info", "warning"})
 _FILES_AT_MOST = 600
 _BYTES_AT_MOST = 2**20
 
@@ -69,7 +71,7 @@ def _look(tree: ast.Module, file: str, scripts: Collection[str], found: Started)
         if isinstance(node, ast.Call) and (command := _command(node)):
             if command in scripts:
                 found.ours.setdefault(command, f"{file}:{node.lineno}")
-            elif _called(node) != "which":  # who asks whether it is there can do without
+            elif last_name(node.func) != "which":  # who asks whether it is there can do without
                 found.tools.setdefault(command, f"{file}:{node.lineno}")
         elif isinstance(node, ast.List | ast.Tuple) and (command := _server(node)):
             found.ours.setdefault(command, f"{file}:{node.lineno}")
@@ -84,26 +86,24 @@ def _prose(tree: ast.Module) -> Iterator[int]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) or (isinstance(node, ast.keyword) and node.arg in _NAMING):
             yield id(node.value)
-        elif isinstance(node, ast.Call) and _called(node) in ("getLogger", "print", "version", "info", "warning"):
+        elif isinstance(node, ast.Call) and last_name(node.func) in (
+            "getLogger",
+            "print",
+            "version",
+            "info",
+            "warning",
+        ):
             yield from (id(argument) for argument in node.args)
-
-
-def _called(node: ast.Call) -> str:
-    match node.func:
-        case ast.Attribute(attr=name) | ast.Name(id=name):
-            return name
-        case _:
-            return ""
 
 
 def _command(node: ast.Call) -> str:
     """The bare command of ``subprocess.run(["name", ...])`` or ``shutil.which("name")``; empty for anything else."""
-    if _called(node) not in _STARTING or not node.args:
+    if last_name(node.func) not in _STARTING or not node.args:
         return ""
     first = node.args[0]
     if isinstance(first, ast.List | ast.Tuple) and first.elts:
         first = first.elts[0]
-    elif _called(node) not in ("which", "create_subprocess_exec"):
+    elif last_name(node.func) not in ("which", "create_subprocess_exec"):
         return ""
     text = first.value if isinstance(first, ast.Constant) else None
     return text if isinstance(text, str) and _BARE.fullmatch(text) else ""

@@ -247,7 +247,7 @@ def _reply(
         if not limit.place
     ]
     shown = (
-        f"{test.name}: {limit.source} is the {_BOUNDS[limit.worst]} bound of {limit.metric}, read from "
+        f"{test.name}: {limit.source} is the {_BOUNDS[limit.gate.worst]} bound of {limit.metric}, read from "
         + (limit.place or "a place not known yet")
         for test, limit in limits
     )

@@ -33,6 +33,8 @@ from tune_mcp.discover.assertions.objects import (
     beyond,
 )
 
+COMPOUND = ast.If | ast.For | ast.AsyncFor | ast.While | ast.Try | ast.TryStar | ast.With | ast.AsyncWith | ast.Match
+"""The statements that have a body and open no scope."""
 _HOW_LONG = 90
 _UNKNOWN = "?"
 
@@ -327,13 +329,14 @@ class Branches(Calls):
 
 def _catches(called: Value) -> bool:
     """Whether a context manager of the repository may keep an exception to itself."""
-    if isinstance(called, Class):
+    is_class = isinstance(called, Class)
+    if is_class:
         found = called.find("__exit__")
         called = found if isinstance(found, Function) else called.find("__aexit__")
-        inner = list(ast.walk(called.node)) if isinstance(called, Function) else []
+    inner = list(ast.walk(called.node)) if isinstance(called, Function) else []
+    if is_class:
         gives = (one.value for one in inner if isinstance(one, ast.Return))
         return any(one is not None and not (isinstance(one, ast.Constant) and not one.value) for one in gives)
-    inner = list(ast.walk(called.node)) if isinstance(called, Function) else []
     handlers = [one for one in inner if isinstance(one, ast.ExceptHandler)]
     return any(not isinstance(one.body[-1], ast.Raise) for one in handlers) or any(
         isinstance(one, ast.withitem) and "suppress" in ast.unparse(one.context_expr) for one in inner

@@ -15,6 +15,7 @@ from tune_mcp.discover.assertions.formula import (
     Present,
     Value,
     choose,
+    each_side,
     every,
     negated,
 )
@@ -45,8 +46,6 @@ class Containers(Values):
             return value.known()
         if isinstance(value, Table):
             return list(value.entries)
-        if isinstance(value, str):
-            return list(value)
         found = as_tuple(value)
         return None if found is None else list(found)
 
@@ -93,8 +92,7 @@ class Containers(Values):
     def contains(self, container: Value, element: Value, node: ast.AST) -> Value:
         """``element in container``."""
         if isinstance(container, Choice):
-            yes, no = self.contains(container.then, element, node), self.contains(container.other, element, node)
-            return choose(container.condition, yes, no)
+            return each_side(container, lambda one: self.contains(one, element, node))
         if (
             isinstance(container, Opaque)
             and container.origin is not Origin.SETTING
@@ -119,8 +117,7 @@ class Containers(Values):
         self.step()
         match value:
             case Choice():
-                then, other = self.attribute(value.then, name), self.attribute(value.other, name)
-                return choose(value.condition, then, other)
+                return each_side(value, lambda one: self.attribute(one, name))
             case Opaque():
                 if name == "get":
                     return Method(value, name)
@@ -177,7 +174,7 @@ class Containers(Values):
         index = self.plain(index)
         match value:
             case Choice():
-                return choose(value.condition, self.item(value.then, index, node), self.item(value.other, index, node))
+                return each_side(value, lambda one: self.item(one, index, node))
             case Opaque():
                 if isinstance(index, slice):
                     return value.child("slice", ast.unparse(node), f"{value.name}[…]")
@@ -209,7 +206,7 @@ class Containers(Values):
     def entry(self, table: Table, key: Value) -> Value:
         """The entry of a dict; an unknown whole number is taken as the load that the gate is asked for."""
         if isinstance(key, Choice):
-            return choose(key.condition, self.entry(table, key.then), self.entry(table, key.other))
+            return each_side(key, lambda one: self.entry(table, one))
         if isinstance(key, Hashable) and not isinstance(key, Expr):
             return self._entry_value(table.entries.get(key, MISSING))
         level = self.level(table)

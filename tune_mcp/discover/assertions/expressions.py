@@ -19,6 +19,7 @@ from tune_mcp.discover.assertions.formula import (
     Present,
     Value,
     choose,
+    each_side,
     every,
     negated,
     some,
@@ -299,8 +300,7 @@ class Expressions(Containers):
 
     def _ordered(self, function: Callable[..., object], left: Value, right: Value) -> Value:
         if isinstance(left, Choice) and function in (operator.eq, operator.ne) and not isinstance(right, Expr):
-            sides = [self._ordered(function, one, right) for one in (left.then, left.other)]
-            return choose(left.condition, *sides)
+            return each_side(left, lambda one: self._ordered(function, one, right))
         for one, other in ((left, right), (right, left)):
             if isinstance(one, Approx):
                 return self._approx(function, other, one.value)
@@ -325,7 +325,7 @@ class Expressions(Containers):
     def _is_none(self, value: Value, node: ast.AST) -> Value:
         match value:
             case Choice():
-                return choose(value.condition, self._is_none(value.then, node), self._is_none(value.other, node))
+                return each_side(value, lambda one: self._is_none(one, node))
             case Opaque(origin=Origin.SETTING):
                 return Apply(operator.is_, "is", (value, None))
             case Opaque():

@@ -109,8 +109,15 @@ class Opaque(Expr):
             one.mark(what)
 
 
+class Compound(Expr):
+    """A value made of others."""
+
+    def __post_init__(self) -> None:
+        self.ref = any(map(depends, parts(self)))
+
+
 @dataclass(eq=False)
-class Apply(Expr):
+class Apply(Compound):
     """A pure Python function of values; ``place`` says where a comparison stands.
 
     ``stored`` is the name under which code keeps the value: it may then be what is recorded as the result.
@@ -122,50 +129,35 @@ class Apply(Expr):
     place: str = ""
     stored: str = ""
 
-    def __post_init__(self) -> None:
-        self.ref = any(depends(one) for one in self.args)
-
 
 @dataclass(eq=False)
-class Not(Expr):
+class Not(Compound):
     """Boolean negation."""
 
     arg: Value
 
-    def __post_init__(self) -> None:
-        self.ref = depends(self.arg)
-
 
 @dataclass(eq=False)
-class Every(Expr):
+class Every(Compound):
     """All of the conditions."""
 
     args: tuple[Value, ...]
 
-    def __post_init__(self) -> None:
-        self.ref = any(depends(one) for one in self.args)
-
 
 @dataclass(eq=False)
-class Some(Expr):
+class Some(Compound):
     """At least one of the conditions."""
 
     args: tuple[Value, ...]
 
-    def __post_init__(self) -> None:
-        self.ref = any(depends(one) for one in self.args)
-
 
 @dataclass(eq=False)
-class Choice(Expr):
+class Choice(Compound):
     """One value or another."""
 
     condition: Value
     then: Value
     other: Value
-
-    def __post_init__(self) -> None:
-        self.ref = depends(self.condition) or depends(self.then) or depends(self.other)
 
 
 @dataclass(eq=False)
@@ -240,6 +232,11 @@ def choose(condition: Value, then: Value, other: Value) -> Value:
     return then if then is other else Choice(condition, then, other)
 
 
+def each_side(value: Choice, of: Callable[[Value], Value]) -> Value:
+    """The choice between what a function makes of either value."""
+    return choose(value.condition, of(value.then), of(value.other))
+
+
 def parts(value: Value) -> Iterator[Value]:
     """The direct operands of an expression."""
     match value:
@@ -270,8 +267,16 @@ def leaves(value: Value) -> dict[int, Expr]:
     return {id(one): one for one in nodes(value) if next(parts(one), None) is None}
 
 
+class Undefined(Exception):
+    """Python would raise here."""
+
+
 def rebuilt(value: Value, replaced: Callable[[Expr], Value]) -> Value:
-    """The expression with every node that ``replaced`` answers differently exchanged, folded again."""
+    """The expression with every node that ``replaced`` answers differently exchanged, folded again.
+
+    What is known is computed, each node once, and of a choice that is decided only one side. Raises Undefined where
+    Python would raise.
+    """
     known: dict[int, Value] = {}
 
     def walk(one: Value) -> Value:
@@ -288,7 +293,10 @@ def rebuilt(value: Value, replaced: Callable[[Expr], Value]) -> Value:
         match one:
             case Apply():
                 args = tuple(walk(part) for part in one.args)
-                return one if all(a is b for a, b in zip(args, one.args, strict=True)) else apply(one, args)
+                if all(a is b for a, b in zip(args, one.args, strict=True)):
+                    return one
+                unknown = any(isinstance(part, Expr) for part in args)
+                return Apply(one.function, one.name, args, one.place) if unknown else computed(one.function, args)
             case Not():
                 return negated(walk(one.arg))
             case Every():
@@ -296,22 +304,14 @@ def rebuilt(value: Value, replaced: Callable[[Expr], Value]) -> Value:
             case Some():
                 return some(walk(part) for part in one.args)
             case Choice():
-                return choose(walk(one.condition), walk(one.then), walk(one.other))
+                condition = walk(one.condition)
+                if not isinstance(condition, Expr):
+                    return walk(one.then if condition else one.other)
+                return choose(condition, walk(one.then), walk(one.other))
             case _:
                 return one
 
     return walk(value)
-
-
-class Undefined(Exception):
-    """Python would raise here."""
-
-
-def apply(like: Apply, args: tuple[Value, ...]) -> Value:
-    """The same function of other arguments; computed when all are known. Raises Undefined where Python would raise."""
-    if any(isinstance(one, Expr) for one in args):
-        return Apply(like.function, like.name, args, like.place)
-    return computed(like.function, args)
 
 
 def computed(function: Callable[..., object], args: Iterable[Value]) -> Value:
@@ -345,35 +345,13 @@ def evaluate(value: Value, reference: float, measured: float) -> Value:
 
     Raises Undefined where Python would raise.
     """
-    known: dict[int, Value] = {}
 
-    def of(one: Value) -> Value:
-        if not isinstance(one, Expr):
-            return one
-        if id(one) not in known:
-            known[id(one)] = anew(one)
-        return known[id(one)]
+    def given(one: Expr) -> Value:
+        if isinstance(one, Present | EachTime):
+            raise Undefined(type(one).__name__)
+        return reference if isinstance(one, Reference) else measured if isinstance(one, Opaque) else one
 
-    def anew(one: Expr) -> Value:
-        match one:
-            case Reference():
-                return reference
-            case Opaque():
-                return measured
-            case Apply():
-                return computed(one.function, [of(part) for part in one.args])
-            case Not():
-                return not of(one.arg)
-            case Every():
-                return all(of(part) for part in one.args)
-            case Some():
-                return any(of(part) for part in one.args)
-            case Choice():
-                return of(one.then if of(one.condition) else one.other)
-            case _:
-                raise Undefined(type(one).__name__)
-
-    return of(value)
+    return rebuilt(value, given)
 
 
 def is_number(value: Value) -> TypeGuard[int | float]:

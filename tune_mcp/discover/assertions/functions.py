@@ -17,7 +17,7 @@ from tune_mcp.discover.assertions.formula import (
     Opaque,
     Present,
     Value,
-    choose,
+    each_side,
     every,
     negated,
     some,
@@ -76,7 +76,7 @@ class Functions(Expressions):
             case Instance():
                 return Instance(value.kind, {key: inner(one) for key, one in value.names.items()}, self.now())
             case Choice():
-                return choose(value.condition, inner(value.then), inner(value.other)) if deep else value
+                return each_side(value, inner) if deep else value
             case _:
                 return value
 
@@ -143,9 +143,7 @@ class Functions(Expressions):
         names = [one.name.removeprefix("builtins.") for one in asked if isinstance(one, Library)]
         match value:
             case Choice():
-                return choose(
-                    value.condition, self._is_a(value.then, kinds, node), self._is_a(value.other, kinds, node)
-                )
+                return each_side(value, lambda one: self._is_a(one, kinds, node))
             case Opaque():
                 likely = any(name in _NUMERIC_TYPES for name in names)
                 if not names or (not likely and names != ["bool"]):
@@ -173,9 +171,6 @@ class Functions(Expressions):
         if isinstance(args[1], str):
             return self.attribute(args[0], args[1])
         return self.unknown("getattr(…)", [*args, Opaque("getattr", self.unknown("").origin, ref=True)])
-
-    def _do_print(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        return None
 
     def _do_range(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
         if all(isinstance(one, int) for one in args):

@@ -34,6 +34,12 @@ _PURE: dict[str, Callable[..., object]] = {
     **{f"operator.{name}": getattr(operator, name) for name in ("lt", "le", "gt", "ge", "eq", "ne", "add", "sub", "mul",
                                                                "truediv", "neg", "abs")},
 }  # fmt: skip
+_SIMPLE: dict[str, Callable[[list[Value]], Value]] = {
+    "print": lambda args: None, "typing.cast": lambda args: args[1], "asyncio.run": lambda args: args[0],
+    "pytest.approx": lambda args: Approx(args[0]), "pytest.param": tuple,
+    "unittest.TestCase": lambda args: Library("unittest"), "unittest.case.TestCase": lambda args: Library("unittest"),
+}  # fmt: skip
+"""What a call gives that needs no more than its arguments."""
 _WRITERS = frozenset({"json.dump", "json.dumps", "orjson.dumps", "ujson.dump", "ujson.dumps", "yaml.dump",
                       "yaml.safe_dump"})  # fmt: skip
 _UNITTEST: dict[str, Callable[..., object]] = {
@@ -65,9 +71,9 @@ class Calls(Functions):
         if name.startswith("unittest.") and self._asserted(name.removeprefix("unittest."), args, keywords, node):
             return None
         special = getattr(self, "_do_" + bare.replace(".", "_"), None)
-        if special is not None:
+        if bare in _SIMPLE or special is not None:
             try:
-                found = special(args, keywords, node)
+                found = special(args, keywords, node) if special is not None else _SIMPLE[bare](args)
             except (IndexError, KeyError):
                 pass
             else:
@@ -136,14 +142,6 @@ class Calls(Functions):
 
     _do_exit = _do_quit = _do_os__exit = _do_pytest_exit = _do_sys_exit
 
-    def _do_unittest_TestCase(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        return Library("unittest")
-
-    _do_unittest_case_TestCase = _do_unittest_TestCase
-
-    def _do_typing_cast(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        return args[1]
-
     def _do_setattr(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
         owner, name, value = args
         if isinstance(owner, Instance) and isinstance(name, str):
@@ -153,12 +151,6 @@ class Calls(Functions):
         else:
             return self.foreign("builtins.setattr", args, keywords, node)
         return None
-
-    def _do_pytest_approx(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        return Approx(args[0])
-
-    def _do_pytest_param(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        return tuple(args)
 
     def _do_math_isnan(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
         value = args[0]
@@ -183,9 +175,6 @@ class Calls(Functions):
         return self.setting(f"environment variable {name}")
 
     _do_os_getenv = _do_os_environ_get
-
-    def _do_asyncio_run(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        return args[0]
 
     def _do_dataclasses_field(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
         if "default_factory" in keywords:

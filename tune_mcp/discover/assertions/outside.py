@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from tune_mcp.discover.source_tree import is_fixture, last_name
+
 MUTATORS = frozenset({"update", "setdefault", "pop", "popitem", "clear", "append", "extend", "insert", "remove", "sort",
                       "reverse", "__setitem__", "__delitem__"})  # fmt: skip
 ANYTHING = "*"
 """A name that is made at run time: every name of its file may be meant."""
-_Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def set_by(node: ast.AST) -> Iterator[str]:
@@ -34,11 +35,7 @@ def set_by(node: ast.AST) -> Iterator[str]:
         case ast.FunctionDef() | ast.AsyncFunctionDef():
             yield from _environment(node.body)
             inner = list(ast.walk(node))
-            if (
-                node.name.startswith("pytest_")
-                or is_any_fixture(node)
-                or any(isinstance(one, ast.Yield) for one in inner)
-            ):
+            if node.name.startswith("pytest_") or is_fixture(node) or any(isinstance(one, ast.Yield) for one in inner):
                 yield from (name for one in inner if isinstance(one, ast.Global) for name in one.names)
                 yield from (name for one in inner if (name := container_changed(one)))
         case ast.Module():
@@ -70,7 +67,7 @@ def _container(node: ast.expr) -> str:
     """The name of what an expression is or lies in: ``L`` of ``L[8]``, ``module.L`` and ``L``."""
     while isinstance(node, ast.Subscript):
         node = node.value
-    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+    return last_name(node)
 
 
 def _setter(function: ast.expr) -> str:
@@ -84,8 +81,3 @@ def _setter(function: ast.expr) -> str:
 
 def _is_self(node: ast.expr) -> bool:
     return isinstance(node, ast.Name) and node.id in ("self", "cls")
-
-
-def is_any_fixture(node: _Function) -> bool:
-    """Whether pytest calls a function to fill a parameter."""
-    return any("fixture" in ast.unparse(one).partition("(")[0] for one in node.decorator_list)

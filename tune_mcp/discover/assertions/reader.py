@@ -14,7 +14,7 @@ from tune_mcp.discover.assertions.gate import Gate, Unread, UnreadKind
 from tune_mcp.discover.assertions.interpreter import Interpreter
 from tune_mcp.discover.assertions.judging import Failure, judge
 from tune_mcp.discover.assertions.outside import ANYTHING
-from tune_mcp.discover.assertions.reading import NameReader, TestNode, class_parts, top_folder
+from tune_mcp.discover.assertions.reading import NameReader, Place, Places, TestNode, class_parts, top_folder
 from tune_mcp.discover.assertions.running import Run
 from tune_mcp.discover.assertions.statements import Target
 from tune_mcp.discover.assertions.values import TooLong
@@ -45,10 +45,8 @@ class AssertionReader:
     _long: set[int] = field(default_factory=set[int])
     _anew: dict[str, dict[str, str]] = field(default_factory=dict[str, "dict[str, str]"])
     _spent: dict[str, float] = field(default_factory=dict[str, float])
-    _reached: dict[tuple[str, str], frozenset[tuple[str, str]]] = field(
-        default_factory=lambda: dict[tuple[str, str], frozenset[tuple[str, str]]]()
-    )
-    _leaves: dict[str, dict[str, Leaf]] = field(default_factory=lambda: dict[str, dict[str, Leaf]]())
+    _reached: dict[Place, Places] = field(default_factory=dict[Place, Places])
+    _leaves: dict[str, dict[str, Leaf]] = field(default_factory=dict[str, "dict[str, Leaf]"])
 
     def __post_init__(self) -> None:
         self.files = PythonFiles(self.repo_root)
@@ -77,11 +75,8 @@ class AssertionReader:
         ``concurrency`` is the outer key of a nested dict, None takes its only one. ``env`` is the environment of the
         tests; a variable that it does not name is unknown.
         """
-
-        def ask(until: float) -> Gate | Unread:
-            return self._gate(test_file, threshold_file, source, concurrency, env or {}, until)
-
-        return self._bounded(test_file, ask)
+        asked = (test_file, threshold_file, source, concurrency, env or {})
+        return self._bounded(test_file, lambda until: self._gate(*asked, until))
 
     def _bounded(self, test_file: str, ask: Callable[[float], Gate | Unread]) -> Gate | Unread:
         started = time.thread_time()
@@ -114,11 +109,11 @@ class AssertionReader:
         attributes = attributes_of(source) if leaf else frozenset[str]()
         target = Target(threshold_file, symbol, subkey, concurrency, leaf.node if leaf else None)
 
+        names = ((threshold_file, symbol), (threshold_file, ANYTHING))
+
         def reaches(path: str, node: ast.AST) -> bool:
             reached = self.names.closure(path, node)
-            if (threshold_file, symbol) in reached or (threshold_file, ANYTHING) in reached:
-                return True
-            return bool(attributes) and _mentions(node, attributes)
+            return not reached.isdisjoint(names) or _mentions(node, attributes)
 
         machine = Interpreter(self.files, target, test_file, env, reaches, self._long)
         machine.deadline = deadline
@@ -222,7 +217,7 @@ class AssertionReader:
                         waiting.append(inner.id)
         return symbol in seen and symbol != name
 
-    def _reach(self, test_file: str, test: TestNode) -> frozenset[tuple[str, str]]:
+    def _reach(self, test_file: str, test: TestNode) -> Places:
         key = (test_file, test.name)
         if key not in self._reached:
             self._reached[key] = self.names.reached(test_file, test)
@@ -231,4 +226,6 @@ class AssertionReader:
 
 def _mentions(node: ast.AST, attributes: frozenset[str]) -> bool:
     """Whether a piece of code reads an attribute of one of those names from anything."""
-    return any(isinstance(inner, ast.Attribute) and inner.attr in attributes for inner in ast.walk(node))
+    return bool(attributes) and any(
+        isinstance(inner, ast.Attribute) and inner.attr in attributes for inner in ast.walk(node)
+    )

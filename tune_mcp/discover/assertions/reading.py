@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from tune_mcp.discover.assertions.outside import ANYTHING, container_changed, set_by
 from tune_mcp.discover.python_files import PythonFiles
-from tune_mcp.discover.source_tree import imports_in
+from tune_mcp.discover.source_tree import AnyFunction, imports_in, last_name, parameters, root_name
 
 _DYNAMIC = frozenset({"globals", "vars", "exec", "eval", "locals"})
 _BUILTINS = frozenset(dir(builtins))
@@ -21,7 +21,11 @@ _SETUP = frozenset({
     "setUp", "setUpClass", "setup_method", "setup_class", "tearDown", "tearDownClass", "teardown_method",
     "teardown_class", "asyncSetUp", "__init__",
 })  # fmt: skip
-_Function = ast.FunctionDef | ast.AsyncFunctionDef
+Place = tuple[str, str]
+"""A file and a name in it."""
+Places = frozenset[Place]
+_Node = tuple[str, int]
+"""A file and the identity of a node in it."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class TestNode:
 
     __test__ = False
     name: str
-    function: _Function
+    function: AnyFunction
     owner: ast.ClassDef | None
     path: str
 
@@ -60,13 +64,8 @@ class NameReader:
 
     files: PythonFiles
     _names: dict[str, Names] = field(default_factory=dict[str, Names])
-    _closures: dict[tuple[str, int], frozenset[tuple[str, str]]] = field(
-        default_factory=lambda: dict[tuple[str, int], frozenset[tuple[str, str]]]()
-    )
-    _mentions: dict[tuple[str, int], tuple[tuple[str, str], ...]] = field(
-        default_factory=lambda: dict[tuple[str, int], tuple[tuple[str, str], ...]]()
-    )
-
+    _closures: dict[_Node, Places] = field(default_factory=dict[_Node, Places])
+    _mentions: dict[_Node, tuple[Place, ...]] = field(default_factory=dict[_Node, "tuple[Place, ...]"])
     _asked: dict[int, tuple[str, ...]] = field(default_factory=dict[int, "tuple[str, ...]"])
 
     def tests(self, path: str) -> list[TestNode]:
@@ -74,14 +73,14 @@ class NameReader:
         tree = self.files.tree(path)
         found: list[TestNode] = []
         for node in _top(tree.body if tree else ()):
-            if isinstance(node, _Function) and node.name.startswith("test"):
+            if isinstance(node, AnyFunction) and node.name.startswith("test"):
                 found.append(TestNode(node.name, node, None, path))
             elif isinstance(node, ast.ClassDef) and _is_test_class(node):
                 found += [
                     TestNode(f"{node.name}::{method.name}", method, node, where)
                     for where, owner in self.ancestry(path, node)
                     for method in owner.body
-                    if isinstance(method, _Function) and method.name.startswith("test")
+                    if isinstance(method, AnyFunction) and method.name.startswith("test")
                 ]
         for name, origins in self.names(path).imports.items():
             if name.startswith("test"):
@@ -89,22 +88,21 @@ class NameReader:
                     TestNode(name, node, None, origin.path)
                     for origin in origins
                     for node in self.names(origin.path).statements.get(origin.name or "", ())
-                    if isinstance(node, _Function)
+                    if isinstance(node, AnyFunction)
                 ]
         return list({test.name: test for test in found}.values())
 
-    def reached(self, path: str, test: TestNode) -> frozenset[tuple[str, str]]:
+    def reached(self, path: str, test: TestNode) -> Places:
         """Every (file, name) that a test may read; the name ``*`` stands for all names of a file."""
         start: list[tuple[str, ast.AST]] = [(test.path, test.function)]
         if test.owner is not None:
             start += [(where, part) for where, owner in self.ancestry(path, test.owner) for part in class_parts(owner)]
-        wanted = [one.arg for one in _parameters(test.function)]
-        start += [part for name in wanted for part in self._fixtures(path, name)]
+        start += [part for name in parameters(test.function.args) for part in self._fixtures(path, name)]
         start += list(self._fixtures(path, None))
         start += [(path, node) for node in self.names(path).statements.get("pytestmark", ())]
         return self._closure(path, start)
 
-    def hooked(self, path: str) -> frozenset[tuple[str, str]]:
+    def hooked(self, path: str) -> Places:
         """Every (file, name) that pytest's hooks of a test file and its conftests may read."""
         hooks = [
             (where, node)
@@ -129,16 +127,16 @@ class NameReader:
             for name in set_by(node)
         }
 
-    def closure(self, path: str, node: ast.AST) -> frozenset[tuple[str, str]]:
+    def closure(self, path: str, node: ast.AST) -> Places:
         """Every (file, name) that a piece of code of a file may read."""
         key = (path, id(node))
         if key not in self._closures:
             self._closures[key] = self._closure(path, [(path, node)])
         return self._closures[key]
 
-    def _closure(self, path: str, start: list[tuple[str, ast.AST]]) -> frozenset[tuple[str, str]]:
-        seen: set[tuple[str, str]] = set()
-        walked: set[tuple[str, int]] = set()
+    def _closure(self, path: str, start: list[tuple[str, ast.AST]]) -> Places:
+        seen: set[Place] = set()
+        walked: set[_Node] = set()
         waiting = list(start)
         while waiting:
             where, node = waiting.pop()
@@ -178,7 +176,7 @@ class NameReader:
             for name in _changed(node):
                 names.statements.setdefault(name, []).append(node)
         for node in ast.walk(tree):
-            if isinstance(node, _Function):
+            if isinstance(node, AnyFunction):
                 for inner in ast.walk(node):
                     changed = set(inner.names) if isinstance(inner, ast.Global) else {container_changed(inner)} - {""}
                     for name in changed:
@@ -191,29 +189,27 @@ class NameReader:
         """What to walk for a name: the statements that bind or change it, and what calls a function that changes it."""
         known = self.names(path).statements
         found = known.get(name, [])
-        calling = [call for one in found if isinstance(one, _Function) for call in known.get(one.name, ())]
+        calling = [call for one in found if isinstance(one, AnyFunction) for call in known.get(one.name, ())]
         return [(path, node) for node in (*found, *calling)]
 
-    def _mentioned(self, path: str, node: ast.AST) -> Iterator[tuple[str, str]]:
+    def _mentioned(self, path: str, node: ast.AST) -> Iterator[Place]:
         for inner in ast.walk(node):
             if isinstance(inner, ast.Name):
-                yield from self._meaning(path, inner.id)
+                yield from self.meaning(path, inner.id)
                 if inner.id in _DYNAMIC:
                     yield from self._made_at_run_time(path)
             elif isinstance(inner, ast.Attribute):
                 yield from self._member(path, inner)
                 if inner.attr == "__dict__" or ast.unparse(inner) == "sys.modules":
                     yield from self._made_at_run_time(path)
-            elif isinstance(inner, ast.Call) and _last(inner.func) in ("import_module", "__import__"):
+            elif isinstance(inner, ast.Call) and last_name(inner.func) in ("import_module", "__import__"):
                 yield from self._imported(path, inner)
             elif isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name) and inner.func.id == "getattr":
-                if len(inner.args) > 1 and not isinstance(inner.args[1], ast.Constant):
-                    yield from self._all_of(path, inner.args[0])
-                elif len(inner.args) > 1 and isinstance(inner.args[1], ast.Constant):
-                    name = str(inner.args[1].value)
+                for named in inner.args[1:2]:
+                    name = str(named.value) if isinstance(named, ast.Constant) else ANYTHING
                     yield from ((module, name) for module in self._modules(path, inner.args[0]))
 
-    def _imported(self, path: str, call: ast.Call) -> Iterator[tuple[str, str]]:
+    def _imported(self, path: str, call: ast.Call) -> Iterator[Place]:
         """What an import by a string may bring: any name of that module, of any where the string is made."""
         name = call.args[0] if call.args else None
         if isinstance(name, ast.Constant) and isinstance(name.value, str):
@@ -222,16 +218,13 @@ class NameReader:
         else:
             yield top_folder(path), ANYTHING
 
-    def _made_at_run_time(self, path: str) -> Iterator[tuple[str, str]]:
+    def _made_at_run_time(self, path: str) -> Iterator[Place]:
         yield path, ANYTHING
         for origins in self.names(path).imports.values():
             yield from ((origin.path, ANYTHING) for origin in origins)
 
-    def meaning(self, path: str, name: str) -> Iterator[tuple[str, str]]:
+    def meaning(self, path: str, name: str, depth: int = 6) -> Iterator[Place]:
         """Every (file, name) that a name of a file may mean, through imports."""
-        return self._meaning(path, name)
-
-    def _meaning(self, path: str, name: str, depth: int = 6) -> Iterator[tuple[str, str]]:
         names = self.names(path)
         yield path, name
         if depth == 0:
@@ -243,10 +236,10 @@ class NameReader:
                 yield path, ANYTHING
         for origin in names.imports.get(name, ()):
             if origin.name is not None:
-                yield from self._meaning(origin.path, origin.name, depth - 1)
+                yield from self.meaning(origin.path, origin.name, depth - 1)
         if name not in names.statements and name not in names.imports:
             for star in names.stars:
-                yield from self._meaning(star, name, depth - 1)
+                yield from self.meaning(star, name, depth - 1)
 
     def _modules(self, path: str, node: ast.AST) -> list[str]:
         """The files that an expression may mean as a module."""
@@ -263,24 +256,20 @@ class NameReader:
             return [one for one in [found, *inner] if one]
         return []
 
-    def _member(self, path: str, node: ast.Attribute) -> Iterator[tuple[str, str]]:
+    def _member(self, path: str, node: ast.Attribute) -> Iterator[Place]:
         for module in self._modules(path, node.value):
-            yield from self._meaning(module, node.attr)
+            yield from self.meaning(module, node.attr)
         # A module may go by another name: L = limits.
         for origins in self.names(path).imports.values():
             for origin in origins:
                 if origin.name is None and node.attr in self.names(origin.path).statements:
                     yield origin.path, node.attr
 
-    def _all_of(self, path: str, node: ast.AST) -> Iterator[tuple[str, str]]:
-        for module in self._modules(path, node):
-            yield module, ANYTHING
-
     def ancestry(self, path: str, node: ast.ClassDef, depth: int = 6) -> Iterator[tuple[str, ast.ClassDef]]:
         """A class of a file and its bases in the repository, each with its file."""
         yield path, node
         for base in node.bases if depth else ():
-            meanings = self._meaning(path, base.id) if isinstance(base, ast.Name) else (
+            meanings = self.meaning(path, base.id) if isinstance(base, ast.Name) else (
                 self._member(path, base) if isinstance(base, ast.Attribute) else ()
             )  # fmt: skip
             for where, name in meanings:
@@ -294,11 +283,11 @@ class NameReader:
             names = self.names(where)
             for nodes in names.statements.values():
                 for node in nodes:
-                    if isinstance(node, _Function) and _is_fixture(node, name):
+                    if isinstance(node, AnyFunction) and _is_fixture(node, name):
                         yield where, node
             for origin in names.imports.get(name or "", ()):
                 for node in self.names(origin.path).statements.get(origin.name or "", ()):
-                    if isinstance(node, _Function) and _is_fixture(node, name):
+                    if isinstance(node, AnyFunction) and _is_fixture(node, name):
                         yield origin.path, node
 
     def _called_fixtures(self, path: str, node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
@@ -310,10 +299,10 @@ class NameReader:
 
 def _fixtures_asked(node: ast.AST) -> Iterator[str]:
     """The fixtures that a piece of code takes as a fixture itself, or asks for by a string."""
-    if isinstance(node, _Function) and _is_fixture(node, node.name):
-        yield from (parameter.arg for parameter in _parameters(node))
+    if isinstance(node, AnyFunction) and _is_fixture(node, node.name):
+        yield from parameters(node.args)
     for inner in ast.walk(node):
-        if isinstance(inner, ast.Call) and _last(inner.func) in ("getfixturevalue", "usefixtures"):
+        if isinstance(inner, ast.Call) and last_name(inner.func) in ("getfixturevalue", "usefixtures"):
             texts = (one.value for one in inner.args if isinstance(one, ast.Constant))
             yield from (text for text in texts if isinstance(text, str))
 
@@ -322,7 +311,7 @@ def _top(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
     """The statements of a top level, those in its blocks too; functions and classes are not entered."""
     for node in body:
         yield node
-        if not isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
+        if not isinstance(node, AnyFunction | ast.ClassDef):
             for child in ast.iter_child_nodes(node):
                 if isinstance(child, ast.stmt):
                     yield from _top([child])
@@ -330,28 +319,25 @@ def _top(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
                     yield from _top(child.body)
 
 
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-
-
 def _changed(node: ast.stmt) -> set[str]:
     """Names that a top-level statement binds or may change in place."""
-    if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
+    if isinstance(node, AnyFunction | ast.ClassDef):
         # A decorator may keep what it is given, as a registry does.
         called = [one.func if isinstance(one, ast.Call) else one for one in node.decorator_list]
         # A base may keep its subclasses; a test class is run for itself.
         bases = node.bases if isinstance(node, ast.ClassDef) and not _is_test_class(node) else []
-        return {node.name, *(name for one in (*called, *bases) for name in _root(one))}
+        return {node.name, *map(root_name, (*called, *bases))} - {""}
     found: set[str] = set()
     for inner in ast.walk(node):
         if isinstance(inner, ast.Name) and not isinstance(inner.ctx, ast.Load):
             found.add(inner.id)
         elif isinstance(inner, ast.Subscript | ast.Attribute) and not isinstance(inner.ctx, ast.Load):
-            found |= _root(inner)
+            found.add(root_name(inner))
         elif isinstance(inner, ast.Call) and isinstance(inner.func, ast.Attribute) and isinstance(node, ast.Expr):
-            found |= _root(inner.func)
+            found.add(root_name(inner.func))
         if isinstance(inner, ast.Call) and isinstance(node, ast.Expr):
-            found |= {name for one in (inner.func, *inner.args) for name in _root(one)}
-    return found
+            found |= {*map(root_name, (inner.func, *inner.args))}
+    return found - {""}
 
 
 def top_folder(path: str) -> str:
@@ -361,20 +347,10 @@ def top_folder(path: str) -> str:
 
 def _binds_unseen(node: ast.stmt) -> bool:
     """Whether a top-level statement may bind names without naming them."""
-    if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
+    if isinstance(node, AnyFunction | ast.ClassDef):
         return False
     calls = [one for one in ast.walk(node) if isinstance(one, ast.Call)]
-    return any(_last(one.func) in ("exec", "globals", "vars", "locals", "setattr") for one in calls)
-
-
-def _last(node: ast.expr) -> str:
-    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
-
-
-def _root(node: ast.AST) -> set[str]:
-    while isinstance(node, ast.Subscript | ast.Attribute):
-        node = node.value
-    return {node.id} if isinstance(node, ast.Name) else set()
+    return any(last_name(one.func) in ("exec", "globals", "vars", "locals", "setattr") for one in calls)
 
 
 def _is_test_class(node: ast.ClassDef) -> bool:
@@ -385,16 +361,11 @@ def class_parts(owner: ast.ClassDef) -> Iterator[ast.AST]:
     """What a test method may use of its class: all but the other tests."""
     yield from owner.decorator_list
     for node in owner.body:
-        if not isinstance(node, _Function) or not node.name.startswith("test") or node.name in _SETUP:
+        if not isinstance(node, AnyFunction) or not node.name.startswith("test") or node.name in _SETUP:
             yield node
 
 
-def _parameters(function: _Function) -> list[ast.arg]:
-    arguments = function.args
-    return [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
-
-
-def _is_fixture(node: _Function, name: str | None) -> bool:
+def _is_fixture(node: AnyFunction, name: str | None) -> bool:
     for decorator in node.decorator_list:
         text = ast.unparse(decorator)
         if "fixture" in text.partition("(")[0]:

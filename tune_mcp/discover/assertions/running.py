@@ -25,6 +25,7 @@ from tune_mcp.discover.assertions.objects import (
 from tune_mcp.discover.assertions.reading import NameReader, TestNode
 from tune_mcp.discover.assertions.values import TooLong
 from tune_mcp.discover.recorded import RECORDERS
+from tune_mcp.discover.source_tree import parameters
 
 _BEFORE = ("setUpClass", "setup_class", "setUp", "setup_method", "asyncSetUp")
 _BEFORE_ALL = ("setUpModule", "setup_module", "setup_function")
@@ -159,9 +160,7 @@ class Run:
         ]
 
     def _run(self, function: Function, bound: dict[str, Value], *, brief: bool = False) -> Value:
-        arguments = function.node.args
-        names = [one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
-        names = names[1:] if function.owner is not None else names
+        names = parameters(function.node.args)[0 if function.owner is None else 1 :]
         optional = function.defaults[0] if function.defaults else {}
         given = {name: bound[name] if name in bound else self.fixture(name) for name in names if name not in optional}
         if brief:

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tune_mcp.discover.assertions.branches import Branches, Frame
+from tune_mcp.discover.assertions.branches import COMPOUND, Branches, Frame
 from tune_mcp.discover.assertions.expressions import BINARY
 from tune_mcp.discover.assertions.formula import (
     REFERENCE,
@@ -107,17 +107,7 @@ class Statements(Branches):
             case ast.Raise():
                 self.raises(node, scope, frame)
                 return True
-            case (
-                ast.If()
-                | ast.For()
-                | ast.AsyncFor()
-                | ast.While()
-                | ast.Try()
-                | ast.TryStar()
-                | ast.With()
-                | ast.AsyncWith()
-                | ast.Match()
-            ):
+            case _ if isinstance(node, COMPOUND):
                 return self.compound(node, scope, frame)
             case ast.Continue() | ast.Break():
                 if frame.ended:

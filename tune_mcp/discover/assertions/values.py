@@ -25,9 +25,9 @@ from tune_mcp.discover.assertions.formula import (
     Some,
     Undefined,
     Value,
-    choose,
     computed,
     depends,
+    each_side,
     is_number,
     leaves,
     rebuilt,
@@ -272,7 +272,7 @@ class Values(ABC):
                     for entry in value.entries.values()
                 )
             case Choice():
-                return choose(value.condition, self.truth(value.then), self.truth(value.other))
+                return each_side(value, self.truth)
             case Apply(function=function, args=args) if function is count:
                 return some(args)
             case Expr():
@@ -290,7 +290,7 @@ class Values(ABC):
     def there(self, entry: Value) -> Value:
         """Where an entry of a dict is there."""
         if isinstance(entry, Choice):
-            return choose(entry.condition, self.there(entry.then), self.there(entry.other))
+            return each_side(entry, self.there)
         return entry is not MISSING
 
     # Operations
