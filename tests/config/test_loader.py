@@ -232,7 +232,7 @@ def test_a_state_of_a_model_counts_where_the_repository_has_its_tree(repo: Path)
 
     assert (places.model("m").description, places.config_path("m")) == ("later", later)
     assert places.stages_path_for_writing("m", repo) == later.with_name("stages.yaml")
-    assert "m@later" not in places.model_names() and "g" not in places.metric_rules("m").groups
+    assert "m@later" not in places.model_names() and "g" not in places.metric_rules("m").file.groups
 
 
 @pytest.mark.parametrize("tree", ["../outside", "/etc/passwd", "[a, b]", ""])

@@ -107,7 +107,7 @@ def test_the_shipped_metrics_have_these_groups_bounds_and_displays() -> None:
 
 @pytest.mark.rule("APL-05", "APL-08", "APL-09", "APL-10")
 def test_the_shipped_groups_are_asked_about_and_rounded_so() -> None:
-    assert {group: (policy.smart, policy.rounding) for group, policy in RULES.groups.items()} == {
+    assert {group: (policy.smart, policy.rounding) for group, policy in RULES.file.groups.items()} == {
         "accuracy": ("auto", "raw"), "wer": ("auto", "ceil4"), "similarity": ("auto", "raw"),
         "diarization": ("auto", "raw"), "utmos": ("auto", "raw"),
         "speed": ("ask_loosening", "display"), "reliability": ("ask_loosening", "ceil_int"),
@@ -117,7 +117,7 @@ def test_the_shipped_groups_are_asked_about_and_rounded_so() -> None:
 
 @pytest.mark.rule("MET-03")
 def test_every_shipped_metric_has_a_group_with_a_policy() -> None:
-    assert {spec.group for spec in RULES.metrics.values()} | {"other"} == set(RULES.groups)
+    assert {spec.group for spec in RULES.metrics.values()} | {"other"} == set(RULES.file.groups)
     assert RULES.policy("wer").rounding == "ceil4"
     assert RULES.policy("speed") == GroupPolicy(smart="ask_loosening", rounding="display", family="speed")
 
@@ -176,7 +176,7 @@ def test_a_mistake_in_a_models_metrics_is_told_with_its_line(tmp_path: Path, tex
 
 
 def test_every_shipped_group_says_how_its_metrics_scatter() -> None:
-    assert {group: policy.family for group, policy in RULES.groups.items()} == {
+    assert {group: policy.family for group, policy in RULES.file.groups.items()} == {
         "accuracy": "accuracy",
         "wer": "wer",
         "diarization": "cer",

@@ -13,7 +13,7 @@ from tune_mcp.verbs.precheck import precheck
 from tune_mcp.verbs.project import Project, gpus_per_test
 
 
-def doctor(project: Project, model: str | None, show: Callable[[Reply], None], say: Callable[[str], None]) -> int:
+def doctor(project: Project, model: str | None, show: Callable[[Reply], object], say: Callable[[str], None]) -> int:
     """Precheck every model that has tests in this repository; one that cannot be checked says why.
 
     Returns 0 when there is one and all are ready, else 1.

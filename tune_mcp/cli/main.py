@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tune_mcp.verbs.project import Options, Project
 
 MODEL, RUN = "name of the model, as catalog lists it", "id of the run, as status lists it"
+STAGES = "keys or aliases as catalog lists them, with commas"
 DONE, NOT_READY, REFUSED, BUG = 0, 1, 2, 3
 
 
@@ -53,19 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-_PLAIN = {
-    "✓": "v",
-    "△": "~",
-    "✗": "x",
-    "—": "-",
-    "–": "-",
-    "·": "*",
-    "→": "->",
-    "×": "x",
-    "…": "...",
-    "≤": "<=",
-    "≥": ">=",
-}
+_PLAIN = dict(zip("✓△✗—–·→×…≤≥", ["v", "~", "x", "-", "-", "*", "->", "x", "...", "<=", ">="], strict=True))
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
@@ -119,10 +108,13 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"tune-mcp {__version__}")
     verbs = top.add_subparsers(required=True, metavar="VERB")
 
-    def verb(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    def verb(name: str, run: Callable[[argparse.Namespace], int], text: str, of: str = "") -> argparse.ArgumentParser:
+        """``of``: what the verb is about, RUN or MODEL."""
         parents = [common] if asked in (None, name) else []
         made = verbs.add_parser(name, parents=parents, help=text, description=text)
         made.set_defaults(verb=run)
+        if of:
+            made.add_argument("model" if of == MODEL else "run_id", help=of)
         return made
 
     one = verb("serve", _serve, "the MCP server over stdio, or over HTTP for clients on this machine")
@@ -133,13 +125,12 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     one.add_argument(
         "--allow-host", action="append", default=[], metavar="HOST:PORT", help="with --http: a name of this host"
     )
-    demo = verb("demo", _demo, "calibrate a real speech workload on this CPU, from start to end")
-    demo.add_argument("--folder", type=Path, help="where to make its repository (default: a new temporary folder)")
-    demo.add_argument("--repeats", type=int, default=5, help="how often each test file runs, 5 by default")
+    one = verb("demo", _demo, "calibrate a real speech workload on this CPU, from start to end")
+    one.add_argument("--folder", type=Path, help="where to make its repository (default: a new temporary folder)")
+    one.add_argument("--repeats", type=int, default=5, help="how often each test file runs, 5 by default")
     one = verb("catalog", _catalog, "hosts, models, and a model's stages")
     one.add_argument("model", nargs="?", help=MODEL)
-    one = verb("discover", _discover, "read tests and config into stages.yaml")
-    one.add_argument("model", help=MODEL)
+    one = verb("discover", _discover, "read tests and config into stages.yaml", MODEL)
     one.add_argument("--dry-run", action="store_true", help="show, do not write")
     one.add_argument(
         "--coverage", type=Path, metavar="FILE", help="write every asserted number and who keeps it, as Markdown"
@@ -157,44 +148,36 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     )
     one.add_argument("--replace", action="store_true", help="overwrite an existing config.yaml")
     one.add_argument("--yes", action="store_true", help="do not ask before it writes")
-    one = verb("precheck", _precheck, "is this machine ready?")
-    _selection(one)
-    one = verb("run", _run, "start a run and watch it; Ctrl-C stops watching, not the run")
-    _selection(one)
+    one = verb("precheck", _precheck, "is this machine ready?", MODEL)
+    one.add_argument("--stages", default="ALL", help=STAGES)
+    one = verb("run", _run, "start a run and watch it; Ctrl-C stops watching, not the run", MODEL)
+    one.add_argument("--stages", default="ALL", help=STAGES)
     one.add_argument("--repeats", type=int, default=5, help="how often each test file runs, 5 by default")
     one.add_argument("--label", help="a word in the run's id")
     one.add_argument("--lanes", type=int, default=1, help="lanes of the host profile to use at once, 0 for all")
     one.add_argument("--detach", action="store_true", help="start it and return")
-    one = verb("resume", _resume, "continue an interrupted run")
-    one.add_argument("run_id", help=RUN)
+    one = verb("resume", _resume, "continue an interrupted run", RUN)
     one.add_argument(
         "--purge", action="append", default=[], metavar="STAGE:REPEAT:REASON", help="measure a repeat again"
     )
-    one = verb("stop", _stop, "stop a run and keep what is complete")
-    one.add_argument("run_id", help=RUN)
+    one = verb("stop", _stop, "stop a run and keep what is complete", RUN)
     one.add_argument("--reason", required=True, help="why; kept with the run")
     one = verb("status", _status, "progress of a run; without a run, the list of runs")
     one.add_argument("run_id", nargs="?", help=RUN)
     one.add_argument("--wait", type=float, default=0, metavar="S", help="wait for a change, up to 50 seconds")
-    one = verb("audit", _audit, "which repeats count, and whether all do: the strict audit")
-    one.add_argument("run_id", help=RUN)
-    one = verb("tail", _tail, "follow the pytest log that is active now")
-    one.add_argument("run_id", help=RUN)
+    one = verb("audit", _audit, "which repeats count, and whether all do: the strict audit", RUN)
+    one = verb("tail", _tail, "follow the pytest log that is active now", RUN)
     one.add_argument("--once", action="store_true", help="print the last lines and end")
     one.add_argument("--lines", type=int, default=30, help="how many lines to begin with, 30 by default")
-    one = verb("watch", _watch, "milestones, the strict matrix, progress and time left")
-    one.add_argument("run_id", help=RUN)
+    one = verb("watch", _watch, "milestones, the strict matrix, progress and time left", RUN)
     one.add_argument("--page", action="store_true", help="also keep dashboard.html in the run directory, for a browser")
-    one = verb("report", _report, "write report.md, report.json, report.html")
-    one.add_argument("run_id", help=RUN)
+    one = verb("report", _report, "write report.md, report.json, report.html", RUN)
     one.add_argument("--publish", action="store_true", help="also put it into docs/calibration/, with its history line")
-    one = verb("plan", _plan, "what would be written into the test files")
-    one.add_argument("run_id", help=RUN)
+    one = verb("plan", _plan, "what would be written into the test files", RUN)
     one.add_argument(
         "--against", metavar="REF", help="does that commit still measure the same, and which thresholds changed there?"
     )
-    one = verb("apply", _apply, "write the thresholds, asking for each that loosens")
-    one.add_argument("run_id", help=RUN)
+    one = verb("apply", _apply, "write the thresholds, asking for each that loosens", RUN)
     one.add_argument(
         "--mode", choices=["report", "smart", "full"], help="how much to write: nothing, what tightens, or all"
     )
@@ -222,11 +205,6 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
     return top
 
 
-def _selection(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help=MODEL)
-    parser.add_argument("--stages", default="ALL", help="keys or aliases as catalog lists them, with commas")
-
-
 def _options(arguments: argparse.Namespace) -> Options:
     from tune_mcp.verbs.project import Options
 
@@ -239,11 +217,13 @@ def _project(arguments: argparse.Namespace) -> Project:
     return Project.resolve(_options(arguments))
 
 
-def _show(arguments: argparse.Namespace, reply: Reply) -> None:
+def _show(arguments: argparse.Namespace, reply: Reply, ready: bool = True) -> int:
+    """Print a reply, and give the exit code."""
     from tune_mcp.cli.words import Words
 
     reply = Words(arguments).reply(reply)
     print(_json(reply.model_dump_json()) if arguments.json else reply.text(), flush=True)
+    return DONE if ready else NOT_READY
 
 
 def _json(text: str) -> str:
@@ -268,41 +248,29 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _catalog(arguments: argparse.Namespace) -> int:
     from tune_mcp.verbs.catalog import catalog
 
-    _show(arguments, catalog(_project(arguments), arguments.model))
-    return DONE
+    return _show(arguments, catalog(_project(arguments), arguments.model))
 
 
 def _discover(arguments: argparse.Namespace) -> int:
     from tune_mcp.verbs.discover import discover
 
     reply = discover(_project(arguments), arguments.model, not arguments.dry_run, arguments.coverage)
-    _show(arguments, reply)
-    return NOT_READY if reply.needs_config or not reply.stages else DONE
+    return _show(arguments, reply, bool(reply.stages and not reply.needs_config))
 
 
 def _init(arguments: argparse.Namespace) -> int:
     from tune_mcp.cli.init import init_at_terminal
 
-    project = _project(arguments)
-    reply = init_at_terminal(
-        project,
-        arguments.tests,
-        arguments.model,
-        arguments.path,
-        run=arguments.run,
-        replace=arguments.replace,
-        yes=arguments.yes,
-    )
-    _show(arguments, reply)
-    return NOT_READY if reply.missing or not reply.written else DONE
+    how = {"run": arguments.run, "replace": arguments.replace, "yes": arguments.yes}
+    reply = init_at_terminal(_project(arguments), arguments.tests, arguments.model, arguments.path, **how)
+    return _show(arguments, reply, bool(reply.written and not reply.missing))
 
 
 def _precheck(arguments: argparse.Namespace) -> int:
     from tune_mcp.verbs.precheck import precheck
 
     reply = precheck(_project(arguments), arguments.model, [arguments.stages])
-    _show(arguments, reply)
-    return DONE if reply.ok else NOT_READY
+    return _show(arguments, reply, reply.ok)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -337,29 +305,23 @@ def _resume(arguments: argparse.Namespace) -> int:
     from tune_mcp.contract.resume_run import PurgeItem
 
     purge = [PurgeItem.parse(word) for word in arguments.purge]
-    _show(arguments, resume_at_terminal(_project(arguments), arguments.run_id, purge))
-    return DONE
+    return _show(arguments, resume_at_terminal(_project(arguments), arguments.run_id, purge))
 
 
 def _stop(arguments: argparse.Namespace) -> int:
     from tune_mcp.verbs.stop_run import stop_run
 
-    _show(arguments, stop_run(_project(arguments), arguments.run_id, arguments.reason))
-    return DONE
+    return _show(arguments, stop_run(_project(arguments), arguments.run_id, arguments.reason))
 
 
 def _status(arguments: argparse.Namespace) -> int:
+    from tune_mcp.verbs.status import list_runs, status
+
     project = _project(arguments)
     if arguments.run_id is None:
-        from tune_mcp.verbs.status import list_runs
-
-        _show(arguments, list_runs(project))
-        return DONE
-    from tune_mcp.verbs.status import status
-
+        return _show(arguments, list_runs(project))
     reply = status(project, arguments.run_id, arguments.wait)
-    _show(arguments, reply)
-    return DONE if reply.strict_complete else NOT_READY
+    return _show(arguments, reply, reply.strict_complete)
 
 
 def _audit(arguments: argparse.Namespace) -> int:
@@ -378,8 +340,7 @@ def _tail(arguments: argparse.Namespace) -> int:
     if arguments.json or arguments.once:
         from tune_mcp.verbs.tail_pytest import tail_pytest
 
-        _show(arguments, tail_pytest(_project(arguments), arguments.run_id, arguments.lines))
-        return DONE
+        return _show(arguments, tail_pytest(_project(arguments), arguments.run_id, arguments.lines))
     return follow(_project(arguments), arguments.run_id, arguments.lines)
 
 
@@ -406,21 +367,18 @@ def _plan(arguments: argparse.Namespace) -> int:
         from tune_mcp.verbs.against import against
 
         found = against(_project(arguments), arguments.run_id, arguments.against)
-        _show(arguments, found)
-        return DONE if found.current else NOT_READY
+        return _show(arguments, found, found.current)
     from tune_mcp.verbs.apply_plan import apply_plan
 
     reply = apply_plan(_project(arguments), arguments.run_id)
     # The ready argument of the tool; a person is asked by apply, or names each with --decide.
-    _show(arguments, reply if arguments.json else reply.model_copy(update={"decisions": ()}))
-    return DONE
+    return _show(arguments, reply if arguments.json else reply.model_copy(update={"decisions": ()}))
 
 
 def _merge(arguments: argparse.Namespace) -> int:
     from tune_mcp.verbs.merge import merge
 
-    _show(arguments, merge(_project(arguments), arguments.runs, arguments.label))
-    return DONE
+    return _show(arguments, merge(_project(arguments), arguments.runs, arguments.label))
 
 
 def _apply(arguments: argparse.Namespace) -> int:
@@ -429,10 +387,6 @@ def _apply(arguments: argparse.Namespace) -> int:
 
     project = _project(arguments)
     if arguments.undo:
-        _show(arguments, undo(project, arguments.run_id, arguments.undo))
-        return DONE
-    reply = apply_at_terminal(
-        project, arguments.run_id, arguments.mode, arguments.plan_id, arguments.decide, arguments.otherwise
-    )
-    _show(arguments, reply)
-    return DONE
+        return _show(arguments, undo(project, arguments.run_id, arguments.undo))
+    choices = (arguments.mode, arguments.plan_id, arguments.decide, arguments.otherwise)
+    return _show(arguments, apply_at_terminal(project, arguments.run_id, *choices))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,7 +80,7 @@ class ConfigPlaces:
         if model is not None and model.name != name:
             source.note(("name",), f"must be {name}, the name of its folder, not {model.name}", "MOD-01")
         if model is not None and model.metrics.model_fields_set:
-            own = self._of_model(name, "metrics.yaml", len(self.places))
+            own = self._of_model(name, "metrics.yaml")
             for key, what in unknown_names(model.metrics, load_metric_rules(own)):
                 source.note(("metrics", *key), what, "DSC-16")
         if model is None or source.problems:
@@ -98,7 +98,7 @@ class ConfigPlaces:
         """
         from tune_mcp.config.metrics import load_metric_rules
 
-        own = self._of_model(name, "metrics.yaml", len(self.places))
+        own = self._of_model(name, "metrics.yaml")
         return load_metric_rules(own, self.model(name).metrics)
 
     def signatures(self, name: str) -> OwnSignatures:
@@ -106,7 +106,7 @@ class ConfigPlaces:
         from tune_mcp.config.signatures import read_own
 
         self._model_place(name)
-        return read_own(self._of_model(name, "signatures.yaml", len(self.places)))
+        return read_own(self._of_model(name, "signatures.yaml"))
 
     def stages(self, name: str) -> StageTable:
         """The model's stages in their order. Raises STAGES_STALE when nobody has discovered them, INVALID_CONFIG."""
@@ -127,11 +127,8 @@ class ConfigPlaces:
     def model_files(self, name: str) -> tuple[Path, ...]:
         """The files that say what a run of ``name`` measures: config, metric rules and stages, as far as they exist."""
         place = self._model_place(name) + 1
-        found = (
-            self._of_model(name, "config.yaml", place),
-            self._of_model(name, "metrics.yaml", len(self.places)),
-            self._of_model(name, "stages.yaml", place),
-        )
+        files = (("config.yaml", place), ("metrics.yaml", None), ("stages.yaml", place))
+        found = (self._of_model(name, file, places) for file, places in files)
         return tuple(path.resolve() for path in found if path)
 
     def stages_path_for_writing(self, name: str, repo_root: Path) -> Path:
@@ -150,7 +147,7 @@ class ConfigPlaces:
         from tune_mcp.config.host import HostProfile
         from tune_mcp.config.yaml_source import read_yaml
 
-        path = self._first(f"hosts/{name}.yaml", len(self.places)) if NAME.fullmatch(name) else None
+        path = self._host_path(name) if NAME.fullmatch(name) else None
         if path is None:
             raise _unknown(Code.HOST_UNRESOLVED, "HST-02", "host profile", name, self.host_names())
         source = read_yaml(path)
@@ -182,7 +179,7 @@ class ConfigPlaces:
         return (fitting[0], f"hostname {hostname}") if fitting else None
 
     def _mentions(self, name: str, hostname: str) -> bool:
-        path = self._first(f"hosts/{name}.yaml", len(self.places))
+        path = self._host_path(name)
         try:
             data = read_plain(path) if path else b""
         except OSError:
@@ -202,13 +199,11 @@ class ConfigPlaces:
         message = f"{path}:{line}: {key}: {refusal.message}"
         return Refusal(refusal.code, refusal.rules, message, refusal.next, details)
 
-    def _first(self, relative: str, places: int) -> Path | None:
-        paths = (place / relative for place in self.places[:places])
-        return next((path for path in paths if os.path.lexists(path)), None)
+    def _host_path(self, name: str) -> Path | None:
+        return _first(place / "hosts" / f"{name}.yaml" for place in self.places)
 
-    def _of_model(self, name: str, file: str, places: int) -> Path | None:
-        paths = (self._folder(place, name) / file for place in self.places[:places])
-        return next((path for path in paths if os.path.lexists(path)), None)
+    def _of_model(self, name: str, file: str, places: int | None = None) -> Path | None:
+        return _first(self._folder(place, name) / file for place in self.places[:places])
 
     def _folder(self, place: Path, name: str) -> Path:
         """The model's folder in ``place``: the first, by name, that is made for this state of the repository."""
@@ -225,6 +220,10 @@ class ConfigPlaces:
                 if os.path.lexists(self._folder(place, name) / "config.yaml"):
                     return index
         raise _unknown(Code.UNKNOWN_MODEL, "MOD-01", "model", name, self.model_names())
+
+
+def _first(paths: Iterable[Path]) -> Path | None:
+    return next((path for path in paths if os.path.lexists(path)), None)
 
 
 def _tree(config: Path) -> str:

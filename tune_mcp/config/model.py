@@ -199,21 +199,11 @@ class Preset(ConfigModel):
         return fits(self.constant_filter, symbol)
 
 
-_BY_NAME = frozenset(
-    (
-        "hf_model_ids_by_test",
-        "hf_datasets_by_test",
-        "requires_speaker_sim_by_test",
-        "auto_env",
-        "extra_env",
-        "gpus_per_test",
-        "pytest_extra_args",
-        "metric_sources",
-        "thresholds",
-        "timeout_s",
-    )
-)
-"""Mappings in which an entry that is left blank means that nothing is said about it."""
+_BY_TEST = (
+    "metric_sources", "thresholds", "hf_model_ids_by_test", "gpus_per_test", "extra_env", "hf_datasets_by_test",
+    "requires_speaker_sim_by_test", "pytest_extra_args", "timeout_s",
+)  # fmt: skip
+"""Mappings by test file. An entry that is left blank, as one of ``auto_env``, means that nothing is said about it."""
 
 
 class FileSource(ResultSource):
@@ -335,7 +325,7 @@ class ModelConfig(ConfigModel):
         if not isinstance(value, dict):
             return value
         kept = {key: inner for key, inner in value.items() if key not in IGNORED_KEYS}
-        for key in _BY_NAME & kept.keys():
+        for key in {*_BY_TEST, "auto_env"} & kept.keys():
             inner = kept[key]
             if isinstance(inner, dict):
                 kept[key] = {name: one for name, one in inner.items() if one is not None}
@@ -364,9 +354,7 @@ class ModelConfig(ConfigModel):
 
     def named_tests(self) -> tuple[str, ...]:
         """Every test file name that some key mentions, in a fixed order."""
-        maps = (self.metric_sources, self.thresholds, self.hf_model_ids_by_test, self.gpus_per_test, self.extra_env)
-        maps = (*maps, self.hf_datasets_by_test, self.requires_speaker_sim_by_test)
-        names = [name for mapping in (*maps, self.pytest_extra_args, self.timeout_s) for name in mapping]
+        names: list[str] = [name for key in _BY_TEST for name in getattr(self, key)]
         names += [name for one in self.optimisations.values() for name in one.tests]
         names += [name for one in self.required_files for name in one.tests]
         return tuple(dict.fromkeys(names))

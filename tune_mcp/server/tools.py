@@ -25,8 +25,7 @@ from tune_mcp.server.apply_tool import register_apply
 from tune_mcp.server.arguments import ALL_STAGES, Model, Pattern, Reason, RunId, Stages, Wait
 from tune_mcp.server.context import ServerContext
 from tune_mcp.server.registering import tool, void
-from tune_mcp.server.resume_tool import register_resume
-from tune_mcp.server.start_tool import register_start, tokens
+from tune_mcp.server.run_tools import register_resume, register_start, tokens
 
 READ = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 WRITE = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
@@ -69,7 +68,6 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         return await answer(lambda: verb.precheck(server.project(), model, tokens(stages)))
 
     register_start(mcp, server)
-
     register_resume(mcp, server)
 
     @tool(mcp, "Stop a run", STOP, StopReply)

@@ -1,4 +1,7 @@
-"""The tool ``start_run``: begins a run, and asks the person once when no model was named (rules ASK-01 to ASK-11)."""
+"""The tools ``start_run`` and ``resume_run``, with what they ask a person (rules ASK-01 to ASK-11).
+
+``start_run`` asks once when no model was named, ``resume_run`` before a strict repeat is replaced.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,12 @@ from mcp.server.mcpserver import AcceptedElicitation, Context, Elicit, Elicitati
 from mcp_types import ToolAnnotations
 from pydantic import BaseModel, Field, create_model
 
+from tune_mcp.contract.reply import Reply
+from tune_mcp.contract.resume_run import PurgeItem
 from tune_mcp.contract.start_run import DEFAULT_REPEATS, MAX_REPEATS, RunReply
-from tune_mcp.errors import Refusal
+from tune_mcp.errors import Code, Refusal
 from tune_mcp.server.answers import Answered
-from tune_mcp.server.arguments import ALL_STAGES, Label, Model, Stages
+from tune_mcp.server.arguments import ALL_STAGES, Label, Model, RunId, Stages
 from tune_mcp.server.context import ServerContext, can_ask, server_context
 from tune_mcp.server.registering import tool
 
@@ -43,7 +48,7 @@ def _form(names: list[str], stages: list[str] | str, repeats: int) -> type[BaseM
     return create_model("Selection", **fields)
 
 
-def _ask(model: str, stages: list[str] | str, repeats: int, ctx: Context[Any, Any]) -> Any:
+def _ask_selection(model: str, stages: list[str] | str, repeats: int, ctx: Context[Any, Any]) -> Any:
     """The one question, before anything runs; nobody is asked when the call will be refused anyway (ASK-11)."""
     if model or not can_ask(ctx):
         return Selection()
@@ -77,7 +82,7 @@ def register_start(mcp: MCPServer[Any], server: ServerContext) -> None:
         ] = DEFAULT_REPEATS,
         label: Label = "",
         lanes: Annotated[int, Field(description="Lanes of the host profile to use at once; 0 for all.", ge=0)] = 1,
-        chosen: Annotated[ElicitationResult[Any], Resolve(_ask)] = None,  # type: ignore[assignment]
+        chosen: Annotated[ElicitationResult[Any], Resolve(_ask_selection)] = None,  # type: ignore[assignment]
     ) -> Answered:
         """Begin a new calibration of the present commit, always in a new run directory. Returns at once; a detached
         supervisor does the work and outlives this server. Show the user the plan line and both commands, then poll
@@ -97,3 +102,66 @@ def register_start(mcp: MCPServer[Any], server: ServerContext) -> None:
             return verb.start_run(project, name, asked, int(picked.repeats or repeats), label or None, lanes)
 
         return await server.workers.answer(start)
+
+
+class Replacement(BaseModel):
+    """A person's answer about strict repeats; ``not asked`` where there was nothing to ask."""
+
+    choice: Literal["keep", "replace"] = Field(default="keep", description="keep: nothing changes")
+
+
+_NOT_ASKED = "not asked"
+
+
+def _ask_replacing(run_id: str, purge: list[PurgeItem], ctx: Context[Any, Any]) -> Any:
+    """One question about all strict repeats of the call; none when resume_run will refuse anyway (ASK-11)."""
+    if not purge or not can_ask(ctx):
+        return _NOT_ASKED
+    from tune_mcp.verbs import resume_run as verb
+
+    try:
+        questions = verb.replacing(server_context.project(), run_id, purge)
+    except Refusal:
+        return _NOT_ASKED
+    return Elicit("\n\n".join(questions.values()), Replacement) if questions else _NOT_ASKED
+
+
+def register_resume(mcp: MCPServer[Any], server: ServerContext) -> None:
+    """Put ``resume_run`` on the server."""
+
+    @tool(mcp, "Resume a run", START, RunReply)
+    async def resume_run(
+        run_id: RunId,
+        purge: Annotated[
+            list[PurgeItem],
+            Field(
+                description="Repeats to measure again; a strict one only if the user, who is asked here, agrees. "
+                "The files are kept aside."
+            ),
+        ] = [],  # noqa: B006 - the SDK reads the default, nobody changes it
+        ctx: Context[Any, Any] = None,  # type: ignore[assignment]
+        word: Annotated[ElicitationResult[Any], Resolve(_ask_replacing)] = None,  # type: ignore[assignment]
+    ) -> Answered:
+        """Go on with an interrupted, halted, exhausted, stopped or lost run, on the same commit or on one that
+        differs only in thresholds of this run (proven, and said in the reply). Complete repeats are kept, the others
+        are measured. After a halt, fix its cause first. On any other commit: start_run."""
+        from tune_mcp.verbs import resume_run as verb
+
+        def resume() -> Reply:
+            asked = not (isinstance(word, AcceptedElicitation) and cast("object", word.data) == _NOT_ASKED)
+            return verb.resume_run(server.project(), run_id, purge, _person(word) if asked else None)
+
+        return await server.workers.answer(resume)
+
+
+def _person(word: object) -> str:
+    """Who agreed. Raises DECLINED."""
+    said = cast("object", word.data) if isinstance(word, AcceptedElicitation) else None
+    if isinstance(said, Replacement) and said.choice == "replace":
+        return "a person, through the client"
+    raise Refusal(
+        Code.DECLINED,
+        "RES-06",
+        "the person keeps the strict repeat (declined, or did not answer); nothing was changed",
+        "call resume_run without that purge",
+    )
