@@ -182,12 +182,8 @@ def rules(own: OwnSignatures | None = None) -> WatchRules:
             ),
             "startup": startup,
             "startup_after_s": startup.after_s,
-            "alert_after_s": limits.alert_after_s,
-            "stop_after_s": limits.stop_after_s,
-            "exit_after_s": limits.exit_after_s,
-            "free_mib": room.free_mib,
-            "log_mib": room.log_mib,
-            "log_mib_per_s": room.log_mib_per_s,
+            **limits.model_dump(),
+            **room.model_dump(),
             "roles": own.roles + shipped.roles,
         }
     )

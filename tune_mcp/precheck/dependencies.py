@@ -7,7 +7,8 @@ the environment of the project's interpreter and not in ours.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -145,14 +146,15 @@ def _dynamic(root: Path, document: Mapping[str, object]) -> tuple[str, ...] | No
 
 def _overridden(found: list[Requirement], lines: tuple[object, ...]) -> tuple[Requirement, ...]:
     """Where uv is configured to override a version, that one is installed and not the declared one."""
-    overrides: dict[str, Requirement] = {}
-    for line in lines:
-        try:
-            one = Requirement(str(line))
-        except InvalidRequirement:
-            continue
-        overrides[canonicalize_name(one.name)] = one
+    overrides = {canonicalize_name(one.name): one for one in _requirements(map(str, lines))}
     return tuple(overrides.get(canonicalize_name(one.name), one) for one in found)
+
+
+def _requirements(lines: Iterable[str]) -> Iterator[Requirement]:
+    """Those of some lines that are requirements."""
+    for line in lines:
+        with suppress(InvalidRequirement):
+            yield Requirement(line)
 
 
 def _required_python(value: object) -> SpecifierSet | None:
@@ -227,11 +229,7 @@ def _pinned(requirement: Requirement) -> bool:
 
 def _of_extras(lines: Sequence[str], extras: frozenset[str], environment: Mapping[str, str]) -> Iterator[Requirement]:
     """What an installed distribution declares for the extras alone, without the condition that names them."""
-    for line in lines:
-        try:
-            one = Requirement(line)
-        except InvalidRequirement:
-            continue
+    for one in _requirements(lines):
         if one.marker is None or _applies(one.marker, environment, ""):
             continue
         if any(_applies(one.marker, environment, extra) for extra in extras):
@@ -294,12 +292,7 @@ def _all(declared: Declared, facts: VenvFacts) -> tuple[Sequence[Requirement] | 
         return declared.requirements, "declared"
     if declared.name not in facts.requires:
         return (None, "") if declared.name not in facts.packages else (declared.requirements, "declared")
-    found: list[Requirement] = list(declared.requirements)
-    for line in facts.requires[declared.name]:
-        try:
-            found.append(Requirement(line))
-        except InvalidRequirement:
-            continue
+    found = [*declared.requirements, *_requirements(facts.requires[declared.name])]
     return found, f"of {declared.name}'s installed metadata"
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from tune_mcp.precheck.venv import canonical, sync
 
 _PROGRAM = """
 import importlib, json, os, sys, threading
-out = os.fdopen(int(sys.argv[1]), "w", buffering=1)
+out = open(sys.argv[1], "w", buffering=1)
 threading.Thread(target=lambda: os.read(0, 1) or os._exit(1), daemon=True).start()
 for name in sys.argv[2:]:
     out.write(json.dumps({"begin": name}) + "\\n")
@@ -85,42 +86,29 @@ def try_imports(subject: Subject, env: Mapping[str, str], deadline_s: float) -> 
     names = wanted(subject)
     if not names or subject.venv_python is None:
         return Imports()
-    # The child ends when its standard input does: nobody is left behind loading torch when we are killed.
-    stdin, lifeline = os.pipe()
-    # A pipe of its own for the answer: a site customisation may print to stdout, close it or replace it.
-    answer, writer = os.pipe()
-    try:
-        child = subprocess.Popen(
-            [str(subject.venv_python), "-B", "-c", _PROGRAM, str(writer), *names],
-            cwd=subject.repo_root,
-            env=dict(env),
-            stdin=stdin,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(writer,),
-            start_new_session=True,
-        )
-        os.close(writer)
-        writer = -1
-        child.stdout = os.fdopen(answer, "rb")
-        answer = -1
-        return _heard(child, names, deadline_s)
-    except OSError as error:
-        return Imports(untried=f"the interpreter does not start: {error}")
-    finally:
-        for handle in (stdin, lifeline, answer, writer):
-            if handle >= 0:
-                os.close(handle)
-
-
-def _heard(child: subprocess.Popen[bytes], names: tuple[str, ...], deadline_s: float) -> Imports:
-    try:
-        said, _ = child.communicate(timeout=deadline_s)
-    except subprocess.TimeoutExpired as error:
-        # Never reaped by us: a child that hangs in the kernel does not even hear SIGKILL.
-        os.killpg(child.pid, signal.SIGKILL)
-        return _read(names, error.output or b"", late=True, rc=None)
-    return _read(names, said, late=False, rc=child.returncode)
+    # A file of its own for the answer: a site customisation may print to stdout, close it or replace it.
+    with tempfile.TemporaryDirectory(prefix="tune-imports-") as folder:
+        answer = Path(folder) / "answer.jsonl"
+        try:
+            # The child ends when its standard input does: nobody is left behind loading torch when we are killed.
+            child = subprocess.Popen(
+                [str(subject.venv_python), "-B", "-c", _PROGRAM, str(answer), *names],
+                cwd=subject.repo_root,
+                env=dict(env),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return Imports(untried=f"the interpreter does not start: {error}")
+        try:
+            rc = child.wait(deadline_s)
+        except subprocess.TimeoutExpired:
+            # Never reaped by us: a child that hangs in the kernel does not even hear SIGKILL.
+            os.killpg(child.pid, signal.SIGKILL)
+            rc = None
+        return _read(names, answer.read_bytes() if answer.exists() else b"", late=rc is None, rc=rc)
 
 
 def _read(names: tuple[str, ...], said: bytes, late: bool, rc: int | None) -> Imports:

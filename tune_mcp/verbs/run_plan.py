@@ -105,7 +105,7 @@ def new_plan(
         config_sha256=config_hashes(project, config.name),
         catalogue={stage.key: stage for stage in stages},
         groups={stage.group: rules.policy(stage.group) for stage in stages},
-        protected=tuple(one.pattern for group in (rules.protected_names, *rules.scope.values()) for one in group),
+        protected=tuple(one for group in (rules.file.protected, *rules.file.scope.values()) for one in group),
         preset_filters={test: preset.constant_filter for test, preset in _presets(config, stages).items()},
         report_only=tuple(test for test, preset in _presets(config, stages).items() if not preset.gate_thresholds),
         settings=_settings(project, config, stages),

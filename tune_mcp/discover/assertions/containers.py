@@ -46,7 +46,7 @@ class Containers(Values):
             return value.known()
         if isinstance(value, Table):
             return list(value.entries)
-        found = as_tuple(value)
+        found = value if isinstance(value, str) else as_tuple(value)
         return None if found is None else list(found)
 
     def in_order(self, value: Value) -> list[Value] | None:
@@ -135,7 +135,7 @@ class Containers(Values):
             case Class():
                 found = self._described(name, value.find(name))
                 if isinstance(found, Function) and "classmethod" in found.decorators:
-                    return Function(found.node, found.scope, found.defaults, value)
+                    return found.bound(value)
                 return self.unknown(f"{value.name}.{name}") if found is MISSING else found
             case Expr() | Function():
                 return self.unknown(f"….{name}", [value])
@@ -152,8 +152,7 @@ class Containers(Values):
             return self._computed(f"….{name}", value, value.kind.find("__getattr__"))
         if not isinstance(found, Function) or "staticmethod" in found.decorators:
             return found
-        owner = value.kind if "classmethod" in found.decorators else value
-        bound = Function(found.node, found.scope, found.defaults, owner)
+        bound = found.bound(value.kind if "classmethod" in found.decorators else value)
         if any(one in ("property", "cached_property", "functools.cached_property") for one in found.decorators):
             return self.call(bound, [], {}, found.node)
         return bound

@@ -41,6 +41,7 @@ from tune_mcp.discover.assertions.statements import Statements, Target
 from tune_mcp.discover.assertions.values import TooLong
 from tune_mcp.discover.python_files import PythonFiles
 from tune_mcp.discover.recorded import RECORDERS
+from tune_mcp.discover.source_tree import parameters
 
 _MAX_DEPTH = 60
 _BRIEF = 2_000
@@ -259,7 +260,7 @@ class Interpreter(Statements):
         bound = dict(zip(names, given, strict=False))
         if arguments.vararg is not None:
             bound[arguments.vararg.arg] = tuple(given[len(names) :])
-        every_name = [*names, *(one.arg for one in arguments.kwonlyargs)]
+        every_name = parameters(arguments)
         bound |= {key: value for key, value in keywords.items() if key in every_name}
         if arguments.kwarg is not None:
             rest: dict[object, Value] = {key: value for key, value in keywords.items() if key not in every_name}
@@ -293,7 +294,7 @@ class Interpreter(Statements):
         found = Instance(kind, {}, self.now())
         init = kind.find("__init__")
         if isinstance(init, Function):
-            self._invoke(Function(init.node, init.scope, init.defaults, found), args, keywords, node)
+            self._invoke(init.bound(found), args, keywords, node)
             return found
         names = list(dict.fromkeys(name for one in reversed(kind.ancestry()) for name in one.fields))
         bound = {**dict(zip(names, args, strict=False)), **keywords}
@@ -304,7 +305,7 @@ class Interpreter(Statements):
                 default = kind.find(name)
                 found.names[name] = self.copied(default, deep=True) if default is not MISSING else self.unknown(name)
         if isinstance(after := kind.find("__post_init__"), Function):
-            self._invoke(Function(after.node, after.scope, after.defaults, found), [], {}, node)
+            self._invoke(after.bound(found), [], {}, node)
         if not names and (args or keywords):
             # What a base or __new__ makes of them is not known; they are in it.
             found.names.update({"(arguments)": tuple(args), **keywords})

@@ -200,9 +200,10 @@ def _given(literal: Value, literals: list[Value]) -> Value:
     true = {id(one) for one in literals if one is not literal}
     false = {id(one.arg) for one in literals if isinstance(one, Not) and one is not literal}
 
-    def replaced(node: Expr) -> Value:
-        return True if id(node) in true else False if id(node) in false else node
+    return _rebuilt(literal, lambda node: True if id(node) in true else False if id(node) in false else node)
 
+
+def _rebuilt(literal: Value, replaced: Callable[[Expr], Value]) -> Value:
     try:
         return rebuilt(literal, replaced)
     except Undefined:
@@ -249,10 +250,7 @@ def _assumed(literal: Value, measured: Opaque) -> Value:
             return node.likely
         return node
 
-    try:
-        return rebuilt(literal, replaced)
-    except Undefined:
-        raise _Unclear(_STRANGE) from None
+    return _rebuilt(literal, replaced)
 
 
 def _is_presence(literal: Value, measured: Opaque) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from tune_mcp.discover.assertions.formula import Choice, Opaque, Origin, Value, choose, depends, every, leaves
+from tune_mcp.discover.source_tree import is_fixture
 
 Guards = tuple[Value, ...]
 """Conditions under which a statement runs, the outermost first."""
@@ -31,10 +32,8 @@ class Items:
 
     def known(self) -> list[Value] | None:
         """The elements, None when some of them are there only under a condition."""
-        return [value for condition, value in self.items if condition is True] if self._is_plain() else None
-
-    def _is_plain(self) -> bool:
-        return all(condition is True for condition, _ in self.items)
+        found = [value for condition, value in self.items if condition is True]
+        return found if len(found) == len(self.items) else None
 
 
 @dataclass(eq=False)
@@ -77,6 +76,10 @@ class Function:
     defaults: tuple[dict[str, Value], ...] = ()
     owner: Value = None
 
+    def bound(self, owner: Value) -> Function:
+        """The same as a method of an object."""
+        return Function(self.node, self.scope, self.defaults, owner)
+
     @property
     def name(self) -> str:
         """Its own name."""
@@ -90,7 +93,7 @@ class Function:
     @property
     def is_fixture(self) -> bool:
         """Whether pytest calls it to fill a parameter."""
-        return any("fixture" in one.partition("(")[0] for one in self.decorators)
+        return not isinstance(self.node, ast.Lambda) and is_fixture(self.node)
 
 
 @dataclass(eq=False)

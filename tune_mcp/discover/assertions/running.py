@@ -138,13 +138,12 @@ class Run:
             for name in _BEFORE:
                 before = owner.find(name) if owner else None
                 if isinstance(before, Function):
-                    kind = owner if "classmethod" in before.decorators else instance
-                    self._run(Function(before.node, before.scope, before.defaults, kind), {})
+                    self._run(before.bound(owner if "classmethod" in before.decorators else instance), {})
             for name in self._autouse(owner):
                 before = owner.find(name) if owner else None
                 if isinstance(before, Function):
-                    self._run(Function(before.node, before.scope, before.defaults, instance), {})
-            self._run(Function(function.node, function.scope, function.defaults, instance), bound)
+                    self._run(before.bound(instance), {})
+            self._run(function.bound(instance), bound)
         finally:
             machine.testing = False
             found = machine.raised.pop()
@@ -180,7 +179,7 @@ class Run:
     def _find(self, name: str, owner: Class | None) -> Function | None:
         own = owner.find(name) if owner else None
         if owner and isinstance(own, Function) and own.is_fixture:
-            return Function(own.node, own.scope, own.defaults, Instance(owner, {}))
+            return own.bound(Instance(owner, {}))
         for path in (self.module.path, *self.names.files.conftests(self.module.path)):
             module = self.machine.module(path)
             for key in list(module.scope.names):

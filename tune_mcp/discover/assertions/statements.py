@@ -215,7 +215,9 @@ class Statements(Branches):
                 owner = self.eval(inner, scope)
                 for one in self._alternatives(owner):
                     if isinstance(one, Table):
-                        self._put(one, self.index(index, scope), value)
+                        key = self.index(index, scope)
+                        level = self.level(one) if isinstance(key, Opaque) else None
+                        self.put(one, key if level is None else level, value)
                     elif isinstance(one, Items):
                         self.spoil(one, ast.unparse(target), [value])
                     elif isinstance(one, Opaque):
@@ -233,10 +235,6 @@ class Statements(Branches):
                         one.change(self.place(target), name)
             case _:
                 self.eval(target, scope)
-
-    def _put(self, table: Table, key: Value, value: Value) -> None:
-        level = self.level(table) if isinstance(key, Opaque) else None
-        self.put(table, key if level is None else level, value)
 
     def _alternatives(self, value: Value) -> list[Value]:
         return (
@@ -273,7 +271,8 @@ class Statements(Branches):
             return REFERENCE
         table = value
         if isinstance(table, Table) and wanted.subkey not in table.entries:
-            level = wanted.concurrency if wanted.concurrency is not None else self._only(table)
+            only = next(iter(table.entries)) if len(table.entries) == 1 else None
+            level = wanted.concurrency if wanted.concurrency is not None else only
             table = table.entries.get(level, MISSING)
         if isinstance(table, Table) and wanted.subkey in table.entries:
             old = table.entries[wanted.subkey]
@@ -290,6 +289,3 @@ class Statements(Branches):
         number = number_of(node)
         self.present = float(number) if number is not None else None
         return REFERENCE
-
-    def _only(self, table: Table) -> Value:
-        return next(iter(table.entries)) if len(table.entries) == 1 else None
