@@ -295,7 +295,7 @@ def _at_rest(run: RunDir) -> bool:
     return conclude(run).state.at_rest
 
 
-def wait_until_rest(project: Project, run_id: str, limit_s: float = 120.0) -> status.StatusReply:
+def wait_until_rest(project: Project, run_id: str, limit_s: float = 300.0) -> status.StatusReply:
     """Poll ``status`` until no supervisor works on the run; bounded by ``limit_s``."""
     end = time.monotonic() + limit_s
 

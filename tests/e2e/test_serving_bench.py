@@ -35,7 +35,7 @@ def test_the_serving_benchmark_is_calibrated_from_its_own_tests(
     proposed = init(project, [], "serving-bench", Asked(run=True))
     assert not proposed.missing, proposed.text()
     run_id = start_run(project, "serving-bench", ("ALL",), 2).run_id
-    assert toy.wait_until_rest(project, run_id, 120).strict_complete
+    assert toy.wait_until_rest(project, run_id).strict_complete
     report(project, run_id)
     plan = apply_plan(project, run_id)
     done = apply(project, run_id, plan.plan_id, "smart", otherwise="apply")

@@ -67,11 +67,11 @@ def test_a_repeat_that_others_disturbed_is_kept_reported_and_measured_again_with
     (toy.state_folder(project) / "run1_launch1.json").write_text(json.dumps(moved))
     run = toy.start_and_hold(project, repeats=2)
     others.use(0.9)
-    toy.wait_for(lambda: text_of(run, "alert"), 30, "the alert")
+    toy.wait_for(lambda: text_of(run, "alert"), what="the alert")
     others.use(0.0)
     toy.let_go(project, 1)
 
-    assert toy.wait_until_rest(project, run.run_id, 90).state == "finished", toy.told(run)
+    assert toy.wait_until_rest(project, run.run_id).state == "finished", toy.told(run)
     first, second = results(run)
     assert [one["verdict"] for one in history(run)] == ["disturbed", "kept"]
     assert first.disturbed.startswith("0.") and "(limit 0.3 for 2 s)" in first.disturbed and not second.disturbed
@@ -90,14 +90,14 @@ def test_a_launch_waits_until_others_leave_its_lane_and_no_try_is_charged(tmp_pa
     project = on_a_lane(tmp_path / "repo", LIMIT)
     others.use(0.8)
     run = toy.start(project, repeats=1)
-    toy.wait_for(lambda: (record := read_record(run)) and record.state == "waiting_for_quiet", 60, "the wait")
+    toy.wait_for(lambda: (record := read_record(run)) and record.state == "waiting_for_quiet", what="the wait")
     record = read_record(run)
     assert record and record.current and text_of(run, "waiting_for_quiet")
     assert re.match(r"waiting_for_quiet: 0\.[78]\d cores of other processes on CPUs ", record.current.phase)
     assert toy.launches(project, 1) == ()
     others.use(0.0)
 
-    assert toy.wait_until_rest(project, run.run_id, 90).state == "finished", toy.told(run)
+    assert toy.wait_until_rest(project, run.run_id).state == "finished", toy.told(run)
     assert [one["verdict"] for one in history(run)] == ["kept"] and len(toy.launches(project, 1)) == 1
     (one,) = results(run)
     assert one.quiet and one.quiet.foreign_cores is not None and one.quiet.foreign_cores < 0.3, "the wait is no part"
@@ -107,7 +107,7 @@ def test_a_stop_ends_the_wait(tmp_path: Path, others: Others) -> None:
     project = on_a_lane(tmp_path / "repo", LIMIT)
     others.use(0.8)
     run = toy.start(project, repeats=1)
-    toy.wait_for(lambda: text_of(run, "waiting_for_quiet"), 60, "the wait")
+    toy.wait_for(lambda: text_of(run, "waiting_for_quiet"), what="the wait")
 
     stop_run(project, run.run_id, "enough")
 
@@ -122,7 +122,7 @@ def test_without_limits_everything_is_recorded_and_nothing_waits_or_is_thrown_aw
     others.use(0.8)
     run = toy.start(project, repeats=1)
 
-    assert toy.wait_until_rest(project, run.run_id, 90).state == "finished", toy.told(run)
+    assert toy.wait_until_rest(project, run.run_id).state == "finished", toy.told(run)
     (one,) = results(run)
     assert one.disturbed == "" and one.quiet and one.quiet.cpus == (max(os.sched_getaffinity(0)),)
     assert one.quiet.foreign_cores is not None and one.quiet.foreign_at_most is not None

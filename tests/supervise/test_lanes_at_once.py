@@ -228,7 +228,7 @@ def test_lanes_with_gpus_share_no_gpu_cache_port_or_temporary_folder(tmp_path: P
         laned.wait_for(project, run, *((name, 1) for name in names))
         for name in names:
             laned.let_go(project, name, 1)
-        assert toy.wait_until_rest(project, run.run_id, 120).strict_complete, toy.told(run)
+        assert toy.wait_until_rest(project, run.run_id).strict_complete, toy.told(run)
 
     facts = laned.seen(project)
     assert sorted(fact["gpus"] for fact in facts) == [f"{2 * n},{2 * n + 1}" for n in range(count)]
@@ -265,7 +265,7 @@ def test_a_suite_that_ends_processes_by_name_finds_none_of_another_lane(tmp_path
     reply = start_run(project, toy.MODEL, repeats=1, lanes=2)
     run = project.run(reply.run_id)
 
-    now = toy.wait_until_rest(project, run.run_id, 120)
+    now = toy.wait_until_rest(project, run.run_id)
 
     alone = [note for note in reply.notes if "for itself" in note]
     assert bool(alone) == (not own_pids.possible())
