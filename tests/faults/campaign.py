@@ -36,7 +36,7 @@ from tune_mcp.verbs.resume_run import resume_run
 from tune_mcp.verbs.start_run import start_run
 
 REPEATS = 3
-LIMIT_S = 60.0
+LIMIT_S = 300.0
 
 WORKER = '''
 def worker(k):
