@@ -34,7 +34,7 @@ from tune_mcp.discover.assertions.objects import (
     beyond,
     tainted,
 )
-from tune_mcp.discover.assertions.values import MAX_LENGTH, Values
+from tune_mcp.discover.assertions.values import MAX_LENGTH, Values, is_itself
 
 
 class Containers(Values):
@@ -45,7 +45,7 @@ class Containers(Values):
         if isinstance(value, Items):
             return value.known()
         if isinstance(value, Table):
-            return list(value.entries)
+            return None if value.unseen else list(value.entries)
         found = value if isinstance(value, str) else as_tuple(value)
         return None if found is None else list(found)
 
@@ -62,6 +62,10 @@ class Containers(Values):
             table.entries[key] = choose(condition, value, old)
         else:
             self.spoil(table, "a dict with an unknown key", [value])
+            held = self.unknown("a dict with an unknown key", [key, value, table.unseen])
+            # A result under its own name is a result; arithmetic over one is none.
+            whole = is_itself(value) and not (table.unseen and table.unseen.mixed)
+            table.unseen = replace(held, mixed="") if whole else held
 
     def spoil(self, container: Value, why: str, others: Iterable[Value] = ()) -> None:
         """Something that is not understood may have changed a container."""
@@ -100,7 +104,9 @@ class Containers(Values):
         ):
             return Present(container, f"{ast.unparse(node)[:60]}", likely=True)
         if isinstance(container, Table) and isinstance(element, Hashable) and not isinstance(element, Expr):
-            return self.there(container.entries.get(element, MISSING))
+            found = container.entries.get(element, MISSING)
+            unseen = found is MISSING and container.unseen
+            return self.unknown(ast.unparse(node)[:60], [container]) if unseen else self.there(found)
         if isinstance(container, Table) and isinstance(element, Opaque) and self.level(container) is not None:
             return True
         if isinstance(container, str) and isinstance(element, str):
@@ -188,7 +194,8 @@ class Containers(Values):
                     return found
                 other = self.unknown(f"{ast.unparse(node)[:40]}", [value])
                 # A name that no code which is followed has put there is a result of its own.
-                return replace(other, mixed="") if isinstance(index, str) else other
+                computed = value.unseen.mixed if value.unseen else ""
+                return replace(other, mixed=computed) if isinstance(index, str) else other
             case Library():
                 return self.setting(value.name)
             case str() if isinstance(index, slice):

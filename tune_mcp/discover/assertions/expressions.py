@@ -205,7 +205,7 @@ class Expressions(Containers):
             if key is not None:
                 self.put(table, self.eval(key, scope), found)
             elif isinstance(found, Table):
-                table.entries.update(found.entries)
+                table.take(found)
             elif len(node.keys) == 1:
                 return found
             else:

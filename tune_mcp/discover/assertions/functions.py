@@ -70,7 +70,7 @@ class Functions(Expressions):
 
         match value:
             case Table():
-                return Table({key: inner(one) for key, one in value.entries.items()}, self.now())
+                return Table({key: inner(one) for key, one in value.entries.items()}, self.now(), value.unseen)
             case Items():
                 return Items([(condition, inner(one)) for condition, one in value.items], self.now(), value.ordered)
             case Instance():
@@ -202,7 +202,7 @@ class Functions(Expressions):
     def _do_dict(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
         table = Table({}, self.now())
         if args and isinstance(args[0], Table):
-            table.entries.update(args[0].entries)
+            table.take(args[0])
         elif args:
             for _, pair in self.iterate(args[0]):
                 known = as_tuple(pair) or ()
@@ -266,7 +266,11 @@ class Functions(Expressions):
         match name:
             case "get":
                 found = self.entry(owner, args[0])
+                if found is MISSING and owner.unseen:
+                    return self.item(owner, args[0], node)
                 return (args[1] if len(args) > 1 else None) if found is MISSING else found
+            case "items" | "keys" | "values" if owner.unseen:
+                return self.unknown(f"….{name}()", [owner])
             case "items":
                 return Items([(True, (key, one)) for key, one in owner.entries.items()], self.now())
             case "keys":
@@ -276,9 +280,10 @@ class Functions(Expressions):
             case "copy":
                 return self.copied(owner, deep=False)
             case "update" if not args or isinstance(args[0], Table):
-                given = args[0].entries if args and isinstance(args[0], Table) else {}
-                for key, value in {**given, **keywords}.items():
+                other = args[0] if args and isinstance(args[0], Table) else Table({})
+                for key, value in {**other.entries, **keywords}.items():
                     self.put(owner, key, value)
+                owner.unseen = other.unseen or owner.unseen
                 return None
             case _:
                 self.spoil(owner, f"….{name}(…)", args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import cast
@@ -38,10 +39,16 @@ class Items:
 
 @dataclass(eq=False)
 class Table:
-    """A dict with known keys."""
+    """A dict with known keys; ``unseen`` is what it may hold under others, None for nothing."""
 
     entries: dict[Hashable, Value]
     created: Guards = ()
+    unseen: Opaque | None = None
+
+    def take(self, other: Table) -> None:
+        """Have what another one has."""
+        self.entries.update(other.entries)
+        self.unseen = other.unseen or self.unseen
 
 
 @dataclass(eq=False)
@@ -205,7 +212,7 @@ def contents(value: Value) -> Iterable[Value]:
         case Items():
             return [part for pair in value.items for part in pair]
         case Table():
-            return list(value.entries.values())
+            return [*value.entries.values(), value.unseen]
         case Instance():
             return list(value.names.values())
         case Choice():
@@ -218,6 +225,18 @@ def contents(value: Value) -> Iterable[Value]:
             return [value.owner]
         case _:
             return as_tuple(value) or ()
+
+
+def has_own_truth(kind: Class) -> bool:
+    """Whether an object of the class may be false: it says so itself, or is a container or a number."""
+    names = ("__bool__", "__len__")
+    bases = [base.name for one in kind.ancestry() for base in one.bases if isinstance(base, Library)]
+    built_in = [getattr(builtins, name.removeprefix("builtins."), None) for name in bases]
+    return (
+        any(kind.find(name) is not MISSING for name in names)
+        or any(hasattr(one, name) for one in built_in if isinstance(one, type) for name in names)
+        or any(name.startswith("collections.") for name in bases)
+    )
 
 
 def as_tuple(value: Value) -> tuple[Value, ...] | None:

@@ -226,7 +226,7 @@ class Statements(Branches):
                 owner = self.eval(inner, scope)
                 for one in self._alternatives(owner):
                     if isinstance(one, Instance):
-                        stored(one.names, name, value, beyond(self.guards, one.created))
+                        stored(one.names, name, self.keeps(f".{name}", value), beyond(self.guards, one.created))
                     elif isinstance(one, Module | Class):
                         stored(one.scope.names, name, value, beyond(self.guards, ()))
                         if one is not scope.module and tainted(value):

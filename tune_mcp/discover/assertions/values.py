@@ -47,6 +47,7 @@ from tune_mcp.discover.assertions.objects import (
     Module,
     Table,
     as_tuple,
+    has_own_truth,
     is_measured,
     is_plain,
     opaques_in,
@@ -82,10 +83,10 @@ def is_condition(value: Value) -> bool:
             return False
 
 
-def _is_itself(value: Value) -> bool:
+def is_itself(value: Value) -> bool:
     """Whether a value is a plain number or what a run gives, not arithmetic over it."""
     if isinstance(value, Apply) and value.function is float:
-        return _is_itself(value.args[0])
+        return is_itself(value.args[0])
     return isinstance(value, Opaque) or not isinstance(value, Expr)
 
 
@@ -237,7 +238,7 @@ class Values(ABC):
         values = [value for _, value in items.items]
         roots = {leaf.root for value in values for leaf in leaves(value).values() if isinstance(leaf, Opaque)}
         found = self.unknown(name, [items, *values])
-        mixed = found.mixed if summed or not all(_is_itself(value) for value in values) else ""
+        mixed = found.mixed if summed or not all(is_itself(value) for value in values) else ""
         return Opaque(name, found.origin, found.ref, roots.pop() if len(roots) == 1 else None, found.parents, mixed)
 
     # Conditions
@@ -266,6 +267,8 @@ class Values(ABC):
                 filled = some(condition for condition, _ in value.items)
                 self.decides(filled)
                 return filled
+            case Table() if value.unseen:
+                return self.unknown("a dict with an unknown key", [value])
             case Table():
                 return some(
                     True if entry is not MISSING and not isinstance(entry, Choice) else self.there(entry)
@@ -277,6 +280,8 @@ class Values(ABC):
                 return some(args)
             case Expr():
                 return value if is_condition(value) else Apply(bool, "bool", (value,))
+            case Instance() if has_own_truth(value.kind):
+                return self.unknown(f"bool({value.kind.name}(…))", [value])
             case Instance() | Function() | Class() | Module() | Method() | Approx():
                 return True
             case _:
@@ -300,7 +305,7 @@ class Values(ABC):
         if function is None:
             return self.unknown(ast.unparse(node)[:40], [left, right])
         if isinstance(left, Table) and isinstance(right, Table) and function is OPERATORS["or_"]:
-            return Table(left.entries | right.entries, self.now())
+            return Table(left.entries | right.entries, self.now(), right.unseen or left.unseen)
         if isinstance(left, Table) != isinstance(right, Table) and function is OPERATORS["or_"]:
             merged = self.unknown("a dict", [left, right])
             merged.mark(self.place(node))
