@@ -68,6 +68,27 @@ def test_untracked_outputs_of_tests_halt_nothing(tmp_path: Path, present: bool) 
     assert len(toy.launches(project, 1)) == 1
 
 
+@pytest.mark.rule("SES-11")
+@pytest.mark.parametrize("ignored", [True, False], ids=["ignored", "untracked"])
+def test_a_file_that_one_repeat_wrote_and_the_next_only_read_is_named(tmp_path: Path, ignored: bool) -> None:
+    source = during(
+        "cache = Path('tests/cache.json')",
+        "cache.read_text() if cache.exists() else cache.write_text('{}')",
+        "Path('tests/state.json').write_text(str(time.time_ns()))",
+    )
+    project = toy.make_toy(
+        tmp_path / "repo", test_source=source, files={"tests/.gitignore": "*.json\n"} if ignored else {}
+    )
+
+    run = toy.finished_run(project, 3, toy.real_pytest)
+
+    assert strict_audit(project, run.run_id).ready, toy.told(run)
+    told = [text for text in appeared(run) if "earlier repeat" in text]
+    assert [text.partition(";")[0] for text in told] == [
+        f"{TEST_KEY} run 2 read 1 file that an earlier repeat of this run wrote: tests/cache.json"
+    ]
+
+
 @pytest.mark.rule("SES-11", "RES-02")
 def test_an_output_that_was_seen_may_change_or_go_between_stop_and_resume(tmp_path: Path) -> None:
     source = during("Path('test.db').write_text(str(time.time_ns()))", "assert repeat() != 2 or os.getenv('OK'), 'x'")

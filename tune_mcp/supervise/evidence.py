@@ -27,6 +27,7 @@ def compared(job: Job, before: provenance.GitState, gpus: tuple[Gpu, ...], start
         "environment": machine,
         "moved": "; ".join(filter(None, (str(tree["moved"]), found.moved))),
         "incomparable": "; ".join(filter(None, (incomparable, found.incomparable))),
+        "inherited": found.inherited,
         "loaded_sha256": loaded.store(job, record) if record else None,
     }
 

@@ -127,7 +127,8 @@ class AttemptResult(Frozen):
     signature ``stopped_for``; ``stop_reason`` explains a stop.
     ``signals`` are those that we sent to pytest: another one came from outside. ``blocked`` is why it was not started.
     ``moved`` is what of the tree was another one before, during or after the launch; ``appeared`` are new files that
-    look like a test's output, ``outputs`` files of the tree that its tests wrote and that are no part of it.
+    look like a test's output, ``outputs`` files of the tree that its tests wrote and that are no part of it,
+    ``inherited`` files of the repository that it read and that an earlier launch of the run wrote.
     ``rewritten`` are files that moved the tree while pytest ran, ``way_out`` what can be done about them.
     Times are UTC, ``duration_s`` is pytest alone (no waiting, no drain).
     ``clock_moved`` is by how much the wall clock was set meanwhile.
@@ -157,6 +158,7 @@ class AttemptResult(Frozen):
     moved: str = ""
     appeared: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    inherited: tuple[str, ...] = ()
     rewritten: tuple[str, ...] = ()
     way_out: str = ""
     incomparable: str = ""

@@ -73,10 +73,14 @@ class Loaded(Frozen):
 @dataclass(frozen=True)
 class Difference:
     """What another repeat loaded otherwise, a clause each: inside the repository (COMMIT_MOVED), and anywhere else
-    (HOST_NOT_COMPARABLE); empty when there is nothing."""
+    (HOST_NOT_COMPARABLE); empty when there is nothing.
+
+    ``inherited`` are files of the repository that this launch read and an earlier one of the run had written.
+    """
 
     moved: str = ""
     incomparable: str = ""
+    inherited: tuple[str, ...] = ()
 
 
 class _Listed(Frozen):
@@ -134,8 +138,12 @@ def after(job: Job, tree: GitState, started_ns: int) -> tuple[Loaded | None, Dif
     for path in (*kept.files, *names) if kept else names:
         if path not in known and not path.startswith(ours):
             found.compare(path, _stamp(path), started_ns)
+    untracked = {os.path.normpath(f"{job.repo_root}/{name}") for name in tree.untracked}
     for path in launch.read:
-        if path not in known and path not in names and _is_input(path, job, started_ns):
+        if path in names or path in known - untracked or not _is_input(path, job, started_ns):
+            continue
+        found.inherit(path)
+        if path not in known:
             found.compare(path, _stamp(path), started_ns, data=True)
     found.site(site)
     projects = {name: _project(Path(name)) for name in _editable(site, Path(job.repo_root))}
@@ -198,6 +206,7 @@ class _Comparison:
         self.files: dict[str, FileState] = {}
         self._inside: list[str] = []
         self._elsewhere: list[str] = []
+        self._inherited: list[str] = []
 
     def compare(self, path: str, now: Stamp | None, started_ns: int | None = None, *, data: bool = False) -> None:
         """One file: unchanged since it was recorded, or new and older than the first launch.
@@ -230,6 +239,12 @@ class _Comparison:
                 self._tell(path, what)
         self.files[path] = state
 
+    def inherit(self, path: str) -> None:
+        """A data file that was read: from an earlier launch where it is newer than the first one and new to the run."""
+        now = _stamp(path)
+        if now and self._kept and path not in self._kept.files and path.startswith(self._root):
+            self._inherited += [path.removeprefix(self._root)] if now[2] > self._kept.began_ns else []
+
     def site(self, now: Mapping[str, tuple[str, ...]]) -> None:
         """Names that run code by themselves: a new one shows before it was loaded, one that is gone afterwards too."""
         for folder, names in now.items():
@@ -261,7 +276,8 @@ class _Comparison:
 
     def difference(self) -> Difference:
         """All of it; a file is named once."""
-        return Difference(listed([*dict.fromkeys(self._inside)]), listed([*dict.fromkeys(self._elsewhere)]))
+        found = (listed([*dict.fromkeys(one)]) for one in (self._inside, self._elsewhere))
+        return Difference(*found, inherited=tuple(dict.fromkeys(self._inherited)))
 
     def _is_loaded_from(self, path: str) -> bool:
         """Whether the file lies where a launch looks for modules or settings, not in a cache that a launch fills."""

@@ -32,6 +32,7 @@ class Notes:
         self._due = 0.0
         self._appeared: set[str] = set()
         self._outputs: set[str] = set()
+        self._inherited: set[str] = set()
         self._watchers = Watchers(journal.run.watched, journal.clock.now().timestamp())
 
     def look(self, job: Job) -> None:
@@ -85,6 +86,14 @@ class Notes:
                 f"the tests rewrite {number_of(len(outputs), 'file')} of the tree, left out when it is compared: "
                 f"{names}; each repeat starts from what the one before left",
                 rewritten=[*sorted(outputs)],
+            )
+        if inherited := {*result.inherited} - self._inherited:
+            self._inherited |= inherited
+            names = ", ".join(sorted(inherited)[:6])
+            self._journal.event(
+                "appeared",
+                f"{job.test_key} run {job.repeat} read {number_of(len(inherited), 'file')} that an earlier repeat of "
+                f"this run wrote: {names}; where that holds what was measured then, this repeat measured nothing anew",
             )
         known = events.read(self._journal.run.events, _LEFT)
         if result.left_in_tmp and all(one.facts.get("test") != job.test_key for one in known):
