@@ -158,6 +158,12 @@ UNREAD = [
     ("def test_a(m):\n    assert m <= REF or retry()", UnreadKind.UNCLEAR),
     ("def test_a(m):\n    assert any(one >= REF for one in m)", UnreadKind.UNCLEAR),
     ("def test_a(m):\n    assert m <= foreign.limit(REF)", UnreadKind.UNCLEAR),
+    ("import torch\ndef test_a(m):\n    assert torch.tensor(m['x']).mean().item() <= REF", UnreadKind.UNCLEAR),
+    (
+        "def test_a(m):\n    d = {one['name']: {**one, 'v': one['v'] / 1000} for one in m['rows']}\n"
+        "    assert d['x']['v'] <= REF",
+        UnreadKind.UNCLEAR,
+    ),
     ("def test_a(m):\n    assert m <= REF * float(os.environ.get('SLACK', '1.1'))", UnreadKind.UNCLEAR),
     ("def test_a(m, quick):\n    if quick:\n        return\n    assert m <= REF", UnreadKind.UNCLEAR),
     ("def test_a(m):\n    if os.environ.get('CI'):\n        assert m <= REF", UnreadKind.UNCLEAR),

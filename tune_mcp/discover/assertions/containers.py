@@ -32,6 +32,7 @@ from tune_mcp.discover.assertions.objects import (
     Table,
     as_tuple,
     beyond,
+    nested,
     tainted,
 )
 from tune_mcp.discover.assertions.values import MAX_LENGTH, Values, is_itself
@@ -64,8 +65,10 @@ class Containers(Values):
             self.spoil(table, "a dict with an unknown key", [value])
             held = self.unknown("a dict with an unknown key", [key, value, table.unseen])
             # A result under its own name is a result; arithmetic over one is none.
-            whole = is_itself(value) and not (table.unseen and table.unseen.mixed)
-            table.unseen = replace(held, mixed="") if whole else held
+            changed = (isinstance(one, Opaque) and one.changed for one in nested(value))
+            whole = all(map(is_itself, nested(value))) and not any(changed)
+            whole = whole and not (table.unseen and table.unseen.mixed)
+            table.unseen = replace(held, mixed="") if whole else replace(held, mixed=f"arithmetic under {held.name}")
 
     def spoil(self, container: Value, why: str, others: Iterable[Value] = ()) -> None:
         """Something that is not understood may have changed a container."""
@@ -194,8 +197,10 @@ class Containers(Values):
                     return found
                 other = self.unknown(f"{ast.unparse(node)[:40]}", [value])
                 # A name that no code which is followed has put there is a result of its own.
-                computed = value.unseen.mixed if value.unseen else ""
-                return replace(other, mixed=computed) if isinstance(index, str) else other
+                if isinstance(index, str):
+                    other = replace(other, mixed="")
+                    other.mark(value.unseen.mixed if value.unseen else "")
+                return other
             case Library():
                 return self.setting(value.name)
             case str() if isinstance(index, slice):

@@ -53,6 +53,13 @@ class Origin(Enum):
     SETTING = "setting"
 
 
+_THE_SAME = frozenset(
+    ("attribute", name)
+    for name in ("item", "tolist", "numpy", "cpu", "detach", "float", "double", "squeeze", "iloc", "loc", "values", "T")
+)
+"""Members by which an array or a tensor gives its own numbers: no names of results."""
+
+
 @dataclass(eq=False)
 class Opaque(Expr):
     """A value that only a run knows. ``base`` is the result that it was taken from, ``parents`` what made that.
@@ -87,7 +94,7 @@ class Opaque(Expr):
         """A part of this value; the same part each time. What has a name in a computed value is a result again."""
         found = self.children.get((kind, key))
         if found is None:
-            named = kind in ("item", "attribute") and isinstance(key, str)
+            named = kind in ("item", "attribute") and isinstance(key, str) and (kind, key) not in _THE_SAME
             mixed = name if kind == "sum" else "" if named else self.mixed
             found = Opaque(
                 name, self.origin, self.ref, self.root, self.parents, mixed, changed=self.changed, owner=self

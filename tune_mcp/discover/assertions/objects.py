@@ -174,14 +174,12 @@ class Approx:
 
 def tainted(value: Value) -> bool:
     """Whether the constant is anywhere in it."""
-    return any(depends(one) for one in _nested(value))
+    return any(depends(one) for one in nested(value))
 
 
 def is_plain(value: Value) -> bool:
     """Whether nothing in it is unknown before a run."""
-    return all(
-        one is None or isinstance(one, (str, bytes, int, float, complex, tuple, slice)) for one in _nested(value)
-    )
+    return all(one is None or isinstance(one, (str, bytes, int, float, complex, tuple, slice)) for one in nested(value))
 
 
 def is_measured(value: Value) -> bool:
@@ -190,11 +188,11 @@ def is_measured(value: Value) -> bool:
         one.is_result
         if isinstance(one, Opaque)
         else any(isinstance(leaf, Opaque) and leaf.origin is not Origin.SETTING for leaf in leaves(one).values())
-        for one in _nested(value)
+        for one in nested(value)
     )
 
 
-def _nested(value: Value) -> Iterator[Value]:
+def nested(value: Value) -> Iterator[Value]:
     """The value and everything that it holds, each object once."""
     seen: set[int] = set()
     waiting: list[Value] = [value]
