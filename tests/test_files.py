@@ -275,7 +275,8 @@ def test_a_lock_file_that_does_not_exist_is_free_and_one_that_cannot_be_read_is_
         is_locked(blocked / "lock")
 
 
-_OWN = {"files.py", "procfs.py", "demo.py", "prompts.py", "venv.py", "host_limits.py", "lane_proposal.py"}
+_OWN = {"files.py", "procfs.py", "demo.py", "prompts.py", "venv.py", "imports.py", "host_limits.py",
+        "lane_proposal.py"}  # fmt: skip
 """What opens files in its own way: the module for all others, that for /proc, and readers of what only they make."""
 _KERNEL = ("/proc", "_PROC", "proc /", "/sys/", '"stat")', '"status")', '"environ")', '"cmdline")', "table.", "status.")
 
