@@ -54,9 +54,13 @@ TABLE_THRESHOLDS = widen(TABLE_P95)
 """
 HELPERS = """\
 FLOOR = 0.125
+CEILING = 6
+LOWEST = 0.5
 def check_share_max(value, most):
     assert value <= most
     assert value >= FLOOR
+    if value * 2 > CEILING or value * 4 < LOWEST:
+        raise AssertionError("out of its budget")
 def verify(results, table):
     assert results["depth"] <= table[8]["depth"]
 """
@@ -100,6 +104,8 @@ def rows(project: Project) -> dict[str, Covered]:
         ("LIMITS.lag_max", Keeper.NOBODY, "max", "no metric claims it"),
         ("TABLE_P95['depth']", Keeper.NOBODY, "", "no metric claims it"),
         ("FLOOR", Keeper.NOBODY, "min", "no metric claims it"),
+        ("CEILING", Keeper.NOBODY, "max", "no metric claims it"),
+        ("LOWEST", Keeper.NOBODY, "min", "no metric claims it"),
         ("0.25", Keeper.NOBODY, "min", "no name"),
         ("0.75", Keeper.NOBODY, "max", "no name"),
         ("ELAPSED_MAX", Keeper.NOBODY, "max", "no metric claims it"),
@@ -131,7 +137,7 @@ def test_discover_counts_them_and_catalog_repeats_what_discover_kept(project: Pr
     assert before.coverage is None and shown.coverage and not shown.coverage.table
     assert isinstance(kept, CoverageCounts) and after.coverage == kept
     assert kept.asserted == kept.calibrated + kept.derived + kept.protected + kept.nobody
-    assert len(kept.first) == 5 and "TOY_MEMORY_MAX = 512 (at most)" in " ".join(kept.first)
+    assert len(kept.first) == 5 and "CEILING = 6 (at most)" in " ".join(kept.first)
     table = project.repo_root / kept.table
     assert to.read_text() == table.read_text()
     assert f"{kept.asserted} numbers are asserted" in table.read_text()

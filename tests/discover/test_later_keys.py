@@ -199,7 +199,7 @@ def test_a_group_whose_counts_can_never_differ_is_never_strict_and_the_others_ar
 
 
 @pytest.mark.rule("DSC-10")
-def test_a_gate_that_is_off_although_its_reference_has_a_value_is_not_filled(project: Project) -> None:
+def test_a_gate_that_is_off_is_not_filled_and_its_reference_counts_where_config_has_its_path(project: Project) -> None:
     code = """\
 MOVIES_RTF_P95_REF = 0.4
 MOVIES_RTF_P95_MAX: float | None = None
@@ -215,8 +215,14 @@ def test_all(results):
     project.write("tests/test_speech_ci.py", code.replace("MOVIES_RTF_P95_REF = 0.4", "SAMPLES = 4"))
     first = project.discover(sources)
 
-    assert not off.stages
-    assert any("MOVIES_RTF_P95_MAX is not calibrated" in line and "off on purpose" in line for line in off.problems)
+    project.write("tests/test_speech_ci.py", code)
+    without = project.discover("")
+
+    assert off.stages["speech_speed"].metrics["rtf_p95"].source == "MOVIES_RTF_P95_REF"
+    assert any("MOVIES_RTF_P95_REF is calibrated, but MOVIES_RTF_P95_MAX" in line for line in off.problems)
+    assert not without.stages and any("MOVIES_RTF_P95_REF is not calibrated" in line for line in without.problems)
+    for found in (off, without):
+        assert any("MOVIES_RTF_P95_MAX is not calibrated" in x and "off on purpose" in x for x in found.problems)
     assert first.stages["speech_speed"].metrics["rtf_p95"].source == "MOVIES_RTF_P95_MAX"
 
 

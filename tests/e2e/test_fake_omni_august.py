@@ -58,4 +58,5 @@ def test_every_family_of_august_is_strict(tmp_path: Path, model: str, change: om
     audit = strict_audit(project, run.run_id)
     assert audit.ready and {one.stage_key for one in audit.stages} == stages
     report(project, run.run_id)
-    assert "(slack unknown)" not in run.report_md.read_text()
+    unknown = [line for line in run.report_md.read_text().splitlines() if "(slack unknown)" in line]
+    assert all("delta_cer_percent" in line for line in unknown), "its gate is off, so nothing asserts it"

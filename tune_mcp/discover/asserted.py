@@ -90,9 +90,10 @@ def _uses(path: str, node: ast.AST) -> Iterator[tuple[Use, list[ast.expr]]]:
     """Each comparison and each call of a checking function in a statement, with what stands in it."""
     aliases = _aliases(node) if isinstance(node, AnyFunction) else {}
     told = {id(inner) for part in _asked(node) for inner in ast.walk(part)}
+    refused = {id(inner) for part in _refused(node) for inner in ast.walk(part)}
     for inner in ast.walk(node):
         if isinstance(inner, ast.Compare) and (id(inner) in told or any(type(op) in _BOUNDS for op in inner.ops)):
-            yield from _comparison(path, inner, aliases)
+            yield from _comparison(path, inner, aliases, refused=id(inner) in refused)
         elif isinstance(inner, ast.Call) and _CHECKING.search(function := called(inner)):
             for name, part in [("", one) for one in inner.args] + [
                 (one.arg or "", one.value) for one in inner.keywords
@@ -102,12 +103,14 @@ def _uses(path: str, node: ast.AST) -> Iterator[tuple[Use, list[ast.expr]]]:
 
 
 def _comparison(
-    path: str, node: ast.Compare, aliases: Mapping[str, list[ast.expr]]
+    path: str, node: ast.Compare, aliases: Mapping[str, list[ast.expr]], *, refused: bool = False
 ) -> Iterator[tuple[Use, list[ast.expr]]]:
+    """What a comparison bounds; ``refused``: the test fails where it holds."""
     sides = [node.left, *node.comparators]
     for left, op, right in zip(sides, node.ops, sides[1:], strict=False):
         bound = _BOUNDS.get(type(op), "")
         if bound:
+            bound = _OTHER[bound] if refused else bound
             yield Use(path, node.lineno, bound), [*_spread([right], aliases)]
             yield Use(path, node.lineno, _OTHER[bound]), [*_spread([left], aliases)]
         elif isinstance(op, ast.Eq | ast.NotEq):
@@ -133,6 +136,18 @@ def _asked(node: ast.AST) -> Iterator[ast.expr]:
             yield one.test
         elif isinstance(one, ast.Call) and _CHECKING.search(called(one)):
             yield from one.args
+
+
+def _refused(node: ast.AST) -> Iterator[ast.expr]:
+    """The conditions of an ``if`` that only fails the test: ``if value > LIMIT: raise ValueError(...)``."""
+    for one in ast.walk(node):
+        if isinstance(one, ast.If) and not one.orelse and all(_fails(step) for step in one.body):
+            yield from one.test.values if isinstance(one.test, ast.BoolOp) else [one.test]
+
+
+def _fails(step: ast.stmt) -> bool:
+    call = step.value if isinstance(step, ast.Expr) else None
+    return isinstance(step, ast.Raise) or (isinstance(call, ast.Call) and called(call) in ("fail", "xfail"))
 
 
 def _aliases(function: AnyFunction) -> dict[str, list[ast.expr]]:

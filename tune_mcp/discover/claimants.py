@@ -32,7 +32,9 @@ class _Dropped:
 def drop_unread(routes: Sequence[tuple[CalibratedFile, Routing]], reader: AssertionReader) -> list[str]:
     """Take the claims out of ``routes`` whose constant no test of their file reads.
 
-    Gives a line for each constant that no other test file calibrates, and for each that may be read by a computed name.
+    The reference of a gate that is off is kept where config says where it is measured: people calibrate it so that they
+    can turn the gate on. Gives a line for each such, for each constant that no other test file calibrates, and for each
+    that may be read by a computed name.
     """
     kept: set[tuple[str, str]] = set()
     dropped: list[_Dropped] = []
@@ -40,11 +42,17 @@ def drop_unread(routes: Sequence[tuple[CalibratedFile, Routing]], reader: Assert
     for file, routing in routes:
         for tree in routing.trees:
             claims: list[Claim] = []
+            watched: set[str] = set()
             for claim in tree.claims:
                 reading = reader.reading(file.path, file.thresholds.path, claim.source)
                 if reading.tests or reading.unsure:
                     claims.append(claim)
                     kept.add((file.thresholds.path, claim.source))
+                elif off := _gate_that_is_off(file, tree, claim, reader):
+                    claims.append(claim)
+                    watched.add(_stem(claim))
+                    kept.add((file.thresholds.path, claim.source))
+                    lines.append(f"{file.thresholds.path}: {claim.source} is calibrated, but {off}: nothing asserts it")
                 else:
                     dropped.append(_Dropped(file, tree, claim))
                 if reading.tests and reading.unsure:
@@ -52,6 +60,7 @@ def drop_unread(routes: Sequence[tuple[CalibratedFile, Routing]], reader: Assert
                         f"{file.thresholds.path}: {claim.source} is assumed to be read by the test: {reading.unsure}"
                     )
             kept_apart = {_stem(one.claim) for one in dropped if one.tree is tree and not one.claim.blank}
+            kept_apart |= watched
             disabled = [claim for claim in claims if claim.blank and _stem(claim) in kept_apart]
             for one in disabled:
                 why = "it has no value although its reference has one, so the gate is off on purpose"
@@ -65,6 +74,18 @@ def drop_unread(routes: Sequence[tuple[CalibratedFile, Routing]], reader: Assert
             kept.add(place)
             lines.append(f"{place[0]}: {place[1]} is not calibrated: no test of {one.file.name} reads it")
     return lines
+
+
+def _gate_that_is_off(file: CalibratedFile, tree: Tree, claim: Claim, reader: AssertionReader) -> str:
+    """``X_MAX, its limit, has no value``, where ``claim`` is X_REF, the test reads X_MAX, and config has its path."""
+    variant = file.config.variants.get(tree.variant or "", file.config)
+    if claim.blank or not claim.writable or not {claim.spec.key} & {*file.config.paths, *variant.paths}:
+        return ""
+    for name, constant in file.thresholds.constants.items():
+        twin = constant.kind is ConstantKind.NONE and _SIDE.sub("", name) == _stem(claim)
+        if twin and reader.reading_tests(file.path, file.thresholds.path, name):
+            return f"{name}, its limit, has no value"
+    return ""
 
 
 def _stem(claim: Claim) -> str:
