@@ -16,7 +16,7 @@ from figure import Figure, show
 from reading import large_run
 
 from tune_mcp.contract.apply import Applied, ApplyReply, Decision
-from tune_mcp.contract.apply_plan import ApplyPlanReply, PlanRow
+from tune_mcp.contract.apply_plan import ApplyPlanReply, Direction, PlanRow
 from tune_mcp.contract.reply import TEXT_LIMIT, Reply
 from tune_mcp.contract.report import ReportReply
 from tune_mcp.files import FileLock, dump_json
@@ -144,8 +144,8 @@ def plan() -> Reply:
             file=f"tests/test_model/test_stage{n // 18}_ci.py", source=f"_STAGE_{n}_P95[8]['x']",
             source_kind="nested", symbol=f"_STAGE_{n}_P95", subkey="x", concurrency=8, worst_op="max",
             per_run_raw=(0.51, 0.52, 0.53, 0.54, 0.55), worst_raw=0.55, worst_rounded=0.55, write_value=0.55,
-            current_raw=0.5, direction="loosens" if n < 40 else "tightens", decision="ask" if n < 40 else "auto",
-            reason="speed that loosens is asked about", place=f"_STAGE_{n}_P95[8]['x']",
+            current_raw=0.5, direction=Direction.LOOSENS if n < 40 else Direction.TIGHTENS,
+            decision="ask" if n < 40 else "auto", reason="speed that loosens is asked about",
         )
         for n in range(250)
     )  # fmt: skip
