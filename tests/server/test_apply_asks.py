@@ -576,8 +576,7 @@ async def test_questions_for_which_a_client_has_no_rounds_left_share_forms(
 def test_a_number_goes_to_the_metric_that_the_person_named_or_nowhere(
     answers: dict[str, str], expected: list[str]
 ) -> None:
-    stage, worst = SimpleNamespace(key="s"), [SimpleNamespace(metric_key=name) for name in "abc"]
-    rows: Any = [SimpleNamespace(stage=stage, worst=one, key=("s", one.metric_key)) for one in worst]
+    rows: Any = [SimpleNamespace(stage_key="s", metric_key=name, key=("s", name)) for name in "abc"]
 
     found = forms.decisions_of(forms.form_for(rows)(**answers))
 
