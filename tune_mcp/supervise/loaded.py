@@ -25,7 +25,7 @@ from pydantic import Field
 
 from tune_mcp.config.stages import Frozen
 from tune_mcp.errors import Json, Refusal
-from tune_mcp.files import dump_json, parse_json, read_plain, sha256_bytes, sha256_file, write_atomic
+from tune_mcp.files import dump_json, parse_json, read_plain, read_text, sha256_bytes, sha256_file, write_atomic
 from tune_mcp.precheck import hub
 from tune_mcp.precheck.hub import Revision
 from tune_mcp.run_dir import RUNS_FOLDER
@@ -424,6 +424,6 @@ def _is_as_installed(path: str) -> bool:
         digest = bytes.fromhex(sha256_file(Path(path)))
         line = f"{name},sha256={base64.urlsafe_b64encode(digest).decode().rstrip('=')},"
         records = Path(f"{folder}-packages").glob("*.dist-info/RECORD") if folder else ()
-        return any(line in record.read_text() for record in records)
+        return any(line in read_text(record) for record in records)
     except (OSError, ValueError):
         return False
