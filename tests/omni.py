@@ -28,6 +28,7 @@ SOURCE = Path(__file__).with_name("omni_repo")
 AUGUST = Path(__file__).with_name("omni_august")
 """What the repository had more in August 2026: meetings, two recognisers, and serving under load."""
 SHIPPED = Path(__file__).parents[1] / "models"
+HOSTS = SHIPPED.with_name("hosts")
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 HOST = "box"
 Change = Callable[[dict[str, Any]], None]
@@ -69,12 +70,17 @@ class Machine:
 
 
 def make(
-    root: Path, models: Sequence[str] = ("tts",), change: Change | None = None, *, august: bool = False
+    root: Path,
+    models: Sequence[str] = ("tts",),
+    change: Change | None = None,
+    *,
+    august: bool = False,
+    lanes: Sequence[dict[str, Any]] | None = None,
 ) -> Machine:
     """Repository, environment and caches; ``models`` are discovered and part of the one commit.
 
     ``change`` may alter each shipped configuration; ``without_gpus`` is one that does. ``august``: the state of
-    August, on a machine with one lane.
+    August, on a machine with ``lanes``, or with one for a CPU.
     """
     machine = Machine(root, f"omni-orphan-{uuid.uuid4().hex}")
     for source in (SOURCE, *([AUGUST] if august else [])):
@@ -94,7 +100,7 @@ def make(
         "physical": {"hf_hub": str(machine.home / ".cache/huggingface"), "omni_ci_home": str(machine.home / "slice")},
     }
     if august:
-        profile["lanes"] = [{"name": "cpu", "cpus": str(min(os.sched_getaffinity(0)))}]
+        profile["lanes"] = lanes or [{"name": "cpu", "cpus": str(min(os.sched_getaffinity(0)))}]
     (machine.repo / f".tune/hosts/{HOST}.yaml").write_text(yaml.safe_dump(profile))
     project = machine.project()
     for model in models:
@@ -120,13 +126,18 @@ def shipped(machine: Machine, model: str, change: Change | None = None) -> str:
 
 def without_gpus(config: dict[str, Any]) -> None:
     """No test needs a card, its pytest loads fewer plugins, and nothing is compared with CI's machine."""
-    more = config.setdefault("pytest_extra_args", {})
-    more |= {test: [*more.get(test, ()), *toy.FEWER_PLUGINS] for test in config["gpus_per_test"]}
+    with_fewer_plugins(config)
     config["gpus_per_test"] = dict.fromkeys(config["gpus_per_test"], 0)
     for source in config["metric_sources"].values():
         for preset in source.get("calibration_presets", {}).values():
             preset["gpus"] = 0
     config.pop("ci_machine")
+
+
+def with_fewer_plugins(config: dict[str, Any]) -> None:
+    """The pytest of each test loads none that it has no use for."""
+    more = config.setdefault("pytest_extra_args", {})
+    more |= {test: [*more.get(test, ()), *toy.FEWER_PLUGINS] for test in config["gpus_per_test"]}
 
 
 def make_environment(machine: Machine) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import nvml
 import omni
 import pytest
 import toy
+import yaml
 
+from tune_mcp.supervise.job import AttemptResult
+from tune_mcp.verbs.precheck import precheck
 from tune_mcp.verbs.report import report
 from tune_mcp.verbs.start_run import start_run
 from tune_mcp.verbs.strict_audit import strict_audit
@@ -60,3 +64,31 @@ def test_every_family_of_august_is_strict(tmp_path: Path, model: str, change: om
     report(project, run.run_id)
     unknown = [line for line in run.report_md.read_text().splitlines() if "(slack unknown)" in line]
     assert all("delta_cer_percent" in line for line in unknown), "its gate is off, so nothing asserts it"
+
+
+@pytest.mark.rule("GPU-13", "GPU-14", "STR-04")
+def test_the_h100_machine_measures_on_its_four_pairs_of_gpus_at_once(tmp_path: Path) -> None:
+    """Its lanes as shipped, had CI no pair of its own, but for their CPUs, which are not on this machine."""
+    profile = yaml.safe_load((omni.HOSTS / "sglang-h100-ci.yaml").read_text())
+    lanes = [{key: value for key, value in lane.items() if key != "cpus"} for lane in profile["lanes"]]
+
+    def without_pins(config: dict[str, Any]) -> None:
+        omni.with_fewer_plugins(config)
+        config["needs_lane"] = False
+
+    machine = omni.make(tmp_path, ["asr"], without_pins, august=True, lanes=lanes)
+    project = machine.project()
+
+    with nvml.recorded(tmp_path / "nvml.json") as recorded:
+        recorded.machine(*[{"name": "NVIDIA H100 80GB HBM3", "total": 81559 * 2**20}] * 8)
+        checks = precheck(project, "asr")
+        reply = start_run(project, "asr", repeats=3, lanes=4)
+        now = toy.wait_until_rest(project, reply.run_id)
+
+    run = project.run(reply.run_id)
+    assert checks.ok, checks.text()
+    assert now.strict_complete, toy.told(run)
+    results = [AttemptResult.model_validate_json(path.read_bytes()) for path in run.path.glob("**/result.json")]
+    used = {one.lane.name: tuple(gpu.index for gpu in one.gpus_at_start) for one in results if one.lane}
+    assert len(results) == 3 * 3, "meetings, and a recogniser each of the two"
+    assert used == {lane["name"]: tuple(lane["gpus"]) for lane in lanes}

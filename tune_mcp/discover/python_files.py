@@ -60,7 +60,8 @@ class PythonFiles:
         """Whether ``path`` is a file inside the repository."""
         if path not in self._exists:
             try:
-                self._exists[path] = inside(self.repo_root, path).is_file()
+                found = (self.repo_root / path).is_file()  # most candidates are not there, and links cost more to follow
+                self._exists[path] = found and inside(self.repo_root, path).is_file()
             except (OSError, ValueError, Refusal):
                 self._exists[path] = False
         return self._exists[path]
