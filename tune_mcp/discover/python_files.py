@@ -60,7 +60,7 @@ class PythonFiles:
         """Whether ``path`` is a file inside the repository."""
         if path not in self._exists:
             try:
-                found = (self.repo_root / path).is_file()  # most candidates are not there, and links cost more to follow
+                found = (self.repo_root / path).is_file()  # most are not there; links cost more
                 self._exists[path] = found and inside(self.repo_root, path).is_file()
             except (OSError, ValueError, Refusal):
                 self._exists[path] = False
