@@ -1,7 +1,7 @@
 """Slurm through its plain command line: sbatch, squeue, scancel, and what scontrol and sinfo say of the site.
 
 Text formats only: the JSON of squeue is versioned. sacct is not asked, because many sites have no accounting; what
-Slurm has forgotten is read from the result directory. A job is told by its name and its folder, never by Slurm's id:
+Slurm has forgotten is read from the result directory. A job is known by its name and its folder, never by Slurm's id:
 a controller that is killed at the wrong moment hands ids out twice.
 """
 

@@ -36,8 +36,8 @@ class ChangedThreshold(Frozen):
         """One line for people."""
         there = "not found" if self.there is None else repr(self.there)
         then = "none" if self.then is None else repr(self.then)
-        told = f"{self.stage_key}/{self.metric_key}: {then} then, {there} there, {self.planned!r} planned"
-        return f"{told}{' (written there already)' if self.done else ''} [{self.file}:{self.source}]"
+        text = f"{self.stage_key}/{self.metric_key}: {then} then, {there} there, {self.planned!r} planned"
+        return f"{text}{' (written there already)' if self.done else ''} [{self.file}:{self.source}]"
 
 
 class AgainstReply(Reply):

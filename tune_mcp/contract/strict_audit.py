@@ -49,9 +49,9 @@ class HostRow(Frozen):
         facts = [self.gpus, *([f"driver {self.driver}"] if self.driver else [])]
         facts += [f"fingerprint {self.fingerprint[:12]}"] if self.fingerprint else []
         counts = ", ".join(f"{key} {count}" for key, count in self.repeats.items()) or "nothing that counts"
-        told = [f"{self.host}: {', '.join(facts)}; {counts}"]
-        told += [f"STANDS APART: {one}" for one in self.apart]
-        return "; ".join([*told, *(f"QUARANTINED: {one}" for one in self.quarantined)])
+        parts = [f"{self.host}: {', '.join(facts)}; {counts}"]
+        parts += [f"STANDS APART: {one}" for one in self.apart]
+        return "; ".join([*parts, *(f"QUARANTINED: {one}" for one in self.quarantined)])
 
 
 class AuditReply(Reply):

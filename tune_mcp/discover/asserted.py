@@ -89,10 +89,10 @@ def _nameless(path: str, node: ast.AST) -> Iterator[tuple[Use, int | float]]:
 def _uses(path: str, node: ast.AST) -> Iterator[tuple[Use, list[ast.expr]]]:
     """Each comparison and each call of a checking function in a statement, with what stands in it."""
     aliases = _aliases(node) if isinstance(node, AnyFunction) else {}
-    told = {id(inner) for part in _asked(node) for inner in ast.walk(part)}
+    tested = {id(inner) for part in _asked(node) for inner in ast.walk(part)}
     refused = {id(inner) for part in _refused(node) for inner in ast.walk(part)}
     for inner in ast.walk(node):
-        if isinstance(inner, ast.Compare) and (id(inner) in told or any(type(op) in _BOUNDS for op in inner.ops)):
+        if isinstance(inner, ast.Compare) and (id(inner) in tested or any(type(op) in _BOUNDS for op in inner.ops)):
             yield from _comparison(path, inner, aliases, refused=id(inner) in refused)
         elif isinstance(inner, ast.Call) and _CHECKING.search(function := called(inner)):
             for name, part in [("", one) for one in inner.args] + [

@@ -184,8 +184,8 @@ def unclaimed(file: CalibratedFile, routing: Routing, rules: MetricRules, reader
             found.append(Unclaimed(module.path, constant.line, source, gate, why, value))
     if found:
         # A factor of a threshold that is claimed is asserted with it; it is the test's slack.
-        told = {_how(reader.gate(file.path, module.path, source, None)) for source in claimed}
-        found = [one for one in found if _how(one.gate) not in told]
+        listed = {_how(reader.gate(file.path, module.path, source, None)) for source in claimed}
+        found = [one for one in found if _how(one.gate) not in listed]
     return found + list(_nameless(file, reader))
 
 
@@ -235,11 +235,11 @@ def _nameless(file: CalibratedFile, reader: AssertionReader) -> Iterator[Unclaim
     """Numbers that stand in a test itself: in its comparison, its parameters, or a variable of its own."""
     tree = reader.files.tree(file.path)
     asked = list(dict.fromkeys(_literals(tree)))[:_MOST_LITERALS] if tree else []
-    told: set[tuple[str, int]] = set()
+    listed: set[tuple[str, int]] = set()
     for node in asked:
         gate = reader.gate_of(file.path, node)
-        if isinstance(gate, Gate) and (gate.how, node.lineno) not in told:
-            told.add((gate.how, node.lineno))
+        if isinstance(gate, Gate) and (gate.how, node.lineno) not in listed:
+            listed.add((gate.how, node.lineno))
             yield Unclaimed(file.path, node.lineno, "", gate)
 
 

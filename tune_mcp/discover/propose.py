@@ -72,7 +72,7 @@ class TestPlan:
     limits: tuple[Limit, ...]
     gpus: int
     counts: tuple[str, str] | None = None
-    told: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -115,9 +115,9 @@ def proposal(
         limits = list(_limits([one for one in ones if one.nameable], names, made, rules))
         if not limits:
             continue
-        told = tuple(one.text for one in ones if not one.nameable)
+        notes = tuple(one.text for one in ones if not one.nameable)
         gpus = 0 if needs_no_gpu(reader.files, path) else 1
-        tests.append(TestPlan(path, tuple(limits), gpus, _recorded_counts(names), told))
+        tests.append(TestPlan(path, tuple(limits), gpus, _recorded_counts(names), notes))
     with_limits = {test.path for test in tests}
     problems = [one.text for path, one in found.found if path not in with_limits]
     problems += [
@@ -276,5 +276,5 @@ def config_text(plan: Proposal) -> str:
         for limit in test.limits:
             lines.append(f"      {limit.metric}: {quoted(limit.place, ' # not known')}")
             lines += [f"      #   perhaps {quoted(place.source)}, which was {place.value:g}" for place in limit.maybe]
-        lines += [f"  # {line}" for line in test.told]
+        lines += [f"  # {line}" for line in test.notes]
     return "\n".join(lines) + "\n"

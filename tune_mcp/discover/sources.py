@@ -304,19 +304,19 @@ class StageSources:
 
     def conflicts(self, test: str, stages: Iterable[tuple[str, Iterable[str]]]) -> Iterator[str]:
         """A line for each place where config and code disagree; config is used (DSC-06)."""
-        told: set[str] = set()
+        found: set[str] = set()
         if self.inferred.layout is None and self.json_file and self.inferred.json_file not in (None, self.json_file):
-            told.add(_conflict(test, "json_file", self.json_file, str(self.inferred.json_file)))
+            found.add(_conflict(test, "json_file", self.json_file, str(self.inferred.json_file)))
         for group, metrics in stages:
             for metric in metrics:
                 ours, theirs = self.configured(metric), self.inferred.metric(metric)
                 if ours and theirs and ours != theirs:
-                    told.add(_conflict(test, f"paths.{metric}", _text(ours), _text(theirs)))
+                    found.add(_conflict(test, f"paths.{metric}", _text(ours), _text(theirs)))
             counts, other = self.configured_counts(group), self.inferred.counts()
             if counts and counts != ONE and other:
                 parts = (("total", counts.total, other.total), ("ok", counts.ok, other.ok))
-                told |= {_conflict(test, f"sample_counts.{k}", _text(a), _text(b)) for k, a, b in parts if a != b}
-        yield from sorted(told)
+                found |= {_conflict(test, f"sample_counts.{k}", _text(a), _text(b)) for k, a, b in parts if a != b}
+        yield from sorted(found)
 
     def _unless_elsewhere(self, location: Location | None) -> Location | None:
         """Inferred keys are those of the inferred file; where config names another file they mean nothing."""

@@ -171,7 +171,7 @@ class _Builder:
             else:
                 self.without.append(file.path)
         if not self.only_stages:
-            self.told(file, routing, inferred)
+            self.report_unclaimed(file, routing, inferred)
 
     def countable(self, file: CalibratedFile) -> None:
         """Refuse a test file of which no repeat could ever be strict (rule SMP-01)."""
@@ -190,14 +190,14 @@ class _Builder:
         said = self.model.thresholds.get(file.name)
         return DOCS_GROUP in PurePosixPath(file.path).parts or (said is not None and not said)
 
-    def told(self, file: CalibratedFile, routing: Routing, inferred: Inferred) -> None:
+    def report_unclaimed(self, file: CalibratedFile, routing: Routing, inferred: Inferred) -> None:
         """What a person must say about a test file, and the block to paste."""
         found = unclaimed(file, routing, self.rules, self.reader)
         self.found += [(file.path, one) for one in found]
-        told = {one.source.partition("[")[0] for one in found}
+        listed = {one.source.partition("[")[0] for one in found}
         claimed = {claim.spec.key for tree in routing.trees for claim in (*tree.claims, *tree.rivals)}
         self.unrecognised += [one.text for one in found]
-        self.unrecognised += [f"{file.thresholds.path}: {name}" for name in routing.unrecognised if name not in told]
+        self.unrecognised += [f"{file.thresholds.path}: {name}" for name in routing.unrecognised if name not in listed]
         self.problems += data_files(file, self.reader)
         for level in (file.config, *file.config.variants.values()):
             for metric in level.paths:

@@ -99,17 +99,17 @@ def _nodes(settings: SlurmSettings, nodes: list[Node], gpus: int) -> Iterator[Ch
     fitting = [node for node in fitting if gpus == 0 or _gpus(node, settings.gres) >= gpus]
     usable = [node.name for node in fitting if node.state in _USABLE]
     if not usable:
-        told = "; ".join(f"{n.name} {n.state} {n.gres} {','.join(n.features)}".rstrip() for n in nodes[:6]) or "no node"
+        seen = "; ".join(f"{n.name} {n.state} {n.gres} {','.join(n.features)}".rstrip() for n in nodes[:6]) or "no node"
         need = f"{gpus} × {settings.gres}" + (f" and {settings.constraint}" if settings.constraint else "")
         fix = "sinfo -N -o '%N %T %f %G %P'; correct partition, constraint and gres in the host profile"
-        yield Check(id="slurm.nodes", status="missing", detail=f"none in {where} with {need}: {told}", fix=fix)
+        yield Check(id="slurm.nodes", status="missing", detail=f"none in {where} with {need}: {seen}", fix=fix)
         return
     yield Check(id="slurm.nodes", status="ok", detail=f"{len(usable)} in {where}: {_some(usable)}")
     classes = sorted({(",".join(sorted(node.features)), node.gres.partition("(")[0]) for node in fitting})
     if not settings.constraint:
-        told = "; ".join(f"{features or 'no feature'} ({gres})" for features, gres in classes)
+        listed = "; ".join(f"{features or 'no feature'} ({gres})" for features, gres in classes)
         status = "missing" if len(classes) > 1 else "warn"
-        detail = f"no constraint, and {where} has {told}: a run measures on one kind of host"
+        detail = f"no constraint, and {where} has {listed}: a run measures on one kind of host"
         fix = "set constraint in the host profile to the feature of one host class (a site gives each class one)"
         yield Check(id="slurm.class", status=status, detail=detail, fix=fix)
     else:

@@ -62,8 +62,8 @@ def hosts(run: RunDir, audited: Audit) -> tuple[HostRow, ...]:
             for repeat, cell in enumerate(stage.cells, 1):
                 for host, reason in _quarantined(cell):
                     row = found.setdefault(host or name, _Host(machine))
-                    told = f"{stage.stage.test_key} repeat {repeat}: {reason}"
-                    row.quarantined += [] if told in row.quarantined else [told]
+                    line = f"{stage.stage.test_key} repeat {repeat}: {reason}"
+                    row.quarantined += [] if line in row.quarantined else [line]
                 if cell.cell is Cell.STRICT:
                     host = of_cell[stage.stage.key, repeat] = _counting(cell) or name
                     found.setdefault(host, _Host(machine)).repeats[stage.stage.key] += 1
@@ -187,18 +187,18 @@ def _apart(audited: Audit, of_cell: Mapping[tuple[str, int], str]) -> dict[str, 
     for (_, family), of_test in tests.items():
         for host, found in of_test.items():
             by_host[host, family].append((_middle([score for score, _ in found]), _middle([way for _, way in found])))
-    told: dict[str, tuple[str, ...]] = {}
+    apart: dict[str, tuple[str, ...]] = {}
     for (host, family), found in by_host.items():
         score = _middle([score for score, _ in found]) * math.sqrt(max(1.0, 2 * len(found) / math.pi))
         shift = _middle([way for _, way in found])
         if abs(score) > APART and abs(shift) > PRIORS[family].sd:
             way = "worse" if shift > 0 else "better"
             what = f"{family} {percent(abs(math.expm1(abs(shift))))} {way} than on the other hosts"
-            told[host] = (
-                *told.get(host, ()),
+            apart[host] = (
+                *apart.get(host, ()),
                 f"{what} (median of {number_of(len(found), 'test')}, z = {abs(score):.1f})",
             )
-    return told
+    return apart
 
 
 def _metrics(

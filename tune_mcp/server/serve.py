@@ -83,10 +83,10 @@ def settle_at_start() -> None:
     from tune_mcp.verbs import apply_recovery
 
     try:
-        told = apply_recovery.settle(server_context.project())
+        messages = apply_recovery.settle(server_context.project())
     except Refusal as refusal:
-        told = [refusal.text()]
+        messages = [refusal.text()]
     except OSError as error:
-        told = [str(error)]
-    for line in told:
+        messages = [str(error)]
+    for line in messages:
         logging.getLogger(__name__).warning(line)

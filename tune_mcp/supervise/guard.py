@@ -176,8 +176,8 @@ def _telling(name: str, function: Any) -> Any:
         _write("called", id=name)
         return inner(*args, **named)
 
-    told = functools.update_wrapper(awaited if inspect.iscoroutinefunction(inner) else called, inner)
-    return told if inner is function else types.MethodType(told, function.__self__)
+    wrapped = functools.update_wrapper(awaited if inspect.iscoroutinefunction(inner) else called, inner)
+    return wrapped if inner is function else types.MethodType(wrapped, function.__self__)
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:

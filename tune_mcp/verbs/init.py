@@ -258,7 +258,7 @@ def _reply(
         config=config_text(plan),
         thresholds=tuple(shown),
         missing=tuple(missing),
-        notes=(*plan.problems, *(line for test in plan.tests for line in test.told)),
+        notes=(*plan.problems, *(line for test in plan.tests for line in test.notes)),
         run_id=run_id,
         next=_next(plan, written=written, run=run_id is not None, unreached=bool(unreached)),
     )

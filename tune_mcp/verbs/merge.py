@@ -184,8 +184,8 @@ def _differences(one: Partition, other: Partition) -> Iterator[str]:
     here, there = one.machine, other.machine
     if fingerprint.fingerprint(here) != fingerprint.fingerprint(there):
         unlike = fingerprint.differences(here, there, any_host=True)
-        told = ", ".join(unlike) or f"GPUs or driver {there.gpu_driver}, was {here.gpu_driver}"
-        yield f"another fingerprint than {a.run_id}: {told}"
+        difference = ", ".join(unlike) or f"GPUs or driver {there.gpu_driver}, was {here.gpu_driver}"
+        yield f"another fingerprint than {a.run_id}: {difference}"
 
 
 def _tree(plan: Plan) -> GitState:

@@ -93,16 +93,16 @@ def _build(staged: RunDir, plan: Plan, found: Sequence[Partition], now: datetime
         if (first.path / name).is_file():
             write_atomic(staged.path / name, open_plain(first.path / name).read())
     _link(staged, plan)
-    told = ", ".join(f"{one.run_id} ({len(one.stages)} stages, {one.host})" for one in plan.sources)
+    listed = ", ".join(f"{one.run_id} ({len(one.stages)} stages, {one.host})" for one in plan.sources)
     events.append(
-        staged, "merged", now, f"joined from {told}",
+        staged, "merged", now, f"joined from {listed}",
         sources={one.run_id: one.ledger_sha256 for one in plan.sources}, by=[one.plan.run_id for one in found],
     )  # fmt: skip
     sha = sha256_file(staged.environment)
     events.append(staged, "environment", now, "the machine of the first partition", sha256=sha)
     text = f"{len(plan.stages)} stages × {plan.repeats}, from {len(plan.sources)} runs"
     plans.write(staged, plan, now, text)
-    record(staged, RunState.FINISHED, now, f"joined from {told}")
+    record(staged, RunState.FINISHED, now, f"joined from {listed}")
 
 
 def _copy(folder: Path, to: Path, root: Path, new_root: Path, *, own_alone: bool = False) -> None:

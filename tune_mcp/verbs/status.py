@@ -60,7 +60,7 @@ def status(
     run = project.run(run_id)
     plan = project.plan(run)
     end = time.monotonic() + wait_s
-    known, _, told = (None, "", "") if known is None else known.partition("\n")
+    known, _, shown = (None, "", "") if known is None else known.partition("\n")
     first, seen = _pulse(run, plan), stamps(run)
     changed = first.at_rest or (known is not None and first.mark != known)
     if not first.at_rest:
@@ -86,7 +86,7 @@ def status(
     if now.mark == known and not now.at_rest:
         again = f"as before: poll again within {reply.poll_within_s} s"
         news |= {"unchanged": True, "next": again}
-    if medians == told and not now.at_rest:
+    if medians == shown and not now.at_rest:
         news["lane_medians"] = ()
     return reply.model_copy(update=news)
 

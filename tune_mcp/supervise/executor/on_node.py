@@ -59,11 +59,11 @@ def refusal(job: Job, engine: Engine) -> Blocked | None:
     """
     if len(engine.gpus) >= job.gpus:
         return None
-    told = ", ".join(map(str, engine.gpus)) or "none"
+    given = ", ".join(map(str, engine.gpus)) or "none"
     return Blocked(
         code=Code.GPU_NOT_CLEAR,
         rule="GPU-02",
-        reason=f"{number_of(job.gpus, 'GPU')} asked for, and Slurm granted {told} on {engine.node}",
+        reason=f"{number_of(job.gpus, 'GPU')} asked for, and Slurm granted {given} on {engine.node}",
         next="correct gres in the host profile and GresTypes of the site, then resume the run",
     )
 

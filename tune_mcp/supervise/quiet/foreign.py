@@ -79,9 +79,9 @@ def _unusable(
         return "no time has passed"
     if away := sorted(lane - done.keys()):
         return f"/proc/stat does not show CPU {away[0]}"
-    told = sum(sum(done[cpu]) for cpu in lane) / TICKS_PER_S / seconds / len(lane)
-    if not 0.25 <= told <= 1.75:  # a process in step with the clock hides in user and system; made-up numbers do not
-        return f"/proc/stat accounts for {told:.2f} of the time that passed"
+    accounted = sum(sum(done[cpu]) for cpu in lane) / TICKS_PER_S / seconds / len(lane)
+    if not 0.25 <= accounted <= 1.75:  # a process in step with the clock hides in user and system, made-up ones do not
+        return f"/proc/stat accounts for {accounted:.2f} of the time that passed"
     roots = [{identity for identity in look.tree if identity[0] == root} for look in (before, after)]
     return "" if roots[0] and roots[0] == roots[1] else "the supervisor has ended"
 

@@ -146,19 +146,19 @@ class Monitor:
 
     def quietness(self, gpus: Sequence[GpuRange] = ()) -> Quietness:
         """Everything that was measured since ``begin``."""
-        told = [one for one in self.readings if one.low is not None]
+        known = [one for one in self.readings if one.low is not None]
         seconds = sum(one.seconds for one in self.readings)
-        highest = [(one.high or 0.0) * one.seconds for one in told]
-        stolen = [(one.stolen or 0.0) * one.seconds for one in told]
-        measured = sum(one.seconds for one in told)
+        highest = [(one.high or 0.0) * one.seconds for one in known]
+        stolen = [(one.stolen or 0.0) * one.seconds for one in known]
+        measured = sum(one.seconds for one in known)
         return Quietness(
             cpus=tuple(sorted(self.lane)),
             measured_s=round(measured, 1),
-            foreign_cores=_rounded(mean(told)),
-            foreign_at_most=_rounded(sum(highest) / measured) if told else None,
-            peak_cores=_rounded(max((one.low or 0.0 for one in told), default=None)),
+            foreign_cores=_rounded(mean(known)),
+            foreign_at_most=_rounded(sum(highest) / measured) if known else None,
+            peak_cores=_rounded(max((one.low or 0.0 for one in known), default=None)),
             window_cores=_rounded(busiest(self.readings, self.limits.window_s)),
-            stolen_cores=_rounded(sum(stolen) / measured) if told else None,
+            stolen_cores=_rounded(sum(stolen) / measured) if known else None,
             memory_wait=_waits([(one.seconds, one.memory) for one in self.readings]),
             io_wait=_waits([(one.seconds, one.io) for one in self.readings]),
             gpus=tuple(gpus),
@@ -210,11 +210,12 @@ def _program(pid: int) -> str:
 
 
 def _waits(shares: Sequence[tuple[float, float | None]]) -> tuple[float, float] | None:
-    told = [(seconds, share) for seconds, share in shares if share is not None]
-    if not told:
+    known = [(seconds, share) for seconds, share in shares if share is not None]
+    if not known:
         return None
-    whole = sum(seconds for seconds, _ in told)
-    return round(sum(seconds * share for seconds, share in told) / whole, 4), round(max(share for _, share in told), 4)
+    whole = sum(seconds for seconds, _ in known)
+    mean = sum(seconds * share for seconds, share in known) / whole
+    return round(mean, 4), round(max(share for _, share in known), 4)
 
 
 def _rounded(value: float | None, digits: int = 3) -> float | None:

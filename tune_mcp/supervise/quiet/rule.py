@@ -82,10 +82,10 @@ def busiest(readings: Sequence[Reading], window_s: float) -> float | None:
 
 def last(readings: Sequence[Reading], seconds: float) -> Sequence[Reading]:
     """The last of them, for at least so long."""
-    first, told = len(readings), 0.0
-    while first and told < seconds:
+    first, covered = len(readings), 0.0
+    while first and covered < seconds:
         first -= 1
-        told += readings[first].seconds
+        covered += readings[first].seconds
     return readings[first:]
 
 
