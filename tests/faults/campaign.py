@@ -241,7 +241,7 @@ class Campaign:
         assert worst == toy.WORST
         kept = [event for event in events.read(run.events) if event.kind == "observed" and " PASS" in event.text]
         passed = Counter((event.facts["test"], event.facts["repeat"]) for event in kept)
-        assert max(passed.values()) == 1, f"a repeat was kept twice: {passed}"
+        assert {*passed.values()} <= {1}, f"a repeat was kept twice: {passed}"  # none: all were read again after kills
         _until(lambda: not survivors(run), f"processes of {run.run_id} live on")
         self.finished += 1
 
