@@ -145,7 +145,8 @@ def differences(planned: Environment, now: Environment, *, any_host: bool = Fals
         for name, value in planned.limits.items()
         if now.limits.get(name, value) != value
     ]
-    return (*found, *(f"GPU {gpu.name} {gpu.uuid} is not one of the run's" for gpu in others))
+    names = dict.fromkeys(f"{gpu.name} {gpu.uuid}".rstrip() for gpu in others)
+    return (*found, *(f"GPU {name} is not one of the run's" for name in names))
 
 
 def _kind(one: Environment) -> Environment:

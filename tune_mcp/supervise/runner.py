@@ -97,8 +97,9 @@ class Runner:
         planned, moved = preflight.tree(job)
         if moved or planned is None:
             return self._result(moved=moved)
-        if incomparable := comparing.look(job.run, Path(job.venv_python), any_host=job.any_host)[1]:
-            return self._result(incomparable=incomparable)
+        machine, incomparable = comparing.look(job.run, Path(job.venv_python), any_host=job.any_host)
+        if incomparable:
+            return self._result(environment=machine, incomparable=incomparable)
         found = loaded.before(job)
         if found.moved or found.incomparable:
             return self._result(moved=found.moved, incomparable=found.incomparable)
@@ -109,10 +110,10 @@ class Runner:
             return self._result(blocked=placed)
         if blocked := preflight.wiped(job, self.say):
             return self._result(blocked=blocked)
-        if job.any_host and (
-            other := comparing.look(job.run, Path(job.venv_python), self.gpus.grant.gpus, any_host=True)[1]
-        ):
-            return self._result(incomparable=other)
+        if job.any_host:  # the GPUs are known now
+            machine, incomparable = comparing.look(job.run, Path(job.venv_python), self.gpus.grant.gpus, any_host=True)
+            if incomparable:
+                return self._result(environment=machine, incomparable=incomparable)
         place = preflight.tmpdir(job)
         if isinstance(place, Blocked):
             return self._result(blocked=place)
