@@ -197,7 +197,11 @@ def test_slack_limits_and_misses_follow_from_the_test_files(case) -> None:
     assert found[("asr_accuracy", "accuracy")].quantum == pytest.approx(1 / 24)
     utmos = found[("tts_utmos", "utmos_mean")]
     assert (utmos.asserted, utmos.unread) == (None, "not asserted by a measured test")
-    assert "limit unknown: not asserted by a measured test" in case.run.report_md.read_text()
+    text = case.run.report_md.read_text()
+    assert "not asserted by a measured test" in text and "limit unknown" not in text
+    assert "1 metric enters as if the worst value were the limit: nothing asserts it" in text
+    for shown in (text, case.run.report_html.read_text()):
+        assert "(nothing asserts it)" in shown and "slack unknown" not in shown
     assert found[("tts_utmos", "utmos_mean")].limit_proposed is None
     assert found[("tts_utmos", "utmos_mean")].chance.noise == pytest.approx(1 / 6)
 

@@ -57,6 +57,7 @@ def describe(row: Row, noise: Noise, history: HistoryReader) -> MetricFacts:
         reason=row.reason,
         asserted=AssertedFacts(strict=gate.strict, how=gate.how, tests=gate.tests) if isinstance(gate, Gate) else None,
         unread=_unread(gate, proposed),
+        unasserted=isinstance(gate, Unread) and gate.kind is UnreadKind.NOT_ASSERTED,
         limit_present=present,
         limit_proposed=limit,
         present_misses=None

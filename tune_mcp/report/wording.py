@@ -92,7 +92,7 @@ def remarks(stage: StageFacts, metric: MetricFacts, facts: ReportFacts) -> list[
     if metric.direction is Direction.LOOSENS and stage.group == "speed" and (unproven := facts.unproven(stage)):
         found.append(f"{', '.join(unproven)} never shows in a log of this test: look into that first")
     if metric.unread:
-        found.append(f"limit unknown: {metric.unread}")
+        found.append(metric.unread if metric.unasserted else f"limit unknown: {metric.unread}")
     if metric.present_misses:
         verb = "fails" if metric.present_misses == 1 else "fail"
         found.append(f"{metric.present_misses} of {len(metric.values)} repeats {verb} CI's present limit")
@@ -129,10 +129,13 @@ def proposed_text(metric: MetricFacts, number: Callable[[Number], str] = plain) 
 
 
 def slack_text(metric: MetricFacts) -> str:
-    """How far the proposed limit lies beyond the proposed value: ``+12.5 %``, ``−0.02``, ``none`` or ``unknown``."""
+    """How far the proposed limit lies beyond the proposed value: ``+12.5 %``, ``−0.02``, ``none``, ``unknown``.
+
+    ``—`` where nothing asserts the value, so that there is no limit.
+    """
     limit, value = metric.limit_proposed, metric.write_value
     if limit is None:
-        return "unknown"
+        return "—" if metric.unasserted else "unknown"
     if limit == value:
         return "none"
     slack = limit - value
@@ -144,7 +147,8 @@ def basis_text(metric: MetricFacts) -> str:
     """Where the chance of failing comes from, in words."""
     n = metric.spread.n
     if metric.limit_proposed is None:
-        return "limit unknown: as if it were the worst value"
+        why = "nothing asserts it" if metric.unasserted else "limit unknown"
+        return f"{why}: as if the limit were the worst value"
     if missing := _missing(metric, metric.limit_proposed):
         return f"{missing} of {n} repeats miss the proposed limit"
     if n == 1:
@@ -167,8 +171,13 @@ def _missing(metric: MetricFacts, limit: float) -> int:
 def chance_label(metric: MetricFacts) -> str:
     """The chance of failing with what a reader must know to take it right."""
     unseen = " (no spread seen)" if metric.spread.n > 1 and not metric.spread.spread else ""
-    note = " (slack unknown)" if metric.limit_proposed is None else unseen
+    note = f" ({limit_missing(metric)})" if metric.limit_proposed is None else unseen
     return f"{chances_text(metric.chance)}{note}"
+
+
+def limit_missing(metric: MetricFacts) -> str:
+    """Why no limit is shown, in a few words: nothing asserts the value, or its assertion could not be read."""
+    return "nothing asserts it" if metric.unasserted else "slack unknown"
 
 
 def notes(facts: ReportFacts) -> list[tuple[str, str]]:
@@ -278,10 +287,12 @@ def suite_text(facts: ReportFacts) -> str:
         parts.append(f"Calibrations of unchanged code differed by {percent(suite.shift)} (one sd), which is included")
     else:
         parts.append("Earlier calibrations of unchanged code differed by no more than the repeats do")
-    if suite.unknown_slack:
-        parts.append(
-            f"{_metrics(suite.unknown_slack)} as if the worst value were the limit: the slack could not be read"
-        )
+    unasserted = sum(metric.unasserted for _, metric in facts.metrics())
+    as_worst = "as if the worst value were the limit"
+    if unread := suite.unknown_slack - unasserted:
+        parts.append(f"{_metrics(unread)} {as_worst}: the slack could not be read")
+    if unasserted:
+        parts.append(f"{_metrics(unasserted)} {as_worst}: nothing asserts {'it' if unasserted == 1 else 'them'}")
     if suite.unchanged:
         most = chance_text(UNSEEN / (facts.repeats + 1))
         parts.append(f"{_metrics(suite.unchanged)} without any spread seen: up to {most} each is possible, not 0")
