@@ -88,6 +88,7 @@ def test_slow_probes_that_hang_are_unknown(tmp_path: Path, never: threading.Even
 
     assert gaps(found.checks)["gpu.free"] == ("unknown", "nvidia-smi")
     assert gaps(found.checks)["venv.python"] == ("unknown", f"{python} --version")
+    assert gaps(found.checks)["venv.scripts"][1].startswith("uptime; tune-mcp precheck"), "nothing of the disk is known"
     assert not found.ok
 
 

@@ -140,3 +140,17 @@ def test_a_file_that_does_not_parse_or_imports_itself_hides_no_other(tmp_path: P
     }
 
     assert list(gaps(check(tmp_path, repository(tmp_path, files)))) == ["venv.scripts:sgl-omni"]
+
+
+def test_files_that_were_not_read_in_time_lead_to_the_load_and_another_look(tmp_path: Path) -> None:
+    asked = subject(tmp_path, None, [stage(TEST)], tmp_path / "python")
+    why = "did not answer within 40 s"
+
+    def found(wanted: scripts.Wanted) -> dict[str, tuple[str, str]]:
+        return gaps(scripts.checks(asked, wanted, VenvFacts()))
+
+    slow, gone = found(scripts.Wanted(problem=why, late=True)), found(scripts.Wanted(problem="cannot be read: stale"))
+
+    again = f"uptime; tune-mcp precheck {asked.model} --repo {asked.repo_root}"
+    assert slow == {"venv.scripts": ("unknown", again)}
+    assert gone == {"venv.scripts": ("unknown", "timeout 10 df -h")}

@@ -169,7 +169,7 @@ def precheck(
     facts = _or(venv_probe, deadline, lambda why, late: VenvFacts(problem=why, late=late))
     wanted = _or(declared, deadline, lambda why, _late: Declared(problem=f"pyproject.toml {why}"))
     checks += [*venv.checks(subject, facts), *dependencies.checks(subject, wanted, facts)]
-    started = _or(commands, deadline, lambda why, _late: scripts.Wanted(problem=why))
+    started = _or(commands, deadline, lambda why, late: scripts.Wanted(problem=why, late=late))
     checks += scripts.checks(subject, started, facts)
     reading = _or(gpu_probe, deadline, lambda why, _late: GpuReading(Presence.UNKNOWN, reason=why))
     checks += hardware.gpu_checks(subject, reading) if here else ()

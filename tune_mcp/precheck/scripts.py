@@ -134,10 +134,14 @@ _SHEBANG = re.compile(rb"#!\s*(/\S*python[\d.]*)\s*\n")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the tests start, and the console scripts that the repository itself declares; ``problem`` when not read."""
+    """What the tests start, and the console scripts that the repository itself declares.
+
+    ``problem`` says why nothing was read; ``late``: because the deadline came first.
+    """
 
     found: Started = field(default_factory=Started)
     problem: str = ""
+    late: bool = False
 
 
 def read_wanted(subject: Subject) -> Wanted:
@@ -157,8 +161,12 @@ def checks(subject: Subject, wanted: Wanted, facts: VenvFacts) -> Iterator[Check
     if subject.venv_python is None:
         return  # venv.python tells
     if wanted.problem:
-        fix = "timeout 10 df -h"
-        yield check("venv.scripts", "unknown", f"test files: {wanted.problem}", fix)
+        detail, fix = f"test files: {wanted.problem}", "timeout 10 df -h"
+        if wanted.late:
+            detail = f"reading the tests and the files that they import {wanted.problem}: this machine is busy or its "
+            detail += "disk slow; a second reading is faster"
+            fix = f"uptime; tune-mcp precheck {subject.model} --repo {quoted(subject.repo_root)}"
+        yield check("venv.scripts", "unknown", detail, fix)
         return
     folder, found = subject.venv_python.parent, wanted.found
     installed = {name: place for name, place in found.tools.items() if name in facts.scripts}

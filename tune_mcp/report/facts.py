@@ -52,12 +52,12 @@ class MetricFacts(Frozen):
 
     Raw values throughout; ``scale`` and ``digits`` are for display only. ``limit_present`` and ``limit_proposed`` are
     what the test compares a measured value with, slack and rounding included, by ``asserted``; None when unknown or
-    infinite, and ``unread`` says why; ``unasserted``: because no measured test asserts it. ``present_misses`` counts repeats that fail the present limit.
-    ``quantum`` is the step of one sample. ``worst_repeats`` are the repeats (from 1) that hold the worst value.
-    ``within_noise``: the proposed change is no larger than the spread of the repeats. ``family`` is what the metric
-    scatters like. ``chance`` is that of the proposed value, ``chance_present`` that of the present one, None when its
-    limit is unknown. ``past`` are earlier values from git, the oldest first, and ``loosened_in_a_row`` how many changes
-    in a row loosen, the proposed one included.
+    infinite, and ``unread`` says why; ``unasserted``: because no measured test asserts it. ``present_misses`` counts
+    repeats that fail the present limit. ``quantum`` is the step of one sample. ``worst_repeats`` are the repeats (from
+    1) that hold the worst value. ``within_noise``: the proposed change is no larger than the spread of the repeats.
+    ``family`` is what the metric scatters like. ``chance`` is that of the proposed value, ``chance_present`` that of
+    the present one, None when its limit is unknown. ``past`` are earlier values from git, the oldest first, and
+    ``loosened_in_a_row`` how many changes in a row loosen, the proposed one included.
     """
 
     key: str
