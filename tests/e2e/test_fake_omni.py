@@ -210,8 +210,11 @@ def test_every_omni_family_is_strict_and_what_its_tests_leave_in_tmp_is_named_an
     assert not (Path(tempfile.gettempdir()) / folder).exists()
     report(project, run.run_id)
     text = run.report_md.read_text()
-    unread = [line.split("|")[1].strip() for line in text.splitlines() if "(slack unknown)" in line]
-    assert unread == ["latency_mean_s"] * ("videoamme_talker_tp2" in families), "a limit pinned by hand, and no other"
+    assert "slack unknown" not in text and "limit unknown" not in text, "every limit is read from the assertions"
+    unasserted = [line.split("|")[1].strip() for line in text.splitlines() if "(nothing asserts it)" in line]
+    assert unasserted == ["latency_mean_s"] * ("videoamme_talker_tp2" in families), (
+        "a limit pinned by hand, and no other"
+    )
     speed = run.path / "_pytest/test_qwen3_omni_tts_ci/basetemp_run1/vc_nonstream0/speed_results.json"
     assert math.isinf(json.loads(speed.read_text())["config"]["request_rate"]), "as the real benchmark writes it"
 

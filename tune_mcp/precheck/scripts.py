@@ -163,8 +163,8 @@ def checks(subject: Subject, wanted: Wanted, facts: VenvFacts) -> Iterator[Check
     if wanted.problem:
         detail, fix = f"test files: {wanted.problem}", "timeout 10 df -h"
         if wanted.late:
-            detail = f"reading the tests and the files that they import {wanted.problem}: this machine is busy or its "
-            detail += "disk slow; a second reading is faster"
+            detail = f"reading the tests and the files that they import {wanted.problem}: this machine is busy, or "
+            detail += "its disk is cold or slow"
             fix = f"uptime; tune-mcp precheck {subject.model} --repo {quoted(subject.repo_root)}"
         yield check("venv.scripts", "unknown", detail, fix)
         return
