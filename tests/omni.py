@@ -175,6 +175,11 @@ def make_caches(machine: Machine, models: Sequence[str]) -> None:
                 (repo / f"snapshots/{REVISION}/{file}").write_text("weights")
                 (repo / "refs").mkdir()
                 (repo / "refs/main").write_text(REVISION)
+        for name in (one["path"] for one in config.get("required_files", [])):
+            if name.startswith("$HF_HOME/hub/"):
+                path = hub / name.removeprefix("$HF_HOME/hub/")
+                path.parent.mkdir(parents=True)
+                path.write_text("a line")
     speaker = machine.home / "seedtts-wavlm-sim"
     speaker.mkdir(parents=True)
     utmos = machine.home / ".cache/sglang-omni/utmos"

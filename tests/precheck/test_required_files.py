@@ -89,3 +89,14 @@ def test_shipped_models_ask_for_the_weights_of_the_speech_quality_score(name: st
 
     assert assets.expanded(weights.path, {"HOME": "/h"}) == "/h/.cache/sglang-omni/utmos/utmos.jit"
     assert (weights.min_bytes, weights.tests, marker.tests) == (10 * 2**20, (test,), (test,))
+
+
+def test_the_serving_benchmark_s_texts_are_asked_for_at_the_commit_that_it_pins(tmp_path: Path) -> None:
+    test = tmp_path / "tests/test_model/test_tts_serving_ci.py"
+    test.parent.mkdir(parents=True)
+    test.touch()
+    model = ConfigPlaces.resolve(tmp_path, None).model("tts")
+    (texts,) = (one for one in model.required_files if one.tests == ("test_tts_serving_ci.py",))
+
+    place = assets.expanded(texts.path, {"HF_HOME": "/h"})
+    assert place.startswith("/h/hub/datasets--zhaochenyang20--seed-tts-eval/snapshots/") and texts.fetch
