@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import which
@@ -57,17 +57,18 @@ def started(repo_root: Path, tests: Collection[str], scripts: Collection[str]) -
         tree = files.tree(name)
         if tree is None:
             continue
-        _look(tree, name, scripts, found)
-        for other in (*files.imported_files(name), *_mentioned(files, tree, name)):
+        nodes = tuple(ast.walk(tree))  # once: the tests reach hundreds of files
+        _look(nodes, name, scripts, found)
+        for other in (*files.imported_files(name), *_mentioned(files, nodes, name)):
             if other not in seen:
                 seen.add(other)
                 waiting.append(other)
     return found
 
 
-def _look(tree: ast.Module, file: str, scripts: Collection[str], found: Started) -> None:
-    skipped = set(_prose(tree))
-    for node in ast.walk(tree):
+def _look(nodes: Sequence[ast.AST], file: str, scripts: Collection[str], found: Started) -> None:
+    skipped = set(_prose(nodes))
+    for node in nodes:
         if isinstance(node, ast.Call) and (command := _command(node)):
             if command in scripts:
                 found.ours.setdefault(command, f"{file}:{node.lineno}")
@@ -81,18 +82,12 @@ def _look(tree: ast.Module, file: str, scripts: Collection[str], found: Started)
                 found.ours.setdefault(first, f"{file}:{node.lineno}")
 
 
-def _prose(tree: ast.Module) -> Iterator[int]:
+def _prose(nodes: Sequence[ast.AST]) -> Iterator[int]:
     """Strings that only name or tell something: docstrings, and what argparse and loggers are called."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Expr) or (isinstance(node, ast.keyword) and node.arg in _NAMING):
             yield id(node.value)
-        elif isinstance(node, ast.Call) and last_name(node.func) in (
-            "getLogger",
-            "print",
-            "version",
-            "info",
-            "warning",
-        ):
+        elif isinstance(node, ast.Call) and last_name(node.func) in _TELLING:
             yield from (id(argument) for argument in node.args)
 
 
@@ -119,9 +114,9 @@ def _server(node: ast.List | ast.Tuple) -> str:
             return ""
 
 
-def _mentioned(files: PythonFiles, tree: ast.Module, file: str) -> Iterator[str]:
+def _mentioned(files: PythonFiles, nodes: Sequence[ast.AST], file: str) -> Iterator[str]:
     """Files that strings name: a module, itself or its ``__main__``, or a script by its path."""
-    texts = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    texts = (node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
     for text in (text for text in texts if len(text) < 200):
         if _MODULE.fullmatch(text):
             yield from filter(None, (files.resolve(file, text), files.resolve(file, f"{text}.__main__")))
