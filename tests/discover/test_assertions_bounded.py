@@ -59,6 +59,14 @@ def test_sums_that_double_are_read_without_doing_them_twice(tmp_path: Path) -> N
     assert isinstance(found, Gate) and found.limit(1.0) == 2.0**60
 
 
+def test_a_key_of_sums_that_double_is_not_written_out(tmp_path: Path) -> None:
+    """As in a test that counts pairs of labels: written out, this key would have 2**60 parts."""
+    body = "def test_a(m, seen, other):\n    x = m[0]\n" + "    x = x + x\n" * 60
+    body += "    {}[x, 1] = 0\n    other[x, 1] += 1\n    seen[1, x] = 1\n    assert m[1] <= REF"
+    found = gate_of(tmp_path, body)
+    assert isinstance(found, Gate) and found.limit(2.0) == 2.0
+
+
 def test_a_file_that_has_taken_its_time_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "_FILE_SECONDS", 0.0)
     (tmp_path / "test_x.py").write_text(HEAD + "def test_a(m):\n    assert m <= REF")

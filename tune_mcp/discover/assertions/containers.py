@@ -32,10 +32,16 @@ from tune_mcp.discover.assertions.objects import (
     Table,
     as_tuple,
     beyond,
+    is_plain,
     nested,
     tainted,
 )
 from tune_mcp.discover.assertions.values import MAX_LENGTH, Values, is_itself
+
+
+def _shown(key: Value) -> str:
+    """A key in a name. Unknown parts are not written out: they share parts, and written out may be endless."""
+    return repr(key) if is_plain(key) else "…"
 
 
 class Containers(Values):
@@ -59,7 +65,7 @@ class Containers(Values):
         if isinstance(key, Hashable) and not isinstance(key, Expr):
             condition = beyond(self.guards, table.created)
             old = table.entries.get(key, MISSING)
-            self.pins(old, self.keeps(f"[{key!r}]", value))
+            self.pins(old, self.keeps(f"[{_shown(key)}]", value))
             table.entries[key] = choose(condition, value, old)
         else:
             self.spoil(table, "a dict with an unknown key", [value])
@@ -188,7 +194,7 @@ class Containers(Values):
                     return value.child("slice", ast.unparse(node), f"{value.name}[…]")
                 if isinstance(index, Expr) or not isinstance(index, Hashable):
                     return self.unknown(f"{value.name}[…]", [value, index], value)
-                return value.child("item", index, f"{value.name}[{index!r}]")
+                return value.child("item", index, f"{value.name}[{_shown(index)}]")
             case Library(name="os.environ"):
                 return self.call(Library("os.environ.get"), [index], {}, node)
             case Table():
