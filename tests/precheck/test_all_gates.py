@@ -13,6 +13,7 @@ from precheck.machine import MIRROR, gaps, probes, profile, stage, subject
 from tune_mcp.config.model import ModelConfig
 from tune_mcp.contract.precheck import Check
 from tune_mcp.gpus import GpuReading
+from tune_mcp.precheck import scripts
 from tune_mcp.precheck.gates import GATES, Deadline, Precheck, Probes, precheck
 from tune_mcp.precheck.subject import Needs, Subject
 from tune_mcp.precheck.venv import VenvFacts
@@ -71,7 +72,9 @@ def test_a_gate_that_hangs_is_unknown_and_the_others_still_answer(tmp_path: Path
 
 
 @pytest.mark.rule("PRE-12")
-def test_slow_probes_that_hang_are_unknown(tmp_path: Path, never: threading.Event) -> None:
+def test_slow_probes_that_hang_are_unknown(
+    tmp_path: Path, never: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def gpus() -> GpuReading:
         never.wait()
         raise AssertionError
@@ -80,6 +83,7 @@ def test_slow_probes_that_hang_are_unknown(tmp_path: Path, never: threading.Even
         never.wait()
         raise AssertionError
 
+    monkeypatch.setattr(scripts, "read_wanted", lambda _: never.wait())
     python = tmp_path / "python"
     asked = subject(tmp_path, python=python)
     needing = Subject(**{**vars(asked), "gpus_per_test": {"test_toy_ci": 1}})

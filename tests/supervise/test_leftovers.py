@@ -308,7 +308,7 @@ def test_a_tree_is_written_when_it_changes_and_looked_at_less_and_less(run: RunD
         looks += 1
         return below
 
-    recorder = TreeRecorder(run.path, child.pid, table, lambda: now)
+    recorder = TreeRecorder(run.path, child.pid, table, lambda: now, lambda: 0.0)
     path = run.path / process_tree.TREE_FILE
     for tick in range(600):
         now = tick * 0.1
@@ -323,21 +323,23 @@ def test_a_tree_is_written_when_it_changes_and_looked_at_less_and_less(run: RunD
     assert (_tree(path).runner, _tree(path).pytest) == (state.owner(os.getpid()), state.owner(child.pid))
 
 
-def test_the_tree_is_looked_at_less_often_where_a_look_is_dear(run: RunDir) -> None:
-    now, looks = 0.0, 0
+@pytest.mark.parametrize(("used_s", "looks_at_most"), [(0.02, 13), (0.0, 60)])
+def test_the_tree_is_looked_at_less_often_where_a_look_uses_the_processor_not_where_it_waits_for_it(
+    run: RunDir, used_s: float, looks_at_most: int
+) -> None:
+    now, used, looks = 0.0, 0.0, 0
 
     def table() -> dict[Identity, Process]:
-        nonlocal now, looks
-        now += 0.02
-        looks += 1
+        nonlocal now, used, looks
+        now, used, looks = now + 0.02, used + used_s, looks + 1
         return {}
 
-    recorder = TreeRecorder(run.path, os.getpid(), table, lambda: now)
+    recorder = TreeRecorder(run.path, os.getpid(), table, lambda: now, lambda: used)
     while now < 100:
         recorder.look()
         now += 0.1
 
-    assert looks * 0.02 < 100 * 0.0025
+    assert looks_at_most * 0.6 < looks < looks_at_most
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{", b'{"pid_namespace": 1}'])

@@ -154,7 +154,8 @@ class TreeRecorder:
     """Writes the tree when it has changed. It looks often in the beginning, later every two seconds, and less often
     on a machine with so many processes that looking at them costs something.
 
-    ``read`` gives the processes below the runner. Not durable on purpose: after a power cut none of them lives.
+    ``read`` gives the processes below the runner, ``used`` the processor seconds of this thread, since a look lasts
+    long on a busy machine and costs no more. Not durable on purpose: after a power cut none of them lives.
     """
 
     def __init__(
@@ -163,9 +164,11 @@ class TreeRecorder:
         pytest_pid: int,
         read: Callable[[], Tree] = read_tree,
         clock: Callable[[], float] = time.monotonic,
+        used: Callable[[], float] = time.thread_time,
     ) -> None:
         self._path = folder / TREE_FILE
         self._read = read
+        self._used = used
         self._boot_id = boot_id()
         self._clock = clock
         try:
@@ -178,9 +181,9 @@ class TreeRecorder:
 
     def look(self) -> None:
         """Look again if it is time, and write down what is new."""
-        begin = self._clock()
-        if begin < self._due:
+        if self._clock() < self._due:
             return
+        before = self._used()
         living = (identity for identity, member in self._read().items() if member.alive)
         members = tuple(Owner(boot_id=self._boot_id, pid=pid, start_ticks=ticks) for pid, ticks in sorted(living))
         if members != self._members:
@@ -188,6 +191,5 @@ class TreeRecorder:
             tree = TreeRecord(pid_namespace=procfs.pid_namespace(), runner=runner, pytest=self._pytest, members=members)
             tree.to_file(self._path, durable=False)
             self._members = members
-        end = self._clock()
-        self._due = end + max(self._pause, (end - begin) / _SHARE)
+        self._due = self._clock() + max(self._pause, (self._used() - before) / _SHARE)
         self._pause = min(_SLOWEST_S, self._pause * 2)
