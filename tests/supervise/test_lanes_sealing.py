@@ -74,13 +74,19 @@ def importing(folder: Path) -> Project:
     return project
 
 
-@pytest.mark.rule("SCP-02")
-def test_what_one_lane_loaded_is_compared_on_the_other_although_both_ended_in_the_same_moment(tmp_path: Path) -> None:
-    project = importing(tmp_path / "repo")
+def in_second_repeats(project: Project) -> RunDir:
+    """A run whose first repeats of both files ended at once, and whose second ones wait."""
     run = toy.start(project, 2, lanes=2)
     with ended_at_once(project, run, ("a", 1), ("b", 1)):
         pass
     laned.wait_for(project, run, ("a", 2), ("b", 2))
+    return run
+
+
+@pytest.mark.rule("SCP-02")
+def test_what_one_lane_loaded_is_compared_on_the_other_although_both_ended_in_the_same_moment(tmp_path: Path) -> None:
+    project = importing(tmp_path / "repo")
+    run = in_second_repeats(project)
     record = loaded.recorded(run.loaded)
     assert record and {Path(name).name for name in record.files} >= {"only_a_ci.py", "only_b_ci.py"}
     (tmp_path / "repo" / "tests" / "only_a_ci.py").write_text("SCALE = 2\n")
@@ -96,10 +102,7 @@ def test_what_one_lane_loaded_is_compared_on_the_other_although_both_ended_in_th
 
 def test_a_resumed_run_takes_the_joined_record_back_when_its_own_is_gone(tmp_path: Path) -> None:
     project = importing(tmp_path / "repo")
-    run = toy.start(project, 2, lanes=2)
-    with ended_at_once(project, run, ("a", 1), ("b", 1)):
-        pass
-    laned.wait_for(project, run, ("a", 2), ("b", 2))
+    run = in_second_repeats(project)
     stop_run(project, run.run_id, "lunch")
     joined = run.loaded.read_bytes()
     assert [path.read_bytes() for path in run.path.glob(f"_pytest/*/attempts/*/{loaded.JOINED_FILE}")] == [joined]

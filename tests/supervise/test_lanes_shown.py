@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import laned
@@ -13,7 +10,6 @@ import toy
 
 from tune_mcp.cli.watch import picture
 from tune_mcp.contract.status import StatusReply
-from tune_mcp.files import FileLock
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.server import dashboard
 from tune_mcp.session import events
@@ -36,20 +32,6 @@ def measured_on_two_lanes(folder: Path, right_s: float, more_s: float = 0.0) -> 
 
     with toy.supervised_here(attempt):
         return project, toy.start(project, 6, lanes=2)
-
-
-@contextmanager
-def at_work(run: RunDir) -> Iterator[None]:
-    """The run as a living supervisor leaves it."""
-    before = run.supervisor.read_text()
-    run.supervisor.write_text(json.dumps(json.loads(before) | {"state": "running"}))
-    lock = FileLock.take(run.supervisor_lock, {})
-    assert lock
-    try:
-        yield
-    finally:
-        lock.release()
-        run.supervisor.write_text(before)
 
 
 def news(run: RunDir, text: str) -> None:
@@ -111,7 +93,8 @@ def test_a_repeat_that_does_not_count_is_in_no_lanes_median(tmp_path: Path) -> N
 @pytest.mark.rule("POL-04")
 def test_who_polls_reads_medians_again_only_when_one_moved(tmp_path: Path) -> None:
     project, run = measured_on_two_lanes(tmp_path / "repo", right_s=10.0, more_s=1.0)
-    with at_work(run):
+    ended = run.supervisor.read_bytes()
+    with toy.at_work(run):
         first = status(project, run.run_id)
         news(run, "nothing of a lane")
         again = status(project, run.run_id, known=first.mark)
@@ -125,6 +108,7 @@ def test_who_polls_reads_medians_again_only_when_one_moved(tmp_path: Path) -> No
     assert first.lane_medians and not again.lane_medians and not again.unchanged
     assert moved.lane_medians != first.lane_medians and moved.lane_medians
     assert idle.unchanged and "lane_medians" not in idle.facts()
+    run.supervisor.write_bytes(ended)
     end = status(project, run.run_id, known=idle.mark)
     assert end.lane_medians == moved.lane_medians, "the end says everything"
 
