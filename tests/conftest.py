@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import compileall
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import forked
 import pytest
 
 import tune_mcp
@@ -53,6 +55,12 @@ def own_host_lock(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
     monkeypatch.setenv("TUNE_LOCK_DIR", str(tmp_path_factory.mktemp("host")))
     for name in ("TUNE_REPO_ROOT", "TUNE_HOST", "TUNE_VENV_PYTHON"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Supervisors and runners are forks of this process: for tests that are not about how their program starts."""
+    monkeypatch.setattr(subprocess, "Popen", forked.Popen)
 
 
 @pytest.fixture

@@ -12,12 +12,20 @@ from typing import Any
 import toy
 
 from tune_mcp.run_dir import RunDir
+from tune_mcp.verbs.apply_plan import apply_plan
 from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.report import report
 
 CPUS = sorted(os.sched_getaffinity(0))
 TWO: list[dict[str, Any]] = [{"name": "left", "cpus": str(CPUS[0])}, {"name": "right", "cpus": str(CPUS[-1])}]
 """Lanes without GPUs on two real CPUs."""
 CACHES = ("OMNI_CI_HOME", "FLASHINFER_WORKSPACE_BASE", "TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "CUDA_CACHE_PATH")
+WORST = {
+    (f"{name}_{'accuracy' if metric == 'accuracy' else 'speed'}", metric): value
+    for name in ("a", "b")
+    for metric, value in toy.WORST.items()
+}
+"""What ``worst`` says of a and b, on however many lanes."""
 
 WRITES_DOWN = """
 def held(k):
@@ -109,6 +117,12 @@ def wait_for(project: Project, run: RunDir, *launches: tuple[str, int]) -> None:
         toy.wait_for(lambda: {*launches} <= {*began(project)}, 60, f"{launches}")
     except AssertionError as error:
         raise AssertionError(f"{error}; {began(project)}\n{toy.told(run)}") from error
+
+
+def worst(project: Project, run: RunDir) -> dict[tuple[str, str], float | None]:
+    """The worst of each stage's metrics, from the run's own plan."""
+    report(project, run.run_id)
+    return {row.key: row.worst_raw for row in apply_plan(project, run.run_id).rows}
 
 
 def _lines(project: Project) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from tune_mcp.contract.apply_plan import PlanRow
 from tune_mcp.errors import Refusal
 from tune_mcp.precheck.hardware import CAP_SYS_PTRACE
 from tune_mcp.run_dir import RunDir
+from tune_mcp.supervise.gpu import gate
 from tune_mcp.verbs.apply import apply
 from tune_mcp.verbs.apply_plan import apply_plan
 from tune_mcp.verbs.catalog import catalog
@@ -57,9 +58,13 @@ def with_docs(config: dict[str, Any]) -> None:
     config["extra_env"] = {"test_docs_ci.py": {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}}
 
 
+pytestmark = pytest.mark.usefixtures("warm")
+
+
 @pytest.fixture
-def machine(tmp_path: Path) -> Iterator[omni.Machine]:
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[omni.Machine]:
     """Two idle H20, a cache of weights, and a slice in which an earlier job left its kernels."""
+    monkeypatch.setattr(gate, "HOLD_S", 0.3)
     with nvml.recorded(tmp_path / "nvml.json") as recorded:
         recorded.machine({}, {})
         yield omni.make(tmp_path, ["tts"], with_docs)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import omni
+import pytest
 import toy
 
 from tune_mcp.run_dir import RunDir
@@ -32,6 +33,7 @@ def utmos(run: RunDir, repeat: int) -> float:
     return json.loads((base / "vc_nonstream_c16/utmos_results.json").read_text())["summary"]["utmos_mean"]
 
 
+@pytest.mark.usefixtures("warm")
 def test_after_the_fix_the_sealed_repeat_is_read_again_and_nothing_is_launched_for_it(tmp_path: Path) -> None:
     machine = omni.make(tmp_path, ["tts"], wrong)
     project = machine.project()

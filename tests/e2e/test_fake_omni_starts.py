@@ -15,6 +15,8 @@ from tune_mcp.run_dir import RunDir
 from tune_mcp.verbs.start_run import start_run
 from tune_mcp.verbs.strict_audit import strict_audit
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 def measured(machine: omni.Machine, model: str, stages: str = "ALL") -> RunDir:
     """One repeat, by a real supervisor, until the run has ended."""
@@ -44,8 +46,6 @@ def recogniser(tmp_path: Path) -> omni.Machine:
     [
         ("exits", "Not enough memory. Please try to increase --mem-fraction-static"),
         ("unhealthy", "did not become healthy"),
-        ("ports", "worker ports are already in use"),
-        ("unroutable", "router workers did not become fully routable"),
     ],
 )
 def test_a_server_that_does_not_start_is_tried_again_and_its_own_line_is_named(

@@ -21,6 +21,7 @@ from tune_mcp.verbs.start_run import start_run
 SERVING, ANSWERS = "tests/test_serving.py", "tests/test_answers.py"
 
 
+@pytest.mark.usefixtures("warm")
 def test_the_serving_benchmark_is_calibrated_from_its_own_tests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

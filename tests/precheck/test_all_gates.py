@@ -181,6 +181,7 @@ def test_the_tool_and_a_run_s_first_phase_find_the_same_gaps(tmp_path: Path) -> 
 
 
 @pytest.mark.rule("PRE-01", "PRE-12")
+@pytest.mark.usefixtures("warm")
 def test_a_run_on_a_machine_with_gaps_lists_them_all_and_starts_no_pytest(tmp_path: Path) -> None:
     project = toy.make_toy(tmp_path / "repo", config=NEEDY)
 

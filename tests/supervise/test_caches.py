@@ -49,6 +49,7 @@ def test_neither_the_root_nor_a_home_is_a_slice() -> None:
 
 
 @pytest.mark.rule("WDG-08", "WDG-09", "CIP-03")
+@pytest.mark.usefixtures("warm")
 def test_each_repeat_of_a_run_finds_the_cache_cold(tmp_path: Path) -> None:
     source = toy.toy_source().replace(
         "    folder = tmp_path_factory.mktemp",

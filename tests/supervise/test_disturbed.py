@@ -30,7 +30,7 @@ LIMIT = {"foreign_cores": 0.3, "window_s": 2}
 
 
 @pytest.fixture
-def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Others:
+def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm: None) -> Others:
     return Others.recorded(tmp_path, monkeypatch)
 
 

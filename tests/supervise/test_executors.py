@@ -129,11 +129,11 @@ def test_an_engine_that_starts_every_job_twice_at_the_same_time_measures_once(
 ) -> None:
     executor = engine(2)
     with toy.supervised_by(executor, Waits()):
-        run = toy.start(project, 2)
+        run = toy.start(project, 1)
 
     assert strict_audit(project, run.run_id).ready, toy.told(run)
-    assert [len(toy.launches(project, repeat)) for repeat in (1, 2)] == [1, 1]
-    assert executor.codes() in (["0 75", "0 75"], ["0 0", "0 75"], ["0 75", "0 0"], ["0 0", "0 0"])
+    assert len(toy.launches(project, 1)) == 1
+    assert executor.codes() in (["0 75"], ["0 0"])
 
 
 @pytest.mark.rule("SUP-13")
@@ -234,7 +234,7 @@ class Local:
 
 
 @pytest.fixture
-def local(wakeup: Wakeup, monkeypatch: pytest.MonkeyPatch) -> Iterator[Local]:
+def local(wakeup: Wakeup, monkeypatch: pytest.MonkeyPatch, warm: None) -> Iterator[Local]:
     monkeypatch.setenv("PYTHONPATH", str(Path(toy.__file__).parents[1]))
     drained: list[int] = []
     made = Local(LocalExecutor(wakeup, lambda _spared: drained.append(1)), wakeup, drained)
@@ -255,6 +255,7 @@ def test_one_runner_does_one_job_after_the_other_and_ends_with_the_run(local: Lo
     seen: set[int] = set()
     for job in jobs:
         assert local.executor.submit(job) == local.executor.submit(job) == job.key
+        toy.wait_for(local.runners, what="the runner's own command line")
         seen.update(local.runners())
         result = local.finish(job)
         assert result is not None and (result.key, result.pytest_rc) == (job.key, 0)
@@ -330,6 +331,7 @@ def test_a_second_job_beside_a_running_one_is_a_bug(local: Local, project: Proje
     assert local.finish(jobs[0]) is not None
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_real_run_keeps_its_runner_from_repeat_to_repeat(project: Project) -> None:
     run = toy.start_and_hold(project, 2)
     first = psutil.Process(toy.launches(project, 1)[0]).ppid()

@@ -102,6 +102,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> toy.Project:
 
 
 @pytest.mark.rule("GPU-17")
+@pytest.mark.usefixtures("warm")
 def test_a_server_of_the_tests_runs_on_the_lane_and_reads_its_cpus_never_those_of_the_shell(lab: toy.Project) -> None:
     run = toy.start(lab, repeats=1)
     toy.wait_until_rest(lab, run.run_id)

@@ -17,9 +17,6 @@ from others import Others
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 from tune_mcp.session.state import read_record
-from tune_mcp.verbs.apply_plan import apply_plan
-from tune_mcp.verbs.project import Project
-from tune_mcp.verbs.report import report
 
 LEFT = laned.CPUS[0]
 HOST = {"quiet": {"foreign_cores": 0.3, "window_s": 2}}
@@ -31,6 +28,9 @@ SPOILT = """
             (STATE / "run1.json").write_text('{"speed": {"throughput_qps": 0.5, "latency_mean_s": 8.0}}')
 """
 """The first launch of one repeat is slower than every other."""
+
+
+pytestmark = pytest.mark.usefixtures("warm")
 
 
 @pytest.fixture
@@ -48,19 +48,11 @@ def kinds(run: RunDir, kind: str, test: str) -> list[str]:
     return [event.text for event in events.read(run.events) if event.kind == kind and event.facts.get("test") == test]
 
 
-def worst(project: Project, run: RunDir) -> dict[tuple[str, str], float | None]:
-    report(project, run.run_id)
-    return {(row.stage_key, row.metric_key): row.worst_raw for row in apply_plan(project, run.run_id).rows}
-
-
 @pytest.mark.rule("GPU-14", "STR-17")
 def test_what_others_disturb_on_one_lane_is_measured_again_and_costs_the_other_lane_nothing(
     tmp_path: Path, others: Others
 ) -> None:
-    peaceful = laned.make(tmp_path / "one", host=HOST)
-    alone = toy.start(peaceful, 2)
-    assert toy.wait_until_rest(peaceful, alone.run_id, 90).strict_complete, toy.told(alone)
-    project = laned.make(tmp_path / "two", host=HOST, body=SPOILT)
+    project = laned.make(tmp_path / "repo", host=HOST, body=SPOILT)
     laned.hold(project, "a", 1)
     laned.hold(project, "b", 2)
 
@@ -81,7 +73,7 @@ def test_what_others_disturb_on_one_lane_is_measured_again_and_costs_the_other_l
     assert not kinds(run, "alert", "test_b_ci") and not kinds(run, "retry", "test_a_ci"), "no try is charged"
     kept = [(event.facts["test"], event.facts["repeat"]) for event in events.read(run.events, '"observed"')]
     assert sorted(kept) == [("test_a_ci", 1), ("test_a_ci", 2), ("test_b_ci", 1), ("test_b_ci", 2)]
-    assert worst(project, run) == worst(peaceful, alone)
+    assert laned.worst(project, run) == laned.WORST
     assert "| disturbed by others |" in (run.path / "report.md").read_text()
 
 

@@ -18,6 +18,7 @@ from tune_mcp.files import write_atomic
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 from tune_mcp.supervise.executor import JobState
+from tune_mcp.supervise.gpu import gate
 from tune_mcp.supervise.job import PHASE_FILE, AttemptResult, Blocked, Job, is_cancelled
 from tune_mcp.supervise.loop import LEAVE_AFTER_S, LEFT_ALONE_S
 from tune_mcp.verbs.project import Project
@@ -182,7 +183,11 @@ def test_attempts_that_were_made_before_the_repeat_left_its_lane_stay_in_its_his
 
 
 @pytest.mark.rule("GPU-02")
-def test_with_real_processes_a_gpu_that_a_foreigner_holds_keeps_no_other_lane_from_measuring(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("warm")
+def test_with_real_processes_a_gpu_that_a_foreigner_holds_keeps_no_other_lane_from_measuring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "HOLD_S", 0.3)
     lanes = [{"name": f"gpu-{n}", "gpus": [n]} for n in range(2)]
     with nvml.recorded(tmp_path / "nvml.json") as machine:
         machine.machine({}, {})

@@ -46,6 +46,7 @@ def results(run: RunDir, test: str) -> list[AttemptResult]:
 
 
 @pytest.mark.rule("STR-17")
+@pytest.mark.usefixtures("warm")
 def test_of_two_lanes_that_end_with_the_same_numbers_in_the_same_moment_one_is_told_a_copy(tmp_path: Path) -> None:
     project = laned.make(tmp_path / "repo", ["a"])
     same = {"summary": {"accuracy": 0.625}, "speed": {"throughput_qps": 10.123456789, "latency_mean_s": 0.2345678912}}
@@ -84,6 +85,7 @@ def in_second_repeats(project: Project) -> RunDir:
 
 
 @pytest.mark.rule("SCP-02")
+@pytest.mark.usefixtures("warm")
 def test_what_one_lane_loaded_is_compared_on_the_other_although_both_ended_in_the_same_moment(tmp_path: Path) -> None:
     project = importing(tmp_path / "repo")
     run = in_second_repeats(project)
@@ -100,6 +102,7 @@ def test_what_one_lane_loaded_is_compared_on_the_other_although_both_ended_in_th
     assert "only_a_ci.py" in halt.message and halt.test == "test_b_ci"
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_resumed_run_takes_the_joined_record_back_when_its_own_is_gone(tmp_path: Path) -> None:
     project = importing(tmp_path / "repo")
     run = in_second_repeats(project)

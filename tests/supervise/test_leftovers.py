@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import escapees
@@ -30,6 +31,8 @@ from tune_mcp.verbs.resume_run import resume_run
 from tune_mcp.verbs.start_run import start_run
 from tune_mcp.verbs.status import list_runs, status
 from tune_mcp.verbs.stop_run import stop_run
+
+pytestmark = pytest.mark.usefixtures("warm")
 
 
 @pytest.fixture
@@ -76,9 +79,10 @@ def _tree(path: Path) -> TreeRecord:
 @pytest.mark.parametrize("project", [("setsid", "retitled", "deaf")], indirect=True, ids=["one is deaf"])
 @pytest.mark.rule("GPU-20", "GPU-16", "GPU-12", "SUP-13")
 def test_stopping_a_lost_run_ends_all_that_it_left_and_status_names_it_before(
-    project: Project, stranger: subprocess.Popen[bytes]
+    project: Project, stranger: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bug 17 of the older script: a supervisor that is killed leaves its pytest alive."""
+    monkeypatch.setattr(leftovers, "end", partial(leftovers.end, grace=Grace(25, 0.5, 5)))
     run, left = orphaned(project)
 
     now = status(project, run.run_id)

@@ -62,6 +62,7 @@ def test_what_tests_leave_in_their_short_private_tmpdir_is_removed_and_named_onc
 
 
 @pytest.mark.rule("GPU-20", "RTY-02")
+@pytest.mark.usefixtures("warm")
 def test_a_killed_runner_leaves_no_tmpdir_and_its_attempt_is_made_again(tmp_path: Path) -> None:
     once = tmp_path / "once"
     kill = (

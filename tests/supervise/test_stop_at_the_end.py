@@ -15,7 +15,7 @@ import toy
 from tune_mcp.files import write_json
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events, state
-from tune_mcp.supervise import leftovers
+from tune_mcp.supervise import host_lock
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.report import report
 from tune_mcp.verbs.resume_run import resume_run
@@ -40,6 +40,7 @@ def server():
         time.sleep(0.01)
     (STATE / "torn_down").touch()
 """
+pytestmark = pytest.mark.usefixtures("warm")
 BAD = {"speed": {"throughput_qps": 0.1, "latency_mean_s": 99.0}}
 """Worse than every other value: what somebody would like to see gone."""
 
@@ -86,7 +87,7 @@ def test_a_repeat_that_ends_its_teardown_although_a_stop_came_counts(
 
     end(run)
     go_on(project)
-    toy.wait_for(lambda: state.conclude(run).state.at_rest and not leftovers.living([run]), what="the end")
+    toy.wait_for(lambda: state.conclude(run).state.at_rest and host_lock.current() is None, what="the end")
 
     assert (toy.state_folder(project) / "torn_down").exists()
     assert state.conclude(run).state in (state.RunState.STOPPED, state.RunState.LOST)

@@ -86,6 +86,7 @@ def test_the_supervisor_writes_the_gap_into_the_runs_record(tmp_path: Path) -> N
 
 
 @pytest.mark.rule("POL-01")
+@pytest.mark.usefixtures("warm")
 def test_a_poll_leaves_a_trace_only_while_the_run_is_active_and_never_fails_for_it(tmp_path: Path) -> None:
     project = toy.make_toy(tmp_path / "repo")
     run = toy.start_and_hold(project, 1)
