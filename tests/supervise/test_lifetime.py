@@ -19,7 +19,6 @@ from tune_mcp.errors import Refusal
 from tune_mcp.files import is_locked
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events, state
-from tune_mcp.session.state import Owner
 from tune_mcp.supervise import host_lock
 from tune_mcp.verbs.discover import discover
 from tune_mcp.verbs.project import Project
@@ -97,6 +96,7 @@ def test_a_run_goes_on_when_client_and_server_and_their_whole_tree_are_killed(pr
     run = project.run(entry.run_id)
     tree = [client.pid, *(child.pid for child in psutil.Process(client.pid).children(recursive=True))]
     process = supervisor(run)
+    assert "tune_mcp.supervise" in process.cmdline()
     assert len(tree) == 2, "client and server, and no supervisor below them"
     assert process.ppid() not in tree and process.pid not in tree
     assert os.getsid(process.pid) != os.getsid(client.pid)
@@ -164,6 +164,7 @@ def test_nobody_measures_beside_a_pytest_that_still_tears_down_after_its_supervi
 
 
 @pytest.mark.rule("RTY-03", "GPU-20", "RES-07")
+@pytest.mark.usefixtures("warm")
 def test_a_killed_runner_is_an_attempt_that_is_tried_again_after_its_pytest_is_gone(project: Project) -> None:
     run = toy.start_and_hold(project, 1)
     (pytest_pid,) = toy.launches(project, 1)
@@ -193,6 +194,7 @@ def test_stopping_a_run_that_is_over_changes_nothing(project: Project) -> None:
 
 
 @pytest.mark.rule("GPU-20", "GPU-16", "SUP-13", "GAP-01")
+@pytest.mark.usefixtures("warm")
 def test_a_stopped_run_keeps_what_is_complete_and_leaves_no_process_and_no_stranger_dies(
     project: Project, tmp_path: Path
 ) -> None:
@@ -232,6 +234,7 @@ def _indented(text: str) -> str:
 
 
 @pytest.mark.rule("GPU-14", "STR-18", "SES-01", "SES-14", "GAP-11")
+@pytest.mark.usefixtures("warm")
 def test_one_run_measures_at_a_time_and_the_refusal_names_it(project: Project, tmp_path: Path) -> None:
     other = toy.make_toy(tmp_path / "other")
     run = toy.start_and_hold(project, 1)
@@ -310,6 +313,7 @@ def test_two_starts_at_the_same_moment_give_one_run_and_one_refusal(project: Pro
 
 
 @pytest.mark.rule("POL-01")
+@pytest.mark.usefixtures("warm")
 def test_a_waiting_reader_is_woken_by_progress_and_sees_the_heartbeat(project: Project) -> None:
     run = toy.start_and_hold(project, 1)
     looks: list[float] = []
@@ -327,6 +331,7 @@ def test_a_waiting_reader_is_woken_by_progress_and_sees_the_heartbeat(project: P
 
 
 @pytest.mark.rule("GPU-20")
+@pytest.mark.usefixtures("warm")
 def test_a_supervisor_that_is_told_to_end_by_a_signal_stops_gracefully(project: Project) -> None:
     run = toy.start_and_hold(project, 1)
     pids = owned(run)
@@ -338,11 +343,9 @@ def test_a_supervisor_that_is_told_to_end_by_a_signal_stops_gracefully(project: 
     toy.wait_for(lambda: not still_there(pids), what="the end of all of it")
 
 
-def test_the_owner_on_record_is_the_supervisor_beyond_doubt(project: Project) -> None:
-    run = toy.start_and_hold(project, 1)
+def test_the_launcher_for_which_a_start_waits_imports_nothing_that_it_has_no_use_for() -> None:
+    code = "import sys, tune_mcp.supervise.launch; print({'pydantic', 'psutil', 'yaml'} & {*sys.modules})"
 
-    record = state.read_record(run)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
 
-    assert record is not None and isinstance(record.owner, Owner)
-    assert record.owner == state.owner(record.owner.pid)
-    assert "tune_mcp.supervise" in psutil.Process(record.owner.pid).cmdline()
+    assert done.stdout == "set()\n"

@@ -11,10 +11,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tune_mcp.files import FileLock, open_appending
 from tune_mcp.run_dir import RunDir
-from tune_mcp.supervise.host_lock import Claim
+
+if TYPE_CHECKING:  # the launcher itself needs none of it, and whoever starts a run waits for the launcher
+    from tune_mcp.supervise.host_lock import Claim
 
 _LAUNCHER_DEADLINE_S = 20
 
