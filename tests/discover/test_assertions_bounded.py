@@ -40,7 +40,8 @@ def gate_of(tmp_path: Path, body: str) -> Gate | Unread:
 
 
 @pytest.mark.parametrize("body", LONG.values(), ids=LONG)
-def test_what_takes_too_many_steps_is_unread(tmp_path: Path, body: str) -> None:
+def test_what_takes_too_many_steps_is_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    monkeypatch.setattr(reader, "_GATE_SECONDS", 0.2)
     found = gate_of(tmp_path, body)
     assert isinstance(found, Unread)
     assert (found.kind, found.reason) == (UnreadKind.UNCLEAR, "the tests take too many steps to follow")

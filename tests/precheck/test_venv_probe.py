@@ -138,7 +138,7 @@ def test_one_that_does_not_answer_is_ended_at_the_deadline_with_what_it_started(
     python.chmod(0o755)
 
     with pytest.raises(TimeoutError):
-        interpreter.ask(python, deadline_s=3.0)
+        interpreter.ask(python, deadline_s=1.5)
 
     pid = int((tmp_path / "pid").read_text())
     toy.wait_for(lambda: not alive(pid), what="the child to end")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,6 +124,19 @@ def test_a_new_data_file_is_taken_for_a_tests_output_and_told(repo: Path) -> Non
     now = provenance.read(repo)
     assert drift.moved(repo, now, baseline) == ()
     assert drift.appeared(now, baseline) == ("out/results.json",)
+
+
+@pytest.mark.rule("SES-11")
+@pytest.mark.parametrize("name", ["tests/it's [x]*.py", "tests/a\\b?.py", "#!two\nlines.py"])
+def test_the_way_out_lets_git_ignore_a_new_file_whatever_it_is_called(repo: Path, name: str) -> None:
+    _, baseline = planned(repo)
+    put(name)(repo)
+    assert drift.moved(repo, provenance.read(repo), baseline) == (f"{name} appeared",)
+
+    command = drift.way_out([], [name], baseline).partition(": ")[2]
+    subprocess.run(["bash", "-c", command], cwd=repo, check=True)
+
+    assert drift.moved(repo, provenance.read(repo), baseline) == ()
 
 
 def test_staging_a_file_changes_none(repo: Path) -> None:

@@ -44,7 +44,6 @@ def attempted(project: Project) -> tuple[RunDir, AttemptResult | None]:
 @pytest.mark.parametrize(
     "files",
     [
-        {},
         ini("--maxfail=1 -k accuracy -m slow", "markers = slow"),
         ini("--sw --sw-skip --lf --ff --nf"),
         ini(
@@ -60,7 +59,7 @@ def attempted(project: Project) -> tuple[RunDir, AttemptResult | None]:
             ),
         ),
     ],
-    ids=["plain", "filters", "--sw", "folders", "pyproject", "configure", "modifyitems", "sessionstart"],
+    ids=["filters", "--sw", "folders", "pyproject", "configure", "modifyitems", "sessionstart"],
 )
 def test_what_would_cut_the_file_short_is_taken_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str]
@@ -82,7 +81,6 @@ def test_what_would_cut_the_file_short_is_taken_back(
     ("files", "why"),
     [
         (ini("--deselect tests/test_toy_ci.py::test_speed"), "deselected: tests/test_toy_ci.py::test_speed"),
-        (ini("--co"), "only collected"),
         (conftest("def pytest_collection_modifyitems(items):\n    del items[1:]"), "deselected"),
         (conftest("def pytest_runtest_teardown(item):\n    item.session.shouldstop = 'enough'"), "(enough)"),
         (
@@ -91,18 +89,10 @@ def test_what_would_cut_the_file_short_is_taken_back(
         ),
         (conftest("def pytest_runtest_teardown(item):\n    raise KeyboardInterrupt"), "did not run"),
         (conftest("def pytest_runtest_teardown(item):\n    pytest.exit('done', returncode=0)"), "did not run"),
-        (
-            conftest(
-                "def pytest_runtest_protocol(item, nextitem):\n    from _pytest.runner import runtestprotocol\n"
-                "    for _ in range(2):\n        runtestprotocol(item, nextitem=nextitem)\n    return True"
-            ),
-            "more than once",
-        ),
         (conftest("raise RuntimeError('broken conftest')"), "never loaded tune-mcp"),
     ],
     ids=[
-        "--deselect", "--co", "items deleted", "shouldstop", "late maxfail", "interrupt", "exit 0", "rerun",
-        "broken conftest",
+        "--deselect", "items deleted", "shouldstop", "late maxfail", "interrupt", "exit 0", "broken conftest",
     ],
 )  # fmt: skip
 def test_what_cannot_be_taken_back_halts_and_is_named(tmp_path: Path, files: dict[str, str], why: str) -> None:
@@ -114,12 +104,10 @@ def test_what_cannot_be_taken_back_halts_and_is_named(tmp_path: Path, files: dic
 
 
 @pytest.mark.rule("SCP-04", "XPY-06")
-@pytest.mark.parametrize("extra", ["tests", "ini"])
-def test_numbers_beside_which_another_file_ran_halt_and_the_file_is_named(tmp_path: Path, extra: str) -> None:
-    other = {"tests/test_other.py": "def test_other():\n    pass\n"}
-    words = {"pytest_extra_args": {"test_toy_ci.py": [extra]}} if extra == "tests" else {}
-    files = other | (ini("tests/test_other.py") if extra == "ini" else {})
-    project = toy.make_toy(tmp_path / "repo", config={**toy.CONFIG, **words}, files=files)
+def test_numbers_beside_which_another_file_ran_halt_and_the_file_is_named(tmp_path: Path) -> None:
+    config = toy.CONFIG | {"pytest_extra_args": {"test_toy_ci.py": ["tests"]}}
+    files = {"tests/test_other.py": "def test_other():\n    pass\n"}
+    project = toy.make_toy(tmp_path / "repo", config=config, files=files)
 
     run, _ = attempted(project)
 
@@ -140,11 +128,9 @@ def assert_halted(project: Project, run: RunDir, why: str) -> None:
         ('    assert results["speed"]["thr', '    pytest.skip(\'no\')\n    assert results["speed"]["thr', "skipped"),
         ("import pytest\n", "import pytest\npytest.skip('no GPU', allow_module_level=True)\n", "collection failed"),
         ("import pytest\n", "import pytest\nimport no_such_module\n", "collection failed"),
-        ('(folder / "result.json")', '(folder / "results.json")', "near: toy0/results.json"),
         ('"throughput_qps": throughput,', '"throughput": throughput,', "near: throughput"),
-        ('"accuracy": accuracy,', "\"accuracy\": float('nan'),", "summary.accuracy: not finite"),
     ],
-    ids=["skip", "skip inside", "module skip", "import error", "file", "key", "nan"],
+    ids=["skip", "skip inside", "module skip", "import error", "key"],
 )
 def test_a_test_file_that_yields_less_than_planned_halts_and_says_what_is_missing(
     tmp_path: Path, old: str, new: str, why: str
@@ -160,26 +146,19 @@ def test_a_test_file_that_yields_less_than_planned_halts_and_says_what_is_missin
 
 
 @pytest.mark.rule("XPY-05", "RTY-03", "RES-08", "RTY-06")
-@pytest.mark.parametrize(
-    ("ending", "why"),
-    [
-        ("os._exit(137)", "signal 9"),
-        ("os.kill(os.getpid(), 9)", "signal 9"),
-    ],
-)
-def test_a_pytest_that_dies_is_tried_again_and_never_strict(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, why: str
-) -> None:
+def test_a_pytest_that_dies_is_tried_again_and_never_strict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "MAX_TRIES", 2)
     monkeypatch.setattr(loop, "MAX_PASSES", 1)
-    source = toy.toy_source().replace("def test_speed(results):\n", f"def test_speed(results):\n    {ending}\n")
+    source = toy.toy_source().replace(
+        "def test_speed(results):\n", "def test_speed(results):\n    os.kill(os.getpid(), 9)\n"
+    )
     project = toy.make_toy(tmp_path / "repo", test_source=source)
 
     run, _ = attempted(project)
 
     now = status(project, run.run_id)
     assert (now.state, now.strict_ready, len(toy.launches(project, 1))) == ("exhausted", "0/2", 2)
-    assert all(gap.cell == "✗" and why in gap.reason for gap in now.missing), now.missing
+    assert all(gap.cell == "✗" and "signal 9" in gap.reason for gap in now.missing), now.missing
     assert state.conclude(run).state.at_rest
 
 
@@ -192,7 +171,6 @@ TIMED_OUT = "import threading; t = threading.Timer(0.1, os._exit, (1,)); t.daemo
     ("ending", "why"),
     [
         ("os._exit(0)", "in the middle of its session; twice"),
-        ("os._exit(1)", "broke off without ending its session; twice"),
         (TIMED_OUT, "broke off without ending its session; twice"),
     ],
 )

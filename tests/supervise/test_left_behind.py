@@ -37,18 +37,14 @@ def history(run: RunDir, repeat: int = 1) -> list[tuple[str, str]]:
 
 
 @pytest.mark.rule("MET-07", "MET-02")
-@pytest.mark.parametrize(
-    "field",
-    [
+def test_a_result_file_with_what_nobody_tracks_is_measured_reported_and_planned(tmp_path: Path) -> None:
+    fields = (
         'found["config"] = {"request_rate": float("inf")}',
         'found["speed"]["rtf_p99"] = float("nan")',
         'found["per_request"] = [{"latency_s": float("-inf")}] * 3',
         'found["texts"] = {"\\ud800": "\\udfff"}',
-    ],
-    ids=["Infinity", "NaN", "-Infinity in a list", "surrogates"],
-)
-def test_a_result_file_with_what_nobody_tracks_is_measured_reported_and_planned(tmp_path: Path, field: str) -> None:
-    project, run = measured(tmp_path, source(WRITE, f"{field}; {WRITE}"))
+    )
+    project, run = measured(tmp_path, source(WRITE, "; ".join((*fields, WRITE))))
 
     assert strict_audit(project, run.run_id).ready, toy.told(run)
     assert len(toy.launches(project, 1)) == 1
@@ -65,10 +61,9 @@ def test_a_result_file_with_what_nobody_tracks_is_measured_reported_and_planned(
             'found["speed"]["throughput_qps"] = float("nan")',
             "throughput_qps: toy0/result.json::speed.throughput_qps: not finite",
         ),
-        ('found["speed"]["throughput_qps"] = "\\ud800"', "speed.throughput_qps: not a number but str"),
         ('found["speed"] = {"\\ud800throughput_qps": 1.0, **found["summary"]}', "(near: \\ud800throughput_qps"),
     ],
-    ids=["NaN", "a surrogate value", "a surrogate key"],
+    ids=["NaN", "a surrogate key"],
 )
 def test_a_tracked_value_that_is_no_number_halts_and_is_the_only_problem(tmp_path: Path, change: str, why: str) -> None:
     project, run = measured(
@@ -103,11 +98,7 @@ START = """
     ("failure", "why"),
     [
         ("raise RuntimeError('managed worker 0 exited before becoming healthy (exit_code=1)')", "server did not start"),
-        ("raise TimeoutError('Service at http://127.0.0.1:1 not ready within 600s')", "server did not start"),
-        ("raise RuntimeError('worker ports are already in use: 8001')", "port in use"),
-        ("raise RuntimeError('GPU memory was not released within 60 s')", "GPU memory not released"),
         ("raise ConnectionError('nobody knows this line')", "a fixture failed before its test ran: tests/test_toy_ci"),
-        ("assert False, 'no server'", "AssertionError: no server"),
         ("pytest.fail('the service is gone')", "Failed: the service is gone"),
         ("import subprocess, sys; print('Not enough memory. Please try to increase --mem-fraction-static'); "
          "subprocess.run([sys.executable, '-c', 'raise SystemExit(1)'], check=True)", "not enough GPU memory"),

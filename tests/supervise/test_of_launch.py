@@ -36,19 +36,15 @@ LINKED = (
     '    away = base.resolve().with_name("away")\n    base.rename(away)\n    base.symlink_to(away)\n'
 )
 WAYS = {
-    "hard link": ("    os.link(old, target)\n", "hard link"),
-    "hard link with a new time": ("    os.link(old, target)\n    os.utime(target)\n", "hard link"),
+    "hard link": ("    os.link(old, target)\n    os.utime(target)\n", "hard link"),
     "copy with its time": ("    shutil.copy2(old, target)\n", "older than the launch"),
-    "copy": ("    shutil.copy(old, target)\n", "every number in it is that of repeat 1, attempt 1"),
     "cached numbers, written anew": (
         "    target.write_text(json.dumps(json.loads(old.read_text()), indent=3, sort_keys=True))\n",
-        "every number in it is that of repeat 1",
+        "every number in it is that of repeat 1, attempt 1",
     ),
-    "an old time": ("    target.write_text(text)\n    os.utime(target, (1, 1))\n", "older than the launch"),
     "a daemon": (DAEMON, "after pytest's session had ended"),
-    "a time to come": ("    target.write_text(text)\n    os.utime(target, (9e9, 9e9))\n", "session had ended"),
     "a linked basetemp": (LINKED, "its folder is a link"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.rule("MET-01", "XPY-06")
@@ -112,4 +108,8 @@ def test_a_file_that_was_moved_here_from_before_is_known_by_its_birth(tmp_path: 
     found = result_files.strangers(base, ["r.json", "none.json", "../x"], born + 1, changed.st_ctime_ns + 1)
 
     assert found == {"r.json": "it is older than the launch"}
-    assert result_files.strangers(base, ["r.json"], born, max(changed.st_ctime_ns, changed.st_mtime_ns)) == {}
+    ended = max(changed.st_ctime_ns, changed.st_mtime_ns)
+    assert result_files.strangers(base, ["r.json"], born, ended) == {}
+    for time, why in {1: "it is older than the launch", 9e9: "it was written after pytest's session had ended"}.items():
+        os.utime(base / "r.json", (time, time))
+        assert result_files.strangers(base, ["r.json"], born, ended + 10**10) == {"r.json": why}, "a time that was set"

@@ -116,7 +116,7 @@ def test_a_test_that_rewrites_a_tracked_file_is_named_and_the_way_out_works_at_t
     name = "tests/data/baseline.json"
     project = toy.make_toy(tmp_path / "repo", test_source=during(f"name = {name!r}; {rewrite}"), files={name: "{}"})
 
-    run = toy.finished_run(project, 2, toy.real_pytest)
+    run = toy.finished_run(project, 1, toy.real_pytest)
 
     found = halt(run)
     assert (found.code, f"while {TEST_KEY} run 1 attempt 1 ran: {name} was " in found.message) == ("COMMIT_MOVED", True)
@@ -138,8 +138,7 @@ def test_a_test_that_rewrites_a_tracked_file_is_named_and_the_way_out_works_at_t
 @pytest.mark.rule("SES-11")
 @pytest.mark.parametrize(
     ("name", "made"),
-    [("tests/generated.py", True), ("settings.toml", True), ("code.py", False)]
-    + [(name, True) for name in ("tests/it's [x]*.py", "tests/a\\b?.py", "#!two\nlines.py")],
+    [("tests/it's generated.py", True), ("code.py", False)],
 )
 def test_what_python_or_pytest_loads_is_never_an_output(tmp_path: Path, name: str, made: bool) -> None:
     project = toy.make_toy(
@@ -149,7 +148,7 @@ def test_what_python_or_pytest_loads_is_never_an_output(tmp_path: Path, name: st
         files={} if made else {name: "A = 1\n"},
     )
 
-    run = toy.finished_run(project, 2, toy.real_pytest)
+    run = toy.finished_run(project, 1, toy.real_pytest)
 
     found = halt(run)
     assert (found.code, name in found.message) == ("COMMIT_MOVED", True)
@@ -182,8 +181,7 @@ def test_a_clients_own_files_move_no_tree(tmp_path: Path, name: str, tracked: bo
 
 OWN = {
     "nohup": "exec {run} > nohup.out 2>&1",
-    "tee": "{run} 2>&1 | tee calibration.txt >/dev/null",
-    "tracked": "{run} 2>&1 | cat | tee tracked.txt >/dev/null",
+    "tee": "{run} 2>&1 | cat | tee tracked.txt >/dev/null",
 }
 
 
@@ -207,8 +205,8 @@ def test_our_own_output_in_the_repository_halts_nothing(tmp_path: Path, how: str
 
 
 @pytest.mark.rule("SES-11")
-@pytest.mark.parametrize("name", ["code.py", "../lib/shared.py", "../data.json"])
-def test_a_project_in_a_folder_of_a_larger_repository_sees_later_edits(tmp_path: Path, name: str) -> None:
+def test_a_project_in_a_folder_of_a_larger_repository_sees_later_edits(tmp_path: Path) -> None:
+    names = ("../data.json", "../lib/shared.py", "code.py")
     whole = tmp_path / "whole"
     toy.make_toy(whole / "part", files={"code.py": "A = 1\n", "../lib/shared.py": "B = 1\n", "../data.json": "1\n"})
     (whole / "part/.git").rename(whole / ".git")
@@ -216,15 +214,16 @@ def test_a_project_in_a_folder_of_a_larger_repository_sees_later_edits(tmp_path:
     toy.git(whole, "add", "-A")
     toy.git(whole, "commit", "-q", "-m", "moved")
     project = Project.resolve(Options(repo=whole / "part"))
-    (project.repo_root / name).write_text("C = 2\n")
+    for name in names:
+        (project.repo_root / name).write_text("C = 2\n")
 
     git = provenance.read(project.repo_root)
-    assert set(git.changed) == {name}
-    assert "gone" not in git.changed[name]
+    assert set(git.changed) == {*names}
+    assert "gone" not in git.changed.values()
 
     run = toy.finished_run(project, 1, toy.real_pytest)
     assert strict_audit(project, run.run_id).ready, toy.told(run)
-    (project.repo_root / name).write_text("C = 3\n")
-    assert drift.moved(project.repo_root, provenance.read(project.repo_root), project.plan(run).launch_tree) == (
-        f"{name} was changed",
-    )
+    for name in names:
+        (project.repo_root / name).write_text("C = 3\n")
+    found = drift.moved(project.repo_root, provenance.read(project.repo_root), project.plan(run).launch_tree)
+    assert found == tuple(f"{name} was changed" for name in names)

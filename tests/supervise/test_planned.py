@@ -74,9 +74,7 @@ PYFUNC = "def pytest_pyfunc_call(pyfuncitem):\n"
 @pytest.mark.parametrize(
     ("wheel", "files"),
     [
-        ("pytest_retry", {"pytest.ini": "[pytest]\nretries = 2\n"}),
         ("pytest_retry", {"pytest.ini": "[pytest]\naddopts = --retries 1 --retry-outcome passed\n"}),
-        ("flaky", {"pytest.ini": "[pytest]\naddopts = --force-flaky --max-runs=3 --min-passes=1\n"}),
         ("flaky", {"pytest.ini": "[pytest]\naddopts = --force-flaky --min-passes=2 --no-flaky-report\n"}),
         ("", conftest(f"{AGAIN}    runtestprotocol(item, log=False, nextitem=item)\n")),
         ("", conftest(f"{AGAIN}    runtestprotocol(item, nextitem=item)\n")),
@@ -89,7 +87,7 @@ PYFUNC = "def pytest_pyfunc_call(pyfuncitem):\n"
         ("", conftest("def pytest_collection_modifyitems(items):\n    items.extend(items[:1])")),
     ],
     ids=[
-        "pytest-retry ini", "pytest-retry hidden", "flaky", "flaky min-passes", "quiet protocol", "loud protocol",
+        "pytest-retry hidden", "flaky min-passes", "quiet protocol", "loud protocol",
         "runtest twice", "function twice", "loop twice", "item twice",
     ],
 )  # fmt: skip
@@ -103,7 +101,6 @@ def test_a_test_that_ran_more_than_once_is_no_observation(tmp_path: Path, wheel:
 @pytest.mark.parametrize(
     ("files", "why"),
     [
-        ({"pytest.ini": "[pytest]\naddopts = --setup-only\n"}, "--setup-only"),
         ({"pytest.ini": "[pytest]\naddopts = --setup-plan\n"}, "--setup-only or --setup-plan"),
         ({"pytest.ini": "[pytest]\naddopts = --collect-only -q\n"}, "--collect-only"),
         (conftest("def pytest_configure(config):\n    config.option.setuponly = True"), "never called"),
@@ -114,7 +111,7 @@ def test_a_test_that_ran_more_than_once_is_no_observation(tmp_path: Path, wheel:
         (conftest("def pytest_itemcollected(item):\n    item.runtest = lambda: None"), "never called"),
     ],
     ids=[
-        "--setup-only", "--setup-plan", "--collect-only", "setuponly option", "swallowed", "one swallowed",
+        "--setup-plan", "--collect-only", "setuponly option", "swallowed", "one swallowed",
         "runtest replaced", "runtest replaced at collection",
     ],
 )  # fmt: skip

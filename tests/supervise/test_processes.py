@@ -15,6 +15,7 @@ import json, subprocess, sys, time
 import psutil
 from tune_mcp.supervise.processes import Grace, StopLadder, become_subreaper, default_signals, descendants
 become_subreaper()
+default_signals()  # whoever runs the tests in the background of a shell has them ignore an interrupt
 said = []
 ladder = StopLadder(said.append, Grace(interrupt_s=float(sys.argv[3]), terminate_s=0.3, kill_s=20), tick_s=0.01)
 main = subprocess.Popen([sys.executable, "-c", sys.argv[1]], start_new_session=True, stdout=subprocess.PIPE, text=True)

@@ -65,10 +65,7 @@ def test_a_test_file_that_changed_while_pytest_ran_halts_the_run(tmp_path: Path)
 
 
 @pytest.mark.rule("SES-11", "HLT-02")
-@pytest.mark.parametrize(
-    "move",
-    ["os.rename('.git', '.git-aside')", "import shutil; shutil.rmtree('.git')", "open('.git/HEAD', 'w').write('?')"],
-)
+@pytest.mark.parametrize("move", ["os.rename('.git', '.git-aside')", "open('.git/HEAD', 'w').write('?')"])
 def test_a_repository_that_is_gone_after_a_launch_halts_at_once(tmp_path: Path, move: str) -> None:
     project = toy.make_toy(tmp_path / "repo", test_source=during(move))
 
@@ -166,13 +163,13 @@ def test_a_sealed_attempt_is_never_run_again(tmp_path: Path) -> None:
 def test_a_pytest_that_hangs_is_ended_at_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "MAX_TRIES", 1)
     monkeypatch.setattr(loop, "MAX_PASSES", 1)
-    config = toy.CONFIG | {"timeout_s": {"test_toy_ci.py": 6.0}}
+    config = toy.CONFIG | {"timeout_s": {"test_toy_ci.py": 1.5}}
     project = toy.make_toy(tmp_path / "repo", config=config, test_source=during("time.sleep(600)"))
 
     run = toy.finished_run(project, 1, toy.real_pytest)
 
     found = only_result(run)
-    assert (found.stopped_by, found.duration_s >= 6.0) == ("timeout", True)
+    assert (found.stopped_by, found.duration_s >= 1.5) == ("timeout", True)
     assert "wall-clock limit" in status(project, run.run_id).missing[0].reason
 
 
