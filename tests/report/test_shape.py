@@ -32,6 +32,12 @@ def test_one_measure_alone_is_no_bistability(values: tuple[float, ...]) -> None:
     assert clusters(values) is None
 
 
+def test_two_modes_are_parted_at_the_widest_step_between_them_wherever_it_is() -> None:
+    assert clusters((1.0, 1.01, 3.0, 3.01, 3.02)) == ([1.0, 1.01], [3.0, 3.01, 3.02])
+    assert clusters((3.01, 1.0, 1.02, 3.0, 1.01)) == ([1.0, 1.01, 1.02], [3.0, 3.01])
+    assert clusters((0.0, 0.0, 0.0, 0.0, 0.0)) is None
+
+
 def test_a_slow_first_repeat_is_cold_on_the_bad_side_only() -> None:
     values = (0.44, 0.298, 0.299, 0.2977, 0.2988)
     assert is_cold(values, "max")
@@ -69,6 +75,8 @@ def test_a_value_that_is_no_share_of_the_samples_has_no_quantum() -> None:
     assert quantum((0.5, 0.5), 24, is_share=False) is None
     assert quantum((5.7, 5.8), 24, is_share=False) is None
     assert quantum((0.5, 0.75), None, is_share=True) is None
+    assert quantum((0.5, 1.5), 24, is_share=True) is None
+    assert quantum((0.0, 1.0), 24, is_share=True) == 1 / 24
 
 
 def test_a_measured_time_that_never_changes_is_suspicious_and_a_steady_count_is_not() -> None:
@@ -76,3 +84,5 @@ def test_a_measured_time_that_never_changes_is_suspicious_and_a_steady_count_is_
     assert found is not None
     assert (found.kind, "does the test read an old result?" in found.text) == (FlagKind.STUCK, True)
     assert flag((7, 7, 7), "max", is_time=True) is None
+    assert flag((1.25, 1.25), "max", is_time=True) is not None
+    assert flag((1.25,), "max", is_time=True) is None

@@ -112,3 +112,30 @@ def test_each_event_is_one_line_of_strict_json(run: RunDir) -> None:
 
     (line,) = run.events.read_bytes().splitlines()
     assert json.loads(line)["text"] == "a\nb\u2028c\x00"
+
+
+def test_the_kind_of_machine_is_that_of_the_last_environment_on_record(run: RunDir) -> None:
+    events.append(run, "environment", NOW, "first", sha256="e1", fingerprint="f1")
+    assert events.ledger(run) == events.Ledger(None, {}, "e1", "f1")
+
+    events.append(run, "environment", NOW, "of an older version", sha256="e2")
+    assert events.ledger(run) == events.Ledger(None, {}, "e2", None)
+
+
+def test_a_test_is_expected_to_take_the_median_of_this_run_or_else_of_the_newest_one_that_ran_it(
+    tmp_path: Path,
+) -> None:
+    def measured(name: str, test: str, *seconds: object) -> RunDir:
+        found = RunDir(tmp_path / ".tune-runs" / name)
+        found.path.mkdir(parents=True)
+        (found.path / "plan.json").touch()
+        events.append(found, "launched", NOW, "not an end", test=test, duration_s=1)
+        for one in seconds:
+            events.append(found, "observed", NOW, "PASS", test=test, duration_s=one)
+        return found
+
+    measured("20260101T000000Z_a_all_r1", "only_then", 7)
+    measured("20260102T000000Z_a_all_r1", "both", 900)
+    run = measured("20260103T000000Z_a_all_r1", "both", 30, 10, "long", 20)
+
+    assert events.expected_lengths(run) == {"both": 20, "only_then": 7}

@@ -82,6 +82,7 @@ def test_a_whole_attempt_with_every_number_is_kept_whatever_its_exit_code_and_lo
         ({"pytest_rc": None, "signature": "Segmentation fault"}, "Segmentation fault"),
         ({"pytest_rc": -11}, "pytest crashed"),
         ({"pytest_rc": -15}, "killed from outside"),
+        ({"pytest_rc": -9, "signature": "killed (137): oom"}, "did not send (killed (137): oom)"),
         ({"pytest_rc": 6, "guard": {"finished": False}}, "broke off"),
         ({"pytest_rc": 1, "signature": "CUDA out of memory: ..."}, "CUDA out of memory"),
         ({"pytest_rc": 2, "stopped_by": "timeout"}, "wall-clock limit"),
@@ -134,6 +135,7 @@ def test_a_runner_that_fails_by_a_bug_twice_halts() -> None:
     assert isinstance(first, Again)
     assert isinstance(second, Stop)
     assert "runner.log" in second.halt.next
+    assert judge(None, {}, (), 0) == Again("the runner ended without a result (exit code 0); its runner.log says why")
 
 
 def not_launched(*, retryable: bool = True) -> AttemptResult:
@@ -163,6 +165,31 @@ def test_a_machine_that_is_not_ready_four_times_over_halts_with_the_cause_and_wh
 @pytest.mark.rule("GPU-19")
 def test_what_another_try_cannot_change_halts_at_once() -> None:
     assert isinstance(verdict(not_launched(retryable=False)), Stop)
+
+
+@pytest.mark.rule("SCP-02")
+def test_numbers_of_another_kind_of_machine_halt_in_quarantine_and_only_an_engine_has_other_nodes() -> None:
+    here = verdict(ended(incomparable="torch is 2.9 instead of 2.8"))
+    node = ended(incomparable="another CUDA", engine={"node": "n7", "job_id": "1"})
+    again = verdict(node)
+
+    assert isinstance(here, Stop) and here.quarantined and "torch is 2.9" in here.halt.message
+    assert isinstance(again, Again) and not again.charged and "n7 is not of the run's kind" in again.reason
+    last = verdict(node, again, again, again)
+    assert isinstance(last, Stop) and not last.quarantined
+    assert verdict(ended(engine={"node": "n7", "job_id": "1"})) == Keep("")
+
+
+@pytest.mark.rule("XPY-06")
+def test_tests_that_only_one_repeat_ran_are_named_two_on_each_side_and_the_others_counted() -> None:
+    new, lost = (tuple(f"t.py::test_{side}{k}" for k in range(3)) for side in ("new", "lost"))
+    guard = {"collected": (*IDS, *new), "executed": (*IDS, *new)}
+
+    found = judge(ended(guard=guard), {"toy_speed": SPEED}, counted=(*IDS, *lost))
+
+    assert isinstance(found, Stop)
+    named = [f"{name} ran only now" for name in new[:2]] + [f"{name} ran only then" for name in lost[:2]]
+    assert found.halt.message.endswith(f"another repeat: {'; '.join(named)}; and 2 more")
 
 
 @pytest.mark.rule("SES-11", "SES-09")
