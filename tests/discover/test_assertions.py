@@ -41,6 +41,23 @@ class Checks:
             return
         raise AssertionError(f"{self.label}: {len(self.failures)}")
 '''
+TABLE = """
+def test_a(m):
+    failed = []
+    for name, (reference, side, unit) in {%s}.items():
+        seen = m.get(name)
+        if not isinstance(seen, (int, float)):
+            failed.append(name)
+            continue
+        if reference is None:
+            failed.append(f"{name} has no reference")
+            continue
+        limit = reference * 0.75 if side == "low" else reference * 1.25
+        passed = seen >= limit if side == "low" else seen <= limit
+        if not passed:
+            failed.append(f"{name} {seen:.4f}{unit}")
+    assert not failed
+"""
 HEAD = "import math, os, unittest\nimport pytest\nfrom kit import *\nREF = 2.0\nOTHER = 9.0\nSLACK = 1.1\n"
 
 
@@ -69,6 +86,8 @@ LIMITS = [
     ("def test_a(m):\n    assert m <= max(REF * SLACK, OTHER)", "max", False, 9.0),
     ("def test_a(m):\n    assert 0 <= m <= REF", "max", False, 2.0),
     ("def test_a(m):\n    assert m['n'] == 4 and m['x'] >= REF", "min", False, 2.0),
+    ("def test_a(m):\n    assert isinstance(m['x'], int | float) and m['x'] <= REF", "max", False, 2.0),
+    ("def test_a(m):\n    assert isinstance(m, (int, float)) and m <= REF", "max", False, 2.0),
     ("def test_a(m):\n    assert all(one <= REF for one in m['all'])", "max", False, 2.0),
     ("def test_a(m):\n    assert not [one for one in m if one > REF]", "max", False, 2.0),
     ("def test_a(m):\n    assert len([one for one in m if one > REF]) == 0", "max", False, 2.0),
@@ -101,6 +120,8 @@ LIMITS = [
         False,
         2.0 * 1.1,
     ),
+    (TABLE % "'a': (OTHER, 'high', 's'), 'b': (REF, 'low', '')", "min", False, 1.5),
+    (TABLE % "'a': (OTHER, 'low', 's'), 'b': (SLACK, 'high', ''), 'c': (REF, 'high', '')", "max", False, 2.5),
     ("def test_a(m):\n    assert m * SLACK >= REF", "min", False, 1.8181818181818181),
     ("def test_a(m):\n    assert m / REF >= 0.5", "min", False, 1.0),
     ("def test_a(m):\n    assert REF - m <= 0.5", "min", False, 1.5),
@@ -290,6 +311,55 @@ def test_a_number_inside_something_is_asserted_by_the_tests_that_read_it_from_th
     gate = read(tmp_path, OWN, source=source, level=level)
 
     assert isinstance(gate, Gate) and gate.tests == tests and gate.limit(3.0) == 3.0
+
+
+FILE = (
+    "import json\nfrom pathlib import Path\n"
+    "def test_a(tmp_path, folder):\n    path = tmp_path / 'run' / 'results.json'\n"
+)  # fmt: skip
+ASSERT = "data = json.loads(path.read_text())\n        assert data['x'] >= REF"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f"    if path.is_file():\n        {ASSERT}",
+        f"    if not path.exists():\n        return\n    if True:\n        {ASSERT}",
+        f"    if os.path.isfile(path):\n        {ASSERT}",
+        f"    if os.path.exists(path):\n        {ASSERT}",
+        f"    path = Path(os.environ.get('OUT', 'out')) / 'r.json'\n    if path.is_file():\n        {ASSERT}",
+        f"    path = tmp_path.joinpath('r.json')\n    if path.is_file():\n        {ASSERT}",
+        "    if path.is_file():\n        with path.open() as stream:\n            assert json.load(stream)['x'] >= REF",
+        "    if path.is_file():\n        with open(path) as stream:\n            assert json.load(stream)['x'] >= REF",
+        f"    if os.environ.get('ROOT'):\n        top = Path(os.environ['ROOT'])\n    else:\n        top = folder\n"
+        f"    path = top / 'r.json'\n    if path.is_file():\n        {ASSERT}",
+    ],
+)
+def test_that_the_file_of_the_measured_value_is_there_is_no_condition(tmp_path: Path, body: str) -> None:
+    found = read(tmp_path, FILE + body)
+
+    assert isinstance(found, Gate), found
+    assert (found.worst, found.limit(2.0)) == ("min", 2.0)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f"    if (tmp_path / 'strict').is_file():\n        {ASSERT}",
+        f"    if (tmp_path / 'run').is_dir():\n        {ASSERT}",
+        f"    if not path.is_file():\n        {ASSERT}",
+        f"    if os.path.exists('strict'):\n        {ASSERT}",
+        f"    if Path('strict').exists():\n        {ASSERT}",
+        f"    if folder.marker.exists():\n        {ASSERT.replace('path', 'folder.results')}",
+        f"    other = tmp_path / 'run' / 'strict'\n    if path.is_file() and other.is_file():\n        {ASSERT}",
+        f"    if path.is_file() and folder.strict:\n        {ASSERT}",
+        f"    if path.exists(follow_symlinks=False):\n        {ASSERT}",
+    ],
+)
+def test_that_any_other_file_is_there_is_a_condition_nobody_knows(tmp_path: Path, body: str) -> None:
+    found = read(tmp_path, FILE + body)
+
+    assert isinstance(found, Unread) and found.kind is UnreadKind.UNCLEAR, found
 
 
 @pytest.mark.parametrize("mark", ["@pytest.mark.skip", "@pytest.mark.skip('later')", "@unittest.skip('later')"])

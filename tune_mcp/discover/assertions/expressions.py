@@ -95,7 +95,7 @@ class Expressions(Containers):
             case ast.Constant(value=value):
                 return value
             case ast.Name(id=name):
-                found = self.lookup(scope, name)
+                found = self.within(self.lookup(scope, name))
                 self.touched = self.touched or (self.testing and tainted(found))
                 return self.setting(name) if found is MISSING else found
             case ast.Attribute(value=inner, attr=name):

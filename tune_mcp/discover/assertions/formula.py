@@ -239,6 +239,21 @@ def choose(condition: Value, then: Value, other: Value) -> Value:
     return then if then is other else Choice(condition, then, other)
 
 
+def literals(condition: Value, *, positive: bool = True) -> Iterator[tuple[int, bool]]:
+    """The identities of what a condition, or its negation, is a conjunction of, each with whether it is to hold."""
+    match condition:
+        case Not():
+            yield from literals(condition.arg, positive=not positive)
+        case Every() if positive:
+            for one in condition.args:
+                yield from literals(one)
+        case Some() if not positive:
+            for one in condition.args:
+                yield from literals(one, positive=False)
+        case _:
+            yield id(condition), positive
+
+
 def each_side(value: Choice, of: Callable[[Value], Value]) -> Value:
     """The choice between what a function makes of either value."""
     return choose(value.condition, of(value.then), of(value.other))

@@ -172,6 +172,8 @@ class Interpreter(Statements):
         name, last = f"{function.name}(…)", function.name.rpartition(".")[2]
         if not given and last in _SAME_EACH_TIME:
             return function.child("call", None, name)
+        if not given and last in ("is_file", "exists") and function.owner is not None:
+            return self.is_there(function.owner, node)
         if last in RECORDERS:
             for value in given[1:]:
                 self.measure(value)

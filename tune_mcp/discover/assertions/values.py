@@ -30,6 +30,7 @@ from tune_mcp.discover.assertions.formula import (
     each_side,
     is_number,
     leaves,
+    literals,
     rebuilt,
     some,
 )
@@ -257,6 +258,19 @@ class Values(ABC):
         """The conditions in force."""
         return tuple(self.guards)
 
+    def within(self, value: Value) -> Value:
+        """A value without the choices that the conditions in force decide."""
+        while isinstance(value, Choice):
+            force = {one for guard in self.guards for one in literals(guard)}
+            asked = set(literals(value.condition))
+            if asked <= force:
+                value = value.then
+            elif any((name, not holds) in force for name, holds in asked):
+                value = value.other
+            else:
+                break
+        return value
+
     def truth(self, value: Value) -> Value:
         """The value as a condition."""
         self.step()
@@ -315,6 +329,11 @@ class Values(ABC):
             return Items(left.items + right.items, self.now(), left.ordered and right.ordered)
         if isinstance(left, Library) and function is OPERATORS["truediv"]:
             return self.setting(left.name)
+        kinds = (*(as_tuple(left) or (left,)), right)
+        if function is OPERATORS["or_"] and all(isinstance(one, (Library, Class)) for one in kinds):
+            return kinds  # `int | float`: isinstance takes it like a tuple
+        if isinstance(left, Expr) and isinstance(right, str) and function is OPERATORS["truediv"]:
+            return self.unknown(f"… / {right!r}", [left])  # a path, whatever its folder is
         return self.pure(function, type(node).__name__, [left, right])
 
     def pure(self, function: Callable[..., object], name: str, args: list[Value]) -> Value:
