@@ -69,6 +69,22 @@ def test_a_shift_is_seen_only_in_reports_of_the_same_code_on_the_same_gpus(case)
     assert shifted.chance(key, 0.6).noise > still.chance(key, 0.6).noise
 
 
+def test_slow_runs_are_looked_for_in_every_repeat_of_the_tests_that_measure_speed_and_in_no_other(case) -> None:
+    def repeats(*reports: EarlierReport) -> int:
+        return read(case, *reports).slow_runs.repeats
+
+    speed = {stage for stage, _ in VALUES if stage.endswith("_speed")}
+    tests = {case.plan.catalogue[stage].test_key for stage in speed}
+    assert repeats() == 5 * len(tests)
+    assert repeats(earlier()) == repeats() + 5
+
+
+def test_a_value_is_known_to_the_last_digit_that_is_shown(case) -> None:
+    for key, one in read(case).series.items():
+        display = case.plan.catalogue[key[0]].metrics[key[1]].display
+        assert one.resolution * display.scale == pytest.approx(10.0**-display.digits)
+
+
 def test_reports_that_do_not_measure_the_same_metrics_are_not_counted(case) -> None:
     other = earlier().model_copy(update={"stages": ()})
     assert read(case, other).slow_runs.earlier == 0
