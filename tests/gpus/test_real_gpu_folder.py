@@ -30,7 +30,7 @@ def test_the_folder_asks_nvml_and_gives_its_reason(
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-rs", "tests/gpu", "-k", "nvml_tells", "--basetemp", tmp_path / "base"],
             cwd=ROOT,
-            env={**os.environ, "PYTEST_ADDOPTS": ""},
+            env={**os.environ, "PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
             capture_output=True,
             text=True,
             timeout=60,

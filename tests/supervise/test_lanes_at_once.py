@@ -26,7 +26,7 @@ from tune_mcp.verbs.start_run import start_run
 from tune_mcp.verbs.status import status
 from tune_mcp.verbs.stop_run import stop_run
 
-pytestmark = pytest.mark.usefixtures("warm")
+warm = pytest.mark.usefixtures("warm")
 
 
 def counted(run: RunDir) -> dict[tuple[str, int], int]:
@@ -46,6 +46,7 @@ def refused(project: Project, **words: Any) -> Refusal:
 
 
 @pytest.mark.rule("STR-19", "GPU-14", "GPU-17", "CIP-01")
+@warm
 def test_two_lanes_measure_what_one_does_side_by_side_each_on_its_own_cpus(tmp_path: Path) -> None:
     two = laned.make(tmp_path / "two")
     laned.hold(two, "a", 1)
@@ -70,6 +71,7 @@ def test_two_lanes_measure_what_one_does_side_by_side_each_on_its_own_cpus(tmp_p
 
 
 @pytest.mark.rule("STR-19")
+@warm
 def test_the_other_repeats_of_a_file_wait_until_its_first_one_is_strict(tmp_path: Path) -> None:
     project = laned.make(tmp_path / "repo", ["a"])
     for repeat in (1, 2, 3):
@@ -88,6 +90,7 @@ def test_the_other_repeats_of_a_file_wait_until_its_first_one_is_strict(tmp_path
 
 
 @pytest.mark.rule("RTY-03", "GPU-16")
+@warm
 def test_a_killed_runner_takes_nothing_with_it_that_another_lane_has(tmp_path: Path) -> None:
     project = laned.make(tmp_path / "repo")
     laned.hold(project, "a", 1)
@@ -110,6 +113,7 @@ def test_a_killed_runner_takes_nothing_with_it_that_another_lane_has(tmp_path: P
 
 
 @pytest.mark.rule("SUP-13", "GPU-20", "RES-04")
+@warm
 def test_a_stop_ends_both_lanes_keeps_what_is_complete_and_resume_measures_the_rest_once(tmp_path: Path) -> None:
     project = laned.make(tmp_path / "repo")
     laned.hold(project, "a", 2)
@@ -130,6 +134,7 @@ def test_a_stop_ends_both_lanes_keeps_what_is_complete_and_resume_measures_the_r
 
 
 @pytest.mark.rule("HLT-04", "HLT-05", "POL-06")
+@warm
 def test_a_halt_lets_the_other_lane_finish_and_starts_nothing_new(tmp_path: Path) -> None:
     body = "    if Path(__file__).stem == 'test_a_ci':\n        return {}\n"
     project = laned.make(tmp_path / "repo", ["a", "b", "c"], body=body)
@@ -199,6 +204,7 @@ def test_more_than_one_lane_is_refused_where_no_profile_has_any(tmp_path: Path) 
 
 
 @pytest.mark.rule("GPU-13", "GPU-14")
+@warm
 def test_lanes_with_gpus_share_no_gpu_cache_port_or_temporary_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,6 +257,7 @@ KILLS_BY_NAME = """
 """
 
 
+@warm
 def test_a_suite_that_ends_processes_by_name_finds_none_of_another_lane(tmp_path: Path) -> None:
     project = laned.make(tmp_path / "repo", model={"tests_end_processes": "pkill of toy-server"}, body=KILLS_BY_NAME)
     assert own_pids.possible() == (os.geteuid() == 0)
@@ -266,6 +273,7 @@ def test_a_suite_that_ends_processes_by_name_finds_none_of_another_lane(tmp_path
         assert counted(run) == {("test_a_ci", 1): 1, ("test_b_ci", 1): 1}
 
 
+@warm
 def test_where_lanes_cannot_be_kept_apart_such_a_suite_has_the_machine_for_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -286,25 +289,21 @@ def _host_is_free() -> bool:
     return host_lock.current() is None
 
 
-def test_two_starts_at_the_same_moment_give_one_run_and_one_refusal(project: Project, tmp_path: Path) -> None:
+def begun(repo: Path, moment: float) -> str:
+    while time.monotonic() < moment:
+        pass
+    try:
+        return toy.start(toy.open_project(repo), 1).run_id
+    except Refusal as refusal:
+        return str(refusal.code)
+
+
+@pytest.mark.usefixtures("warm")
+def test_two_starts_at_the_same_moment_give_one_run_and_one_refusal(project: Project) -> None:
     toy.hold(project, 1)
-    starter = tmp_path / "starter.py"
-    starter.write_text(
-        "import sys; from pathlib import Path; import toy; from tune_mcp.errors import Refusal\n"
-        "try: print(toy.start(toy.open_project(Path(sys.argv[1])), 1).run_id)\n"
-        "except Refusal as refusal: print(refusal.code)\n"
-    )
-    path = f"{Path(toy.__file__).parents[1]}:{Path(toy.__file__).parent}"
-    both = [
-        subprocess.Popen(
-            [sys.executable, str(starter), str(project.repo_root)],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": path},
-        )
-        for _ in range(2)
-    ]
-    said = sorted(one.communicate(timeout=60)[0].strip() for one in both)
+    with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
+        moment = time.monotonic() + 0.3
+        said = sorted(pool.map(begun, [project.repo_root] * 2, [moment] * 2, timeout=60))
 
     (entry,) = list_runs(project).runs
     assert said == [entry.run_id, "RUN_ACTIVE"]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import toy
 
 from tune_mcp.errors import Refusal
-from tune_mcp.session import events
-from tune_mcp.supervise import host_lock, neighbours
+from tune_mcp.run_dir import utc_now
+from tune_mcp.session import events, state
+from tune_mcp.supervise import host_lock, neighbours, noting
+from tune_mcp.supervise.job import Job
+from tune_mcp.supervise.journal import Journal
 from tune_mcp.verbs.precheck import precheck
 from tune_mcp.verbs.start_run import start_run
 
@@ -48,11 +53,41 @@ def test_a_run_under_another_lock_folder_is_on_record_in_both(tmp_path: Path, mo
 
     assert check.status == "warn" and str(one.path) in check.detail
     toy.wait_for(lambda: any(str(one.path) in text for text in overlaps(two.path)), what="the second to see the first")
-    toy.wait_for(lambda: any(str(two.path) in text for text in overlaps(one.path)), what="the first to see the second")
     toy.let_go(first, 1)
     toy.let_go(second, 1)
     assert toy.wait_until_rest(second, two.run_id).strict_complete
     assert toy.wait_until_rest(first, one.run_id).strict_complete
+
+
+@dataclass
+class Hours:
+    """A clock on which time passes when it is told to."""
+
+    seconds: float = 0.0
+    now = staticmethod(utc_now)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        raise AssertionError(seconds)
+
+
+@pytest.mark.rule("GPU-14")
+def test_a_run_that_comes_later_is_on_record_once_when_the_process_table_is_looked_at_again(tmp_path: Path) -> None:
+    jobs: list[Job] = []
+    run = toy.finished_run(toy.make_toy(tmp_path / "repo"), 1, lambda job: jobs.append(job) or toy.measured(job))
+    clock, others = Hours(noting.NEIGHBOURS_S), list[neighbours.Neighbour]()
+    notes = noting.Notes(Journal(run, clock, state.owner(os.getpid())), lambda: others)
+
+    notes.look(jobs[0])
+    others.append(neighbours.Neighbour(7, "/other/run", "/locks"))
+    for clock.seconds in (1.9 * noting.NEIGHBOURS_S, 2 * noting.NEIGHBOURS_S, 3 * noting.NEIGHBOURS_S):
+        notes.look(jobs[0])
+        assert len(overlaps(run.path)) == (clock.seconds >= 2 * noting.NEIGHBOURS_S)
+
+    (told,) = overlaps(run.path)
+    assert told == "test_toy_ci run 1: another run measures on this machine at the same time: /other/run (process 7)"
 
 
 @pytest.mark.parametrize(
