@@ -13,7 +13,7 @@ from tune_mcp.config.stages import Display, GroupPolicy, SampleCounts, Stage, St
 from tune_mcp.contract.apply import Applied
 from tune_mcp.files import dump_json, sha256_bytes, sha256_file, write_atomic, write_json
 from tune_mcp.observe.audit import Audit, audit
-from tune_mcp.observe.observation import Attempt, Counts, Observation
+from tune_mcp.observe.observation import Attempt, AttemptVerdict, Counts, Observation
 from tune_mcp.observe.worst import direction_text
 from tune_mcp.report.facts import ReportFacts
 from tune_mcp.report.write import read_report, record_applied, write_report
@@ -301,7 +301,7 @@ def attempt(number: int, verdict: str, reason: str = "", started: datetime = STA
     """One launch in an observation's history."""
     return Attempt(
         attempt=number,
-        verdict=verdict,
+        verdict=AttemptVerdict(verdict),
         reason=reason,
         pytest_rc=0 if verdict == "kept" else -9,
         started_at=iso(started),

@@ -35,7 +35,7 @@ def write(folder: Path, repeats: int) -> Report:
     values = {key: [row[k % 5] for k in range(repeats)] for key, row in VALUES.items()}
     workshop = Workshop(folder)
     workshop.make(stamp="20260301T050000Z", values=values, repeats=repeats, precheck={}).report()
-    launches = (attempt(1, "infra_error", "the server died: CUDA out of memory"), attempt(2, "kept"))
+    launches = (attempt(1, "retried", "the server died: CUDA out of memory"), attempt(2, "kept"))
     case = workshop.make(
         values=values,
         repeats=repeats,

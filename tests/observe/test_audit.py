@@ -17,7 +17,7 @@ from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.errors import Refusal
 from tune_mcp.files import sha256_file
 from tune_mcp.observe.audit import Audit, AuditedStage, Fault, Provenance, audit, classify, judge
-from tune_mcp.observe.observation import Broken, Counts, Missing, Stored, _Found, load
+from tune_mcp.observe.observation import Broken, Counts, Missing, Stored, StoredObservation, load
 from tune_mcp.observe.worst import worst_of_n
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
@@ -51,7 +51,7 @@ def audited(project: Project, run: RunDir) -> Audit:
 
 
 def stored(stage: Stage, total: int | None = 4, ok: int | None = 4, status: str = "ok", **metrics: object) -> Stored:
-    content = _Found.model_validate(
+    content = StoredObservation.model_validate(
         {
             "status": status,
             "metrics": dict.fromkeys(stage.metrics, 1.5) | metrics,

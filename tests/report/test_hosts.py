@@ -8,7 +8,7 @@ import pytest
 import toy
 
 from tune_mcp.contract.strict_audit import HostRow
-from tune_mcp.observe.observation import Attempt
+from tune_mcp.observe.observation import Attempt, AttemptVerdict
 from tune_mcp.report import hosts
 from tune_mcp.report.facts import Launch
 from tune_mcp.supervise import comparing
@@ -104,7 +104,7 @@ def test_a_recorded_repeat_from_a_host_off_the_fingerprint_is_no_evidence(tmp_pa
 def launch(lane: str, seconds: float, test: str = "a", *, superseded: bool = False) -> Launch:
     at = "2026-04-23T05:00:00Z"
     attempt = Attempt(
-        attempt=1, verdict="kept", started_at=at, ended_at=at, duration_s=seconds, log="x", lane=lane
+        attempt=1, verdict=AttemptVerdict.KEPT, started_at=at, ended_at=at, duration_s=seconds, log="x", lane=lane
     )  # fmt: skip
     return Launch(test=test, repeat=1, superseded=superseded, attempt=attempt)
 

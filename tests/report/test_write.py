@@ -259,7 +259,7 @@ def test_what_happened_on_the_way_is_listed(case, kind: str) -> None:
 
 
 def test_tests_that_failed_in_the_same_repeat_point_at_the_machine(workshop, launch) -> None:
-    failed = (launch(1, "infra_error", "server died"), launch(2, "kept"))
+    failed = (launch(1, "retried", "server died"), launch(2, "kept"))
     both = {("test_tts_ci", 3): failed, ("test_asr_ci", 3): failed, ("test_asr_ci", 4): failed}
     text = workshop.make(history=both).markdown()
     assert "In repeat 3 2 tests failed together (test_asr_ci, test_tts_ci): look at the machine." in text

@@ -7,6 +7,7 @@ and a poll without news since this client's last answer has no list at all. The 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from enum import StrEnum
 from typing import ClassVar
 
 from pydantic import Field
@@ -26,10 +27,27 @@ _TAIL_LIMIT = 100
 _MILESTONES_SHOWN = 2
 
 
+class PhaseKind(StrEnum):
+    """What an attempt does now, in the order of a launch."""
+
+    STARTING = "starting"
+    WAITING_FOR_SLURM = "waiting_for_slurm"
+    PREFLIGHT = "preflight"
+    CLEANUP = "cleanup"
+    WAITING_FOR_GPU = "waiting_for_gpu"
+    WAITING_FOR_QUIET = "waiting_for_quiet"
+    PYTEST = "pytest"
+    STOPPING = "stopping"
+    DRAINING = "draining"
+    EXTRACTING = "extracting"
+    CLEARING_GPUS = "clearing GPUs"
+
+
 class CurrentWork(Frozen):
     """What the supervisor does now: which test, which repeat, which attempt, which phase, since when (UTC).
 
-    ``lane`` is where; empty on a host without lanes.
+    ``phase`` is a ``PhaseKind``, with ``: <reason>`` behind it while something is waited for. ``lane`` is where; empty
+    on a host without lanes.
     """
 
     test: str
@@ -38,6 +56,11 @@ class CurrentWork(Frozen):
     phase: str
     since: str
     lane: str = ""
+
+    @property
+    def in_pytest(self) -> bool:
+        """Whether pytest runs."""
+        return self.phase == PhaseKind.PYTEST
 
     def line(self) -> str:
         """``test_x run 2 attempt 1: pytest since 2026-04-23T05:00:00Z``, where it runs first."""

@@ -233,7 +233,7 @@ def judge(
 
 def _of_another_kind(found: Stored, recorded: Ledger) -> str:
     """The host of the attempt that was kept, where its fingerprint is not that of the run; else empty."""
-    kept = next((one for one in reversed(found.content.history) if one.verdict == "kept"), None)
+    kept = found.content.kept
     if kept is None or not kept.fingerprint or recorded.fingerprint in (None, kept.fingerprint):
         return ""
     return kept.host or "its host"

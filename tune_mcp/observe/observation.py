@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Literal, cast
 
 from pydantic import Field, ValidationError, field_validator
@@ -22,6 +23,17 @@ class Counts(Frozen):
     ok: int | None = None
 
 
+class AttemptVerdict(StrEnum):
+    """What became of an attempt. ``superseded``: an earlier one was complete, and that one counts."""
+
+    KEPT = "kept"
+    RETRIED = "retried"
+    DISTURBED = "disturbed"
+    NOT_STARTED = "not started"
+    HALTED = "halted"
+    SUPERSEDED = "superseded"
+
+
 class Attempt(Frozen):
     """One launch of pytest for this repeat: how it ended and what became of it.
 
@@ -33,7 +45,7 @@ class Attempt(Frozen):
     """
 
     attempt: int
-    verdict: str
+    verdict: AttemptVerdict
     reason: str = ""
     pytest_rc: int | None = None
     started_at: str
@@ -103,8 +115,8 @@ class Observation(Frozen):
     history: tuple[Attempt, ...] = ()
 
 
-class _Found(Frozen):
-    """The fields that every version wrote; others are passed over (older runs)."""
+class StoredObservation(Frozen):
+    """An observation as a reader finds it: the fields that every version wrote; others are passed over."""
 
     model_config = Frozen.model_config | {"extra": "ignore"}
 
@@ -122,6 +134,16 @@ class _Found(Frozen):
     recorded_at: str = ""
     environment_sha256: str | None = None
     history: tuple[Attempt, ...] = ()
+
+    @property
+    def kept(self) -> Attempt | None:
+        """The attempt that the numbers are from; None where the history names none."""
+        return next((one for one in reversed(self.history) if one.verdict is AttemptVerdict.KEPT), None)
+
+    @property
+    def last_attempt(self) -> int:
+        """The number of the attempt that the files are from: the one that was kept, else the last; 0 for none."""
+        return self.kept.attempt if self.kept else max((one.attempt for one in self.history), default=0)
 
     @field_validator("metrics", mode="before")
     @classmethod
@@ -163,7 +185,7 @@ class Broken:
 class Stored:
     """A readable observation, with the digest of the file that holds it."""
 
-    content: _Found
+    content: StoredObservation
     sha256: str
 
 
@@ -180,7 +202,7 @@ def load(run: RunDir, stage_key: str, repeat: int) -> Stored | Missing | Broken:
         value = parse_json_loosely(data)
         if not isinstance(value, dict):
             return Broken(f"not an object but {type(value).__name__}")
-        return Stored(_Found.model_validate(value), sha256_bytes(data))
+        return Stored(StoredObservation.model_validate(value), sha256_bytes(data))
     except ValidationError as error:
         first = error.errors()[0]
         return Broken(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}")

@@ -20,6 +20,7 @@ from tune_mcp.files import read_object, sha256_file
 from tune_mcp.observe import result_files
 from tune_mcp.observe.audit import Audit, AuditedStage
 from tune_mcp.observe.extract import ResultFiles, extract, finite_number
+from tune_mcp.observe.observation import AttemptVerdict
 from tune_mcp.report.facts import Incident, Launch, Uncounted, UncountedFacts, UncountedValue
 from tune_mcp.run_dir import ATTEMPT_KEY, RunDir, attempt_folders
 from tune_mcp.session import events
@@ -58,10 +59,8 @@ def _launches(audited: Audit) -> Iterator[Launch]:
         for repeat, cell in enumerate(stage.cells, 1):
             if cell.stored is None:
                 continue
-            history = cell.stored.content.history
-            kept = [one.attempt for one in history if one.verdict == "kept"]
-            last = max(kept or [one.attempt for one in history], default=0)
-            for one in history:
+            last = cell.stored.content.last_attempt
+            for one in cell.stored.content.history:
                 key = (stage.stage.test_key, repeat, one.attempt)
                 found[key] = Launch(test=key[0], repeat=repeat, superseded=one.attempt != last, attempt=one)
     yield from (found[key] for key in sorted(found))
@@ -224,9 +223,7 @@ def _superseded(run: RunDir, stages: Mapping[str, list[AuditedStage]]) -> Iterat
                 continue
             counted = (run.path / cell.stored.content.basetemp).resolve()
             history = {one.attempt: one for one in cell.stored.content.history}
-            counts = max(
-                (number for number, one in history.items() if one.verdict == "kept"), default=max(history, default=0)
-            )
+            counts = cell.stored.content.last_attempt
             on_disk = {number: places for number, *places in _attempts(place / "attempts", place, repeat)}
             for number in sorted({*history, *(one for one in on_disk if one)}):
                 folder = place / "attempts" / f"run{repeat}_a{number}"
@@ -237,7 +234,7 @@ def _superseded(run: RunDir, stages: Mapping[str, list[AuditedStage]]) -> Iterat
                 if recorded is None and not basetemp.is_dir() and not (home / RESULT_FILE).is_file():
                     continue
                 how, why = Uncounted.RETRIED, "broke off or was stopped before it was sealed"
-                if recorded and recorded.verdict == "disturbed":
+                if recorded and recorded.verdict is AttemptVerdict.DISTURBED:
                     how, why = Uncounted.DISTURBED, recorded.reason
                 elif recorded:
                     why = f"{recorded.verdict}{f': {recorded.reason}' if recorded.reason else ''}"

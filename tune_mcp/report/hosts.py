@@ -25,7 +25,7 @@ from tune_mcp.contract.strict_audit import Cell, HostRow
 from tune_mcp.errors import Json
 from tune_mcp.files import read_object
 from tune_mcp.observe.audit import Audit, AuditedCell, AuditedStage, Fault
-from tune_mcp.observe.observation import Attempt
+from tune_mcp.observe.observation import Attempt, AttemptVerdict
 from tune_mcp.precheck import fingerprint
 from tune_mcp.precheck.fingerprint import Environment
 from tune_mcp.report.context import UNKNOWN
@@ -104,7 +104,7 @@ def lane_medians(launches: Iterable[Launch]) -> tuple[LaneMedian, ...]:
     """
     by_test: dict[str, list[Attempt]] = defaultdict(list)
     for one in launches:
-        if one.attempt.lane and one.attempt.verdict == "kept" and not one.superseded:
+        if one.attempt.lane and one.attempt.verdict is AttemptVerdict.KEPT and not one.superseded:
             by_test[one.test].append(one.attempt)
     found: dict[str, list[float]] = defaultdict(list)
     for made in by_test.values():
@@ -143,8 +143,7 @@ def _split(name: str, values: Mapping[str, Sequence[float]]) -> tuple[Sequence[f
 
 def _kept(cell: AuditedCell) -> Attempt | None:
     """The attempt that the repeat's observation was made of."""
-    history = cell.stored.content.history if cell.stored else ()
-    return next((one for one in reversed(history) if one.verdict == "kept"), None)
+    return cell.stored.content.kept if cell.stored else None
 
 
 def _counting(cell: AuditedCell) -> str:

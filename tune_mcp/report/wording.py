@@ -7,6 +7,7 @@ from statistics import median
 
 from tune_mcp.config.stages import Number
 from tune_mcp.contract.apply_plan import Direction
+from tune_mcp.observe.observation import AttemptVerdict
 from tune_mcp.report import since
 from tune_mcp.report.facts import (
     MetricFacts,
@@ -345,7 +346,7 @@ def launches_text(facts: ReportFacts) -> str:
         return "The artifacts carry no history of attempts."
     text = f"{number_of(launches, 'launch', 'launches')} of pytest: {launches - again} kept"
     text += f", {again} tried again" if again else ""
-    disturbed = sum(one.attempt.verdict == "disturbed" for one in facts.launches)
+    disturbed = sum(one.attempt.verdict is AttemptVerdict.DISTURBED for one in facts.launches)
     text += f", {disturbed} of them because others used its CPUs." if disturbed else "."
     text += _foreign(facts)
     taken = {(one.test, one.repeat, one.t) for one in facts.uncounted if one.how in _TAKEN_OUT}
@@ -365,7 +366,11 @@ def launches_text(facts: ReportFacts) -> str:
 
 def _foreign(facts: ReportFacts) -> str:
     """What other processes used of the launches' CPUs, where that was measured; a sentence to go on with."""
-    kept = [one for one in facts.launches if one.attempt.verdict == "kept" and one.attempt.foreign_cores is not None]
+    kept = [
+        one
+        for one in facts.launches
+        if one.attempt.verdict is AttemptVerdict.KEPT and one.attempt.foreign_cores is not None
+    ]
     if not kept:
         return ""
     most = max(kept, key=lambda one: one.attempt.foreign_cores or 0.0)

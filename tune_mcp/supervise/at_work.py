@@ -6,15 +6,20 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tune_mcp.config.stages import Stage
-from tune_mcp.contract.status import CurrentWork
-from tune_mcp.files import read_text
+from tune_mcp.contract.status import CurrentWork, PhaseKind
 from tune_mcp.observe.observation import Attempt
 from tune_mcp.run_dir import iso
 from tune_mcp.session.state import RunState
-from tune_mcp.supervise.job import PHASE_FILE, Job
+from tune_mcp.supervise.job import Job, Phase
 from tune_mcp.supervise.retry import Verdict
 from tune_mcp.supervise.schedule import Repeat
 from tune_mcp.supervise.watch.alerts import WATCH_FILE, AlertNews
+
+
+_WAITS = {
+    PhaseKind.WAITING_FOR_GPU: RunState.WAITING_FOR_GPU,
+    PhaseKind.WAITING_FOR_QUIET: RunState.WAITING_FOR_QUIET,
+}
 
 
 @dataclass
@@ -35,7 +40,7 @@ class AtWork:
     job: Job = field(init=False)
     since: datetime = field(init=False)
     news: AlertNews = field(init=False)
-    phase: str = ""
+    phase: Phase = field(init=False)
     waits_since: datetime | None = None
     leaves: bool = False
     tries: int = 0
@@ -48,16 +53,13 @@ class AtWork:
 
     def launched(self, job: Job, now: datetime) -> None:
         """Another attempt runs from now on."""
-        self.job, self.since, self.phase, self.waits_since = job, now, "", None
+        self.job, self.since, self.phase, self.waits_since = job, now, Phase(PhaseKind.STARTING), None
         self.news = AlertNews(job.folder / WATCH_FILE)
 
     def look(self, now: datetime) -> bool:
         """Read the runner's phase; whether it began to wait for something."""
-        try:
-            found = read_text(self.job.folder / PHASE_FILE)
-        except OSError:
-            return False
-        if not found or found == self.phase:
+        found = Phase.read(self.job.folder)
+        if found is None or found == self.phase:
             return False
         waited, self.phase, self.since = self.waits, found, now
         self.waits_since = (self.waits_since or now) if self.waits else None
@@ -66,8 +68,7 @@ class AtWork:
     @property
     def waits(self) -> RunState | None:
         """What the run waits for as long as nothing else runs; None when this attempt is at work."""
-        name = self.phase.partition(":")[0]
-        return RunState(name) if name in (RunState.WAITING_FOR_GPU, RunState.WAITING_FOR_QUIET) else None
+        return _WAITS.get(self.phase.kind)
 
     def current(self) -> CurrentWork:
         """What readers see of it."""
@@ -76,7 +77,7 @@ class AtWork:
             test=job.test_key,
             repeat=job.repeat,
             attempt=job.attempt,
-            phase=self.phase or "starting",
+            phase=str(self.phase),
             since=iso(self.since),
             lane=job.lane,
         )

@@ -11,7 +11,8 @@ from pydantic import Field
 from tune_mcp.config.lanes import Lane, Placement
 from tune_mcp.config.signatures import OwnSignatures
 from tune_mcp.config.stages import Frozen, Stage
-from tune_mcp.files import parse_json, read_plain, sha256_file, write_atomic
+from tune_mcp.contract.status import PhaseKind
+from tune_mcp.files import parse_json, read_plain, read_text, sha256_file, write_atomic
 from tune_mcp.gpus import Gpu
 from tune_mcp.observe.extract import Extraction
 from tune_mcp.observe.observation import Quietness
@@ -183,6 +184,31 @@ class AttemptResult(Frozen):
     signatures_of_files: dict[str, str] = Field(default_factory=dict)
     dropped_env: tuple[str, ...] = ()
     engine: Engine | None = None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What an attempt does now; ``reason`` is why it waits, empty where it does not."""
+
+    kind: PhaseKind
+    reason: str = ""
+
+    def __str__(self) -> str:
+        """``waiting_for_gpu: GPU 0 is busy``: the form in its file and in ``CurrentWork``."""
+        return f"{self.kind}: {self.reason}" if self.reason else self.kind
+
+    def write(self, attempt: Path) -> None:
+        """Leave it in the attempt's folder, for the supervisor. Raises ``OSError``."""
+        write_atomic(attempt / PHASE_FILE, str(self).encode(), durable=False)
+
+    @classmethod
+    def read(cls, attempt: Path) -> Phase | None:
+        """The phase of the attempt in that folder; None while there is none that can be read."""
+        try:
+            kind, _, reason = read_text(attempt / PHASE_FILE).partition(": ")
+            return cls(PhaseKind(kind), reason)
+        except (OSError, ValueError):
+            return None
 
 
 JOB_FILE = "job.json"

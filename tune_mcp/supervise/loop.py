@@ -217,7 +217,7 @@ class Supervisor:
         self._left_until[work.lane] = self.clock.monotonic() + LEFT_ALONE_S
         self._progress.give_back(work.repeat)
         self._elsewhere[work.repeat] = work
-        why = work.phase.partition(": ")[2] or "others use it"
+        why = work.phase.reason or "others use it"
         self._journal.event(
             "retry",
             f"{job.test_key} run {job.repeat}: leaves lane {work.lane} ({why}), where nothing starts for "
@@ -297,7 +297,7 @@ class Supervisor:
             return
         for work in self._work.values():
             if work.look(self.clock.now()) and work.waits:
-                self._journal.event(str(work.waits), work.phase.partition(": ")[2])
+                self._journal.event(str(work.waits), work.phase.reason)
             self._watch(work)
             self._leave(work)
         self._notes.look(next(iter(self._work.values())).job)

@@ -8,10 +8,11 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from tune_mcp.config.lanes import Lane, parse_cpus
+from tune_mcp.contract.status import PhaseKind
 from tune_mcp.errors import Code
 from tune_mcp.supervise.gpu.gate import HOLD_S
 from tune_mcp.supervise.gpu.use import GpuUse
-from tune_mcp.supervise.job import Blocked
+from tune_mcp.supervise.job import Blocked, Phase
 from tune_mcp.supervise.quiet.look import our_root
 from tune_mcp.supervise.quiet.monitor import WAIT_LIMIT_S, Monitor, not_quiet
 
@@ -25,7 +26,7 @@ def place(gpus: GpuUse, wait: Callable[[float], None]) -> Monitor | Blocked:
 
     def waiting(why: str) -> None:
         gpus.say(f"waiting for quiet: {why}")
-        gpus.phase(f"waiting_for_quiet: {why}")
+        gpus.phase(Phase(PhaseKind.WAITING_FOR_QUIET, why))
 
     while True:
         if blocked := gpus.acquire() or unavailable(gpus.grant.lane):

@@ -16,10 +16,11 @@ import psutil
 
 from tune_mcp import procfs
 from tune_mcp.config.signatures import rules as watch_rules
+from tune_mcp.contract.status import PhaseKind
 from tune_mcp.run_dir import RunDir
 from tune_mcp.supervise import caches, comparing, environment, own_pids
 from tune_mcp.supervise.gpu.use import GpuUse
-from tune_mcp.supervise.job import Job, StoppedBy, read_result
+from tune_mcp.supervise.job import Job, Phase, StoppedBy, read_result
 from tune_mcp.supervise.placing import pinned
 from tune_mcp.supervise.process_tree import TreeRecorder
 from tune_mcp.supervise.processes import AFTER_THE_SESSION, StopLadder, below, descendants
@@ -46,7 +47,7 @@ class PytestSession:
         monitor: Monitor,
         orders: Orders,
         say: Callable[[str], None],
-        phase: Callable[[str], None],
+        phase: Callable[[Phase], None],
         stop_now: Callable[[], bool],
     ) -> None:
         self._job, self._place, self._gpus, self._monitor, self._orders = job, place, gpus, monitor, orders
@@ -56,7 +57,7 @@ class PytestSession:
     def run(self) -> dict[str, object]:
         """From the start of pytest to the end of its last process; facts for the attempt's result."""
         job, (variables, dropped) = self._job, self._variables()
-        self._phase("pytest")
+        self._phase(Phase(PhaseKind.PYTEST))
         # The child starts with the default dispositions; our own SIGTERM handler is a function and so not inherited.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self._monitor.begin()
@@ -82,13 +83,13 @@ class PytestSession:
             if stopped_by == "exit":
                 ladder.grace = AFTER_THE_SESSION
             if stopped_by:
-                self._phase("stopping")
+                self._phase(Phase(PhaseKind.STOPPING))
                 ladder.interrupt(main)
             duration = (exiting.over_at or time.monotonic()) - begin
             clock_moved = clock.moved()
             intrusion = self._monitor.end()
         watchdog.ended()
-        self._phase("draining")
+        self._phase(Phase(PhaseKind.DRAINING))
         leftovers = ladder.drain(main)
         return {
             "dropped_env": dropped,

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from tune_mcp.errors import Json
 from tune_mcp.files import dump_json, parse_json, read_plain, sha256_bytes, write_atomic
-from tune_mcp.observe.observation import Attempt, Counts, Observation
+from tune_mcp.observe.observation import Attempt, AttemptVerdict, Counts, Observation
 from tune_mcp.observe.result_files import named_by
 from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session import events
@@ -29,14 +29,15 @@ def attempt_made(
     moment, machine = iso(now), result.environment if result else None
     match verdict:
         case Keep(reason):
-            name = "kept"
-        case Again(reason):
-            name = "disturbed" if verdict.disturbed else "retried" if verdict.charged else "not started"
+            became = AttemptVerdict.KEPT
+        case Again(reason, charged, disturbed):
+            uncharged = AttemptVerdict.DISTURBED if disturbed else AttemptVerdict.NOT_STARTED
+            became = AttemptVerdict.RETRIED if charged else uncharged
         case Stop(halt):
-            name, reason = "halted", halt.message
+            became, reason = AttemptVerdict.HALTED, halt.message
     return Attempt(
         attempt=job.attempt,
-        verdict=name,
+        verdict=became,
         reason=reason,
         pytest_rc=result.pytest_rc if result else None,
         started_at=result.started_at if result else moment,

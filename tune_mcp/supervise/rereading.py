@@ -19,6 +19,7 @@ from tune_mcp.observe import result_files
 from tune_mcp.observe.audit import one_scope
 from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.observe.observation import Attempt as AttemptRecord
+from tune_mcp.observe.observation import AttemptVerdict
 from tune_mcp.precheck import fingerprint
 from tune_mcp.run_dir import RunDir, attempt_folders
 from tune_mcp.session import events
@@ -168,15 +169,13 @@ def _history(run: RunDir, one: Counted, counted: Attempt) -> tuple[AttemptRecord
             found[attempt.job.attempt] = attempt_made(attempt.job, attempt.result, verdict, at)
         elif attempt.job.attempt not in found:
             found[attempt.job.attempt] = AttemptRecord(
-                attempt=attempt.job.attempt, verdict="superseded", pytest_rc=attempt.result.pytest_rc,
+                attempt=attempt.job.attempt, verdict=AttemptVerdict.SUPERSEDED, pytest_rc=attempt.result.pytest_rc,
                 started_at=attempt.result.started_at, ended_at=attempt.result.ended_at,
                 duration_s=attempt.result.duration_s, log="", log_sha256=attempt.result.log_sha256,
             )  # fmt: skip
+    later = {"verdict": AttemptVerdict.SUPERSEDED, "reason": f"attempt {number} was complete and counts"}
     return tuple(
-        entry
-        if entry.attempt <= number
-        else entry.model_copy(update={"verdict": "superseded", "reason": f"attempt {number} was complete and counts"})
-        for _, entry in sorted(found.items())
+        entry if entry.attempt <= number else entry.model_copy(update=later) for _, entry in sorted(found.items())
     )
 
 

@@ -23,7 +23,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tune_mcp.files import alone, open_appending, write_atomic
+from tune_mcp.contract.status import PhaseKind
+from tune_mcp.files import alone, open_appending
 from tune_mcp.gpus import accepting, read_gpus
 from tune_mcp.run_dir import iso
 from tune_mcp.session import state
@@ -33,11 +34,11 @@ from tune_mcp.supervise.gpu.use import GpuUse
 from tune_mcp.supervise.job import (
     CLAIM_FOLDER,
     ENDED,
-    PHASE_FILE,
     AttemptResult,
     Blocked,
     Engine,
     Job,
+    Phase,
     claim,
     is_cancelled,
     is_sealed,
@@ -71,10 +72,10 @@ class Runner:
         """One line on stderr, which the executor keeps in the attempt's folder."""
         print(f"{iso(datetime.now(UTC))} {text}", file=sys.stderr, flush=True)
 
-    def phase(self, name: str) -> None:
-        """Tell the supervisor what is going on; a reader sees it in ``status``."""
-        write_atomic(self.job.folder / PHASE_FILE, name.encode(), durable=False)
-        tell(name.partition(":")[0].encode())
+    def phase(self, phase: Phase) -> None:
+        """Report to the supervisor what the attempt does; a reader sees it in ``status``."""
+        phase.write(self.job.folder)
+        report(phase.kind.encode())
 
     def cancelled(self) -> bool:
         """Whether to stop: an order to this process, or the attempt's tombstone."""
@@ -92,7 +93,7 @@ class Runner:
     def run(self) -> AttemptResult | None:
         """The whole attempt; None when it was cancelled before its session was complete."""
         job = self.job
-        self.phase("preflight")
+        self.phase(Phase(PhaseKind.PREFLIGHT))
         preflight.clear_place(job, self.say)
         planned, moved = preflight.tree(job)
         if moved or planned is None:
@@ -122,7 +123,7 @@ class Runner:
         ended = session.run() | {"left_in_tmp": preflight.emptied(job, job.attempt, self.say)}
         if ended["stopped_by"] == "cancel" and guard_record.read(self.job.guard_record).shortfall():
             return None
-        self.phase("extracting")
+        self.phase(Phase(PhaseKind.EXTRACTING))
         compared = evidence.compared(job, planned, self.gpus.grant.gpus, started_ns)
         return self._result(**compared, **ended, **self.gpus.facts(), **evidence.numbers(job))
 
@@ -167,7 +168,7 @@ def _seal(job: Job, result: AttemptResult) -> None:
         seal(job, result.model_copy(update={"strangers": copied | result.strangers}))
 
 
-def tell(word: bytes) -> None:
+def report(word: bytes) -> None:
     """One line to whoever started us; where nobody is left to read it, standard input ends too."""
     with suppress(BrokenPipeError):
         os.write(1, word + b"\n")
@@ -207,7 +208,7 @@ def main(argv: list[str]) -> int:
             print(f"{folder} was removed while its attempt ran: {error}", file=sys.stderr, flush=True)
             return 1
         if not orders():
-            tell(ENDED)
+            report(ENDED)
     return 0
 
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from tune_mcp.errors import Json
 from tune_mcp.files import parse_json, read_plain, sha256_bytes, sha256_file, write_atomic
-from tune_mcp.observe.observation import Stored, load
+from tune_mcp.observe.observation import AttemptVerdict, Stored, load
 from tune_mcp.run_dir import ATTEMPT, RunDir, attempt_folders
 from tune_mcp.session import events
 from tune_mcp.supervise import comparing
@@ -100,7 +100,7 @@ def counted_tests(run: RunDir, test: str, stage_key: str, but: int) -> tuple[str
         stored = load(run, key, repeat) if key == stage_key and repeat != but else None
         if not isinstance(stored, Stored) or stored.sha256 != sha or stored.content.status != "ok":
             continue
-        for number in (one.attempt for one in stored.content.history if one.verdict == "kept"):
+        for number in (one.attempt for one in stored.content.history if one.verdict is AttemptVerdict.KEPT):
             try:
                 data = read_plain(run.attempt(test, repeat, number) / RESULT_FILE)
                 result = parse_result(data)

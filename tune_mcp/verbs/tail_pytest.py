@@ -44,7 +44,7 @@ def active_log(run: RunDir) -> LogName | None:
     """The log of the pytest that the supervisor works on, the first of several lanes; None when there is none."""
     now = state.conclude(run)
     work = now.record.work if now.active and now.record else ()
-    logs = (LogName(one.test, one.repeat) for one in sorted(work, key=lambda one: one.phase != "pytest"))
+    logs = (LogName(one.test, one.repeat) for one in sorted(work, key=lambda one: not one.in_pytest))
     return next((name for name in logs if name.path(run).exists()), None)
 
 

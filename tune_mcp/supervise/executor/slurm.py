@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from tune_mcp.config.host import SlurmSettings
+from tune_mcp.contract.status import PhaseKind
 from tune_mcp.errors import Code
 from tune_mcp.files import write_atomic
 from tune_mcp.precheck import slurm_site
@@ -30,11 +31,11 @@ from tune_mcp.supervise.executor.first_job import FirstJob
 from tune_mcp.supervise.job import (
     JOB_FILE,
     LEFT_FILE,
-    PHASE_FILE,
     RUNNER_END_FILE,
     AttemptResult,
     Blocked,
     Job,
+    Phase,
     cancel,
     claim,
     is_claimed,
@@ -56,12 +57,14 @@ _FULL = re.compile(r"limit|policy|temporarily", re.IGNORECASE)
 
 @dataclass
 class _Open:
-    """One job that is not over, as far as anybody knows. ``cancelled_at`` is when it was asked to stop."""
+    """One job that is not over, as far as anybody knows. ``cancelled_at`` is when it was asked to stop, ``waits_for``
+    why Slurm has not started it.
+    """
 
     job: Job
     submitted: bool = False
     gone: bool = False
-    state: str = ""
+    waits_for: str = ""
     cancelled_at: float | None = None
     killed: bool = False
 
@@ -192,11 +195,11 @@ class SlurmExecutor:
         if living:
             one.submitted = True
             started = [job for job in living if job.started]
-            text = "" if started else f"waiting_for_slurm: {living[0].state} ({living[0].reason})"
-            if text and text != one.state and not is_claimed(one.job):
+            why = "" if started else f"{living[0].state} ({living[0].reason})"
+            if why and why != one.waits_for and not is_claimed(one.job):
                 with suppress(OSError):
-                    write_atomic(one.job.folder / PHASE_FILE, text.encode(), durable=False)
-            one.state = text
+                    Phase(PhaseKind.WAITING_FOR_SLURM, why).write(one.job.folder)
+            one.waits_for = why
             return
         if not one.submitted:
             return
@@ -220,8 +223,8 @@ class SlurmExecutor:
             self.slurm.submit(order(job, self.settings, batch.left_out(self.run)))
         except NotAccepted as error:
             if _FULL.search(str(error)):
-                one.state = f"waiting_for_slurm: {error}"
-                write_atomic(job.folder / PHASE_FILE, one.state.encode(), durable=False)
+                one.waits_for = str(error)
+                Phase(PhaseKind.WAITING_FOR_SLURM, one.waits_for).write(job.folder)
                 raise Unreachable(str(error)) from error
             self._refused(job, str(error))
             one.gone = True

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tune_mcp.config.stages import Frozen
+from tune_mcp.contract.status import PhaseKind
 from tune_mcp.errors import Code
 from tune_mcp.gpus import Gpu, GpuReader
 from tune_mcp.gpus.holders import describe
@@ -24,7 +25,7 @@ from tune_mcp.observe.observation import GpuRange
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session.state import Liveness, liveness
 from tune_mcp.supervise.gpu.gate import LOOK_EVERY_S, WAIT_LIMIT_S, Gate, Grant, take_lock
-from tune_mcp.supervise.job import Blocked, Job
+from tune_mcp.supervise.job import Blocked, Job, Phase
 from tune_mcp.supervise.processes import StopLadder
 
 SAMPLE_EVERY_S = 60.0
@@ -58,7 +59,7 @@ class GpuUse:
         job: Job,
         read: GpuReader,
         say: Callable[[str], None],
-        phase: Callable[[str], None],
+        phase: Callable[[Phase], None],
         wait: Callable[[float], None],
         cancelled: Callable[[], bool],
         sleep: Callable[[float], None] = time.sleep,
@@ -93,7 +94,7 @@ class GpuUse:
     def acquire(self) -> Blocked | None:
         """Clean up, then pick (GPU-03); why nothing may be launched, None when the GPUs are granted."""
         if self._cleanup.command:
-            self.phase("cleanup")
+            self.phase(Phase(PhaseKind.CLEANUP))
         if failed := self._cleanup(self.cancelled):
             return Blocked(
                 code=Code.CLEANUP_FAILED,
@@ -158,7 +159,7 @@ class GpuUse:
         """After every run, and so before every retry (GPU-05): clean up, wait until ours are clear, record that."""
         if not self.grant.gpus:
             return
-        self.phase("clearing GPUs")
+        self.phase(Phase(PhaseKind.CLEARING_GPUS))
         begin = self.clock()
         cleanup = self._cleanup(lambda: False)
         while (busy := self._not_clear()) and self.clock() < begin + CLEAR_LIMIT_S:
@@ -186,7 +187,7 @@ class GpuUse:
 
     def _waiting(self, why: str) -> None:
         self.say(f"waiting for GPUs: {why}")
-        self.phase(f"waiting_for_gpu: {why}")
+        self.phase(Phase(PhaseKind.WAITING_FOR_GPU, why))
 
 
 def _range(index: int, seen: list[Gpu]) -> GpuRange:
