@@ -17,10 +17,10 @@ import toy
 from tune_mcp.files import write_atomic
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
+from tune_mcp.supervise.busy_lanes import LEAVE_AFTER_S, LEFT_ALONE_S
 from tune_mcp.supervise.executor import JobState
 from tune_mcp.supervise.gpu import gate
 from tune_mcp.supervise.job import PHASE_FILE, AttemptResult, Blocked, Job, is_cancelled
-from tune_mcp.supervise.loop import LEAVE_AFTER_S, LEFT_ALONE_S
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.status import status
 

@@ -15,7 +15,6 @@ from tune_mcp.supervise.retry import Verdict
 from tune_mcp.supervise.schedule import Repeat
 from tune_mcp.supervise.watch.alerts import WATCH_FILE, AlertNews
 
-
 _WAITS = {
     PhaseKind.WAITING_FOR_GPU: RunState.WAITING_FOR_GPU,
     PhaseKind.WAITING_FOR_QUIET: RunState.WAITING_FOR_QUIET,

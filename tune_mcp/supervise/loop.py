@@ -20,9 +20,9 @@ from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import Alert, Halt, Owner, RunState
 from tune_mcp.supervise import scratch
 from tune_mcp.supervise.at_work import AtWork
+from tune_mcp.supervise.busy_lanes import BusyLanes
 from tune_mcp.supervise.due import next_job
 from tune_mcp.supervise.executor import Executor
-from tune_mcp.supervise.executor.batch import LEFT_OUT
 from tune_mcp.supervise.gpu.use import read_after
 from tune_mcp.supervise.job import (
     JOB_FILE,
@@ -35,6 +35,7 @@ from tune_mcp.supervise.job import (
     runner_end,
 )
 from tune_mcp.supervise.journal import Clock, Journal, space_kept
+from tune_mcp.supervise.milestones import Milestones
 from tune_mcp.supervise.neighbours import Neighbour
 from tune_mcp.supervise.noting import Notes
 from tune_mcp.supervise.progress import Exhausted, Progress
@@ -45,10 +46,6 @@ from tune_mcp.supervise.schedule import Due, Repeat, Start, starts
 from tune_mcp.supervise.sealed import counted_tests, is_on_ledger, put_on_ledger
 
 _LOOK_EVERY_S = 0.5
-LEAVE_AFTER_S = 30.0
-"""A repeat that waits so long for its lane goes to another one; where quiet is asked for, its window comes on top."""
-LEFT_ALONE_S = 600.0
-"""So long nothing starts on a lane that others use, while another one is there."""
 
 
 class Stopped(Exception):
@@ -86,13 +83,13 @@ class Supervisor:
     _stopping: str | None = None
     _over: Stopped | Halted | Exhausted | None = None
     _awaited: set[str] = field(default_factory=set[str])
-    _left_until: dict[str, float] = field(default_factory=dict[str, float])
-    _elsewhere: dict[Repeat, AtWork] = field(default_factory=dict[Repeat, AtWork])
     _lengths: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
         self._journal = Journal(self.run_dir, self.clock, self.owner)
+        self._milestones = Milestones(self._journal, self.plan.repeats, MAX_TRIES)
         self._notes = Notes(self._journal, self.neighbours)
+        self._busy_lanes = BusyLanes(self.plan, self.lanes, self.clock)
         self._progress = Progress(self.run_dir, self.plan, self.clock.now, MAX_PASSES, MAX_TRIES)
 
     def run(self) -> int:
@@ -109,23 +106,22 @@ class Supervisor:
                 self._notes.strays(self.plan)
                 self._measure()
         except Stopped as stopped:
-            self._end(RunState.STOPPED, "stopped", str(stopped))
+            self._end(RunState.STOPPED, str(stopped))
             return 1
         except Halted as halted:
-            halt = halted.halt
-            self._end(RunState.HALTED, "halted", halt.message, f" — {halt.next}", halt)
+            self._end(RunState.HALTED, str(halted), halted.halt)
             return 1
         except Exhausted as exhausted:
-            self._end(RunState.EXHAUSTED, "exhausted", str(exhausted))
+            self._end(RunState.EXHAUSTED, str(exhausted))
             return 1
         except Exception as error:
             refusal = unusable(error)
             bug = f"a bug in the supervisor: {error!r}; see supervisor.log"
-            self._end(RunState.FAILED, "failed", refusal.text() if refusal else bug)
+            self._end(RunState.FAILED, refusal.text() if refusal else bug)
             if refusal is None:
                 raise
             return 1
-        self._end(RunState.FINISHED, "finished", "every stage × repeat is strict")
+        self._end(RunState.FINISHED, "every stage × repeat is strict")
         return 0
 
     def _prechecked(self) -> bool:
@@ -138,8 +134,8 @@ class Supervisor:
         write_atomic(self.run_dir.precheck, dump_json(answer.model_dump(mode="json")))
         blocking = answer.blocking()
         if blocking:
-            gaps = "; ".join(f"{check.id} {check.status}: {check.detail}" for check in blocking)
-            self._end(RunState.FAILED, "failed", f"{Code.PRECHECK_FAILED}: {gaps}")
+            failed = "; ".join(f"{check.id} {check.status}: {check.detail}" for check in blocking)
+            self._end(RunState.FAILED, f"{Code.PRECHECK_FAILED}: {failed}")
             return False
         self._journal.event("prechecked", f"{len(answer.checks)} checks, none blocks; {answer.gpu_summary}")
         return True
@@ -169,61 +165,18 @@ class Supervisor:
 
     def _start_due(self) -> None:
         """Fill the free lanes."""
-        while found := starts(self._due(), self._busy(), self._progress.led, self.at_once):
+        while found := starts(self._due(), self._running(), self._progress.led, self.at_once):
             for start in found:
                 self._begin(start)
 
-    def _busy(self) -> dict[str, Repeat]:
+    def _running(self) -> dict[str, Repeat]:
         return {lane: work.repeat for lane, work in self._work.items()}
 
     def _due(self) -> list[Due]:
         alone = self.at_once == 1
         if self._lengths is None:
             self._lengths = {} if alone else events.expected_lengths(self.run_dir)
-        return self._progress.due(self._busy().values(), self._lanes_for, self._lengths.get, in_order=alone)
-
-    def _lanes_for(self, test: str) -> tuple[str, ...]:
-        """The lanes that may run the test; all where none fits, and its launch says why.
-
-        Those that others use are left out as long as another one is there.
-        """
-        settings = self.plan.settings
-        fitting = settings.placement.lanes_for(settings.gpus_per_test.get(test, 0))
-        names = tuple(name for name, lane in self.lanes.items() if lane is None or lane in fitting) or (*self.lanes,)
-        left = self._left()
-        return tuple(name for name in names if name not in left) or names
-
-    def _left(self) -> frozenset[str]:
-        """The lanes that others use."""
-        now = self.clock.monotonic()
-        return frozenset(lane for lane, until in self._left_until.items() if now < until)
-
-    def _leave(self, work: AtWork) -> None:
-        """Let a repeat that has waited long for its lane go to another one, where there is one that others leave."""
-        quiet = self.plan.settings.placement.quiet
-        patience = LEAVE_AFTER_S + (quiet.window_s if quiet else 0.0)
-        if work.leaves or work.waits_since is None or self._over or self.lanes[work.lane] is None:
-            return
-        if (self.clock.now() - work.waits_since).total_seconds() < patience:
-            return
-        if any(lane != work.lane and lane not in self._left() for lane in self._lanes_for(work.repeat[0])):
-            work.leaves = True
-            cancel(work.job)
-            self.executor.cancel([work.job.key])
-
-    def _take_back(self, work: AtWork) -> None:
-        """The repeat is due again, on another lane; nothing starts on this one for a while."""
-        job = work.job
-        self._left_until[work.lane] = self.clock.monotonic() + LEFT_ALONE_S
-        self._progress.give_back(work.repeat)
-        self._elsewhere[work.repeat] = work
-        why = work.phase.reason or "others use it"
-        self._journal.event(
-            "retry",
-            f"{job.test_key} run {job.repeat}: leaves lane {work.lane} ({why}), where nothing starts for "
-            f"{LEFT_ALONE_S / 60:.0f} min; no try is used up",
-            test=job.test_key, repeat=job.repeat, lane=work.lane,
-        )  # fmt: skip
+        return self._progress.due(self._running().values(), self._busy_lanes.usable, self._lengths.get, in_order=alone)
 
     def _begin(self, start: Start) -> None:
         """Up to MAX_TRIES attempts at one repeat; the last one is written down either way."""
@@ -235,7 +188,7 @@ class Supervisor:
         scoped = one_scope(self.run_dir, self.plan, stages, events.ledger(self.run_dir))
         ran = counted_tests(self.run_dir, test, stages[0].key, repeat)
         work = AtWork(stages, {stage.key: stage for stage in scoped}, ran, start.due.key, start.lane)
-        if before := self._elsewhere.pop(work.repeat, None):
+        if before := self._busy_lanes.moved(work.repeat):
             work.go_on(before)
         self._launch(work)
 
@@ -245,14 +198,7 @@ class Supervisor:
         lane = self.lanes[work.lane]
         job = next_job(self.plan, self.run_dir, self._plugins, work.stages, work.repeat, work.lane, lane)
         job = self._under_way(job) or job
-        log = self.run_dir.log(job.test_key, job.repeat).relative_to(self.run_dir.path)
-        where = {"lane": work.lane} if work.lane else {}
-        on = f" on lane {work.lane}" if work.lane else ""
-        self._journal.event(
-            "launched",
-            f"START {job.test_key} run {job.repeat}/{self.plan.repeats} attempt {job.attempt}{on} — log {log}",
-            test=job.test_key, repeat=job.repeat, attempt=job.attempt, **where,
-        )  # fmt: skip
+        self._milestones.launched(job, work.lane)
         cancel_earlier(job)
         job.run.point(job.test_key, job.repeat, job.attempt)
         self._awaited.add(job.key)
@@ -272,11 +218,11 @@ class Supervisor:
         return None if is_cancelled(earlier) or is_on_ledger(earlier) else earlier
 
     def _ended(self) -> list[str]:
-        """Wait until attempts have ended; their lanes. None when a lane is there again that was left to others.
+        """Wait until attempts have ended; their lanes. Empty when one that others used may be tried again.
 
         A stop request cancels all, and waits until nothing runs.
         """
-        left = self._left()
+        avoided = self._busy_lanes.avoided()
         while True:
             keys = {work.job.key: lane for lane, work in self._work.items()}
             states = self.executor.poll([*keys])
@@ -286,20 +232,23 @@ class Supervisor:
             if asked is not None:
                 self._cancel(asked)
             self._look()
-            if left - self._left():
-                return []  # a lane may be tried again
+            if avoided - self._busy_lanes.avoided():
+                return []
             self.clock.sleep(_LOOK_EVERY_S)
 
     def _look(self) -> None:
-        """Take over what the runners say."""
+        """Take over what the runners report."""
         if self._stopping:
             self._journal.beat()
             return
         for work in self._work.values():
-            if work.look(self.clock.now()) and work.waits:
-                self._journal.event(str(work.waits), work.phase.reason)
+            if work.look(self.clock.now()):
+                self._milestones.waits(work)
             self._watch(work)
-            self._leave(work)
+            if self._over is None and self._busy_lanes.should_leave(work):
+                work.leaves = True
+                cancel(work.job)
+                self.executor.cancel([work.job.key])
         self._notes.look(next(iter(self._work.values())).job)
         self._journal.seen(*self._sightings())
         waits = [work.waits for work in self._work.values()]
@@ -313,13 +262,8 @@ class Supervisor:
 
     def _watch(self, work: AtWork) -> None:
         """What the attempt's watchdog saw, as milestones."""
-        job = work.job
         for alert in work.news.read():
-            kind, text = ("alert_over", f"{alert.name}: {alert.over}") if alert.over else ("alert", alert.line())
-            self._journal.event(
-                kind, f"{job.test_key} run {job.repeat} attempt {job.attempt}: {text}",
-                test=job.test_key, repeat=job.repeat, attempt=job.attempt, alert=alert.name,
-            )  # fmt: skip
+            self._milestones.alert(work.job, alert)
 
     def _collected(self, work: AtWork) -> AttemptResult | None:
         """What the ended attempt left. What it sealed although a stop came was complete at that time."""
@@ -332,7 +276,7 @@ class Supervisor:
         put_on_ledger(job, result, self.clock.now(), beside=self.at_once > 1)
         after = read_after(job)
         if after and after.trouble:
-            self._journal.event("gpus_not_clear", f"after {job.test_key} run {job.repeat}: {after.trouble}")
+            self._milestones.gpus_not_clear(job, after.trouble)
         self._notes.ended(job, result)
         return result
 
@@ -343,7 +287,9 @@ class Supervisor:
         del self._work[lane]
         self._journal.seen(*self._sightings())
         if work.leaves and result is None and self._stopping is None:
-            self._take_back(work)
+            self._progress.give_back(work.repeat)
+            self._busy_lanes.leave(work)
+            self._milestones.left_lane(work)
             return
         verdict = judge_attempt(result, work.scoped, work.verdicts, None if result else runner_end(job), work.ran)
         work.verdicts += (verdict,)
@@ -355,45 +301,29 @@ class Supervisor:
                 self._record(work, result, "ok", reason)
                 if self._lengths is not None and result:
                     self._lengths[job.test_key] = result.duration_s
-                self._observed(work, result, "PASS" if not reason else f"PASS, {reason}")
+                self._milestones.observed(work, result, "PASS" if not reason else f"PASS, {reason}")
             case Stop(halt, quarantined):
                 if quarantined:
                     self._progress.purge(work.repeat, f"{halt.code}: {halt.message}")
                 else:
                     self._record(work, result, "failed", halt.message)
                 if self._over:
-                    self._observed(work, result, f"FAIL, {halt.message}")
+                    self._milestones.observed(work, result, f"FAIL, {halt.message}")
                 raise Halted(halt.model_copy(update={"test": job.test_key, "repeat": job.repeat}))
             case Again(reason, charged, disturbed):
                 work.tries += charged
                 if result and result.engine and not charged and not disturbed:
-                    node = result.engine.node
-                    self._journal.event(LEFT_OUT, f"{node} is left out from now on: {reason}", node=node)
+                    self._milestones.left_out(result.engine.node, reason)
                 if work.tries >= MAX_TRIES:
                     self._record(work, result, "failed", reason)
-                    self._observed(work, result, f"FAIL, {reason}")
+                    self._milestones.observed(work, result, f"FAIL, {reason}")
                 elif self._over is None:
-                    self._journal.event(
-                        "disturbed" if disturbed else "retry",
-                        f"{job.test_key} run {job.repeat}: {reason}; try {work.tries + 1} of {MAX_TRIES}",
-                        test=job.test_key,
-                        repeat=job.repeat,
-                    )
+                    self._milestones.again(work, reason, disturbed=disturbed)
                     self._launch(work)
 
     def _record(self, work: AtWork, result: AttemptResult | None, status: str, reason: str) -> None:
         record(self.plan.run_id, work.job, result, status, reason, work.history, self.clock.now())
         self._progress.ended(work.repeat)
-
-    def _observed(self, work: AtWork, result: AttemptResult | None, text: str) -> None:
-        job, seconds = work.job, result.duration_s if result else 0.0
-        slowed = f"; clocks held down: {', '.join(result.slowed_by)}" if result and result.slowed_by else ""
-        on = f" on lane {work.lane}" if work.lane else ""
-        self._journal.event(
-            "observed",
-            f"{job.test_key} run {job.repeat}/{self.plan.repeats} {text} ({seconds:.1f} s){on}{slowed}",
-            test=job.test_key, repeat=job.repeat, duration_s=seconds, **({"lane": work.lane} if work.lane else {}),
-        )  # fmt: skip
 
     def _cancel(self, reason: str) -> None:
         """Ask every runner to stop."""
@@ -412,12 +342,13 @@ class Supervisor:
             self._journal.event("stop_requested", asked)
         raise Stopped(asked)
 
-    def _end(self, state: RunState, kind: str, text: str, more: str = "", halt: Halt | None = None) -> None:
+    def _end(self, state: RunState, text: str, halt: Halt | None = None) -> None:
         """The state is written last: whoever reads it finds the event and no process of the run any more."""
         self.executor.close()
         scratch.sweep(self.run_dir)
+        more, facts = (f" — {halt.next}", halt.model_dump(exclude_none=True)) if halt else ("", {})
         with suppress(NotPlain):  # the log itself is what cannot be used; the record below says so
-            self._journal.event(kind, text + more, **(halt.model_dump(exclude_none=True) if halt else {}))
+            self._journal.event(str(state), text + more, **facts)
         self._journal.set(state, reason=text, halt=halt)
 
 
