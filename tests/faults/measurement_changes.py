@@ -19,7 +19,7 @@ class Way:
     why: str = ""
 
 
-LOADED = "supervise/loaded.py"
+LOADED = "supervise/loaded_comparison.py"
 ELSEWHERE = "supervise/test_loaded.py::test_what_is_loaded_from_outside_the_repository_is_the_same_in_every_repeat"
 IGNORED = "supervise/test_loaded.py::test_what_git_ignores_in_the_repository_is_the_same_in_every_repeat"
 USER_SITE = (

@@ -11,7 +11,7 @@ from tune_mcp.gpus import Gpu
 from tune_mcp.observe import result_files
 from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.session import drift, provenance
-from tune_mcp.supervise import comparing, guard_record, loaded
+from tune_mcp.supervise import comparing, guard_record, loaded, loaded_comparison
 from tune_mcp.supervise.job import Job
 from tune_mcp.supervise.watch import log_lines
 from tune_mcp.words import listed
@@ -21,7 +21,7 @@ def compared(job: Job, before: provenance.GitState, gpus: tuple[Gpu, ...], start
     """Tree and machine, with the GPUs that were granted, and what pytest loaded besides (SES-11, SCP-02)."""
     tree = _tree(job, before)
     machine, incomparable = comparing.look(job.run, Path(job.venv_python), gpus, any_host=job.any_host)
-    record, found = loaded.after(job, before, started_ns)
+    record, found = loaded_comparison.after_launch(job, before, started_ns)
     return {
         **tree,
         "environment": machine,

@@ -28,7 +28,7 @@ from tune_mcp.files import alone, open_appending
 from tune_mcp.gpus import accepting, read_gpus
 from tune_mcp.run_dir import iso
 from tune_mcp.session import state
-from tune_mcp.supervise import comparing, evidence, guard_record, loaded, placing, preflight, sealed
+from tune_mcp.supervise import comparing, evidence, guard_record, loaded_comparison, placing, preflight, sealed
 from tune_mcp.supervise.gpu.gate import GRANTED_LIMIT_S, WAIT_LIMIT_S
 from tune_mcp.supervise.gpu.use import GpuUse
 from tune_mcp.supervise.job import (
@@ -101,7 +101,7 @@ class Runner:
         machine, incomparable = comparing.look(job.run, Path(job.venv_python), any_host=job.any_host)
         if incomparable:
             return self._result(environment=machine, incomparable=incomparable)
-        found = loaded.before(job)
+        found = loaded_comparison.before_launch(job)
         if found.moved or found.incomparable:
             return self._result(moved=found.moved, incomparable=found.incomparable)
         placed = placing.place(self.gpus, self.orders.wait)
