@@ -42,7 +42,7 @@ from tune_mcp.session import plan as plans
 from tune_mcp.session.state import Owner
 from tune_mcp.supervise import comparing, guard_record, runner
 from tune_mcp.supervise.executor import Executor, JobState
-from tune_mcp.supervise.host_lock import Claim
+from tune_mcp.supervise.host_lock import HostClaim
 from tune_mcp.supervise.job import JOB_FILE, AttemptResult, Job, read_result, seal, write_job
 from tune_mcp.supervise.journal import Clock
 from tune_mcp.supervise.loop import Supervisor, stop_request
@@ -493,8 +493,8 @@ class _Clock:
 def ready(run: RunDir, plan: plans.Plan) -> Precheck:
     """A machine that is always ready, with its environment.json."""
     reading, facts = GpuReading(Presence.NONE), VenvFacts(versions={"python": "3.11.9", "pytest": "9.0.0"})
-    found = fingerprint.take(reading, facts, plan.settings.env, Path(plan.venv_python))
-    comparing.settle(run, plan, found.model_copy(update={"gpus": _recorded_gpus()}), utc_now())
+    found = fingerprint.read_machine(reading, facts, plan.settings.env, Path(plan.venv_python))
+    comparing.record_or_compare(run, plan, found.model_copy(update={"gpus": _recorded_gpus()}), utc_now())
     return Precheck(
         checked_at="2026-04-23T05:00:00Z",
         checks=(Check(id="repo.head", status="ok", detail="toy"),),
@@ -538,7 +538,7 @@ def supervised_by(
 ) -> Iterator[None]:
     """The same with any executor; ``clock.sleep`` is called whenever the supervisor waits for it."""
 
-    def supervise(path: Path, _run_lock: FileLock, claim: Claim) -> int:
+    def supervise(path: Path, _run_lock: FileLock, claim: HostClaim) -> int:
         run = RunDir(path)
         plan = plans.load(run, no_older_runs)
         supervisor = Supervisor(

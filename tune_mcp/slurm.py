@@ -59,7 +59,7 @@ class QueuedJob:
 
 
 @dataclass(frozen=True)
-class Node:
+class SlurmNode:
     """What sinfo says of one node: its state, its features, its generic resources."""
 
     name: str
@@ -135,13 +135,13 @@ class Slurm:
         lines = (line.partition("=") for line in self._asked("scontrol", "show", "config").splitlines())
         return {name.strip(): value.strip() for name, found, value in lines if found}
 
-    def nodes(self, partition: str | None) -> list[Node]:
+    def nodes(self, partition: str | None) -> list[SlurmNode]:
         """The nodes of the partition, or of the default one."""
         chosen = [f"--partition={partition}"] if partition else []
         text = self._asked("sinfo", "-h", "-N", *chosen, "-o", "%N|%T|%f|%G|%P")
         rows = [line.split("|", 4) for line in text.splitlines() if line.count("|") >= 4]
         mine = [row for row in rows if partition or row[4].endswith("*")]
-        return [Node(row[0], row[1].rstrip("*~#!%$@^-"), _listed(row[2]), row[3]) for row in mine]
+        return [SlurmNode(row[0], row[1].rstrip("*~#!%$@^-"), _listed(row[2]), row[3]) for row in mine]
 
     def _user(self) -> str:
         return self.user or str(os.getuid())

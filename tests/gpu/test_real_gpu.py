@@ -18,7 +18,7 @@ from tune_mcp.files import is_locked
 from tune_mcp.gpus import MEMORY_LIMIT_MIB, Presence, read_gpus
 from tune_mcp.run_dir import RunDir
 from tune_mcp.supervise import host_lock
-from tune_mcp.supervise.gpu.gate import Gate, take_lock
+from tune_mcp.supervise.gpu.gate import GpuGate, lock_gpu
 from tune_mcp.supervise.job import PHASE_FILE, AttemptResult, Job
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.strict_audit import strict_audit
@@ -103,9 +103,9 @@ def test_the_gate_keeps_closed_while_another_process_holds_3_gib_and_names_it(tm
             holders.let_go()
 
     run = RunDir(tmp_path / ".tune-runs/20260423T050000Z_toy")
-    gate = Gate(
+    gate = GpuGate(
         read=read_gpus,
-        take=lambda gpu: take_lock(gpu, run),
+        take=lambda gpu: lock_gpu(gpu, run),
         sleep=time.sleep,
         clock=time.monotonic,
         waiting=waiting,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tune_mcp.gpus import Gpu, GpuProcess
-from tune_mcp.gpus.holders import Holder, describe, holders, stuck
+from tune_mcp.gpus.holders import GpuHolder, describe, holders, stuck
 
 
 class Proc:
@@ -54,7 +54,7 @@ def test_memory_that_nvml_lists_no_process_for_is_traced_by_the_open_device(proc
     (proc.root / "14" / "stat").unlink()
     (proc.root / "self").symlink_to(proc.root / "12")
 
-    assert holders(busy(), proc.root) == (Holder(12, "spawn_main worker"),)
+    assert holders(busy(), proc.root) == (GpuHolder(12, "spawn_main worker"),)
 
 
 @pytest.mark.rule("GPU-10")

@@ -32,7 +32,7 @@ def python(tmp_path: Path) -> Path:
 @pytest.fixture
 def planned(python: Path) -> Environment:
     reading = GpuReading(Presence.PRESENT, (gpu("GPU-0"), gpu("GPU-1")), "550.1")
-    return fingerprint.take(reading, VENV, {"A": "1"}, python).model_copy(update={"gpu_driver": "550.1"})
+    return fingerprint.read_machine(reading, VENV, {"A": "1"}, python).model_copy(update={"gpu_driver": "550.1"})
 
 
 def never() -> VenvFacts:
@@ -71,7 +71,7 @@ def test_another_gpu_is_named_also_one_of_the_same_model(planned: Environment) -
 
 
 def test_an_unchanged_machine_is_looked_at_without_starting_the_interpreter(planned: Environment, python: Path) -> None:
-    now = fingerprint.again(planned.model_copy(update={"gpu_driver": None}), python, never)
+    now = fingerprint.reread_machine(planned.model_copy(update={"gpu_driver": None}), python, never)
 
     assert fingerprint.differences(planned, now) == ()
 
@@ -81,7 +81,7 @@ def test_a_package_that_was_installed_meanwhile_is_noticed(planned: Environment,
     packages = python.parents[1] / "lib/python3.11/site-packages"
     (packages / "torch-2.9.0.dist-info").rename(packages / "torch-2.9.1.dist-info")
 
-    now = fingerprint.again(planned, python, lambda: VenvFacts(versions=VENV.versions, freeze_sha256="c" * 64))
+    now = fingerprint.reread_machine(planned, python, lambda: VenvFacts(versions=VENV.versions, freeze_sha256="c" * 64))
 
     assert [one.partition(" ")[0] for one in fingerprint.differences(planned, now)] == ["venv_freeze_sha256"]
 
@@ -90,7 +90,7 @@ def test_packages_that_were_only_touched_are_read_again_and_found_the_same(plann
     os.utime(python.parents[1] / "lib/python3.11/site-packages/torch-2.9.0.dist-info", (1, 1))
     asked: list[bool] = []
 
-    now = fingerprint.again(planned, python, lambda: asked.append(True) or VENV)
+    now = fingerprint.reread_machine(planned, python, lambda: asked.append(True) or VENV)
 
     assert asked and fingerprint.differences(planned, now) == ()
 

@@ -278,8 +278,8 @@ def test_a_precheck_changes_nothing_and_says_who_measures(project: Project) -> N
         return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in found}
 
     before = files()
-    lock = host_lock.take(host_lock.Holder("20260423T050000Z_other", "/o", "/other"))
-    assert not isinstance(lock, host_lock.Holder)
+    lock = host_lock.take(host_lock.LockHolder("20260423T050000Z_other", "/o", "/other"))
+    assert not isinstance(lock, host_lock.LockHolder)
 
     answer = verb.precheck(project, toy.MODEL)
 

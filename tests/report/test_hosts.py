@@ -22,7 +22,7 @@ LIKE_OTHERS = 10.0
 
 def on(node: str, job: Job, throughput: float = LIKE_OTHERS, **facts: object) -> AttemptResult:
     """A healthy attempt on that node, whose machine differs from the run's in ``facts``."""
-    machine = comparing.read(job.run)
+    machine = comparing.recorded_machine(job.run)
     assert machine is not None
     values = {"throughput_qps": throughput * (1 + job.repeat / 1000), "latency_mean_s": 2.5 / throughput}
     machine = machine.model_copy(update={"hostname": node, **facts})

@@ -84,8 +84,8 @@ async def test_a_call_that_names_everything_asks_nothing(connect: Any, project: 
 async def test_nobody_is_asked_while_a_run_is_active(connect: Any, project: Project, era: str) -> None:
     person = Person({"model": "toy"})
     run = toy.finished_run(project)
-    lock = host_lock.take(host_lock.Holder(run.run_id, str(run.path), str(project.repo_root)))
-    assert not isinstance(lock, host_lock.Holder)
+    lock = host_lock.take(host_lock.LockHolder(run.run_id, str(run.path), str(project.repo_root)))
+    assert not isinstance(lock, host_lock.LockHolder)
     async with connect(project.repo_root, era, answer=person) as session:
         refusal = await session.refused("start_run")
     lock.release()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tune_mcp.supervise.watch.alerts import AlertBook, AlertNews
+from tune_mcp.supervise.watch.alerts import AlertBook, AlertReader
 
 
 def book(path: Path) -> AlertBook:
@@ -17,11 +17,11 @@ def book(path: Path) -> AlertBook:
 
 def test_news_are_told_once_each_when_they_begin_and_when_they_end(tmp_path: Path) -> None:
     path = tmp_path / "watch.json"
-    alerts, news = book(path), AlertNews(path)
+    alerts, news = book(path), AlertReader(path)
     assert news.read() == ()
 
-    alerts.tell("disk nearly full", "3 MiB are free", "free some", ("seen",))
-    alerts.tell("disk nearly full", "2 MiB are free", "free some")
+    alerts.raise_alert("disk nearly full", "3 MiB are free", "free some", ("seen",))
+    alerts.raise_alert("disk nearly full", "2 MiB are free", "free some")
     alerts.write()
     (raised,) = news.read()
     assert raised.line() == "disk nearly full: 3 MiB are free [seen]. To do: free some"
@@ -35,8 +35,8 @@ def test_news_are_told_once_each_when_they_begin_and_when_they_end(tmp_path: Pat
 
 def test_a_write_that_the_disk_refuses_is_made_up_for_later(tmp_path: Path) -> None:
     folder = tmp_path / "attempt"
-    alerts, news = book(folder / "watch.json"), AlertNews(folder / "watch.json")
-    alerts.tell("clock jump", "back by 9 s", "nothing")
+    alerts, news = book(folder / "watch.json"), AlertReader(folder / "watch.json")
+    alerts.raise_alert("clock jump", "back by 9 s", "nothing")
     alerts.write()
     assert news.read() == ()
 
@@ -49,11 +49,11 @@ def test_a_write_that_the_disk_refuses_is_made_up_for_later(tmp_path: Path) -> N
 @pytest.mark.parametrize("torn", [b"", b"{", b'{"alerts": 3}', b"\xff"])
 def test_a_file_in_the_middle_of_its_way_is_read_when_it_is_whole(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "watch.json"
-    news = AlertNews(path)
+    news = AlertReader(path)
     path.write_bytes(torn)
     assert news.read() == ()
     alerts = book(path)
-    alerts.tell("clock jump", "back by 9 s", "nothing")
+    alerts.raise_alert("clock jump", "back by 9 s", "nothing")
     alerts.write()
     assert [one.name for one in news.read()] == ["clock jump"]
 

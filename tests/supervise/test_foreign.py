@@ -14,7 +14,7 @@ import pytest
 
 from tune_mcp import procfs
 from tune_mcp.procfs import TICKS_PER_S, CpuTicks
-from tune_mcp.supervise.quiet.foreign import Reading, intruders, reading
+from tune_mcp.supervise.quiet.foreign import ForeignUse, foreign_use, intruders
 from tune_mcp.supervise.quiet.look import Look, Looker, Member, Where
 
 LANE = frozenset({0, 1})
@@ -39,12 +39,12 @@ def look(at: float, busy: Mapping[int, float], tree: Tree, **kinds: float) -> Lo
     return Look(at, cpus, members, {}, None, None)
 
 
-def between(busy: Mapping[int, float], tree: Tree, **kinds: float) -> Reading:
+def between(busy: Mapping[int, float], tree: Tree, **kinds: float) -> ForeignUse:
     """Ten seconds in which the CPUs were busy for so long, from ``START`` to ``tree``."""
-    return reading(look(1000, {}, START), look(1010, busy, tree, **kinds), LANE, ROOT)
+    return foreign_use(look(1000, {}, START), look(1010, busy, tree, **kinds), LANE, ROOT)
 
 
-def cores(found: Reading) -> tuple[float | None, float | None]:
+def cores(found: ForeignUse) -> tuple[float | None, float | None]:
     return tuple(None if one is None else round(one, 3) for one in (found.low, found.high))  # pyright: ignore
 
 
@@ -68,7 +68,7 @@ def test_a_detached_server_that_ends_is_reaped_by_the_supervisor_and_was_in_the_
     server = {**START, 40: (ROOT, 60.0, 0.0, IN)}
     gone = {**START, ROOT: (1, 5.0, 66.0, MIXED)}
 
-    found = reading(look(1000, {}, server), look(1010, {0: 6.0, 1: 2.0}, gone), LANE, ROOT)
+    found = foreign_use(look(1000, {}, server), look(1010, {0: 6.0, 1: 2.0}, gone), LANE, ROOT)
 
     assert cores(found) == (0.2, 0.2)
 
@@ -93,7 +93,7 @@ def test_where_a_parent_reaps_a_child_of_another_place_nobody_claims_to_know() -
     child = {**START, 50: (20, 80.0, 0.0, OUT)}
     moved = {**START, 20: (ROOT, 100.0, 40.0, IN), 30: (ROOT, 900.0, 85.0, OUT)}
 
-    found = reading(look(1000, {}, child), look(1010, {0: 5.0}, moved), LANE, ROOT)
+    found = foreign_use(look(1000, {}, child), look(1010, {0: 5.0}, moved), LANE, ROOT)
 
     assert cores(found) == (0.0, 0.0)
 
@@ -103,7 +103,7 @@ def test_interrupts_are_nobodys_and_stolen_time_is_told_apart() -> None:
 
     assert cores(interrupts) == (0.3, 0.6)
     before, after = look(1000, {}, START), look(1010, {0: 5.0, 1: 5.0}, START, steal=5.0)
-    stolen = reading(before, after, LANE, ROOT)
+    stolen = foreign_use(before, after, LANE, ROOT)
     assert cores(stolen) == (0.0, 0.0) and stolen.stolen == pytest.approx(1.0)
 
 
@@ -111,15 +111,15 @@ def test_a_parent_that_lets_its_childrens_time_vanish_makes_nothing_certain() ->
     deaf = look(1010, {0: 9.0}, START)
     deaf.tree[20, 20] = Member(ROOT, 100.0, 40.0, IN, ignores_children=True)
 
-    assert cores(reading(look(1000, {}, START), deaf, LANE, ROOT)) == (0.0, 0.9)
+    assert cores(foreign_use(look(1000, {}, START), deaf, LANE, ROOT)) == (0.0, 0.9)
 
 
 def test_what_cannot_be_measured_is_null_and_says_why() -> None:
-    away = reading(look(1000, {}, START), look(1010, {}, START), frozenset({0, 77}), ROOT)
+    away = foreign_use(look(1000, {}, START), look(1010, {}, START), frozenset({0, 77}), ROOT)
     headless = between({0: 9.0}, {20: START[20]})
     before = look(1000, {}, START)
-    made_up = reading(before, Look(1010, before.cpus, before.tree, {}, None, None), LANE, ROOT)
-    hidden = reading(
+    made_up = foreign_use(before, Look(1010, before.cpus, before.tree, {}, None, None), LANE, ROOT)
+    hidden = foreign_use(
         Look(1000, {}, {}, {}, (1.0, 0.0), (2.0, 0.0)), Look(1010, {}, {}, {}, (1.5, 0.0), (7.0, 0.0)), LANE, 1
     )
 
@@ -166,7 +166,7 @@ def ours(code: str, cpus: set[int]) -> Generator[tuple[int, int]]:
             top.kill()
 
 
-def watched(root: int, cpus: set[int], *pids: int) -> tuple[Reading, list[float], float]:
+def watched(root: int, cpus: set[int], *pids: int) -> tuple[ForeignUse, list[float], float]:
     """What is read of these CPUs over a second, the cores that these processes used at least meanwhile, and the share
     of the time that the two looks took: on a busy machine a look's own parts lie apart."""
     looker = Looker(frozenset(cpus), root)
@@ -177,7 +177,7 @@ def watched(root: int, cpus: set[int], *pids: int) -> tuple[Reading, list[float]
     after, again = [procfs.cpu_seconds(pid) or 0.0 for pid in pids], time.monotonic()
     last = looker.look()
     seconds = last.at - first.at
-    found = reading(first, last, frozenset(cpus), root)
+    found = foreign_use(first, last, frozenset(cpus), root)
     used = [(now - then) / seconds for then, now in zip(before, after, strict=True)]
     return found, used, (seen - began + time.monotonic() - again) / seconds
 

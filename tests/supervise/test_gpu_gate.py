@@ -14,7 +14,7 @@ from tune_mcp.files import FileLock, is_locked
 from tune_mcp.gpus import Gpu, GpuProcess, GpuReading, Presence
 from tune_mcp.run_dir import RunDir
 from tune_mcp.supervise import host_lock
-from tune_mcp.supervise.gpu.gate import HOLD_S, LOOK_EVERY_S, WAIT_LIMIT_S, Gate, Grant, take_lock
+from tune_mcp.supervise.gpu.gate import HOLD_S, LOOK_EVERY_S, WAIT_LIMIT_S, GpuGate, Grant, lock_gpu
 
 UNKNOWN = GpuReading(Presence.UNKNOWN, reason="NVML did not answer within 15 s")
 NONE = GpuReading(Presence.NONE)
@@ -60,9 +60,9 @@ class World:
         self.now += seconds
 
     def ask(self, needed: int, *, run: str = "20260423T050000Z_mine", allow_mig: bool = False) -> Grant:
-        return Gate(
+        return GpuGate(
             read=self.read,
-            take=lambda gpu: take_lock(gpu, RunDir(Path("/repo/.tune-runs") / run)),
+            take=lambda gpu: lock_gpu(gpu, RunDir(Path("/repo/.tune-runs") / run)),
             sleep=self.sleep,
             clock=lambda: self.now,
             waiting=self.said.append,
@@ -204,7 +204,7 @@ def test_a_gpu_that_was_renumbered_while_it_was_held_is_another_gpu() -> None:
 
 @pytest.mark.rule("GPU-14", "GPU-19")
 def test_a_gpu_of_another_run_is_waited_for_like_a_busy_one_and_its_run_is_named() -> None:
-    other = take_lock(gpu(1), RunDir(Path("/other/.tune-runs/20260423T060000Z_theirs")))
+    other = lock_gpu(gpu(1), RunDir(Path("/other/.tune-runs/20260423T060000Z_theirs")))
     assert isinstance(other, FileLock)
     world = World([FREE2], cancel_after_s=20)
 

@@ -10,18 +10,18 @@ import pytest
 
 from tune_mcp.files import FileLock
 from tune_mcp.supervise import host_lock
-from tune_mcp.supervise.host_lock import Holder
+from tune_mcp.supervise.host_lock import LockHolder
 
-MINE = Holder("20260423T050000Z_toy", "/repo/.tune-runs/20260423T050000Z_toy", "/repo")
+MINE = LockHolder("20260423T050000Z_toy", "/repo/.tune-runs/20260423T050000Z_toy", "/repo")
 
 
 @pytest.mark.rule("GPU-14", "STR-18")
 def test_a_second_taker_learns_who_has_it_until_it_is_given_back() -> None:
     assert host_lock.current() is None
     lock = host_lock.take(MINE)
-    assert not isinstance(lock, Holder)
+    assert not isinstance(lock, LockHolder)
 
-    assert host_lock.take(Holder("other", "/o", "/o")) == MINE
+    assert host_lock.take(LockHolder("other", "/o", "/o")) == MINE
     assert host_lock.current() == MINE
 
     lock.release()
@@ -31,10 +31,10 @@ def test_a_second_taker_learns_who_has_it_until_it_is_given_back() -> None:
 @pytest.mark.parametrize("data", [b"", b"[]", b"null", b"\xff", b'{"run_id": null}', b'{"run_id": 7'])
 def test_a_holder_that_has_not_written_its_name_yet_is_unknown_and_still_holds(data: bytes) -> None:
     lock = host_lock.take(MINE)
-    assert not isinstance(lock, Holder)
+    assert not isinstance(lock, LockHolder)
     host_lock.lock_path().write_bytes(data)
 
-    assert host_lock.take(MINE) == Holder("?", "?", "?")
+    assert host_lock.take(MINE) == LockHolder("?", "?", "?")
     lock.release()
 
 
@@ -63,7 +63,7 @@ def test_a_lock_can_be_taken_by_every_user_and_never_through_a_link(tmp_path: Pa
         lock = host_lock.take(MINE)
     finally:
         os.umask(old)
-    assert not isinstance(lock, Holder)
+    assert not isinstance(lock, LockHolder)
 
     assert stat.S_IMODE(host_lock.lock_path().stat().st_mode) == 0o666
     lock.release()

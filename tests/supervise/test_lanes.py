@@ -16,7 +16,7 @@ from tune_mcp.config.lanes import Lane, Placement
 from tune_mcp.gpus import Gpu, GpuReading, Presence
 from tune_mcp.precheck.hardware import lane_checks
 from tune_mcp.run_dir import RunDir
-from tune_mcp.supervise.gpu.gate import Gate, Grant, take_lock
+from tune_mcp.supervise.gpu.gate import GpuGate, Grant, lock_gpu
 from tune_mcp.supervise.placing import pinned, unavailable
 
 PAIRS = (Lane(name="a", gpus=(0, 1), cpus="0"), Lane(name="b", gpus=(2, 3), cpus="1"))
@@ -34,9 +34,9 @@ def granted(found: GpuReading, placement: Placement, needed: int) -> Grant:
     def sleep(seconds: float) -> None:
         now[0] += seconds
 
-    gate = Gate(
+    gate = GpuGate(
         read=lambda: found,
-        take=lambda gpu: take_lock(gpu, RunDir(Path("/repo/.tune-runs/20260423T050000Z_lanes"))),
+        take=lambda gpu: lock_gpu(gpu, RunDir(Path("/repo/.tune-runs/20260423T050000Z_lanes"))),
         sleep=sleep,
         clock=lambda: now[0],
         waiting=lambda _: None,

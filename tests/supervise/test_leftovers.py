@@ -225,8 +225,8 @@ def test_a_lock_file_that_names_a_strangers_run_ends_no_process(
 ) -> None:
     """host.lock is writable for every user of the machine."""
     record(run, state.owner(child.pid))
-    lock = host_lock.take(host_lock.Holder(run.run_id, str(run.path), "/elsewhere"))
-    assert not isinstance(lock, host_lock.Holder)
+    lock = host_lock.take(host_lock.LockHolder(run.run_id, str(run.path), "/elsewhere"))
+    assert not isinstance(lock, host_lock.LockHolder)
     lock.release()
     project = toy.make_toy(tmp_path / "new")
     assert machine.suspects(project) == [run]
@@ -357,20 +357,20 @@ def test_a_record_that_cannot_be_read_proves_nothing(run: RunDir, data: bytes) -
 
 
 def test_the_lock_names_the_run_before_until_that_one_is_recovered(run: RunDir, tmp_path: Path) -> None:
-    def take() -> host_lock.Claim:
-        lock = host_lock.take(host_lock.Holder("?", "?", "/repo"))
-        assert not isinstance(lock, host_lock.Holder)
+    def take() -> host_lock.HostClaim:
+        lock = host_lock.take(host_lock.LockHolder("?", "?", "/repo"))
+        assert not isinstance(lock, host_lock.LockHolder)
         return lock
 
     first = take()
     assert host_lock.last() == ()
-    first.describe(host_lock.Holder(run.run_id, str(run.path), "/repo"))
+    first.describe(host_lock.LockHolder(run.run_id, str(run.path), "/repo"))
     first.release()
     for _ in range(2):  # killed before it had recovered, twice
         take().release()
         assert host_lock.last() == (run.path,)
     last = take()
-    last.describe(host_lock.Holder("n", "/n", "/repo"))
+    last.describe(host_lock.LockHolder("n", "/n", "/repo"))
     assert host_lock.last() == (Path("/n"),)
     last.release()
     assert machine.suspects(toy.make_toy(tmp_path / "new")) == [], "its folder is gone"

@@ -12,7 +12,7 @@ import pytest
 from tune_mcp.config.lanes import Quiet
 from tune_mcp.procfs import TICKS_PER_S, CpuTicks
 from tune_mcp.supervise.quiet import monitor as monitors
-from tune_mcp.supervise.quiet.foreign import Reading
+from tune_mcp.supervise.quiet.foreign import ForeignUse
 from tune_mcp.supervise.quiet.look import Look, Member, Where
 from tune_mcp.supervise.quiet.monitor import Monitor
 from tune_mcp.supervise.quiet.rule import busiest, intrusion, mean
@@ -22,10 +22,10 @@ QUIET = Quiet(foreign_cores=0.10, window_s=30)
 STEP_S = 5.0
 
 
-def course(*parts: tuple[float, float | None], step_s: float = STEP_S) -> list[Reading]:
+def course(*parts: tuple[float, float | None], step_s: float = STEP_S) -> list[ForeignUse]:
     """Readings in steps: (seconds, foreign cores) after each other; None is not measured."""
     return [
-        Reading(step_s, cores, cores, unmeasured="" if cores is not None else "nobody knows")
+        ForeignUse(step_s, cores, cores, unmeasured="" if cores is not None else "nobody knows")
         for seconds, cores in parts
         for _ in range(round(seconds / step_s))
     ]
@@ -73,7 +73,7 @@ def test_a_measurement_shorter_than_the_window_is_disturbed_where_others_were_th
 
 
 def test_what_may_be_ours_disturbs_nothing() -> None:
-    doubtful = [Reading(STEP_S, low=0.02, high=0.9) for _ in range(30)]
+    doubtful = [ForeignUse(STEP_S, low=0.02, high=0.9) for _ in range(30)]
 
     assert intrusion(doubtful, QUIET) is None
 

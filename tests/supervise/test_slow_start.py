@@ -9,7 +9,7 @@ import pytest
 
 from tune_mcp.config.signatures import rules
 from tune_mcp.supervise.caches import wipe
-from tune_mcp.supervise.watch.slow_start import Launch, causes, remedy
+from tune_mcp.supervise.watch.slow_start import LaunchFacts, causes, remedy
 
 STARTUP = rules().startup
 BEGAN = 1_800_000_000.0
@@ -44,7 +44,7 @@ def kernel(variables: dict[str, str], age: float) -> None:
 
 
 def off(tmp_path: Path, variables: dict[str, str]) -> dict[str, str]:
-    launch = Launch(variables, tmp_path / "venv/bin/python", BEGAN)
+    launch = LaunchFacts(variables, tmp_path / "venv/bin/python", BEGAN)
     return {cause.name: cause.found for cause in causes(launch, STARTUP) if cause.off}
 
 
@@ -58,7 +58,7 @@ def test_old_kernels_where_flashinfer_itself_caches_are_seen_and_the_remedy_name
     os.utime(kernel, (1, 1))
     variables = {"OMNI_CI_HOME": str(tmp_path / "slice"), name: str(tmp_path / "own")}
 
-    found = causes(Launch(variables, tmp_path / "bin/python", 100.0), rules().startup)[0]
+    found = causes(LaunchFacts(variables, tmp_path / "bin/python", 100.0), rules().startup)[0]
 
     assert (found.off, str(kernel) in found.found) == (True, True)
     assert "${FLASHINFER_WORKSPACE_BASE:-$HOME}/.cache/flashinfer" in rules().startup.remedy[0]
@@ -104,7 +104,7 @@ def test_kernels_of_an_earlier_build_and_a_strange_compiler_are_named(tmp_path: 
 
 @pytest.mark.rule("WDG-05")
 def test_the_remedy_comes_in_order(tmp_path: Path, aligned: dict[str, str]) -> None:
-    steps = remedy(STARTUP, Launch(aligned, tmp_path / "venv/bin/python", BEGAN)).split("; ")
+    steps = remedy(STARTUP, LaunchFacts(aligned, tmp_path / "venv/bin/python", BEGAN)).split("; ")
     wanted = ("1. delete ${OMNI_CI_HOME}/.cache/flashinfer", "2. source", "3. confirm that HOME is /github/home", "4.")
     assert [step.startswith(begin) for step, begin in zip(steps, wanted, strict=True)] == [True] * 4
 
@@ -112,7 +112,7 @@ def test_the_remedy_comes_in_order(tmp_path: Path, aligned: dict[str, str]) -> N
 @pytest.mark.rule("WDG-05", "FAIL-02")
 @pytest.mark.parametrize("root", ["", "relative"])
 def test_without_a_slice_nothing_is_named_that_could_be_deleted(tmp_path: Path, root: str) -> None:
-    launch = Launch({"OMNI_CI_HOME": root}, tmp_path / "venv/bin/python", BEGAN)
+    launch = LaunchFacts({"OMNI_CI_HOME": root}, tmp_path / "venv/bin/python", BEGAN)
     text = remedy(STARTUP, launch)
     assert text.startswith("1. set OMNI_CI_HOME to the CI slice") and "delete" not in text
     assert [cause.off for cause in causes(launch, STARTUP) if cause.name == "JIT leftovers"] == [None]

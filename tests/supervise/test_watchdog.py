@@ -12,8 +12,8 @@ import pytest
 from tune_mcp.config.signatures import OwnSignatures, rules
 from tune_mcp.procfs import Process
 from tune_mcp.session.state import Alert
-from tune_mcp.supervise.watch.alerts import AlertBook, AlertNews
-from tune_mcp.supervise.watch.slow_start import Launch
+from tune_mcp.supervise.watch.alerts import AlertBook, AlertReader
+from tune_mcp.supervise.watch.slow_start import LaunchFacts
 from tune_mcp.supervise.watch.watchdog import Senses, Watchdog
 
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
@@ -43,7 +43,7 @@ class Scene:
             rules(self.own),
             self.log,
             self.guard,
-            Launch(self.variables, self.folder / "venv/bin/python", self.wall),
+            LaunchFacts(self.variables, self.folder / "venv/bin/python", self.wall),
             AlertBook(self.folder / "watch.json", self.now),
             Senses(lambda: self.at, self.now, self._table, lambda _: self.free),
             self.doubted,
@@ -478,7 +478,7 @@ def test_a_line_that_comes_without_end_is_told_once_and_costs_little(scene: Scen
     for _ in range(20):
         scene.says(*["out of memory somewhere"] * 1000)
         scene.after(0.1, busy=1)
-    news = AlertNews(scene.folder / "watch.json")
+    news = AlertReader(scene.folder / "watch.json")
     assert [one.name for one in news.read()] == ["out of memory, only mentioned"]
     assert news.read() == ()
 

@@ -125,8 +125,8 @@ def test_where_no_run_can_start_the_files_are_as_before(
         config.write_text(config.read_text() + "# a line of its owner\n")
     before = _files(project.repo_root)
 
-    held = host_lock.take(host_lock.Holder("20260423T050000Z_x", "/d", "/elsewhere"))
-    assert not isinstance(held, host_lock.Holder)
+    held = host_lock.take(host_lock.LockHolder("20260423T050000Z_x", "/d", "/elsewhere"))
+    assert not isinstance(held, host_lock.LockHolder)
     try:
         with pytest.raises(Refusal) as caught:
             init(project, [], "ours", Asked(run=True, replace=True))

@@ -206,8 +206,8 @@ def test_a_repository_without_a_commit_cannot_be_calibrated(tmp_path: Path) -> N
 @pytest.mark.rule("GPU-14", "STR-18")
 def test_a_busy_host_is_named_with_the_run_that_holds_it(project: Project, tmp_path: Path) -> None:
     other = toy.make_toy(tmp_path / "other")
-    held = host_lock.take(host_lock.Holder("20260423T050000Z_x", "/d", str(other.repo_root)))
-    assert not isinstance(held, host_lock.Holder)
+    held = host_lock.take(host_lock.LockHolder("20260423T050000Z_x", "/d", str(other.repo_root)))
+    assert not isinstance(held, host_lock.LockHolder)
     try:
         with pytest.raises(Refusal, match=r"^HOST_BUSY .*20260423T050000Z_x") as caught:
             start_run(project, "toy")
@@ -386,9 +386,9 @@ def test_the_interpreter_comes_from_option_environment_or_the_model(project: Pro
 @pytest.mark.rule("GPU-14", "STR-18")
 def test_a_start_waits_for_a_supervisor_that_has_written_its_end_and_is_about_to_go(project: Project) -> None:
     run = toy.finished_run(project, 1)
-    holder = host_lock.Holder(run.run_id, str(run.path), str(project.repo_root))
+    holder = host_lock.LockHolder(run.run_id, str(run.path), str(project.repo_root))
     lock = host_lock.take(holder)
-    assert isinstance(lock, host_lock.Claim)
+    assert isinstance(lock, host_lock.HostClaim)
     lock.describe(holder)
     waits: list[float] = []
 
@@ -403,7 +403,7 @@ def test_a_refusal_waits_until_the_holder_has_named_itself(project: Project) -> 
     assert lock is not None
 
     def name_itself(_: float) -> None:
-        host_lock.Claim(lock).describe(host_lock.Holder("?", "?", str(project.repo_root)))
+        host_lock.HostClaim(lock).describe(host_lock.LockHolder("?", "?", str(project.repo_root)))
 
     with pytest.raises(Refusal, match="RUN_ACTIVE"):
         machine.take_host(project, name_itself)
@@ -427,8 +427,8 @@ def test_a_resume_takes_model_stages_and_repeats_from_the_plan_and_has_no_argume
 def test_a_start_that_meets_one_whose_directory_has_no_plan_yet_is_refused_like_any_other(project: Project) -> None:
     young = project.repo_root / ".tune-runs" / "20260423T050000Z_young"
     young.mkdir(parents=True)
-    lock = host_lock.take(host_lock.Holder(young.name, str(young), str(project.repo_root)))
-    assert isinstance(lock, host_lock.Claim)
+    lock = host_lock.take(host_lock.LockHolder(young.name, str(young), str(project.repo_root)))
+    assert isinstance(lock, host_lock.HostClaim)
 
     with pytest.raises(Refusal, match=rf"RUN_ACTIVE \[GPU-14\]: {young.name} of "):
         machine.take_host(project, lambda _: None)

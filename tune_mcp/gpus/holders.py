@@ -18,7 +18,7 @@ _STUCK = {"D": "in uninterruptible sleep", "Z": "a zombie", "X": "dead"}
 
 
 @dataclass(frozen=True)
-class Holder:
+class GpuHolder:
     """One process on a GPU. ``stuck`` is why no signal ends it, ``elsewhere`` that it is not among our pids."""
 
     pid: int
@@ -35,7 +35,7 @@ class Holder:
         return f"pid {self.pid} {self.command}{memory}{stuck}"
 
 
-def holders(gpu: Gpu, proc: Path = PROC) -> tuple[Holder, ...]:
+def holders(gpu: Gpu, proc: Path = PROC) -> tuple[GpuHolder, ...]:
     """NVML's compute processes; where none of them can be seen from here, those that have the device open."""
     named = tuple(_named(gpu, process.pid, process.memory_mib, proc) for process in gpu.processes)
     if any(not holder.elsewhere for holder in named):
@@ -66,21 +66,21 @@ def stuck(gpu: Gpu, proc: Path = PROC) -> bool:
     return any(holder.stuck for holder in holders(gpu, proc))
 
 
-def _named(gpu: Gpu, pid: int, memory_mib: int | None, proc: Path) -> Holder:
+def _named(gpu: Gpu, pid: int, memory_mib: int | None, proc: Path) -> GpuHolder:
     """The process of that pid here, unless there is none, or it is seen not to have the GPU open."""
     if not (proc / str(pid)).is_dir() or _opens(pid, gpu, proc) is False:
-        return Holder(pid, memory_mib=memory_mib, elsewhere=True)
+        return GpuHolder(pid, memory_mib=memory_mib, elsewhere=True)
     return _holder(pid, memory_mib, proc)
 
 
-def _holder(pid: int, memory_mib: int | None, proc: Path) -> Holder:
+def _holder(pid: int, memory_mib: int | None, proc: Path) -> GpuHolder:
     found = procfs.process(pid, proc)
     if found is None:
-        return Holder(pid, "gone meanwhile", memory_mib)
+        return GpuHolder(pid, "gone meanwhile", memory_mib)
     if found.state in _STUCK:
         # Its command line would be read from its memory, which can hang as it does.
-        return Holder(pid, found.name, memory_mib, _STUCK[found.state])
-    return Holder(pid, " ".join(procfs.words(pid, proc)).strip()[:120] or found.name, memory_mib)
+        return GpuHolder(pid, found.name, memory_mib, _STUCK[found.state])
+    return GpuHolder(pid, " ".join(procfs.words(pid, proc)).strip()[:120] or found.name, memory_mib)
 
 
 def _with_open_device(gpu: Gpu, proc: Path) -> Iterator[int]:

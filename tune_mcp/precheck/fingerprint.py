@@ -72,7 +72,7 @@ class Environment(Frozen):
     venv_stamp: str | None = None
 
 
-def take(reading: GpuReading, venv: VenvFacts, launch_env: dict[str, str], python: Path) -> Environment:
+def read_machine(reading: GpuReading, venv: VenvFacts, launch_env: dict[str, str], python: Path) -> Environment:
     """Read the machine now."""
     found = {
         "memory_mib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20,
@@ -86,7 +86,7 @@ def take(reading: GpuReading, venv: VenvFacts, launch_env: dict[str, str], pytho
     return Environment.model_validate({**_without_asking(), **_packages(venv), **found})
 
 
-def again(planned: Environment, python: Path, ask: Callable[[], VenvFacts]) -> Environment:
+def reread_machine(planned: Environment, python: Path, ask: Callable[[], VenvFacts]) -> Environment:
     """The machine now, as far as it can have changed since ``planned``, without NVML.
 
     ``ask`` starts the interpreter; it is called only when a package folder changed.

@@ -39,7 +39,7 @@ from tune_mcp.session import provenance
 Answer = TypeVar("Answer")
 
 
-class Asked(Generic[Answer]):
+class Question(Generic[Answer]):
     """A question asked at once, in a thread of its own that the process does not wait for when it ends."""
 
     def __init__(self, question: Callable[[], Answer]) -> None:
@@ -85,8 +85,8 @@ DEADLINE_S = 40.0
 PATIENT_DEADLINE_S = 300.0
 """The same for a run's first phase, which nobody waits for: a first load of torch from a cold disk takes minutes."""
 
-Gate = Callable[[Subject], Iterable[Check]]
-GATES: tuple[tuple[str, Gate], ...] = (
+PrecheckGate = Callable[[Subject], Iterable[Check]]
+GATES: tuple[tuple[str, PrecheckGate], ...] = (
     ("host.paths", hardware.host_paths_checks),
     ("repo.head", catalogue.repository_checks),
     ("stages.fresh", catalogue.checks),
@@ -153,16 +153,16 @@ def precheck(
     checked_at: str,
     *,
     deadline: Deadline | None = None,
-    gates: Sequence[tuple[str, Gate]] = GATES,
+    gates: Sequence[tuple[str, PrecheckGate]] = GATES,
 ) -> Precheck:
     """Run every gate at once, the slow probes among them; what gives no answer in time is unknown, never ok."""
     deadline = deadline or Deadline(DEADLINE_S)
-    gpu_probe = Asked(probes.read_gpus)
-    venv_probe = Asked(lambda: probes.read_venv(subject))
-    import_probe = Asked(lambda: probes.try_imports(subject, 0.9 * deadline.seconds))
-    commit = Asked(lambda: _commit(subject))
-    declared = Asked(lambda: read_declared(subject))
-    commands = Asked(lambda: scripts.read_wanted(subject))
+    gpu_probe = Question(probes.read_gpus)
+    venv_probe = Question(lambda: probes.read_venv(subject))
+    import_probe = Question(lambda: probes.try_imports(subject, 0.9 * deadline.seconds))
+    commit = Question(lambda: _commit(subject))
+    declared = Question(lambda: read_declared(subject))
+    commands = Question(lambda: scripts.read_wanted(subject))
     here = subject.slurm is None
     asked = [(name, _asked(gate, subject)) for name, gate in gates if here or name not in _OF_THE_MACHINE]
     checks = [check for name, answer in asked for check in _or(answer, deadline, _unanswered(name))]
@@ -193,11 +193,11 @@ def precheck(
     )
 
 
-def _asked(gate: Gate, subject: Subject) -> Asked[list[Check]]:
-    return Asked(lambda: list(gate(subject)))
+def _asked(gate: PrecheckGate, subject: Subject) -> Question[list[Check]]:
+    return Question(lambda: list(gate(subject)))
 
 
-def _or(asked: Asked[Answer], deadline: Deadline, instead: Callable[[str, bool], Answer]) -> Answer:
+def _or(asked: Question[Answer], deadline: Deadline, instead: Callable[[str, bool], Answer]) -> Answer:
     """The answer in time, else what ``instead`` makes of the reason, and of whether it was time that ran out."""
     try:
         return asked.answer(deadline.left())

@@ -9,7 +9,7 @@ from tune_mcp.config.host import SlurmSettings
 from tune_mcp.contract.precheck import Check
 from tune_mcp.files import read_text
 from tune_mcp.precheck.subject import Subject
-from tune_mcp.slurm import Node, NotAccepted, Slurm, Unreachable
+from tune_mcp.slurm import NotAccepted, Slurm, SlurmNode, Unreachable
 
 _SHARED = frozenset(
     {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "fuse.ceph", "glusterfs", "fuse.glusterfs", "9p", "virtiofs"}
@@ -92,7 +92,7 @@ def _devices(constrained: str) -> Check:
     )
 
 
-def _nodes(settings: SlurmSettings, nodes: list[Node], gpus: int) -> Iterator[Check]:
+def _nodes(settings: SlurmSettings, nodes: list[SlurmNode], gpus: int) -> Iterator[Check]:
     where = f"partition {settings.partition}" if settings.partition else "the default partition"
     wanted = [{*part.split("|")} for part in (settings.constraint or "").split("&") if part]
     fitting = [node for node in nodes if all(part & {*node.features} for part in wanted)]
@@ -116,7 +116,7 @@ def _nodes(settings: SlurmSettings, nodes: list[Node], gpus: int) -> Iterator[Ch
         yield Check(id="slurm.class", status="ok", detail=f"constraint {settings.constraint}")
 
 
-def _gpus(node: Node, gres: str) -> int:
+def _gpus(node: SlurmNode, gres: str) -> int:
     """How many of this kind the node has: ``gpu:h100:8(S:0-1),gpu:a100:2``."""
     total = 0
     for part in node.gres.replace("(null)", "").split(","):

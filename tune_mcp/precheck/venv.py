@@ -89,7 +89,7 @@ class _Package(BaseModel):
     requires: tuple[str, ...] = ()
 
 
-class Answer(BaseModel):
+class VenvAnswer(BaseModel):
     """What the interpreter knows of itself: packages in the order of sys.path, plugins, console scripts, markers."""
 
     model_config = ConfigDict(frozen=True)
@@ -105,7 +105,7 @@ class Answer(BaseModel):
         return digest([[name, version] for name, version in sorted({(one.name, one.version) for one in self.packages})])
 
 
-def ask(python: Path, deadline_s: float = DEADLINE_S) -> Answer:
+def ask(python: Path, deadline_s: float = DEADLINE_S) -> VenvAnswer:
     """The interpreter's answer. Raises ``TimeoutError``, ``OSError`` when it does not start, else ``ProbeFailure``."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
     with tempfile.TemporaryDirectory(prefix="tune-venv-") as folder:
@@ -129,7 +129,7 @@ def ask(python: Path, deadline_s: float = DEADLINE_S) -> Answer:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, signal.SIGKILL)  # also what a site customisation left running
         try:
-            return Answer.model_validate_json(answer.read_bytes())
+            return VenvAnswer.model_validate_json(answer.read_bytes())
         except (OSError, ValidationError) as error:
             last = _last_line(printed) or _last_line(answer)
             raise ProbeFailure(f"exit code {code} without an answer{f': {last}' if last else ''}") from error

@@ -13,7 +13,7 @@ from tune_mcp.session.state import RunState
 from tune_mcp.supervise.job import Job, Phase
 from tune_mcp.supervise.retry import Verdict
 from tune_mcp.supervise.schedule import Repeat
-from tune_mcp.supervise.watch.alerts import WATCH_FILE, AlertNews
+from tune_mcp.supervise.watch.alerts import WATCH_FILE, AlertReader
 
 _WAITS = {
     PhaseKind.WAITING_FOR_GPU: RunState.WAITING_FOR_GPU,
@@ -38,7 +38,7 @@ class AtWork:
     lane: str
     job: Job = field(init=False)
     since: datetime = field(init=False)
-    news: AlertNews = field(init=False)
+    alerts: AlertReader = field(init=False)
     phase: Phase = field(init=False)
     waits_since: datetime | None = None
     leaves: bool = False
@@ -53,7 +53,7 @@ class AtWork:
     def launched(self, job: Job, now: datetime) -> None:
         """Another attempt runs from now on."""
         self.job, self.since, self.phase, self.waits_since = job, now, Phase(PhaseKind.STARTING), None
-        self.news = AlertNews(job.folder / WATCH_FILE)
+        self.alerts = AlertReader(job.folder / WATCH_FILE)
 
     def look(self, now: datetime) -> bool:
         """Read the runner's phase; whether it began to wait for something."""

@@ -34,14 +34,14 @@ _CLOCK_SLEW = 0.001
 _NEXT = "stop this run and start a new one here, or go on where it was measured"
 
 
-def settle(run: RunDir, plan: Plan, found: Environment, now: datetime) -> None:
+def record_or_compare(run: RunDir, plan: Plan, found: Environment, now: datetime) -> None:
     """Record the machine, or compare it with the one on record once something strict was measured there.
 
     Raises HOST_NOT_COMPARABLE.
     """
     ledger = events.ledger(run)
     if audit(run, plan, ledger).counts[Cell.STRICT]:
-        kept = read(run)
+        kept = recorded_machine(run)
         if kept is None:
             raise _refusal(
                 "environment.json is gone, or is not what the supervisor wrote, and events.jsonl does not hold it",
@@ -59,7 +59,7 @@ def settle(run: RunDir, plan: Plan, found: Environment, now: datetime) -> None:
     write_atomic(run.environment, data)
 
 
-def read(run: RunDir) -> Environment | None:
+def recorded_machine(run: RunDir) -> Environment | None:
     """The machine on record; None when there is none or it cannot be read.
 
     A file that is gone, or is not the one on the ledger, is written again from there.
@@ -82,14 +82,14 @@ def read(run: RunDir) -> Environment | None:
 
 def fingerprint_of(run: RunDir, machine: Environment) -> str:
     """The fingerprint of the host of one attempt: the run's, unless the machine is of another kind."""
-    kept = read(run)
+    kept = recorded_machine(run)
     same = kept is not None and not fingerprint.differences(kept, machine, any_host=True)
     return fingerprint.fingerprint(kept if kept and same else machine)
 
 
-def as_recorded(run: RunDir, caller: Mapping[str, str]) -> dict[str, str]:
+def recorded_variables(run: RunDir, caller: Mapping[str, str]) -> dict[str, str]:
     """The caller's variables, but search path, language and time zone those of the shell that started the run."""
-    kept = read(run)
+    kept = recorded_machine(run)
     if kept is None or not kept.carried_env:
         return {**caller}
     return {name: value for name, value in caller.items() if not fingerprint.is_carried(name)} | kept.carried_env
@@ -111,19 +111,19 @@ class WallClock:
         return f"the clock was set, or the machine slept, while pytest ran ({moved:+.1f} s)"
 
 
-def look(
+def machine_now(
     run: RunDir, python: Path, gpus: tuple[Gpu, ...] = (), *, any_host: bool = False
 ) -> tuple[Environment | None, str]:
     """The machine now, with the GPUs of this attempt, and how it differs from the one on record ("": it does not)."""
-    kept = read(run)
+    kept = recorded_machine(run)
     if kept is None:
         return None, "environment.json cannot be read"
-    now = fingerprint.again(kept, python, lambda: packages_of(python))
+    now = fingerprint.reread_machine(kept, python, lambda: packages_of(python))
     now = now.model_copy(update={"gpus": tuple(map(GpuIdentity.of, gpus))})
     return now, "; ".join(fingerprint.differences(kept, now, any_host=any_host))
 
 
-def reference(job: Job, result: AttemptResult | None, *, beside: bool = False) -> tuple[str, bytes]:
+def loaded_reference(job: Job, result: AttemptResult | None, *, beside: bool = False) -> tuple[str, bytes]:
     """What a sealed attempt loaded, for the next ones to be compared with: its digest, and its text if it is so.
 
     Empty for an attempt that differs from the run's other ones: it is no measure for them. ``beside``: others may have

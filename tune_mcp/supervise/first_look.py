@@ -39,12 +39,12 @@ def prechecked(run: RunDir, plan: Plan) -> Precheck:
 
     Raises HOST_NOT_COMPARABLE when the run has strict repeats from another machine.
     """
-    found = look(run, plan)
-    comparing.settle(run, plan, found.environment, utc_now())
+    found = examine(run, plan)
+    comparing.record_or_compare(run, plan, found.environment, utc_now())
     return found.precheck
 
 
-def look(run: RunDir, plan: Plan) -> Machine:
+def examine(run: RunDir, plan: Plan) -> Machine:
     """The same gates as the tool, on the plan's own facts, and the machine's fingerprint."""
     readings: list[GpuReading] = []
     venvs: list[VenvFacts] = []
@@ -76,7 +76,7 @@ def look(run: RunDir, plan: Plan) -> Machine:
     probes = Probes(gpus, venv, environment.as_launched(os.environ))
     answer = precheck(subject, probes, iso(utc_now()), deadline=Deadline(PATIENT_DEADLINE_S))
     reading = readings[0] if readings else GpuReading(Presence.UNKNOWN, reason="no answer in time")
-    found = fingerprint.take(
+    found = fingerprint.read_machine(
         reading,
         venvs[0] if venvs else VenvFacts(problem="no answer in time"),
         plan.settings.env,
@@ -106,5 +106,5 @@ def no_older_runs(model: str) -> plans.OlderCatalogue:
 
 if __name__ == "__main__":
     _run = RunDir(Path(sys.argv[1]))
-    _found = look(_run, plans.load(_run, no_older_runs))
+    _found = examine(_run, plans.load(_run, no_older_runs))
     _found.to_file(Path(sys.argv[2]))

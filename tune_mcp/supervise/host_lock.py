@@ -40,7 +40,7 @@ def lock_path() -> Path:
 
 
 @dataclass(frozen=True)
-class Holder:
+class LockHolder:
     """Who measures on this machine now."""
 
     run_id: str
@@ -51,7 +51,7 @@ class Holder:
 
 
 @dataclass(frozen=True)
-class Claim:
+class HostClaim:
     """What a run has of this machine: all of it, or the ``lanes``, each with its lock behind the shared one.
 
     Nothing (``host`` is None) where it measures elsewhere.
@@ -61,7 +61,7 @@ class Claim:
     lanes: tuple[Lane, ...] = ()
     locks: tuple[FileLock, ...] = ()
 
-    def describe(self, holder: Holder) -> None:
+    def describe(self, holder: LockHolder) -> None:
         """Name the run that holds it, and forget the one before."""
         if self.host and not self.lanes:
             self.host.describe(_facts(holder))
@@ -75,15 +75,15 @@ class Claim:
                 lock.release()
 
 
-def take(holder: Holder) -> Claim | Holder:
+def take(holder: LockHolder) -> HostClaim | LockHolder:
     """The machine, or who has it. Until ``describe`` its file names the run before too: it may have left something."""
     lock = FileLock.take(lock_path(), lambda written: _facts(holder) | _previous(written))
-    return Claim(lock) if lock else current() or read_holder(lock_path())
+    return HostClaim(lock) if lock else current() or read_holder(lock_path())
 
 
 def take_lanes(
-    holder: Holder, lanes: Sequence[Lane], choose: Callable[[Sequence[Lane]], tuple[Lane, ...]]
-) -> Claim | Holder:
+    holder: LockHolder, lanes: Sequence[Lane], choose: Callable[[Sequence[Lane]], tuple[Lane, ...]]
+) -> HostClaim | LockHolder:
     """What ``choose`` takes of the free ones among ``lanes``, or who stands in the way where that is nothing."""
     host = FileLock.share(lock_path())
     if host is None:
@@ -92,12 +92,12 @@ def take_lanes(
     try:
         one_at_a_time = FileLock.take(lock_folder() / "lanes.lock", {})
         if one_at_a_time is None:
-            return _left(host, Holder("?", "?", "?"))  # another start chooses at this moment
+            return _left(host, LockHolder("?", "?", "?"))  # another start chooses at this moment
         try:
             taken = [*lanes_taken()]
             chosen = choose([lane for lane in lanes if not any(overlap(lane, other) for other, _ in taken)])
             if not chosen:
-                return _left(host, next((other for _, other in taken), Holder("?", "?", "?")))
+                return _left(host, next((other for _, other in taken), LockHolder("?", "?", "?")))
             for lane in chosen:
                 lock = FileLock.take(
                     lane_path(lane), lambda data, lane=lane: _facts(holder) | _of(lane) | _previous(data)
@@ -111,10 +111,10 @@ def take_lanes(
         for lock in (*locks, host):
             lock.release()
         raise
-    return Claim(host, chosen, tuple(locks))
+    return HostClaim(host, chosen, tuple(locks))
 
 
-def _left(host: FileLock, holder: Holder) -> Holder:
+def _left(host: FileLock, holder: LockHolder) -> LockHolder:
     host.release()
     return holder
 
@@ -124,7 +124,7 @@ def lane_path(lane: Lane) -> Path:
     return lock_folder() / f"{LANE}{digest([sorted(lane.gpus), lane.cpus])[:16]}.lock"
 
 
-def lanes_taken() -> Iterator[tuple[Lane, Holder]]:
+def lanes_taken() -> Iterator[tuple[Lane, LockHolder]]:
     """Every lane that a run has now, and which. One whose lock cannot be read is passed over: its GPUs have locks."""
     for path in sorted(lock_folder().glob(f"{LANE}*.lock")):
         with suppress(OSError, ValueError, ValidationError, KeyError, TypeError):
@@ -150,18 +150,18 @@ def _of(lane: Lane) -> dict[str, Json]:
     return {"lane": {"name": lane.name, "gpus": [*lane.gpus], "cpus": lane.cpus}}
 
 
-def _last(holder: Holder) -> str:
+def _last(holder: LockHolder) -> str:
     """A holder that has not named its run yet still names the one before."""
     return holder.run_dir if holder.previous == "?" else holder.previous
 
 
-def current() -> Holder | None:
+def current() -> LockHolder | None:
     """Who measures here, the first of several; None when nobody does. Raises ``OSError`` when that cannot be known."""
     path = lock_path()
     return read_holder(path) if is_locked(path) else next((holder for _, holder in lanes_taken()), None)
 
 
-def read_holder(path: Path) -> Holder:
+def read_holder(path: Path) -> LockHolder:
     """What the holder wrote; ``?`` where it is not readable yet."""
     try:
         return _parsed(read_plain(path))
@@ -169,14 +169,14 @@ def read_holder(path: Path) -> Holder:
         return _parsed(b"")
 
 
-def _parsed(data: bytes) -> Holder:
+def _parsed(data: bytes) -> LockHolder:
     try:
         value = parse_json(data)
     except ValueError:
         value = {}
     found = value if isinstance(value, dict) else {}
-    return Holder(*(str(found.get(name) or "?") for name in ("run_id", "run_dir", "repo_root", "previous")))
+    return LockHolder(*(str(found.get(name) or "?") for name in ("run_id", "run_dir", "repo_root", "previous")))
 
 
-def _facts(holder: Holder) -> dict[str, Json]:
+def _facts(holder: LockHolder) -> dict[str, Json]:
     return {"run_id": holder.run_id, "run_dir": holder.run_dir, "repo_root": holder.repo_root}

@@ -238,7 +238,7 @@ def read_job(path: Path) -> Job:
 
 
 @dataclass(frozen=True)
-class Claim:
+class AttemptClaim:
     """A runner's right to an attempt, by the very folder that it made: another attempt of the same key may follow when
     this one was moved aside."""
 
@@ -249,7 +249,7 @@ class Claim:
         return _identity(job.folder / CLAIM_FOLDER) == self.made
 
 
-def claim(job: Job) -> Claim | None:
+def claim(job: Job) -> AttemptClaim | None:
     """The right to work on the attempt, for the first runner that asks when nobody cancelled it; None for others.
 
     An engine may start one job twice, or one that was cancelled; a folder is made once, by one of them.
@@ -261,7 +261,7 @@ def claim(job: Job) -> Claim | None:
     except FileExistsError:
         return None
     made = _identity(job.folder / CLAIM_FOLDER)
-    return Claim(made) if made else None
+    return AttemptClaim(made) if made else None
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

@@ -34,7 +34,7 @@ class Clock(Protocol):
         ...
 
 
-class Journal:
+class RunJournal:
     """The record is written when it changes, and now and then so that readers see its heartbeat."""
 
     def __init__(self, run: RunDir, clock: Clock, owner: Owner) -> None:

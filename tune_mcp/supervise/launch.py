@@ -17,12 +17,12 @@ from tune_mcp.files import FileLock, open_appending
 from tune_mcp.run_dir import RunDir
 
 if TYPE_CHECKING:  # the launcher itself needs none of it, and whoever starts a run waits for the launcher
-    from tune_mcp.supervise.host_lock import Claim
+    from tune_mcp.supervise.host_lock import HostClaim
 
 _LAUNCHER_DEADLINE_S = 20
 
 
-def start(run_dir: Path, run_lock: FileLock, host: Claim) -> int:
+def start(run_dir: Path, run_lock: FileLock, host: HostClaim) -> int:
     """Detach a supervisor for ``run_dir`` that inherits all locks; returns its pid. Raises ``OSError``.
 
     The caller's shares of the locks may be given back afterwards: the supervisor has its own. Everything below it

@@ -34,7 +34,7 @@ from tune_mcp.supervise.job import (
     read_job,
     runner_end,
 )
-from tune_mcp.supervise.journal import Clock, Journal, space_kept
+from tune_mcp.supervise.journal import Clock, RunJournal, space_kept
 from tune_mcp.supervise.milestones import Milestones
 from tune_mcp.supervise.neighbours import Neighbour
 from tune_mcp.supervise.noting import Notes
@@ -86,7 +86,7 @@ class Supervisor:
     _lengths: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
-        self._journal = Journal(self.run_dir, self.clock, self.owner)
+        self._journal = RunJournal(self.run_dir, self.clock, self.owner)
         self._milestones = Milestones(self._journal, self.plan.repeats, MAX_TRIES)
         self._notes = Notes(self._journal, self.neighbours)
         self._busy_lanes = BusyLanes(self.plan, self.lanes, self.clock)
@@ -155,7 +155,7 @@ class Supervisor:
                 if not self._work:
                     break
                 for lane in self._ended():
-                    self._take(lane)
+                    self._judge_ended(lane)
             except (Stopped, Halted, Exhausted) as end:
                 self._over = self._over or end
         if self._over:
@@ -250,19 +250,19 @@ class Supervisor:
                 cancel(work.job)
                 self.executor.cancel([work.job.key])
         self._notes.look(next(iter(self._work.values())).job)
-        self._journal.seen(*self._sightings())
+        self._journal.seen(*self._watched())
         waits = [work.waits for work in self._work.values()]
         state = RunState.RUNNING if None in waits else waits[0] or RunState.RUNNING
         self._journal.show(state, [work.current() for work in self._work.values()])
 
-    def _sightings(self) -> tuple[list[Alert], list[dict[str, int]]]:
+    def _watched(self) -> tuple[list[Alert], list[dict[str, int]]]:
         """Open alerts and living processes of what runs."""
-        sightings = [work.news for work in self._work.values()]
-        return [one for news in sightings for one in news.open], [news.sighting.processes for news in sightings]
+        watched = [work.alerts for work in self._work.values()]
+        return [alert for one in watched for alert in one.open], [one.record.processes for one in watched]
 
     def _watch(self, work: AtWork) -> None:
         """What the attempt's watchdog saw, as milestones."""
-        for alert in work.news.read():
+        for alert in work.alerts.read():
             self._milestones.alert(work.job, alert)
 
     def _collected(self, work: AtWork) -> AttemptResult | None:
@@ -280,12 +280,12 @@ class Supervisor:
         self._notes.ended(job, result)
         return result
 
-    def _take(self, lane: str) -> None:
+    def _judge_ended(self, lane: str) -> None:
         """Judge the attempt that ended on a lane: its repeat counts, is tried again, or halts the run."""
         work = self._work[lane]
         job, result = work.job, self._collected(work)
         del self._work[lane]
-        self._journal.seen(*self._sightings())
+        self._journal.seen(*self._watched())
         if work.leaves and result is None and self._stopping is None:
             self._progress.give_back(work.repeat)
             self._busy_lanes.leave(work)

@@ -10,14 +10,14 @@ from tune_mcp.supervise.at_work import AtWork
 from tune_mcp.supervise.busy_lanes import LEFT_ALONE_S
 from tune_mcp.supervise.executor.batch import LEFT_OUT
 from tune_mcp.supervise.job import AttemptResult, Job
-from tune_mcp.supervise.journal import Journal
+from tune_mcp.supervise.journal import RunJournal
 
 
 @dataclass(frozen=True)
 class Milestones:
     """Writes them into the journal; ``repeats`` is how many each stage gets, ``tries`` how many a repeat in a pass."""
 
-    journal: Journal
+    journal: RunJournal
     repeats: int
     tries: int
 
@@ -43,7 +43,9 @@ class Milestones:
 
     def left_lane(self, work: AtWork) -> None:
         """The repeat goes to another lane."""
-        text = f"{self._run(work.job)}: leaves lane {work.lane} ({work.phase.reason or 'others use it'}), where nothing "
+        text = (
+            f"{self._run(work.job)}: leaves lane {work.lane} ({work.phase.reason or 'others use it'}), where nothing "
+        )
         text += f"starts for {LEFT_ALONE_S / 60:.0f} min; no try is used up"
         self._event("retry", work.job, text, lane=work.lane)
 

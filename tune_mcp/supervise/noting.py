@@ -13,7 +13,7 @@ from tune_mcp.run_dir import ATTEMPT, RunDir, iso
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
 from tune_mcp.supervise.job import AttemptResult, Job
-from tune_mcp.supervise.journal import Journal
+from tune_mcp.supervise.journal import RunJournal
 from tune_mcp.supervise.neighbours import Neighbour
 from tune_mcp.words import number_of
 
@@ -25,7 +25,7 @@ _LEFT = "left_behind"
 class Notes:
     """Each thing is noted once. ``neighbours`` finds other supervisors that measure on this machine now."""
 
-    def __init__(self, journal: Journal, neighbours: Callable[[], Sequence[Neighbour]]) -> None:
+    def __init__(self, journal: RunJournal, neighbours: Callable[[], Sequence[Neighbour]]) -> None:
         self._journal = journal
         self._find = neighbours
         self._neighbours: tuple[Neighbour, ...] = ()

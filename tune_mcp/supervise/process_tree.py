@@ -23,7 +23,7 @@ from tune_mcp.session.state import Owner, owner
 _IDLE_SHARE = 0.02
 _IDLE_S = 0.02
 """A poll now and then is idleness: up to 2 % of one core, and two ticks of the kernel's clock."""
-Tree = Mapping[Identity, Process]
+ProcessTree = Mapping[Identity, Process]
 
 
 def read_tree(root: int | None = None, spared: Collection[int] = ()) -> dict[Identity, Process]:
@@ -49,7 +49,7 @@ def descendants(root: int, table: Iterable[Process]) -> dict[Identity, Process]:
     return tree
 
 
-def cpu_seconds(tree: Tree) -> float:
+def cpu_seconds(tree: ProcessTree) -> float:
     """Processor time of the whole tree so far."""
     return sum(member.cpu_ticks for member in tree.values()) / procfs.TICKS_PER_S
 
@@ -62,7 +62,7 @@ class Census:
     _known: dict[Identity, str] = field(default_factory=dict[Identity, str])
     _ended: set[Identity] = field(default_factory=set[Identity])
 
-    def take(self, tree: Tree) -> tuple[str, ...]:
+    def take(self, tree: ProcessTree) -> tuple[str, ...]:
         """Commands of those that ended since the last census; short-lived processes are left out (WDG-11)."""
         gone: list[Identity] = []
         for identity in [*self._known, *(one for one in tree if one not in self._known)]:
@@ -108,7 +108,7 @@ class Stillness:
     _mark: _Mark | None = None
     _last: _Mark | None = None
 
-    def look(self, at: float, tree: Tree | None, *, grew: bool) -> None:
+    def look(self, at: float, tree: ProcessTree | None, *, grew: bool) -> None:
         """``at`` is monotonic seconds; ``tree`` is None where it was not read."""
         if grew:
             self._mark = None
@@ -162,7 +162,7 @@ class TreeRecorder:
         self,
         folder: Path,
         pytest_pid: int,
-        read: Callable[[], Tree] = read_tree,
+        read: Callable[[], ProcessTree] = read_tree,
         clock: Callable[[], float] = time.monotonic,
         used: Callable[[], float] = time.thread_time,
     ) -> None:

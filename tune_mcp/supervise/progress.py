@@ -85,8 +85,8 @@ class Progress:
         """Take a due repeat out of its pass and make its place free; False when it counts from sealed files."""
         one = self._file(repeat)
         one.left.remove(repeat[1])
-        found = rereading.look(self._run, self._plan, [repeat])
-        rereading.count(self._run, self._plan, found.counted, "the supervisor, from sealed files", self._now())
+        found = rereading.judge_again(self._run, self._plan, [repeat])
+        rereading.record_counted(self._run, self._plan, found.counted, "the supervisor, from sealed files", self._now())
         if found.counted:
             self.ended(repeat)
             return False

@@ -29,7 +29,7 @@ from tune_mcp.supervise.scratch import Scratch
 from tune_mcp.supervise.waiting import Orders
 from tune_mcp.supervise.watch.alerts import WATCH_FILE, AlertBook
 from tune_mcp.supervise.watch.exiting import ExitWatch
-from tune_mcp.supervise.watch.slow_start import Launch
+from tune_mcp.supervise.watch.slow_start import LaunchFacts
 from tune_mcp.supervise.watch.watchdog import Watchdog
 
 _LOOK_EVERY_S = 0.25
@@ -113,7 +113,7 @@ class PytestSession:
         guard_folder.mkdir(exist_ok=True)
         shutil.copyfile(Path(__file__).with_name("guard.py"), guard_folder / "tune_guard.py")
         launch = environment.build(
-            comparing.as_recorded(job.run, os.environ),
+            comparing.recorded_variables(job.run, os.environ),
             job.env,
             Path(job.venv_python),
             (guard_folder, Path(job.repo_root)),
@@ -135,7 +135,7 @@ class PytestSession:
             watch_rules(job.signatures),
             self._log,
             self._record,
-            Launch(variables, Path(job.venv_python), time.time()),
+            LaunchFacts(variables, Path(job.venv_python), time.time()),
             AlertBook(job.folder / WATCH_FILE, lambda: datetime.now(UTC)),
             doubted=frozenset({earlier.stopped_for}) if earlier and earlier.stopped_for else frozenset(),
         )

@@ -18,8 +18,7 @@ from tune_mcp.observe import observation as observations
 from tune_mcp.observe import result_files
 from tune_mcp.observe.audit import one_scope
 from tune_mcp.observe.extract import ResultFiles, extract
-from tune_mcp.observe.observation import Attempt as AttemptRecord
-from tune_mcp.observe.observation import AttemptVerdict
+from tune_mcp.observe.observation import Attempt, AttemptVerdict
 from tune_mcp.precheck import fingerprint
 from tune_mcp.run_dir import RunDir, attempt_folders
 from tune_mcp.session import events
@@ -29,23 +28,21 @@ from tune_mcp.supervise import comparing, sealed
 from tune_mcp.supervise.purge import purge
 from tune_mcp.supervise.recording import attempt_made, record
 from tune_mcp.supervise.retry import Keep, Stop, Verdict, judge
-from tune_mcp.supervise.sealed import Attempt
+from tune_mcp.supervise.schedule import Repeat
+from tune_mcp.supervise.sealed import SealedAttempt
 
 HASHES = frozenset({"last_discovered_at", "test_file_sha256", "threshold_file_sha256"})
 """What a stage may say otherwise without being another stage: the files' digests are compared on their own."""
 _OF_CONFIGURATION = frozenset({"HLT-01", "SMP-06"})
-
-Repeat = tuple[str, int]
-"""Test key, repeat."""
 
 
 @dataclass(frozen=True)
 class Counted:
     """The attempt that counts, read with the present definitions, and all attempts of its epoch for the history."""
 
-    attempt: Attempt
+    attempt: SealedAttempt
     keep: Keep
-    history: tuple[tuple[Attempt, Verdict | None], ...]
+    history: tuple[tuple[SealedAttempt, Verdict | None], ...]
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class Reread:
     unreadable: dict[Repeat, Halt] = field(default_factory=dict[Repeat, Halt])
 
 
-def look(run: RunDir, plan: Plan, repeats: Iterable[Repeat]) -> Reread:
+def judge_again(run: RunDir, plan: Plan, repeats: Iterable[Repeat]) -> Reread:
     """Judge the sealed attempts of these repeats by ``plan``; nothing is written."""
     found = Reread()
     tests, recorded = plan.tests(), events.ledger(run)
@@ -78,11 +75,11 @@ def _first_complete(
     plan: Plan,
     stages: tuple[Stage, ...],
     scoped: tuple[Stage, ...],
-    made: list[Attempt],
+    made: list[SealedAttempt],
     ran: tuple[str, ...] | None,
 ) -> Counted | Halt | None:
     by_key = {stage.key: stage for stage in scoped}
-    verdicts: list[tuple[Attempt, Verdict | None]] = []
+    verdicts: list[tuple[SealedAttempt, Verdict | None]] = []
     unreadable: Halt | None = None
     for attempt in made:
         read = _read(run, plan, stages, attempt)
@@ -99,7 +96,7 @@ def _first_complete(
     return unreadable
 
 
-def _read(run: RunDir, plan: Plan, stages: tuple[Stage, ...], attempt: Attempt) -> Attempt | None:
+def _read(run: RunDir, plan: Plan, stages: tuple[Stage, ...], attempt: SealedAttempt) -> SealedAttempt | None:
     """The attempt with its numbers as the present definitions have them; None when it cannot be taken for the same."""
     job, result = attempt.job, attempt.result
     if job.tree.git_sha not in plan.commits or not _same_files(plan, stages, job.tree.file_sha256):
@@ -127,18 +124,18 @@ def _same_files(plan: Plan, stages: tuple[Stage, ...], then: Mapping[str, str]) 
     return all(name in proven or then.get(name) == plan.file_sha256.get(name) for name in names)
 
 
-def _same_machine(run: RunDir, attempt: Attempt) -> bool:
+def _same_machine(run: RunDir, attempt: SealedAttempt) -> bool:
     recorded = events.ledger(run).environment_sha256
     if recorded is not None and recorded == attempt.environment_sha256:
         return True
-    kept, then = comparing.read(run), attempt.result.environment
+    kept, then = comparing.recorded_machine(run), attempt.result.environment
     return (
         kept is not None and then is not None and not fingerprint.differences(kept, then, any_host=attempt.job.any_host)
     )
 
 
-def count(run: RunDir, plan: Plan, found: Mapping[Repeat, Counted], who: str, now: datetime) -> None:
-    """Write down what ``look`` found, as the supervisor writes an observation; its lock must be held."""
+def record_counted(run: RunDir, plan: Plan, found: Mapping[Repeat, Counted], who: str, now: datetime) -> None:
+    """Write down what ``judge_again`` found, as the supervisor writes an observation; its lock must be held."""
     for (test, repeat), one in found.items():
         attempt = one.attempt
         if attempt.epoch is not None:
@@ -157,7 +154,7 @@ def count(run: RunDir, plan: Plan, found: Mapping[Repeat, Counted], who: str, no
         events.append(run, "read_again", now, text, test=test, repeat=repeat, attempt=attempt.job.attempt, who=who)
 
 
-def _history(run: RunDir, one: Counted, counted: Attempt) -> tuple[AttemptRecord, ...]:
+def _history(run: RunDir, one: Counted, counted: SealedAttempt) -> tuple[Attempt, ...]:
     """What is known of every attempt of the epoch; those after the one that counts are superseded."""
     number = counted.job.attempt
     first = observations.load(run, counted.job.stages[0].key, counted.job.repeat)
@@ -168,7 +165,7 @@ def _history(run: RunDir, one: Counted, counted: Attempt) -> tuple[AttemptRecord
             at = datetime.fromisoformat(attempt.result.ended_at)
             found[attempt.job.attempt] = attempt_made(attempt.job, attempt.result, verdict, at)
         elif attempt.job.attempt not in found:
-            found[attempt.job.attempt] = AttemptRecord(
+            found[attempt.job.attempt] = Attempt(
                 attempt=attempt.job.attempt, verdict=AttemptVerdict.SUPERSEDED, pytest_rc=attempt.result.pytest_rc,
                 started_at=attempt.result.started_at, ended_at=attempt.result.ended_at,
                 duration_s=attempt.result.duration_s, log="", log_sha256=attempt.result.log_sha256,
@@ -179,7 +176,7 @@ def _history(run: RunDir, one: Counted, counted: Attempt) -> tuple[AttemptRecord
     )
 
 
-def _brought_back(run: RunDir, plan: Plan, attempt: Attempt, who: str, now: datetime) -> Attempt:
+def _brought_back(run: RunDir, plan: Plan, attempt: SealedAttempt, who: str, now: datetime) -> SealedAttempt:
     """Put what the supervisor had moved aside back into its place; what stands there is moved aside in turn."""
     test, repeat, folder = attempt.job.test_key, attempt.job.repeat, attempt.epoch
     if folder is None:

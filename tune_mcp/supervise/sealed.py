@@ -27,7 +27,7 @@ SUPERVISOR = "supervisor"
 
 
 @dataclass(frozen=True)
-class Attempt:
+class SealedAttempt:
     """One sealed attempt: ``epoch`` is the purged folder that holds it, None for the live set.
 
     ``home`` is the folder in which its log and basetemp lie; ``environment_sha256`` the machine on record at that time.
@@ -57,7 +57,7 @@ def put_on_ledger(job: Job, result: AttemptResult | None, now: datetime, *, besi
     attempts run at the same time.
     """
     if sha := result_sha256(job):
-        reference, loaded = comparing.reference(job, result, beside=beside)
+        reference, loaded = comparing.loaded_reference(job, result, beside=beside)
         events.append(
             job.run, "sealed", now, f"{job.test_key} run {job.repeat} attempt {job.attempt}",
             key=job.key, sha256=sha, environment=events.ledger(job.run).environment_sha256,
@@ -74,10 +74,10 @@ def is_on_ledger(job: Job) -> bool:
     return (job.key, result_sha256(job)) in _seals(job.run)
 
 
-def attempts(run: RunDir, test: str, repeat: int) -> list[Attempt]:
+def attempts(run: RunDir, test: str, repeat: int) -> list[SealedAttempt]:
     """Every attempt that was sealed and is as it was sealed, in the order in which they were made."""
     known = _seals(run)
-    found: list[Attempt] = []
+    found: list[SealedAttempt] = []
     for epoch in (*_moved_aside(run, test, repeat), None):
         root = epoch or run.test_folder(test)
         found += _within(run, root, epoch, repeat, known)
@@ -127,7 +127,7 @@ def _moved_aside(run: RunDir, test: str, repeat: int) -> Iterator[Path]:
 
 def _within(
     run: RunDir, root: Path, epoch: Path | None, repeat: int, known: dict[tuple[Json, Json], Json]
-) -> Iterator[Attempt]:
+) -> Iterator[SealedAttempt]:
     made = attempt_folders(epoch or root / "attempts", repeat)
     for number, path in made.items():
         try:
@@ -146,7 +146,7 @@ def _within(
         home = next((home for home in homes if _is_its_log(home / log, result)), None)
         if home is not None:
             machine = known[seal]
-            yield Attempt(job, result, home, epoch, machine if isinstance(machine, str) else None)
+            yield SealedAttempt(job, result, home, epoch, machine if isinstance(machine, str) else None)
 
 
 def _is_its_log(path: Path, result: AttemptResult) -> bool:

@@ -44,7 +44,7 @@ def launched(
         recover(suspects(project))
         now = utc_now()
         run = make(now)
-        host.describe(host_lock.Holder(run.run_id, str(run.path), str(project.repo_root)))
+        host.describe(host_lock.LockHolder(run.run_id, str(run.path), str(project.repo_root)))
         lock = FileLock.take(run.supervisor_lock, {"run_id": run.run_id})
         if lock is None:
             raise active(run)

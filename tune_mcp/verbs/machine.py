@@ -15,7 +15,7 @@ from tune_mcp.precheck.subject import Subject
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import events, state
 from tune_mcp.supervise import host_lock, neighbours
-from tune_mcp.supervise.host_lock import Claim
+from tune_mcp.supervise.host_lock import HostClaim
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.share import WHOLE_MACHINE, Share
 
@@ -99,13 +99,13 @@ def comparable_or_refuse(subject: Subject, read: GpuReader) -> None:
             )
 
 
-def take_host(project: Project, sleep: Callable[[float], None] = time.sleep, share: Share = WHOLE_MACHINE) -> Claim:
+def take_host(project: Project, sleep: Callable[[float], None] = time.sleep, share: Share = WHOLE_MACHINE) -> HostClaim:
     """The host, or the lanes of it that a run wants. Raises RUN_ACTIVE or HOST_BUSY.
 
     A holder that has not named itself yet, or has written its end already, is given a moment.
     """
     end = time.monotonic() + _LEAVING_S
-    while isinstance(host := share.take(host_lock.Holder("?", "?", str(project.repo_root))), host_lock.Holder):
+    while isinstance(host := share.take(host_lock.LockHolder("?", "?", str(project.repo_root))), host_lock.LockHolder):
         if not (host.repo_root == "?" or _is_leaving(host)) or time.monotonic() >= end:
             raise _busy(project, host, share)
         sleep(_LOOK_EVERY_S)
@@ -125,7 +125,7 @@ def take_host(project: Project, sleep: Callable[[float], None] = time.sleep, sha
     return host
 
 
-def _is_leaving(holder: host_lock.Holder) -> bool:
+def _is_leaving(holder: host_lock.LockHolder) -> bool:
     """Whether its run came to rest by itself; what a dead supervisor left behind may last."""
     if holder.run_dir == "?":
         return False
@@ -133,7 +133,7 @@ def _is_leaving(holder: host_lock.Holder) -> bool:
     return now.at_rest and now is not state.RunState.LOST
 
 
-def _busy(project: Project, holder: host_lock.Holder, share: Share) -> Refusal:
+def _busy(project: Project, holder: host_lock.LockHolder, share: Share) -> Refusal:
     """The refusal for a second run: RUN_ACTIVE in this repository, HOST_BUSY from another (GPU-14, STR-18)."""
     ours = holder.repo_root == str(project.repo_root)
     doing = ""

@@ -87,7 +87,7 @@ def _partition(project: Project, name: str) -> Partition:
     machine: Environment | None = None
     for part, own in plan.parts(run):
         as_recorded = has_digest(part.environment, events.ledger(part).environment_sha256 or "")
-        kept = comparing.read(part) if as_recorded else None
+        kept = comparing.recorded_machine(part) if as_recorded else None
         if kept is None:
             raise not_mergeable(
                 [f"environment.json of {own.run_id} is gone, or is not what was recorded"], _resume(run_id)

@@ -59,7 +59,9 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = (), p
     _demand_person(items, person)
     open_repeats = _open(plan, audited)
     otherwise = run_plan.launched_otherwise(plan, new.settings)
-    again = rereading.look(run, new, (one for one in open_repeats if one not in items and one[0] not in otherwise))
+    again = rereading.judge_again(
+        run, new, (one for one in open_repeats if one not in items and one[0] not in otherwise)
+    )
     halts.fixed(run, plan, new, items, again)
 
     def prepare(run: RunDir, moment: datetime) -> Plan:
@@ -72,7 +74,7 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = (), p
             plans.amend(run, new, moment, text)
         if proven:
             events.append(run, "equivalent", moment, proven.sentence(), git_sha=proven.git_sha)
-        rereading.count(run, new, again.counted, "resume_run", moment)
+        rereading.record_counted(run, new, again.counted, "resume_run", moment)
         events.append(run, "resumed", moment, f"{plan_line(run, new)} (resumed)")
         return new
 
@@ -97,7 +99,7 @@ def _strict_tests(audited: Audit) -> frozenset[str]:
 
 def _complete(run: RunDir, plan: Plan, items: dict[Repeat, Purge]) -> dict[Repeat, Purge]:
     """A repeat that its sealed files show to be complete is dropped like a strict one: only by a person."""
-    found = rereading.look(run, plan, [key for key, item in items.items() if not item.strict]).counted
+    found = rereading.judge_again(run, plan, [key for key, item in items.items() if not item.strict]).counted
     return {key: replace(item, strict=True) if key in found else item for key, item in items.items()}
 
 

@@ -12,7 +12,7 @@ from tune_mcp.errors import Code, Refusal
 from tune_mcp.gpus import read_gpus
 from tune_mcp.session.plan import LaunchSettings, Plan
 from tune_mcp.supervise import host_lock, own_pids
-from tune_mcp.supervise.host_lock import Claim, Holder
+from tune_mcp.supervise.host_lock import HostClaim, LockHolder
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Share:
         """Whether others may measure on other lanes meanwhile."""
         return bool(self.placement.lanes) and not self.why_alone
 
-    def take(self, holder: Holder) -> Claim | Holder:
+    def take(self, holder: LockHolder) -> HostClaim | LockHolder:
         """Its locks, or who has them."""
         if self.elsewhere:
-            return Claim()
+            return HostClaim()
         if not self.on_lanes:
             return host_lock.take(holder)
         lanes = self.placement.usable_lanes()

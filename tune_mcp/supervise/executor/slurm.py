@@ -141,7 +141,7 @@ class SlurmExecutor:
         """
         gpus = max(plan.settings.gpus_per_test.values(), default=0)
         found = FirstJob(self.run, self.settings, self.slurm, wait).answer(gpus)
-        comparing.settle(self.run, plan, found.environment, utc_now())
+        comparing.record_or_compare(self.run, plan, found.environment, utc_now())
         site = slurm_site.checks(self.settings, self.run.repo_root, gpus, self.slurm)
         return found.precheck.model_copy(update={"checks": (*site, *found.precheck.checks)})
 

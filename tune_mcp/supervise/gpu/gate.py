@@ -80,7 +80,7 @@ class Shortage:
 
 
 @dataclass(frozen=True)
-class Gate:
+class GpuGate:
     """Waits for GPUs. ``take`` locks one for this run or returns who has it; ``waiting`` gets each new reason once.
 
     ``allow_mig``: a split GPU counts like any other (rule: refused unless the host profile says so).
@@ -141,15 +141,17 @@ class Gate:
         reading = self.read()
         usable = self._usable(reading)
         if not self.placement.lanes:
-            return self._take(needed, reading, usable, None)
+            return self._lock_free(needed, reading, usable, None)
         found: Grant | Shortage = Shortage(needed, reading, usable)
         for lane in self.placement.lanes_for(needed):
-            found = self._take(needed, reading, tuple(gpu for gpu in usable if gpu.index in lane.gpus), lane)
+            found = self._lock_free(needed, reading, tuple(gpu for gpu in usable if gpu.index in lane.gpus), lane)
             if isinstance(found, Grant):
                 break
         return found
 
-    def _take(self, needed: int, reading: GpuReading, usable: tuple[Gpu, ...], lane: Lane | None) -> Grant | Shortage:
+    def _lock_free(
+        self, needed: int, reading: GpuReading, usable: tuple[Gpu, ...], lane: Lane | None
+    ) -> Grant | Shortage:
         """Free GPUs in the order of their index, each locked; all that are needed or none."""
         gpus: list[Gpu] = []
         locks: list[FileLock] = []
@@ -169,7 +171,7 @@ class Gate:
         return Shortage(needed, reading, usable, taken)
 
 
-def take_lock(gpu: Gpu, run: RunDir) -> FileLock | str:
+def lock_gpu(gpu: Gpu, run: RunDir) -> FileLock | str:
     """The host-wide lock of one GPU, or who has it (GPU-14). One that cannot be asked is taken: unknown is never free.
 
     A runner hands it to its pytest too: a GPU stays taken until the last of both is gone, whoever was killed.

@@ -24,7 +24,7 @@ from tune_mcp.gpus.holders import describe
 from tune_mcp.observe.observation import GpuRange
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session.state import Liveness, liveness
-from tune_mcp.supervise.gpu.gate import LOOK_EVERY_S, WAIT_LIMIT_S, Gate, Grant, take_lock
+from tune_mcp.supervise.gpu.gate import LOOK_EVERY_S, WAIT_LIMIT_S, GpuGate, Grant, lock_gpu
 from tune_mcp.supervise.job import Blocked, Job, Phase
 from tune_mcp.supervise.processes import StopLadder
 
@@ -79,9 +79,9 @@ class GpuUse:
         self._meanwhile: list[Gpu] = []
         command = job.cleanup_command if job.gpus else ()
         self._cleanup = Cleanup(command, Path(job.repo_root), job.run, say)
-        self._gate = Gate(
+        self._gate = GpuGate(
             read=read,
-            take=lambda gpu: take_lock(gpu, job.run),
+            take=lambda gpu: lock_gpu(gpu, job.run),
             sleep=wait,
             clock=clock,
             waiting=self._waiting,

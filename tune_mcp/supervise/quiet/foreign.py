@@ -16,7 +16,7 @@ _TOLERANCE_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ForeignUse:
     """What happened in ``seconds``: cores used by others (``low`` for certain, ``high`` at most), cores stolen by the
     hypervisor, and the share of the time in which something waited for memory and for the disk. None: not measured.
     """
@@ -39,13 +39,13 @@ class _Ours:
     all: float
 
 
-def reading(before: Look, after: Look, lane: frozenset[int], root: int) -> Reading:
+def foreign_use(before: Look, after: Look, lane: frozenset[int], root: int) -> ForeignUse:
     """What others used of ``lane`` between two looks."""
     seconds = after.at - before.at
     memory, io = _share(before.memory, after.memory, seconds), _share(before.io, after.io, seconds)
     done = _done(before, after)
     if why := _unusable(done, lane, seconds, before, after, root):
-        return Reading(seconds, memory=memory, io=io, unmeasured=why)
+        return ForeignUse(seconds, memory=memory, io=io, unmeasured=why)
     ours = _ours(before, after, seconds)
     busy = sum(_busy(done[cpu], seconds) for cpu in lane)
     busy_all = sum(_busy(ticks, seconds) for ticks in done.values())
@@ -56,7 +56,7 @@ def reading(before: Look, after: Look, lane: frozenset[int], root: int) -> Readi
     if any(member.ignores_children for member in after.tree.values()):
         low = 0.0  # its children's time reaches nobody, and looks foreign
     stolen = sum(done[cpu].steal for cpu in lane) / TICKS_PER_S / seconds
-    return Reading(seconds, low, high, stolen, memory, io)
+    return ForeignUse(seconds, low, high, stolen, memory, io)
 
 
 def _done(before: Look, after: Look) -> dict[int, CpuTicks]:

@@ -16,7 +16,7 @@ from tune_mcp.config.lanes import Quiet, cpu_list
 from tune_mcp.errors import Code
 from tune_mcp.observe.observation import GpuRange, Quietness
 from tune_mcp.supervise.job import Blocked
-from tune_mcp.supervise.quiet.foreign import Reading, intruders, reading
+from tune_mcp.supervise.quiet.foreign import ForeignUse, foreign_use, intruders
 from tune_mcp.supervise.quiet.look import Look, Looker
 from tune_mcp.supervise.quiet.rule import Intrusion, busiest, intrusion, last, mean, sustained
 from tune_mcp.supervise.retry import MAKE_QUIET
@@ -46,7 +46,7 @@ class Monitor:
     take: Callable[[], Look]
     cost_s: Callable[[], float]
     clock: Callable[[], float] = time.monotonic
-    readings: list[Reading] = field(default_factory=list[Reading])
+    readings: list[ForeignUse] = field(default_factory=list[ForeignUse])
     others: dict[str, float] = field(default_factory=dict[str, float])
     """The processes that were seen above the limit, and the core-seconds of each."""
     _last: Look | None = None
@@ -84,13 +84,13 @@ class Monitor:
             return
         if now.unmeasured:
             cause = f"what others use of CPUs {cpus} cannot be measured: {now.unmeasured}"
-            book.tell(
+            book.raise_alert(
                 _BLIND, cause, "nothing says whether this repeat is disturbed; /proc/stat must be the kernel's own"
             )
         found = sustained(last(self.readings, self.quiet.window_s), self.quiet)
         if found and self._began + self.quiet.window_s <= self.clock():
             cause = f"others use {found.cores:.2f} cores of CPUs {cpus}; the repeat will be measured again"
-            book.tell(_ALERT, cause, MAKE_QUIET, (self.names(),))
+            book.raise_alert(_ALERT, cause, MAKE_QUIET, (self.names(),))
         else:
             book.end(_ALERT, "they leave it alone")
 
@@ -171,10 +171,10 @@ class Monitor:
     def _most(self) -> dict[str, float]:
         return {name: round(used, 1) for name, used in sorted(self.others.items(), key=lambda one: -one[1])}
 
-    def _step(self) -> Reading:
+    def _step(self) -> ForeignUse:
         before, now = self._last, self.take()
         assert before
-        found = reading(before, now, self.lane, self.root)
+        found = foreign_use(before, now, self.lane, self.root)
         self._last, self._due = now, self._next(now)
         if found.seconds <= 0:
             return found

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from tune_mcp.config.lanes import Quiet
-from tune_mcp.supervise.quiet.foreign import Reading
+from tune_mcp.supervise.quiet.foreign import ForeignUse
 
 _WHOLE = 1.5
 _BURST_EVERY_S = 300.0
@@ -30,19 +30,19 @@ class Intrusion:
     recurring: bool = False
 
 
-def intrusion(readings: Sequence[Reading], quiet: Quiet) -> Intrusion | None:
+def intrusion(readings: Sequence[ForeignUse], quiet: Quiet) -> Intrusion | None:
     """The heaviest sustained intrusion, else the recurring one; None when there was neither."""
     return sustained(readings, quiet) or _recurring(readings, quiet)
 
 
-def sustained(readings: Sequence[Reading], quiet: Quiet) -> Intrusion | None:
+def sustained(readings: Sequence[ForeignUse], quiet: Quiet) -> Intrusion | None:
     """The heaviest one that lasted for a window. A measurement that is shorter than a window is one window."""
     return max(_sustained(readings, quiet), key=lambda one: one.cores, default=None)
 
 
-def _sustained(readings: Sequence[Reading], quiet: Quiet) -> Iterator[Intrusion]:
+def _sustained(readings: Sequence[ForeignUse], quiet: Quiet) -> Iterator[Intrusion]:
     window, at = min(quiet.window_s, _seconds(readings)), 0.0
-    run: deque[Reading] = deque()
+    run: deque[ForeignUse] = deque()
     for one in readings:
         at += one.seconds
         if one.low is None or one.low <= quiet.foreign_cores / 2:
@@ -56,7 +56,7 @@ def _sustained(readings: Sequence[Reading], quiet: Quiet) -> Iterator[Intrusion]
             yield Intrusion(at - seconds, seconds, cores)
 
 
-def _recurring(readings: Sequence[Reading], quiet: Quiet) -> Intrusion | None:
+def _recurring(readings: Sequence[ForeignUse], quiet: Quiet) -> Intrusion | None:
     measured = [one for one in readings if one.low is not None]
     whole = _seconds(measured)
     runs = [[*run] for above, run in groupby(measured, lambda one: (one.low or 0.0) > quiet.foreign_cores) if above]
@@ -67,10 +67,10 @@ def _recurring(readings: Sequence[Reading], quiet: Quiet) -> Intrusion | None:
     return Intrusion(0.0, whole, cores, recurring=True) if cores > _WHOLE * quiet.foreign_cores else None
 
 
-def busiest(readings: Sequence[Reading], window_s: float) -> float | None:
+def busiest(readings: Sequence[ForeignUse], window_s: float) -> float | None:
     """Foreign cores in the busiest stretch of a whole window, None where there was none or nothing was measured."""
     found: list[float] = []
-    stretch: deque[Reading] = deque()
+    stretch: deque[ForeignUse] = deque()
     for one in readings:
         stretch.append(one)
         while _seconds(stretch) - stretch[0].seconds >= window_s:
@@ -80,7 +80,7 @@ def busiest(readings: Sequence[Reading], window_s: float) -> float | None:
     return max(found, default=None)
 
 
-def last(readings: Sequence[Reading], seconds: float) -> Sequence[Reading]:
+def last(readings: Sequence[ForeignUse], seconds: float) -> Sequence[ForeignUse]:
     """The last of them, for at least so long."""
     first, covered = len(readings), 0.0
     while first and covered < seconds:
@@ -89,15 +89,15 @@ def last(readings: Sequence[Reading], seconds: float) -> Sequence[Reading]:
     return readings[first:]
 
 
-def mean(readings: Iterable[Reading]) -> float | None:
+def mean(readings: Iterable[ForeignUse]) -> float | None:
     """Foreign cores on average over what was measured, None where nothing was."""
     measured = [one for one in readings if one.low is not None]
     return _used(measured) / _seconds(measured) if measured else None
 
 
-def _seconds(readings: Iterable[Reading]) -> float:
+def _seconds(readings: Iterable[ForeignUse]) -> float:
     return sum(one.seconds for one in readings)
 
 
-def _used(readings: Iterable[Reading]) -> float:
+def _used(readings: Iterable[ForeignUse]) -> float:
     return sum((one.low or 0.0) * one.seconds for one in readings)

@@ -1,4 +1,4 @@
-"""What the watchdog reports: the runner writes ``watch.json`` in the attempt's folder, the supervisor reads the news.
+"""What the watchdog reports: the runner writes ``watch.json`` in the attempt's folder, the supervisor reads what is new.
 
 Files alone lie between the two, so a runner on another machine is watched in the same way. A write that fails (a full
 disk) is made up for by the next one: nothing is lost meanwhile, because the whole book is written each time.
@@ -20,7 +20,7 @@ from tune_mcp.session.state import Alert
 WATCH_FILE = "watch.json"
 
 
-class Sighting(Frozen):
+class WatchRecord(Frozen):
     """``watch.json``: every alert of the attempt in the order of time, and its living processes by role."""
 
     schema_version: int = 1
@@ -36,13 +36,13 @@ class AlertBook:
     now: Callable[[], datetime]
     alerts: dict[str, Alert] = field(default_factory=dict[str, Alert])
     processes: dict[str, int] = field(default_factory=dict[str, int])
-    _written: Sighting = field(default_factory=Sighting)
+    _written: WatchRecord = field(default_factory=WatchRecord)
 
     def open(self, name: str) -> bool:
         """Whether this alert stands now."""
         return name in self.alerts and not self.alerts[name].over
 
-    def tell(self, name: str, cause: str, remedy: str, evidence: tuple[str, ...] = ()) -> None:
+    def raise_alert(self, name: str, cause: str, remedy: str, evidence: tuple[str, ...] = ()) -> None:
         """Raise the alert, or leave it as it is when it stands already."""
         if not self.open(name):
             self.alerts[name] = Alert(name=name, cause=cause, remedy=remedy, evidence=evidence, since=iso(self.now()))
@@ -60,24 +60,24 @@ class AlertBook:
 
     def write(self) -> None:
         """Write the file when it would differ; a full disk delays it, it does not end the attempt."""
-        sighting = Sighting(alerts=tuple(self.alerts.values()), processes=self.processes)
-        if sighting == self._written:
+        record = WatchRecord(alerts=tuple(self.alerts.values()), processes=self.processes)
+        if record == self._written:
             return
         try:
-            sighting.to_file(self.path, durable=False)
+            record.to_file(self.path, durable=False)
         except OSError:
             return  # tried again at the next look, because the file still differs
-        self._written = sighting
+        self._written = record
 
 
 @dataclass
-class AlertNews:
+class AlertReader:
     """The supervisor's side, for one attempt: what is new in its ``watch.json``."""
 
     path: Path
-    sighting: Sighting = field(default_factory=Sighting)
+    record: WatchRecord = field(default_factory=WatchRecord)
     _changed_ns: int = 0
-    _told: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
+    _reported: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
 
     def read(self) -> tuple[Alert, ...]:
         """Alerts that were raised or ended since the last call; the file is only opened when it changed."""
@@ -87,14 +87,14 @@ class AlertNews:
                 return ()
         except OSError:
             return ()
-        if (found := Sighting.from_file(self.path)) is None:
+        if (found := WatchRecord.from_file(self.path)) is None:
             return ()  # in the middle of its way from another machine: the next look finds it
-        self.sighting, self._changed_ns = found, changed
-        news = tuple(one for one in self.sighting.alerts if self._told.get((one.name, one.since)) != one.over)
-        self._told |= {(one.name, one.since): one.over for one in news}
+        self.record, self._changed_ns = found, changed
+        news = tuple(one for one in self.record.alerts if self._reported.get((one.name, one.since)) != one.over)
+        self._reported |= {(one.name, one.since): one.over for one in news}
         return news
 
     @property
     def open(self) -> tuple[Alert, ...]:
         """Those that stand now."""
-        return tuple(one for one in self.sighting.alerts if not one.over)
+        return tuple(one for one in self.record.alerts if not one.over)

@@ -21,7 +21,7 @@ _MOST_FILES = 2000
 
 
 @dataclass(frozen=True)
-class Launch:
+class LaunchFacts:
     """What pytest was started with: its variables, its interpreter, and when (seconds since the epoch)."""
 
     variables: Mapping[str, str]
@@ -30,7 +30,7 @@ class Launch:
 
 
 @dataclass(frozen=True)
-class Cause:
+class SlowStartCause:
     """One usual cause: whether it is off here (None: cannot be seen), and what was found."""
 
     name: str
@@ -53,7 +53,13 @@ class Diagnosis:
 
 
 def diagnose(
-    launch: Launch, startup: Startup, builds: Sequence[str], *, compiling: bool, seen: Sequence[Alert], last_line: str
+    launch: LaunchFacts,
+    startup: Startup,
+    builds: Sequence[str],
+    *,
+    compiling: bool,
+    seen: Sequence[Alert],
+    last_line: str,
 ) -> Diagnosis:
     """The cause that has evidence: lines of a build or a running compiler, else trouble that the log shows.
 
@@ -80,7 +86,7 @@ def diagnose(
     )
 
 
-def causes(launch: Launch, startup: Startup) -> tuple[Cause, ...]:
+def causes(launch: LaunchFacts, startup: Startup) -> tuple[SlowStartCause, ...]:
     """The four usual causes of a start that compiles for ever, each judged on the launch environment (WDG-04)."""
     root = launch.variables.get("OMNI_CI_HOME", "")
     slice_root = Path(root) if root.startswith("/") else None
@@ -93,7 +99,7 @@ def causes(launch: Launch, startup: Startup) -> tuple[Cause, ...]:
     )
 
 
-def remedy(startup: Startup, launch: Launch) -> str:
+def remedy(startup: Startup, launch: LaunchFacts) -> str:
     """The steps in order. Without OMNI_CI_HOME nothing is named that could be deleted (WDG-05)."""
     steps = list(startup.remedy)
     if not launch.variables.get("OMNI_CI_HOME", "").startswith("/"):
@@ -101,15 +107,15 @@ def remedy(startup: Startup, launch: Launch) -> str:
     return "; ".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
 
 
-def _leftovers(slice_root: Path | None, base: str, began: float) -> Cause:
+def _leftovers(slice_root: Path | None, base: str, began: float) -> SlowStartCause:
     """Kernels of an earlier build, in the slice and where FlashInfer itself caches: below ``base``."""
     name = "JIT leftovers"
     if slice_root is None:
-        return Cause(name, None, "OMNI_CI_HOME is not set")
+        return SlowStartCause(name, None, "OMNI_CI_HOME is not set")
     folders = dict.fromkeys((f"{slice_root}/.cache/flashinfer", f"{Path(base or slice_root)}/.cache/flashinfer"))
     if old := next(_old_files(folders, began), None):
-        return Cause(name, True, f"{old} is older than this launch")
-    return Cause(name, False, f"nothing in {', '.join(folders)} is older than this launch")
+        return SlowStartCause(name, True, f"{old} is older than this launch")
+    return SlowStartCause(name, False, f"nothing in {', '.join(folders)} is older than this launch")
 
 
 def _flashinfer_base(variables: Mapping[str, str]) -> str:
@@ -129,23 +135,23 @@ def _old_files(folders: Iterable[str], began: float) -> Iterator[Path]:
             yield path
 
 
-def _home(variables: Mapping[str, str], expected: str | None) -> Cause:
+def _home(variables: Mapping[str, str], expected: str | None) -> SlowStartCause:
     home = variables.get("HOME", "")
     if not expected or home == expected:
-        return Cause("HOME", False, home or "not set")
-    return Cause("HOME", True, f"{home or 'not set'}, should be {expected}")
+        return SlowStartCause("HOME", False, home or "not set")
+    return SlowStartCause("HOME", True, f"{home or 'not set'}, should be {expected}")
 
 
-def _below(variables: Mapping[str, str], name: str, slice_root: Path | None) -> Cause:
+def _below(variables: Mapping[str, str], name: str, slice_root: Path | None) -> SlowStartCause:
     value = variables.get(name, "")
     if slice_root is None:
-        return Cause(name, None, f"{value or 'not set'}, and OMNI_CI_HOME is not set")
+        return SlowStartCause(name, None, f"{value or 'not set'}, and OMNI_CI_HOME is not set")
     if value and Path(value).is_relative_to(slice_root):
-        return Cause(name, False, value)
-    return Cause(name, True, f"{value or 'not set'}, should be below {slice_root}")
+        return SlowStartCause(name, False, value)
+    return SlowStartCause(name, True, f"{value or 'not set'}, should be below {slice_root}")
 
 
-def _compilers(launch: Launch) -> Cause:
+def _compilers(launch: LaunchFacts) -> SlowStartCause:
     """nvcc and ninja as the launch finds them: one that lies in another Python home builds for that one."""
     own = launch.python.parent.parent
     wrong: list[str] = []
@@ -160,8 +166,8 @@ def _compilers(launch: Launch) -> Cause:
         if any(folder != own for folder in homes):
             wrong.append(f"{found} belongs to {homes[0]}, not to {own}")
     if wrong:
-        return Cause("nvcc/ninja", True, "; ".join(wrong))
-    return Cause("nvcc/ninja", False if seen else None, ", ".join(seen) or "neither is on PATH")
+        return SlowStartCause("nvcc/ninja", True, "; ".join(wrong))
+    return SlowStartCause("nvcc/ninja", False if seen else None, ", ".join(seen) or "neither is on PATH")
 
 
 def old_locks(variables: Mapping[str, str], began: float) -> tuple[str, ...]:

@@ -22,11 +22,11 @@ from pathlib import Path
 
 from tune_mcp.config.signatures import SUSPICIOUS_STILL_S, LinePattern, Signature, WatchRules
 from tune_mcp.supervise import guard_record
-from tune_mcp.supervise.process_tree import Census, Stillness, Tree, read_tree
+from tune_mcp.supervise.process_tree import Census, ProcessTree, Stillness, read_tree
 from tune_mcp.supervise.watch import slow_start
 from tune_mcp.supervise.watch.alerts import AlertBook
 from tune_mcp.supervise.watch.log_lines import QUOTED_SOURCE, Found, GrowingLog, LineFinder, last_text, redacted
-from tune_mcp.supervise.watch.slow_start import Launch, old_locks
+from tune_mcp.supervise.watch.slow_start import LaunchFacts, old_locks
 
 _BLOCKS_A_LOOK = 16
 _TOO_FAR_BEHIND = 64 * 1024 * 1024
@@ -52,7 +52,7 @@ class Senses:
 
     monotonic: Callable[[], float] = time.monotonic
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    tree: Callable[[], Tree] = read_tree
+    tree: Callable[[], ProcessTree] = read_tree
     free_bytes: Callable[[Path], int] = _free_bytes
 
 
@@ -76,7 +76,7 @@ class Watchdog:
     rules: WatchRules
     log: Path
     guard: Path
-    launch: Launch
+    launch: LaunchFacts
     book: AlertBook
     senses: Senses = field(default_factory=Senses)
     doubted: frozenset[str] = frozenset()
@@ -95,7 +95,7 @@ class Watchdog:
         self._up = False
         self._start_lines: deque[str] = deque(maxlen=3)
         self._diagnosed = False
-        self._told: set[str] = set()
+        self._raised: set[str] = set()
         self._pending: _Suspect | None = None
         self._suspects: dict[str, _Suspect] = {}
         self._stillness = Stillness()
@@ -137,7 +137,7 @@ class Watchdog:
         self._look_at_start(at)
         self.book.write()
 
-    def _tree(self, at: float) -> Tree:
+    def _tree(self, at: float) -> ProcessTree:
         tree = self.senses.tree()
         self._cost = self.senses.monotonic() - at
         return tree
@@ -151,7 +151,7 @@ class Watchdog:
         if behind > _TOO_FAR_BEHIND:
             self._reader.position = self._reader.size - GrowingLog.BLOCK
             self._finder.skip(self._reader.position)
-            self.book.tell(
+            self.book.raise_alert(
                 "log too fast",
                 f"{behind // _MIB} MiB were written faster than they could be read, and were not searched",
                 "let the test log less; the log itself is whole",
@@ -189,8 +189,8 @@ class Watchdog:
             self._start_lines.append(line)
 
     def _signature(self, signature: Signature, line: str, at: float) -> None:
-        self.book.tell(signature.name, signature.cause, signature.remedy, (line,))
-        self._told.add(signature.name)
+        self.book.raise_alert(signature.name, signature.cause, signature.remedy, (line,))
+        self._raised.add(signature.name)
         suspect = _Suspect(signature, line, at, signature.still_s or SUSPICIOUS_STILL_S)
         if signature in self.rules.suspicious:
             self._suspects.setdefault(signature.name, suspect)
@@ -206,7 +206,7 @@ class Watchdog:
 
     # ---- to stop or not ----
 
-    def _confirmed(self, at: float, tree: Tree | None) -> str:
+    def _confirmed(self, at: float, tree: ProcessTree | None) -> str:
         pending = self._pending
         if pending is None or tree is None:
             return ""
@@ -234,7 +234,7 @@ class Watchdog:
             return ""
         if not self.book.open("no progress"):
             locks = old_locks(self.launch.variables, self.launch.began)
-            self.book.tell(
+            self.book.raise_alert(
                 "no progress",
                 f"no log line and no processor time for {still:.0f} s"
                 + (f", perhaps waiting on the lock {locks[0]}, which an earlier build left behind" if locks else ""),
@@ -252,7 +252,7 @@ class Watchdog:
 
     # ---- processes, start, disk, clock ----
 
-    def _look_at_processes(self, at: float, tree: Tree) -> None:
+    def _look_at_processes(self, at: float, tree: ProcessTree) -> None:
         ended = self._census.take(tree)
         if ended:
             self._last_death = (at, ended[0])
@@ -261,7 +261,7 @@ class Watchdog:
         self.book.processes = self._census.roles()
         self._disk_waits.append(any(member.state == "D" for member in tree.values()))
         if sum(self._disk_waits) * 2 > _DISK_LOOKS:
-            self.book.tell(
+            self.book.raise_alert(
                 "disk sleep",
                 "processes of the test wait for the disk most of the time",
                 "look for processes that compete for the disk; nothing in the tests is wrong",
@@ -285,13 +285,13 @@ class Watchdog:
                 self.rules.startup,
                 tuple(self._start_lines),
                 compiling=any(role.passing and self.book.processes.get(role.role) for role in self.rules.roles),
-                seen=[one for name, one in self.book.alerts.items() if name in self._told and not one.over],
+                seen=[one for name, one in self.book.alerts.items() if name in self._raised and not one.over],
                 last_line=last_text(self.log),
             )
             since = f"no server is up and no test has begun {self.rules.startup_after_s:g} s after pytest's start"
             words = (f"{since}: {found.cause}", found.remedy, (*found.evidence, *self._running()))
             if not self.book.open("slow start"):
-                self.book.tell("slow start", *words)
+                self.book.raise_alert("slow start", *words)
             elif found.known:
                 self.book.amend("slow start", *words)
             self._diagnosed = found.known
@@ -306,7 +306,7 @@ class Watchdog:
     def _look_at_room(self, at: float) -> None:
         free = self.senses.free_bytes(self.book.path.parent) / _MIB
         if free < self.rules.free_mib:
-            self.book.tell(
+            self.book.raise_alert(
                 "disk nearly full",
                 f"{free:.0f} MiB are free where the run is kept ({self.book.path.parent})",
                 f"free some until there are {self.rules.free_mib:g} MiB; what is recorded stays complete",
@@ -318,7 +318,7 @@ class Watchdog:
         then, before = self._sizes[0]
         rate = (size - before) / _MIB / (at - then) if at > then else 0.0
         if size / _MIB > self.rules.log_mib or rate > self.rules.log_mib_per_s:
-            self.book.tell(
+            self.book.raise_alert(
                 "log grows",
                 f"the pytest log has {size // _MIB} MiB and grows by {rate:.1f} MiB/s",
                 "let the test's servers log less; the log is kept whole as long as the disk holds it",
@@ -331,7 +331,7 @@ class Watchdog:
         offset = self._wall_offset(at)
         jump, self._offset = offset - self._offset, offset
         if abs(jump) > _CLOCK_JUMP_S:
-            self.book.tell(
+            self.book.raise_alert(
                 "clock jump",
                 f"the machine's clock was set {'forward' if jump > 0 else 'back'} by {abs(jump):.0f} s",
                 "nothing: durations and limits are measured by another clock; only times of day in the record differ",
