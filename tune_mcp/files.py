@@ -258,15 +258,11 @@ class FileLock:
 
         A callable ``holder`` gets what the last one wrote.
         """
-        handle = _open_lock(path)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
+        lock = cls._flock(path, fcntl.LOCK_EX)
+        if lock is None:
             return None
-        lock = cls(path, handle)
         try:
-            lock.describe(holder(os.pread(handle, _HOLDER_BYTES, 0)) if callable(holder) else holder)
+            lock.describe(holder(os.pread(lock.handle, _HOLDER_BYTES, 0)) if callable(holder) else holder)
         except BaseException:
             lock.release()
             raise
@@ -275,9 +271,13 @@ class FileLock:
     @classmethod
     def share(cls, path: Path) -> Self | None:
         """Hold the lock together with others who share it; None when one process has it for itself alone."""
+        return cls._flock(path, fcntl.LOCK_SH)
+
+    @classmethod
+    def _flock(cls, path: Path, how: int) -> Self | None:
         handle = _open_lock(path)
         try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(handle, how | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(handle)
             return None

@@ -33,7 +33,7 @@ class Unreachable(Exception):
 
 
 class NotAccepted(Exception):
-    """Slurm answered, and said no."""
+    """Slurm answered with a refusal."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,6 @@ class Slurm:
     """The commands, as the calling user. Each raises ``Unreachable`` or ``NotAccepted``."""
 
     run: Run = run_command
-    user: str = ""
 
     def jobs(self, names: Iterable[str]) -> list[QueuedJob]:
         """Every job of that name that Slurm knows, ended ones too as long as it remembers them."""
@@ -112,7 +111,7 @@ class Slurm:
         wanted = [*dict.fromkeys(names)]
         for at in range(0, len(wanted), _AT_ONCE):
             part = ",".join(wanted[at : at + _AT_ONCE])
-            text = self._asked("squeue", "-h", "-t", "all", f"--user={self._user()}", f"--name={part}", "-o", _FORMAT)
+            text = self._asked("squeue", "-h", "-t", "all", _user(), f"--name={part}", "-o", _FORMAT)
             found += [QueuedJob(*line.split("|", 5)) for line in text.splitlines() if line.count("|") >= 5]
         return [job for job in found if job.name in wanted]
 
@@ -128,7 +127,7 @@ class Slurm:
     def cancel(self, names: Sequence[str], *options: str) -> None:
         """End the jobs of these names, wherever they are; ``options`` narrow that (a state, a signal)."""
         for name in names:
-            self._asked("scancel", f"--user={self._user()}", f"--name={name}", *options)
+            self._asked("scancel", _user(), f"--name={name}", *options)
 
     def configuration(self) -> Mapping[str, str]:
         """What ``scontrol show config`` says, slurm.conf and cgroup.conf alike."""
@@ -143,9 +142,6 @@ class Slurm:
         mine = [row for row in rows if partition or row[4].endswith("*")]
         return [SlurmNode(row[0], row[1].rstrip("*~#!%$@^-"), _listed(row[2]), row[3]) for row in mine]
 
-    def _user(self) -> str:
-        return self.user or str(os.getuid())
-
     def _asked(self, *words: str) -> str:
         try:
             done = self.run(words, DEADLINE_S)
@@ -155,10 +151,14 @@ class Slurm:
             raise Unreachable(f"{words[0]} gave no answer within {DEADLINE_S:g} s") from error
         if done.returncode == 0:
             return done.stdout
-        said = " ".join(done.stderr.split())[-400:] or f"exit code {done.returncode}"
-        if _UNREACHABLE.search(said) or done.returncode < 0:
-            raise Unreachable(f"{words[0]}: {said}")
-        raise NotAccepted(f"{words[0]}: {said}")
+        error = " ".join(done.stderr.split())[-400:] or f"exit code {done.returncode}"
+        if _UNREACHABLE.search(error) or done.returncode < 0:
+            raise Unreachable(f"{words[0]}: {error}")
+        raise NotAccepted(f"{words[0]}: {error}")
+
+
+def _user() -> str:
+    return f"--user={os.getuid()}"
 
 
 def _listed(text: str) -> tuple[str, ...]:

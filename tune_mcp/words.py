@@ -10,6 +10,11 @@ def number_of(number: int, thing: str, things: str = "") -> str:
     return f"{number} {thing if number == 1 else things or f'{thing}s'}"
 
 
+def named(names: Sequence[str], most: int = 6) -> str:
+    """The first names and how many more there are: ``a, b and 3 more``."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def listed(found: Sequence[str]) -> str:
     """The first five clauses and how many more there are; empty where there is none."""
     return "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")

@@ -147,7 +147,7 @@ def test_a_name_that_is_no_text_is_told_as_its_escape(tmp_path: Path) -> None:
 
 @pytest.mark.rule("HLT-06")
 def test_a_file_over_the_size_limit_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extraction, "_LARGEST_RESULT_FILE", 10)
+    monkeypatch.setattr(extraction, "LARGEST_FILE", 10)
     assert reason(written(tmp_path, '{"speed": {"qps": 1}}')) == f"{FILE}: file larger than 256 MiB"
 
 

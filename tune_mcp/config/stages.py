@@ -112,6 +112,12 @@ class Stage(Frozen):
         return self.threshold_file or self.test
 
     @property
+    def file_sha256(self) -> dict[str, str]:
+        """The test file, and the threshold file where it is another one -> the digest that ``discover`` saw."""
+        own = {self.threshold_file: self.threshold_file_sha256} if self.threshold_file else {}
+        return {self.test: self.test_file_sha256} | {name: sha for name, sha in own.items() if sha}
+
+    @property
     def is_docs(self) -> bool:
         """A stage without thresholds: run and counted, never applied (STG-09)."""
         return not self.metrics

@@ -8,12 +8,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Literal, Protocol, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
@@ -148,12 +148,8 @@ class GpuReading:
                 return f"{counted} (no {unreported} from NVML, accepted by the host profile)" if unreported else counted
 
 
-class GpuReader(Protocol):
-    """Anything that can take one look; tests hand in their own."""
-
-    def __call__(self) -> GpuReading:
-        """One look, with a deadline of its own."""
-        ...
+GpuReader = Callable[[], GpuReading]
+"""Takes one look, with a deadline of its own."""
 
 
 def accepting(read: GpuReader, accept: bool) -> GpuReader:

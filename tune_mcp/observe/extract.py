@@ -13,9 +13,8 @@ from pathlib import Path
 
 from tune_mcp.config.stages import ONE, Frozen, Location, Stage
 from tune_mcp.errors import Json
-from tune_mcp.files import inside, parse_foreign_json, printable, read_plain
+from tune_mcp.files import LARGEST_FILE, inside, parse_foreign_json, printable, read_plain
 
-_LARGEST_RESULT_FILE = 256 * 1024 * 1024
 _NOWHERE = Location(json_file="?", json_path="?")
 
 
@@ -35,18 +34,17 @@ class Extraction(Frozen):
     invalid: str = ""
 
 
-class _NoFile(ValueError):
-    """There is no such file."""
-
-
 @dataclass
 class ResultFiles:
-    """The result files of one basetemp; each is read once however many stages look into it."""
+    """The result files of one basetemp; each is read once however many stages look into it.
+
+    ``absent`` are those that were looked for and are not there.
+    """
 
     basetemp: Path
-    _parsed: dict[str, Json | str] = field(default_factory=dict[str, "Json | str"])
-    _broken: dict[str, str] = field(default_factory=dict[str, str])
     absent: set[str] = field(default_factory=set[str])
+    _read: dict[str, tuple[Json, str]] = field(default_factory=dict[str, "tuple[Json, str]"])
+    """What each file holds, or why that cannot be read."""
 
     def look_up(self, location: Location) -> tuple[int | float | None, str, tuple[str, ...]]:
         """The number at ``location``, or None with the reason and names that look alike."""
@@ -79,37 +77,32 @@ class ResultFiles:
 
     def unreadable(self, name: str) -> bool:
         """Whether the file is there and was found to be nothing that can be read."""
-        return name in self._broken and name not in self.absent
+        return name not in self.absent and bool(self._read.get(name, (None, ""))[1])
 
     def document(self, name: str) -> Json:
         """What the file holds; None when it cannot be read."""
         return self._document(name)[0]
 
     def _document(self, name: str) -> tuple[Json, str]:
-        if name in self._broken:
-            return None, self._broken[name]
-        if name not in self._parsed:
-            try:
-                self._parsed[name] = self._read(name)
-            except _NoFile:
-                self.absent.add(name)
-                self._broken[name] = "file missing"
-                return None, self._broken[name]
-            except (OSError, ValueError) as error:
-                self._broken[name] = str(error)
-                return None, self._broken[name]
-        return self._parsed[name], ""
+        if name not in self._read:
+            self._read[name] = self._from_disk(name)
+        return self._read[name]
 
-    def _read(self, name: str) -> Json:
-        path = inside(self.basetemp, name)
-        if not path.is_file():
-            raise _NoFile
-        if path.stat().st_size > _LARGEST_RESULT_FILE:
-            raise ValueError("file larger than 256 MiB")
+    def _from_disk(self, name: str) -> tuple[Json, str]:
         try:
-            return parse_foreign_json(read_plain(path, _LARGEST_RESULT_FILE))
+            path = inside(self.basetemp, name)
+            if not path.is_file():
+                self.absent.add(name)
+                return None, "file missing"
+            if path.stat().st_size > LARGEST_FILE:
+                return None, "file larger than 256 MiB"
+            data = read_plain(path)
+        except (OSError, ValueError) as error:
+            return None, str(error)
+        try:
+            return parse_foreign_json(data), ""
         except ValueError as error:
-            raise ValueError(f"not JSON that can be read: {error}") from error
+            return None, f"not JSON that can be read: {error}"
 
     def _files_like(self, name: str) -> tuple[str, ...]:
         if not self.basetemp.is_dir():
@@ -189,10 +182,10 @@ def extract(stage: Stage, files: ResultFiles) -> Extraction:
         read.miss("sample_counts", _NOWHERE, "NEEDS_CONFIG: no sample counts are configured")
     invalid = ""
     if (place := stage.observation_validity) is not None:
-        said = files.flag(place)
-        if said is None:
+        valid = files.flag(place)
+        if valid is None:
             read.miss("observation_validity", place, "not true or false")
-        elif not said:
+        elif not valid:
             invalid = f"{place.json_file}::{place.json_path} is false"
     return Extraction(
         metrics=metrics,

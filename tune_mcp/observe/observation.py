@@ -9,7 +9,7 @@ from typing import Literal, cast
 from pydantic import Field, ValidationError, field_validator
 
 from tune_mcp.config.stages import Frozen, Number
-from tune_mcp.files import parse_json, read_plain, sha256_bytes
+from tune_mcp.files import parse_foreign_json, read_plain, sha256_bytes
 from tune_mcp.observe.extract import finite_number
 from tune_mcp.run_dir import RunDir
 
@@ -199,7 +199,7 @@ def load(run: RunDir, stage_key: str, repeat: int) -> Stored | Missing | Broken:
     except OSError as error:
         return Broken(f"unreadable: {error.strerror}")
     try:
-        value = parse_json_loosely(data)
+        value = parse_foreign_json(data)  # a NaN reads as NaN, so that the audit can name the metric that it spoils
         if not isinstance(value, dict):
             return Broken(f"not an object but {type(value).__name__}")
         return Stored(StoredObservation.model_validate(value), sha256_bytes(data))
@@ -208,19 +208,6 @@ def load(run: RunDir, stage_key: str, repeat: int) -> Stored | Missing | Broken:
         return Broken(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}")
     except ValueError as error:
         return Broken(f"not JSON: {error}")
-
-
-def parse_json_loosely(data: bytes) -> object:
-    """Like ``parse_json``, but a NaN reads as NaN, so that the audit can say which metric it spoils."""
-    import json
-
-    try:
-        return parse_json(data)
-    except ValueError:
-        try:
-            return json.loads(data.decode())
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
 
 
 class GpuRange(Frozen):

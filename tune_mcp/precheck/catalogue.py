@@ -22,11 +22,7 @@ if TYPE_CHECKING:
 
 def stale_files(repo_root: Path, stages: tuple[Stage, ...]) -> list[str]:
     """Test and threshold files whose bytes are not those that ``discover`` saw."""
-    expected: dict[str, str] = {}
-    for stage in stages:
-        expected[stage.test] = stage.test_file_sha256
-        if stage.threshold_file and stage.threshold_file_sha256:
-            expected[stage.threshold_file] = stage.threshold_file_sha256
+    expected = {name: sha for stage in stages for name, sha in stage.file_sha256.items()}
     return [name for name, sha in expected.items() if not has_digest(repo_root / name, sha)]
 
 
@@ -88,9 +84,9 @@ def stale_words(repo_root: Path, stale: Sequence[str]) -> str:
     """Why a table does not fit: ``is older than tests/a.py, and names tests/b.py, which does not exist here``."""
     gone = [name for name in stale if not (repo_root / name).exists()]
     changed = [name for name in stale if name not in gone]
-    said = [f"is older than {', '.join(changed)}"] if changed else []
-    said += [f"names {', '.join(gone)}, which {'does' if len(gone) == 1 else 'do'} not exist here"] if gone else []
-    return ", and ".join(said)
+    parts = [f"is older than {', '.join(changed)}"] if changed else []
+    parts += [f"names {', '.join(gone)}, which {'does' if len(gone) == 1 else 'do'} not exist here"] if gone else []
+    return ", and ".join(parts)
 
 
 def _wrong(subject: Subject) -> str:
@@ -101,7 +97,7 @@ def _wrong(subject: Subject) -> str:
         return ""
     try:
         odd = contradicted(subject.repo_root, *subject.catalogue, subject.stages)
-    except Refusal as refusal:  # one gap among others: precheck tells them all at once
+    except Refusal as refusal:  # one failed check among others: precheck reports all at once
         return f"discover refuses: {refusal.message}"
     return f"stages.yaml differs from what discover finds: {', '.join(odd[:6])}" if odd else ""
 

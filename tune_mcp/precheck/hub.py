@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Literal, cast
@@ -21,6 +22,7 @@ from typing import Literal, cast
 from tune_mcp.config.stages import Frozen
 from tune_mcp.files import read_text
 from tune_mcp.precheck.subject import Needs
+from tune_mcp.words import named
 
 RepoKind = Literal["model", "dataset"]
 _DESCRIBING = re.compile(
@@ -33,8 +35,8 @@ _TOKENIZER = re.compile(
 )
 """Names of what describes a model and of what a tokenizer or processor consists of; every other file is weights."""
 _SHARD = re.compile(r"(?P<head>.*-)(?P<number>\d{5})-of-(?P<total>\d{5})(?P<tail>\..+)")
-_NAMED_AT_ONCE = 3
 NO_WEIGHTS = "no weight file"
+_named = partial(named, most=3)
 
 
 def folder_name(kind: RepoKind, repo_id: str) -> str:
@@ -97,24 +99,24 @@ def _in_snapshot(
         absent = [glob for glob in wanted if not any(fnmatchcase(name, glob) for name in (*present, *broken))]
         present = {name: size for name, size in present.items() if _fits(name, wanted)}
         if absent:
-            yield f"no file fits {_some(absent)}"
+            yield f"no file fits {_named(absent)}"
     elif wanted is not None:
         broken = [name for name in broken if (snapshot / name).is_symlink()]
     if broken:
-        yield f"not downloaded: {_some(broken)}"
+        yield f"not downloaded: {_named(broken)}"
     if cut := [name for name, size in present.items() if size != listed.get(name, size)]:
-        yield f"not as long as announced: {_some(cut)}"
+        yield f"not as long as announced: {_named(cut)}"
     if wanted is None and not listed and (lacking := _lacking(kind, present)):
         yield lacking
     empty = [name for name, size in present.items() if size == 0 and name not in listed and _is_weights(name)]
     if kind == "model" and empty:
-        yield f"empty: {_some(empty)}"
+        yield f"empty: {_named(empty)}"
     if wanted is not None:
         return
     if absent := sorted(_expected(snapshot, present) - set(present) - set(broken)):
-        yield f"shards not there: {_some(absent)}"
+        yield f"shards not there: {_named(absent)}"
     if unread := [name for name in present if name.endswith(".index.json") and _index(snapshot / name) is None]:
-        yield f"unreadable: {_some(unread)}"
+        yield f"unreadable: {_named(unread)}"
 
 
 def _fits(name: str, globs: tuple[str, ...]) -> bool:
@@ -173,12 +175,7 @@ def _unfinished(repo: Path) -> list[str]:
         return []
     names = {path.name for path in blobs.iterdir()}
     cut = sorted(name for name in names if name.endswith(".incomplete") and name.partition(".")[0] not in names)
-    return [f"download not finished: {_some([f'blobs/{name[:12]}….incomplete' for name in cut])}"] if cut else []
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - _NAMED_AT_ONCE
-    return ", ".join(names[:_NAMED_AT_ONCE]) + (f" and {more} more" if more > 0 else "")
+    return [f"download not finished: {_named([f'blobs/{name[:12]}….incomplete' for name in cut])}"] if cut else []
 
 
 PROC_LOCKS = Path("/proc/locks")

@@ -17,11 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from packaging.utils import canonicalize_name
+
 from tune_mcp.config.stages import Frozen
 from tune_mcp.contract.precheck import Check, check
 from tune_mcp.files import read_text
 from tune_mcp.precheck.subject import Subject, quoted
-from tune_mcp.precheck.venv import canonical, sync
+from tune_mcp.precheck.venv import sync
 
 _PROGRAM = """
 import importlib, json, os, sys, threading
@@ -35,8 +37,8 @@ for name in sys.argv[2:]:
         out.write(json.dumps({"failed": name, "error": f"{type(error).__name__}: {error}"[:400]}) + "\\n")
         continue
     cuda = getattr(getattr(module, "version", None), "cuda", None)
-    said = {"version": getattr(module, "__version__", None), "file": getattr(module, "__file__", None), "cuda": cuda}
-    known = {key: str(value) for key, value in said.items() if value is not None}
+    facts = {"version": getattr(module, "__version__", None), "file": getattr(module, "__file__", None), "cuda": cuda}
+    known = {key: str(value) for key, value in facts.items() if value is not None}
     out.write(json.dumps({"done": name, **known}) + "\\n")
 out.flush()
 os._exit(0)
@@ -77,7 +79,7 @@ def wanted(subject: Subject) -> tuple[str, ...]:
         return ()
     project: object = document.get("project")
     name: object = cast("dict[str, object]", project).get("name") if isinstance(project, dict) else None
-    package = canonical(name).replace("-", "_") if isinstance(name, str) else ""
+    package = canonicalize_name(name).replace("-", "_") if isinstance(name, str) else ""
     return (package,) if package and (subject.repo_root / package / "__init__.py").is_file() else ()
 
 
@@ -111,19 +113,20 @@ def try_imports(subject: Subject, env: Mapping[str, str], deadline_s: float) -> 
         return _read(names, answer.read_bytes() if answer.exists() else b"", late=rc is None, rc=rc)
 
 
-def _read(names: tuple[str, ...], said: bytes, late: bool, rc: int | None) -> Imports:
+def _read(names: tuple[str, ...], answer: bytes, late: bool, rc: int | None) -> Imports:
     """Every name has a verdict; one that the child never came to is reported as not tried, never as loaded."""
     loaded: dict[str, ModuleFact] = {}
     failed: dict[str, str] = {}
     under_way = ""
-    for line in said.splitlines():
+    for line in answer.splitlines():
         entry = _entry(line)
         if "begin" in entry:
             under_way = entry["begin"]
         elif "failed" in entry:
             failed[entry["failed"]], under_way = entry["error"], ""
         elif "done" in entry:
-            loaded[entry["done"]], under_way = _fact(entry), ""
+            fact = ModuleFact(version=entry.get("version"), file=entry.get("file"), cuda=entry.get("cuda"))
+            loaded[entry["done"]], under_way = fact, ""
     rest = [name for name in names if name not in loaded and name not in failed]
     if late and rest:
         return Imports(loaded, failed, stuck=under_way or rest[0])
@@ -141,10 +144,6 @@ def _entry(line: bytes) -> dict[str, str]:
         return {}
     entry = cast("dict[str, object]", value) if isinstance(value, dict) else {}
     return {key: text for key, text in entry.items() if isinstance(text, str)}
-
-
-def _fact(entry: Mapping[str, str]) -> ModuleFact:
-    return ModuleFact(version=entry.get("version"), file=entry.get("file"), cuda=entry.get("cuda"))
 
 
 def _death(rc: int | None) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from tune_mcp.config.host import SlurmSettings
-from tune_mcp.contract.precheck import Check
+from tune_mcp.contract.precheck import Check, check
 from tune_mcp.files import read_text
 from tune_mcp.precheck.subject import Subject
 from tune_mcp.slurm import NotAccepted, Slurm, SlurmNode, Unreachable
+from tune_mcp.words import named
 
 _SHARED = frozenset(
     {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "fuse.ceph", "glusterfs", "fuse.glusterfs", "9p", "virtiofs"}
@@ -31,10 +32,9 @@ def checks(settings: SlurmSettings, repo_root: Path, gpus: int, slurm: Slurm | N
         found = slurm.configuration()
         nodes = slurm.nodes(settings.partition)
     except (Unreachable, NotAccepted) as error:
-        yield Check(id="slurm.controller", status="unknown", detail=str(error), fix="scontrol ping")
+        yield check("slurm.controller", "unknown", str(error), "scontrol ping")
         return
-    detail = f"{found.get('ClusterName', '?')}, Slurm {found.get('SLURM_VERSION', '?')}"
-    yield Check(id="slurm.controller", status="ok", detail=detail)
+    yield check("slurm.controller", "ok", f"{found.get('ClusterName', '?')}, Slurm {found.get('SLURM_VERSION', '?')}")
     yield _folder(repo_root)
     yield _tracking(found.get("ProctrackType", "?"))
     if gpus:
@@ -45,14 +45,10 @@ def checks(settings: SlurmSettings, repo_root: Path, gpus: int, slurm: Slurm | N
 def _folder(repo_root: Path) -> Check:
     kind = file_system(repo_root)
     if kind in _SHARED:
-        return Check(id="slurm.folder", status="ok", detail=f"{repo_root} lies on {kind}")
-    return Check(
-        id="slurm.folder",
-        status="warn",
-        detail=f"{repo_root} lies on {kind or 'an unknown file system'}, which a node may not see: repository, "
-        "results, the project's Python and this program must lie under the same paths on every node",
-        fix=f"srun --nodes=1 ls -d {repo_root}",
-    )
+        return check("slurm.folder", "ok", f"{repo_root} lies on {kind}")
+    detail = f"{repo_root} lies on {kind or 'an unknown file system'}, which a node may not see: repository, results, "
+    detail += "the project's Python and this program must lie under the same paths on every node"
+    return check("slurm.folder", "warn", detail, f"srun --nodes=1 ls -d {repo_root}")
 
 
 def file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
@@ -72,24 +68,17 @@ def file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
 
 def _tracking(kind: str) -> Check:
     if kind == "proctrack/cgroup":
-        return Check(id="slurm.processes", status="ok", detail=kind)
-    return Check(
-        id="slurm.processes",
-        status="missing",
-        detail=f"ProctrackType is {kind}: a server that detaches itself outlives its job and spoils the next one",
-        fix="ask the site for ProctrackType=proctrack/cgroup in slurm.conf",
-    )
+        return check("slurm.processes", "ok", kind)
+    detail = f"ProctrackType is {kind}: a server that detaches itself outlives its job and spoils the next one"
+    return check("slurm.processes", "missing", detail, "ask the site for ProctrackType=proctrack/cgroup in slurm.conf")
 
 
 def _devices(constrained: str) -> Check:
     if constrained == "yes":
-        return Check(id="slurm.devices", status="ok", detail="ConstrainDevices=yes")
-    return Check(
-        id="slurm.devices",
-        status="warn",
-        detail=f"ConstrainDevices is {constrained}: a job can use GPUs that were not granted to it",
-        fix="ask the site for ConstrainDevices=yes in cgroup.conf and TaskPlugin=task/cgroup in slurm.conf",
-    )
+        return check("slurm.devices", "ok", "ConstrainDevices=yes")
+    detail = f"ConstrainDevices is {constrained}: a job can use GPUs that were not granted to it"
+    fix = "ask the site for ConstrainDevices=yes in cgroup.conf and TaskPlugin=task/cgroup in slurm.conf"
+    return check("slurm.devices", "warn", detail, fix)
 
 
 def _nodes(settings: SlurmSettings, nodes: list[SlurmNode], gpus: int) -> Iterator[Check]:
@@ -102,18 +91,18 @@ def _nodes(settings: SlurmSettings, nodes: list[SlurmNode], gpus: int) -> Iterat
         seen = "; ".join(f"{n.name} {n.state} {n.gres} {','.join(n.features)}".rstrip() for n in nodes[:6]) or "no node"
         need = f"{gpus} × {settings.gres}" + (f" and {settings.constraint}" if settings.constraint else "")
         fix = "sinfo -N -o '%N %T %f %G %P'; correct partition, constraint and gres in the host profile"
-        yield Check(id="slurm.nodes", status="missing", detail=f"none in {where} with {need}: {seen}", fix=fix)
+        yield check("slurm.nodes", "missing", f"none in {where} with {need}: {seen}", fix)
         return
-    yield Check(id="slurm.nodes", status="ok", detail=f"{len(usable)} in {where}: {_some(usable)}")
+    yield check("slurm.nodes", "ok", f"{len(usable)} in {where}: {named(sorted(usable))}")
     classes = sorted({(",".join(sorted(node.features)), node.gres.partition("(")[0]) for node in fitting})
     if not settings.constraint:
         listed = "; ".join(f"{features or 'no feature'} ({gres})" for features, gres in classes)
         status = "missing" if len(classes) > 1 else "warn"
         detail = f"no constraint, and {where} has {listed}: a run measures on one kind of host"
         fix = "set constraint in the host profile to the feature of one host class (a site gives each class one)"
-        yield Check(id="slurm.class", status=status, detail=detail, fix=fix)
+        yield check("slurm.class", status, detail, fix)
     else:
-        yield Check(id="slurm.class", status="ok", detail=f"constraint {settings.constraint}")
+        yield check("slurm.class", "ok", f"constraint {settings.constraint}")
 
 
 def _gpus(node: SlurmNode, gres: str) -> int:
@@ -124,8 +113,3 @@ def _gpus(node: SlurmNode, gres: str) -> int:
         if words[: gres.count(":") + 1] == gres.split(":") and words[-1].isdigit():
             total += int(words[-1])
     return total
-
-
-def _some(names: Iterable[str]) -> str:
-    found = sorted(names)
-    return ", ".join(found[:6]) + (f" and {len(found) - 6} more" if len(found) > 6 else "")

@@ -171,11 +171,6 @@ class VenvFacts:
     late: bool = False
 
 
-def canonical(name: str) -> str:
-    """A package's name as the index writes it: ``Foo._bar`` is ``foo-bar``."""
-    return canonicalize_name(name)
-
-
 def read_venv(subject: Subject) -> VenvFacts:
     """What the interpreter of the subject reports of itself."""
     return packages_of(subject.venv_python) if subject.venv_python else VenvFacts(problem="no interpreter")
@@ -192,7 +187,7 @@ def packages_of(python: Path) -> VenvFacts:
     named: dict[str, str] = {}
     requires: dict[str, tuple[str, ...]] = {}
     for entry in answer.packages:  # in the order of sys.path: the first is the one that is imported
-        name = canonical(entry.name)
+        name = canonicalize_name(entry.name)
         if name not in named:
             named[name], requires[name] = entry.version, entry.requires
     versions = {"python": answer.python} | {name: named[name] for name in _REPORTED if name in named}

@@ -23,7 +23,7 @@ from tune_mcp.files import digest, dump_json, parse_json, read_plain, sha256_byt
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 from tune_mcp.session.drift import Baseline
-from tune_mcp.words import number_of
+from tune_mcp.words import named, number_of
 
 SCHEMA_VERSION = 1
 OlderCatalogue = tuple[StageTable, dict[str, GroupPolicy]]
@@ -84,12 +84,11 @@ class Equivalence(Frozen):
 
     def sentence(self) -> str:
         """The verdict for people."""
-        listed = ", ".join(f"{one.file}:{one.source} {one.old} -> {one.new}" for one in self.literals[:6])
-        more = f" and {len(self.literals) - 6} more" if len(self.literals) > 6 else ""
+        changed = named([f"{one.file}:{one.source} {one.old} -> {one.new}" for one in self.literals])
         return (
             f"{self.git_sha} is measurement-equivalent to {self.calibration_git_sha}: "
             f"{number_of(len(self.literals), 'threshold literal')} of this plan changed"
-            f"{f' ({listed}{more})' if listed else ''}, "
+            f"{f' ({changed})' if changed else ''}, "
             f"{number_of(len(self.config_files), 'file')} of tune-mcp's configuration, nothing else"
         )
 
@@ -319,11 +318,6 @@ def _load_older(
             {"stages": list(unknown)},
         )
     chosen = {key: table[key] for key in keys}
-    hashes: dict[str, str] = {}
-    for stage in chosen.values():
-        hashes[stage.test] = stage.test_file_sha256
-        if stage.threshold_file and stage.threshold_file_sha256:
-            hashes[stage.threshold_file] = stage.threshold_file_sha256
     return Plan(
         tune_version=text("tune_version", default="tune.py"),
         run_id=run.run_id,
@@ -338,7 +332,7 @@ def _load_older(
         venv_python=text("venv_python", default="?"),
         venv_source=text("venv_source", default="?"),
         stages_sha256=stages_digest(chosen),
-        file_sha256=hashes,
+        file_sha256={name: sha for stage in chosen.values() for name, sha in stage.file_sha256.items()},
         catalogue=chosen,
         groups=groups,
         settings=LaunchSettings(),

@@ -5,10 +5,8 @@ Liveness has three values: held, free, unknown. Unknown is never taken for dead,
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 
 from pydantic import Field
@@ -18,7 +16,7 @@ from tune_mcp.config.stages import Frozen
 from tune_mcp.contract.status import CurrentWork
 from tune_mcp.files import is_locked
 from tune_mcp.gpus import GpuReader, GpuReading
-from tune_mcp.run_dir import RunDir, iso
+from tune_mcp.run_dir import RunDir, iso, utc_now
 
 
 class RunState(StrEnum):
@@ -154,7 +152,7 @@ def liveness(run: RunDir) -> Liveness:
 
 
 def read_record(run: RunDir) -> SupervisorRecord | None:
-    """The supervisor's last word; None when there is none or it cannot be read."""
+    """The supervisor's last record; None when there is none or it cannot be read."""
     return SupervisorRecord.from_file(run.supervisor)
 
 
@@ -182,24 +180,20 @@ class GpusSeen(Frozen):
     reading: GpuReading
 
 
-@dataclass(frozen=True)
-class RecordingReader:
+def recording(run: RunDir, read: GpuReader) -> GpuReader:
     """A reader that leaves what it saw in the run: other readers take that, only precheck and a runner ask NVML.
 
     NVML can take seconds or hang, and a look of its own for each poll would load the machine that is being measured.
     """
 
-    run: RunDir
-    read: GpuReader
-    now: Callable[[], datetime]
-
-    def __call__(self) -> GpuReading:
-        """One look."""
-        reading = self.read()
-        seen = GpusSeen(seen_at=iso(self.now()), reading=reading)
+    def read_and_record() -> GpuReading:
+        reading = read()
+        seen = GpusSeen(seen_at=iso(utc_now()), reading=reading)
         with suppress(OSError):  # a view for readers: a full disk costs the view, never the measurement
-            seen.to_file(self.run.gpus, durable=False)
+            seen.to_file(run.gpus, durable=False)
         return reading
+
+    return read_and_record
 
 
 def last_gpus(run: RunDir) -> GpusSeen | None:

@@ -68,9 +68,8 @@ def main(argv: list[str]) -> int:
         print(refusal.text(), file=sys.stderr)
         return 1
     if plan.settings.slurm:
-        for (
-            one
-        ) in _STOP_SIGNALS:  # a reboot, the time limit of its own job: its jobs go on, and the next one takes over
+        # A reboot, the time limit of its own job: its jobs go on, and the next supervisor takes over.
+        for one in _STOP_SIGNALS:
             signal.signal(one, signal.SIG_DFL)
     plain_command_line(*(neighbours.ELSEWHERE if plan.settings.slurm else neighbours.SHOWN))
 

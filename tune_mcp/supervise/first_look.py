@@ -48,10 +48,10 @@ def examine(run: RunDir, plan: Plan) -> Machine:
     """The same gates as the tool, on the plan's own facts, and the machine's fingerprint."""
     readings: list[GpuReading] = []
     venvs: list[VenvFacts] = []
+    read = state.recording(run, accepting(read_gpus, plan.settings.accept_unknown_gpus))
 
     def gpus() -> GpuReading:
-        look = accepting(read_gpus, plan.settings.accept_unknown_gpus)
-        readings.append(state.RecordingReader(run, look, utc_now)())
+        readings.append(read())
         return readings[-1]
 
     def venv(subject: Subject) -> VenvFacts:

@@ -11,6 +11,7 @@ from tune_mcp.config.stages import Frozen
 from tune_mcp.errors import Json
 from tune_mcp.files import parse_json, read_plain
 from tune_mcp.observe.observation import Failure
+from tune_mcp.words import named
 
 Phase = Literal["start", "work", "teardown"]
 """Before any fixture is up; between a test's set-up and the end of its call; after it."""
@@ -74,7 +75,7 @@ class GuardSummary(Frozen):
             (self.uncalled, "test functions were never called"),
         ):
             if names:
-                return f"{what}: {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+                return f"{what}: {named(names, most=1)}"
         if not self.collected:
             return "no test was collected"
         return "" if self.finished else "pytest did not end by itself"

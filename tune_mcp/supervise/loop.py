@@ -19,9 +19,8 @@ from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import Alert, Halt, Owner, RunState
 from tune_mcp.supervise import scratch
-from tune_mcp.supervise.at_work import AtWork
+from tune_mcp.supervise.at_work import AtWork, next_job
 from tune_mcp.supervise.busy_lanes import BusyLanes
-from tune_mcp.supervise.due import next_job
 from tune_mcp.supervise.executor import Executor
 from tune_mcp.supervise.gpu.use import read_after
 from tune_mcp.supervise.job import (

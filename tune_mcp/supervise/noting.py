@@ -15,7 +15,7 @@ from tune_mcp.session.plan import Plan
 from tune_mcp.supervise.job import AttemptResult, Job
 from tune_mcp.supervise.journal import RunJournal
 from tune_mcp.supervise.neighbours import Neighbour
-from tune_mcp.words import number_of
+from tune_mcp.words import named, number_of
 
 NEIGHBOURS_S = 10.0
 """How often the process table is searched for other measuring supervisors while pytest runs."""
@@ -30,9 +30,7 @@ class Notes:
         self._find = neighbours
         self._neighbours: tuple[Neighbour, ...] = ()
         self._due = 0.0
-        self._appeared: set[str] = set()
-        self._outputs: set[str] = set()
-        self._inherited: set[str] = set()
+        self._noted: set[tuple[str, str]] = set()
         self._watchers = Watchers(journal.run.watched, journal.clock.now().timestamp())
 
     def look(self, job: Job) -> None:
@@ -71,40 +69,34 @@ class Notes:
         """Files that the tests of an ended attempt left, in the tree and in their TMPDIR."""
         if result is None:
             return
-        new = {*result.appeared} - self._appeared
-        if new:
-            self._appeared |= new
-            names = ", ".join(sorted(new)[:6])
-            text = f"{number_of(len(new), 'new file')} in the tree, taken for the tests' output: {names}"
+        if new := self._not_noted("appeared", result.appeared):
+            text = f"{number_of(len(new), 'new file')} in the tree, taken for the tests' output: {named(new)}"
             self._journal.event("appeared", text)
-        outputs = {*result.outputs} - self._outputs
-        if outputs:
-            self._outputs |= outputs
-            names = ", ".join(sorted(outputs)[:6])
-            self._journal.event(
-                "appeared",
-                f"the tests rewrite {number_of(len(outputs), 'file')} of the tree, left out when it is compared: "
-                f"{names}; each repeat starts from what the one before left",
-                rewritten=[*sorted(outputs)],
-            )
-        if inherited := {*result.inherited} - self._inherited:
-            self._inherited |= inherited
-            names = ", ".join(sorted(inherited)[:6])
-            self._journal.event(
-                "appeared",
+        if outputs := self._not_noted("outputs", result.outputs):
+            text = f"the tests rewrite {number_of(len(outputs), 'file')} of the tree, left out when it is compared: "
+            text += f"{named(outputs)}; each repeat starts from what the one before left"
+            self._journal.event("appeared", text, rewritten=[*outputs])
+        if inherited := self._not_noted("inherited", result.inherited):
+            text = (
                 f"{job.test_key} run {job.repeat} read {number_of(len(inherited), 'file')} that an earlier repeat of "
-                f"this run wrote: {names}; where that holds what was measured then, this repeat measured nothing anew",
             )
+            text += f"this run wrote: {named(inherited)}; where that holds what was measured then, this repeat "
+            self._journal.event("appeared", text + "measured nothing anew")
         known = events.read(self._journal.run.events, _LEFT)
         if result.left_in_tmp and all(one.facts.get("test") != job.test_key for one in known):
             text = f"{job.test_key}: {result.left_in_tmp.sentence()} in its TMPDIR, emptied"
             self._journal.event(_LEFT, text, test=job.test_key)
 
+    def _not_noted(self, what: str, names: Sequence[str]) -> list[str]:
+        """The names that were not noted as this before, sorted; they are from now on."""
+        new = sorted({name for name in names if (what, name) not in self._noted})
+        self._noted |= {(what, name) for name in new}
+        return new
+
     def strays(self, plan: Plan) -> None:
         """Files in the run directory that are not ours."""
         if found := strays(self._journal.run, plan.table(), plan.repeats):
-            names = ", ".join(found[:6]) + (f" and {len(found) - 6} more" if len(found) > 6 else "")
-            text = f"in the run directory, written by somebody else and ignored: {names}"
+            text = f"in the run directory, written by somebody else and ignored: {named(found)}"
             self._journal.event("ignored", text)
 
 

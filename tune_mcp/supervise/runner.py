@@ -62,8 +62,7 @@ class Runner:
         self.engine = engine
         self.orders = orders
         self.started = datetime.now(UTC)
-        look = accepting(read_gpus, job.accept_unknown_gpus)
-        read = state.RecordingReader(job.run, look, lambda: datetime.now(UTC))
+        read = state.recording(job.run, accepting(read_gpus, job.accept_unknown_gpus))
         limit = GRANTED_LIMIT_S if engine else WAIT_LIMIT_S
         self.gpus = GpuUse(job, read, self.say, self.phase, orders.wait, self.cancelled, wait_limit_s=limit)
         self._stop_seen: float | None = None

@@ -68,6 +68,16 @@ class _Open:
     cancelled_at: float | None = None
     killed: bool = False
 
+    @property
+    def name(self) -> str:
+        """The job's key, as Slurm's lists of names can hold it."""
+        return batch.name_of(self.job.key)
+
+    @property
+    def overdue(self) -> bool:
+        """Whether it was asked to stop longer ago than a stop may take."""
+        return self.cancelled_at is not None and time.monotonic() >= self.cancelled_at + STOP_S
+
 
 @dataclass
 class SlurmExecutor:
@@ -78,8 +88,6 @@ class SlurmExecutor:
     run: RunDir
     settings: SlurmSettings
     slurm: Slurm = field(default_factory=Slurm)
-    look_every_s: float = LOOK_EVERY_S
-    clock: Callable[[], float] = time.monotonic
     _open: dict[str, _Open] = field(default_factory=dict[str, _Open])
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _news: threading.Event = field(default_factory=threading.Event)
@@ -109,7 +117,7 @@ class SlurmExecutor:
     def _state_of(self, one: _Open | None) -> JobState:
         if one is None:
             return "unknown"
-        never = one.cancelled_at is not None and self.clock() >= one.cancelled_at + STOP_S and not is_claimed(one.job)
+        never = one.overdue and not is_claimed(one.job)
         return "ended" if one.gone or never or (one.job.folder / LEFT_FILE).exists() else "running"
 
     def cancel(self, keys: Sequence[str]) -> None:
@@ -117,7 +125,7 @@ class SlurmExecutor:
         with self._lock:
             for key in keys:
                 if (one := self._open.get(key)) and one.cancelled_at is None:
-                    one.cancelled_at = self.clock()
+                    one.cancelled_at = time.monotonic()
         self._news.set()
 
     def collect(self, job: Job) -> AttemptResult | None:
@@ -154,11 +162,11 @@ class SlurmExecutor:
                 waiting = [one for one in self._open.values() if not one.submitted and not one.gone]
                 cancelled = [one for one in self._open.values() if one.cancelled_at is not None and not one.gone]
             try:
-                if waiting or cancelled or self.clock() >= due:
+                if waiting or cancelled or time.monotonic() >= due:
                     self._round(waiting, cancelled)
-                    due = self.clock() + self.look_every_s
+                    due = time.monotonic() + LOOK_EVERY_S
                     self._answers()
-                pause = self.look_every_s if not cancelled else 1.0
+                pause = LOOK_EVERY_S if not cancelled else 1.0
             except Unreachable as error:
                 self._silent_for(str(error))
                 pause = _RETRY_S
@@ -183,9 +191,9 @@ class SlurmExecutor:
                 self._end(one, seen[one.job.key])
 
     def _seen(self, every: list[_Open]) -> dict[str, list[QueuedJob]]:
-        jobs = self.slurm.jobs(name_of(one.job) for one in every)
+        jobs = self.slurm.jobs(one.name for one in every)
         return {
-            one.job.key: [job for job in jobs if job.name == name_of(one.job) and job.folder == str(one.job.folder)]
+            one.job.key: [job for job in jobs if job.name == one.name and job.folder == str(one.job.folder)]
             for one in every
         }
 
@@ -209,7 +217,7 @@ class SlurmExecutor:
             how = f"{last.state} on {last.node or 'no node'} ({last.reason})" if last else "Slurm has forgotten it"
             with suppress(OSError):
                 write_atomic(one.job.folder / RUNNER_END_FILE, how.encode(), durable=False)
-            self._tell(f"{one.job.key} ended without a result: {how}")
+            self._report(f"{one.job.key} ended without a result: {how}")
 
     def _submit(self, one: _Open) -> None:
         job = one.job
@@ -247,31 +255,30 @@ class SlurmExecutor:
 
     def _end(self, one: _Open, found: list[QueuedJob]) -> None:
         """What waits goes at once. A runner stops by its tombstone and a signal; what outlasts that, Slurm ends."""
-        name, asked = name_of(one.job), one.cancelled_at
-        if asked is None or not any(not job.ended for job in found):
+        if all(job.ended for job in found):
             return
         if not any(job.started for job in found):
-            self.slurm.cancel([name], "--state=PENDING")
-        elif self.clock() >= asked + STOP_S and not one.killed:
+            self.slurm.cancel([one.name], "--state=PENDING")
+        elif one.overdue and not one.killed:
             one.killed = True
-            self.slurm.cancel([name])
+            self.slurm.cancel([one.name])
 
     def _silent_for(self, why: str) -> None:
         if not self._silent:
-            self._tell(f"Slurm gives no answer, and what is not known is waited for: {why}")
+            self._report(f"Slurm gives no answer, and what is not known is waited for: {why}")
         self._silent = why
 
-    def _tell(self, text: str) -> None:
+    def _report(self, text: str) -> None:
         with suppress(OSError):
             events.append(self.run, "engine", utc_now(), text)
 
     def _answers(self) -> None:
         if self._silent:
-            self._tell("Slurm answers again")
+            self._report("Slurm answers again")
         self._silent = ""
 
 
-def take_back(run: RunDir, slurm: Slurm | None = None) -> None:
+def take_back(run: RunDir) -> None:
     """Cancel every attempt that a dead supervisor left open: tombstones first, so that it holds without Slurm too.
 
     What waits is taken back; what runs stops by its tombstone.
@@ -282,14 +289,9 @@ def take_back(run: RunDir, slurm: Slurm | None = None) -> None:
             job = read_job(path)
             if not is_sealed(job) and not (job.folder / LEFT_FILE).exists():
                 cancel(job)
-                names.append(name_of(job))
+                names.append(batch.name_of(job.key))
     with suppress(Unreachable, NotAccepted):
-        (slurm or Slurm()).cancel(names, "--state=PENDING")
-
-
-def name_of(job: Job) -> str:
-    """The job's key, as Slurm's lists of names can hold it."""
-    return batch.name_of(job.key)
+        Slurm().cancel(names, "--state=PENDING")
 
 
 def order(job: Job, settings: SlurmSettings, without: tuple[str, ...] = ()) -> Order:
