@@ -141,7 +141,7 @@ def test_nothing_is_started_beside_a_process_that_outlives_sigkill(
     project = toy.make_toy(tmp_path / "repo")
     dead = toy.finished_run(project, 1)
     stuck = leftovers.Ended(("4711 server",), ("4711 server",))
-    monkeypatch.setattr(leftovers, "living", lambda _: [psutil.Process()])
+    monkeypatch.setattr(leftovers, "living", lambda _: [procfs.process(os.getpid())])
     monkeypatch.setattr(leftovers, "end", lambda _runs, _log: stuck)
 
     with pytest.raises(Refusal, match=rf"HOST_BUSY \[GPU-20\]: 1 process\(es\) of {dead.run_id} outlive SIGKILL: 4711"):

@@ -14,8 +14,6 @@ import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-import psutil
-
 from tune_mcp import procfs
 from tune_mcp.files import append_line, read_plain
 from tune_mcp.procfs import Identity, Process
@@ -63,7 +61,7 @@ class Ended:
     left: tuple[str, ...]
 
 
-def living(runs: Iterable[RunDir]) -> list[psutil.Process]:
+def living(runs: Iterable[RunDir]) -> list[Process]:
     """The processes of those ``runs`` whose supervisor is dead beyond doubt, their descendants included.
 
     A run whose lock is held or unreadable is nobody's leftover. Never this process or an ancestor of it.
@@ -71,12 +69,13 @@ def living(runs: Iterable[RunDir]) -> list[psutil.Process]:
     return _living(_proof(runs))
 
 
-def unproven(runs: Iterable[RunDir]) -> list[psutil.Process]:
+def unproven(runs: Iterable[RunDir]) -> list[Process]:
     """Living processes that a runner of the dead ``runs`` wrote down, although nothing in them proves it."""
     proof = _proof(runs)
-    ours = {process.pid for process in _living(proof)}
-    seen = _processes() if proof.recorded else ()
-    return _handles(one for one in seen if one.identity in proof.recorded and one.pid not in ours)
+    if not proof.recorded:
+        return []
+    ours = {process.identity for process in _living(proof)}
+    return [one for one in _processes() if one.identity in proof.recorded - ours]
 
 
 def end(runs: Iterable[RunDir], log: Callable[[str], None], grace: Grace = GRACE) -> Ended:
@@ -87,8 +86,8 @@ def end(runs: Iterable[RunDir], log: Callable[[str], None], grace: Grace = GRACE
         return Ended((), ())
     named = tuple(describe(process) for process in found)
     ladder = StopLadder(log, grace, alive=lambda: _living(proof))
-    runner_lives = any(_key(process) in proof.runners for process in found)
-    for main in (process for process in found if _key(process) in proof.mains):
+    runner_lives = any(process.identity in proof.runners for process in found)
+    for main in (process for process in found if process.identity in proof.mains):
         # A living runner has interrupted its pytest already; a second SIGINT would cut the teardown short.
         ladder.await_orphan(main, interrupt=not runner_lives)
     ladder.drain()
@@ -126,7 +125,7 @@ def _marks(run: RunDir) -> set[bytes]:
     return {b"%s=%s:%s" % (MARK.encode(), line, place) for line in lines if len(line) == 32}  # torn lines are none
 
 
-def _living(proof: _Proof) -> list[psutil.Process]:
+def _living(proof: _Proof) -> list[Process]:
     if not proof.marks:
         return []
     table = {process.pid: process for process in _processes()}
@@ -138,25 +137,7 @@ def _living(proof: _Proof) -> list[psutil.Process]:
         grown = bool(below)
     found = [table[pid] for pid in sorted(ours - procfs.ancestors())]
     proof.proven.update(process.identity for process in found)
-    return _handles(found)
-
-
-def _handles(seen: Iterable[Process]) -> list[psutil.Process]:
-    """psutil's handles of processes that are still the very same."""
-    found: list[psutil.Process] = []
-    for process in seen:
-        try:
-            handle = psutil.Process(process.pid)
-        except psutil.NoSuchProcess:
-            continue
-        if _key(handle) == process.identity:
-            found.append(handle)
     return found
-
-
-def _key(process: psutil.Process) -> Identity:
-    seen = procfs.process(process.pid)
-    return seen.identity if seen and not seen.exiting else (process.pid, -1)
 
 
 def _processes() -> Iterable[Process]:

@@ -16,9 +16,8 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import psutil
-
 from tune_mcp import procfs
+from tune_mcp.procfs import Identity, Process
 from tune_mcp.supervise.process_tree import read_tree
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -51,32 +50,31 @@ def default_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
-def descendants(spared: Collection[int] = ()) -> list[psutil.Process]:
+def descendants(spared: Collection[int] = ()) -> list[Process]:
     """Every living process below this one, but not ``spared`` ones and what is below those."""
-    found: list[psutil.Process] = []
-    for member in read_tree(spared=spared).values():
-        seen = procfs.process(member.pid)
-        if seen and seen.alive and seen.identity == member.identity:
-            with suppress(psutil.NoSuchProcess):
-                found.append(psutil.Process(member.pid))
-    return found
+    return [one for one in read_tree(spared=spared).values() if one.alive]
 
 
-def describe(process: psutil.Process) -> str:
+def describe(process: Process) -> str:
     """``1234 python -m server``: for messages, never for identity."""
-    try:
-        return f"{process.pid} {' '.join(process.cmdline())[:120] or process.name()}"
-    except psutil.Error:
-        return str(process.pid)
+    return f"{process.pid} {procfs.command(process.pid)[:120] or process.name}"
 
 
 def below(pid: int) -> tuple[str, ...]:
     """The living processes below ``pid``, for messages."""
+    return tuple(describe(one) for one in read_tree(pid).values() if one.alive)
+
+
+def send(process: Process, sign: signal.Signals) -> bool:
+    """Signal this very process; False where it has ended, whoever has its pid by now."""
+    now = procfs.process(process.pid)
+    if now is None or now.identity != process.identity:
+        return False
     try:
-        children = psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return ()
-    return tuple(describe(child) for child in children)
+        os.kill(process.pid, sign)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ class StopLadder:
     log: Callable[[str], None]
     grace: Grace = field(default_factory=Grace)
     tick_s: float = 0.1
-    alive: Callable[[], list[psutil.Process]] = descendants
+    alive: Callable[[], list[Process]] = descendants
     sent: list[str] = field(default_factory=list[str])
     spared: Collection[int] = ()
 
@@ -116,13 +114,12 @@ class StopLadder:
             main.send_signal(signal.SIGINT)
             self._until(lambda: main.poll() is not None, self.grace.interrupt_s)
 
-    def await_orphan(self, main: psutil.Process, *, interrupt: bool) -> None:
+    def await_orphan(self, main: Process, *, interrupt: bool) -> None:
         """The same for a pytest that is not our child; without ``interrupt`` when somebody else has asked it."""
         self._say(f"{'SIGINT to' if interrupt else 'waiting for'} {describe(main)}, up to {self.grace.interrupt_s:g} s")
         if interrupt:
-            with suppress(psutil.NoSuchProcess):
-                main.send_signal(signal.SIGINT)
-        self._until(lambda: main not in self.alive(), self.grace.interrupt_s)
+            send(main, signal.SIGINT)
+        self._until(lambda: all(one.identity != main.identity for one in self.alive()), self.grace.interrupt_s)
 
     def drain(self, main: subprocess.Popen[bytes] | None = None) -> tuple[str, ...]:
         """End what is left of the attempt; return what had to be ended. Never touches another process."""
@@ -143,20 +140,15 @@ class StopLadder:
             self.log(text)
 
     def _end(self, sign: signal.Signals, limit: float, main: subprocess.Popen[bytes] | None) -> None:
-        sent: set[tuple[int, float]] = set()
+        sent: set[Identity] = set()
 
         def gone() -> bool:
             alive = self.alive()
             for process in alive:
-                try:
-                    identity = (process.pid, process.create_time())
-                    if identity not in sent:
-                        if main is not None and process.pid == main.pid:
-                            self.sent.append(sign.name)
-                        process.send_signal(sign)
-                        sent.add(identity)
-                except psutil.Error:
-                    continue
+                if process.identity not in sent and send(process, sign):
+                    sent.add(process.identity)
+                    if main is not None and process.pid == main.pid:
+                        self.sent.append(sign.name)
             if main is not None:
                 main.poll()
             reap({*self.spared, main.pid} if main else self.spared)
@@ -172,9 +164,7 @@ class StopLadder:
 
 def reap(keep: Collection[int]) -> None:
     """Collect adopted zombies; the exit status of those in ``keep`` belongs to their Popen and stays untouched."""
-    for process in psutil.Process().children():
-        try:
-            if process.pid not in keep and process.status() == psutil.STATUS_ZOMBIE:
-                os.waitpid(process.pid, os.WNOHANG)
-        except (psutil.Error, ChildProcessError):
-            continue
+    for one in procfs.processes():
+        if one.parent == os.getpid() and one.state == "Z" and one.pid not in keep:
+            with suppress(ChildProcessError):
+                os.waitpid(one.pid, os.WNOHANG)

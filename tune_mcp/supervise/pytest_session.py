@@ -12,8 +12,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-import psutil
-
 from tune_mcp import procfs
 from tune_mcp.config.signatures import rules as watch_rules
 from tune_mcp.contract.status import PhaseKind
@@ -171,7 +169,7 @@ class PytestSession:
             self._orders.look(_LOOK_CLOSELY_S if watchdog.alarmed else _LOOK_EVERY_S)
 
 
-def _below_us() -> list[psutil.Process]:
+def _below_us() -> list[procfs.Process]:
     """What the attempt has; the first process of a PID namespace ends by itself when nothing lives there."""
     return [one for one in descendants() if not procfs.is_first_of_namespace(one.pid)]
 
