@@ -175,8 +175,8 @@ def test_a_clients_own_files_move_no_tree(tmp_path: Path, name: str, tracked: bo
 
     run = toy.finished_run(project, 2, meanwhile)
     now, plan = provenance.read(project.repo_root), project.plan(run)
-    assert drift.moved(project.repo_root, now, plan.launch_tree) == ()
-    assert drift.touched(provenance.read(project.repo_root), now, plan.launch_tree) == ()
+    assert drift.moved(project.repo_root, now, plan.planned_tree) == ()
+    assert drift.touched(provenance.read(project.repo_root), now, plan.planned_tree) == ()
 
 
 OWN = {
@@ -225,5 +225,5 @@ def test_a_project_in_a_folder_of_a_larger_repository_sees_later_edits(tmp_path:
     assert strict_audit(project, run.run_id).ready, toy.told(run)
     for name in names:
         (project.repo_root / name).write_text("C = 3\n")
-    found = drift.moved(project.repo_root, provenance.read(project.repo_root), project.plan(run).launch_tree)
+    found = drift.moved(project.repo_root, provenance.read(project.repo_root), project.plan(run).planned_tree)
     assert found == tuple(f"{name} was changed" for name in names)

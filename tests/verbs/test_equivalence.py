@@ -412,7 +412,7 @@ def test_a_protected_threshold_is_never_blanked(tmp_path: Path) -> None:
     toy.commit(project)
 
     with pytest.raises(equivalence.NotEquivalent, match="differs in more"):
-        equivalence.prove(project.repo_root, named, provenance.read(project.repo_root), utc_now(), named.launch_tree)
+        equivalence.prove(project.repo_root, named, provenance.read(project.repo_root), utc_now(), named.planned_tree)
 
 
 @pytest.mark.rule("RES-02", "SES-11")
@@ -501,7 +501,7 @@ def test_equivalent_means_planned_literals_only_whatever_else_is_edited(
 
     def verdict() -> bool:
         try:
-            equivalence.prove(root, plan, provenance.read(root), utc_now(), plan.launch_tree)
+            equivalence.prove(root, plan, provenance.read(root), utc_now(), plan.planned_tree)
         except equivalence.NotEquivalent:
             return False
         return True

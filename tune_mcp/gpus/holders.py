@@ -45,20 +45,23 @@ def holders(gpu: Gpu, proc: Path = PROC) -> tuple[GpuHolder, ...]:
 
 def describe(gpu: Gpu, proc: Path = PROC) -> str:
     """``GPU 0: 17000/97871 MiB, held by pid 12 python server.py (16500 MiB)``."""
+    return f"GPU {gpu.index}: {use_of(gpu, proc)}"
+
+
+def use_of(gpu: Gpu, proc: Path = PROC) -> str:
+    """Who holds the GPU and how much of it, or why that is not known."""
     if gpu.trouble:
-        return f"GPU {gpu.index}: {gpu.trouble}"
+        return gpu.trouble
     found = holders(gpu, proc)
+    held = f", held by {', '.join(map(str, found))}" if found else ""
     if gpu.unreported:
         names = " and ".join(UNREPORTED[name] for name in gpu.unreported)
-        held = f", held by {', '.join(map(str, found))}" if found else ""
-        return f"GPU {gpu.index}: NVML reports no {names} for it (not supported){held}"
+        return f"NVML reports no {names} for it (not supported){held}"
     if gpu.memory_used_mib is None:
-        return f"GPU {gpu.index}: NVML does not report its memory"
-    if found:
-        return f"GPU {gpu.index}: {gpu.memory}, held by {', '.join(map(str, found))}"
-    if gpu.memory_used_mib > MEMORY_LIMIT_MIB:
-        return f"GPU {gpu.index}: {gpu.memory}, no holder visible from here (another container, or a leaked context)"
-    return f"GPU {gpu.index}: {gpu.memory}"
+        return "NVML does not report its memory"
+    if not found and gpu.memory_used_mib > MEMORY_LIMIT_MIB:
+        held = ", no holder visible from here (another container, or a leaked context)"
+    return f"{gpu.memory}{held}"
 
 
 def stuck(gpu: Gpu, proc: Path = PROC) -> bool:

@@ -150,19 +150,19 @@ def speaker_sim_checks(subject: Subject) -> Iterator[Check]:
         yield check("speaker_sim.assets", "missing", what, fix)
         return
     folder = Path(named)
-    gaps = list(_gaps(folder))
+    problems = list(_problems(folder))
     token = (step := subject.needs.bootstrap()) and step.hf_token
     yield check(
         "speaker_sim.assets",
-        "missing" if gaps else "ok",
-        f"{folder}: {', '.join(gaps)}{f' ({token})' if token else ''}"
-        if gaps
+        "missing" if problems else "ok",
+        f"{folder}: {', '.join(problems)}{f' ({token})' if token else ''}"
+        if problems
         else f"{' and '.join(CHECKPOINTS)} in {folder}",
         _fix(subject, folder),
     )
 
 
-def _gaps(folder: Path) -> Iterator[str]:
+def _problems(folder: Path) -> Iterator[str]:
     """What is wrong in the folder. Raises ``OSError`` for one that cannot be read."""
     marker = folder / MARKER
     if not marker.is_file():
@@ -226,15 +226,15 @@ def required_files_checks(subject: Subject) -> Iterator[Check]:
             yield check(name, "mismatch", detail, edit)
             continue
         try:
-            gap = _gap(path, wanted.min_bytes)
+            problem = _problem(path, wanted.min_bytes)
         except OSError as error:
             fix = f"ls -la {quoted(path.parent)}"
             yield check(name, "unknown", f"{path} cannot be read: {error}", fix)
             continue
         yield check(
             name,
-            "missing" if gap else "ok",
-            f"{path} {gap}" if gap else str(path),
+            "missing" if problem else "ok",
+            f"{path} {problem}" if problem else str(path),
             _required_files_fix(subject, wanted, path),
         )
 
@@ -249,7 +249,7 @@ def expanded(text: str, env: Mapping[str, str]) -> str:
     return substituted(f"$HOME{text[1:]}" if text == "~" or text.startswith("~/") else text, env)
 
 
-def _gap(path: Path, minimum: int) -> str:
+def _problem(path: Path, minimum: int) -> str:
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):

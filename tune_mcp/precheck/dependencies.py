@@ -31,8 +31,8 @@ class Declared:
 
     ``requirements`` are the dependencies and those of the asked extras; ``unread`` lines that are no requirement and
     extras that are not there. ``name`` is the project's, canonical; ``dynamic`` that its dependencies are only known
-    from the installed metadata. ``scripts`` are its console scripts. ``said`` explains why there is
-    nothing, ``problem`` why nothing could be read.
+    from the installed metadata. ``scripts`` are its console scripts. ``empty`` is why there is nothing, ``problem`` why
+    nothing could be read.
     """
 
     requirements: tuple[Requirement, ...] = ()
@@ -41,7 +41,7 @@ class Declared:
     dynamic: bool = False
     python: SpecifierSet | None = None
     scripts: tuple[str, ...] = ()
-    said: str = ""
+    empty: str = ""
     problem: str = ""
 
     def exact(self) -> dict[str, str]:
@@ -99,7 +99,7 @@ def read_declared(subject: Subject) -> Declared:
     try:
         document = tomllib.loads(read_text(path))
     except FileNotFoundError:
-        return Declared(said="the repository has no pyproject.toml, so no dependency is declared")
+        return Declared(empty="the repository has no pyproject.toml, so no dependency is declared")
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         return Declared(problem=f"{path} cannot be read: {error}")
     project = _table(document.get("project"))
@@ -125,7 +125,7 @@ def read_declared(subject: Subject) -> Declared:
         dynamic=dynamic,
         python=_required_python(project.get("requires-python")),
         scripts=(*_table(project.get("scripts")), *_table(poetry.get("scripts"))),
-        said="" if reader.found else "pyproject.toml declares no dependency",
+        empty="" if reader.found else "pyproject.toml declares no dependency",
     )
 
 
@@ -245,13 +245,13 @@ def _applies(marker: Marker | None, environment: Mapping[str, str], extra: str) 
 
 
 def checks(subject: Subject, declared: Declared, facts: VenvFacts) -> Iterator[Check]:
-    """``venv.dependencies``: one gap for what is absent, one for wrong versions, one command (ENV-03)."""
+    """``venv.dependencies``: one check for what is absent, one for wrong versions, one command (ENV-03)."""
     if declared.problem:
         fix = f"git -C {quoted(subject.repo_root)} diff -- pyproject.toml"
         yield check(ID, "unknown", declared.problem, fix)
         return
     if not declared.requirements and not declared.unread and not declared.dynamic and not declared.python:
-        yield check(ID, "ok", declared.said)
+        yield check(ID, "ok", declared.empty)
         return
     if subject.venv_python is None or facts.problem:
         yield check(

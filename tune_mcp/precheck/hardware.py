@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from tune_mcp.config.lanes import parse_cpus
 from tune_mcp.config.stages import Stage
 from tune_mcp.contract.precheck import Check, check
-from tune_mcp.gpus import MEMORY_LIMIT_MIB, Gpu, GpuReading, Presence
+from tune_mcp.gpus import MEMORY_LIMIT_MIB, GpuReading, Presence
 from tune_mcp.gpus.holders import describe
 from tune_mcp.precheck.imports import Imports
 from tune_mcp.precheck.subject import Subject, quoted
@@ -66,7 +66,8 @@ def _free(subject: Subject, reading: GpuReading) -> Check:
     others = [gpu for gpu in usable if not gpu.free]
     holders = [describe(gpu) for gpu in others]
     if len(free) >= needed:
-        holders += [f"GPU {gpu.index}: {_accepted(gpu)}" for gpu in free if gpu.unknown_accepted]
+        accepted = "accepted by gpu_memory_unknown of the host profile"
+        holders += [f"{describe(gpu)}, {accepted}" for gpu in free if gpu.unknown_accepted]
     detail = f"{len(free)} of {len(usable)} free (at most {MEMORY_LIMIT_MIB} MiB each), {needed} needed{withheld}"
     detail += f"; {'; '.join(holders)}" if holders else ""
     if len(free) >= needed:
@@ -80,12 +81,8 @@ def _free(subject: Subject, reading: GpuReading) -> Check:
     return check("gpu.free", "busy", detail, fix)
 
 
-def _accepted(gpu: Gpu) -> str:
-    return f"{describe(gpu).partition(': ')[2]}, accepted by gpu_memory_unknown of the host profile"
-
-
 def comparable_checks(subject: Subject, reading: GpuReading, imports: Imports) -> Iterator[Check]:
-    """``host.gpu_model`` and ``host.cuda``, for a model that names them; what cannot be seen is another gate's gap."""
+    """``host.gpu_model`` and ``host.cuda``, for a model that names them; another gate reports what cannot be seen."""
     yield from gpu_model(subject, reading)
     yield from _cuda(subject, imports)
 
@@ -127,7 +124,7 @@ def _elsewhere(subject: Subject, what: str) -> str:
 
 
 def host_paths_checks(subject: Subject) -> Iterator[Check]:
-    """``host.paths``: one gap a path; what the caller overrode does not count (HST-05).
+    """``host.paths``: one failed check a path; what the caller overrode does not count (HST-05).
 
     ``physical.omni_ci_home`` is OMNI_CI_HOME of every launch and belongs to ``env.layout``, ``venv_python`` to
     ``venv.python``: one failure is reported once.
@@ -136,7 +133,7 @@ def host_paths_checks(subject: Subject) -> Iterator[Check]:
     if profile is None:
         return
     named = {"physical.hf_hub": profile.physical.hf_hub, "physical.speaker_sim": profile.physical.speaker_sim}
-    gaps = [
+    failed = [
         check(
             f"host.paths:{key}",
             "missing",
@@ -149,9 +146,9 @@ def host_paths_checks(subject: Subject) -> Iterator[Check]:
     if profile.repo_root == str(subject.repo_root) and not subject.repo_root.is_dir():
         edit = f"set repo_root in hosts/{profile.name}.yaml to the checkout on this machine"
         detail = f"repo_root of host profile {profile.name} does not exist: {profile.repo_root}"
-        gaps.append(check("host.paths:repo_root", "missing", detail, edit))
-    yield from gaps
-    if not gaps:
+        failed.append(check("host.paths:repo_root", "missing", detail, edit))
+    yield from failed
+    if not failed:
         count = 1 + sum(1 for path in named.values() if path)
         yield check("host.paths", "ok", f"{number_of(count, 'path')} of host profile {profile.name} found")
 
@@ -228,9 +225,9 @@ def lane_checks(subject: Subject) -> Iterator[Check]:
             fix = f"add lanes with gpus and cpus to {profile} (docs/how-to/lanes.md)"
             yield check("host.lanes", "missing", what, fix)
         return
-    gaps = [*_lane_gaps(subject, profile)]
-    yield from gaps
-    if not gaps:
+    failed = [*_unusable_lanes(subject, profile)]
+    yield from failed
+    if not failed:
         used = {lane.name: lane for count in _needed(subject) for lane in placement.lanes_for(count)}
         detail = f"launches get one of {', '.join(lane.text() for lane in used.values())}"
         others = [lane.name for lane in placement.usable_lanes() if lane.name not in used]
@@ -242,7 +239,7 @@ def _needed(subject: Subject) -> list[int]:
     return sorted({*subject.gpus_per_test.values()}, reverse=True)
 
 
-def _lane_gaps(subject: Subject, profile: str) -> Iterator[Check]:
+def _unusable_lanes(subject: Subject, profile: str) -> Iterator[Check]:
     placement, here = subject.placement, os.sched_getaffinity(0)
     for lane in placement.usable_lanes():
         if lane.cpus and (away := sorted({*parse_cpus(lane.cpus)} - here)):

@@ -151,7 +151,7 @@ def _death(rc: int | None) -> str:
 
 
 def checks(subject: Subject, imports: Imports) -> Iterator[Check]:
-    """``venv.imports``: one gap for all modules, because one sync of the checkout fixes them (ENV-03)."""
+    """``venv.imports``: one check for all modules, because one sync of the checkout fixes them (ENV-03)."""
     python = subject.venv_python
     if python is None:
         return

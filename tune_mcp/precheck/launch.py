@@ -33,22 +33,24 @@ def writable(folder: Path) -> bool:
 def layout_checks(
     subject: Subject, may_write: Writable = writable, made_once: Path = CALIBRATION_SLICE
 ) -> Iterator[Check]:
-    """``env.layout``: one gap a variable, of every launch of the selection; nothing where no launch has one of them."""
+    """``env.layout``: one failed check a variable, of every launch of the selection; none where no launch has one."""
     launches = [(subject.needs.env, "auto_env")]
     launches += [({**subject.needs.env, **stage.extra_env}, "extra_env") for stage in subject.stages if stage.extra_env]
     named = dict.fromkeys(f"{name}={env[name]}" for env, _ in launches for name in (SLICE, *BELOW_SLICE) if name in env)
     if not named:
         return
-    gaps: dict[tuple[str, str], Check] = {}
+    failed: dict[tuple[str, str], Check] = {}
     for env, key in launches:
-        for gap in _gaps(subject, env, key, may_write, made_once):
-            gaps.setdefault((gap.id, gap.detail), gap)  # what auto_env sets is reported once, for auto_env
-    yield from gaps.values()
-    if not gaps:
+        for one in _failed(subject, env, key, may_write, made_once):
+            failed.setdefault((one.id, one.detail), one)  # what auto_env sets is reported once, for auto_env
+    yield from failed.values()
+    if not failed:
         yield check("env.layout", "ok", ", ".join(named))
 
 
-def _gaps(subject: Subject, env: Mapping[str, str], key: str, may_write: Writable, made_once: Path) -> Iterator[Check]:
+def _failed(
+    subject: Subject, env: Mapping[str, str], key: str, may_write: Writable, made_once: Path
+) -> Iterator[Check]:
     for name in (SLICE, *BELOW_SLICE):
         if name in env:
             yield from _folder(name, Path(env[name]), may_write, made_once)
@@ -136,12 +138,12 @@ def ci_env_checks(subject: Subject) -> Iterator[Check]:
     agreed = OURS.union(subject.needs.profile.env() if subject.needs.profile else ())
     expected = read_ci_env(read_text(path, errors="replace"), env)
     asked = {key: value for key, value in expected.items() if key not in agreed and not of_one_person(key, value)}
-    gaps = [f"{key} is not set, CI has {value}" for key, value in asked.items() if key not in env]
-    gaps += [f"{key}={env[key]}, CI has {value}" for key, value in asked.items() if key in env and env[key] != value]
+    other = [f"{key} is not set, CI has {value}" for key, value in asked.items() if key not in env]
+    other += [f"{key}={env[key]}, CI has {value}" for key, value in asked.items() if key in env and env[key] != value]
     yield check(
         "env.ci",
-        "mismatch" if gaps else "ok",
-        "; ".join(gaps) if gaps else f"{number_of(len(expected), 'variable')} as in {name}",
+        "mismatch" if other else "ok",
+        "; ".join(other) if other else f"{number_of(len(expected), 'variable')} as in {name}",
         f"put them under auto_env of models/{subject.model}/config.yaml as in {quoted(path)}",
     )
 

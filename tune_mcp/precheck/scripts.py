@@ -154,7 +154,7 @@ def checks(subject: Subject, wanted: Wanted, facts: VenvFacts) -> Iterator[Check
     is a warning.
     """
     if subject.venv_python is None:
-        return  # venv.python tells
+        return  # venv.python reports it
     if wanted.problem:
         detail, fix = f"test files: {wanted.problem}", "timeout 10 df -h"
         if wanted.late:
@@ -166,9 +166,9 @@ def checks(subject: Subject, wanted: Wanted, facts: VenvFacts) -> Iterator[Check
     folder, found = subject.venv_python.parent, wanted.found
     installed = {name: place for name, place in found.tools.items() if name in facts.scripts}
     asked = dict.fromkeys(subject.needs.scripts, f"console_scripts of {subject.model}") | found.ours | installed
-    gaps = [gap for name, place in asked.items() if (gap := _gap(subject, folder, name, place))]
-    yield from gaps
-    if asked and not gaps:
+    failed = [one for name, place in asked.items() if (one := _failed(subject, folder, name, place))]
+    yield from failed
+    if asked and not failed:
         yield check("venv.scripts", "ok", f"{', '.join(asked)} in {folder}")
     path = f"{folder}:{_path(subject)}"
     absent = {name: place for name, place in found.tools.items() if name not in asked and not which(name, path=path)}
@@ -185,7 +185,7 @@ def _path(subject: Subject) -> str:
     return subject.needs.env.get("PATH", os.environ.get("PATH", os.defpath))
 
 
-def _gap(subject: Subject, folder: Path, name: str, place: str) -> Check | None:
+def _failed(subject: Subject, folder: Path, name: str, place: str) -> Check | None:
     script = folder / name
     ident, by = f"venv.scripts:{name}", f"; started by {place}"
     if not script.is_file():

@@ -167,7 +167,7 @@ class Plan(Frozen):
         return frozenset({self.calibration_git_sha, *(one.git_sha for one in self.equivalents)})
 
     @property
-    def launch_tree(self) -> Baseline:
+    def planned_tree(self) -> Baseline:
         """What every launch must find."""
         return Baseline(
             git_sha=self.resumed_git_sha or self.calibration_git_sha,
@@ -211,7 +211,7 @@ def launch_tree(run: RunDir, plan: Plan) -> Baseline:
         names = event.facts.get("rewritten")
         if event.kind == "appeared" and isinstance(names, list):
             learned |= {str(name) for name in names} & set(plan.untracked)
-    return plan.launch_tree.model_copy(update={"apart": (*plan.apart, *sorted(learned))})
+    return plan.planned_tree.model_copy(update={"apart": (*plan.apart, *sorted(learned))})
 
 
 def stages_digest(table: StageTable) -> str:

@@ -98,8 +98,8 @@ def git(repo: Path, *words: str) -> bytes:
             "make git usable there, then call again",
         ) from error
     if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise _no_commit(repo, next((line for line in said if line.startswith("fatal: ")), "git failed"))
+        errors = done.stderr.decode(errors="replace").strip().splitlines()
+        raise _no_commit(repo, next((line for line in errors if line.startswith("fatal: ")), "git failed"))
     return done.stdout
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,35 +88,26 @@ def take_lanes(
     host = FileLock.share(lock_path())
     if host is None:
         return read_holder(lock_path())
+    nobody_known = LockHolder("?", "?", "?")
     locks: list[FileLock] = []
-    try:
+    with ExitStack() as undo, ExitStack() as turn:
+        undo.callback(host.release)
         one_at_a_time = FileLock.take(lock_folder() / "lanes.lock", {})
         if one_at_a_time is None:
-            return _left(host, LockHolder("?", "?", "?"))  # another start chooses at this moment
-        try:
-            taken = [*lanes_taken()]
-            chosen = choose([lane for lane in lanes if not any(overlap(lane, other) for other, _ in taken)])
-            if not chosen:
-                return _left(host, next((other for _, other in taken), LockHolder("?", "?", "?")))
-            for lane in chosen:
-                lock = FileLock.take(
-                    lane_path(lane), lambda data, lane=lane: _facts(holder) | _of(lane) | _previous(data)
-                )
-                if lock is None:
-                    raise RuntimeError(f"lane {lane.name} is free and its lock is not")
-                locks.append(lock)
-        finally:
-            one_at_a_time.release()
-    except BaseException:
-        for lock in (*locks, host):
-            lock.release()
-        raise
+            return nobody_known  # another start chooses at this moment
+        turn.callback(one_at_a_time.release)
+        taken = [*lanes_taken()]
+        chosen = choose([lane for lane in lanes if not any(overlap(lane, other) for other, _ in taken)])
+        if not chosen:
+            return next((other for _, other in taken), nobody_known)
+        for lane in chosen:
+            lock = FileLock.take(lane_path(lane), lambda data, lane=lane: _facts(holder) | _of(lane) | _previous(data))
+            if lock is None:
+                raise RuntimeError(f"lane {lane.name} is free and its lock is not")
+            undo.callback(lock.release)
+            locks.append(lock)
+        undo.pop_all()
     return HostClaim(host, chosen, tuple(locks))
-
-
-def _left(host: FileLock, holder: LockHolder) -> LockHolder:
-    host.release()
-    return holder
 
 
 def lane_path(lane: Lane) -> Path:

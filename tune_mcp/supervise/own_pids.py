@@ -54,10 +54,10 @@ def main(argv: list[str]) -> int:
         _be_the_first(libc, argv, writer)
     os.close(writer)
     _pass_on_to(first)
-    said = b""
-    while not said.endswith(b"\n") and (data := os.read(reader, 64)):
-        said += data
-    code, _, left = said.decode().strip().partition(" ")
+    line = b""
+    while not line.endswith(b"\n") and (data := os.read(reader, 64)):
+        line += data
+    code, _, left = line.decode().strip().partition(" ")
     if not left:  # it ends at once, and nobody shall take it for something that the program left
         os.waitpid(first, 0)
     if not code.lstrip("-").isdigit():

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 from tune_mcp import procfs
@@ -134,7 +133,7 @@ class PytestSession:
             self._log,
             self._record,
             LaunchFacts(variables, Path(job.venv_python), time.time()),
-            AlertBook(job.folder / WATCH_FILE, lambda: datetime.now(UTC)),
+            AlertBook(job.folder / WATCH_FILE),
             doubted=frozenset({earlier.stopped_for}) if earlier and earlier.stopped_for else frozenset(),
         )
 

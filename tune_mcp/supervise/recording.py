@@ -67,7 +67,7 @@ def record(
     """Write run{k}.json of every fed stage, each with its digest in the ledger first (MET-05, STR-14).
 
     The attempt's folder keeps a copy of each. An observation of the same attempt that is on the ledger already and
-    says the same is written from its copy, byte for byte, and stays on the ledger as it is: once, however often a
+    is the same is written from its copy, byte for byte, and stays on the ledger as it is: once, however often a
     crash or a lost artifact has it written again. ``home`` is the folder of the attempt's log and basetemp where they
     do not lie at their usual place.
     """

@@ -233,7 +233,7 @@ def _no_result(runner_end: int | None, earlier: tuple[Verdict, ...]) -> Verdict:
     if runner_end is None:
         return Again("the runner ended without a result")
     if runner_end < 0:
-        return Again(f"the runner, not pytest, was {_signalled(-runner_end).replace('pytest was ', '')}")
+        return Again(f"the runner, not pytest, was killed by signal {_signal_name(-runner_end)}")
     cause = f"the runner ended without a result (exit code {runner_end}); its runner.log says why"
     return _twice(cause, earlier, "see runner.log in the attempt's folder") or Again(cause)
 
@@ -319,13 +319,16 @@ def _exit_code(result: AttemptResult) -> int | None:
 
 def _signalled(number: int) -> str:
     """A signal that was not ours: a crash of its own, or somebody outside."""
-    try:
-        name = f"{number} ({signal.Signals(number).name})"
-    except ValueError:
-        name = str(number)
     if number in _OWN_CRASHES:
-        return f"pytest crashed: it was ended by signal {name}"
-    return f"killed from outside: pytest was ended by signal {name}, which tune-mcp did not send"
+        return f"pytest crashed: it was ended by signal {_signal_name(number)}"
+    return f"killed from outside: pytest was ended by signal {_signal_name(number)}, which tune-mcp did not send"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"{number} ({signal.Signals(number).name})"
+    except ValueError:
+        return str(number)
 
 
 def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple[Verdict, ...]) -> Verdict:

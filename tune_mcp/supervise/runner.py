@@ -20,13 +20,12 @@ import time
 import traceback
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 from tune_mcp.contract.status import PhaseKind
 from tune_mcp.files import alone, open_appending
 from tune_mcp.gpus import accepting, read_gpus
-from tune_mcp.run_dir import iso
+from tune_mcp.run_dir import iso, utc_now
 from tune_mcp.session import state
 from tune_mcp.supervise import comparing, evidence, guard_record, loaded_comparison, placing, preflight, sealed
 from tune_mcp.supervise.gpu.gate import GRANTED_LIMIT_S, WAIT_LIMIT_S
@@ -61,7 +60,7 @@ class Runner:
         self.job = job
         self.engine = engine
         self.orders = orders
-        self.started = datetime.now(UTC)
+        self.started = utc_now()
         read = state.recording(job.run, accepting(read_gpus, job.accept_unknown_gpus))
         limit = GRANTED_LIMIT_S if engine else WAIT_LIMIT_S
         self.gpus = GpuUse(job, read, self.say, self.phase, orders.wait, self.cancelled, wait_limit_s=limit)
@@ -69,7 +68,7 @@ class Runner:
 
     def say(self, text: str) -> None:
         """One line on stderr, which the executor keeps in the attempt's folder."""
-        print(f"{iso(datetime.now(UTC))} {text}", file=sys.stderr, flush=True)
+        print(f"{iso(utc_now())} {text}", file=sys.stderr, flush=True)
 
     def phase(self, phase: Phase) -> None:
         """Report to the supervisor what the attempt does; a reader sees it in ``status``."""
@@ -133,7 +132,7 @@ class Runner:
             {
                 "key": self.job.key,
                 "started_at": iso(self.started),
-                "ended_at": iso(datetime.now(UTC)),
+                "ended_at": iso(utc_now()),
                 "engine": self.engine,
                 **facts,
             }
@@ -155,7 +154,7 @@ def attempt(job: Job, orders: Orders, engine: Engine | None = None) -> int:
     if result is not None:
         _seal(job, result)
         if orders.input_ended:  # nobody is left to do it
-            put_on_ledger(job, result, datetime.now(UTC))
+            put_on_ledger(job, result, utc_now())
     runner.gpus.leave()
     return 1 if result is None else 0
 

@@ -170,7 +170,7 @@ def _differences(one: Partition, other: Partition) -> Iterator[str]:
             yield f"other {what} than {a.run_id}: {', '.join(names)}"
     if a.protected != b.protected:
         yield f"other protected names than {a.run_id}"
-    if moved := drift.dirt_moved(_tree(b), a.launch_tree) or drift.dirt_moved(_tree(a), b.launch_tree):
+    if moved := drift.dirt_moved(_tree(b), a.planned_tree) or drift.dirt_moved(_tree(a), b.planned_tree):
         yield f"another tree than {a.run_id}: {', '.join(moved[:6])}"
     settings = (a.settings.model_dump(), b.settings.model_dump())
     names = [name for name in _unlike(*settings, shared=False) if name not in (*_OF_A_TEST, *_OF_A_HOST)]

@@ -1,4 +1,4 @@
-"""The run's first phase as a job: what the node where it will measure says of itself."""
+"""The run's first phase as a job: what the node where it will measure reports of itself."""
 
 from __future__ import annotations
 
@@ -81,11 +81,11 @@ class FirstJob:
 
     def _no_answer(self, folder: Path, found: list[QueuedJob]) -> Refusal:
         try:
-            said = read_text(folder / batch.LOG_FILE, "replace").strip().splitlines()[-1:]
+            last = read_text(folder / batch.LOG_FILE, "replace").strip().splitlines()[-1:]
         except OSError:
-            said = []
+            last = []
         how = ", ".join(f"{job.state} on {job.node or 'no node'} ({job.reason})" for job in found)
-        text = said[0] if said else f"nothing lies in {folder}, so the node may not see this folder"
+        text = last[0] if last else f"nothing lies in {folder}, so the node may not see this folder"
         return _unavailable(f"the first look on a node ended without an answer: {how or 'Slurm forgot it'}; {text}")
 
 

@@ -23,7 +23,7 @@ Drain = Callable[[Collection[int]], object]
 class LocalExecutor:
     """A runner stays on each lane and takes job after job, so that no launch waits for an interpreter to start.
 
-    A runner that died or was cancelled is replaced at the next job. What one says wakes ``wakeup``. ``held`` are open
+    A runner that died or was cancelled is replaced at the next job. Output of one wakes ``wakeup``. ``held`` are open
     locks that runners keep too: a machine is busy until the last of our pytest is gone, even when the supervisor was
     killed. ``drain`` ends what a runner left that could not do so itself, and spares the living runners of other lanes.
     """
@@ -43,7 +43,7 @@ class LocalExecutor:
         return job.key
 
     def poll(self, keys: Sequence[str]) -> dict[str, JobState]:
-        """``running`` until the runner says that the job ended, or is dead; ``unknown`` for any other key."""
+        """``running`` until the runner reports the job's end, or is dead; ``unknown`` for any other key."""
         return {key: lane.state() if (lane := self._of(key)) else "unknown" for key in keys}
 
     def cancel(self, keys: Sequence[str]) -> None:
@@ -82,7 +82,7 @@ class _Resident:
         self._leaves = False
         self.key = ""
         self._ended = True
-        self._said = b""
+        self._output = b""
         self._folder: Path | None = None
 
     def submit(self, job: Job) -> None:
@@ -94,7 +94,7 @@ class _Resident:
         path = write_job(job)
         self.reap()
         runner = self._runner = self._runner or self._start()
-        self.key, self._ended, self._said, self._folder = job.key, False, b"", job.folder
+        self.key, self._ended, self._output, self._folder = job.key, False, b"", job.folder
         assert runner.stdin
         with suppress(BrokenPipeError):  # it died this moment, and poll says so
             runner.stdin.write(os.fsencode(path) + b"\0")
@@ -156,14 +156,14 @@ class _Resident:
         return runner
 
     def _listen(self, runner: subprocess.Popen[bytes]) -> None:
-        """Take what the runner said since the last look: a word for each step, ``ended`` after a job."""
-        dead = runner.poll() is not None  # looked at first: what it said before its end is still read
+        """Read the runner's output since the last look: a word for each step, ``ended`` after a job."""
+        dead = runner.poll() is not None  # looked at first: what it wrote before its end is still read
         if runner.stdout and not runner.stdout.closed:
             while data := runner.stdout.read(4096):
-                self._said += data
+                self._output += data
             if data == b"":
                 self._stop_listening(runner)
-        self._ended = self._ended or dead or ENDED in self._said.splitlines()
+        self._ended = self._ended or dead or ENDED in self._output.splitlines()
 
     def _stop_listening(self, runner: subprocess.Popen[bytes]) -> None:
         """Watch its output no more: at its end it would wake us for ever."""

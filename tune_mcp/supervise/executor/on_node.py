@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
 from tune_mcp.config.lanes import Lane, Placement, parse_cpus
@@ -20,7 +19,7 @@ from tune_mcp.errors import Code
 from tune_mcp.files import write_atomic
 from tune_mcp.gpus import GpuReader, accepting, read_gpus
 from tune_mcp.precheck.fingerprint import this_host
-from tune_mcp.run_dir import iso
+from tune_mcp.run_dir import iso, utc_now
 from tune_mcp.supervise.job import (
     JOB_FILE,
     LEFT_FILE,
@@ -89,7 +88,7 @@ def main(argv: list[str]) -> int:
     engine = granted(os.environ)
     if blocked := None if is_sealed(job) else refusal(job, engine):
         if claim(job):
-            now = iso(datetime.now(UTC))
+            now = iso(utc_now())
             seal(job, AttemptResult(key=job.key, started_at=now, ended_at=now, blocked=blocked, engine=engine))
             write_atomic(job.folder / LEFT_FILE, b"")
         print(f"refused: {blocked.reason}", file=sys.stderr, flush=True)

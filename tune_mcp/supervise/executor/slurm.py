@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 from tune_mcp.config.host import SlurmSettings
 from tune_mcp.contract.status import PhaseKind
@@ -250,7 +249,7 @@ class SlurmExecutor:
             retryable=False,
         )
         if claim(job):
-            now = iso(datetime.now(UTC))
+            now = iso(utc_now())
             seal(job, AttemptResult(key=job.key, started_at=now, ended_at=now, blocked=blocked))
 
     def _end(self, one: _Open, found: list[QueuedJob]) -> None:

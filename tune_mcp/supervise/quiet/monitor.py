@@ -106,7 +106,7 @@ class Monitor:
         What counts is the time since the last look, a second at least; after that, one step. ``waiting`` hears each
         new set of intruders once.
         """
-        said = frozenset[str]()
+        reported = frozenset[str]()
         step = max(0.0, _BEFORE_S - (self.clock() - (self._last.at if self._last else 0.0)))
         while True:
             wait(step)
@@ -118,8 +118,8 @@ class Monitor:
             why = f"{found.low:.2f} cores of other processes on CPUs {cpu_list(self.lane)}: {self.names()}"
             if self.clock() >= until:
                 return f"{why}; waited {WAIT_LIMIT_S:.0f} s"
-            if (now := frozenset(self.others)) != said or not said:
-                said = now
+            if (now := frozenset(self.others)) != reported or not reported:
+                reported = now
                 waiting(why)
             step = max(_BEFORE_S, self.limits.step_s)
 

@@ -1,4 +1,4 @@
-"""What the watchdog reports: the runner writes ``watch.json`` in the attempt's folder, the supervisor reads what is new.
+"""What the watchdog reports: the runner writes ``watch.json`` in the attempt's folder, the supervisor reads it.
 
 Files alone lie between the two, so a runner on another machine is watched in the same way. A write that fails (a full
 disk) is made up for by the next one: nothing is lost meanwhile, because the whole book is written each time.
@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import Field
 
 from tune_mcp.config.stages import Frozen
-from tune_mcp.run_dir import iso
+from tune_mcp.run_dir import iso, utc_now
 from tune_mcp.session.state import Alert
 
 WATCH_FILE = "watch.json"
@@ -33,7 +33,7 @@ class AlertBook:
     """The runner's side: raise, amend and end alerts; ``write`` keeps the file up to date."""
 
     path: Path
-    now: Callable[[], datetime]
+    now: Callable[[], datetime] = utc_now
     alerts: dict[str, Alert] = field(default_factory=dict[str, Alert])
     processes: dict[str, int] = field(default_factory=dict[str, int])
     _written: WatchRecord = field(default_factory=WatchRecord)

@@ -87,7 +87,7 @@ def diagnose(
 
 
 def causes(launch: LaunchFacts, startup: Startup) -> tuple[SlowStartCause, ...]:
-    """The four usual causes of a start that compiles for ever, each judged on the launch environment (WDG-04)."""
+    """The usual causes of a start that compiles for ever, each judged on the launch environment (WDG-04)."""
     root = launch.variables.get("OMNI_CI_HOME", "")
     slice_root = Path(root) if root.startswith("/") else None
     return (

@@ -17,10 +17,11 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from tune_mcp.config.signatures import SUSPICIOUS_STILL_S, LinePattern, Signature, WatchRules
+from tune_mcp.run_dir import utc_now
 from tune_mcp.supervise import guard_record
 from tune_mcp.supervise.process_tree import Census, ProcessTree, Stillness, read_tree
 from tune_mcp.supervise.watch import slow_start
@@ -51,7 +52,7 @@ class Senses:
     """Where a look gets its facts from; a test hands in its own."""
 
     monotonic: Callable[[], float] = time.monotonic
-    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    now: Callable[[], datetime] = utc_now
     tree: Callable[[], ProcessTree] = read_tree
     free_bytes: Callable[[Path], int] = _free_bytes
 
