@@ -253,7 +253,7 @@ def test_a_file_is_read_once_however_many_metrics_look_into_it(tmp_path: Path, m
     files = written(tmp_path, '{"a": 1, "b": 2, "c": 3}')
     reads: list[Path] = []
     read = extraction.read_plain
-    monkeypatch.setattr(extraction, "read_plain", lambda path, limit: (reads.append(path), read(path, limit))[1])
+    monkeypatch.setattr(extraction, "read_plain", lambda path: (reads.append(path), read(path))[1])
 
     found = extract(stage(a=metric("a"), b=metric("b"), c=metric("c")), files)
 

@@ -233,7 +233,7 @@ def _no_result(runner_end: int | None, earlier: tuple[Verdict, ...]) -> Verdict:
     if runner_end is None:
         return Again("the runner ended without a result")
     if runner_end < 0:
-        return Again(f"the runner, not pytest, was killed by signal {_signal_name(-runner_end)}")
+        return Again(f"the runner, not pytest, was killed from outside: signal {_signal_name(-runner_end)}")
     cause = f"the runner ended without a result (exit code {runner_end}); its runner.log says why"
     return _twice(cause, earlier, "see runner.log in the attempt's folder") or Again(cause)
 
