@@ -118,7 +118,7 @@ def read_object(path: Path) -> dict[str, Json]:
 
 
 def printable(text: str) -> str:
-    """The same text without lone surrogates, which no UTF-8 file and no client takes: they are written as escapes."""
+    """The text with lone surrogates, which no UTF-8 file and no client takes, written as escapes."""
     return text.encode(errors="backslashreplace").decode()
 
 

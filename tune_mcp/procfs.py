@@ -51,17 +51,17 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """A zombie has ended, whoever has not reaped it yet."""
+        """Whether the process has not ended; a zombie has."""
         return self.state not in "ZX"
 
     @property
     def exiting(self) -> bool:
-        """It runs none of its own code any more."""
+        """Whether the process runs none of its own code any more."""
         return not self.alive or bool(self.flags & _PF_EXITING)
 
     @property
     def forked_only(self) -> bool:
-        """It is a copy of its parent, command line and all: it has not started a program of its own."""
+        """Whether it is still a copy of its parent, command line and all, and has not started a program."""
         return bool(self.flags & _PF_FORKNOEXEC)
 
 

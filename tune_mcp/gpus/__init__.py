@@ -153,7 +153,7 @@ GpuReader = Callable[[], GpuReading]
 
 
 def accepting(read: GpuReader, accept: bool) -> GpuReader:
-    """The same reader where a host profile accepts GPUs whose numbers NVML does not report."""
+    """The reader, with GPUs whose numbers NVML does not report accepted where the host profile does."""
     return lambda: read().accepting_unknown(accept)
 
 

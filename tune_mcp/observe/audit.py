@@ -41,7 +41,7 @@ class AuditedCell:
 
 @dataclass(frozen=True)
 class AuditedStage:
-    """One line of the matrix."""
+    """One stage with the verdict on each of its repeats: a line of the matrix."""
 
     stage: Stage
     cells: tuple[AuditedCell, ...]
@@ -100,7 +100,7 @@ class Audit:
 
     @property
     def ready(self) -> bool:
-        """Both gates."""
+        """Whether both gates pass: every stage is N of N, and git's provenance is ok."""
         return self.strict_ready and self.git.ok
 
     @property
@@ -125,7 +125,7 @@ class Audit:
         ]
 
     def text(self) -> str:
-        """A fixed form that clients read."""
+        """The audit in the fixed form that clients read."""
         lines = [
             f"calibration_git_sha: {self.plan.calibration_git_sha}",
             self.git.line(),

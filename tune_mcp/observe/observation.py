@@ -157,7 +157,7 @@ class StoredObservation(Frozen):
     @field_validator("sample_counts", mode="before")
     @classmethod
     def only_real_counts(cls, value: object) -> object:
-        """The same for counts; a float that is a whole number is a count (older runs wrote 20.0)."""
+        """A count is a whole number, also as a float (older runs wrote 20.0); anything else reads as None."""
         if not isinstance(value, dict):
             return {}
         found = cast("dict[str, object]", value)

@@ -145,13 +145,13 @@ def _dynamic(root: Path, document: Mapping[str, object]) -> tuple[str, ...] | No
 
 
 def _overridden(found: list[Requirement], lines: tuple[object, ...]) -> tuple[Requirement, ...]:
-    """Where uv is configured to override a version, that one is installed and not the declared one."""
+    """The requirements with those versions that uv is configured to install instead of the declared ones."""
     overrides = {canonicalize_name(one.name): one for one in _requirements(map(str, lines))}
     return tuple(overrides.get(canonicalize_name(one.name), one) for one in found)
 
 
 def _requirements(lines: Iterable[str]) -> Iterator[Requirement]:
-    """Those of some lines that are requirements."""
+    """The lines that are requirements; others are passed over."""
     for line in lines:
         with suppress(InvalidRequirement):
             yield Requirement(line)
@@ -176,7 +176,7 @@ ID = "venv.dependencies"
 
 
 @dataclass
-class _Found:
+class _Compared:
     """What became of each requirement that holds for this interpreter, in words."""
 
     absent: dict[str, str] = field(default_factory=dict[str, str])
@@ -192,9 +192,9 @@ def satisfied(specifier: SpecifierSet, version: str) -> bool:
         return any(spec.operator == "===" and spec.version == version for spec in specifier)
 
 
-def compare(requirements: Sequence[Requirement], facts: VenvFacts) -> _Found:
+def compare(requirements: Sequence[Requirement], facts: VenvFacts) -> _Compared:
     """Each requirement once, with what the extras that it asks for need."""
-    found = _Found()
+    found = _Compared()
     seen: set[tuple[str, frozenset[str]]] = set()
     waiting = [(one, "") for one in requirements]
     environment = {**{name: str(value) for name, value in default_environment().items()}, **facts.markers}

@@ -129,7 +129,7 @@ class Precheck(Frozen):
 
     @property
     def ok(self) -> bool:
-        """Nothing blocks: every check is ok or a warning. What could not be known blocks."""
+        """Whether nothing blocks: every check is ok or a warning. What could not be known blocks."""
         return not self.blocking()
 
     def blocking(self) -> list[Check]:

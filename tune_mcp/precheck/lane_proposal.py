@@ -19,7 +19,7 @@ def propose(
     sys: Path = Path("/sys"),
     proc: Path = Path("/proc"),
 ) -> tuple[Lane, ...]:
-    """As many lanes as there are groups of ``per_lane`` GPUs, each with as many whole cores as the others.
+    """Propose as many lanes as there are groups of ``per_lane`` GPUs, each with the same number of whole cores.
 
     Without GPUs, or with ``per_lane`` 0, one for each NUMA node, or two halves of the only one. ``cpus`` are those that
     this process may use (default: its affinity). None where there would be fewer than two.

@@ -51,7 +51,7 @@ def append(run: RunDir, kind: str, now: datetime, text: str, **facts: Json) -> N
 
 
 def _one_line(text: str) -> str:
-    """A file's name may hold anything: no line break of it begins a line, no escape reaches a terminal."""
+    """The text without line breaks and terminal escapes, which a file's name may hold."""
     return "".join(
         one if one.isprintable() else " " if one == "\n" else one.encode("unicode_escape").decode() for one in text
     )

@@ -36,12 +36,12 @@ class RunState(StrEnum):
 
     @property
     def terminal(self) -> bool:
-        """Nothing more will happen by itself, and the run is over."""
+        """Whether the run is over and nothing can continue it."""
         return self in (RunState.FINISHED, RunState.STOPPED, RunState.FAILED, RunState.LOST)
 
     @property
     def at_rest(self) -> bool:
-        """No supervisor works on the run: it is over, or it waits for resume_run."""
+        """Whether no supervisor works on the run: it is over, or it waits for resume_run."""
         return self.terminal or self in (RunState.HALTED, RunState.EXHAUSTED)
 
 
@@ -112,7 +112,7 @@ class SupervisorRecord(Frozen):
 
     @property
     def work(self) -> tuple[CurrentWork, ...]:
-        """Everything that runs."""
+        """All attempts that run, the first lane's first."""
         return (self.current, *self.others) if self.current else ()
 
 
@@ -126,7 +126,7 @@ class Conclusion:
 
     @property
     def active(self) -> bool:
-        """A supervisor works on the run, or nobody can rule it out."""
+        """Whether a supervisor works on the run, or that cannot be ruled out."""
         return not self.state.at_rest
 
 

@@ -60,7 +60,7 @@ class AtWork:
         self.tries, self.verdicts, self.history = before.tries, before.verdicts, before.history
 
     def launched(self, job: Job, now: datetime) -> None:
-        """Another attempt runs from now on."""
+        """Note that this job is the repeat's attempt from now on."""
         self.job, self.since, self.phase, self.waits_since = job, now, Phase(PhaseKind.STARTING), None
         self.alerts = AlertReader(job.folder / WATCH_FILE)
 

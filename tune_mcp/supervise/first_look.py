@@ -45,7 +45,7 @@ def prechecked(run: RunDir, plan: Plan) -> Precheck:
 
 
 def examine(run: RunDir, plan: Plan) -> Machine:
-    """The same gates as the tool, on the plan's own facts, and the machine's fingerprint."""
+    """Run the gates of the ``precheck`` tool on the plan's own facts, and take the machine's fingerprint."""
     readings: list[GpuReading] = []
     venvs: list[VenvFacts] = []
     read = state.recording(run, accepting(read_gpus, plan.settings.accept_unknown_gpus))

@@ -107,7 +107,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, A
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """A conftest may have set maxfail during collection."""
+    """Take early exits back again, which a conftest may have set during collection, and watch every item."""
     _keep_going(session.config)
     for item in session.items:
         _watch(item)
@@ -115,13 +115,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> None:
-    """An item that a plugin made after the collection is counted too."""
+    """Count an item that a plugin made after the collection, too."""
     _watch(item)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """The same for a plugin that replaces the whole protocol."""
+    """Count an item whose whole protocol a plugin replaces, too."""
     _watch(item)
 
 
@@ -181,7 +181,7 @@ def _telling(name: str, function: Any) -> Any:
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
-    """A module that does not import is a broken plan, not a failed repeat."""
+    """Record a module that does not import or is skipped: a broken plan, not a failed repeat."""
     if report.failed or report.skipped:
         _write("collect_" + report.outcome, id=report.nodeid, text=str(report.longrepr)[-2000:])
 
@@ -271,7 +271,7 @@ def _type_name(kind: type[BaseException]) -> str:
 
 
 def _first_line(value: BaseException) -> str:
-    """Whatever an exception's own ``__str__`` does, it fails no session."""
+    """The first line of an exception's message; its own ``__str__`` may fail, and fails no session."""
     try:
         lines = [line.strip() for line in str(value).splitlines()]
     except Exception as error:

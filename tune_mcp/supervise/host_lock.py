@@ -84,7 +84,7 @@ def take(holder: LockHolder) -> HostClaim | LockHolder:
 def take_lanes(
     holder: LockHolder, lanes: Sequence[Lane], choose: Callable[[Sequence[Lane]], tuple[Lane, ...]]
 ) -> HostClaim | LockHolder:
-    """What ``choose`` takes of the free ones among ``lanes``, or who stands in the way where that is nothing."""
+    """Lock those of the free ``lanes`` that ``choose`` picks; who has them where it picks none."""
     host = FileLock.share(lock_path())
     if host is None:
         return read_holder(lock_path())
@@ -142,7 +142,7 @@ def _of(lane: Lane) -> dict[str, Json]:
 
 
 def _last(holder: LockHolder) -> str:
-    """A holder that has not named its run yet still names the one before."""
+    """The run that had the lock last: the one before, as long as the holder has not named its own."""
     return holder.run_dir if holder.previous == "?" else holder.previous
 
 

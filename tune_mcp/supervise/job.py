@@ -84,12 +84,12 @@ class Job(Frozen):
 
     @property
     def log(self) -> Path:
-        """Its pytest log."""
+        """The attempt's pytest log."""
         return self.folder / self.run.log(self.test_key, self.repeat).name
 
     @property
     def basetemp(self) -> Path:
-        """The folder below which its tests leave their results."""
+        """The folder below which the attempt's tests leave their results."""
         return self.folder / self.run.basetemp(self.test_key, self.repeat).name
 
     @property

@@ -50,13 +50,13 @@ class RunJournal:
     def set(
         self, state: RunState, reason: str = "", work: Sequence[CurrentWork] = (), halt: Halt | None = None
     ) -> None:
-        """Another state, with what runs in it."""
+        """Write another state, with what runs in it."""
         before = self.record.state
         self._update(state=state, reason=reason, current=next(iter(work), None), others=tuple(work[1:]), halt=halt)
         self._write(durable=state is not before)
 
     def show(self, state: RunState, work: Sequence[CurrentWork]) -> None:
-        """The same, written only where it is news."""
+        """Write state and work where they changed, else the heartbeat when it is due."""
         if (state, tuple(work)) != (self.record.state, self.record.work):
             self.set(state, work=work)
         else:
@@ -91,7 +91,7 @@ _BYTES = 256 * 1024
 
 @contextmanager
 def space_kept(path: Path) -> Generator[None]:
-    """A file of zeros meanwhile; its blocks are free again for whoever handles what ended it. Raises ``OSError``."""
+    """Keep a file of zeros during the body, so that its blocks are free for the last records. Raises ``OSError``."""
     try:
         path.write_bytes(bytes(_BYTES))
         yield

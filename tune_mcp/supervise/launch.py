@@ -52,7 +52,7 @@ def start(run_dir: Path, run_lock: FileLock, host: HostClaim) -> int:
 
 
 def _environment() -> dict[str, str]:
-    """The same environment, with this copy of tune_mcp importable even where it is not installed."""
+    """This process's environment, with this copy of tune_mcp importable even where it is not installed."""
     here = str(Path(__file__).resolve().parents[2])
     rest = os.environ.get("PYTHONPATH")
     return {**os.environ, "PYTHONPATH": f"{here}:{rest}" if rest else here}

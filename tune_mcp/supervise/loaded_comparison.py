@@ -113,7 +113,7 @@ class _Comparison:
         self._inherited: list[str] = []
 
     def compare(self, path: str, now: Stamp | None, started_ns: int | None = None, *, data: bool = False) -> None:
-        """One file: unchanged since it was recorded, or new and older than the first launch.
+        """Compare one file: it must be unchanged since it was recorded, or new and older than the first launch.
 
         ``started_ns``: after a launch that began then. ``data``: read, not imported.
         """
@@ -151,33 +151,33 @@ class _Comparison:
             self._inherited.append(path.removeprefix(self._root))
 
     def site(self, now: Mapping[str, tuple[str, ...]]) -> None:
-        """Names that run code by themselves: a new one shows before it was loaded, one that is gone afterwards too."""
+        """Compare the names that run code by themselves: a new one shows before it was loaded."""
         for folder, names in now.items():
             for name in names:
                 if name not in self._kept.site.get(folder, names):
                     self._differs(f"{folder}/{name}", "appeared")
 
     def projects(self, now: Mapping[str, str]) -> None:
-        """Editable installs elsewhere."""
+        """Compare editable installs outside the repository."""
         for name, state in now.items():
             if self._kept.projects.get(name, state) != state:
                 self._differs(name, "(an editable install) has another commit or other changes")
 
     def revisions(self, now: Mapping[str, Revision]) -> None:
-        """Models and data sets."""
+        """Compare the revisions of models and data sets."""
         for name, revision in now.items():
             known = self._kept.revisions.get(name)
             if known and (change := hub.revision_change(known, revision)):
                 self._outside.append(f"{name} {change}")
 
     def same(self, what: str, before: tuple[str, ...], now: tuple[str, ...]) -> None:
-        """A fact of the launch as a whole."""
+        """Compare a fact of the launch as a whole."""
         if before != now:
             only = [text for text in now if text not in before] or [text for text in before if text not in now] or now
             self._outside.append(f"{what} is another one than in an earlier repeat ({', '.join(only)[:200]})")
 
     def difference(self) -> Difference:
-        """All of it; a file is named once."""
+        """All differences that were found; a file is named once."""
         found = (listed([*dict.fromkeys(one)]) for one in (self._inside, self._outside))
         return Difference(*found, inherited=tuple(dict.fromkeys(self._inherited)))
 

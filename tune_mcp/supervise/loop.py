@@ -48,11 +48,11 @@ _LOOK_EVERY_S = 0.5
 
 
 class Stopped(Exception):
-    """Somebody asked the run to stop; what is complete stays."""
+    """The run was asked to stop; what is complete stays."""
 
 
 class Halted(Exception):
-    """Nothing else starts until resume_run."""
+    """The run halts: nothing else starts until resume_run."""
 
     def __init__(self, halt: Halt) -> None:
         super().__init__(halt.message)
@@ -146,7 +146,7 @@ class Supervisor:
         self.clock.sleep(seconds)
 
     def _measure(self) -> None:
-        """Until every repeat is strict or something ends the run: then what runs may end, and nothing else starts."""
+        """Measure until every repeat is strict or something ends the run: then what runs may end, nothing starts."""
         while True:
             try:
                 if self._over is None:

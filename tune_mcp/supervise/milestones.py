@@ -22,13 +22,13 @@ class Milestones:
     tries: int
 
     def launched(self, job: Job, lane: str) -> None:
-        """Before the job is handed to its executor."""
+        """An attempt starts; written before its executor gets the job."""
         log = job.run.log(job.test_key, job.repeat).relative_to(job.run.path)
         text = f"START {self._run(job)}/{self.repeats} attempt {job.attempt}{_on(lane)} — log {log}"
         self._event("launched", job, text, attempt=job.attempt, **_lane(lane))
 
     def waits(self, work: AtWork) -> None:
-        """It began to wait for GPUs or quiet."""
+        """The attempt began to wait for GPUs or quiet."""
         self.journal.event(str(work.waits), work.phase.reason)
 
     def alert(self, job: Job, alert: Alert) -> None:

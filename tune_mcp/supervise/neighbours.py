@@ -59,7 +59,7 @@ def measuring(proc: Path = procfs.PROC) -> tuple[Neighbour, ...]:
 
 
 def under(lock_folder: Path, found: tuple[Neighbour, ...], *, on_lanes: bool = False) -> tuple[Neighbour, ...]:
-    """Those that must not measure beside a holder of the lock in ``lock_folder``, who has lanes or all of the host."""
+    """The neighbours that must not measure beside a holder of the lock in ``lock_folder``, of lanes or the host."""
     here = (one for one in found if one.lock_folder in (None, str(lock_folder.resolve())))
     return tuple(one for one in here if not (on_lanes and one.on_lanes))
 

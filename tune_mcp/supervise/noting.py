@@ -155,7 +155,7 @@ class Watchers:
         self._open = False
 
     def look(self, now: float) -> PollingGap | None:
-        """News, if there are any; ``now`` is Unix time."""
+        """A polling gap that opened or ended since the last look, else None; ``now`` is Unix time."""
         last = max(self._last, self._polled())
         if last > self._last:
             over = PollingGap(since=self._last, seconds=last - self._last) if self._open else None

@@ -94,7 +94,7 @@ class Progress:
         return True
 
     def give_back(self, repeat: Repeat) -> None:
-        """Nothing was tried: it is due again in the same pass."""
+        """Make the repeat due again in the same pass: nothing was tried."""
         one = self._file(repeat)
         one.left = sorted([*one.left, repeat[1]])
 

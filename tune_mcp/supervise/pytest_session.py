@@ -145,7 +145,7 @@ class PytestSession:
         watchdog: Watchdog,
         exiting: ExitWatch,
     ) -> tuple[StoppedBy, str]:
-        """Until pytest ends or has to be stopped: by whom, and why in words.
+        """Wait until pytest ends or has to be stopped; by whom, and why in words.
 
         Its end and an order wake at once, the rest is looked at.
         """

@@ -73,7 +73,7 @@ class Again:
 
 @dataclass(frozen=True)
 class Stop:
-    """Nothing else starts until a person has fixed the cause and calls resume_run.
+    """The run halts: nothing else starts until a person has fixed the cause and calls resume_run.
 
     ``quarantined``: what was measured is not as planned, so nothing of it stays in the live set.
     """
@@ -205,7 +205,7 @@ def _first(failures: Sequence[Failure]) -> str:
 
 
 def _broke_off(reason: str, earlier: tuple[Verdict, ...]) -> Verdict:
-    """An error of the test's own, and no line that names a crash: once an accident, in the same words a defect."""
+    """Judge an error of the test's own without a known crash: tried again once, a defect in the same words."""
     return _twice(reason, earlier, "fix what the test's own error names") or Again(reason)
 
 
@@ -239,7 +239,7 @@ def _no_result(runner_end: int | None, earlier: tuple[Verdict, ...]) -> Verdict:
 
 
 def _twice(cause: str, earlier: tuple[Verdict, ...], next_step: str) -> Stop | None:
-    """A halt when the same silent end came before: the next attempt would be the same, and so would forty."""
+    """A halt when an earlier attempt ended for the same reason: a further one would, too."""
     if not any(isinstance(verdict, Again) and verdict.reason == cause for verdict in earlier):
         return None
     return _stop("XPY-06", f"{cause}; twice, so this is no accident", next_step)
@@ -265,7 +265,7 @@ def _elsewhere(node: str, why: str, earlier: tuple[Verdict, ...]) -> Verdict:
 
 
 def _disturbed(reason: str, earlier: tuple[Verdict, ...]) -> Verdict:
-    """Whatever it measured or failed at may be the intruder's work; a machine that is never quiet needs a person."""
+    """Judge an attempt that others disturbed: tried again uncharged, until a person has to look at the machine."""
     if sum(isinstance(one, Again) and one.disturbed for one in earlier) + 1 < MAX_DISTURBED:
         return Again(reason, charged=False, disturbed=True)
     what = f"{MAX_DISTURBED} launches of one repeat were disturbed, the last one by {reason}"
@@ -273,7 +273,7 @@ def _disturbed(reason: str, earlier: tuple[Verdict, ...]) -> Verdict:
 
 
 def _beside(result: AttemptResult, stages: Mapping[str, Stage]) -> str:
-    """A second test file in the same pytest: its work stands in the numbers, and nobody planned it (SCP-04)."""
+    """Why the numbers hold the work of a second test file too, which nobody planned (SCP-04); else empty."""
     others = (result.guard.elsewhere(stage.test) for stage in stages.values())
     return next((f"tests of another file ran, {other}" for other in others if other), "")
 
@@ -318,7 +318,7 @@ def _exit_code(result: AttemptResult) -> int | None:
 
 
 def _signalled(number: int) -> str:
-    """A signal that was not ours: a crash of its own, or somebody outside."""
+    """Describe a signal that tune-mcp did not send: a crash of pytest itself, or somebody outside."""
     if number in _OWN_CRASHES:
         return f"pytest crashed: it was ended by signal {_signal_name(number)}"
     return f"killed from outside: pytest was ended by signal {_signal_name(number)}, which tune-mcp did not send"

@@ -71,7 +71,7 @@ def starts(due: Sequence[Due], busy: Mapping[str, Repeat], strict: Collection[st
 
 
 def _urgency(one: Due, waiting: int | None, at_once: int) -> tuple[bool, bool, float]:
-    """What waits for it at least, in seconds; an unknown length may be the longest of all, and is known afterwards.
+    """A sort key: repeats of unknown length first, then leading repeats, then by the seconds that wait for it.
 
     ``waiting`` is how many repeats of its test file wait until it is strict, None where one is.
     """

@@ -41,12 +41,12 @@ class SealedAttempt:
 
     @property
     def log(self) -> Path:
-        """Its pytest log."""
+        """The attempt's pytest log."""
         return self.home / self.job.run.log(self.job.test_key, self.job.repeat).name
 
     @property
     def basetemp(self) -> Path:
-        """The folder below which its result files lie."""
+        """The folder below which the attempt's result files lie."""
         return self.home / self.job.run.basetemp(self.job.test_key, self.job.repeat).name
 
 

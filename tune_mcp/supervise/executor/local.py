@@ -100,19 +100,19 @@ class _Resident:
             runner.stdin.write(os.fsencode(path) + b"\0")
 
     def state(self) -> JobState:
-        """Of the job that it has."""
+        """The state of the lane's last job."""
         if self._runner is not None:
             self._listen(self._runner)
         return "ended" if self._ended else "running"
 
     def cancel(self) -> None:
-        """Ask it to end, if the job runs."""
+        """Ask the runner to end, if its job runs."""
         if self._runner is not None and self.state() == "running":
             self._runner.terminate()
             self._leaves = True
 
     def living(self) -> int | None:
-        """Its pid as long as it lives."""
+        """The runner's pid as long as it lives."""
         return self._runner.pid if self._runner is not None and self._runner.poll() is None else None
 
     def reap(self) -> None:
@@ -121,7 +121,7 @@ class _Resident:
             self.end()
 
     def let_go(self) -> None:
-        """Its input ends, and so will it."""
+        """Close the runner's standard input, at whose end it exits."""
         if self._runner is not None and self._runner.stdin:
             self._runner.stdin.close()
 

@@ -120,7 +120,7 @@ class SlurmExecutor:
         return "ended" if one.gone or never or (one.job.folder / LEFT_FILE).exists() else "running"
 
     def cancel(self, keys: Sequence[str]) -> None:
-        """Their tombstones are written: take back what waits, ask what runs to stop; later end what has not."""
+        """Withdraw jobs that wait, ask those that run to stop, and end them later; their tombstones are written."""
         with self._lock:
             for key in keys:
                 if (one := self._open.get(key)) and one.cancelled_at is None:

@@ -53,7 +53,7 @@ class Shortage:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What makes it another shortage: not a few MiB more or less."""
+        """What two shortages are compared by: not by a few MiB more or less."""
         busy = tuple((gpu.index, tuple(p.pid for p in gpu.processes)) for gpu in self.usable if not gpu.free)
         return (self.reading.presence, self.reading.reason, busy, tuple(self.taken.values()), self.unsteady)
 

@@ -44,7 +44,7 @@ class AfterRun(Frozen):
 
     @property
     def trouble(self) -> str:
-        """Both in one sentence."""
+        """What went wrong after the run, in one sentence; empty when nothing did."""
         return "; ".join(part for part in (self.cleanup, self.not_clear) if part)
 
 
@@ -156,7 +156,7 @@ class GpuUse:
         }
 
     def leave(self) -> None:
-        """After every run, and so before every retry (GPU-05): clean up, wait until ours are clear, record that."""
+        """Clean up after the run, wait until its GPUs are clear, and record that (GPU-05: so before every retry)."""
         if not self.grant.gpus:
             return
         self.phase(Phase(PhaseKind.CLEARING_GPUS))

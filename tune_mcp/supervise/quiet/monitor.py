@@ -64,7 +64,7 @@ class Monitor:
 
     @property
     def limits(self) -> Quiet:
-        """Those that decide, or the defaults where nothing does."""
+        """The limits that decide, or the defaults where nothing does."""
         return self.quiet or Quiet()
 
     def begin(self) -> None:
@@ -101,7 +101,7 @@ class Monitor:
         cancelled: Callable[[], bool],
         waiting: Callable[[str], None],
     ) -> str:
-        """Until others leave the lane alone, or the clock says ``until``: empty, or who did not.
+        """Wait until others leave the lane alone, at most until the clock's ``until``; who did not, else empty.
 
         What counts is the time since the last look, a second at least; after that, one step. ``waiting`` hears each
         new set of intruders once.

@@ -39,22 +39,22 @@ class AlertBook:
     _written: WatchRecord = field(default_factory=WatchRecord)
 
     def open(self, name: str) -> bool:
-        """Whether this alert stands now."""
+        """Whether this alert is open now."""
         return name in self.alerts and not self.alerts[name].over
 
     def raise_alert(self, name: str, cause: str, remedy: str, evidence: tuple[str, ...] = ()) -> None:
-        """Raise the alert, or leave it as it is when it stands already."""
+        """Open the alert, or leave it as it is when it is open already."""
         if not self.open(name):
             self.alerts[name] = Alert(name=name, cause=cause, remedy=remedy, evidence=evidence, since=iso(self.now()))
 
     def amend(self, name: str, cause: str, remedy: str, evidence: tuple[str, ...]) -> None:
-        """More is known of an alert that stands."""
+        """Replace the texts of an open alert, of which more is known."""
         if self.open(name):
             more = {"cause": cause, "remedy": remedy, "evidence": evidence}
             self.alerts[name] = self.alerts[name].model_copy(update=more)
 
     def end(self, name: str, how: str) -> None:
-        """The trouble is over."""
+        """Close the alert; ``how`` it ended, for people."""
         if self.open(name):
             self.alerts[name] = self.alerts[name].model_copy(update={"over": how})
 
@@ -96,5 +96,5 @@ class AlertReader:
 
     @property
     def open(self) -> tuple[Alert, ...]:
-        """Those that stand now."""
+        """The alerts that are open now."""
         return tuple(one for one in self.record.alerts if not one.over)

@@ -201,7 +201,7 @@ class Watchdog:
             self._pending = suspect
 
     def _doubt(self, suspect: _Suspect) -> None:
-        """Nothing confirms it: from here on it is only suspicious."""
+        """Treat an unconfirmed fatal line as only suspicious from here on."""
         wait = max(suspect.still_s, min(SUSPICIOUS_STILL_S, self.rules.stop_after_s))
         self._suspects.setdefault(suspect.signature.name, _Suspect(suspect.signature, suspect.line, suspect.at, wait))
 
