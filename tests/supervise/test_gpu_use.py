@@ -316,7 +316,7 @@ class Attempt:
 
     def after(self) -> gpu_use.AfterRun:
         self.use.leave()
-        found = gpu_use.read_after(self.job)
+        found = gpu_use.AfterRun.from_file(self.job.folder / gpu_use.AFTER_FILE)
         assert found is not None
         return found
 
@@ -429,7 +429,7 @@ def test_a_damaged_record_of_the_gpus_is_no_record(project: Project, data: bytes
 
     now = status(project, run.run_id)
 
-    assert (state.last_gpus(run), now.gpus, now.gpus_known, now.gpus_seen_at) == (None, (), False, None)
+    assert (state.GpusSeen.from_file(run.gpus), now.gpus, now.gpus_known, now.gpus_seen_at) == (None, (), False, None)
 
 
 def test_a_record_of_the_gpus_that_cannot_be_written_costs_no_look(project: Project) -> None:

@@ -54,12 +54,11 @@ class InUse(toy.InProcess):
     gives_up_after_s: float = 600.0
     began: dict[str, tuple[Job, float]] = field(default_factory=dict)
 
-    def submit(self, job: Job) -> str:
+    def submit(self, job: Job) -> None:
         self.began[job.key] = (job, self.clock.monotonic())
         job.folder.mkdir(parents=True, exist_ok=True)
         if job.lane in self.busy:
             write_atomic(job.folder / PHASE_FILE, b"waiting_for_gpu: GPU 0: 9000 MiB of pid 7")
-        return job.key
 
     def poll(self, keys: Sequence[str]) -> dict[str, JobState]:
         return {key: "ended" if self._over(*self.began[key]) else "running" for key in keys}

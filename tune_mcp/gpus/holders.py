@@ -6,7 +6,6 @@ process that NVML does not list at all. So the open files under /proc are looked
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +39,7 @@ def holders(gpu: Gpu, proc: Path = PROC) -> tuple[GpuHolder, ...]:
     named = tuple(_named(gpu, process.pid, process.memory_mib, proc) for process in gpu.processes)
     if any(not holder.elsewhere for holder in named):
         return named
-    return (*named, *(_holder(pid, None, proc) for pid in _with_open_device(gpu, proc)))
+    return (*named, *(_holder(pid, None, proc) for pid in sorted(procfs.pids(proc)) if _opens(pid, gpu, proc)))
 
 
 def describe(gpu: Gpu, proc: Path = PROC) -> str:
@@ -86,13 +85,7 @@ def _holder(pid: int, memory_mib: int | None, proc: Path) -> GpuHolder:
     return GpuHolder(pid, " ".join(procfs.words(pid, proc)).strip()[:120] or found.name, memory_mib)
 
 
-def _with_open_device(gpu: Gpu, proc: Path) -> Iterator[int]:
-    for pid in sorted(procfs.pids(proc)):
-        if gpu.minor is not None and _opens(pid, gpu, proc):
-            yield pid
-
-
 def _opens(pid: int, gpu: Gpu, proc: Path) -> bool | None:
     """Whether the process has the GPU's device open; None where its open files cannot be seen (a zombie has none)."""
-    found = procfs.open_files(pid, proc)
-    return f"/dev/nvidia{gpu.minor}" in found.values() if found and gpu.minor is not None else None
+    found = procfs.open_files(pid, proc) if gpu.minor is not None else None
+    return f"/dev/nvidia{gpu.minor}" in found.values() if found else None

@@ -209,7 +209,8 @@ def compare(requirements: Sequence[Requirement], facts: VenvFacts) -> _Compared:
             continue
         version = facts.packages[name]
         if not satisfied(one.specifier, version):
-            asked = " ".join(filter(None, ["pinned" if _pinned(one) else "needs", needed, why]))
+            pinned = [spec.operator for spec in one.specifier] in (["=="], ["==="])
+            asked = " ".join(filter(None, ["pinned" if pinned else "needs", needed, why]))
             found.wrong.setdefault(name, f"{name} {version or '(no version)'} ({asked})")
         else:
             found.met.add(name)
@@ -221,10 +222,6 @@ def compare(requirements: Sequence[Requirement], facts: VenvFacts) -> _Compared:
                 for further in _of_extras(facts.requires.get(name, ()), extras, environment)
             ]
     return found
-
-
-def _pinned(requirement: Requirement) -> bool:
-    return [spec.operator for spec in requirement.specifier] in (["=="], ["==="])
 
 
 def _of_extras(lines: Sequence[str], extras: frozenset[str], environment: Mapping[str, str]) -> Iterator[Requirement]:

@@ -198,15 +198,11 @@ def _roots(python: Path) -> Iterator[Path]:
     """Prefixes whose packages the interpreter may import: the venv's, and the system's where it shows through."""
     yield python.parent.parent
     settings = python.parent.parent / "pyvenv.cfg"
-    lines = dict(_setting(line) for line in read_text(settings).splitlines()) if settings.is_file() else {}
-    if not lines or lines.get("include-system-site-packages") == "true":
-        yield Path(lines["home"]).parent if "home" in lines else Path("/usr")
+    lines = (line.partition("=") for line in read_text(settings).splitlines()) if settings.is_file() else ()
+    known = {name.strip().lower(): value.strip() for name, _, value in lines}
+    if not known or known.get("include-system-site-packages") == "true":
+        yield Path(known["home"]).parent if "home" in known else Path("/usr")
         yield Path("/usr/local")
-
-
-def _setting(line: str) -> tuple[str, str]:
-    name, _, value = line.partition("=")
-    return name.strip().lower(), value.strip()
 
 
 def _loaded_driver() -> str | None:

@@ -194,8 +194,3 @@ def recording(run: RunDir, read: GpuReader) -> GpuReader:
         return reading
 
     return read_and_record
-
-
-def last_gpus(run: RunDir) -> GpusSeen | None:
-    """The last look; None when there was none or its file is damaged."""
-    return GpusSeen.from_file(run.gpus)

@@ -48,10 +48,6 @@ class _Proof:
     runners: frozenset[Identity]
     proven: set[Identity] = field(default_factory=set[Identity])
 
-    def holds_for(self, process: Process) -> bool:
-        """Whether this very process is one of theirs."""
-        return process.identity in self.proven or not self.marks.isdisjoint(procfs.environ(process.pid))
-
 
 @dataclass(frozen=True)
 class Ended:
@@ -129,7 +125,11 @@ def _living(proof: _Proof) -> list[Process]:
     if not proof.marks:
         return []
     table = {process.pid: process for process in _processes()}
-    ours = {pid for pid, process in table.items() if proof.holds_for(process)}
+    ours = {
+        pid
+        for pid, process in table.items()
+        if process.identity in proof.proven or not proof.marks.isdisjoint(procfs.environ(pid))
+    }
     grown = True
     while grown:
         below = {pid for pid, process in table.items() if process.parent in ours} - ours

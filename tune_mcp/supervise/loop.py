@@ -22,7 +22,7 @@ from tune_mcp.supervise import scratch
 from tune_mcp.supervise.at_work import AtWork, next_job
 from tune_mcp.supervise.busy_lanes import BusyLanes
 from tune_mcp.supervise.executor import Executor
-from tune_mcp.supervise.gpu.use import read_after
+from tune_mcp.supervise.gpu.use import AFTER_FILE, AfterRun
 from tune_mcp.supervise.job import (
     JOB_FILE,
     AttemptResult,
@@ -273,7 +273,7 @@ class Supervisor:
             with suppress(OSError):
                 scratch.clear(job.run, job.key, job.folder)
         put_on_ledger(job, result, self.clock.now(), beside=self.at_once > 1)
-        after = read_after(job)
+        after = AfterRun.from_file(job.folder / AFTER_FILE)  # none where it used no GPU, or its runner was killed
         if after and after.trouble:
             self._milestones.gpus_not_clear(job, after.trouble)
         self._notes.ended(job, result)

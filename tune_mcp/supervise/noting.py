@@ -111,17 +111,14 @@ def strays(run: RunDir, stage_keys: Iterable[str], repeats: int) -> tuple[str, .
     for key in stage_keys:
         for name in _names(run.path / key):
             planned = _OBSERVATION.fullmatch(name)
-            if not _temporary(name) and not (planned and int(planned[1]) <= repeats):
+            temporary = name.startswith(".") and name.endswith(".tmp")
+            if not temporary and not (planned and int(planned[1]) <= repeats):
                 found.append(f"{key}/{name}")
     for test in _names(run.path / "_pytest"):
         attempts = run.test_folder(test) / "attempts"
         found += [f"_pytest/{test}/attempts/{name}" for name in _names(attempts) if not ATTEMPT.fullmatch(name)]
     found += [f"purged/{name}" for name in _names(run.purged) if not (run.purged / name / "purge.json").is_file()]
     return tuple(sorted(found))
-
-
-def _temporary(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".tmp")
 
 
 def _names(folder: Path) -> Iterator[str]:

@@ -94,7 +94,9 @@ def clear(run: RunDir, key: str, attempt: Path) -> Left | None:
     if not _is_of(scratch.folder, run, key):
         return None
     left = _count(scratch.tmp)
-    _remove(scratch.folder)
+    for _ in _walk(scratch.folder):  # makes what the tests locked accessible, and refuses mount points
+        pass
+    shutil.rmtree(scratch.folder)
     record.unlink()
     return left
 
@@ -159,9 +161,3 @@ def _count(tmp: Path) -> Left | None:
             files += not any(path.iterdir())  # an empty folder is left behind as well
     names = sorted(entry.name.encode(errors="replace").decode() for entry in tmp.iterdir())
     return Left(files=files, size_bytes=size, names=tuple(names[:_NAMED])) if names else None
-
-
-def _remove(folder: Path) -> None:
-    for _ in _walk(folder):  # makes what the tests locked accessible, and refuses mount points
-        pass
-    shutil.rmtree(folder)

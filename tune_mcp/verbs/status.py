@@ -147,7 +147,7 @@ def _status(project: Project, run: RunDir, plan: Plan, *, timed_out: bool) -> St
     gaps = audited.open_cells()
     counts = audited.counts
     left = _eta(audited, log) if now.active else None
-    seen = state.last_gpus(run)
+    seen = state.GpusSeen.from_file(run.gpus)
     sides = _lane_medians(run, audited)
     total = sum(counts.values())
     extracted = counts[Cell.STRICT] + counts[Cell.PARTIAL]

@@ -23,8 +23,8 @@ class Executor(Protocol):
 
     outlives: bool
 
-    def submit(self, job: Job) -> str:
-        """Start the job unless it runs or is sealed already; returns its key (idempotent)."""
+    def submit(self, job: Job) -> None:
+        """Start the job unless it runs or is sealed already (idempotent)."""
         ...
 
     def poll(self, keys: Sequence[str]) -> dict[str, JobState]:

@@ -36,11 +36,9 @@ class LocalExecutor:
         self._held = held
         self._lanes: dict[str, _Resident] = {}
 
-    def submit(self, job: Job) -> str:
+    def submit(self, job: Job) -> None:
         """Hand the job to its lane's runner; its own messages go to ``runner.log`` in the attempt's folder."""
-        lane = self._lanes.setdefault(job.lane, _Resident(self._wakeup, self._drain_of, self._held))
-        lane.submit(job)
-        return job.key
+        self._lanes.setdefault(job.lane, _Resident(self._wakeup, self._drain_of, self._held)).submit(job)
 
     def poll(self, keys: Sequence[str]) -> dict[str, JobState]:
         """``running`` until the runner reports the job's end, or is dead; ``unknown`` for any other key."""
@@ -137,8 +135,9 @@ class _Resident:
         self._stop_listening(runner)
         self._drain()
         runner.poll()
-        if not self._leaves and runner.returncode:
-            self._note_end(runner.returncode)
+        if not self._leaves and runner.returncode and self._folder is not None and self._folder.is_dir():
+            code = str(runner.returncode).encode()  # for the verdict on an attempt that it did not seal
+            write_atomic(self._folder / RUNNER_END_FILE, code, durable=False)
         self._leaves = False
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -170,8 +169,3 @@ class _Resident:
         if runner.stdout and not runner.stdout.closed:
             self._wakeup.forget(runner.stdout.fileno())
             runner.stdout.close()
-
-    def _note_end(self, returncode: int) -> None:
-        """How the runner ended, for the verdict on an attempt that it did not seal."""
-        if self._folder is not None and self._folder.is_dir():
-            write_atomic(self._folder / RUNNER_END_FILE, str(returncode).encode(), durable=False)

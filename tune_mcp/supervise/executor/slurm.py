@@ -97,7 +97,7 @@ class SlurmExecutor:
     outlives = True
     """Its jobs go on when the supervisor dies: the next one takes them over."""
 
-    def submit(self, job: Job) -> str:
+    def submit(self, job: Job) -> None:
         """Have the job submitted unless Slurm has it, or it is sealed, already."""
         write_job(job)
         with self._lock:
@@ -106,7 +106,6 @@ class SlurmExecutor:
             self._thread = threading.Thread(target=self._talk, daemon=True, name="slurm")
             self._thread.start()
         self._news.set()
-        return job.key
 
     def poll(self, keys: Sequence[str]) -> dict[str, JobState]:
         """``running`` as long as Slurm has the job or has not answered; ``unknown`` for what was never submitted."""

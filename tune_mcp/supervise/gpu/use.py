@@ -210,11 +210,6 @@ def _range(index: int, seen: list[Gpu]) -> GpuRange:
     )
 
 
-def read_after(job: Job) -> AfterRun | None:
-    """How the attempt left its GPUs; None when it used none or was ended before it was recorded."""
-    return AfterRun.from_file(job.folder / AFTER_FILE)
-
-
 _CLEANUP_LIMIT_S = 600.0
 _TICK_S = 0.1
 

@@ -43,10 +43,6 @@ _REPORTED = re.compile(r"[E>] {2,}")
 """pytest's own report of a failure: it knows already, and goes on."""
 
 
-def _free_bytes(folder: Path) -> int:
-    return shutil.disk_usage(folder).free
-
-
 @dataclass(frozen=True)
 class Senses:
     """Where a look gets its facts from; a test hands in its own."""
@@ -54,7 +50,7 @@ class Senses:
     monotonic: Callable[[], float] = time.monotonic
     now: Callable[[], datetime] = utc_now
     tree: Callable[[], ProcessTree] = read_tree
-    free_bytes: Callable[[Path], int] = _free_bytes
+    free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free
 
 
 @dataclass(frozen=True)
