@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import toy
 from tune_mcp.contract.resume_run import PurgeItem
 from tune_mcp.errors import Refusal
 from tune_mcp.gpus import GpuReading, Presence
-from tune_mcp.session.state import RecordingReader
+from tune_mcp.session.state import recording
 from tune_mcp.supervise.job import AttemptResult, Job
 from tune_mcp.verbs.resume_run import resume_run
 from tune_mcp.verbs.status import status
@@ -67,7 +66,7 @@ def test_status_answers_on_a_machine_whose_gpus_cannot_be_read(
     run = toy.finished_run(project, 1)
     if how == "unknown":
         unknown = GpuReading(Presence.UNKNOWN, reason="NVML hangs")
-        RecordingReader(run, lambda: unknown, lambda: datetime(2026, 4, 23, tzinfo=UTC))()
+        recording(run, lambda: unknown)()
     elif how == "damaged":
         run.gpus.write_bytes(b'{"reading": ')
     monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi

@@ -22,7 +22,6 @@ from nvml import GIB, Recorded
 
 from tune_mcp.files import is_locked
 from tune_mcp.gpus import Condition, Gpu, GpuReading, Presence
-from tune_mcp.run_dir import utc_now
 from tune_mcp.session import events, state
 from tune_mcp.session.drift import Baseline
 from tune_mcp.supervise import host_lock
@@ -437,6 +436,6 @@ def test_a_record_of_the_gpus_that_cannot_be_written_costs_no_look(project: Proj
     run.gpus.unlink(missing_ok=True)
     run.gpus.mkdir()
 
-    look = state.RecordingReader(run, lambda: reading(9000), utc_now)
+    look = state.recording(run, lambda: reading(9000))
 
     assert look() == reading(9000)

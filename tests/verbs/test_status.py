@@ -13,7 +13,7 @@ from tune_mcp.contract.reply import TEXT_LIMIT
 from tune_mcp.contract.status import StatusReply
 from tune_mcp.errors import Refusal
 from tune_mcp.gpus import Gpu, GpuReading, Presence
-from tune_mcp.run_dir import RunDir, utc_now
+from tune_mcp.run_dir import RunDir
 from tune_mcp.session import state
 from tune_mcp.session.state import Alert
 from tune_mcp.supervise import loop
@@ -29,7 +29,7 @@ ALERT = Alert(name="disk full", cause="a file system is full", remedy="free spac
 
 def saw(run: RunDir, *gpus: Gpu) -> None:
     """The run's last look at the GPUs."""
-    state.RecordingReader(run, lambda: GpuReading(Presence.PRESENT, gpus), utc_now)()
+    state.recording(run, lambda: GpuReading(Presence.PRESENT, gpus))()
 
 
 @pytest.mark.rule("POL-03", "POL-04", "STR-15", "STR-28")
