@@ -23,7 +23,7 @@ from figure import Figure, show
 
 from tune_mcp import procfs
 from tune_mcp.supervise.processes import become_subreaper
-from tune_mcp.supervise.quiet.foreign import Reading, reading
+from tune_mcp.supervise.quiet.foreign import ForeignUse, foreign_use
 from tune_mcp.supervise.quiet.look import Looker
 
 SECONDS = 8.0
@@ -91,7 +91,7 @@ def measured() -> Iterator[Figure]:
     yield Figure("a look every 5 s, share of a core", each / 5 * 100, 0.5, "%", "allowed", 1.0)
 
 
-def run(scenario: Scenario, lane: int, other: int) -> tuple[Reading, float, float]:
+def run(scenario: Scenario, lane: int, other: int) -> tuple[ForeignUse, float, float]:
     """What was read, what was true, and the processor seconds of a look."""
     with ExitStack() as stack:
         books = stack.enter_context(accounts())
@@ -103,7 +103,7 @@ def run(scenario: Scenario, lane: int, other: int) -> tuple[Reading, float, floa
         before, then, at = looker.look(), books.foreign(), time.monotonic()
         time.sleep(SECONDS)
         after, now, end = looker.look(), books.foreign(), time.monotonic()
-        return reading(before, after, frozenset({lane}), root.pid), (now - then) / (end - at), looker.cost_s / 2
+        return foreign_use(before, after, frozenset({lane}), root.pid), (now - then) / (end - at), looker.cost_s / 2
 
 
 @contextmanager

@@ -26,7 +26,7 @@ import toy
 
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import provenance, state
-from tune_mcp.supervise import loaded
+from tune_mcp.supervise import loaded, loaded_comparison
 from tune_mcp.supervise.job import read_job
 from tune_mcp.supervise.processes import become_subreaper
 from tune_mcp.verbs.project import Project
@@ -147,8 +147,8 @@ def loaded_files() -> Iterator[Figure]:
         tree = provenance.read(repo)
 
         def launch() -> None:
-            loaded.before(job)
-            record, found = loaded.after(job, tree, time.time_ns())
+            loaded_comparison.before_launch(job)
+            record, found = loaded_comparison.after_launch(job, tree, time.time_ns())
             if record is None or found.inside or found.elsewhere:
                 raise RuntimeError(found)
             loaded.store(job, record)
