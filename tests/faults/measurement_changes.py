@@ -35,7 +35,7 @@ READ_LIMITS = (
 )
 TREE = "session/test_drift.py::test_whatever_could_change_a_measurement_is_named"
 BETWEEN = "session/test_drift.py::test_a_tree_that_was_another_one_in_between_is_noticed"
-SHELL = "supervise/test_environment.py::test_only_what_is_allowed_comes_from_the_callers_shell"
+SHELL = "supervise/test_launch_variables.py::test_only_what_is_allowed_comes_from_the_callers_shell"
 CARRIED = (
     "faults/test_same_launch.py::test_language_time_zone_and_search_path_are_those_of_the_shell_that_started_the_run"
 )
@@ -48,20 +48,20 @@ TAMPERED = "faults/test_tampering.py::test_no_observation_disappears_whatever_so
 
 WAYS = (
     # the environment of the launch
-    Way("a variable of the shell (PYTEST_ADDOPTS, PYTHONPATH, PYTHONHASHSEED …)", "supervise/environment.py", SHELL),
-    Way("LD_PRELOAD", "supervise/environment.py", SHELL),
+    Way("a variable of the shell (PYTEST_ADDOPTS, PYTHONPATH …)", "supervise/launch_variables.py", SHELL),
+    Way("LD_PRELOAD", "supervise/launch_variables.py", SHELL),
     Way("LD_LIBRARY_PATH, CUDA_HOME", "precheck/fingerprint.py", MACHINE),
     Way("a variable that the model or host sets", "precheck/fingerprint.py", MACHINE),
     Way("language, LC_*, time zone", "supervise/comparing.py", CARRIED),
     Way("the order of PATH", "supervise/comparing.py", CARRIED),
-    Way("the virtual environment's place in PATH", "supervise/environment.py",
-        "supervise/test_environment.py::test_the_projects_interpreter_and_the_guard_come_first"),
+    Way("the virtual environment's place in PATH", "supervise/launch_variables.py",
+        "supervise/test_launch_variables.py::test_the_projects_interpreter_and_the_guard_come_first"),
     Way("TMPDIR", "supervise/scratch.py",
         "supervise/test_scratch.py::test_the_tmpdir_lies_where_it_is_short_and_can_be_written"),
-    Way("which GPUs are visible", "supervise/environment.py",
-        "supervise/test_environment.py::test_the_granted_gpus_are_the_visible_ones"),
-    Way("a GPU that MPS shares", "supervise/environment.py",
-        "supervise/test_environment.py::test_a_measured_gpu_is_shared_with_nobody_whoever_asks_for_it"),
+    Way("which GPUs are visible", "supervise/launch_variables.py",
+        "supervise/test_launch_variables.py::test_the_granted_gpus_are_the_visible_ones"),
+    Way("a GPU that MPS shares", "supervise/launch_variables.py",
+        "supervise/test_launch_variables.py::test_a_measured_gpu_is_shared_with_nobody_whoever_asks_for_it"),
     # what Python loads
     Way("an installed module edited, also with its old time", LOADED, ELSEWHERE),
     Way("a wheel installed again, a RECORD edited", LOADED, ELSEWHERE),
@@ -128,7 +128,7 @@ WAYS = (
     Way("a process that ends itself (pytest-timeout in thread mode, os._exit)", "supervise/retry.py",
         "supervise/test_guard.py::test_a_test_that_ends_the_process_without_a_word_costs_two_launches_and_halts"),
     Way("a plugin in random order (it is turned off)", "supervise/pytest_session.py",
-        "supervise/test_environment.py::test_the_command_line_runs_the_whole_file_once_and_never_stops_early"),
+        "supervise/test_launch_variables.py::test_the_command_line_runs_the_whole_file_once_and_never_stops_early"),
     # results
     Way("a result cached, copied, hard-linked, or written after the session", "observe/result_files.py", OF_LAUNCH),
     Way("a result moved here from before", "observe/result_files.py",

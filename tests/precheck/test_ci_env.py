@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from precheck.machine import gaps, profile, subject
 
-from tune_mcp.precheck.launch import ci_env_checks as checks
-from tune_mcp.precheck.launch import read_ci_env as read
 from tune_mcp.precheck.subject import Needs
+from tune_mcp.precheck.variables import ci_env_checks as checks
+from tune_mcp.precheck.variables import read_ci_env as read
 
 SCRIPT = """# Source me.
 set -a

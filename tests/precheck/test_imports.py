@@ -16,7 +16,7 @@ from precheck.machine import gaps, subject
 
 from tune_mcp.precheck.imports import Imports, ModuleFact, checks, try_imports, wanted
 from tune_mcp.precheck.subject import Needs, Subject
-from tune_mcp.supervise import environment
+from tune_mcp.supervise import launch_variables
 
 TORCH = """
 class version:
@@ -36,7 +36,7 @@ def asked(root: Path, modules: Mapping[str, str], imports: tuple[str, ...] | Non
 
 
 def tried(one: Subject, deadline_s: float = 30.0) -> Imports:
-    return environment.as_launched(os.environ)(one, deadline_s)
+    return launch_variables.as_launched(os.environ)(one, deadline_s)
 
 
 @pytest.mark.rule("ENV-20")

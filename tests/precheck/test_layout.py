@@ -8,7 +8,7 @@ import pytest
 from precheck.machine import MIRROR, gaps, profile, stage, subject
 
 from tune_mcp.config.model import ModelConfig
-from tune_mcp.precheck import hardware, launch
+from tune_mcp.precheck import hardware, variables
 from tune_mcp.precheck.subject import Needs, Subject, launch_settings
 
 
@@ -29,7 +29,7 @@ def ci(root: Path) -> dict[str, str]:
 def test_folders_that_are_there_or_can_be_made_are_ok(tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
 
-    (check,) = launch.layout_checks(asking(tmp_path, **ci(tmp_path)))
+    (check,) = variables.layout_checks(asking(tmp_path, **ci(tmp_path)))
 
     assert (check.id, check.status, check.fix) == ("env.layout", "ok", "")
     assert sorted(tmp_path.rglob("*")) == before
@@ -40,11 +40,11 @@ def test_the_calibration_slice_must_be_there_itself(tmp_path: Path) -> None:
     made_once = tmp_path / "calibration"
     asked = asking(tmp_path, OMNI_CI_HOME=str(made_once))
 
-    assert gaps(launch.layout_checks(asked, made_once=made_once)) == {
+    assert gaps(variables.layout_checks(asked, made_once=made_once)) == {
         "env.layout:OMNI_CI_HOME": ("missing", f"mkdir -p {made_once}")
     }
     made_once.mkdir()
-    assert gaps(launch.layout_checks(asked, made_once=made_once)) == {}
+    assert gaps(variables.layout_checks(asked, made_once=made_once)) == {}
 
 
 @pytest.mark.rule("ENV-14", "ENV-24", "ENV-30")
@@ -54,7 +54,7 @@ def test_a_cache_outside_the_slice_is_told_with_what_was_expected(tmp_path: Path
     expected = ci(tmp_path)[name]
     asked = asking(tmp_path, **ci(tmp_path) | {name: f"{tmp_path}/{outside}"})
 
-    (check,) = launch.layout_checks(asked)
+    (check,) = variables.layout_checks(asked)
 
     assert gaps([check]) == {
         f"env.layout:{name}": (
@@ -71,7 +71,7 @@ def test_a_cache_that_one_stage_alone_puts_outside_the_slice_is_told_for_that_st
     apart = stage(env={"TORCHINDUCTOR_CACHE_DIR": "/.torchinductor", "OTHER": "1"})
     asked = subject(tmp_path, Needs(env=ci(tmp_path)), [stage(env={"OTHER": "1"}), apart])
 
-    assert gaps(launch.layout_checks(asked, may_write=lambda _: True)) == {
+    assert gaps(variables.layout_checks(asked, may_write=lambda _: True)) == {
         "env.layout:TORCHINDUCTOR_CACHE_DIR": (
             "mismatch",
             f"set TORCHINDUCTOR_CACHE_DIR: {tmp_path}/slice/.torchinductor under extra_env of models/toy/config.yaml",
@@ -110,7 +110,7 @@ def test_a_slice_of_the_host_s_own_takes_all_that_lies_in_the_model_s_along(tmp_
 @pytest.mark.rule("ENV-15")
 @pytest.mark.parametrize("root", ["/", "slice", "", ".", "/slice/.."])
 def test_a_slice_without_a_folder_of_its_own_is_none(tmp_path: Path, root: str) -> None:
-    found = gaps(launch.layout_checks(asking(tmp_path, OMNI_CI_HOME=root), may_write=lambda _: True))
+    found = gaps(variables.layout_checks(asking(tmp_path, OMNI_CI_HOME=root), may_write=lambda _: True))
 
     assert found == {
         "env.layout:OMNI_CI_HOME": (
@@ -124,7 +124,7 @@ def test_a_slice_without_a_folder_of_its_own_is_none(tmp_path: Path, root: str) 
 def test_folders_without_the_right_to_write_are_told_all_at_once(tmp_path: Path) -> None:
     (tmp_path / "slice").mkdir()
 
-    found = gaps(launch.layout_checks(asking(tmp_path, **ci(tmp_path)), may_write=lambda _: False))
+    found = gaps(variables.layout_checks(asking(tmp_path, **ci(tmp_path)), may_write=lambda _: False))
 
     assert found == {
         f"env.layout:{name}": ("missing", f"chmod u+rwx {tmp_path / 'slice'}")
@@ -137,14 +137,14 @@ def test_a_file_in_the_place_of_a_folder_and_a_missing_home_are_gaps(tmp_path: P
     (tmp_path / "slice").write_text("")
     env = {"OMNI_CI_HOME": str(tmp_path / "slice"), "HOME": str(tmp_path / "my home")}
 
-    assert gaps(launch.layout_checks(asking(tmp_path, **env))) == {
+    assert gaps(variables.layout_checks(asking(tmp_path, **env))) == {
         "env.layout:OMNI_CI_HOME": ("mismatch", f"mv {tmp_path}/slice {tmp_path}/slice.old"),
         "env.layout:HOME": ("missing", f"mkdir -p '{tmp_path}/my home'"),
     }
 
 
 def test_a_plain_machine_has_no_layout_and_no_profile_to_check(tmp_path: Path) -> None:
-    assert list(launch.layout_checks(asking(tmp_path, HF_HOME="/nowhere"))) == []
+    assert list(variables.layout_checks(asking(tmp_path, HF_HOME="/nowhere"))) == []
     assert list(hardware.host_paths_checks(asking(tmp_path))) == []
 
 

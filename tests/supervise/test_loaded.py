@@ -19,7 +19,7 @@ import toy
 
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import state
-from tune_mcp.supervise import loaded
+from tune_mcp.supervise import loaded_comparison
 from tune_mcp.supervise.job import AttemptResult, Job
 from tune_mcp.verbs.resume_run import resume_run
 from tune_mcp.verbs.strict_audit import strict_audit
@@ -213,11 +213,11 @@ def test_what_is_loaded_is_compared_with_the_record_before_a_launch(recorded: tu
     machine, job = recorded
     make, named = (ELSEWHERE | INSIDE)[change]
     with restored(machine.folder):
-        assert loaded.before(job) == loaded.Difference()
+        assert loaded_comparison.before_launch(job) == loaded_comparison.Difference()
 
         make(machine)
 
-        found = loaded.before(job)
+        found = loaded_comparison.before_launch(job)
     assert named in (found.moved if change in INSIDE else found.incomparable), found
 
 

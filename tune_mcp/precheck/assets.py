@@ -15,8 +15,8 @@ from tune_mcp.contract.precheck import Check, check
 from tune_mcp.discover.python_files import PythonFiles
 from tune_mcp.files import read_text
 from tune_mcp.precheck.hub import NO_WEIGHTS, RepoKind, folder_name, holders, missing_parts
-from tune_mcp.precheck.launch import USE, substituted
 from tune_mcp.precheck.subject import Subject, quoted
+from tune_mcp.precheck.variables import USE, substituted
 
 _DOWNLOAD_SETTINGS = ("HF_HUB_DISABLE_XET", "HF_ENDPOINT")
 
@@ -217,7 +217,7 @@ _SETTINGS = ("HOME", "HF_HOME", "HF_ENDPOINT", "HF_HUB_DISABLE_XET")
 def required_files_checks(subject: Subject) -> Iterator[Check]:
     """``files:<name>``, one for each file; a file that cannot be looked at is unknown."""
     for wanted in subject.needs.files:
-        named = expanded(wanted.path, environment(subject))
+        named = expanded(wanted.path, path_variables(subject))
         path = Path(named)
         name = f"files:{path.name}"
         if not path.is_absolute():
@@ -239,7 +239,7 @@ def required_files_checks(subject: Subject) -> Iterator[Check]:
         )
 
 
-def environment(subject: Subject) -> Mapping[str, str]:
+def path_variables(subject: Subject) -> Mapping[str, str]:
     """The variables that a launch has as far as paths follow from them."""
     return {"HOME": str(Path.home()), **subject.needs.env}
 
@@ -264,7 +264,7 @@ def _required_files_fix(subject: Subject, wanted: RequiredFile, path: Path) -> s
         return f"put the file at {quoted(path)}, as the tests' documentation describes"
     command = wanted.fetch.replace("{python}", quoted(subject.venv_python or "python"))
     command = command.replace("{repo}", quoted(subject.repo_root))
-    env = environment(subject)
+    env = path_variables(subject)
     named = [name for name in (*_SETTINGS, *_names(wanted.path)) if name in subject.needs.env]
     settings = " ".join(f"{name}={quoted(env[name])}" for name in dict.fromkeys(named))
     return f"cd {quoted(subject.repo_root)} && {settings + ' ' if settings else ''}{command.strip()}"

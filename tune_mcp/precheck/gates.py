@@ -24,9 +24,9 @@ from tune_mcp.precheck import (
     dependencies,
     hardware,
     imports,
-    launch,
     scripts,
     slurm_site,
+    variables,
     venv,
 )
 from tune_mcp.precheck.dependencies import Declared, read_declared
@@ -91,8 +91,8 @@ GATES: tuple[tuple[str, PrecheckGate], ...] = (
     ("repo.head", catalogue.repository_checks),
     ("stages.fresh", catalogue.checks),
     ("disk.space", hardware.disk_checks),
-    ("env.layout", launch.layout_checks),
-    ("env.ci", launch.ci_env_checks),
+    ("env.layout", variables.layout_checks),
+    ("env.ci", variables.ci_env_checks),
     ("hf.assets", assets.hub_checks),
     ("speaker_sim.assets", assets.speaker_sim_checks),
     ("files", assets.required_files_checks),

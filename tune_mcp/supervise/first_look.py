@@ -23,7 +23,7 @@ from tune_mcp.run_dir import RunDir, iso, utc_now
 from tune_mcp.session import plan as plans
 from tune_mcp.session import state
 from tune_mcp.session.plan import Plan
-from tune_mcp.supervise import comparing, environment
+from tune_mcp.supervise import comparing, launch_variables
 
 
 class Machine(Frozen):
@@ -73,7 +73,7 @@ def examine(run: RunDir, plan: Plan) -> Machine:
         placement=plan.settings.placement,
         needs=replace(needs, lane=needs.lane and plan.settings.slurm is None),  # a grant of Slurm's is one
     )
-    probes = Probes(gpus, venv, environment.as_launched(os.environ))
+    probes = Probes(gpus, venv, launch_variables.as_launched(os.environ))
     answer = precheck(subject, probes, iso(utc_now()), deadline=Deadline(PATIENT_DEADLINE_S))
     reading = readings[0] if readings else GpuReading(Presence.UNKNOWN, reason="no answer in time")
     found = fingerprint.read_machine(

@@ -185,6 +185,11 @@ class AttemptResult(Frozen):
     dropped_env: tuple[str, ...] = ()
     engine: Engine | None = None
 
+    @property
+    def known_crash(self) -> str:
+        """The name of the crash signature in the log; empty when there is none. ``signature`` has its line, too."""
+        return self.signature.partition(":")[0]
+
 
 @dataclass(frozen=True)
 class Phase:

@@ -105,8 +105,8 @@ class _Comparison:
     def __init__(self, job: Job, kept: Loaded | None) -> None:
         self._root = f"{job.repo_root}{os.sep}"
         self._first = kept is None
-        self._kept = kept or _NOTHING
-        self.search_path = self._kept.search_path
+        self._recorded = kept or _NOTHING
+        self.search_path = self._recorded.search_path
         self.files: dict[str, FileState] = {}
         self._inside: list[str] = []
         self._outside: list[str] = []
@@ -117,7 +117,7 @@ class _Comparison:
 
         ``started_ns``: after a launch that began then. ``data``: read, not imported.
         """
-        before = self._kept.files.get(path)
+        before = self._recorded.files.get(path)
         if before and now == before[1:]:
             self.files[path] = before
             return
@@ -135,7 +135,12 @@ class _Comparison:
             if not searched and changed >= started_ns:
                 return  # made by the launch itself: compiled code, a copy below a cache
             what = ""
-            if not self._first and searched and changed > self._kept.began_ns and (not data or drift.is_loaded(path)):
+            if (
+                not self._first
+                and searched
+                and changed > self._recorded.began_ns
+                and (not data or drift.is_loaded(path))
+            ):
                 what = "is new or was changed since the first repeat"
             elif self._first and changed >= started_ns and self._decides(path):
                 what = "was written while it was in use"
@@ -146,27 +151,27 @@ class _Comparison:
     def inherit(self, path: str) -> None:
         """A data file that was read: from an earlier launch where it is newer than the first one and new to the run."""
         now = loaded.stamp_of(path)
-        new = not self._first and path not in self._kept.files and path.startswith(self._root)
-        if now and new and now[2] > self._kept.began_ns:
+        new = not self._first and path not in self._recorded.files and path.startswith(self._root)
+        if now and new and now[2] > self._recorded.began_ns:
             self._inherited.append(path.removeprefix(self._root))
 
     def site(self, now: Mapping[str, tuple[str, ...]]) -> None:
         """Compare the names that run code by themselves: a new one shows before it was loaded."""
         for folder, names in now.items():
             for name in names:
-                if name not in self._kept.site.get(folder, names):
+                if name not in self._recorded.site.get(folder, names):
                     self._differs(f"{folder}/{name}", "appeared")
 
     def projects(self, now: Mapping[str, str]) -> None:
         """Compare editable installs outside the repository."""
         for name, state in now.items():
-            if self._kept.projects.get(name, state) != state:
+            if self._recorded.projects.get(name, state) != state:
                 self._differs(name, "(an editable install) has another commit or other changes")
 
     def revisions(self, now: Mapping[str, Revision]) -> None:
         """Compare the revisions of models and data sets."""
         for name, revision in now.items():
-            known = self._kept.revisions.get(name)
+            known = self._recorded.revisions.get(name)
             if known and (change := hub.revision_change(known, revision)):
                 self._outside.append(f"{name} {change}")
 

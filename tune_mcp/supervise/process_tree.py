@@ -62,8 +62,8 @@ class Census:
     _known: dict[Identity, str] = field(default_factory=dict[Identity, str])
     _ended: set[Identity] = field(default_factory=set[Identity])
 
-    def take(self, tree: ProcessTree) -> tuple[str, ...]:
-        """Commands of those that ended since the last census; short-lived processes are left out (WDG-11)."""
+    def update(self, tree: ProcessTree) -> tuple[str, ...]:
+        """Commands of those that ended since the last update; short-lived processes are left out (WDG-11)."""
         gone: list[Identity] = []
         for identity in [*self._known, *(one for one in tree if one not in self._known)]:
             member = tree.get(identity)

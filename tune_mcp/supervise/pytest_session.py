@@ -15,7 +15,7 @@ from tune_mcp import procfs
 from tune_mcp.config.signatures import rules as watch_rules
 from tune_mcp.contract.status import PhaseKind
 from tune_mcp.run_dir import RunDir
-from tune_mcp.supervise import caches, comparing, environment, own_pids
+from tune_mcp.supervise import caches, comparing, launch_variables, own_pids
 from tune_mcp.supervise.gpu.use import GpuUse
 from tune_mcp.supervise.job import Job, Phase, StoppedBy, read_result
 from tune_mcp.supervise.placing import pinned
@@ -109,7 +109,7 @@ class PytestSession:
         guard_folder = job.folder / "guard"
         guard_folder.mkdir(exist_ok=True)
         shutil.copyfile(Path(__file__).with_name("guard.py"), guard_folder / "tune_guard.py")
-        launch = environment.build(
+        launch = launch_variables.build(
             comparing.recorded_variables(job.run, os.environ),
             job.env,
             Path(job.venv_python),

@@ -291,7 +291,7 @@ def _other_tests(result: AttemptResult, counted: tuple[str, ...] | None) -> str:
 
 def _infrastructure(result: AttemptResult, earlier: tuple[Verdict, ...]) -> Again | Stop | None:
     """Why this attempt proves nothing about the code: ended from outside, or a known crash in its log."""
-    rc, signature = _exit_code(result), result.signature.partition(":")[0]
+    rc = _exit_code(result)
     if result.stopped_by == "timeout":
         return Again("stopped at its wall-clock limit", cause="its wall-clock limit")
     if result.stopped_by == "watchdog":
@@ -299,11 +299,11 @@ def _infrastructure(result: AttemptResult, earlier: tuple[Verdict, ...]) -> Agai
     if rc is not None and (rc < 0 or rc > 128):
         number = -rc if rc < 0 else rc - 128
         code = "" if rc < 0 else f" (exit code {rc})"
-        cause = signature or (f"signal {number}" if number in _OWN_CRASHES else "")
+        cause = result.known_crash or (f"signal {number}" if number in _OWN_CRASHES else "")
         because = f" ({result.signature})" if result.signature else ""
         return Again(_signalled(number) + code + because, cause=cause)
     if result.signature:
-        return Again(f"known crash in the log: {result.signature}", cause=signature)
+        return Again(f"known crash in the log: {result.signature}", cause=result.known_crash)
     if result.guard.collected and not result.guard.finished and rc not in (2, 3, 4, 5):
         # With nothing collected the guard was silenced or the module ended Python: the next attempt would be the same.
         how = "ended with exit code 0 in the middle of" if rc == 0 else "broke off without ending"

@@ -24,7 +24,7 @@ from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import sha256_bytes
 from tune_mcp.run_dir import RunDir, iso, utc_now
 from tune_mcp.session import events
-from tune_mcp.supervise import environment
+from tune_mcp.supervise import launch_variables
 from tune_mcp.verbs import answers, apply_recovery, pull_request, questions
 from tune_mcp.verbs.apply_plan import Proposal, proposal_for
 from tune_mcp.verbs.apply_recovery import Kept, Record
@@ -181,7 +181,7 @@ def _proved(
         # A preset that its variables choose is another module with the same text.
         for chosen in {tuple(sorted(row.stage.extra_env.items())) for row in rows}:
             settings = {**found.plan.settings.env, **dict(chosen)}
-            launch = environment.build(os.environ, settings, python, (project.repo_root,), ())
+            launch = launch_variables.build(os.environ, settings, python, (project.repo_root,), ())
             same = [row for row in rows if tuple(sorted(row.stage.extra_env.items())) == chosen]
             asked = proof.Interpreter(python, project.repo_root, launch.variables, until)
             why = proof.prove(asked, file, proposal.contents[file], change.content, same, values)

@@ -17,7 +17,7 @@ from tune_mcp.precheck.imports import Imports
 from tune_mcp.precheck.subject import Subject
 from tune_mcp.precheck.venv import read_venv
 from tune_mcp.run_dir import iso, utc_now
-from tune_mcp.supervise import environment, host_lock, neighbours
+from tune_mcp.supervise import host_lock, launch_variables, neighbours
 from tune_mcp.verbs import machine, share
 from tune_mcp.verbs.project import Project, hostname
 
@@ -29,7 +29,7 @@ def precheck(project: Project, model: str, stages: Sequence[str] = ("ALL",)) -> 
     keys = expand(stages, table)
     subject = project.subject(config, tuple(table[key] for key in keys))
     lock = _lock(project)
-    load = environment.as_launched(project.env) if lock.status in ("ok", "warn") else _undisturbed
+    load = launch_variables.as_launched(project.env) if lock.status in ("ok", "warn") else _undisturbed
     if subject.slurm:
         lock = Check(id="host.free", status="ok", detail="not asked: Slurm places every launch")
     accept = project.host is not None and project.host.gpu_memory_unknown == "accept"

@@ -37,13 +37,13 @@ _ALERT, _BLIND = "not quiet", "quiet unknown"
 class Monitor:
     """One lane during one attempt. ``quiet`` is the host profile's; without it everything is recorded, nothing decided.
 
-    ``take`` takes a look; ``root`` is the topmost process of ours.
+    ``take_look`` takes a look; ``root`` is the topmost process of ours.
     """
 
     lane: frozenset[int]
     root: int
     quiet: Quiet | None
-    take: Callable[[], Look]
+    take_look: Callable[[], Look]
     cost_s: Callable[[], float]
     clock: Callable[[], float] = time.monotonic
     readings: list[ForeignUse] = field(default_factory=list[ForeignUse])
@@ -71,7 +71,7 @@ class Monitor:
         """Measure from now on: what came before is another measurement's."""
         self.readings, self.others = [], {}
         self._cost_before = self.cost_s()
-        self._last = self.take()
+        self._last = self.take_look()
         self._began = self._last.at
         self._due = self._next(self._last)
 
@@ -172,7 +172,7 @@ class Monitor:
         return {name: round(used, 1) for name, used in sorted(self.others.items(), key=lambda one: -one[1])}
 
     def _step(self) -> ForeignUse:
-        before, now = self._last, self.take()
+        before, now = self._last, self.take_look()
         assert before
         found = foreign_use(before, now, self.lane, self.root)
         self._last, self._due = now, self._next(now)

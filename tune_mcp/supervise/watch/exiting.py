@@ -39,7 +39,7 @@ class ExitWatch:
     def look(self) -> str:
         """One look; costs a stat while nothing is written."""
         for line in self._new_lines():
-            self._take(line)
+            self._read_line(line)
         if self.over_at is None or self._clock() - self.over_at < self._grace_s:
             return ""
         children = self._children()
@@ -63,7 +63,7 @@ class ExitWatch:
         self._read += len(whole) + 1 if whole else 0
         return [line for line in whole.split(b"\n") if b'"start"' in line or b'"exiting"' in line]
 
-    def _take(self, raw: bytes) -> None:
+    def _read_line(self, raw: bytes) -> None:
         try:
             line = parse_json(raw)
         except ValueError:

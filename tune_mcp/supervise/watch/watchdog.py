@@ -250,7 +250,7 @@ class Watchdog:
     # ---- processes, start, disk, clock ----
 
     def _look_at_processes(self, at: float, tree: ProcessTree) -> None:
-        ended = self._census.take(tree)
+        ended = self._census.update(tree)
         if ended:
             self._last_death = (at, ended[0])
         if at < self._due:

@@ -10,8 +10,8 @@ import toy
 from tune_mcp.config.stages import Stage
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session.drift import Baseline
-from tune_mcp.supervise.environment import LaunchEnvironment, build
 from tune_mcp.supervise.job import AttemptResult, Job
+from tune_mcp.supervise.launch_variables import LaunchVariables, build
 from tune_mcp.supervise.pytest_session import pytest_argv
 
 SHELL = {
@@ -24,7 +24,7 @@ SHELL = {
 }  # fmt: skip
 
 
-def built(settings: dict[str, str] | None = None, gpus: tuple[int, ...] = ()) -> LaunchEnvironment:
+def built(settings: dict[str, str] | None = None, gpus: tuple[int, ...] = ()) -> LaunchVariables:
     return build(SHELL, settings or {}, Path("/venv/bin/python"), (Path("/guard"), Path("/repo")), gpus)
 
 

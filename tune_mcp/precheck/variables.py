@@ -1,4 +1,4 @@
-"""The environment of a launch: the cache folders of CI's layout, and the variables that CI's own script sets.
+"""The variables of a launch, checked: the cache folders of the CI layout, and what the script of CI sets.
 
 That script is read, never run: plain ``export NAME=value`` lines with ``$X``, ``${X}`` and ``${X:-default}`` are
 understood, whatever else it does is left to it.

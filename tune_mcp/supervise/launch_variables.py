@@ -1,4 +1,4 @@
-"""The environment of a launch: an allow-list from the caller, then the model's and the host's settings, then ours.
+"""The variables of a launch: an allow-list from the caller, then the settings of model and host, then our own.
 
 The shell that an agent happens to run in must not decide a measurement: PYTEST_ADDOPTS, PYTHONPATH, a stale
 TORCHINDUCTOR_CACHE_DIR are dropped and recorded as dropped (rules GPU-17, MOD-07).
@@ -31,7 +31,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
-class LaunchEnvironment:
+class LaunchVariables:
     """The child's variables, and the names from the caller's shell or the settings that were left behind."""
 
     variables: dict[str, str]
@@ -44,7 +44,7 @@ def build(
     venv_python: Path,
     import_paths: tuple[Path, ...],
     gpu_indices: tuple[int, ...] | None,
-) -> LaunchEnvironment:
+) -> LaunchVariables:
     """Put the child's environment together; a later source wins, and what is ours wins over all.
 
     ``import_paths`` become PYTHONPATH. ``gpu_indices`` are the GPUs that the child sees; None hides none.
@@ -64,7 +64,7 @@ def build(
     if gpu_indices is not None:
         variables["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in gpu_indices)
     variables |= dict.fromkeys(_NO_PROXY, _past_the_proxy(variables))
-    return LaunchEnvironment(variables, tuple(sorted({*caller} - {*kept} | scrubbed)))
+    return LaunchVariables(variables, tuple(sorted({*caller} - {*kept} | scrubbed)))
 
 
 def as_launched(caller: Mapping[str, str]) -> Callable[[Subject, float], Imports]:
