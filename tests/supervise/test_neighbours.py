@@ -16,7 +16,7 @@ from tune_mcp.run_dir import utc_now
 from tune_mcp.session import events, state
 from tune_mcp.supervise import host_lock, neighbours, noting
 from tune_mcp.supervise.job import Job
-from tune_mcp.supervise.journal import Journal
+from tune_mcp.supervise.journal import RunJournal
 from tune_mcp.verbs.precheck import precheck
 from tune_mcp.verbs.start_run import start_run
 
@@ -78,7 +78,7 @@ def test_a_run_that_comes_later_is_on_record_once_when_the_process_table_is_look
     jobs: list[Job] = []
     run = toy.finished_run(toy.make_toy(tmp_path / "repo"), 1, lambda job: jobs.append(job) or toy.measured(job))
     clock, others = Hours(noting.NEIGHBOURS_S), list[neighbours.Neighbour]()
-    notes = noting.Notes(Journal(run, clock, state.owner(os.getpid())), lambda: others)
+    notes = noting.Notes(RunJournal(run, clock, state.owner(os.getpid())), lambda: others)
 
     notes.look(jobs[0])
     others.append(neighbours.Neighbour(7, "/other/run", "/locks"))
