@@ -79,6 +79,14 @@ def test_slow_runs_are_looked_for_in_every_repeat_of_the_tests_that_measure_spee
     assert repeats(earlier()) == repeats() + 5
 
 
+def test_a_repeat_is_slow_by_its_speed_and_by_nothing_else(workshop, values) -> None:
+    values[("asr_speed", "latency_mean_s")] = (0.3, 0.301, 0.9, 0.3, 0.302)
+    values[("tts_wer", "corpus_wer")] = (0.05, 0.01, 0.011, 0.01, 0.0102)
+    found = read(workshop.make(values=values)).slow_runs
+    values[("asr_speed", "latency_mean_s")] = (0.3, 0.301, 0.302, 0.3, 0.302)
+    assert found.slow == read(workshop.make(values=values, stamp="20260424T050000Z")).slow_runs.slow + 1
+
+
 def test_a_value_is_known_to_the_last_digit_that_is_shown(case) -> None:
     for key, one in read(case).series.items():
         display = case.plan.catalogue[key[0]].metrics[key[1]].display
