@@ -41,7 +41,7 @@ from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import plan as plans
 from tune_mcp.session.state import Owner
 from tune_mcp.supervise import comparing, guard_record, runner
-from tune_mcp.supervise.executor import Executor, JobState
+from tune_mcp.supervise.executor import Executor
 from tune_mcp.supervise.host_lock import HostClaim
 from tune_mcp.supervise.job import JOB_FILE, AttemptResult, Job, read_result, seal, write_job
 from tune_mcp.supervise.journal import Clock
@@ -468,11 +468,11 @@ class InProcess:
         if result is not None:
             seal(job, result)
 
-    def poll(self, keys: Sequence[str]) -> dict[str, JobState]:
-        return dict.fromkeys(keys, "ended")
+    def runs(self, job: Job) -> bool:
+        return False
 
-    def cancel(self, keys: Sequence[str]) -> None:
-        raise AssertionError(f"nothing runs, so {keys} cannot be cancelled")
+    def cancel(self, job: Job) -> None:
+        raise AssertionError(f"nothing runs, so {job.key} cannot be cancelled")
 
     def close(self) -> None:
         """There is nothing to let go of."""

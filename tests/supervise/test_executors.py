@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from tune_mcp.files import dump_json, write_atomic
 from tune_mcp.run_dir import utc_now
 from tune_mcp.session import events
 from tune_mcp.supervise import loop
-from tune_mcp.supervise.executor import JobState
 from tune_mcp.supervise.executor.local import LocalExecutor
 from tune_mcp.supervise.job import JOB_FILE, AttemptResult, Job, cancel, read_result, runner_end, write_job
 from tune_mcp.supervise.waiting import Wakeup
@@ -59,10 +58,10 @@ class SpoolExecutor:
             (self.spool / f"{job.key}.new").write_text(str(write_job(job)))
             (self.spool / f"{job.key}.new").rename(self.spool / f"{job.key}.order")
 
-    def poll(self, keys: Sequence[str]) -> dict[str, JobState]:
-        return {key: "ended" if (self.spool / f"{key}.ended").exists() else "running" for key in keys}
+    def runs(self, job: Job) -> bool:
+        return not (self.spool / f"{job.key}.ended").exists()
 
-    def cancel(self, keys: Sequence[str]) -> None:
+    def cancel(self, job: Job) -> None:
         """The tombstones do it."""
 
     def collect(self, job: Job) -> AttemptResult | None:
@@ -223,13 +222,10 @@ class Local:
 
     def finish(self, job: Job) -> AttemptResult | None:
         end = time.monotonic() + 60
-        while self.state(job) == "running" and time.monotonic() < end:
+        while self.executor.runs(job) and time.monotonic() < end:
             self.wakeup.wait(60)
-        assert self.state(job) == "ended"
+        assert not self.executor.runs(job)
         return self.executor.collect(job)
-
-    def state(self, job: Job) -> JobState:
-        return self.executor.poll([job.key])[job.key]
 
 
 @pytest.fixture
@@ -302,7 +298,7 @@ def test_a_cancelled_runner_stops_its_pytest_and_is_replaced(
     local.executor.submit(jobs[0])
     toy.wait_for(lambda: toy.launches(project, 1), what="pytest")
 
-    local.executor.cancel([jobs[0].key])
+    local.executor.cancel(jobs[0])
 
     assert local.finish(jobs[0]) is None
     assert not psutil.pid_exists(toy.launches(project, 1)[0])

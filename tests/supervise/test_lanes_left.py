@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,6 @@ from tune_mcp.files import write_atomic
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 from tune_mcp.supervise.busy_lanes import LEAVE_AFTER_S, LEFT_ALONE_S
-from tune_mcp.supervise.executor import JobState
 from tune_mcp.supervise.gpu import gate
 from tune_mcp.supervise.job import PHASE_FILE, AttemptResult, Blocked, Job, is_cancelled
 from tune_mcp.verbs.project import Project
@@ -60,8 +59,8 @@ class InUse(toy.InProcess):
         if job.lane in self.busy:
             write_atomic(job.folder / PHASE_FILE, b"waiting_for_gpu: GPU 0: 9000 MiB of pid 7")
 
-    def poll(self, keys: Sequence[str]) -> dict[str, JobState]:
-        return {key: "ended" if self._over(*self.began[key]) else "running" for key in keys}
+    def runs(self, job: Job) -> bool:
+        return not self._over(*self.began[job.key])
 
     def _over(self, job: Job, began: float) -> bool:
         if is_cancelled(job) or job in self.jobs:
@@ -81,7 +80,7 @@ class InUse(toy.InProcess):
         super().submit(job)
         return True
 
-    def cancel(self, keys: Sequence[str]) -> None:
+    def cancel(self, job: Job) -> None:
         """The tombstones do it."""
 
 

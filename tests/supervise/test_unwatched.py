@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import toy
 
 from tune_mcp.session import events
-from tune_mcp.supervise.executor import JobState
+from tune_mcp.supervise.job import Job
 from tune_mcp.supervise.noting import PollingGap, Watchers
 from tune_mcp.verbs.status import status
 
@@ -50,9 +49,9 @@ class Slow(toy.InProcess):
 
     looks = 3
 
-    def poll(self, keys: Sequence[str]) -> dict[str, JobState]:
+    def runs(self, job: Job) -> bool:
         self.looks -= 1
-        return dict.fromkeys(keys, "running" if self.looks > 0 else "ended")
+        return self.looks > 0
 
 
 class Leaping:

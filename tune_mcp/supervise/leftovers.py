@@ -70,8 +70,8 @@ def unproven(runs: Iterable[RunDir]) -> list[Process]:
     proof = _proof(runs)
     if not proof.recorded:
         return []
-    ours = {process.identity for process in _living(proof)}
-    return [one for one in _processes() if one.identity in proof.recorded - ours]
+    unmarked = proof.recorded - {process.identity for process in _living(proof)}
+    return [one for one in _processes() if one.identity in unmarked]
 
 
 def end(runs: Iterable[RunDir], log: Callable[[str], None], grace: Grace = GRACE) -> Ended:

@@ -223,9 +223,7 @@ class Supervisor:
         """
         avoided = self._busy_lanes.avoided()
         while True:
-            keys = {work.job.key: lane for lane, work in self._work.items()}
-            states = self.executor.poll([*keys])
-            if ended := [lane for key, lane in keys.items() if states[key] != "running"]:
+            if ended := [lane for lane, work in self._work.items() if not self.executor.runs(work.job)]:
                 return ended
             asked = None if self._stopping else self.stop_asked()
             if asked is not None:
@@ -247,7 +245,7 @@ class Supervisor:
             if self._over is None and self._busy_lanes.should_leave(work):
                 work.leaves = True
                 cancel(work.job)
-                self.executor.cancel([work.job.key])
+                self.executor.cancel(work.job)
         self._notes.look(next(iter(self._work.values())).job)
         self._journal.seen(*self._watched())
         waits = [work.waits for work in self._work.values()]
@@ -331,7 +329,8 @@ class Supervisor:
         self._journal.event("stop_requested", reason)
         for work in self._work.values():
             cancel(work.job)
-        self.executor.cancel([work.job.key for work in self._work.values()])
+        for work in self._work.values():
+            self.executor.cancel(work.job)
 
     def _check_stop(self) -> None:
         asked = self._stopping or self.stop_asked()

@@ -6,16 +6,13 @@ already claimed by another runner (``job.claim``), so a job that an engine start
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 from tune_mcp.supervise.job import AttemptResult, Job
 
-JobState = Literal["running", "ended", "unknown"]
-
 
 class Executor(Protocol):
-    """The verbs that the supervisor needs. A key is the job's own, never the executor's.
+    """The verbs that the supervisor needs.
 
     ``outlives``: a submitted job goes on when the supervisor dies, and the next one submits the same job again to take
     it over.
@@ -27,12 +24,12 @@ class Executor(Protocol):
         """Start the job unless it runs or is sealed already (idempotent)."""
         ...
 
-    def poll(self, keys: Sequence[str]) -> dict[str, JobState]:
-        """What is known of each key."""
+    def runs(self, job: Job) -> bool:
+        """Whether the job that was submitted has not ended, as far as anybody knows."""
         ...
 
-    def cancel(self, keys: Sequence[str]) -> None:
-        """Ask the runners to stop, their tombstones are written; returns at once, ``poll`` tells when they ended."""
+    def cancel(self, job: Job) -> None:
+        """Ask the job's runner to stop, its tombstone is written; returns at once, ``runs`` reports when it ended."""
         ...
 
     def collect(self, job: Job) -> AttemptResult | None:

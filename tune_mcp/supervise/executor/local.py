@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
 from tune_mcp.files import write_atomic
-from tune_mcp.supervise.executor import JobState
 from tune_mcp.supervise.job import ENDED, RUNNER_END_FILE, AttemptResult, Job, is_sealed, read_result, write_job
 from tune_mcp.supervise.waiting import Wakeup
 
@@ -40,18 +39,19 @@ class LocalExecutor:
         """Hand the job to its lane's runner; its own messages go to ``runner.log`` in the attempt's folder."""
         self._lanes.setdefault(job.lane, _Resident(self._wakeup, self._drain_of, self._held)).submit(job)
 
-    def poll(self, keys: Sequence[str]) -> dict[str, JobState]:
-        """``running`` until the runner reports the job's end, or is dead; ``unknown`` for any other key."""
-        return {key: lane.state() if (lane := self._of(key)) else "unknown" for key in keys}
+    def runs(self, job: Job) -> bool:
+        """Whether the lane's runner lives and has not reported the job's end."""
+        lane = self._of(job)
+        return lane is not None and lane.runs()
 
-    def cancel(self, keys: Sequence[str]) -> None:
-        """SIGTERM to the runners, which walk the stop ladder on their own trees and end."""
-        for lane in filter(None, map(self._of, keys)):
+    def cancel(self, job: Job) -> None:
+        """SIGTERM to the runner, which walks the stop ladder on its own tree and ends."""
+        if lane := self._of(job):
             lane.cancel()
 
     def collect(self, job: Job) -> AttemptResult | None:
         """Read the sealed result; what a dead runner left behind is ended first."""
-        if lane := self._of(job.key):
+        if lane := self._of(job):
             lane.reap()
         return read_result(job)
 
@@ -62,8 +62,9 @@ class LocalExecutor:
         for lane in self._lanes.values():
             lane.end()
 
-    def _of(self, key: str) -> _Resident | None:
-        return next((lane for lane in self._lanes.values() if lane.key == key), None)
+    def _of(self, job: Job) -> _Resident | None:
+        lane = self._lanes.get(job.lane)
+        return lane if lane and lane.key == job.key else None
 
     def _drain_of(self) -> None:
         self._drain([pid for lane in self._lanes.values() if (pid := lane.living()) is not None])
@@ -97,15 +98,15 @@ class _Resident:
         with suppress(BrokenPipeError):  # it died this moment, and poll says so
             runner.stdin.write(os.fsencode(path) + b"\0")
 
-    def state(self) -> JobState:
-        """The state of the lane's last job."""
+    def runs(self) -> bool:
+        """Whether the lane's last job has not ended."""
         if self._runner is not None:
             self._listen(self._runner)
-        return "ended" if self._ended else "running"
+        return not self._ended
 
     def cancel(self) -> None:
         """Ask the runner to end, if its job runs."""
-        if self._runner is not None and self.state() == "running":
+        if self._runner is not None and self.runs():
             self._runner.terminate()
             self._leaves = True
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -25,7 +25,7 @@ from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
 from tune_mcp.slurm import NotAccepted, Order, QueuedJob, Slurm, Unreachable
 from tune_mcp.supervise import comparing
-from tune_mcp.supervise.executor import JobState, batch
+from tune_mcp.supervise.executor import batch
 from tune_mcp.supervise.executor.first_job import FirstJob
 from tune_mcp.supervise.job import (
     JOB_FILE,
@@ -107,23 +107,19 @@ class SlurmExecutor:
             self._thread.start()
         self._news.set()
 
-    def poll(self, keys: Sequence[str]) -> dict[str, JobState]:
-        """``running`` as long as Slurm has the job or has not answered; ``unknown`` for what was never submitted."""
+    def runs(self, job: Job) -> bool:
+        """Whether Slurm has the job or has not answered, and its runner has not left."""
         with self._lock:
-            return {key: self._state_of(self._open.get(key)) for key in keys}
+            one = self._open.get(job.key)
+        if one is None or one.gone or (one.overdue and not is_claimed(job)):
+            return False
+        return not (job.folder / LEFT_FILE).exists()
 
-    def _state_of(self, one: _Open | None) -> JobState:
-        if one is None:
-            return "unknown"
-        never = one.overdue and not is_claimed(one.job)
-        return "ended" if one.gone or never or (one.job.folder / LEFT_FILE).exists() else "running"
-
-    def cancel(self, keys: Sequence[str]) -> None:
-        """Withdraw jobs that wait, ask those that run to stop, and end them later; their tombstones are written."""
+    def cancel(self, job: Job) -> None:
+        """Withdraw a job that waits, ask one that runs to stop, and end it later; its tombstone is written."""
         with self._lock:
-            for key in keys:
-                if (one := self._open.get(key)) and one.cancelled_at is None:
-                    one.cancelled_at = time.monotonic()
+            if (one := self._open.get(job.key)) and one.cancelled_at is None:
+                one.cancelled_at = time.monotonic()
         self._news.set()
 
     def collect(self, job: Job) -> AttemptResult | None:
