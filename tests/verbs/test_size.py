@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from tune_mcp.contract.reply import TEXT_LIMIT, bounded
 from tune_mcp.errors import Refusal
+from tune_mcp.files import parse_json
+from tune_mcp.session import events
 from tune_mcp.verbs.apply import apply
 from tune_mcp.verbs.apply_plan import apply_plan
 from tune_mcp.verbs.catalog import catalog
@@ -38,9 +40,9 @@ def name(number: int) -> str:
 EXTRA = {"wer_corpus": 0.0125, "similarity": 0.75}
 
 
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, str]]:
-    """Four stages in each of 18 test files, fifteen strict repeats of each; two of four thresholds loosen."""
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """Four stages in each of 18 test files; of what every repeat measures, two of four thresholds loosen."""
     source = (
         toy.toy_source()
         .replace('{"throughput_qps": 1.0, "latency_mean_s": 9.0}', '{"throughput_qps": 99.0}')
@@ -58,26 +60,23 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, s
         "metric_sources": {name(n): {**sources, "paths": paths} for n in range(FILES)},
     }
     files = {f"tests/{name(n)}": source.replace("TOY", f"OMNI_{n:02d}") for n in range(FILES)}
-    with (
-        mock.patch.object(os, "fsync", lambda _: None),
-        mock.patch.dict(os.environ, TUNE_LOCK_DIR=str(tmp_path_factory.mktemp("host"))),
-    ):
-        project = toy.make_toy(tmp_path_factory.mktemp("large") / "repo", config=config, files=files)
-        run = toy.finished_run(project, REPEATS, lambda job: toy.measured(job, summary=EXTRA))
-        yield project, run.run_id
+    return toy.make_toy(tmp_path / "repo", config=config, files=files)
 
 
-def test_the_large_run_is_as_large_as_it_should_be(large: tuple[Project, str]) -> None:
-    project, run_id = large
+def test_every_reply_about_a_large_run_is_short_and_ends_with_the_next_step(project: Project) -> None:
+    with mock.patch.object(events, "parse_json", cache(parse_json)):  # each repeat reads the whole ledger again
+        run_id = toy.finished_run(project, REPEATS, lambda job: toy.measured(job, summary=EXTRA)).run_id
     audited = strict_audit(project, run_id)
     assert audited.strict_ready == f"{STAGES}/{STAGES}" and audited.ready
     assert all(stage.cells == "✓" * REPEATS for stage in audited.stages)
-
-
-def test_every_reply_about_a_large_run_is_short_and_ends_with_the_next_step(large: tuple[Project, str]) -> None:
-    project, run_id = large
+    assert len(audited.text().splitlines()) == 2 + STAGES + 2, "the audit is whole and still short"
     shown = report(project, run_id)
     plan = apply_plan(project, run_id)
+    with pytest.raises(Refusal) as caught:
+        apply(project, run_id, plan.plan_id, "smart")
+    missing = caught.value.details["missing"]
+    assert isinstance(missing, list) and len(missing) == 2 * FILES, "speed, and a quality metric of each file"
+    assert len(caught.value.text()) <= TEXT_LIMIT
     replies = [
         catalog(project),
         catalog(project, "toy"),
@@ -86,6 +85,7 @@ def test_every_reply_about_a_large_run_is_short_and_ends_with_the_next_step(larg
         list_runs(project),
         status(project, run_id),
         tail_pytest(project, run_id, lines=500),
+        audited,
         shown,
         plan,
         apply(project, run_id, plan.plan_id, "report"),
@@ -94,40 +94,15 @@ def test_every_reply_about_a_large_run_is_short_and_ends_with_the_next_step(larg
     for reply in replies:
         text = reply.text()
         assert len(text) <= TEXT_LIMIT, type(reply)
-        assert text.endswith(f"Next: {reply.next}"), type(reply)
+        assert text.endswith(f"Next: {reply.next}") or reply is audited, type(reply)
     assert len(plan.rows) == STAGES
     assert f"{STAGES} metrics in {STAGES} stages: 36 would loosen, 36 tighten" in shown.text()
     assert all("loosens (-89.6%)" in line for line in shown.loosening[:FILES]), "the largest change first"
     assert "LOOSENS … and 16 more, by less" in shown.text()
 
 
-def test_the_strict_audit_of_a_large_run_is_whole_and_still_short(large: tuple[Project, str]) -> None:
-    project, run_id = large
-    text = strict_audit(project, run_id).text()
-    assert len(text) <= TEXT_LIMIT
-    assert len(text.splitlines()) == 2 + STAGES + 2
-
-
-def test_a_large_refusal_stays_short_too(large: tuple[Project, str]) -> None:
-    project, run_id = large
-    report(project, run_id)
-    plan = apply_plan(project, run_id)
-
-    with pytest.raises(Refusal) as caught:
-        apply(project, run_id, plan.plan_id, "smart")
-
-    assert len(caught.value.text()) <= TEXT_LIMIT
-    missing = caught.value.details["missing"]
-    assert isinstance(missing, list) and len(missing) == 2 * FILES, "speed, and a quality metric of each file"
-
-
-def test_the_start_of_a_large_run_shows_plan_line_and_commands(large: tuple[Project, str]) -> None:
-    project, _ = large
-
-    def dead(job: Any) -> None:
-        return None
-
-    with mock.patch.object(os, "fsync", lambda _: None), toy.supervised_here(dead):
+def test_the_start_of_a_large_run_shows_plan_line_and_commands(project: Project) -> None:
+    with toy.supervised_here(lambda job: None):
         reply = start_run(project, "toy", repeats=1)
     assert len(reply.text()) <= TEXT_LIMIT
     for part in (reply.plan_line, reply.watch_command, reply.tail_command):

@@ -52,6 +52,8 @@ def append(run: RunDir, kind: str, now: datetime, text: str, **facts: Json) -> N
 
 def _one_line(text: str) -> str:
     """The text without line breaks and terminal escapes, which a file's name may hold."""
+    if text.isprintable():
+        return text
     return "".join(
         one if one.isprintable() else " " if one == "\n" else one.encode("unicode_escape").decode() for one in text
     )

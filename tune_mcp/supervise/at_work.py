@@ -140,7 +140,7 @@ def next_job(
 def _launched(run: RunDir, test: str, repeat: int) -> list[int]:
     """Attempts on the ledger since the repeat was last moved aside: a folder that somebody took away was one, too."""
     found: list[int] = []
-    for event in events.read(run.events):
+    for event in events.read(run.events, '"test"'):
         if (event.facts.get("test"), event.facts.get("repeat")) != (test, repeat):
             continue
         number = event.facts.get("attempt")

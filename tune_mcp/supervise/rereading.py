@@ -56,13 +56,13 @@ class Reread:
 def judge_again(run: RunDir, plan: Plan, repeats: Iterable[Repeat]) -> Reread:
     """Judge the sealed attempts of these repeats by ``plan``; nothing is written."""
     found = Reread()
-    tests, recorded = plan.tests(), events.ledger(run)
+    tests, recorded, log = plan.tests(), events.ledger(run), sealed.told(run)
     for test, repeat in repeats:
         scoped = one_scope(run, plan, tests[test], recorded)
         ran = sealed.counted_tests(run, test, tests[test][0].key, repeat) or next(
             (one.attempt.result.guard.collected for (other, _), one in found.counted.items() if other == test), None
         )
-        one = _first_complete(run, plan, tests[test], scoped, sealed.attempts(run, test, repeat), ran)
+        one = _first_complete(run, plan, tests[test], scoped, sealed.attempts(run, test, repeat, log), ran)
         if isinstance(one, Counted):
             found.counted[(test, repeat)] = one
         elif one is not None:

@@ -6,7 +6,7 @@ had purged are not listed; what the supervisor itself moved aside before a new p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -71,31 +71,41 @@ def put_on_ledger(job: Job, result: AttemptResult | None, now: datetime, *, besi
 
 def is_on_ledger(job: Job) -> bool:
     """Whether a supervisor has taken over what this attempt sealed."""
-    return (job.key, result_sha256(job)) in _seals(job.run)
+    return (job.key, result_sha256(job)) in _seals(events.read(job.run.events, '"sealed"'))
 
 
-def attempts(run: RunDir, test: str, repeat: int) -> list[SealedAttempt]:
-    """Every attempt that was sealed and is as it was sealed, in the order in which they were made."""
-    known = _seals(run)
+def told(run: RunDir) -> tuple[events.Event, ...]:
+    """What the ledger says of sealed attempts and of repeats that were moved."""
+    kinds = ("sealed", "purged", "restored")
+    return tuple(event for event in events.read(run.events) if event.kind in kinds)
+
+
+def attempts(run: RunDir, test: str, repeat: int, log: Sequence[events.Event] | None = None) -> list[SealedAttempt]:
+    """Every attempt that was sealed and is as it was sealed, in the order in which they were made.
+
+    Who asks about many repeats hands in ``told``.
+    """
+    log = told(run) if log is None else log
+    known = _seals(log)
     found: list[SealedAttempt] = []
-    for epoch in (*_moved_aside(run, test, repeat), None):
+    for epoch in (*_moved_aside(run, log, test, repeat), None):
         root = epoch or run.test_folder(test)
         found += _within(run, root, epoch, repeat, known)
     return found
 
 
-def _seals(run: RunDir) -> dict[tuple[Json, Json], Json]:
+def _seals(log: Iterable[events.Event]) -> dict[tuple[Json, Json], Json]:
     """Key and digest of every sealed result on the ledger -> the machine on record at that time."""
     return {
         (event.facts.get("key"), event.facts.get("sha256")): event.facts.get("environment")
-        for event in events.read(run.events, '"sealed"')
+        for event in log
         if event.kind == "sealed"
     }
 
 
 def counted_tests(run: RunDir, test: str, stage_key: str, but: int) -> tuple[str, ...] | None:
     """The node ids that the first other repeat ran whose artifact of ``stage_key`` counts; None where there is none."""
-    seals = _seals(run)
+    seals = _seals(events.read(run.events, '"sealed"'))
     for (key, repeat), sha in sorted(events.ledger(run).observations.items()):
         stored = load(run, key, repeat) if key == stage_key and repeat != but else None
         if not isinstance(stored, Stored) or stored.sha256 != sha or stored.content.status != "ok":
@@ -111,10 +121,10 @@ def counted_tests(run: RunDir, test: str, stage_key: str, but: int) -> tuple[str
     return None
 
 
-def _moved_aside(run: RunDir, test: str, repeat: int) -> Iterator[Path]:
+def _moved_aside(run: RunDir, log: Iterable[events.Event], test: str, repeat: int) -> Iterator[Path]:
     """The folders that the supervisor moved this repeat into, and nobody brought back."""
     folders: dict[str, Path] = {}
-    for event in events.read(run.events):
+    for event in log:
         name = event.facts.get("folder")
         if (event.facts.get("test"), event.facts.get("repeat")) != (test, repeat) or not isinstance(name, str):
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
@@ -52,8 +52,8 @@ def outcomes(run: RunDir, plan: Plan, tests: Iterable[str]) -> dict[tuple[str, i
     """
     wanted = set(tests)
     found: dict[tuple[str, int], Outcome] = {}
-    for part, test, repeat in _launches(run, plan):
-        if test in wanted and (record := _record(part, test, repeat)).started:
+    for part, test, repeat, log in _launches(run, plan):
+        if test in wanted and (record := _record(part, test, repeat, log)).started:
             one, other = Outcome(record.executed, record.failures), found.get((test, repeat))
             if other is not None:  # a test whose stages two merged runs share ran twice
                 tests_run = tuple(dict.fromkeys((*other.tests, *one.tests)))
@@ -62,38 +62,40 @@ def outcomes(run: RunDir, plan: Plan, tests: Iterable[str]) -> dict[tuple[str, i
     return found
 
 
-def _launches(run: RunDir, plan: Plan) -> Iterator[tuple[RunDir, str, int]]:
+def _launches(run: RunDir, plan: Plan) -> Iterator[tuple[RunDir, str, int, Sequence[events.Event]]]:
+    """Where each repeat was launched, and what the ledger there says of sealed attempts."""
     for part, own in plan.parts(run):
-        yield from ((part, test, repeat) for test in own.tests() for repeat in range(1, plan.repeats + 1))
+        log = sealed.told(part)
+        yield from ((part, test, repeat, log) for test in own.tests() for repeat in range(1, plan.repeats + 1))
 
 
 def changed_records(run: RunDir, plan: Plan) -> Iterator[str]:
     """A line for each of the first records of pytest that are not as their attempts were sealed with them."""
     changed = (
         f"{part.guard_record(test, repeat)} is not as it was sealed, so it is no evidence: what was sealed counts"
-        for part, test, repeat in _launches(run, plan)
-        if (record := _sealed_record(part, test, repeat)) is not None
+        for part, test, repeat, log in _launches(run, plan)
+        if (record := _sealed_record(part, test, repeat, log)) is not None
         and record != guard_record.read(part.guard_record(test, repeat))
     )
     return islice(changed, NOTES_SHOWN)
 
 
-def _record(run: RunDir, test: str, repeat: int) -> GuardSummary:
-    found = _sealed_record(run, test, repeat)
+def _record(run: RunDir, test: str, repeat: int, log: Sequence[events.Event]) -> GuardSummary:
+    found = _sealed_record(run, test, repeat, log)
     return guard_record.read(run.guard_record(test, repeat)) if found is None else found
 
 
-def _sealed_record(run: RunDir, test: str, repeat: int) -> GuardSummary | None:
+def _sealed_record(run: RunDir, test: str, repeat: int, log: Sequence[events.Event]) -> GuardSummary | None:
     """What the attempt that counts was sealed with, an empty one where its files are other ones now.
 
     None where no attempt at this repeat was ever sealed.
     """
-    live = [one for one in sealed.attempts(run, test, repeat) if one.home == run.test_folder(test)]
+    live = [one for one in sealed.attempts(run, test, repeat, log) if one.home == run.test_folder(test)]
     if live:
         return live[-1].result.guard
     key = run.attempt_key(test, repeat, "")
-    ledger = (event for event in events.read(run.events, '"sealed"') if event.kind == "sealed")
-    return GuardSummary() if any(str(event.facts.get("key")).startswith(key) for event in ledger) else None
+    keys = (str(event.facts.get("key")) for event in log if event.kind == "sealed")
+    return GuardSummary() if any(one.startswith(key) for one in keys) else None
 
 
 def before(run: RunDir) -> Before:
