@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from unittest import mock
 
@@ -15,7 +16,7 @@ import pytest
 import toy
 from faulty_disk import DIED, DONE, REFUSED, Fault, calls_of, run
 
-from tune_mcp.apply import proof, transaction
+from tune_mcp.apply import literals, proof, transaction
 from tune_mcp.apply.transaction import read_journal
 from tune_mcp.contract.apply import Decision
 from tune_mcp.errors import Code, Refusal
@@ -135,9 +136,15 @@ def new(repo: Repo) -> dict[str, bytes]:
 
 @pytest.fixture
 def planned(repo: Repo) -> object:
-    """The gates are passed once and not at each of hundreds of steps."""
+    """The gates are passed and the new bytes made once and not at each of hundreds of steps."""
     found = proposal_for(repo.project, repo.run.run_id, repo.plan_id)
-    with mock.patch("tune_mcp.verbs.apply.proposal_for", lambda *_: found):
+    made = cache(literals.rewrite)
+    with (
+        mock.patch("tune_mcp.verbs.apply.proposal_for", lambda *_: found),
+        mock.patch("tune_mcp.verbs.apply.rewrite", lambda data, path, edits: made(data, path, tuple(edits))),
+    ):
+        repo.apply()
+        repo.reset()
         yield
 
 
