@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import toy
@@ -18,9 +21,10 @@ from tune_mcp.files import append_line, write_atomic
 from tune_mcp.observe.audit import audit
 from tune_mcp.observe.worst import worst_of_n
 from tune_mcp.run_dir import RunDir, list_runs
-from tune_mcp.session import events, state
+from tune_mcp.session import events, provenance, state
 from tune_mcp.supervise import loop
 from tune_mcp.supervise.job import AttemptResult, Job
+from tune_mcp.verbs import run_plan
 from tune_mcp.verbs.discover import discover
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.resume_run import resume_run
@@ -32,10 +36,22 @@ from tune_mcp.verbs.tail_pytest import tail_pytest
 def every_crash(call: Callable[[], object], after: Callable[[int], None], steps: Sequence[str] = STEPS) -> int:
     """Crash ``call`` at its first step, its second, and so on until it ends by itself; look each time."""
     step = 1
-    while crash_at(step, call, steps):
-        after(step)
-        step += 1
+    with still_tree():
+        while crash_at(step, call, steps):
+            after(step)
+            step += 1
     return step - 1
+
+
+@contextmanager
+def still_tree() -> Iterator[None]:
+    """Only the run's folder changes: what the tree holds is asked once, and not at each of hundreds of steps."""
+    with (
+        mock.patch.object(provenance, "read", cache(provenance.read)),
+        mock.patch.object(run_plan, "own_output", lambda *_: ()),
+        mock.patch.object(run_plan, "contradicted", lambda *_: []),
+    ):
+        yield
 
 
 def once_partial(job: Job) -> AttemptResult | None:
