@@ -16,6 +16,7 @@ from tune_mcp.verbs.apply_plan import apply_plan
 from tune_mcp.verbs.discover import discover
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.report import report
+from tune_mcp.verbs.status import status
 
 TABLE = '_TOY_P95 = {\n    2: {"throughput_qps": 1.0, "latency_mean_s": 9.0},\n}\n'
 BARE = "TOY_ACC_MIN = 0.5  # a bare threshold\n"
@@ -34,10 +35,9 @@ def source_of(project: Project) -> str:
 
 
 def measured(project: Project) -> RunDir:
-    """Two repeats by a real supervisor and a real pytest."""
-    run = toy.start(project, 2)
-    now = toy.wait_until_rest(project, run.run_id)
-    assert now.state == "finished", toy.told(run)
+    """Two repeats by a real runner and a real pytest."""
+    run = toy.finished_run(project, 2, toy.real_pytest)
+    assert status(project, run.run_id).state == "finished", toy.told(run)
     return run
 
 
@@ -198,7 +198,7 @@ def test_a_test_that_guards_its_missing_value_passes_and_gets_one(tmp_path: Path
     line = '    assert results["summary"]["accuracy"] >= TOY_ACC_MIN\n'
     guarded = f"    if TOY_ACC_MIN is not None:\n    {line}"
     project = project_with(tmp_path, (BARE, "TOY_ACC_MIN = None\n"), (line, guarded))
-    run = measured(project)
+    run = toy.finished_run(project)
 
     row = rows_of(project, run)["accuracy"]
 

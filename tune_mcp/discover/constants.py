@@ -11,6 +11,7 @@ import ast
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import lru_cache
 
 from tune_mcp.discover.bindings import ASSIGNING, ModuleScope
 from tune_mcp.discover.blanks import Blank, BlankForm, is_none, table_uses
@@ -219,8 +220,12 @@ _WHAT: Mapping[ConstantKind, str] = {
 }
 
 
+@lru_cache(maxsize=64)
 def parse_module(data: bytes, path: str) -> ModuleConstants:
-    """Read all module-level constants of a file. Raises ``Refusal`` INVALID_CONFIG for one that does not parse."""
+    """Read all module-level constants of a file. Raises ``Refusal`` INVALID_CONFIG for one that does not parse.
+
+    A plan, its report and its edits ask for the same bytes again and again.
+    """
     source = read_tree(data, path)
     scope = ModuleScope()
     scope.visit(source.tree)
