@@ -150,10 +150,10 @@ class Case:
 
     @property
     def applied(self) -> ApplyPlan:
-        return plans.build(self.repo, self.plan, self.audit)
+        return plans.build(self.repo, self.audit)
 
     def report(self) -> ReportFacts:
-        return write_report(self.run, self.repo, self.plan, self.audit, self.applied, self.now)
+        return write_report(self.run, self.repo, self.audit, self.applied, self.now)
 
     def record_applied(self, *rows: Applied) -> None:
         facts = read_report(self.run)

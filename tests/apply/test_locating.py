@@ -35,7 +35,8 @@ def place_of(
     plan = Plan.model_construct(protected=protected, preset_filters=filters or {}, report_only=report_only)
     files = Files(root)
     concurrency = Concurrency(files.module(TEST), files.module(LIMITS))
-    return locate(source, stage, files.module(LIMITS), concurrency, plan)
+    found = locate(source, stage, files.module(LIMITS), concurrency, plan)
+    return found.place, found.trouble
 
 
 @pytest.mark.rule("APL-16")

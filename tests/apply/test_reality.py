@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from apply.gates import LINE, gate
 
+from tune_mcp.apply.locating import Located
 from tune_mcp.apply.reading import Reading
 from tune_mcp.apply.reality import (
     Cause,
@@ -32,7 +33,7 @@ def reading(read: Gate | Unread = LOW, values=(0.6, 0.7), present: float | None 
     repeats = range(1, len(values) + 1)
     given = {"tests": frozenset({"test_a"}), **more}
     return Reading(
-        "LIMIT",
+        Located(),
         "k",
         read,
         values=dict(zip(repeats, values, strict=True)),
@@ -95,7 +96,7 @@ def test_nothing_is_said_without_a_gate_a_threshold_or_a_record_of_the_launch() 
 
 def test_a_repeat_without_a_threshold_does_not_hide_the_next_one() -> None:
     one = reading(values=(0.4, 0.4))
-    mixed = Reading(one.place, one.test_key, one.read, one.tests, one.values, {1: None, 2: 0.5})
+    mixed = Reading(one.located, one.test_key, one.read, one.tests, one.values, {1: None, 2: 0.5})
     assert "repeat 2 fails" in against(mixed, passed(1, 2))
     unrecorded = reading(values=(0.4, 0.4))
     assert "repeat 2 fails" in against(unrecorded, passed(2))

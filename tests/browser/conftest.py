@@ -50,7 +50,7 @@ def write(folder: Path, repeats: int) -> Report:
     events.append(case.run, "alert", START + timedelta(minutes=40), "the log has not grown for 600 s")
     purge = {"test": "test_asr_ci", "repeat": 4, "reason": "20 of 24 samples", "who": "li"}
     events.append(case.run, "purged", START + timedelta(minutes=50), "purged", **purge)
-    write_report(case.run, case.repo, case.plan, case.audit, case.applied, case.now, OPTIMISATIONS)
+    write_report(case.run, case.repo, case.audit, case.applied, case.now, OPTIMISATIONS)
     return Report(case.run.report_html, len(VALUES), repeats)
 
 

@@ -37,7 +37,7 @@ def earlier(gpus: str = "2× NVIDIA H20", sha: str = "a" * 40, factor: float = 1
 
 
 def read(case, *reports: EarlierReport, same=lambda sha: True):
-    return noise.read(case.plan, case.audit.stages, case.applied.rows, reports, "2× NVIDIA H20", same)
+    return noise.read(case.audit, case.applied.rows, reports, "2× NVIDIA H20", same)
 
 
 def test_families_come_from_the_groups_and_the_priors_from_the_history_below_six(case) -> None:

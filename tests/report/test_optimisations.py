@@ -27,7 +27,7 @@ def look(case, **named: Optimisation) -> dict[str, OptimisationFacts]:
 
 
 def report(case, **named: Optimisation) -> ReportFacts:
-    return write_report(case.run, case.repo, case.plan, case.audit, case.applied, case.now, named)
+    return write_report(case.run, case.repo, case.audit, case.applied, case.now, named)
 
 
 @pytest.mark.rule("PRF-03")

@@ -45,7 +45,7 @@ def report(case: Case, log: str = "", **named: Optimisation) -> ReportFacts:
         path = case.run.log("test_tts_ci", repeat)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(log)
-    return write_report(case.run, case.repo, case.plan, case.audit, case.applied, case.now, named)
+    return write_report(case.run, case.repo, case.audit, case.applied, case.now, named)
 
 
 def two(workshop: Workshop, commit: Callable[..., str], log: str, now=FASTER, **named: Optimisation) -> ReportFacts:

@@ -76,7 +76,7 @@ def test_no_report_is_written_while_a_repeat_is_not_strict(case) -> None:
     from tune_mcp.report.write import write_report
 
     with pytest.raises(ValueError, match="has not passed both gates"):
-        write_report(case.run, case.repo, case.plan, case.audit, applied, case.now)
+        write_report(case.run, case.repo, case.audit, applied, case.now)
     assert not case.run.report_md.exists()
 
 
@@ -282,7 +282,7 @@ def report_with(case, **ci):
     from tune_mcp.report.suite import CiGate
     from tune_mcp.report.write import write_report
 
-    return write_report(case.run, case.repo, case.plan, case.audit, case.applied, case.now, {}, CiGate(**ci))
+    return write_report(case.run, case.repo, case.audit, case.applied, case.now, {}, CiGate(**ci))
 
 
 def test_attempts_of_ci_lower_the_chance_to_what_lasts_through_all_of_them(case) -> None:

@@ -78,10 +78,25 @@ Trouble = tuple[Code, str]
 """Why a literal may not be written: the code of the refusal and one sentence."""
 
 
-def locate(
+@dataclass(frozen=True)
+class Located:
+    """The place of one threshold, or the trouble that keeps the plan from writing it; ``load`` is that of its table."""
+
+    place: Place | None = None
+    trouble: Trouble | None = None
+    load: int | None = None
+
+
+def locate(source: str, stage: Stage, module: ModuleConstants, concurrency: Concurrency, plan: Plan) -> Located:
+    """Where the threshold ``source`` of ``stage`` is."""
+    place, trouble = _place(source, stage, module, concurrency, plan)
+    load = place.concurrency if place else concurrency.value() if split_source(source)[1] else None
+    return Located(place, trouble, load)
+
+
+def _place(
     source: str, stage: Stage, module: ModuleConstants, concurrency: Concurrency, plan: Plan
 ) -> tuple[Place | None, Trouble | None]:
-    """The place of the threshold ``source`` of ``stage``, or why there is none that the plan may write."""
     symbol, subkey = split_source(source)
     names = names_in(source) if source in module.leaves else (symbol,)
     if trouble := next((found for name in names if (found := _forbidden(name, symbol, stage, plan))), None):

@@ -15,8 +15,9 @@ from pathlib import Path
 from tune_mcp.apply import doubts, reading, reality
 from tune_mcp.apply.doubts import Doubt
 from tune_mcp.apply.literals import Edit, rewrite
-from tune_mcp.apply.locating import Concurrency, Files, locate
+from tune_mcp.apply.locating import Files
 from tune_mcp.apply.readers import Readers
+from tune_mcp.apply.reading import Reading
 from tune_mcp.apply.reality import Outcome, Outcomes
 from tune_mcp.config.stages import GroupPolicy, Number, Stage
 from tune_mcp.contract.apply_plan import Direction, PlanRow, Smart
@@ -46,7 +47,7 @@ class Row(PlanRow):
     literal: NumberLiteral | None
     code: Code | None = None
     doubts: tuple[Doubt, ...] = ()
-    gate: Gate | Unread | None = None
+    gate: Gate | Unread
     blank: Blank | None = None
 
     @property
@@ -119,7 +120,7 @@ class ApplyPlan:
         """Unified diff of writing every row that mode full would write."""
         parts: list[str] = []
         for file, before in self.contents.items():
-            edits = [row.edit() for row in self.rows if row.file == file and row.place_known and row.writable]
+            edits = [row.edit() for row in self.rows if row.file == file and row.writable]
             after = rewrite(before, file, edits) if edits else before
             parts += _diff(file, before.decode(), after.decode())
         return "".join(parts)
@@ -146,42 +147,33 @@ class Seen:
 
 
 def build(
-    repo_root: Path,
-    plan: Plan,
-    audited: Audit,
-    catalogue: Mapping[str, Stage] | None = None,
-    seen: Seen | None = None,
+    repo_root: Path, audited: Audit, catalogue: Mapping[str, Stage] | None = None, seen: Seen | None = None
 ) -> ApplyPlan:
     """Compute the plan of a run whose gates passed; ``audited`` must be strict-ready (the caller checked).
 
     ``catalogue`` are all stages of the model (default: the run's), for thresholds that others read too. Without
     ``seen`` no reading of an assertion can be held against pytest.
     """
-    seen = seen or Seen()
+    seen, plan = seen or Seen(), audited.plan
     files = Files(repo_root)
     readers = Readers(files.python, plan.table(), catalogue or {})
-    readings = reading.read(files, plan, audited, seen.before)
+    readings = reading.read(files, audited, seen.before)
     by_test = reading.by_test(readings.values())
     rows: list[Row] = []
-    threshold_files: set[str] = set()
     for stage in audited.stages:
-        if stage.stage.is_docs:
-            continue
-        thresholds = files.module(stage.stage.threshold_path)
-        threshold_files.add(thresholds.path)
-        concurrency = Concurrency(files.module(stage.stage.test), thresholds)
-        policy = plan.groups[stage.stage.group]
-        rows += [_row(worst, thresholds, concurrency, policy, plan) for worst in worst_of_n(stage, policy)]
-    rows = [_fillable(replace(row, gate=readings[row.key].read), files) for row in rows]
-    against = [reality.contradiction(readings[row.key], by_test[row.stage.test_key], seen.outcomes) for row in rows]
-    rows = [_asserted(row, contradicted) for row, contradicted in zip(rows, against, strict=True)]
-    rows = [
-        _doubted(_alone(row, readers), contradicted, plan)
-        for row, contradicted in zip(_unshared(rows), against, strict=True)
-    ]
+        if not stage.stage.is_docs:
+            policy = plan.groups[stage.stage.group]
+            of_stage = [(one, readings[stage.stage.key, one.metric_key]) for one in worst_of_n(stage, policy)]
+            rows += [_fillable(_row(worst, known, policy), files) for worst, known in of_stage]
+    against = {
+        row.key: reality.contradiction(readings[row.key], by_test[row.stage.test_key], seen.outcomes) for row in rows
+    }
+    rows = [_asserted(row, against[row.key]) for row in rows]
+    rows = [_doubted(_alone(row, readers), against[row.key], plan) for row in _unshared(rows)]
+    threshold_files = {row.file for row in rows}
     contents = {name: files.content(name) for name in files.modules if name in threshold_files}
     failed = reality.failed_tests(by_test, seen.outcomes, seen.allowed)
-    plan_id = _plan_id(plan, audited, files.modules, rows, failed)
+    plan_id = _plan_id(audited, files.modules, rows, failed)
     return ApplyPlan(plan_id, tuple(rows), contents, failed, unchecked=not seen.outcomes)
 
 
@@ -232,15 +224,9 @@ def _unknown(row: Row, why: str) -> Row:
     )
 
 
-def _row(
-    worst: Worst,
-    module: ModuleConstants,
-    concurrency: Concurrency,
-    policy: GroupPolicy,
-    plan: Plan,
-) -> Row:
+def _row(worst: Worst, known: Reading, policy: GroupPolicy) -> Row:
     symbol, subkey = split_source(worst.source)
-    place, trouble = locate(worst.source, worst.stage, module, concurrency, plan)
+    place, trouble = known.located.place, known.located.trouble
     literal, blank = (place, None) if isinstance(place, NumberLiteral) else (None, place)
     found = direction(worst.worst_op, literal.value if literal else None, worst.write_value)
     found = Direction.FIRST if blank else found
@@ -251,12 +237,12 @@ def _row(
         stage_group=worst.stage.group,
         calibration_preset=worst.stage.calibration_preset,
         variant=worst.stage.variant,
-        file=module.path,
+        file=worst.stage.threshold_path,
         source=worst.source,
         source_kind="nested" if subkey else "bare",
         symbol=symbol,
         subkey=subkey,
-        concurrency=place.concurrency if place else (concurrency.value() if subkey else None),
+        concurrency=known.located.load,
         worst_op=worst.worst_op,
         per_run_raw=worst.per_run_raw,
         worst_raw=worst.worst_raw,
@@ -270,6 +256,7 @@ def _row(
         literal=literal,
         blank=blank,
         code=trouble[0] if trouble else None,
+        gate=known.read,
     )
 
 
@@ -301,7 +288,7 @@ def _alone(row: Row, readers: Readers) -> Row:
 
 def _doubted(row: Row, contradicted: str, plan: Plan) -> Row:
     """The row with what a person must see first: with a doubt it is never written by a mode alone."""
-    if not row.writable or row.gate is None:
+    if not row.writable:
         return replace(row, reason=f"{row.reason}; {contradicted}") if contradicted else row
     found = tuple(doubts.find(row.worst, row.current_raw, row.direction, row.gate, contradicted, plan.repeats))
     if isinstance(row.gate, Gate):
@@ -338,12 +325,9 @@ def artifacts(audited: Audit) -> dict[str, Json]:
 
 
 def _plan_id(
-    plan: Plan,
-    audited: Audit,
-    modules: Mapping[str, ModuleConstants],
-    rows: list[Row],
-    failed: tuple[FailedTest, ...],
+    audited: Audit, modules: Mapping[str, ModuleConstants], rows: list[Row], failed: tuple[FailedTest, ...]
 ) -> str:
+    plan = audited.plan
     files = {name: module.sha256 for name, module in modules.items()}
     # What others read can change a decision without changing one of these files.
     decided = [[*row.key, row.decision, row.reason] for row in rows]

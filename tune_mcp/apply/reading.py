@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from tune_mcp.apply.locating import Concurrency, Files, locate
+from tune_mcp.apply.locating import Concurrency, Files, Located, locate
 from tune_mcp.config.stages import Number
 from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.discover.assertions import Gate, Unread, UnreadKind
@@ -30,7 +30,7 @@ class Reading:
     KeyError may name its missing key.
     """
 
-    place: str
+    located: Located
     test_key: str
     read: Gate | Unread
     tests: frozenset[str]
@@ -54,12 +54,12 @@ class Reading:
 
 
 def read(
-    files: Files, plan: Plan, audited: Audit, before: Before, tests: Iterable[str] | None = None
+    files: Files, audited: Audit, before: Before, tests: Iterable[str] | None = None
 ) -> dict[tuple[str, str], Reading]:
     """The readings by (stage key, metric key), of all tests of the run or of those test keys."""
     wanted = None if tests is None else frozenset(tests)
     return {
-        (stage.stage.key, metric): _one(files, plan, stage, metric, before)
+        (stage.stage.key, metric): _one(files, audited.plan, stage, metric, before)
         for stage in audited.stages
         if not stage.stage.is_docs and (wanted is None or stage.stage.test_key in wanted)
         for metric in stage.stage.metrics
@@ -78,9 +78,9 @@ def _one(files: Files, plan: Plan, audited: AuditedStage, metric: str, before: B
     stage, source = audited.stage, audited.stage.metrics[metric].source
     thresholds = files.module(stage.threshold_path)
     concurrency = Concurrency(files.module(stage.test), thresholds)
-    place, _ = locate(source, stage, thresholds, concurrency, plan)
+    located = locate(source, stage, thresholds, concurrency, plan)
     symbol, subkey = split_source(source)
-    at = place.concurrency if place else concurrency.value() if subkey else None
+    place, at = located.place, located.load
     found = files.assertions.gate(
         stage.test, stage.threshold_path, source, at, {**plan.settings.env, **stage.extra_env}
     )
@@ -92,7 +92,7 @@ def _one(files: Files, plan: Plan, audited: AuditedStage, metric: str, before: B
     present = _present(plan, audited, name, before.get((stage.key, metric), now))
     without = known and None in present.values()
     return Reading(
-        place=source,
+        located=located,
         test_key=stage.test_key,
         read=found,
         tests=frozenset(tests),

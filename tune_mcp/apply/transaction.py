@@ -29,10 +29,10 @@ from tune_mcp.files import (
     sha256_file,
     sync_folder,
     write_atomic,
-    write_json,
 )
 from tune_mcp.run_dir import iso
 
+_JOURNAL = "journal.json"
 Replace = Callable[[Path, Path], object]
 State = Literal["before", "after", "foreign"]
 
@@ -98,7 +98,7 @@ def commit(
         journal = Journal(state="prepared", files=tuple(files), started_at=iso(now()))
         written: list[JournalFile] = []
         try:
-            place.write(journal)
+            journal.to_file(folder / _JOURNAL)
             moving = [
                 (file, change.content)
                 for file, change in zip(files, changes, strict=True)
@@ -157,7 +157,7 @@ def undo(folder: Path, repo_root: Path, now: Callable[[], datetime], replace: Re
                 place.states(journal)
                 # From here on a crash leaves a mixture, which recover must be able to see.
                 journal = journal.model_copy(update={"state": "prepared", "finished_at": None})
-                place.write(journal)
+                journal.to_file(folder / _JOURNAL)
                 journal = place.roll_back(journal, journal.files)
     if journal is None:
         raise never_applied(folder)
@@ -191,7 +191,7 @@ def demand_new(folder: Path) -> Journal | None:
 
 def read_journal(folder: Path) -> Journal | None:
     """The journal in ``folder``, None when nothing was begun there. Raises PLAN_TAMPERED for one that is not ours."""
-    path = folder / "journal.json"
+    path = folder / _JOURNAL
     try:
         return Journal.model_validate_json(read_plain(path))
     except FileNotFoundError:
@@ -230,15 +230,12 @@ class _Place:
         finally:
             lock.release()
 
-    def write(self, journal: Journal) -> None:
-        write_json(self.folder / "journal.json", journal.model_dump(mode="json"))
-
     def finish(self, journal: Journal, state: Literal["committed", "rolled_back"]) -> Journal:
         """Make the renames survive a power cut, then say so."""
         for parent in sorted({self.target(file).parent for file in journal.files}):
             sync_folder(parent)
         done = journal.model_copy(update={"state": state, "finished_at": iso(self.now())})
-        self.write(done)
+        done.to_file(self.folder / _JOURNAL)
         return done
 
     def check(self, change: FileChange) -> JournalFile:

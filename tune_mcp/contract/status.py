@@ -12,9 +12,11 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from tune_mcp.actions import Step, call
 from tune_mcp.config.stages import Frozen
 from tune_mcp.contract.reply import Reply, said_once
 from tune_mcp.contract.strict_audit import Cell
+from tune_mcp.errors import Code, Refusal
 from tune_mcp.gpus import Gpu
 from tune_mcp.words import number_of
 
@@ -41,6 +43,17 @@ class PhaseKind(StrEnum):
     DRAINING = "draining"
     EXTRACTING = "extracting"
     CLEARING_GPUS = "clearing GPUs"
+
+
+def unfit_wait(wait_s: float) -> Refusal:
+    """WAIT_TOO_LONG, or INVALID_ARGUMENT for what is no time at all."""
+    return Refusal(
+        Code.WAIT_TOO_LONG if wait_s > MAX_WAIT_S else Code.INVALID_ARGUMENT,
+        ("POL-02", "POL-11"),
+        f"wait_s is {wait_s:g}; a call waits from 0 to {MAX_WAIT_S} s",
+        Step(call("status", wait_s=MAX_WAIT_S - 5), " again and again"),
+        {"argument": "wait_s", "maximum": MAX_WAIT_S},
+    )
 
 
 class CurrentWork(Frozen):

@@ -40,13 +40,18 @@ def hardware(run: RunDir) -> Hardware:
     facts = read_object(run.precheck)
     gpus, summary = facts.get("gpus"), facts.get("gpu_summary")
     reported = summary if isinstance(summary, str) and summary else ""
-    if isinstance(gpus, list) and gpus:
-        names = [_name(gpu) for gpu in gpus]
-        phrase = " + ".join(f"{count}× {name}" for name, count in Counter(names).items())
+    if phrase := gpu_phrase(gpus):
         return Hardware(phrase, reported or phrase)
     if reported.lower().startswith("no gpu") or (isinstance(gpus, list) and not reported):
         return Hardware("CPU", reported or "no GPU (CPU)")
     return Hardware(f"{UNKNOWN}× {UNKNOWN}", reported or UNKNOWN)
+
+
+def gpu_phrase(gpus: Json) -> str:
+    """``2× NVIDIA H20`` of a recorded list of GPUs; empty for none. Older runs listed names, newer ones objects."""
+    found = [gpu.get("name") if isinstance(gpu, dict) else gpu for gpu in gpus] if isinstance(gpus, list) else []
+    names = Counter(name if isinstance(name, str) and name else UNKNOWN for name in found)
+    return " + ".join(f"{count}× {name}" for name, count in names.items())
 
 
 @dataclass
@@ -104,12 +109,6 @@ class ContextReader:
             if value is not None:
                 return str(value)
         return UNKNOWN
-
-
-def _name(gpu: Json) -> str:
-    """Older runs listed names, newer ones objects with a name."""
-    found = gpu.get("name") if isinstance(gpu, dict) else gpu
-    return found if isinstance(found, str) and found else UNKNOWN
 
 
 def _label(name: str) -> str:

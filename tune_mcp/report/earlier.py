@@ -29,6 +29,11 @@ _MOST_REPORTS = 20
 _OPEN, _CLOSE = "<!-- tune-mcp: ", " -->"
 
 
+def published_place(run_id: str) -> str:
+    """Where a run's whole report.md is published, relative to the repository (VCS-03)."""
+    return f"{FOLDER}/{run_id}.md"
+
+
 class _Read(BaseModel):
     model_config = ConfigDict(frozen=True, allow_inf_nan=False, defer_build=True)
 
@@ -77,9 +82,8 @@ def embedded(facts: ReportFacts) -> str:
 
 def publish(repo_root: Path, facts: ReportFacts, report_md: bytes) -> tuple[Path, Path]:
     """Put a report into the repository: its text, and its line in the history, which replaces one of the same run."""
-    folder = repo_root / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    text, history = folder / f"{facts.run_id}.md", folder / HISTORY
+    text, history = repo_root / published_place(facts.run_id), repo_root / FOLDER / HISTORY
+    text.parent.mkdir(parents=True, exist_ok=True)
     lines = read_plain(history).splitlines() if history.exists() else []
     kept = [line for line in lines if (one := _parsed(line)) is None or one.run_id != facts.run_id]
     own = embedded(facts).removeprefix(_OPEN).removesuffix(_CLOSE).encode()

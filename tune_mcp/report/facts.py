@@ -342,6 +342,10 @@ class ReportFacts(Frozen):
         """All metrics, in stage order."""
         return [(stage, metric) for stage in self.stages for metric in stage.metrics]
 
+    def worst_before(self, stage: StageFacts, metric: MetricFacts) -> Number | None:
+        """The worst of N that the last calibration had; None where there is none."""
+        return self.previous.worst.get(f"{stage.key}/{metric.key}") if self.previous else None
+
     def by_group(self) -> list[tuple[str, list[tuple[StageFacts, MetricFacts]]]]:
         """(group's label, its metrics): quality groups in plan order, speed and reliability last (RPT-07, PRF-05)."""
         found: dict[str, tuple[str, list[tuple[StageFacts, MetricFacts]]]] = {}

@@ -28,7 +28,7 @@ from tune_mcp.observe.audit import Audit, AuditedCell, AuditedStage, Fault
 from tune_mcp.observe.observation import Attempt, AttemptVerdict
 from tune_mcp.precheck import fingerprint
 from tune_mcp.precheck.fingerprint import Environment
-from tune_mcp.report.context import UNKNOWN
+from tune_mcp.report.context import UNKNOWN, gpu_phrase
 from tune_mcp.report.facts import Launch
 from tune_mcp.report.figures import percent
 from tune_mcp.report.statistics import PRIORS, Series, student_tail
@@ -71,7 +71,7 @@ def hosts(run: RunDir, audited: Audit) -> tuple[HostRow, ...]:
     return tuple(
         HostRow(
             host=name,
-            gpus=_gpus(one.machine),
+            gpus=gpu_phrase(one.machine.get("gpus")) or "no GPU",
             driver=str(one.machine.get("gpu_driver") or ""),
             fingerprint=_fingerprint(one.machine),
             repeats=dict(sorted(one.repeats.items())),
@@ -158,12 +158,6 @@ def _quarantined(cell: AuditedCell) -> Iterator[tuple[str, str]]:
             yield one.host, one.incomparable
     if cell.fault is Fault.ENVIRONMENT:
         yield _counting(cell), cell.reason
-
-
-def _gpus(machine: Mapping[str, Json]) -> str:
-    gpus = machine.get("gpus")
-    names = [str(gpu.get("name")) for gpu in gpus if isinstance(gpu, dict)] if isinstance(gpus, list) else []
-    return " + ".join(f"{count}× {name}" for name, count in Counter(names).items()) or "no GPU"
 
 
 def _fingerprint(machine: Mapping[str, Json]) -> str:

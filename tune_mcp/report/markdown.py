@@ -255,7 +255,7 @@ def _previous(facts: ReportFacts) -> list[str]:
     rows = [
         (f"`{stage.key}`", metric.key, plain(old), plain(metric.worst_raw), since.moved_text(metric, old))
         for stage, metric in facts.metrics()
-        if (old := before.worst.get(f"{stage.key}/{metric.key}")) is not None
+        if (old := facts.worst_before(stage, metric)) is not None
     ]
     if rows:
         lines += ["", *table(("Stage", "Metric", "Worst then", "Worst now", "Change"), rows, right=(2, 3))]

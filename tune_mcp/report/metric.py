@@ -27,7 +27,7 @@ def describe(row: Row, noise: Noise, history: HistoryReader) -> MetricFacts:
     """The facts about one row of the apply plan."""
     display = row.stage.metrics[row.metric_key].display
     values, current, proposed = row.per_run_raw, row.current_raw, row.write_value
-    gate = row.gate or Unread("not read", UnreadKind.UNCLEAR)
+    gate = row.gate
     described = statistics.spread(values)
     limit = _limit(gate, proposed)
     present = None if current is None else _limit(gate, current)

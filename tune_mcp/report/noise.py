@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from tune_mcp.apply.plan import Row
 from tune_mcp.config.metrics import family as family_of_group
 from tune_mcp.config.stages import Family, Stage
-from tune_mcp.observe.audit import AuditedStage
+from tune_mcp.observe.audit import Audit, AuditedStage
 from tune_mcp.report import shape, statistics
 from tune_mcp.report.earlier import EarlierReport
 from tune_mcp.report.statistics import FailChance, Prior, Series
-from tune_mcp.session.plan import Plan
 
 Key = tuple[str, str]
 SameCode = Callable[[str], bool]
@@ -68,15 +67,14 @@ def samples_of(audited: AuditedStage) -> int | None:
 
 
 def read(
-    plan: Plan,
-    stages: Iterable[AuditedStage],
+    audited: Audit,
     rows: Iterable[Row],
     earlier: Sequence[EarlierReport],
     gpu_summary: str,
     same_code: SameCode,
 ) -> Noise:
     """Fit all of it. Only earlier reports from the same GPUs count, for the shift only those of the same code."""
-    samples = {one.stage.key: samples_of(one) for one in stages}
+    plan, samples = audited.plan, {one.stage.key: samples_of(one) for one in audited.stages}
     series: dict[Key, Series] = {}
     families: dict[Key, Family] = {}
     for row in rows:

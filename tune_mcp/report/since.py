@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from enum import StrEnum
 
 from tune_mcp.contract.apply_plan import Direction
 from tune_mcp.observe.worst import direction, direction_text
@@ -24,6 +25,14 @@ from tune_mcp.words import number_of
 Pairs = Sequence[tuple[StageFacts, MetricFacts]]
 _LOOK_AT = "check the config and its way through server args, runners, schedulers and stage factories before applying"
 _OTHER_WORK = "other work (preprocessing, long prefill, audio synthesis, ASR, video decoding)"
+
+
+class Move(StrEnum):
+    """How the worst of N of a metric moved since the last calibration."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    WITHIN = "within the spread"
 
 
 def previous_text(previous: PreviousFacts, facts: ReportFacts) -> str:
@@ -55,30 +64,27 @@ def moved_text(metric: MetricFacts, old: int | float) -> str:
     if old == metric.worst_raw:
         return "the same"
     change = direction_text(metric.worst_op, old, metric.worst_raw).partition("(")[2].rstrip(")")
-    return f"{since_text(metric, old)} ({change})"
+    return f"{_move(metric, old)} ({change})"
 
 
-def since_text(metric: MetricFacts, old: int | float) -> str:
-    """``better``, ``worse`` or ``within the spread``: the worst of N against the last calibration's."""
+def _move(metric: MetricFacts, old: int | float) -> Move:
     if abs(metric.worst_raw - old) <= metric.spread.spread:
-        return "within the spread"
-    return "better" if direction(metric.worst_op, old, metric.worst_raw) is Direction.TIGHTENS else "worse"
+        return Move.WITHIN
+    tightens = direction(metric.worst_op, old, metric.worst_raw) is Direction.TIGHTENS
+    return Move.BETTER if tightens else Move.WORSE
 
 
-def moves(metrics: Pairs, previous: PreviousFacts | None) -> Counter[str]:
-    """How many of the worst values moved which way since the last calibration, as ``since_text`` names it."""
+def _moves(metrics: Pairs, facts: ReportFacts) -> Counter[Move]:
+    """How many of the worst values moved which way since the last calibration."""
     return Counter(
-        since_text(metric, old)
-        for stage, metric in metrics
-        if previous and (old := previous.worst.get(f"{stage.key}/{metric.key}")) is not None
+        _move(metric, old) for stage, metric in metrics if (old := facts.worst_before(stage, metric)) is not None
     )
 
 
-def group_text(metrics: Pairs, previous: PreviousFacts) -> str:
+def group_text(metrics: Pairs, facts: ReportFacts) -> str:
     """How many of a group's worst values moved which way."""
-    counts = moves(metrics, previous)
-    ways = ("better", "worse", "within the spread")
-    text = ", ".join(f"{counts[way]} {way}" for way in ways if counts[way]) or "nothing comparable"
+    counts = _moves(metrics, facts)
+    text = ", ".join(f"{counts[move]} {move}" for move in Move if counts[move]) or "nothing comparable"
     return f"Against the last calibration: {text}."
 
 
@@ -86,8 +92,8 @@ def gain_text(stage: StageFacts, facts: ReportFacts) -> str:
     """What became of the gain that a speed stage should show since the last calibration (RPT-07, PRF-04, PRF-05)."""
     unproven = facts.unproven(stage)
     shown = [one for one in facts.expected(stage) if one.name not in unproven]
-    moved = moves([(stage, metric) for metric in stage.metrics], facts.previous)
-    better, worse = moved["better"], moved["worse"]
+    moved = _moves([(stage, metric) for metric in stage.metrics], facts)
+    better, worse = moved[Move.BETTER], moved[Move.WORSE]
     way = f"{better} of {len(stage.metrics)} better, {worse} worse" if facts.previous else "nothing to compare with"
     if unproven:
         return f"{way}; {', '.join(unproven)} configured but in no log: {_LOOK_AT}"

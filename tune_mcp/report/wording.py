@@ -38,18 +38,14 @@ _COUNTED = {
 
 def conclusion(metrics: Pairs, facts: ReportFacts) -> list[str]:
     """The conclusion about one metric group, in a few sentences."""
-    previous = facts.previous
     if len(metrics) == 1:
         stage, metric = metrics[0]
         details = "; ".join(remarks(stage, metric, facts))
         sentences = [f"{metric.label} of {stage.key}: {metric.direction_text}{f' ({details})' if details else ''}."]
-        old = previous.worst.get(f"{stage.key}/{metric.key}") if previous else None
         sentences += _unproven(metrics, facts)
-        return (
-            sentences
-            if old is None
-            else [*sentences, f"Against the last calibration: {since.moved_text(metric, old)}."]
-        )
+        if (old := facts.worst_before(stage, metric)) is not None:
+            sentences.append(f"Against the last calibration: {since.moved_text(metric, old)}.")
+        return sentences
     counts = [
         f"{number} {words[number != 1]}"
         for way, words in _COUNTED.items()
@@ -70,8 +66,8 @@ def conclusion(metrics: Pairs, facts: ReportFacts) -> list[str]:
     if split:
         sentences.append(f"{split} {'has' if split == 1 else 'have'} two modes: calibrating to either is a decision.")
     sentences += _unproven(metrics, facts)
-    if previous is not None:
-        sentences.append(since.group_text(metrics, previous))
+    if facts.previous is not None:
+        sentences.append(since.group_text(metrics, facts))
     return sentences
 
 

@@ -17,13 +17,10 @@ from tune_mcp.errors import Json
 from tune_mcp.files import (
     digest,
     inside,
-    parse_json,
     read_object,
-    read_plain,
     read_text,
     sha256_file,
     write_atomic,
-    write_json,
 )
 from tune_mcp.observe.audit import Audit, AuditedStage
 from tune_mcp.report import earlier, history, html, markdown
@@ -47,7 +44,6 @@ _LONGEST_ENTRY = 200
 def write_report(
     run: RunDir,
     repo_root: Path,
-    plan: Plan,
     audited: Audit,
     applied: ApplyPlan,
     now: datetime,
@@ -58,13 +54,17 @@ def write_report(
     """Write the three files, each whole; returns what they say. The caller has checked both gates.
 
     ``optimisations`` are what the model's config names now: they add remarks and change no number. ``ci`` is how CI
-    judges, by the same config; ``same_code`` says of another commit whether it measures the same as the plan's.
+    judges, by the same config; ``same_code`` says of a commit whether it measures the same as the plan's (default: only
+    the plan's own do).
+
     A report of the same artifacts that already records applied changes keeps them, and its tables (RPT-04).
     """
+    plan = audited.plan
     if not audited.ready:
         raise ValueError(f"{plan.run_id} has not passed both gates; no report is written")
     before = earlier.read(repo_root, plan.model, plan.run_id)
-    facts = _collect(run, repo_root, plan, audited, applied, now, before, ci, same_code)
+    same_code = same_code or plan.commits.__contains__
+    facts = _collect(run, repo_root, audited, applied, now, before, ci or CiGate(), same_code)
     named = optimisations or {}
     since = earlier.previous(repo_root, facts, named, before)
     facts = facts.model_copy(update={"previous": since, "optimisations": look(run, audited, named)})
@@ -86,10 +86,7 @@ def record_applied(run: RunDir, rows: Sequence[Applied], facts: ReportFacts) -> 
 
 def read_report(run: RunDir) -> ReportFacts | None:
     """The facts of the report on disk; None when there is none that this version can read."""
-    try:
-        return ReportFacts.model_validate(parse_json(read_plain(run.report_json)))
-    except (OSError, ValueError, ValidationError):
-        return None
+    return ReportFacts.from_file(run.report_json)
 
 
 def read_whole(run: RunDir) -> ReportFacts | None:
@@ -110,7 +107,7 @@ def _write(run: RunDir, facts: ReportFacts) -> None:
     # report.json last: it carries the digest that vouches for the other two.
     write_atomic(run.report_md, markdown.render(facts).encode())
     write_atomic(run.report_html, html.render(facts).encode())
-    write_json(run.report_json, facts.model_dump(mode="json"))
+    facts.to_file(run.report_json)
 
 
 def report_digest(audited: Audit) -> str:
@@ -121,24 +118,18 @@ def report_digest(audited: Audit) -> str:
 def _collect(
     run: RunDir,
     repo_root: Path,
-    plan: Plan,
     audited: Audit,
     applied: ApplyPlan,
     now: datetime,
     earlier: Sequence[EarlierReport],
-    ci: CiGate | None,
-    same_code: SameCode | None,
+    ci: CiGate,
+    same_code: SameCode,
 ) -> ReportFacts:
-    """All facts of one report. ``audited`` has passed both gates; ``applied`` is the plan over the present files.
-
-    ``earlier`` are the model's earlier reports; ``same_code`` says of a commit whether it measures the same as the
-    plan's (default: it is one of the plan's).
-    """
-    machine = hardware(run)
+    """All facts of one report; ``earlier`` are the model's earlier reports, the others as for ``write_report``."""
+    plan, machine = audited.plan, hardware(run)
     context = ContextReader(repo_root, machine.phrase, plan.repeats, plan.settings)
     past = HistoryReader(repo_root, plan.calibration_git_sha)
-    same = same_code or plan.commits.__contains__
-    noise = read_noise(plan, audited.stages, applied.rows, earlier, machine.summary, same)
+    noise = read_noise(audited, applied.rows, earlier, machine.summary, same_code)
     metrics: dict[str, list[MetricFacts]] = {stage.stage.key: [] for stage in audited.stages}
     for row in applied.rows:
         metrics[row.stage_key].append(describe(row, noise, past))
@@ -175,7 +166,7 @@ def _collect(
         plan_id=applied.plan_id,
         artifacts_digest=report_digest(audited),
         stages=tuple(stages),
-        suite=suite(stages, noise, ci or CiGate()),
+        suite=suite(stages, noise, ci),
         launches=history.launches(run, audited),
         incidents=history.incidents(*(part for part, _ in audited.parts(run))),
         checks=tuple(_checks(precheck.get("checks"))),

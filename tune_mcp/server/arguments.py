@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from tune_mcp import run_dir
-from tune_mcp.contract.status import MAX_WAIT_S
+from tune_mcp.contract.status import MAX_WAIT_S, unfit_wait
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.server.answers import internal, refused
 
@@ -131,19 +131,8 @@ def _judge(tool: Tool, given: Mapping[str, object]) -> Refusal | None:
     if not wrong:
         return None
     if too_long and len(wrong) == 1:
-        return wait_too_long(given["wait_s"])
+        return unfit_wait(cast("float", given["wait_s"]))
     return _misfit(tool.name, wrong, [*fields])
-
-
-def wait_too_long(given: object) -> Refusal:
-    """WAIT_TOO_LONG."""
-    return Refusal(
-        Code.WAIT_TOO_LONG,
-        ("POL-02", "POL-11"),
-        f"wait_s is {given}; a call waits from 0 to {MAX_WAIT_S} s",
-        f"call status with wait_s={MAX_WAIT_S - 5} again and again",
-        {"argument": "wait_s", "maximum": MAX_WAIT_S},
-    )
 
 
 def _misfit(tool: str, wrong: Mapping[str, str], known: list[str]) -> Refusal:

@@ -9,6 +9,7 @@ from typing import Any
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp_types import Resource, Tool
+from pydantic import BaseModel
 
 from tune_mcp import run_dir
 from tune_mcp.errors import Code, Refusal
@@ -46,8 +47,12 @@ class TuneServer(MCPServer[Any]):
         ]
 
 
+def _json(model: BaseModel) -> str:
+    return dump_json(model.model_dump(mode="json")).decode()
+
+
 @contextmanager
-def _told(error: type[ResourceError]) -> Generator[None]:
+def _as_protocol_error(error: type[ResourceError]) -> Generator[None]:
     """A refusal as the protocol's error for resources, with the same text."""
     try:
         yield
@@ -59,7 +64,7 @@ def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
     """``tune://...`` addresses."""
 
     def run(run_id: str) -> RunDir:
-        with _told(ResourceNotFoundError):
+        with _as_protocol_error(ResourceNotFoundError):
             return server.project().run(run_id)
 
     def text(run_id: str, name: str) -> str:
@@ -73,7 +78,7 @@ def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
         """All runs, newest first (tool: status)."""
         from tune_mcp.verbs import status
 
-        return dump_json(status.list_runs(server.project()).model_dump(mode="json")).decode()
+        return _json(status.list_runs(server.project()))
 
     @mcp.resource("tune://runs/{run_id}/report.md", title="Report (markdown)", mime_type="text/markdown")
     def report_md(run_id: str) -> str:
@@ -91,7 +96,7 @@ def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
         from tune_mcp.verbs.strict_audit import strict_audit
 
         run(run_id)
-        with _told(ResourceError):
+        with _as_protocol_error(ResourceError):
             return strict_audit(server.project(), run_id).text()
 
     @mcp.resource("tune://runs/{run_id}/plan", title="Plan", mime_type="application/json")
@@ -105,8 +110,8 @@ def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
         from tune_mcp.verbs import apply_plan as verb
 
         run(run_id)
-        with _told(ResourceError):
-            return dump_json(verb.apply_plan(server.project(), run_id).model_dump(mode="json")).decode()
+        with _as_protocol_error(ResourceError):
+            return _json(verb.apply_plan(server.project(), run_id))
 
     @mcp.resource("tune://runs/{run_id}/events", title="Milestones", mime_type="application/jsonl")
     def run_events(run_id: str) -> str:
@@ -117,7 +122,7 @@ def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
     def log(run_id: str, test: str, repeat: str) -> str:
         """The end of one pytest log, at most 256 KiB (tool: tail_pytest)."""
         found = run(run_id)
-        with _told(ResourceError):
+        with _as_protocol_error(ResourceError):
             tests = server.project().plan(found).tests()
         if test not in tests or not repeat.isdigit():
             raise ResourceNotFoundError(f"{run_id} has no log {test}/{repeat}")
@@ -133,14 +138,14 @@ def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
         """The stage catalogue (tool: catalog)."""
         from tune_mcp.verbs.catalog import catalog
 
-        with _told(ResourceNotFoundError):
-            return dump_json(catalog(server.project(), model).model_dump(mode="json")).decode()
+        with _as_protocol_error(ResourceNotFoundError):
+            return _json(catalog(server.project(), model))
 
     @mcp.resource("tune://hosts/{host}", title="Host profile", mime_type="application/json")
     def host_profile(host: str) -> str:
         """One host profile (tool: catalog)."""
-        with _told(ResourceNotFoundError):
-            return dump_json(server.project().places.host(host).model_dump(mode="json")).decode()
+        with _as_protocol_error(ResourceNotFoundError):
+            return _json(server.project().places.host(host))
 
     @mcp.resource("tune://rules", title="Rules for clients, and refusals", mime_type="text/markdown")
     def register() -> str:

@@ -65,7 +65,7 @@ def plan_reply(project: Project, found: Evidence, proposal: ApplyPlan) -> ApplyP
 
 def _files(project: Project, found: Evidence, proposal: ApplyPlan) -> tuple[str, ...]:
     """Every file that mode full would write: the edited ones, and the catalogue that holds their digests."""
-    edited = sorted({row.file for row in proposal.rows if row.writable and row.place_known})
+    edited = sorted({row.file for row in proposal.rows if row.writable})
     catalogue = pull_request.catalogue(project, found.plan.model)
     return (*edited, *([catalogue.name] if edited and catalogue.path.is_file() else []))
 
@@ -97,7 +97,7 @@ def propose(project: Project, run_id: str) -> tuple[Evidence, ApplyPlan]:
 def build(project: Project, found: Evidence) -> ApplyPlan:
     """Build the plan over the files as they are now."""
     about = pytest_outcomes.seen(project, found)
-    return plans.build(project.repo_root, found.plan, found.audit, catalogue(project, found), about)
+    return plans.build(project.repo_root, found.audit, catalogue(project, found), about)
 
 
 def catalogue(project: Project, found: Evidence) -> StageTable:

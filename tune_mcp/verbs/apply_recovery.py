@@ -26,7 +26,7 @@ from tune_mcp.config.stages import Frozen, Number
 from tune_mcp.config.stages_yaml import dump_stages
 from tune_mcp.contract.apply import Applied, Decision, Mode, Otherwise
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import FileLock, inside, parse_json, read_plain, sha256_file, write_atomic, write_json
+from tune_mcp.files import FileLock, inside, parse_json, read_plain, sha256_file, write_atomic
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import events, state
 from tune_mcp.verbs.gates import journals
@@ -73,7 +73,7 @@ class Record(Frozen):
 def write_record(folder: Path, record: Record) -> None:
     """Write the decision of an apply, before anything else of it."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / _RECORD, record.model_dump(mode="json"))
+    record.to_file(folder / _RECORD)
 
 
 def in_effect(run: RunDir) -> list[Record]:

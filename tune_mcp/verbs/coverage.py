@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from tune_mcp.contract.coverage import CoverageCounts
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import read_plain, write_atomic
+from tune_mcp.files import write_atomic
 from tune_mcp.precheck.catalogue import stale_files
 from tune_mcp.run_dir import IGNORE_ALL, IGNORE_FILE, RUNS_FOLDER
 
@@ -59,17 +57,13 @@ def keep(project: Project, rows: tuple[Covered, ...]) -> CoverageCounts:
         write_atomic(folder / IGNORE_FILE, IGNORE_ALL)
     counted = counts_of(rows, f"{RUNS_FOLDER}/{_TABLE}")
     write_atomic(folder / _TABLE, markdown(rows).encode())
-    write_atomic(folder / _COUNTS, counted.model_dump_json().encode())
+    counted.to_file(folder / _COUNTS)
     return counted
 
 
 def kept(project: Project) -> CoverageCounts | None:
     """What ``discover`` kept last, None without."""
-    path = project.repo_root / RUNS_FOLDER / _COUNTS
-    try:
-        return CoverageCounts.model_validate_json(read_plain(path)) if path.is_file() else None
-    except (OSError, Refusal, ValidationError):
-        return None
+    return CoverageCounts.from_file(project.repo_root / RUNS_FOLDER / _COUNTS)
 
 
 def write_table(rows: tuple[Covered, ...], to: Path) -> None:

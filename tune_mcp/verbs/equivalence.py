@@ -149,8 +149,7 @@ def _tracked(repo_root: Path, plan: Plan, git_sha: str, path: str, data: bytes) 
             continue
         concurrency = Concurrency(module if stage.test == path else _module(repo_root, git_sha, stage.test), module)
         for metric in stage.metrics.values():
-            place, _ = locate(metric.source, stage, module, concurrency, plan)
-            if place is not None:
+            if (place := locate(metric.source, stage, module, concurrency, plan).place) is not None:
                 found[(metric.source, place.concurrency)] = place
     return found
 
@@ -164,8 +163,7 @@ def values(repo_root: Path, plan: Plan, git_sha: str, stage: Stage) -> dict[str,
         return {}
     found: dict[str, Number | None] = {}
     for key, metric in stage.metrics.items():
-        place, _ = locate(metric.source, stage, module, Concurrency(test, module), plan)
-        if place is not None:
+        if (place := locate(metric.source, stage, module, Concurrency(test, module), plan).place) is not None:
             found[key] = place.value if isinstance(place, NumberLiteral) else None
     return found
 

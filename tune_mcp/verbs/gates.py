@@ -20,8 +20,6 @@ from tune_mcp.verbs.project import Project
 if TYPE_CHECKING:
     from tune_mcp.apply.transaction import Journal
 
-OpenCell = tuple[str, int, AuditedCell]
-
 
 @dataclass(frozen=True)
 class Evidence:
@@ -159,7 +157,7 @@ def complete(project: Project, run_id: str) -> Evidence:
             Code.NOT_STRICT,
             ("STR-01", "STR-11", "RPT-10"),
             f"{audited.ready_stages}/{len(audited.stages)} stages are strict-ready; "
-            f"first uncovered repeat: {_first(missing)}",
+            f"first uncovered repeat: {first_of(missing) or 'the matrix is empty'}",
             _measure(plan, ": it measures what is missing"),
             {"run_id": run_id, "gaps": _listed(missing)},
         )
@@ -175,7 +173,7 @@ def complete(project: Project, run_id: str) -> Evidence:
         raise Refusal(
             Code.FOREIGN_ARTIFACT,
             ("STR-14", "SES-10"),
-            _first(foreign),
+            first_of(foreign),
             _measure(plan, ": it reads the sealed files again, or measures the repeat again where they are not whole"),
             {"run_id": run_id, "gaps": _listed(foreign)},
         )
@@ -184,7 +182,7 @@ def complete(project: Project, run_id: str) -> Evidence:
         raise Refusal(
             Code.HOST_NOT_COMPARABLE,
             ("SCP-02", "SCP-01"),
-            _first(elsewhere),
+            first_of(elsewhere),
             Step(
                 "on the machine of environment.json ",
                 _measure(plan, " to measure that repeat again"),
@@ -205,15 +203,16 @@ def _no_provenance(plan: Plan, reason: str) -> Refusal:
     )
 
 
-def _first(cells: list[OpenCell]) -> str:
+def first_of(cells: list[tuple[str, int, AuditedCell]]) -> str:
+    """The first of some uncovered repeats and why it is one; empty for none."""
     if not cells:
-        return "the matrix is empty"
+        return ""
     key, repeat, cell = cells[0]
     more = f" (and {len(cells) - 1} more)" if len(cells) > 1 else ""
     return f"{key} run {repeat} {cell.cell.value} {cell.reason}{more}"
 
 
-def _listed(cells: list[OpenCell]) -> list[Json]:
+def _listed(cells: list[tuple[str, int, AuditedCell]]) -> list[Json]:
     return [f"{key}/run{repeat}" for key, repeat, _ in cells[:50]]
 
 

@@ -11,7 +11,7 @@ from tune_mcp import run_dir
 from tune_mcp.actions import Step, ToClient, call
 from tune_mcp.contract.start_run import RunReply
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import FileLock, write_json
+from tune_mcp.files import FileLock
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import state
 from tune_mcp.session.plan import Plan
@@ -106,8 +106,7 @@ def _prepared(run: RunDir, prepare: Callable[[RunDir, datetime], Plan], now: dat
 
 def record(run: RunDir, now_state: RunState, now: datetime, reason: str = "") -> None:
     """The record on behalf of a supervisor that does not run yet; only ever written while its lock is held."""
-    record = SupervisorRecord(state=now_state, reason=reason, heartbeat_at=now.timestamp())
-    write_json(run.supervisor, record.model_dump(mode="json"))
+    SupervisorRecord(state=now_state, reason=reason, heartbeat_at=now.timestamp()).to_file(run.supervisor)
 
 
 def active(run: RunDir) -> Refusal:

@@ -22,7 +22,7 @@ from tune_mcp.session.plan import LaunchSettings, Plan, Source, stages_digest
 from tune_mcp.session.provenance import GitState
 from tune_mcp.supervise import comparing
 from tune_mcp.verbs import equivalence, gates, merged_run
-from tune_mcp.verbs.merged_run import Partition, first_gap, not_mergeable
+from tune_mcp.verbs.merged_run import Partition, not_mergeable, why_not_ready
 from tune_mcp.verbs.project import Project
 
 _OF_A_TEST = ("pytest_extra_args", "gpus_per_test", "timeout_s", "assets")
@@ -82,7 +82,7 @@ def _partition(project: Project, name: str) -> Partition:
         )
     audited = audit.audit(run, plan)
     if not audited.ready:
-        raise not_mergeable([f"{run_id} is not strict-ready: {first_gap(audited)}"], _resume(run_id))
+        raise not_mergeable([f"{run_id} is not strict-ready: {why_not_ready(audited)}"], _resume(run_id))
     parts: list[tuple[RunDir, Source]] = []
     machine: Environment | None = None
     for part, own in plan.parts(run):

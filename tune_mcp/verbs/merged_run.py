@@ -24,6 +24,7 @@ from tune_mcp.session import plan as plans
 from tune_mcp.session.plan import Plan, Source
 from tune_mcp.session.state import RunState
 from tune_mcp.supervise import sealed
+from tune_mcp.verbs import gates
 from tune_mcp.verbs.handover import record
 
 _ASIDE = ".merging"
@@ -48,14 +49,9 @@ def not_mergeable(reasons: Sequence[str], next: str | Step) -> Refusal:
     return Refusal(Code.NOT_MERGEABLE, (), text, next, {"reasons": [*reasons]})
 
 
-def first_gap(audited: Audit) -> str:
-    """The first cell that is not strict and why, or what the commit lacks where all are."""
-    gaps = audited.open_cells()
-    if not gaps:
-        return audited.git.line()
-    key, repeat, cell = gaps[0]
-    more = f" (and {len(gaps) - 1} more)" if len(gaps) > 1 else ""
-    return f"{key} run {repeat} {cell.cell.value} {cell.reason}{more}"
+def why_not_ready(audited: Audit) -> str:
+    """The first uncovered repeat, or what the commit lacks where there is none."""
+    return gates.first_of(audited.open_cells()) or audited.git.line()
 
 
 def make(run: RunDir, plan: Plan, found: Sequence[Partition], now: datetime) -> Audit:
@@ -169,7 +165,7 @@ def _audited(staged: RunDir, plan: Plan) -> Audit:
     """The new directory's own audit, content first, and its sealed attempts. Raises NOT_MERGEABLE."""
     audited = audit.audit(staged, plan)
     if not audited.ready:
-        raise not_mergeable([f"as copied, it is not strict-ready: {first_gap(audited)}"], "merge again")
+        raise not_mergeable([f"as copied, it is not strict-ready: {why_not_ready(audited)}"], "merge again")
     for part, own in audited.parts(staged):
         for stage in own.stages:
             for repeat, cell in enumerate(stage.cells, 1):

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from tune_mcp.contract.apply_plan import Direction
 from tune_mcp.files import write_atomic
 from tune_mcp.report import wording
+from tune_mcp.report.earlier import published_place
 from tune_mcp.report.facts import OptimisationFacts, ReportFacts, SeenFacts
 from tune_mcp.report.figures import old_text, plain
 from tune_mcp.report.markdown import table
@@ -20,8 +21,6 @@ from tune_mcp.run_dir import RUNS_FOLDER, RunDir
 from tune_mcp.verbs.apply_recovery import Record
 from tune_mcp.verbs.project import Project
 
-REPORTS = PurePosixPath("docs/calibration")
-"""Where a report is published, one file a run (VCS-03)."""
 PULL_REQUEST = "pull_request.md"
 _SECTIONS = (
     "Summary",
@@ -32,11 +31,6 @@ _SECTIONS = (
     "Tests and pre-commit",
 )
 _HIGHLIGHTS = 20
-
-
-def published_report(run: RunDir) -> PurePosixPath:
-    """The stable place of a run's whole report.md, relative to the repository (VCS-03)."""
-    return REPORTS / f"{run.run_id}.md"
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,7 @@ class Publication:
     def commit_files(self) -> tuple[str, ...]:
         """Everything that may be in the commit: edited files, the catalogue, the published report (VCS-04)."""
         names = [self.catalogue.name] if self.catalogue.ours and self.catalogue.path.is_file() else []
-        return (*self.edited_files(), *names, str(published_report(self.run)))
+        return (*self.edited_files(), *names, published_place(self.run.run_id))
 
     def write(self, folder: Path) -> Path:
         """Write the text of the pull request next to the decision of an apply."""
@@ -86,7 +80,7 @@ class Publication:
             _summary(self.report, self.records),
             (
                 f"`{RUNS_FOLDER}/{self.run.run_id}` (stays on the machine that measured; never committed).",
-                f"The whole report of the run: `{published_report(self.run)}`.",
+                f"The whole report of the run: `{published_place(self.run.run_id)}`.",
             ),
             _evidence(self.report),
             _highlights(self.report),

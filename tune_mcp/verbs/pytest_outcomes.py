@@ -176,7 +176,7 @@ def failed_tests(project: Project, run: RunDir, plan: Plan, audited: Audit) -> t
         }
         try:
             tests = {test for test, _ in failing}
-            readings = reading.read(Files(project.repo_root), plan, audited, before(run), tests)
+            readings = reading.read(Files(project.repo_root), audited, before(run), tests)
         except Refusal:  # a test file that is gone or no Python: said by whoever needs it
             return ()
         failed = reality.failed_tests(reading.by_test(readings.values()), failing, allowed(project, run, plan))

@@ -36,7 +36,6 @@ def report(project: Project, run_id: str) -> ReportReply:
     facts = write_report(
         found.run,
         project.repo_root,
-        found.plan,
         found.audit,
         proposal,
         utc_now(),

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from tune_mcp import run_dir
 from tune_mcp.actions import Step, ToClient, call
 from tune_mcp.contract.report import DIRTY
-from tune_mcp.contract.status import MAX_WAIT_S, OpenCell, RunEntry, RunsReply, StatusReply
+from tune_mcp.contract.status import MAX_WAIT_S, OpenCell, RunEntry, RunsReply, StatusReply, unfit_wait
 from tune_mcp.contract.strict_audit import Cell
-from tune_mcp.errors import Code, Refusal
+from tune_mcp.errors import Refusal
 from tune_mcp.observe.audit import Audit
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events, state
@@ -50,13 +50,7 @@ def status(
     Raises WAIT_TOO_LONG, UNKNOWN_RUN, PLAN_TAMPERED.
     """
     if isinstance(wait_s, bool) or not 0 <= wait_s <= MAX_WAIT_S:
-        raise Refusal(
-            Code.WAIT_TOO_LONG if wait_s > MAX_WAIT_S else Code.INVALID_ARGUMENT,
-            ("POL-02", "POL-11"),
-            f"wait_s is {wait_s:g}; a call waits from 0 to {MAX_WAIT_S} s",
-            Step(call("status", run_id=run_id, wait_s=MAX_WAIT_S - 5), " again and again"),
-            {"argument": "wait_s", "maximum": MAX_WAIT_S},
-        )
+        raise unfit_wait(wait_s)
     run = project.run(run_id)
     plan = project.plan(run)
     end = time.monotonic() + wait_s
