@@ -21,7 +21,7 @@ from tune_mcp.contract.reply import TEXT_LIMIT, Reply
 from tune_mcp.contract.report import ReportReply
 from tune_mcp.files import FileLock, dump_json
 from tune_mcp.run_dir import RunDir
-from tune_mcp.server.answers import succeeded
+from tune_mcp.server.results import succeeded
 from tune_mcp.session.state import CurrentWork, RunState, SupervisorRecord
 from tune_mcp.verbs.catalog import catalog
 from tune_mcp.verbs.project import Options, Project

@@ -6,11 +6,11 @@ import pytest
 from apply.gates import LINE, gate
 
 from tune_mcp.apply.locating import Located
-from tune_mcp.apply.reading import Reading
+from tune_mcp.apply.reading import ThresholdReading
 from tune_mcp.apply.reality import (
     Cause,
     Failure,
-    Outcome,
+    PytestOutcome,
     cause_of,
     contradiction,
     failed_tests,
@@ -29,10 +29,10 @@ def failure(nodeid: str = NODE, when: str = "call", exception: str = "AssertionE
     return Failure(nodeid=nodeid, when=when, exception=exception, **given)
 
 
-def reading(read: Gate | Unread = LOW, values=(0.6, 0.7), present: float | None = 0.5, **more) -> Reading:
+def reading(read: Gate | Unread = LOW, values=(0.6, 0.7), present: float | None = 0.5, **more) -> ThresholdReading:
     repeats = range(1, len(values) + 1)
     given = {"tests": frozenset({"test_a"}), **more}
-    return Reading(
+    return ThresholdReading(
         Located(),
         "k",
         read,
@@ -43,14 +43,14 @@ def reading(read: Gate | Unread = LOW, values=(0.6, 0.7), present: float | None 
 
 
 def passed(*repeats: int):
-    return {("k", repeat): Outcome((NODE,), ()) for repeat in repeats}
+    return {("k", repeat): PytestOutcome((NODE,), ()) for repeat in repeats}
 
 
 def failed(repeat: int, *failures: Failure):
-    return {("k", repeat): Outcome((NODE,), failures)}
+    return {("k", repeat): PytestOutcome((NODE,), failures)}
 
 
-def against(one: Reading, outcomes, *others: Reading) -> str:
+def against(one: ThresholdReading, outcomes, *others: ThresholdReading) -> str:
     return contradiction(one, (one, *others), outcomes)
 
 
@@ -91,12 +91,12 @@ def test_nothing_is_said_without_a_gate_a_threshold_or_a_record_of_the_launch() 
     assert against(reading(UNCLEAR, low), passed(1, 2)) == ""
     assert against(reading(values=low, present=None), passed(1, 2)) == ""
     assert against(reading(values=low), {}) == ""
-    assert against(reading(values=low), {("k", 1): Outcome((), ())}) == ""
+    assert against(reading(values=low), {("k", 1): PytestOutcome((), ())}) == ""
 
 
 def test_a_repeat_without_a_threshold_does_not_hide_the_next_one() -> None:
     one = reading(values=(0.4, 0.4))
-    mixed = Reading(one.located, one.test_key, one.read, one.tests, one.values, {1: None, 2: 0.5})
+    mixed = ThresholdReading(one.located, one.test_key, one.read, one.tests, one.values, {1: None, 2: 0.5})
     assert "repeat 2 fails" in against(mixed, passed(1, 2))
     unrecorded = reading(values=(0.4, 0.4))
     assert "repeat 2 fails" in against(unrecorded, passed(2))
@@ -128,7 +128,7 @@ def test_a_failure_that_is_a_thresholds_does_not_hide_the_next_one() -> None:
         (failure(), [reading(), reading(values=(0.4, 0.7))], None),
     ],
 )
-def test_why_a_failure_is_no_thresholds(found: Failure, readings: list[Reading], cause: Cause | None) -> None:
+def test_why_a_failure_is_no_thresholds(found: Failure, readings: list[ThresholdReading], cause: Cause | None) -> None:
     assert cause_of(found, 1, readings) is cause
 
 

@@ -194,7 +194,7 @@ def test_a_concurrency_inside_the_source_must_agree_with_the_one_asked_for() -> 
 def test_leaves_that_are_no_numbers_are_gaps_with_a_reason_and_the_others_stay_editable() -> None:
     constant = only(NESTED, "_LAG_P95")
     assert constant.problem is None
-    assert {(gap.concurrency, gap.subkey): gap.line for gap in constant.gaps} == {(8, "off"): 8, (8, "half"): 9}
+    assert {(gap.concurrency, gap.subkey): gap.line for gap in constant.unusable} == {(8, "off"): 8, (8, "half"): 9}
     assert "None" in refusal(NESTED, "_LAG_P95['off']", 8).message
     assert "expression" in refusal(NESTED, "_LAG_P95['half']", 8).message
 

@@ -8,14 +8,14 @@ import pytest
 
 from tune_mcp.config.metrics import load_metric_rules
 from tune_mcp.discover.python_files import PythonFiles
-from tune_mcp.discover.scope import Scope, ScopeReader
+from tune_mcp.discover.scope import MeasuredScope, ScopeReader
 
 RULES = load_metric_rules()
 
 
 def scope(
     root: Path, code: str, group: str = "wer", variant: str | None = None, configured: tuple[int | str, ...] = ()
-) -> Scope:
+) -> MeasuredScope:
     (root / "tests").mkdir(exist_ok=True)
     (root / "tests/test_x_ci.py").write_text(code)
     files = PythonFiles(root)
@@ -29,13 +29,13 @@ def scope(
 def test_the_sample_constant_gives_the_count_and_the_context(tmp_path: Path, number: int) -> None:
     code = f"CONCURRENCY = 16\nMAX_TOKENS = 256\nSEEDTTS_ASR_CORRECTNESS_SAMPLES = {number}\n"
     found = scope(tmp_path, code)
-    assert found == Scope(number, ("SEEDTTS_ASR_CORRECTNESS_SAMPLES", "MAX_TOKENS", "CONCURRENCY"))
+    assert found == MeasuredScope(number, ("SEEDTTS_ASR_CORRECTNESS_SAMPLES", "MAX_TOKENS", "CONCURRENCY"))
 
 
 @pytest.mark.rule("SMP-02")
 def test_concurrency_and_token_limits_are_no_sample_counts(tmp_path: Path) -> None:
     found = scope(tmp_path, "CONCURRENCY = 16\nMAX_NEW_TOKENS = 32\n")
-    assert found == Scope(None, ("MAX_NEW_TOKENS", "CONCURRENCY"))
+    assert found == MeasuredScope(None, ("MAX_NEW_TOKENS", "CONCURRENCY"))
 
 
 @pytest.mark.rule("SMP-02")
@@ -78,7 +78,7 @@ def test_several_candidates_are_a_question_and_never_a_guess(tmp_path: Path) -> 
     found = scope(tmp_path, code)
     assert found.expected_samples is None
     assert "expected_samples" in found.problems[0]
-    assert scope(tmp_path, code, configured=("TEST_SAMPLES",)) == Scope(20, ("TEST_SAMPLES",))
+    assert scope(tmp_path, code, configured=("TEST_SAMPLES",)) == MeasuredScope(20, ("TEST_SAMPLES",))
 
 
 TTS = "FULLSET_SAMPLES = 1088\nSTREAMING_MAX_SAMPLES: int | None = {streaming}\nTTS_SIMILARITY_MAX_SAMPLES = 12\n"
@@ -122,7 +122,7 @@ def test_a_constant_is_followed_through_aliases_and_imports(tmp_path: Path) -> N
     (tmp_path / "tests/deep.py").write_text("WER_CONCURRENCY = 32\nTOTAL = 9\n")
     code = "from tests.utils import WER_CONCURRENCY\nfrom tests.deep import TOTAL\n"
     found = scope(tmp_path, code + "ASR_CONCURRENCY = WER_CONCURRENCY\nMAX_SAMPLES = TOTAL\n")
-    assert found == Scope(9, ("MAX_SAMPLES", "ASR_CONCURRENCY"))
+    assert found == MeasuredScope(9, ("MAX_SAMPLES", "ASR_CONCURRENCY"))
 
 
 def test_imports_that_go_round_or_out_of_the_repository_end_in_silence(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_imports_that_go_round_or_out_of_the_repository_end_in_silence(tmp_path:
     (tmp_path / "tests/a.py").write_text("from tests.b import N\n")
     (tmp_path / "tests/b.py").write_text("from tests.a import N\n")
     found = scope(tmp_path, "from tests.a import N\nfrom ....x import M\nMAX_SAMPLES = N\nMAX_TOKENS = M\n")
-    assert found == Scope(None, ())
+    assert found == MeasuredScope(None, ())
 
 
 def test_configured_constants_that_are_all_none_leave_the_count_unknown_and_say_so(tmp_path: Path) -> None:

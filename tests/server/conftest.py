@@ -18,9 +18,9 @@ from mcp.client import ClientRequestContext
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult, TextContent
 
-from tune_mcp.server.answers import Workers
 from tune_mcp.server.build import build
 from tune_mcp.server.context import server_context
+from tune_mcp.server.results import Workers
 from tune_mcp.verbs.project import Options, Project
 
 LIMIT_S = 180

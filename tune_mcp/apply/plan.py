@@ -17,9 +17,9 @@ from tune_mcp.apply.doubts import Doubt
 from tune_mcp.apply.literals import Edit, rewrite
 from tune_mcp.apply.locating import Files
 from tune_mcp.apply.readers import Readers
-from tune_mcp.apply.reading import Reading
-from tune_mcp.apply.reality import Outcome, Outcomes
-from tune_mcp.config.stages import GroupPolicy, Number, Stage
+from tune_mcp.apply.reading import ThresholdReading
+from tune_mcp.apply.reality import Outcomes, PytestOutcome
+from tune_mcp.config.stages import GroupPolicy, MetricKey, Number, Stage
 from tune_mcp.contract.apply_plan import Direction, PlanRow, Smart
 from tune_mcp.contract.report import FailedTest
 from tune_mcp.discover.assertions import BOUND, Gate, Unread, UnreadKind
@@ -134,47 +134,51 @@ def _diff(file: str, before: str, after: str) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Circumstances:
     """What is known of a run beside its numbers.
 
     ``outcomes`` is what pytest reported, ``before`` the threshold that (stage key, metric key) had while the run was
     measured where an apply has changed it since, ``allowed(test key, repeat, failure)`` by what a failure is accepted.
     """
 
-    outcomes: Outcomes = field(default_factory=dict[tuple[str, int], "Outcome"])
-    before: reading.Before = field(default_factory=dict[tuple[str, str], "Number | None"])
+    outcomes: Outcomes = field(default_factory=dict[tuple[str, int], "PytestOutcome"])
+    before: reading.Before = field(default_factory=dict[MetricKey, "Number | None"])
     allowed: Callable[[str, int, Failure], str] = lambda _test, _repeat, _failure: ""
 
 
 def build(
-    repo_root: Path, audited: Audit, catalogue: Mapping[str, Stage] | None = None, seen: Seen | None = None
+    repo_root: Path,
+    audited: Audit,
+    catalogue: Mapping[str, Stage] | None = None,
+    circumstances: Circumstances | None = None,
 ) -> ApplyPlan:
     """Compute the plan of a run whose gates passed; ``audited`` must be strict-ready (the caller checked).
 
     ``catalogue`` are all stages of the model (default: the run's), for thresholds that others read too. Without
-    ``seen`` no reading of an assertion can be held against pytest.
+    ``circumstances`` no reading of an assertion can be held against pytest.
     """
-    seen, plan = seen or Seen(), audited.plan
+    known, plan = circumstances or Circumstances(), audited.plan
     files = Files(repo_root)
     readers = Readers(files.python, plan.table(), catalogue or {})
-    readings = reading.read(files, audited, seen.before)
+    readings = reading.read(files, audited, known.before)
     by_test = reading.by_test(readings.values())
     rows: list[Row] = []
     for stage in audited.stages:
         if not stage.stage.is_docs:
             policy = plan.groups[stage.stage.group]
-            of_stage = [(one, readings[stage.stage.key, one.metric_key]) for one in worst_of_n(stage, policy)]
-            rows += [_fillable(_row(worst, known, policy), files) for worst, known in of_stage]
+            for worst in worst_of_n(stage, policy):
+                row = _row(worst, readings[stage.stage.key, worst.metric_key], policy)
+                rows.append(_fillable(row, files))
     against = {
-        row.key: reality.contradiction(readings[row.key], by_test[row.stage.test_key], seen.outcomes) for row in rows
+        row.key: reality.contradiction(readings[row.key], by_test[row.stage.test_key], known.outcomes) for row in rows
     }
     rows = [_asserted(row, against[row.key]) for row in rows]
     rows = [_doubted(_alone(row, readers), against[row.key], plan) for row in _unshared(rows)]
     threshold_files = {row.file for row in rows}
     contents = {name: files.content(name) for name in files.modules if name in threshold_files}
-    failed = reality.failed_tests(by_test, seen.outcomes, seen.allowed)
+    failed = reality.failed_tests(by_test, known.outcomes, known.allowed)
     plan_id = _plan_id(audited, files.modules, rows, failed)
-    return ApplyPlan(plan_id, tuple(rows), contents, failed, unchecked=not seen.outcomes)
+    return ApplyPlan(plan_id, tuple(rows), contents, failed, unchecked=not known.outcomes)
 
 
 def _fillable(row: Row, files: Files) -> Row:
@@ -224,7 +228,7 @@ def _unknown(row: Row, why: str) -> Row:
     )
 
 
-def _row(worst: Worst, known: Reading, policy: GroupPolicy) -> Row:
+def _row(worst: Worst, known: ThresholdReading, policy: GroupPolicy) -> Row:
     symbol, subkey = split_source(worst.source)
     place, trouble = known.located.place, known.located.trouble
     literal, blank = (place, None) if isinstance(place, NumberLiteral) else (None, place)

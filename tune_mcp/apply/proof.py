@@ -21,7 +21,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from tune_mcp.apply.plan import Row
-from tune_mcp.config.stages import Frozen, Number
+from tune_mcp.config.stages import Frozen, MetricKey, Number
 from tune_mcp.errors import Code, Refusal
 
 DEADLINE_S = 20.0
@@ -80,7 +80,7 @@ _ANSWERS = TypeAdapter(tuple[_Answer, ...])
 
 
 @dataclass(frozen=True)
-class Interpreter:
+class ProofRun:
     """The project's Python, the repository that it is started in, and the environment of a launch without GPUs.
 
     ``until`` is the end of the time for all questions, on the monotonic clock.
@@ -93,12 +93,12 @@ class Interpreter:
 
 
 def prove(
-    interpreter: Interpreter,
+    proof_run: ProofRun,
     file: str,
     old: bytes,
     new: bytes,
     rows: Sequence[Row],
-    values: Mapping[tuple[str, str], Number],
+    values: Mapping[MetricKey, Number],
 ) -> str:
     """Compare what ``file`` gives each threshold of ``rows`` before and after; ``values`` are those to be written.
 
@@ -107,9 +107,9 @@ def prove(
     """
     known = [row for row in rows if row.file == file and row.place_known]
     places = [row.place for row in known]
-    before, after = _run(interpreter, file, (old, new), places)
+    before, after = _run(proof_run, file, (old, new), places)
     if not before.error and after.error:  # it may not load twice in one process
-        (after,) = _run(interpreter, file, (new,), places)
+        (after,) = _run(proof_run, file, (new,), places)
     if error := before.error or after.error:
         return error
     wrong: list[str] = []
@@ -139,13 +139,13 @@ def prove(
     return ""
 
 
-def _run(interpreter: Interpreter, file: str, sources: tuple[bytes, ...], places: list[str]) -> tuple[_Answer, ...]:
-    seconds = min(DEADLINE_S, interpreter.until - time.monotonic())
+def _run(proof_run: ProofRun, file: str, sources: tuple[bytes, ...], places: list[str]) -> tuple[_Answer, ...]:
+    seconds = min(DEADLINE_S, proof_run.until - time.monotonic())
     if seconds <= 0:
         return tuple(_Answer(error=f"no time was left of {WHOLE_S:g} s for all files") for _ in sources)
     question = json.dumps(
         {
-            "path": str(interpreter.repo_root / file),
+            "path": str(proof_run.repo_root / file),
             "sources": [base64.b64encode(source).decode() for source in sources],
             "places": places,
             "deadline": seconds,
@@ -155,9 +155,9 @@ def _run(interpreter: Interpreter, file: str, sources: tuple[bytes, ...], places
     with os.fdopen(receiving, "rb") as answer:
         try:
             child = subprocess.Popen(
-                [str(interpreter.python), "-B", "-c", _PROGRAM, str(sending)],
-                cwd=interpreter.repo_root,
-                env=dict(interpreter.env),
+                [str(proof_run.python), "-B", "-c", _PROGRAM, str(sending)],
+                cwd=proof_run.repo_root,
+                env=dict(proof_run.env),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -165,7 +165,7 @@ def _run(interpreter: Interpreter, file: str, sources: tuple[bytes, ...], places
                 start_new_session=True,
             )
         except OSError as error:
-            return tuple(_Answer(error=f"the interpreter does not start: {error}") for _ in sources)
+            return tuple(_Answer(error=f"the proof_run does not start: {error}") for _ in sources)
         finally:
             os.close(sending)
         try:

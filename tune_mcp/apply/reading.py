@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tune_mcp.apply.locating import Concurrency, Files, Located, locate
-from tune_mcp.config.stages import Number
+from tune_mcp.config.stages import MetricKey, Number
 from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.discover.assertions import Gate, Unread, UnreadKind
 from tune_mcp.discover.constants import NumberLiteral
@@ -15,13 +15,13 @@ from tune_mcp.discover.source_tree import number_in
 from tune_mcp.observe.audit import Audit, AuditedStage
 from tune_mcp.session.plan import Plan
 
-Before = Mapping[tuple[str, str], Number | None]
+Before = Mapping[MetricKey, Number | None]
 """(stage key, metric key) -> the threshold that the run was measured with, where an apply has changed it since; None
 where there was none."""
 
 
 @dataclass(frozen=True)
-class Reading:
+class ThresholdReading:
     """What is known about the assertion on one threshold, for one stage of one test.
 
     ``present`` is the threshold that each repeat was measured with, None when there was none or it is not known;
@@ -55,7 +55,7 @@ class Reading:
 
 def read(
     files: Files, audited: Audit, before: Before, tests: Iterable[str] | None = None
-) -> dict[tuple[str, str], Reading]:
+) -> dict[MetricKey, ThresholdReading]:
     """The readings by (stage key, metric key), of all tests of the run or of those test keys."""
     wanted = None if tests is None else frozenset(tests)
     return {
@@ -66,15 +66,15 @@ def read(
     }
 
 
-def by_test(readings: Iterable[Reading]) -> dict[str, list[Reading]]:
+def by_test(readings: Iterable[ThresholdReading]) -> dict[str, list[ThresholdReading]]:
     """The readings of each test key."""
-    found: dict[str, list[Reading]] = {}
+    found: dict[str, list[ThresholdReading]] = {}
     for one in readings:
         found.setdefault(one.test_key, []).append(one)
     return found
 
 
-def _one(files: Files, plan: Plan, audited: AuditedStage, metric: str, before: Before) -> Reading:
+def _one(files: Files, plan: Plan, audited: AuditedStage, metric: str, before: Before) -> ThresholdReading:
     stage, source = audited.stage, audited.stage.metrics[metric].source
     thresholds = files.module(stage.threshold_path)
     concurrency = Concurrency(files.module(stage.test), thresholds)
@@ -91,7 +91,7 @@ def _one(files: Files, plan: Plan, audited: AuditedStage, metric: str, before: B
     name = source if subkey is None else f"{symbol}[{at}]['{subkey}']"
     present = _present(plan, audited, name, before.get((stage.key, metric), now))
     without = known and None in present.values()
-    return Reading(
+    return ThresholdReading(
         located=located,
         test_key=stage.test_key,
         read=found,

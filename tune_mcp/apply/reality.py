@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tune_mcp.apply.reading import Reading
+from tune_mcp.apply.reading import ThresholdReading
 from tune_mcp.contract.report import Cause, FailedTest
 from tune_mcp.discover.assertions import Gate
 from tune_mcp.observe.observation import Failure
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PytestOutcome:
     """One pytest session that counts: the node ids that ran, and what failed."""
 
     tests: tuple[str, ...]
@@ -27,7 +27,7 @@ class Outcome:
         return frozenset(one.nodeid for one in self.failures)
 
 
-Outcomes = Mapping[tuple[str, int], Outcome]
+Outcomes = Mapping[tuple[str, int], PytestOutcome]
 """(test key, repeat from 1) -> what pytest reported; a repeat of an older script has none."""
 
 
@@ -44,7 +44,7 @@ def matching(nodeids: Iterable[str], tests: Iterable[str]) -> Iterator[str]:
     return (nodeid for nodeid in nodeids if names(nodeid) & wanted)
 
 
-def contradiction(reading: Reading, others: Sequence[Reading], outcomes: Outcomes) -> str:
+def contradiction(reading: ThresholdReading, others: Sequence[ThresholdReading], outcomes: Outcomes) -> str:
     """What pytest reported that the reading cannot explain; empty when it holds or nothing is known.
 
     An unexplained failure of a test that asserts several thresholds speaks against none of them: it is named instead.
@@ -75,14 +75,14 @@ def contradiction(reading: Reading, others: Sequence[Reading], outcomes: Outcome
     return ""
 
 
-def _explained(failure: Failure, repeat: int, readings: Iterable[Reading]) -> bool:
+def _explained(failure: Failure, repeat: int, readings: Iterable[ThresholdReading]) -> bool:
     """Whether one threshold that the test reads fails by its reading, or cannot be read and so may have failed."""
     asserting = (one for one in readings if names(failure.nodeid) & one.tests)
     return any(one.fails(repeat) or one.may_fail(repeat) for one in asserting)
 
 
 def failed_tests(
-    readings: Mapping[str, Sequence[Reading]], outcomes: Outcomes, allowed: Callable[[str, int, Failure], str]
+    readings: Mapping[str, Sequence[ThresholdReading]], outcomes: Outcomes, allowed: Callable[[str, int, Failure], str]
 ) -> tuple[FailedTest, ...]:
     """Every failure that is no threshold's, each once. ``readings`` by test key; ``allowed(test key, repeat, failure)``
     says by what config accepts a failure, empty when it does not.
@@ -109,7 +109,7 @@ def failed_tests(
     return tuple(found.values())
 
 
-def cause_of(failure: Failure, repeat: int, readings: Sequence[Reading]) -> Cause | None:
+def cause_of(failure: Failure, repeat: int, readings: Sequence[ThresholdReading]) -> Cause | None:
     """Why a failure is no threshold's, None when one explains it."""
     if failure.when != "call":
         return Cause.FIXTURE
@@ -125,7 +125,7 @@ def cause_of(failure: Failure, repeat: int, readings: Sequence[Reading]) -> Caus
     return Cause.PASSES if failure.by_assert else Cause.EXCEPTION
 
 
-def _without_value(failure: Failure, reading: Reading) -> bool:
+def _without_value(failure: Failure, reading: ThresholdReading) -> bool:
     """Whether a test failed because the threshold has no value: it uses ``None``, or asks its table for the key."""
     if failure.test_line not in reading.asked_at:
         return False

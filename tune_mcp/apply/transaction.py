@@ -79,7 +79,7 @@ def commit(
     (APL-24) for a file that is not what the plan saw, OUTSIDE_REPO for a target outside ``repo_root`` or with more
     names than one, STALE_PLAN when this plan was applied or waits for ``recover``, RUN_ACTIVE for a second applier.
     """
-    place = _Place(folder, repo_root.resolve(), now, replace)
+    place = _Transaction(folder, repo_root.resolve(), now, replace)
     folder.mkdir(parents=True, exist_ok=True)
     with place.locked():
         last = demand_new(folder)
@@ -130,7 +130,7 @@ def recover(
     """
     if not folder.is_dir():
         return None
-    place = _Place(folder, repo_root.resolve(), now, replace)
+    place = _Transaction(folder, repo_root.resolve(), now, replace)
     with place.locked():
         journal = read_journal(folder)
         place.sweep(journal)
@@ -147,7 +147,7 @@ def undo(folder: Path, repo_root: Path, now: Callable[[], datetime], replace: Re
     Raises ``Refusal`` THRESHOLD_CHANGED (APL-24), and touches nothing, when a file is neither its old nor its new
     self, and INVALID_ARGUMENT when ``folder`` holds no transaction.
     """
-    place = _Place(folder, repo_root.resolve(), now, replace)
+    place = _Transaction(folder, repo_root.resolve(), now, replace)
     journal = None
     if folder.is_dir():
         with place.locked():
@@ -205,7 +205,7 @@ def read_journal(folder: Path) -> Journal | None:
         ) from error
 
 
-class _Place:
+class _Transaction:
     """The folder of one transaction and the repository that it writes to. ``root`` is resolved."""
 
     def __init__(self, folder: Path, root: Path, now: Callable[[], datetime], replace: Replace) -> None:

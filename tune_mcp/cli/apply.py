@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from tune_mcp.apply.plan import ApplyPlan
+from tune_mcp.config.stages import MetricKey
 from tune_mcp.contract.apply import MODES, ApplyReply, Decision, Mode, Otherwise
 from tune_mcp.contract.reply import bounded
 from tune_mcp.errors import Code, Refusal
@@ -52,9 +53,9 @@ def apply_at_terminal(
     """Show the plan, ask for the mode and for every open metric, write. Without a terminal nothing is asked."""
     apply_recovery.settle(project)
     made = proposal_for(project, run_id, plan_id)
-    proposal = made.plan
+    plan = made.plan
     decisions = [decision(word) for word in words]
-    named = questions.checked_decisions(proposal, decisions)
+    named = questions.checked_decisions(plan, decisions)
     if not at_terminal():
         if mode is None:
             raise Refusal(
@@ -68,20 +69,20 @@ def apply_at_terminal(
     if mode != "report":
         apply_recovery.demand_idle(project)
     run = made.run
-    asks = mode is None or _has_questions(proposal, questions.checked_mode(mode), named, otherwise)
+    asks = mode is None or _has_questions(plan, questions.checked_mode(mode), named, otherwise)
     try:
         agreed: list[Decision] = []
         if mode is None:
-            shown = plan_reply(project, made.evidence, proposal).model_copy(update={"decisions": ()})
+            shown = plan_reply(project, made.evidence, plan).model_copy(update={"decisions": ()})
             print(bounded("\n".join(shown.lines())))
             print(_MODES_SAY)
             mode = ask("mode", MODES, "report")
-            agreed = questions.agreed_with_mode(proposal, questions.checked_mode(mode), named)
+            agreed = questions.agreed_with_mode(plan, questions.checked_mode(mode), named)
         chosen = questions.checked_mode(mode)
-        failures_agreed = chosen != "report" and _agreed_to_failures(run, proposal, run_id)
-        decided = _asked(run, proposal, chosen, [*decisions, *agreed], otherwise)
+        failures_agreed = chosen != "report" and _agreed_to_failures(run, plan, run_id)
+        decided = _asked(run, plan, chosen, [*decisions, *agreed], otherwise)
     except EOFError:
-        declined(run, proposal.plan_id, "the input at the terminal ended")
+        declined(run, plan.plan_id, "the input at the terminal ended")
         raise Refusal(
             Code.DECLINED, ("SCP-06", "APL-04"), "nobody answered; nothing was written", "apply again when decided"
         ) from None
@@ -89,52 +90,52 @@ def apply_at_terminal(
     if not asks:
         return carry_out(made, chosen, decided, by, otherwise)
     # Time has passed since the plan was made: everything is looked at anew.
-    plan_id = proposal.plan_id
+    plan_id = plan.plan_id
     return apply(project, run_id, plan_id, chosen, decided, by, otherwise, failures_agreed=failures_agreed)
 
 
 def _has_questions(
-    proposal: ApplyPlan, mode: Mode, named: Mapping[tuple[str, str], Decision], otherwise: Otherwise | None
+    plan: ApplyPlan, mode: Mode, named: Mapping[MetricKey, Decision], otherwise: Otherwise | None
 ) -> bool:
     if mode == "report":
         return False
-    open_rows = otherwise is None and questions.open_questions(proposal, mode, named)
-    return bool(questions.failing(proposal) or open_rows)
+    open_rows = otherwise is None and questions.open_questions(plan, mode, named)
+    return bool(questions.failing(plan) or open_rows)
 
 
-def _agreed_to_failures(run: RunDir, proposal: ApplyPlan, run_id: str) -> bool:
+def _agreed_to_failures(run: RunDir, plan: ApplyPlan, run_id: str) -> bool:
     """Whether the person wants thresholds although tests fail for other reasons; asked only where some do."""
-    if not questions.failing(proposal) or answers.load(run, proposal.plan_id).failures_agreed:
-        return bool(questions.failing(proposal))
-    print(questions.failures_question(proposal, run_id))
+    if not questions.failing(plan) or answers.load(run, plan.plan_id).failures_agreed:
+        return bool(questions.failing(plan))
+    print(questions.failures_question(plan, run_id))
     agreed = ask("write anyway, or leave", ("write", "leave"), "leave") == "write"
     if agreed:
-        answers.store(run, proposal.plan_id, failures_agreed=True)
+        answers.store(run, plan.plan_id, failures_agreed=True)
     return agreed
 
 
 def _asked(
-    run: RunDir, proposal: ApplyPlan, mode: Mode, given: Sequence[Decision], otherwise: Otherwise | None
+    run: RunDir, plan: ApplyPlan, mode: Mode, given: Sequence[Decision], otherwise: Otherwise | None
 ) -> list[Decision]:
     """The decisions given, those answered before, and an answer to every open question; each is kept as it comes."""
     named = {one.key: one for one in given}
     if otherwise is not None:
         return list(named.values())
-    for row in questions.open_questions(proposal, mode, named):
-        kept = answers.load(run, proposal.plan_id).by_metric().get(row.key)
+    for row in questions.open_questions(plan, mode, named):
+        kept = answers.load(run, plan.plan_id).by_metric().get(row.key)
         if kept is not None:
             print(f"{'/'.join(row.key)}: {kept.value if kept.choice == 'custom' else kept.choice}, answered before")
             named[row.key] = kept
             continue
-        print(questions.question([row], proposal.plan_id))
+        print(questions.question([row], plan.plan_id))
         while row.key not in named:
             answer = decision(f"{'/'.join(row.key)}={ask('keep, apply or a number', (), 'keep')}")
             try:
-                questions.checked_decisions(proposal, [answer])
+                questions.checked_decisions(plan, [answer])
             except Refusal as refusal:
                 print(refusal.message)
                 continue
-            answers.store_decisions(run, proposal.plan_id, [answer])
+            answers.store_decisions(run, plan.plan_id, [answer])
             named[row.key] = answer
     return list(named.values())
 

@@ -101,7 +101,7 @@ class Refused(Exception):
     """A call was refused: its text is the refusal's."""
 
 
-class Session:
+class ShownClient:
     """A client that shows what it calls and what comes back."""
 
     def __init__(self, client: Client, console: Console) -> None:
@@ -146,20 +146,20 @@ async def _calibrate(console: Console, repo: Path, python: Path, repeats: int) -
     )
     _step(console, "tune-mcp serve, over stdio")
     async with Client(stdio_client(server), elicitation_callback=answer) as client:
-        session = Session(client, console)
-        await session.call("catalog", model=MODEL)
-        await session.call("discover", model=MODEL)
-        await session.call("precheck", 12, model=MODEL)
-        _, run = await session.call("start_run", 7, model=MODEL, repeats=repeats, label="demo")
+        client = ShownClient(client, console)
+        await client.call("catalog", model=MODEL)
+        await client.call("discover", model=MODEL)
+        await client.call("precheck", 12, model=MODEL)
+        _, run = await client.call("start_run", 7, model=MODEL, repeats=repeats, label="demo")
         run_id = str(run["run_id"])
-        state = await _watch(session, run_id)
-        text, audited = await session.call("strict_audit", 12, run_id=run_id)
+        state = await _watch(client, run_id)
+        text, audited = await client.call("strict_audit", 12, run_id=run_id)
         if not audited.get("ready"):
             console.print(f"[red]The run ended as {state} and is not strict-complete.[/red]\n{text}", markup=True)
             return 1
-        _, written = await session.call("report", 8, run_id=run_id)
-        _, plan = await session.call("apply_plan", 16, run_id=run_id)
-        await session.call("apply", 20, run_id=run_id, plan_id=plan["plan_id"], mode="full")
+        _, written = await client.call("report", 8, run_id=run_id)
+        _, plan = await client.call("apply_plan", 16, run_id=run_id)
+        await client.call("apply", 20, run_id=run_id, plan_id=plan["plan_id"], mode="full")
     _ending(console, repo, plan, written, repeats)
     return 0
 
@@ -170,15 +170,15 @@ def _passed(env: Mapping[str, str]) -> dict[str, str]:
     return {name: env[name] for name in names if name in env}
 
 
-async def _watch(session: Session, run_id: str) -> str:
+async def _watch(client: ShownClient, run_id: str) -> str:
     """Poll with a long wait until the run ends or needs somebody, one line for each change."""
-    session.console.print(
+    client.console.print(
         f"\n[cyan]→ status[/cyan](run_id={run_id!r}, wait_s={_POLL_S}), until it ends or needs somebody"
     )
     seen = ""
     while True:
-        result = await session.client.call_tool("status", {"run_id": run_id, "wait_s": _POLL_S})
-        _, facts = session.read(result)
+        result = await client.client.call_tool("status", {"run_id": run_id, "wait_s": _POLL_S})
+        _, facts = client.read(result)
         work: dict[str, Any] = facts.get("current") or {}
         done = facts["total"] - facts["missing_total"]
         left = f", about {span(facts['eta_s'])} left" if facts.get("eta_s") else ""
@@ -186,7 +186,7 @@ async def _watch(session: Session, run_id: str) -> str:
         bar = "█" * round(20 * done / facts["total"])
         line = f"  [{bar:<20}] {done:>2}/{facts['total']} cells strict · {now}{left}"
         if now != seen:
-            session.console.print(line, markup=False, soft_wrap=True)
+            client.console.print(line, markup=False, soft_wrap=True)
             seen = now
         if facts["terminal"] or facts["state"] in ("halted", "exhausted"):
             return str(facts["state"])

@@ -11,6 +11,8 @@ from tune_mcp.files import parse_json, read_plain, write_json
 
 WorstOp = Literal["min", "max"]
 Number = int | float
+MetricKey = tuple[str, str]
+"""Stage key and metric key: one threshold of a run."""
 DOCS_GROUP = "docs"
 """The group of a test file without thresholds (STG-09)."""
 

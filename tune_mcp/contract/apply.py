@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, StrictFloat, StrictInt
 
-from tune_mcp.config.stages import Frozen, Number, WorstOp
+from tune_mcp.config.stages import Frozen, MetricKey, Number, WorstOp
 from tune_mcp.contract.reply import Reply
 from tune_mcp.words import number_of
 
@@ -29,7 +29,7 @@ class Decision(BaseModel):
     value: str | StrictInt | StrictFloat | None = None
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> MetricKey:
         """(stage key, metric key): the row of the plan that it is about."""
         return self.stage_key, self.metric_key
 
@@ -47,7 +47,7 @@ class Applied(Frozen):
     direction: str
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> MetricKey:
         """(stage key, metric key)."""
         return self.stage_key, self.metric_key
 

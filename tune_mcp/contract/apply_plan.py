@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar, Literal
 
-from tune_mcp.config.stages import Number, WorstOp
+from tune_mcp.config.stages import MetricKey, Number, WorstOp
 from tune_mcp.contract.apply import Decision
 from tune_mcp.contract.reply import TEXT_LIMIT, Reply, size
 from tune_mcp.contract.report import DIRTY, FailedTest
@@ -61,7 +61,7 @@ class PlanRow:
     reason: str
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> MetricKey:
         """(stage key, metric key): how a decision names the row."""
         return self.stage_key, self.metric_key
 

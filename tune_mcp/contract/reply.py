@@ -99,7 +99,7 @@ def _shortened(value: object) -> tuple[object, int]:
     return value[:keep], len(value) - keep
 
 
-def said_once(reasons: Mapping[str, str]) -> dict[str, str]:
+def each_reason_once(reasons: Mapping[str, str]) -> dict[str, str]:
     """Place -> reason; where several places share one, all but the first refer to it."""
     first: dict[str, str] = {}
     return {

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from tune_mcp.actions import Step, call
 from tune_mcp.config.stages import Frozen
-from tune_mcp.contract.reply import Reply, said_once
+from tune_mcp.contract.reply import Reply, each_reason_once
 from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.gpus import Gpu
@@ -203,7 +203,7 @@ class StatusReply(Reply):
         reasons = {f"{gap.stage_key} run {gap.repeat}": gap.reason for gap in found}
         if self.reason:
             reasons = {place: why.replace(self.reason, "the reason above") for place, why in reasons.items()}
-        said = said_once({place: _short(why, _REASON_LIMIT) for place, why in reasons.items()})
+        said = each_reason_once({place: _short(why, _REASON_LIMIT) for place, why in reasons.items()})
         shown = zip(found, said.values(), strict=True)
         return tuple(gap.model_copy(update={"reason": reason}) for gap, reason in shown)[:_TROUBLE_SHOWN]
 

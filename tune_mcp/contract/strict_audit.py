@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from tune_mcp.config.stages import Frozen
-from tune_mcp.contract.reply import Reply, said_once
+from tune_mcp.contract.reply import Reply, each_reason_once
 
 
 class Cell(StrEnum):
@@ -76,7 +76,7 @@ class AuditReply(Reply):
     def typed(self) -> dict[str, object]:
         """The same facts once: the text is made of them. A reason that several cells share is said once."""
         facts = {name: value for name, value in super().typed().items() if name != "audit_text"}
-        said = said_once(
+        said = each_reason_once(
             {f"{one.stage_key} {run}": reason for one in self.stages for run, reason in one.reasons.items()}
         )
         facts["stages"] = [

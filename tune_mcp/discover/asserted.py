@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from tune_mcp.discover.assertions.reading import NameReader, Place
+from tune_mcp.discover.assertions.names import NameReader, QualifiedName
 from tune_mcp.discover.source_tree import AnyFunction, called, number_of
 
 _BOUNDS: Mapping[type[ast.cmpop], str] = {ast.Lt: "max", ast.LtE: "max", ast.Gt: "min", ast.GtE: "min"}
@@ -43,7 +43,7 @@ class Use:
 class Asserted:
     """The uses of named numbers, by (file, name), and the numbers without a name, of one or more test files."""
 
-    named: dict[Place, Use] = field(default_factory=dict[Place, Use])
+    named: dict[QualifiedName, Use] = field(default_factory=dict[QualifiedName, Use])
     nameless: list[tuple[Use, int | float]] = field(default_factory=list[tuple[Use, "int | float"]])
 
 
@@ -186,17 +186,17 @@ def _numeric_parts(node: ast.AST) -> Iterator[ast.AST]:
             yield from _numeric_parts(inner)
 
 
-def _places(names: NameReader, path: str, parts: Iterable[ast.expr]) -> Iterator[Place]:
+def _places(names: NameReader, path: str, parts: Iterable[ast.expr]) -> Iterator[QualifiedName]:
     for part in parts:
         for node in _numeric_parts(part):
             if isinstance(node, ast.Name):
                 yield from names.meaning(path, node.id)
 
 
-def _through_constants(names: NameReader, reached: set[Place], named: dict[Place, Use]) -> None:
+def _through_constants(names: NameReader, reached: set[QualifiedName], named: dict[QualifiedName, Use]) -> None:
     """What a compared constant is made of, also by a function that makes it, is compared with it."""
     waiting = list(named)
-    makers: set[Place] = set()
+    makers: set[QualifiedName] = set()
     while waiting:
         path, name = place = waiting.pop()
         for node in names.names(path).statements.get(name, ()):

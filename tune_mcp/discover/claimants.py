@@ -16,7 +16,7 @@ from tune_mcp.discover.assertions import BOUND, AssertionReader, Gate, Unread, U
 from tune_mcp.discover.calibrated import CalibratedFile
 from tune_mcp.discover.constants import Constant, ConstantKind
 from tune_mcp.discover.places import names_in, root_of
-from tune_mcp.discover.routing import Claim, Routing, Tree
+from tune_mcp.discover.routing import Claim, Route, Routing
 from tune_mcp.discover.source_tree import AnyFunction, called, number_of
 
 _SIDE = re.compile(r"_(REF(ERENCE)?|MIN|MAX|THRESHOLD|LIMIT)$")
@@ -25,7 +25,7 @@ _SIDE = re.compile(r"_(REF(ERENCE)?|MIN|MAX|THRESHOLD|LIMIT)$")
 @dataclass(frozen=True)
 class _Dropped:
     file: CalibratedFile
-    tree: Tree
+    tree: Route
     claim: Claim
 
 
@@ -76,7 +76,7 @@ def drop_unread(routes: Sequence[tuple[CalibratedFile, Routing]], reader: Assert
     return lines
 
 
-def _gate_that_is_off(file: CalibratedFile, tree: Tree, claim: Claim, reader: AssertionReader) -> str:
+def _gate_that_is_off(file: CalibratedFile, tree: Route, claim: Claim, reader: AssertionReader) -> str:
     """``X_MAX, its limit, has no value``, where ``claim`` is X_REF, the test reads X_MAX, and config has its path."""
     variant = file.config.variants.get(tree.variant or "", file.config)
     if claim.blank or not claim.writable or not {claim.spec.key} & {*file.config.paths, *variant.paths}:
@@ -94,7 +94,7 @@ def _stem(claim: Claim) -> str:
 
 
 def rivals_of(
-    metric: str, claims: Sequence[Claim], tree: Tree, file: CalibratedFile, reader: AssertionReader
+    metric: str, claims: Sequence[Claim], tree: Route, file: CalibratedFile, reader: AssertionReader
 ) -> list[Claim]:
     """Constants that bear the metric's name as well, are read by the test, and are not made of one of its claims."""
     threshold_file = file.thresholds.path

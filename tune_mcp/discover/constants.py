@@ -48,7 +48,7 @@ class ConstantKind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Gap:
+class Unusable:
     """An entry of a nested dict that is no editable number; ``subkey`` None means the whole outer entry."""
 
     concurrency: int | None
@@ -71,13 +71,13 @@ class Constant:
     line: int
     literals: tuple[NumberLiteral, ...]
     problem: str | None
-    gaps: tuple[Gap, ...] = ()
+    unusable: tuple[Unusable, ...] = ()
     alias: str | None = None
     blanks: tuple[Blank, ...] = ()
 
     def has(self, concurrency: int | None, subkey: str) -> bool:
         """Whether a table has that key; of all tables when ``concurrency`` is None."""
-        entries = ((entry.concurrency, entry.subkey) for entry in (*self.literals, *self.gaps))
+        entries = ((entry.concurrency, entry.subkey) for entry in (*self.literals, *self.unusable))
         return any(key == subkey and concurrency in (None, outer) for outer, key in entries)
 
 
@@ -183,7 +183,7 @@ class ModuleConstants:
         return next((replace(one, concurrency=wanted, subkey=subkey) for one in fitting), None)
 
     def _entry(self, source: str, constant: Constant, wanted: int | None, subkey: str) -> NumberLiteral:
-        outers = sorted({entry.concurrency for entry in (*constant.literals, *constant.gaps)} - {None}, key=str)
+        outers = sorted({entry.concurrency for entry in (*constant.literals, *constant.unusable)} - {None}, key=str)
         if wanted is None:
             if len(outers) != 1:
                 keys = ", ".join(map(str, outers))
@@ -193,7 +193,7 @@ class ModuleConstants:
         for literal in constant.literals:
             if (literal.concurrency, literal.subkey) == (wanted, subkey):
                 return literal
-        for gap in constant.gaps:
+        for gap in constant.unusable:
             if gap.concurrency == wanted and gap.subkey in (None, subkey):
                 raise self._unknown("APL-17", source, gap.line, gap.reason)
         reason = f"no key {subkey!r} under concurrency {wanted}" if wanted in outers else f"no concurrency key {wanted}"
@@ -326,7 +326,7 @@ class _Reader:
 
     def nested(self, bare: Constant, outer: ast.Dict, numbers: ModuleConstants) -> Constant:
         literals: list[NumberLiteral] = []
-        gaps: list[Gap] = []
+        unusable: list[Unusable] = []
         blanks: list[Blank] = []
         troubles: list[str | None] = [bare.problem]
         inner_dicts = [value for value in outer.values if isinstance(value, ast.Dict)]
@@ -345,7 +345,7 @@ class _Reader:
                 blanks.append(self.blank(bare.name, concurrency, None, BlankForm.NO_KEY, value))
             if not isinstance(value, ast.Dict) or not value.keys:
                 reason = "an empty dict" if isinstance(value, ast.Dict) else _WHAT[_kind(value)]
-                gaps.append(Gap(concurrency, None, value.lineno, reason))
+                unusable.append(Unusable(concurrency, None, value.lineno, reason))
                 continue
             subkeys = [key.value if isinstance(key, ast.Constant) else None for key in value.keys]
             troubles += [
@@ -358,15 +358,15 @@ class _Reader:
                 if is_none(leaf):
                     blanks.append(self.blank(bare.name, concurrency, subkey, BlankForm.NONE, leaf))
                 if number_of(leaf) is None:
-                    gaps.append(Gap(concurrency, subkey, leaf.lineno, _WHAT[_kind(leaf)]))
+                    unusable.append(Unusable(concurrency, subkey, leaf.lineno, _WHAT[_kind(leaf)]))
                     continue
                 literal, trouble = self.literal(bare.name, concurrency, subkey, leaf)
                 if trouble is None:
                     literals.append(literal)
                 else:
-                    gaps.append(Gap(concurrency, subkey, leaf.lineno, trouble))
+                    unusable.append(Unusable(concurrency, subkey, leaf.lineno, trouble))
         problem = next((trouble for trouble in troubles if trouble is not None), None)
-        parts = tuple(literals), problem, tuple(gaps)
+        parts = tuple(literals), problem, tuple(unusable)
         return Constant(bare.name, ConstantKind.NESTED, bare.line, *parts, blanks=tuple(blanks))
 
 

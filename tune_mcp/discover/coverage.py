@@ -16,8 +16,8 @@ from pathlib import Path
 from tune_mcp.config.metrics import MetricRules
 from tune_mcp.config.model import ModelConfig, globbed_files
 from tune_mcp.config.stages import StageTable
-from tune_mcp.discover.asserted import Place, Use, asserted, plainly_asserted
-from tune_mcp.discover.assertions.reading import NameReader
+from tune_mcp.discover.asserted import QualifiedName, Use, asserted, plainly_asserted
+from tune_mcp.discover.assertions.names import NameReader
 from tune_mcp.discover.constants import Constant, ConstantKind, ModuleConstants
 from tune_mcp.discover.places import names_in, root_of
 from tune_mcp.discover.python_files import PythonFiles
@@ -79,10 +79,10 @@ class _Coverage:
     models: Mapping[str, Covering]
     files: PythonFiles = field(init=False)
     names: NameReader = field(init=False)
-    claims: dict[Place, list[str]] = field(default_factory=dict[Place, "list[str]"])
-    sides: dict[Place, str] = field(default_factory=dict[Place, str])
-    waiting: dict[Place, str] = field(default_factory=dict[Place, str])
-    ignored: set[Place] = field(default_factory=set[Place])
+    claims: dict[QualifiedName, list[str]] = field(default_factory=dict[QualifiedName, "list[str]"])
+    sides: dict[QualifiedName, str] = field(default_factory=dict[QualifiedName, str])
+    waiting: dict[QualifiedName, str] = field(default_factory=dict[QualifiedName, str])
+    ignored: set[QualifiedName] = field(default_factory=set[QualifiedName])
 
     def __post_init__(self) -> None:
         self.files = PythonFiles(self.repo_root)
@@ -103,7 +103,7 @@ class _Coverage:
 
     def rows(self) -> Iterator[Covered]:
         """All of them, some more than once."""
-        used: dict[Place, Use] = {}
+        used: dict[QualifiedName, Use] = {}
         known: set[str] = set()
         for model in self.models.values():
             for path in globbed_files(self.repo_root, model.config):
@@ -166,10 +166,10 @@ class _Coverage:
             self._made_of(path, name)
         )
 
-    def _made_of(self, path: str, name: str) -> list[Place]:
+    def _made_of(self, path: str, name: str) -> list[QualifiedName]:
         """The numbers of the repository that a constant is made of, tables by each of their entries."""
         seen, waiting = {(path, name)}, [(path, name)]
-        found: list[Place] = []
+        found: list[QualifiedName] = []
         while waiting:
             place = waiting.pop()
             module = self._module(place[0])
@@ -197,7 +197,7 @@ class _Coverage:
         value = literal.value if literal else None
         return Covered(module.path, line, source, value, keeper, side, by)
 
-    def _kept(self, place: Place, constant: Constant) -> tuple[Keeper, str]:
+    def _kept(self, place: QualifiedName, constant: Constant) -> tuple[Keeper, str]:
         path, source = place
         if place in self.claims:
             return Keeper.CALIBRATED, "; ".join(dict.fromkeys(self.claims[place]))

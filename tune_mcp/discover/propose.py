@@ -33,7 +33,7 @@ _OK = ("successful_samples", "completed_requests", "successful_requests", "sampl
 
 
 @dataclass(frozen=True)
-class Place:
+class ResultPlace:
     """A number in a result file below basetemp."""
 
     file: str
@@ -59,7 +59,7 @@ class Limit:
     present: Number | None
     group: str
     place: str = ""
-    maybe: tuple[Place, ...] = ()
+    maybe: tuple[ResultPlace, ...] = ()
     names: tuple[str, ...] = ()
 
 
@@ -86,7 +86,7 @@ class TestPlan:
 
 
 @dataclass(frozen=True)
-class Proposal:
+class ConfigProposal:
     """The config of one model."""
 
     model: str
@@ -100,9 +100,9 @@ class Proposal:
         return all(test.complete for test in self.tests)
 
 
-def proposal(
+def config_proposal(
     model: str, python: str | None, found: Discovery, rules: MetricRules, reader: AssertionReader, root: Path
-) -> Proposal:
+) -> ConfigProposal:
     """Read what the tests of an otherwise empty config assert."""
     by_test: dict[str, list[Unclaimed]] = {}
     for path, one in found.found:
@@ -125,7 +125,7 @@ def proposal(
         for path in found.without
         if path not in with_limits
     ]
-    return Proposal(model, python, tuple(tests), tuple(dict.fromkeys(problems)))
+    return ConfigProposal(model, python, tuple(tests), tuple(dict.fromkeys(problems)))
 
 
 def _limits(
@@ -166,7 +166,7 @@ def filled(test: TestPlan, basetemp: Path, failed: Collection[str], chosen: Mapp
     return replace(test, limits=limits, counts=counts)
 
 
-def _located(limit: Limit, places: Sequence[Place], failed: Collection[str], chosen: Mapping[str, str]) -> Limit:
+def _located(limit: Limit, places: Sequence[ResultPlace], failed: Collection[str], chosen: Mapping[str, str]) -> Limit:
     if limit.metric in chosen:
         return replace(limit, place=chosen[limit.metric], maybe=())
     if any(place.source == limit.place for place in places):
@@ -180,14 +180,14 @@ def _located(limit: Limit, places: Sequence[Place], failed: Collection[str], cho
     return replace(limit, place="", maybe=tuple(place for score, place in scores if score > 0)[:_MOST_SHOWN])
 
 
-def _agrees(limit: Limit, place: Place, passed: bool) -> bool:
+def _agrees(limit: Limit, place: ResultPlace, passed: bool) -> bool:
     """Whether the value could have given what pytest reported."""
     if limit.present is None or not passed:
         return True
     return limit.gate.passes(place.value, limit.present)
 
 
-def _score(limit: Limit, place: Place) -> int:
+def _score(limit: Limit, place: ResultPlace) -> int:
     """How much speaks for a place: the keys that the test reads, the words of its comparison, the metric's name."""
     keys = [one or other for one, other in _KEYS.findall(limit.gate.measured)]
     suffix = 0
@@ -206,7 +206,7 @@ def _score(limit: Limit, place: Place) -> int:
     return score + (3 if score and any(place.file.startswith(folder) for folder in folders) else 0)
 
 
-def _places(basetemp: Path) -> Iterator[Place]:
+def _places(basetemp: Path) -> Iterator[ResultPlace]:
     """Every number of every JSON file below basetemp that a path can name."""
     files = sorted(path for path in basetemp.rglob("*.json") if path.is_file() and not path.is_symlink())
     for path in files[:_MOST_FILES]:
@@ -215,7 +215,7 @@ def _places(basetemp: Path) -> Iterator[Place]:
         except (OSError, ValueError):
             continue
         name = path.relative_to(basetemp).as_posix()
-        yield from (Place(name, keys, value) for keys, value in _numbers(document, ()))
+        yield from (ResultPlace(name, keys, value) for keys, value in _numbers(document, ()))
 
 
 def _numbers(node: Json, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Number]]:
@@ -227,7 +227,7 @@ def _numbers(node: Json, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
         yield keys, node
 
 
-def _counts(limits: Iterable[Limit], places: Sequence[Place]) -> tuple[str, str] | None:
+def _counts(limits: Iterable[Limit], places: Sequence[ResultPlace]) -> tuple[str, str] | None:
     """The one pair of counts that stands in the files of these limits, all samples and the good ones."""
     files = {limit.place.partition("::")[0] for limit in limits}
     found: list[tuple[str, str]] = []
@@ -244,8 +244,8 @@ def _counts(limits: Iterable[Limit], places: Sequence[Place]) -> tuple[str, str]
 # The text
 
 
-def config_text(plan: Proposal) -> str:
-    """The proposal as config.yaml."""
+def config_text(plan: ConfigProposal) -> str:
+    """The config_proposal as config.yaml."""
     lines = [
         "# Written by `tune-mcp init` from what the tests assert; it is yours now. Change it, then run discover.",
         f"name: {plan.model}",

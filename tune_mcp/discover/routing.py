@@ -115,7 +115,7 @@ class Claim:
 
 
 @dataclass
-class Tree:
+class Route:
     """The thresholds of one preset and one variant of a test file, both None where it has none."""
 
     preset: str | None
@@ -132,7 +132,7 @@ class Routing:
     ``derived`` are lines about constants that an expression makes, by name: one made of a claim needs no word.
     """
 
-    trees: list[Tree] = field(default_factory=list[Tree])
+    trees: list[Route] = field(default_factory=list[Route])
     unrecognised: list[str] = field(default_factory=list[str])
     problems: list[str] = field(default_factory=list[str])
     strays: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
@@ -159,7 +159,7 @@ def route(
     found = Routing()
     variants: list[str | None] = [None, *config.variants]
     presets: list[str | None] = [*config.calibration_presets] or [None]
-    trees = {(variant, preset): Tree(preset, variant) for variant in variants for preset in presets}
+    trees = {(variant, preset): Route(preset, variant) for variant in variants for preset in presets}
     claims = [*_named(named, module, found), *_claims(config, module, rules, named, found)]
     claims += _leaves(config, module, rules, named, asserts, {claim.spec.key for claim in claims})
     for claim in claims:
@@ -189,7 +189,7 @@ def _fits(symbol: str, filters: Mapping[str, Variant] | Mapping[str, Preset], ow
     return fitting == ([owner] if owner is not None else [])
 
 
-def _sibling_has_claims(tree: Tree, trees: dict[tuple[str | None, str | None], Tree]) -> bool:
+def _sibling_has_claims(tree: Route, trees: dict[tuple[str | None, str | None], Route]) -> bool:
     return any(other.claims for (variant, _), other in trees.items() if variant == tree.variant)
 
 
@@ -345,12 +345,12 @@ def _nested(
     empty = [one for one in constant.blanks if one.form is BlankForm.NONE and one.subkey]
     fillable = {one.subkey: one for one in empty if rules.match(name, one.subkey) is not None}
     absent = tuple(_absent(constant, config, module, rules))
-    for gap in constant.gaps:
-        if gap.subkey in fillable or (gap.subkey is None and absent):
+    for entry in constant.unusable:
+        if entry.subkey in fillable or (entry.subkey is None and absent):
             continue
-        key = f"[{gap.subkey!r}]" if gap.subkey else ""
-        found.problems.append(f"{module.path}:{gap.line}: {name}{key} is not calibrated: {gap.reason}")
-    if not constant.literals and not constant.gaps and not absent:
+        key = f"[{entry.subkey!r}]" if entry.subkey else ""
+        found.problems.append(f"{module.path}:{entry.line}: {name}{key} is not calibrated: {entry.reason}")
+    if not constant.literals and not constant.unusable and not absent:
         what = "it is an empty table, and config names no metric of it"
         found.problems.append(f"{where} is not calibrated: {what}")
     valued = [literal.subkey for literal in constant.literals]

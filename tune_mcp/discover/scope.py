@@ -11,7 +11,7 @@ from tune_mcp.discover.python_files import PythonFiles
 
 
 @dataclass(frozen=True)
-class Scope:
+class MeasuredScope:
     """How many samples a stage must have (None when unknown), the constants that tell its context, and doubts."""
 
     expected_samples: int | None
@@ -30,7 +30,7 @@ class ScopeReader:
 
     def scope(
         self, group: str, variant: str | None, configured: Sequence[int | str], context: Sequence[str] = ()
-    ) -> Scope:
+    ) -> MeasuredScope:
         """The scope of one stage; what config says beats what names suggest (SMP-03 to SMP-05).
 
         ``context`` are the constants that config wants shown; the first whole number of them that speaks of samples
@@ -43,11 +43,11 @@ class ScopeReader:
         else:
             expected, used, problems = self._from_names(group, variant)
         if context:
-            return Scope(expected, tuple(context), problems)
+            return MeasuredScope(expected, tuple(context), problems)
         names = [name for name in self._named("samples") if self._speaks_of(name, group, variant) is not None]
         samples = used or tuple(name for name in names if self._number(name) is not None)
         others = [name for role in SCOPE_ROLES[1:] for name in self._named(role) if self._number(name) is not None]
-        return Scope(expected, (*samples, *others), problems)
+        return MeasuredScope(expected, (*samples, *others), problems)
 
     def _configured(self, configured: Sequence[int | str]) -> tuple[int | None, tuple[str, ...], tuple[str, ...]]:
         """The first that is a number; a constant that is None means that the next one counts (SMP-04)."""

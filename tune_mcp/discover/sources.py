@@ -64,7 +64,7 @@ def infer(data: bytes, path: str, rules: MetricRules, imports: frozenset[str]) -
 
 
 def _files(tree: ast.Module, rules: MetricRules, imports: frozenset[str]) -> Inferred:
-    found = _Places()
+    found = _OutputPlaces()
     for function, parametrised in _functions(tree, parametrised=_marked(tree)):
         _read(function, parametrised, found)
     if found.doubt:
@@ -96,7 +96,7 @@ def tmp_path_folder(test: str) -> str:
 
 
 @dataclass
-class _Places:
+class _OutputPlaces:
     """What the test files' functions name: full paths below basetemp, and the first reason to give up."""
 
     paths: set[Parts] = field(default_factory=set[Parts])
@@ -125,7 +125,7 @@ def _parametrises(nodes: list[ast.expr]) -> bool:
     return any(isinstance(n, ast.Attribute) and n.attr == "parametrize" for node in nodes for n in ast.walk(node))
 
 
-def _read(function: AnyFunction, parametrised: bool, found: _Places) -> None:
+def _read(function: AnyFunction, parametrised: bool, found: _OutputPlaces) -> None:
     arguments = parameters(function.args)
     is_test = function.name.startswith("test")
     env: dict[str, Parts] = {}

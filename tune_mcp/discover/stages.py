@@ -16,7 +16,7 @@ from tune_mcp.config.stages import DOCS_GROUP, ONE, Location, Stage, StageMetric
 from tune_mcp.discover.assertions import AssertionReader
 from tune_mcp.discover.calibrated import CalibratedFile, CalibratedFiles, clash
 from tune_mcp.discover.claimants import Unclaimed, data_files, derived_of_nothing, drop_unread, rivals_of, unclaimed
-from tune_mcp.discover.routing import Claim, Named, Routing, Tree, read_named, route
+from tune_mcp.discover.routing import Claim, Named, Route, Routing, read_named, route
 from tune_mcp.discover.sources import Inferred, StageSources, infer
 from tune_mcp.discover.suggest import needs_no_gpu, suggestion
 from tune_mcp.errors import Code, Refusal
@@ -210,13 +210,13 @@ class _Builder:
             cpu = file.name not in self.model.gpus_per_test and needs_no_gpu(self.reader.files, file.path)
             self.suggestions[file.name] = suggestion(file, keys, inferred, found, cpu=cpu)
 
-    def groups(self, tree: Tree, routing: Routing) -> list[str]:
+    def groups(self, tree: Route, routing: Routing) -> list[str]:
         """The groups of a tree in the order of the rules, with those that only a sibling preset has (TTS-05)."""
         siblings = [other for other in routing.trees if other.variant == tree.variant]
         present = {claim.spec.group for other in siblings for claim in other.claims}
         return [group for group in self.rules.file.groups if group in present]
 
-    def stage(self, file: CalibratedFile, tree: Tree, group: str, sources: StageSources) -> None:
+    def stage(self, file: CalibratedFile, tree: Route, group: str, sources: StageSources) -> None:
         key = "_".join(part for part in (*_name(file, tree), group) if part)
         claims: dict[str, list[Claim]] = {}
         for claim in tree.claims:
@@ -271,14 +271,14 @@ class _Builder:
         )
 
     def docs(self, file: CalibratedFile, key: str, sources: StageSources) -> None:
-        self.add(file, key, DOCS_GROUP, Tree(None, None), sources, {})
+        self.add(file, key, DOCS_GROUP, Route(None, None), sources, {})
 
     def add(
         self,
         file: CalibratedFile,
         key: str,
         group: str,
-        tree: Tree,
+        tree: Route,
         sources: StageSources,
         metrics: dict[str, StageMetric],
     ) -> None:
@@ -337,7 +337,7 @@ def _of_no_variant(file: CalibratedFile, routing: Routing) -> list[str]:
     ]
 
 
-def _name(file: CalibratedFile, tree: Tree) -> tuple[str, str | None, str | None]:
+def _name(file: CalibratedFile, tree: Route) -> tuple[str, str | None, str | None]:
     """What a tree's stage keys and titles begin with: base, preset and variant, as config names them."""
     if tree.variant is None:
         return file.base, tree.preset, None

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 from tune_mcp.apply.plan import Row
 from tune_mcp.config.metrics import family as family_of_group
-from tune_mcp.config.stages import Family, Stage
+from tune_mcp.config.stages import Family, MetricKey, Stage
 from tune_mcp.observe.audit import Audit, AuditedStage
 from tune_mcp.report import shape, statistics
 from tune_mcp.report.earlier import EarlierReport
 from tune_mcp.report.statistics import FailChance, Prior, Series
 
-Key = tuple[str, str]
 SameCode = Callable[[str], bool]
 """Whether a commit measures the same as the calibrated one."""
 
@@ -40,13 +39,13 @@ class Noise:
     ``shifts`` are relative standard deviations between calibrations of unchanged code, None where none can be seen.
     """
 
-    series: Mapping[Key, Series]
-    families: Mapping[Key, Family]
+    series: Mapping[MetricKey, Series]
+    families: Mapping[MetricKey, Family]
     priors: Mapping[Family, Prior]
     shifts: Mapping[Family, float | None]
     slow_runs: SlowRuns
 
-    def chance(self, key: Key, limit: float | None, *, strict: bool = False) -> FailChance:
+    def chance(self, key: MetricKey, limit: float | None, *, strict: bool = False) -> FailChance:
         """Chance that the next clean run misses ``limit`` (None: unknown); ``strict``: equality misses it."""
         family = self.families[key]
         return statistics.fail_chance(
@@ -75,8 +74,8 @@ def read(
 ) -> Noise:
     """Fit all of it. Only earlier reports from the same GPUs count, for the shift only those of the same code."""
     plan, samples = audited.plan, {one.stage.key: samples_of(one) for one in audited.stages}
-    series: dict[Key, Series] = {}
-    families: dict[Key, Family] = {}
+    series: dict[MetricKey, Series] = {}
+    families: dict[MetricKey, Family] = {}
     for row in rows:
         family = family_of_group(row.stage.group, plan.groups.get(row.stage.group))
         families[row.key], series[row.key] = _series(row, family, samples.get(row.stage.key))
@@ -110,8 +109,8 @@ def _series(row: Row, family: Family, samples: int | None) -> tuple[Family, Seri
 
 def _slow_runs(
     stages: Mapping[str, Stage],
-    series: Mapping[Key, Series],
-    families: Mapping[Key, Family],
+    series: Mapping[MetricKey, Series],
+    families: Mapping[MetricKey, Family],
     earlier: Sequence[EarlierReport],
 ) -> SlowRuns:
     tests: list[tuple[str, list[Series]]] = [
@@ -132,7 +131,7 @@ def _slow_runs(
 
 
 def _shifts(
-    series: Mapping[Key, Series], families: Mapping[Key, Family], earlier: Sequence[EarlierReport]
+    series: Mapping[MetricKey, Series], families: Mapping[MetricKey, Family], earlier: Sequence[EarlierReport]
 ) -> dict[Family, float | None]:
     pairs: dict[Family, list[tuple[Series, Series]]] = defaultdict(list)
     for report in earlier:

@@ -18,7 +18,9 @@ LOG_BYTES = 16 * 1024 * 1024
 """How far a log is read: seventy large ones still fit into one reply's time."""
 
 
-def look(run: RunDir, audited: Audit, optimisations: Mapping[str, Optimisation]) -> tuple[OptimisationFacts, ...]:
+def search_logs(
+    run: RunDir, audited: Audit, optimisations: Mapping[str, Optimisation]
+) -> tuple[OptimisationFacts, ...]:
     """Search the pytest log of every strict repeat for each optimisation's evidence."""
     logs = _logs(run, audited)
     patterns = {

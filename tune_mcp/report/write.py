@@ -32,7 +32,7 @@ from tune_mcp.report.hosts import hosts
 from tune_mcp.report.metric import HistoryReader, describe
 from tune_mcp.report.noise import SameCode
 from tune_mcp.report.noise import read as read_noise
-from tune_mcp.report.optimisations import look
+from tune_mcp.report.optimisations import search_logs
 from tune_mcp.report.suite import CiGate, suite
 from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session.plan import Plan
@@ -67,7 +67,7 @@ def write_report(
     facts = _collect(run, repo_root, audited, applied, now, before, ci or CiGate(), same_code)
     named = optimisations or {}
     since = earlier.previous(repo_root, facts, named, before)
-    facts = facts.model_copy(update={"previous": since, "optimisations": look(run, audited, named)})
+    facts = facts.model_copy(update={"previous": since, "optimisations": search_logs(run, audited, named)})
     last = read_report(run)
     if last and last.artifacts_digest == facts.artifacts_digest:
         # What stood in the files before is what a reviewer must see; the files themselves hold the new values now.

@@ -21,11 +21,11 @@ from pydantic import Field
 from tune_mcp.contract.apply import ApplyReply, Decision, Mode, Otherwise
 from tune_mcp.contract.options import Options
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.server.answers import Answered, internal, refused
 from tune_mcp.server.arguments import RunId
 from tune_mcp.server.context import ServerContext, can_ask, server_context
 from tune_mcp.server.forms import FORMS, Agreement, Failures, Form, decisions_of, form_for
 from tune_mcp.server.registering import tool, void
+from tune_mcp.server.results import ToolResult, internal, refused
 
 if TYPE_CHECKING:
     from tune_mcp.apply.plan import ApplyPlan
@@ -67,14 +67,14 @@ def _ask_mode(
     found = _open(run_id, plan_id) if mode != "report" and can_ask(ctx) else None
     if found is None:
         return Agreement(mode="report")
-    project, proposal = found
+    project, plan = found
     said = answers.load(project.run(run_id), plan_id)
     if said.mode == mode and not decisions and otherwise in ("", said.otherwise):
         return Agreement(mode=mode, otherwise=said.otherwise or "ask")
     brought = "; ".join(f"{one.stage_key}/{one.metric_key} = {_said(one)}" for one in decisions)
     return Elicit(
         f"Plan {plan_id} of {run_id}: write thresholds into the test files? Proposed mode: {mode}. "
-        f"{questions.summary(proposal, mode)}"
+        f"{questions.summary(plan, mode)}"
         + (f"\nDecisions that came with the call: {brought}." if brought else "")
         + (f"\nAnswer that came with the call, for every single question: {otherwise}." if otherwise else ""),
         Agreement,
@@ -96,10 +96,10 @@ def _ask_failures(run_id: str, plan_id: str, ctx: Context[Any, Any], how: Any) -
         return Failures()
     from tune_mcp.verbs import answers, questions
 
-    project, proposal = found
-    if not questions.failing(proposal) or answers.load(project.run(run_id), plan_id).failures_agreed:
+    project, plan = found
+    if not questions.failing(plan) or answers.load(project.run(run_id), plan_id).failures_agreed:
         return Failures(choice="write")
-    return Elicit(questions.failures_question(proposal, run_id), Failures)
+    return Elicit(questions.failures_question(plan, run_id), Failures)
 
 
 _ask_failures.__annotations__ |= {"how": Annotated[ElicitationResult[Agreement], Resolve(_ask_mode)]}
@@ -127,14 +127,14 @@ def _slot(number: int, before: Callable[..., Any] | None) -> Callable[..., Any]:
             return _OVER
         from tune_mcp.verbs import answers, questions
 
-        project, proposal = found
+        project, plan = found
         run = project.run(run_id)
         word = agreement.word(otherwise)
         if not number:
             answers.store(run, plan_id, mode=agreement.mode, otherwise=word)
-            if questions.failing(proposal):
+            if questions.failing(plan):
                 answers.store(run, plan_id, failures_agreed=True)
-        rows = questions.asked_one_by_one(proposal, agreement.mode) if word is None else ()
+        rows = questions.asked_one_by_one(plan, agreement.mode) if word is None else ()
         size = max(1, math.ceil(len(rows) / FORMS))
         if number and isinstance(previous, AcceptedElicitation):
             form = cast("object", previous.data)
@@ -205,7 +205,7 @@ def register_apply(mcp: MCPServer[Any], server: ServerContext) -> None:
         how: Annotated[ElicitationResult[Agreement], Resolve(_ask_mode)] = None,  # type: ignore[assignment]
         failures: Annotated[ElicitationResult[Failures], Resolve(_ask_failures)] = None,  # type: ignore[assignment]
         last: Annotated[ElicitationResult[Any], Resolve(LAST)] = None,  # type: ignore[assignment]
-    ) -> Answered:
+    ) -> ToolResult:
         """Write the thresholds of a plan into the test files, all files or none. Only after the user has seen the
         report and chosen a mode: report (touch nothing), smart (what tightens; every loosening or doubtful metric
         needs a decision), full (all; what loosens must be named in decisions, or otherwise given). The client asks
@@ -271,7 +271,7 @@ def _agreed(project: Project, call: _Call, *, asked: bool, how: object, failures
     if call.mode == "report" or not asked:
         return _Word(call.mode, call.decisions, call.otherwise or None, "arguments")
     run_id, plan_id = call.run_id, call.plan_id
-    proposal = askable(project, run_id, plan_id)
+    plan = askable(project, run_id, plan_id)
     if not isinstance(how, AcceptedElicitation):
         verb.declined(project.run(run_id), plan_id, "declined through the client, or it could not ask")
         raise Refusal(
@@ -286,15 +286,15 @@ def _agreed(project: Project, call: _Call, *, asked: bool, how: object, failures
     answers.store(run, plan_id, mode=agreement.mode, otherwise=word)
     stored = answers.load(run, plan_id).by_metric()
     try:
-        questions.checked_decisions(proposal, [*stored.values()])
+        questions.checked_decisions(plan, [*stored.values()])
     except Refusal:
-        answers.forget(run, plan_id, questions.invalid(proposal, [*stored.values()]))
+        answers.forget(run, plan_id, questions.invalid(plan, [*stored.values()]))
         raise
-    rows = questions.asked_one_by_one(proposal, agreement.mode) if word is None else ()
+    rows = questions.asked_one_by_one(plan, agreement.mode) if word is None else ()
     single = {row.key for row in rows}
     brought = [one for one in call.decisions if one.key not in {*stored, *single}]
     named = {**{one.key: one for one in brought}, **stored}
-    with_mode = [] if word else questions.agreed_with_mode(proposal, agreement.mode, named)
+    with_mode = [] if word else questions.agreed_with_mode(plan, agreement.mode, named)
     return _Word(
         agreement.mode,
         [*brought, *stored.values(), *with_mode],

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from tune_mcp import run_dir
 from tune_mcp.contract.status import MAX_WAIT_S, unfit_wait
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.server.answers import internal, refused
+from tune_mcp.server.results import internal, refused
 
 _SDK_ANSWER = re.compile(r"Error executing tool (\S+): Resolver .*", re.DOTALL)
 _SDK_MASKED = re.compile(r"Error executing tool (\S+)")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mcp.server.mcpserver import Context
 
 from tune_mcp.contract.options import Options
-from tune_mcp.server.answers import Workers
+from tune_mcp.server.results import Workers
 
 if TYPE_CHECKING:
     from tune_mcp.verbs.project import Project

@@ -14,7 +14,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp_types import Tool, ToolAnnotations
 
 from tune_mcp.contract.reply import Reply
-from tune_mcp.server.answers import Answer
+from tune_mcp.server.results import ResultFields
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 Schema = dict[str, Any]
@@ -78,7 +78,7 @@ def answer_schema(*replies: type[Reply]) -> Schema:
     A client that validates error results against the output schema would throw otherwise (see docs/explanation).
     """
     named = {"left_out": "object", "whole": "string"}
-    for model in (Answer, *replies):
+    for model in (ResultFields, *replies):
         fields = plain(model.model_json_schema())["properties"]
         named |= {name: one.get("type", "object") for name, one in fields.items()}
         named |= getattr(model, "also_typed", {})

@@ -16,10 +16,10 @@ from tune_mcp.contract.reply import Reply
 from tune_mcp.contract.resume_run import PurgeItem
 from tune_mcp.contract.start_run import DEFAULT_REPEATS, MAX_REPEATS, RunReply
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.server.answers import Answered
 from tune_mcp.server.arguments import ALL_STAGES, Label, Model, RunId, Stages
 from tune_mcp.server.context import ServerContext, can_ask, server_context
 from tune_mcp.server.registering import tool
+from tune_mcp.server.results import ToolResult
 
 START = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False)
 
@@ -83,7 +83,7 @@ def register_start(mcp: MCPServer[Any], server: ServerContext) -> None:
         label: Label = "",
         lanes: Annotated[int, Field(description="Lanes of the host profile to use at once; 0 for all.", ge=0)] = 1,
         chosen: Annotated[ElicitationResult[Any], Resolve(_ask_selection)] = None,  # type: ignore[assignment]
-    ) -> Answered:
+    ) -> ToolResult:
         """Begin a new calibration of the present commit, always in a new run directory. Returns at once; a detached
         supervisor does the work and outlives this server. Show the user the plan line and both commands, then poll
         status. For every new request of the user call this, never an old run. After an interruption: resume_run.
@@ -141,7 +141,7 @@ def register_resume(mcp: MCPServer[Any], server: ServerContext) -> None:
         ] = [],  # noqa: B006 - the SDK reads the default, nobody changes it
         ctx: Context[Any, Any] = None,  # type: ignore[assignment]
         word: Annotated[ElicitationResult[Any], Resolve(_ask_replacing)] = None,  # type: ignore[assignment]
-    ) -> Answered:
+    ) -> ToolResult:
         """Go on with an interrupted, halted, exhausted, stopped or lost run, on the same commit or on one that
         differs only in thresholds of this run (proven, and said in the reply). Complete repeats are kept, the others
         are measured. After a halt, fix its cause first. On any other commit: start_run."""

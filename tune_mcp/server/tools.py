@@ -20,11 +20,11 @@ from tune_mcp.contract.stop_run import StopReply
 from tune_mcp.contract.strict_audit import AuditReply
 from tune_mcp.contract.tail_pytest import MAX_LINES, TailReply
 from tune_mcp.server import dashboard
-from tune_mcp.server.answers import Answered
 from tune_mcp.server.apply_tool import register_apply
 from tune_mcp.server.arguments import ALL_STAGES, Model, Pattern, Reason, RunId, Stages, Wait
 from tune_mcp.server.context import ServerContext
 from tune_mcp.server.registering import tool, void
+from tune_mcp.server.results import ToolResult
 from tune_mcp.server.run_tools import register_resume, register_start, tokens
 
 READ = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
@@ -39,7 +39,7 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
     @tool(mcp, "Catalog", READ, CatalogReply)
     async def catalog(
         model: Annotated[str, Field(description="Show this model's stages and aliases; empty: all models.")] = "",
-    ) -> Answered:
+    ) -> ToolResult:
         """Hosts and models that can be calibrated here. With model: its stages, metrics and the aliases that
         start_run accepts. Call this first. A stage marked STALE needs discover."""
         from tune_mcp.verbs import catalog as verb
@@ -50,7 +50,7 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
     async def discover(
         model: Model,
         write: Annotated[bool, Field(description="Write stages.yaml; false only shows.")] = True,
-    ) -> Answered:
+    ) -> ToolResult:
         """Read the model's test files and config into stages.yaml. Call it when catalog says STALE, after a test
         constant or config.yaml changed, or for a new model. Lists what is added, removed, changed, and metrics that
         still need a JSON path (NEEDS_CONFIG)."""
@@ -59,7 +59,7 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         return await answer(lambda: verb.discover(server.project(), model, write))
 
     @tool(mcp, "Precheck the machine", READ, PrecheckReply)
-    async def precheck(model: Model, stages: Stages = ALL_STAGES) -> Answered:
+    async def precheck(model: Model, stages: Stages = ALL_STAGES) -> ToolResult:
         """Is this machine ready? Read only: changes and kills nothing. All failed checks at once, each with the
         exact command that fixes it. Tell the user what failed before fixing any; fix only what is listed; never rebuild
         an environment that is ok. start_run repeats this check as its first phase."""
@@ -71,7 +71,7 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
     register_resume(mcp, server)
 
     @tool(mcp, "Stop a run", STOP, StopReply)
-    async def stop_run(run_id: RunId, reason: Reason) -> Answered:
+    async def stop_run(run_id: RunId, reason: Reason) -> ToolResult:
         """Stop a run gracefully when the user wants it: pytest is interrupted, its servers are ended, what is
         complete stays and can be resumed. On a halted run: give it up, so that a fresh run may start."""
         from tune_mcp.verbs import stop_run as verb
@@ -83,7 +83,7 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         run_id: Annotated[str, Field(description="Leave it empty for the list of runs, newest first.")] = "",
         wait_s: Wait = 0,
         ctx: Context[Any, Any] = None,  # type: ignore[assignment]
-    ) -> Answered:
+    ) -> ToolResult:
         """How far a run is; the strict counts come first and are the only progress that counts. Poll with wait_s=45
         while the run is active, never more than poll_within_s apart. Slow is normal: a run takes minutes to hours.
         Stop polling when state is finished, stopped, failed, lost, halted or exhausted, and do what next says."""
@@ -121,7 +121,7 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         return results[0]
 
     @tool(mcp, "Strict audit", READ, AuditReply)
-    async def strict_audit(run_id: RunId) -> Answered:
+    async def strict_audit(run_id: RunId) -> ToolResult:
         """The matrix of stage × repeat: ✓ strict, △ partial, ✗ failed, — not run; and whether every artifact is of
         one commit. Only "STRICT + GIT: READY" means that the calibration is complete."""
         from tune_mcp.verbs import strict_audit as verb
@@ -142,7 +142,7 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         repeat: Annotated[int, Field(description="Which repeat of it, from 1; 0: the latest.", ge=0)] = 0,
         grep: Pattern = "",
         cursor: Annotated[str, Field(description="From an earlier answer: what came after it.")] = "",
-    ) -> Answered:
+    ) -> ToolResult:
         """The end of the log of the pytest that runs now: server start-up, requests, assertions. Follows to the next
         test by itself through cursor. A failed threshold assertion in it is normal during calibration."""
         from tune_mcp.verbs import tail_pytest as verb
@@ -154,7 +154,7 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         )
 
     @tool(mcp, "Write the report", WRITE, ReportReply)
-    async def report(run_id: RunId) -> Answered:
+    async def report(run_id: RunId) -> ToolResult:
         """Write report.md, report.json and report.html of a finished run; refused unless every stage × repeat is
         strict on one commit. Tell the user the path and what would loosen."""
         from tune_mcp.verbs import report as verb
@@ -162,7 +162,7 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         return await answer(lambda: verb.report(server.project(), run_id))
 
     @tool(mcp, "Plan the threshold changes", READ, ApplyPlanReply)
-    async def apply_plan(run_id: RunId) -> Answered:
+    async def apply_plan(run_id: RunId) -> ToolResult:
         """What would be written into the test files, per metric: present value, worst of N, value to write, whether
         it tightens or loosens CI. Writes nothing. Its plan_id is what apply needs."""
         from tune_mcp.verbs import apply_plan as verb

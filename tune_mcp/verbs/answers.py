@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from tune_mcp.config.stages import Frozen
+from tune_mcp.config.stages import Frozen, MetricKey
 from tune_mcp.contract.apply import Decision, Mode, Otherwise
 from tune_mcp.files import dump_json, parse_json, read_plain, sha256_bytes, write_atomic
 from tune_mcp.run_dir import RunDir, utc_now
@@ -30,7 +30,7 @@ class Answers(Frozen):
     failures_agreed: bool = False
     decisions: tuple[Decision, ...] = Field(default=())
 
-    def by_metric(self) -> dict[tuple[str, str], Decision]:
+    def by_metric(self) -> dict[MetricKey, Decision]:
         """(stage key, metric key) -> decision."""
         return {one.key: one for one in self.decisions}
 

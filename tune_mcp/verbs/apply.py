@@ -15,7 +15,7 @@ from tune_mcp.actions import Step, ToClient, call
 from tune_mcp.apply import doubts, proof, transaction
 from tune_mcp.apply.literals import rewrite
 from tune_mcp.apply.plan import ApplyPlan, Row
-from tune_mcp.config.stages import Number
+from tune_mcp.config.stages import MetricKey, Number
 from tune_mcp.contract.apply import Applied, ApplyReply, Decision, Mode, Otherwise, UndoReply
 from tune_mcp.contract.apply_plan import Direction
 from tune_mcp.contract.report import DIRTY
@@ -27,7 +27,7 @@ from tune_mcp.session import events
 from tune_mcp.supervise import launch_variables
 from tune_mcp.verbs import answers, apply_recovery, pull_request, questions
 from tune_mcp.verbs.apply_plan import Proposal, proposal_for
-from tune_mcp.verbs.apply_recovery import Kept, Record
+from tune_mcp.verbs.apply_recovery import ApplyRecord, KeptThreshold
 from tune_mcp.verbs.gates import Evidence, copied_from
 from tune_mcp.verbs.project import Project
 from tune_mcp.words import number_of
@@ -93,7 +93,7 @@ def declined(run: RunDir, plan_id: str, by: str) -> None:
 def _write(
     made: Proposal,
     mode: Mode,
-    decided: Mapping[tuple[str, str], Decision],
+    decided: Mapping[MetricKey, Decision],
     by: str,
     otherwise: Otherwise | None,
 ) -> ApplyReply:
@@ -102,7 +102,7 @@ def _write(
     written = [row for row in proposal.rows if row.key in values and values[row.key][0] != row.current_raw]
     applied = tuple(_applied(row, values[row.key][0]) for row in written)
     folder = found.run.apply_folder(proposal.plan_id)
-    record = Record(
+    record = ApplyRecord(
         order=1 + max((earlier.order for earlier in apply_recovery.in_effect(found.run)), default=0),
         mode=mode,
         decided_by=by,
@@ -128,11 +128,11 @@ def _write(
     ]
     unproved = _proved(project, found, proposal, changes, {key: value for key, (value, _) in values.items()})
     catalogue = pull_request.catalogue(project, found.plan.model)
-    with apply_recovery.changing(project, found.run, folder, made.report) as outcome:
+    with apply_recovery.changing(project, found.run, folder, made.report) as settled:
         transaction.demand_new(folder)
         apply_recovery.write_record(folder, record)
         transaction.commit(folder, project.repo_root, changes, utc_now)
-    published = pull_request.Publication(found.run, outcome.report or made.report, outcome.records, catalogue)
+    published = pull_request.Publication(found.run, settled.report or made.report, settled.records, catalogue)
     place = copied_from(project, found.plan)
     text = f"{number_of(len(applied), 'value')} written in mode {mode} (plan {proposal.plan_id})"
     events.append(found.run, "applied", utc_now(), text, plan_id=proposal.plan_id)
@@ -148,7 +148,7 @@ def _write(
             *_failing(written, values),
             *_unwritten(proposal, decided),
             *unproved,
-            *outcome.problems,
+            *settled.problems,
         ),
         undo_command=f"tune-mcp apply {found.run.run_id} --undo {proposal.plan_id} "
         f"--repo {shlex.quote(str(project.repo_root))}",
@@ -156,7 +156,7 @@ def _write(
         commit_files=published.commit_files(),
         files_changed=(
             *sorted({one.file for one in applied}),
-            *([catalogue.name] if outcome.catalogue_written else []),
+            *([catalogue.name] if settled.catalogue_written else []),
         ),
         next=Step(
             ToClient("list every change to the user; commit or push only if the user asks for it (prompt publish); "),
@@ -170,7 +170,7 @@ def _proved(
     found: Evidence,
     proposal: ApplyPlan,
     changes: Sequence[transaction.FileChange],
-    values: Mapping[tuple[str, str], Number],
+    values: Mapping[MetricKey, Number],
 ) -> tuple[str, ...]:
     """Which files could not be loaded to prove the edit, one sentence each. Raises THRESHOLD_UNKNOWN."""
     python, until = Path(found.plan.venv_python), time.monotonic() + proof.WHOLE_S
@@ -183,7 +183,7 @@ def _proved(
             settings = {**found.plan.settings.env, **dict(chosen)}
             launch = launch_variables.build(os.environ, settings, python, (project.repo_root,), ())
             same = [row for row in rows if tuple(sorted(row.stage.extra_env.items())) == chosen]
-            asked = proof.Interpreter(python, project.repo_root, launch.variables, until)
+            asked = proof.ProofRun(python, project.repo_root, launch.variables, until)
             why = proof.prove(asked, file, proposal.contents[file], change.content, same, values)
             if why:
                 unproved.append(f"{file} could not be loaded to prove the edit ({why}); its text alone was read")
@@ -207,9 +207,9 @@ def _applied(row: Row, value: Number) -> Applied:
     )
 
 
-def _kept(row: Row, decided: Mapping[tuple[str, str], Decision]) -> Kept:
+def _kept(row: Row, decided: Mapping[MetricKey, Decision]) -> KeptThreshold:
     decision = decided.get(row.key)
-    return Kept(
+    return KeptThreshold(
         stage_key=row.stage_key,
         metric_key=row.metric_key,
         symbol=row.place,
@@ -225,7 +225,7 @@ def _names(proposal: ApplyPlan, applied: Sequence[Applied]) -> tuple[str, ...]:
     return tuple("/".join(row.key) for row in proposal.rows if row.key not in written)
 
 
-def _unwritten(proposal: ApplyPlan, decided: Mapping[tuple[str, str], Decision]) -> tuple[str, ...]:
+def _unwritten(proposal: ApplyPlan, decided: Mapping[MetricKey, Decision]) -> tuple[str, ...]:
     """What no mode writes, except what is equal already: never passed over in silence (APL-17)."""
     return tuple(
         f"{'/'.join(row.key)} was not edited: {row.reason}"
@@ -234,7 +234,7 @@ def _unwritten(proposal: ApplyPlan, decided: Mapping[tuple[str, str], Decision])
     )
 
 
-def _failing(written: Sequence[Row], values: Mapping[tuple[str, str], tuple[Number, str | None]]) -> Iterator[str]:
+def _failing(written: Sequence[Row], values: Mapping[MetricKey, tuple[Number, str | None]]) -> Iterator[str]:
     """What was written as a person decided although repeats of this run would not pass it."""
     for row in written:
         value = values[row.key][0]
@@ -270,7 +270,7 @@ def undo(project: Project, run_id: str, plan_id: str) -> UndoReply:
     if transaction.read_journal(folder) is None:
         raise transaction.never_applied(folder)
     catalogue = pull_request.catalogue(project, project.plan(run).model)
-    with apply_recovery.changing(project, run, folder) as outcome:
+    with apply_recovery.changing(project, run, folder) as settled:
         # What was agreed to was carried out: whoever applies this plan again is asked again.
         answers.clear(run, plan_id)
         journal = transaction.undo(folder, project.repo_root, utc_now)
@@ -278,7 +278,7 @@ def undo(project: Project, run_id: str, plan_id: str) -> UndoReply:
     return UndoReply(
         run_id=run_id,
         plan_id=plan_id,
-        files=(*(file.path for file in journal.files), *([catalogue.name] if outcome.catalogue_written else [])),
-        warnings=tuple(outcome.problems),
+        files=(*(file.path for file in journal.files), *([catalogue.name] if settled.catalogue_written else [])),
+        warnings=tuple(settled.problems),
         next=Step(call("apply_plan", run_id=run_id), " to decide again"),
     )

@@ -96,8 +96,8 @@ def propose(project: Project, run_id: str) -> tuple[Evidence, ApplyPlan]:
 
 def build(project: Project, found: Evidence) -> ApplyPlan:
     """Build the plan over the files as they are now."""
-    about = pytest_outcomes.seen(project, found)
-    return plans.build(project.repo_root, found.audit, catalogue(project, found), about)
+    circumstances = pytest_outcomes.circumstances(project, found)
+    return plans.build(project.repo_root, found.audit, catalogue(project, found), circumstances)
 
 
 def catalogue(project: Project, found: Evidence) -> StageTable:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _RECORD, _UNSETTLED = "decision.json", "unsettled"
 
 
-class Kept(Frozen):
+class KeptThreshold(Frozen):
     """One threshold that was left as it was, and why: a loosening that a person declined is data too."""
 
     stage_key: str
@@ -50,7 +50,7 @@ class Kept(Frozen):
     why: str
 
 
-class Record(Frozen):
+class ApplyRecord(Frozen):
     """``decision.json``: who decided what about one plan, and what was written because of it.
 
     ``otherwise`` is the standing word for what the person did not name; its decisions are among ``decisions``.
@@ -67,24 +67,24 @@ class Record(Frozen):
     otherwise: Otherwise | None = None
     failures_agreed: tuple[str, ...] = ()
     applied: tuple[Applied, ...]
-    kept: tuple[Kept, ...]
+    kept: tuple[KeptThreshold, ...]
 
 
-def write_record(folder: Path, record: Record) -> None:
+def write_record(folder: Path, record: ApplyRecord) -> None:
     """Write the decision of an apply, before anything else of it."""
     folder.mkdir(parents=True, exist_ok=True)
     record.to_file(folder / _RECORD)
 
 
-def in_effect(run: RunDir) -> list[Record]:
+def in_effect(run: RunDir) -> list[ApplyRecord]:
     """Every apply of the run that was carried out and not taken back, in order. Raises PLAN_TAMPERED."""
     found = [_record(folder) for folder, journal in journals(run) if journal.state == "committed"]
     return sorted(found, key=lambda record: record.order)
 
 
-def _record(folder: Path) -> Record:
+def _record(folder: Path) -> ApplyRecord:
     try:
-        return Record.model_validate(parse_json(read_plain(folder / _RECORD)))
+        return ApplyRecord.model_validate(parse_json(read_plain(folder / _RECORD)))
     except (OSError, ValueError, ValidationError) as error:
         raise Refusal(
             Code.PLAN_TAMPERED,
@@ -114,7 +114,9 @@ def settle(project: Project) -> list[str]:
     if not open_ones:
         return []
     with applying_alone(project):
-        return [problem for run, folder in open_ones for problem in _settle(project, run, folder, Outcome()).problems]
+        return [
+            problem for run, folder in open_ones for problem in _settle(project, run, folder, Settlement()).problems
+        ]
 
 
 @contextlib.contextmanager
@@ -130,34 +132,34 @@ def applying_alone(project: Project) -> Generator[None]:
 
 
 @dataclass
-class Outcome:
+class Settlement:
     """What a change of test files left: report and applies in effect after it, stages.yaml, and what is out of date."""
 
     problems: list[str] = field(default_factory=list)
     catalogue_written: bool = False
     report: ReportFacts | None = None
-    records: Sequence[Record] = ()
+    records: Sequence[ApplyRecord] = ()
 
 
 @contextlib.contextmanager
-def changing(project: Project, run: RunDir, folder: Path, report: ReportFacts | None = None) -> Generator[Outcome]:
+def changing(project: Project, run: RunDir, folder: Path, report: ReportFacts | None = None) -> Generator[Settlement]:
     """Around a change of test files: alone, while nothing is measured, and settled at its end, also after a failure.
 
     ``report`` is the run's report where the caller has read it. Raises RUN_ACTIVE.
     """
-    outcome = Outcome(report=report)
+    settled = Settlement(report=report)
     with applying_alone(project):
         demand_idle(project)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / _UNSETTLED, b"")
         try:
-            yield outcome
+            yield settled
         except BaseException:
             # What cannot be settled now keeps its mark, and the next start does it.
             with contextlib.suppress(OSError, Refusal):
-                _settle(project, run, folder, outcome)
+                _settle(project, run, folder, settled)
             raise
-        _settle(project, run, folder, outcome)
+        _settle(project, run, folder, settled)
 
 
 def demand_idle(project: Project) -> None:
@@ -174,7 +176,7 @@ def demand_idle(project: Project) -> None:
             )
 
 
-def _settle(project: Project, run: RunDir, folder: Path, outcome: Outcome) -> Outcome:
+def _settle(project: Project, run: RunDir, folder: Path, settled: Settlement) -> Settlement:
     from tune_mcp.report.write import read_report  # start_run settles too and has no use for the templates
 
     before = transaction.read_journal(folder)
@@ -182,19 +184,19 @@ def _settle(project: Project, run: RunDir, folder: Path, outcome: Outcome) -> Ou
     again = False
     if before is not None and journal is not None and before.state == "prepared":
         done = {"committed": "finished", "rolled_back": "rolled back"}[journal.state]
-        outcome.problems.append(f"an apply that was cut off is {done} (plan {folder.name})")
-        events.append(run, "settled", utc_now(), outcome.problems[-1])
+        settled.problems.append(f"an apply that was cut off is {done} (plan {folder.name})")
+        events.append(run, "settled", utc_now(), settled.problems[-1])
     if journal is not None:
-        again = _refresh_catalogue(project, run, journal, outcome)
-        outcome.records = in_effect(run)
-        report = outcome.report or read_report(run)
-        outcome.report = report and refresh_report(run, report, outcome.records)
+        again = _refresh_catalogue(project, run, journal, settled)
+        settled.records = in_effect(run)
+        report = settled.report or read_report(run)
+        settled.report = report and refresh_report(run, report, settled.records)
     if not again:
         (folder / _UNSETTLED).unlink(missing_ok=True)
-    return outcome
+    return settled
 
 
-def refresh_report(run: RunDir, report: ReportFacts, records: Sequence[Record]) -> ReportFacts:
+def refresh_report(run: RunDir, report: ReportFacts, records: Sequence[ApplyRecord]) -> ReportFacts:
     """The report with the applied changes of ``records``, written where they are other ones than it has.
 
     A value that was written twice has its first old value and its last new one.
@@ -212,7 +214,7 @@ def refresh_report(run: RunDir, report: ReportFacts, records: Sequence[Record]) 
     return report if report.applied == changed else record_applied(run, changed, report)
 
 
-def _refresh_catalogue(project: Project, run: RunDir, journal: Journal, outcome: Outcome) -> bool:
+def _refresh_catalogue(project: Project, run: RunDir, journal: Journal, settled: Settlement) -> bool:
     """Give stages.yaml the present digest of each file whose other digest it holds (DSC-02).
 
     Returns whether it is tried again: a disk that does not read it now may do so later.
@@ -235,7 +237,7 @@ def _refresh_catalogue(project: Project, run: RunDir, journal: Journal, outcome:
         # Nothing of the apply depends on it: whoever needs the catalogue next learns that it is stale.
         again = isinstance(refusal.__cause__, OSError)
         repair = f"{'report' if again else 'discover'} brings it up to date"
-        outcome.problems.append(f"stages.yaml of {model} was not refreshed: {refusal.message}; {repair}")
+        settled.problems.append(f"stages.yaml of {model} was not refreshed: {refusal.message}; {repair}")
         return again
     fresh = {
         key: stage.model_copy(
@@ -250,5 +252,5 @@ def _refresh_catalogue(project: Project, run: RunDir, journal: Journal, outcome:
         path = project.places.stages_path_for_writing(model, project.repo_root)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, dump_stages(fresh))
-        outcome.catalogue_written = True
+        settled.catalogue_written = True
     return False

@@ -17,7 +17,7 @@ from tune_mcp.config.metrics import load_metric_rules
 from tune_mcp.config.model import ModelConfig
 from tune_mcp.contract.init import InitReply
 from tune_mcp.discover.assertions import AssertionReader
-from tune_mcp.discover.propose import Proposal, TestPlan, config_text, filled, proposal
+from tune_mcp.discover.propose import ConfigProposal, TestPlan, config_proposal, config_text, filled
 from tune_mcp.discover.recorded import RECORD_FILE
 from tune_mcp.discover.stages import discover as read_tests
 from tune_mcp.errors import Code, Refusal
@@ -152,14 +152,14 @@ def _files(project: Project, tests: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _read(project: Project, paths: list[str], model: str) -> Proposal:
+def _read(project: Project, paths: list[str], model: str) -> ConfigProposal:
     python = _python(project)
     if not paths:
-        return Proposal(model, python, ())
+        return ConfigProposal(model, python, ())
     config = ModelConfig(name=model, test_globs=tuple(paths))
     rules = load_metric_rules()
     found = read_tests(config, rules.without_names(), project.repo_root, None, datetime.now(UTC))
-    return proposal(model, python, found, rules, AssertionReader(project.repo_root), project.repo_root)
+    return config_proposal(model, python, found, rules, AssertionReader(project.repo_root), project.repo_root)
 
 
 def _python(project: Project) -> str | None:
@@ -184,7 +184,7 @@ def _provisional(test: TestPlan) -> TestPlan:
     return replace(test, limits=tuple(limits))
 
 
-def _write(project: Project, path: Path, plan: Proposal) -> None:
+def _write(project: Project, path: Path, plan: ConfigProposal) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, config_text(plan).encode())
     discover(project, plan.model, with_coverage=False)
@@ -228,7 +228,7 @@ def _closed(project: Project, run_id: str, plan: TestPlan) -> None:
 
 
 def _reply(
-    plan: Proposal, path: Path, *, written: bool, run_id: str | None, unreached: Mapping[str, str] | None = None
+    plan: ConfigProposal, path: Path, *, written: bool, run_id: str | None, unreached: Mapping[str, str] | None = None
 ) -> InitReply:
     unreached = unreached or {}
     limits = [(test, limit) for test in plan.tests for limit in test.limits]
@@ -264,7 +264,7 @@ def _reply(
     )
 
 
-def _next(plan: Proposal, *, written: bool, run: bool, unreached: bool) -> str:
+def _next(plan: ConfigProposal, *, written: bool, run: bool, unreached: bool) -> str:
     if not written:
         return "nothing was written"
     if plan.complete:

@@ -18,7 +18,7 @@ from tune_mcp.report.facts import OptimisationFacts, ReportFacts, SeenFacts
 from tune_mcp.report.figures import old_text, plain
 from tune_mcp.report.markdown import table
 from tune_mcp.run_dir import RUNS_FOLDER, RunDir
-from tune_mcp.verbs.apply_recovery import Record
+from tune_mcp.verbs.apply_recovery import ApplyRecord
 from tune_mcp.verbs.project import Project
 
 PULL_REQUEST = "pull_request.md"
@@ -34,7 +34,7 @@ _HIGHLIGHTS = 20
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class CatalogueFile:
     """The model's stages.yaml where an apply writes it. ``name`` is below the repository where it lies there."""
 
     path: Path
@@ -42,12 +42,12 @@ class Catalogue:
     ours: bool
 
 
-def catalogue(project: Project, model: str) -> Catalogue:
+def catalogue(project: Project, model: str) -> CatalogueFile:
     """Where the digests of edited files stand; an apply brings them up to date (DSC-02)."""
     path = project.places.stages_path_for_writing(model, project.repo_root)
     ours = path.resolve().is_relative_to(project.repo_root)
     name = path.resolve().relative_to(project.repo_root).as_posix() if ours else str(path)
-    return Catalogue(path, name, ours)
+    return CatalogueFile(path, name, ours)
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Publication:
 
     run: RunDir
     report: ReportFacts
-    records: Sequence[Record]
-    catalogue: Catalogue
+    records: Sequence[ApplyRecord]
+    catalogue: CatalogueFile
 
     def edited_files(self) -> list[str]:
         """The test and threshold files of every apply that is in effect."""
@@ -91,7 +91,7 @@ class Publication:
         return "\n\n".join(parts) + "\n"
 
 
-def _summary(facts: ReportFacts, records: Sequence[Record]) -> Iterator[str]:
+def _summary(facts: ReportFacts, records: Sequence[ApplyRecord]) -> Iterator[str]:
     yield (
         f"Thresholds of {facts.model} set to the strict worst of {facts.repeats} repeats, measured on commit "
         f"`{facts.calibration_git_sha}` ({facts.gpu_summary}{', dirty tree' if facts.dirty else ''})."

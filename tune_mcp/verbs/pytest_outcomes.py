@@ -9,13 +9,13 @@ from pathlib import Path, PurePosixPath
 
 from tune_mcp.apply import reading, reality
 from tune_mcp.apply.locating import Files
-from tune_mcp.apply.plan import Seen
+from tune_mcp.apply.plan import Circumstances
 from tune_mcp.apply.reading import Before
-from tune_mcp.apply.reality import Outcome, names
+from tune_mcp.apply.reality import PytestOutcome, names
 from tune_mcp.config.fields import locate
 from tune_mcp.config.loader import ConfigPlaces
 from tune_mcp.config.model import FileSource, ModelConfig
-from tune_mcp.config.stages import Number
+from tune_mcp.config.stages import MetricKey, Number
 from tune_mcp.errors import Refusal
 from tune_mcp.observe.audit import Audit
 from tune_mcp.observe.extract import ResultFiles
@@ -39,25 +39,25 @@ def model_config(project: Project, plan: Plan) -> ModelConfig:
     return ConfigPlaces.resolve(project.repo_root, config).model(plan.model)
 
 
-def seen(project: Project, found: Evidence) -> Seen:
+def circumstances(project: Project, found: Evidence) -> Circumstances:
     """Everything about the run that its apply plan is held against."""
     run, plan = found.run, found.plan
-    return Seen(outcomes(run, plan, plan.tests()), before(run), allowed(project, run, plan))
+    return Circumstances(outcomes(run, plan, plan.tests()), before(run), allowed(project, run, plan))
 
 
-def outcomes(run: RunDir, plan: Plan, tests: Iterable[str]) -> dict[tuple[str, int], Outcome]:
+def outcomes(run: RunDir, plan: Plan, tests: Iterable[str]) -> dict[tuple[str, int], PytestOutcome]:
     """What pytest reported of every repeat that has a guard record; an older script left none.
 
     The record counts as its sealed attempt holds it: a file that was changed since is no evidence.
     """
     wanted = set(tests)
-    found: dict[tuple[str, int], Outcome] = {}
+    found: dict[tuple[str, int], PytestOutcome] = {}
     for part, test, repeat, log in _launches(run, plan):
         if test in wanted and (record := _record(part, test, repeat, log)).started:
-            one, other = Outcome(record.executed, record.failures), found.get((test, repeat))
+            one, other = PytestOutcome(record.executed, record.failures), found.get((test, repeat))
             if other is not None:  # a test whose stages two merged runs share ran twice
                 tests_run = tuple(dict.fromkeys((*other.tests, *one.tests)))
-                one = Outcome(tests_run, (*other.failures, *one.failures))
+                one = PytestOutcome(tests_run, (*other.failures, *one.failures))
             found[test, repeat] = one
     return found
 
@@ -100,7 +100,7 @@ def _sealed_record(run: RunDir, test: str, repeat: int, log: Sequence[events.Eve
 
 def before(run: RunDir) -> Before:
     """The thresholds that the run was measured with, where an apply of it wrote others since (None: there was none)."""
-    found: dict[tuple[str, str], Number | None] = {}
+    found: dict[MetricKey, Number | None] = {}
     for record in apply_recovery.in_effect(run):
         for one in record.applied:
             found.setdefault(one.key, one.old)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from tune_mcp.apply import doubts
 from tune_mcp.apply.plan import ApplyPlan, Row
-from tune_mcp.config.stages import Number
+from tune_mcp.config.stages import MetricKey, Number
 from tune_mcp.contract.apply import CHOICES, MODES, STANDING, Decision, Mode, Otherwise
 from tune_mcp.contract.apply_plan import Direction
 from tune_mcp.contract.report import FailedTest
@@ -36,47 +36,47 @@ def wants_word(row: Row, mode: Mode) -> bool:
     return row.decision == "ask" if mode == "smart" else row.direction in _LISTED_IN_FULL or bool(row.doubts)
 
 
-def open_questions(proposal: ApplyPlan, mode: Mode, decided: Mapping[tuple[str, str], Decision]) -> tuple[Row, ...]:
+def open_questions(plan: ApplyPlan, mode: Mode, decided: Mapping[MetricKey, Decision]) -> tuple[Row, ...]:
     """The rows that a person still has to decide (APL-05)."""
-    return tuple(row for row in proposal.rows if wants_word(row, mode) and row.key not in decided)
+    return tuple(row for row in plan.rows if wants_word(row, mode) and row.key not in decided)
 
 
-def asked_one_by_one(proposal: ApplyPlan, mode: Mode) -> tuple[Row, ...]:
+def asked_one_by_one(plan: ApplyPlan, mode: Mode) -> tuple[Row, ...]:
     """The rows with a question of their own; who agrees to full has been shown what merely loosens."""
-    rows = open_questions(proposal, mode, {})
+    rows = open_questions(plan, mode, {})
     return rows if mode == "smart" else tuple(row for row in rows if row.doubts)
 
 
-def agreed_with_mode(proposal: ApplyPlan, mode: Mode, decided: Mapping[tuple[str, str], Decision]) -> list[Decision]:
+def agreed_with_mode(plan: ApplyPlan, mode: Mode, decided: Mapping[MetricKey, Decision]) -> list[Decision]:
     """What a person decided by agreeing to ``mode`` after reading ``summary``: in full, all that merely loosens."""
-    single = {row.key for row in asked_one_by_one(proposal, mode)}
-    rows = (row for row in open_questions(proposal, mode, decided) if row.key not in single)
+    single = {row.key for row in asked_one_by_one(plan, mode)}
+    rows = (row for row in open_questions(plan, mode, decided) if row.key not in single)
     return [_decision(row, "apply") for row in rows] if mode == "full" else []
 
 
 def completed(
-    proposal: ApplyPlan, mode: Mode, decided: Mapping[tuple[str, str], Decision], otherwise: Otherwise | None
-) -> dict[tuple[str, str], Decision]:
+    plan: ApplyPlan, mode: Mode, decided: Mapping[MetricKey, Decision], otherwise: Otherwise | None
+) -> dict[MetricKey, Decision]:
     """``decided``, with the standing word for every open question that it does not answer."""
     if otherwise is None:
         return {**decided}
-    return {**decided, **{row.key: _decision(row, otherwise) for row in open_questions(proposal, mode, decided)}}
+    return {**decided, **{row.key: _decision(row, otherwise) for row in open_questions(plan, mode, decided)}}
 
 
 def _decision(row: Row, choice: Otherwise) -> Decision:
     return Decision(stage_key=row.stage_key, metric_key=row.metric_key, choice=choice)
 
 
-def summary(proposal: ApplyPlan, mode: Mode) -> str:
+def summary(plan: ApplyPlan, mode: Mode) -> str:
     """What agreeing would do: counts, then every value that loosens or that the plan has a doubt about."""
-    loosens = sum(row.direction is Direction.LOOSENS for row in proposal.rows)
-    tightens = sum(row.direction is Direction.TIGHTENS for row in proposal.rows)
-    asks = len(asked_one_by_one(proposal, mode))
+    loosens = sum(row.direction is Direction.LOOSENS for row in plan.rows)
+    tightens = sum(row.direction is Direction.TIGHTENS for row in plan.rows)
+    asks = len(asked_one_by_one(plan, mode))
     text = f"tighten CI: {tightens}, loosen it: {loosens}"
-    first = sum(row.direction is Direction.FIRST for row in proposal.rows)
+    first = sum(row.direction is Direction.FIRST for row in plan.rows)
     text += f", get their first value: {first}" if first else ""
     text += f", asked about one by one: {asks}." if asks else "."
-    lines = [_movement(row) for row in proposal.rows if wants_word(row, "full")]
+    lines = [_movement(row) for row in plan.rows if wants_word(row, "full")]
     more = [f"… and {len(lines) - _LISTED} more, see the report"] if len(lines) > _LISTED else []
     return "\n".join([text, *lines[:_LISTED], *more])
 
@@ -147,16 +147,16 @@ def missing(project: Project, run_id: str, rows: Sequence[Row]) -> Refusal:
     )
 
 
-def failing(proposal: ApplyPlan) -> tuple[FailedTest, ...]:
+def failing(plan: ApplyPlan) -> tuple[FailedTest, ...]:
     """The failures that no threshold explains and that config does not accept."""
-    return tuple(one for one in proposal.failed_tests if not one.allowed)
+    return tuple(one for one in plan.failed_tests if not one.allowed)
 
 
-def failures_question(proposal: ApplyPlan, run_id: str) -> str:
+def failures_question(plan: ApplyPlan, run_id: str) -> str:
     """What a person agrees to who writes thresholds although these tests fail."""
-    lines = "\n".join(one.text for one in failing(proposal))
+    lines = "\n".join(one.text for one in failing(plan))
     return (
-        f"Plan {proposal.plan_id} of {run_id}: these tests failed, and no threshold is the reason. CI will be red "
+        f"Plan {plan.plan_id} of {run_id}: these tests failed, and no threshold is the reason. CI will be red "
         f"whatever is written:\n{lines}\nWrite the thresholds anyway?"
     )
 
@@ -211,9 +211,9 @@ def terminal(project: Project, run_id: str) -> str:
     return f"tune-mcp apply {run_id} --repo {shlex.quote(str(project.repo_root))}"
 
 
-def checked_decisions(proposal: ApplyPlan, decisions: Sequence[Decision]) -> dict[tuple[str, str], Decision]:
+def checked_decisions(plan: ApplyPlan, decisions: Sequence[Decision]) -> dict[MetricKey, Decision]:
     """Each decision checked against the plan. Raises DECISION_INVALID or the row's own code, all errors at once."""
-    found, wrong = _judged(proposal, decisions)
+    found, wrong = _judged(plan, decisions)
     if len(wrong) == 1:
         raise wrong[0][1]
     if wrong:
@@ -227,19 +227,19 @@ def checked_decisions(proposal: ApplyPlan, decisions: Sequence[Decision]) -> dic
     return found
 
 
-def invalid(proposal: ApplyPlan, decisions: Sequence[Decision]) -> list[Decision]:
+def invalid(plan: ApplyPlan, decisions: Sequence[Decision]) -> list[Decision]:
     """Those that ``checked_decisions`` refuses."""
-    return [one for one, _ in _judged(proposal, decisions)[1]]
+    return [one for one, _ in _judged(plan, decisions)[1]]
 
 
 def _judged(
-    proposal: ApplyPlan, decisions: Sequence[Decision]
-) -> tuple[dict[tuple[str, str], Decision], list[tuple[Decision, Refusal]]]:
-    found: dict[tuple[str, str], Decision] = {}
+    plan: ApplyPlan, decisions: Sequence[Decision]
+) -> tuple[dict[MetricKey, Decision], list[tuple[Decision, Refusal]]]:
+    found: dict[MetricKey, Decision] = {}
     wrong: list[tuple[Decision, Refusal]] = []
     for decision in decisions:
         try:
-            row = _checked(proposal, decision)
+            row = _checked(plan, decision)
             if row.key in found:
                 raise _bad(row, "is decided twice")
             found[row.key] = decision
@@ -248,8 +248,8 @@ def _judged(
     return found, wrong
 
 
-def _checked(proposal: ApplyPlan, decision: Decision) -> Row:
-    row = proposal.row(*decision.key)
+def _checked(plan: ApplyPlan, decision: Decision) -> Row:
+    row = plan.row(*decision.key)
     if row.code is not None and decision.choice != "keep":
         raise Refusal(row.code, "APL-17", f"{row.place}: {row.reason}", "leave it, or fix the file")
     if decision.choice == "custom":
@@ -291,11 +291,11 @@ def custom_value(row: Row, decision: Decision) -> tuple[Number, str]:
 
 
 def chosen_values(
-    proposal: ApplyPlan, mode: Mode, decided: Mapping[tuple[str, str], Decision]
-) -> dict[tuple[str, str], tuple[Number, str | None]]:
+    plan: ApplyPlan, mode: Mode, decided: Mapping[MetricKey, Decision]
+) -> dict[MetricKey, tuple[Number, str | None]]:
     """What each row becomes: the number, and the verbatim text of a person's own one."""
-    values: dict[tuple[str, str], tuple[Number, str | None]] = {}
-    for row in proposal.rows:
+    values: dict[MetricKey, tuple[Number, str | None]] = {}
+    for row in plan.rows:
         decision = decided.get(row.key)
         if not row.place_known or (decision and decision.choice == "keep"):
             continue

@@ -31,13 +31,13 @@ def report(project: Project, run_id: str) -> ReportReply:
     """Write report.md, report.json and report.html once every gate passes."""
     found = gates.gated(project, run_id)
     apply_recovery.settle(project)
-    proposal = build(project, found)
+    plan = build(project, found)
     model = pytest_outcomes.model_config(project, found.plan)
     facts = write_report(
         found.run,
         project.repo_root,
         found.audit,
-        proposal,
+        plan,
         utc_now(),
         model.optimisations,
         CiGate(model.ci_attempts, model.ci_false_alarms),
@@ -45,7 +45,7 @@ def report(project: Project, run_id: str) -> ReportReply:
     )
     paths = (found.run.report_md, found.run.report_json, found.run.report_html)
     events.append(found.run, "reported", utc_now(), f"report written to {paths[0]}")
-    counts = {wanted: sum(row.direction is wanted for row in proposal.rows) for wanted in Direction}
+    counts = {wanted: sum(row.direction is wanted for row in plan.rows) for wanted in Direction}
     changed = gates.changed_files(project.repo_root, found.run, found.plan)
     notes = [f"{name} {what}" for name, what in changed.items()][: pytest_outcomes.NOTES_SHOWN]
     notes += pytest_outcomes.changed_records(found.run, found.plan)
@@ -62,15 +62,15 @@ def report(project: Project, run_id: str) -> ReportReply:
         report_json=str(paths[1]),
         report_html=str(paths[2]),
         stages=len(found.audit.stages),
-        metrics=len(proposal.rows),
+        metrics=len(plan.rows),
         tightens=counts[Direction.TIGHTENS],
         loosens=counts[Direction.LOOSENS],
         equal=counts[Direction.EQUAL],
         unknown=counts[Direction.UNKNOWN],
         first=counts[Direction.FIRST],
-        loosening=tuple(_movement(row) for row in _loudest(proposal))[:_LOOSENING_SHOWN],
+        loosening=tuple(_movement(row) for row in _loudest(plan))[:_LOOSENING_SHOWN],
         notes=tuple(notes + ([DIRTY] if found.plan.dirty else [])),
-        failed_tests=proposal.failed_tests,
+        failed_tests=plan.failed_tests,
         next=Step(
             ToClient("tell the user the report's path and the loosening metrics, then "),
             call("apply_plan", run_id=run_id),
@@ -97,9 +97,9 @@ def _same_code(repo_root: Path, plan: Plan, git_sha: str) -> bool:
     return True
 
 
-def _loudest(proposal: ApplyPlan) -> list[Row]:
+def _loudest(plan: ApplyPlan) -> list[Row]:
     """The rows that loosen, the largest change first; one from zero has no percentage and stands on top."""
-    rows = [row for row in proposal.rows if row.direction is Direction.LOOSENS and row.current_raw is not None]
+    rows = [row for row in plan.rows if row.direction is Direction.LOOSENS and row.current_raw is not None]
     return sorted(rows, key=lambda row: -abs(change_percent(row.current_raw or 0, row.write_value) or math.inf))
 
 

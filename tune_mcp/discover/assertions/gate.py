@@ -49,7 +49,7 @@ class Unread:
 
 
 @dataclass(frozen=True)
-class Rule:
+class FailCondition:
     """A condition on one measured value and the constant under which a test fails.
 
     ``positive``: how it moves with the measured value is known for positive ones only.
@@ -112,7 +112,7 @@ class Gate:
     strict: bool
     how: str
     tests: tuple[str, ...]
-    rules: tuple[Rule, ...] = field(repr=False, compare=False)
+    rules: tuple[FailCondition, ...] = field(repr=False, compare=False)
     measured: str = ""
 
     def limit(self, reference: float) -> float:

@@ -31,7 +31,7 @@ from tune_mcp.discover.assertions.formula import (
     rebuilt,
     some,
 )
-from tune_mcp.discover.assertions.gate import Gate, Rule, Unread, UnreadKind, compares
+from tune_mcp.discover.assertions.gate import FailCondition, Gate, Unread, UnreadKind, compares
 from tune_mcp.discover.assertions.trend import NotMonotone, Trend, TwoSided
 
 _MAX_PIECES = 4000
@@ -41,7 +41,7 @@ _STRANGE = "the comparison is not understood"
 
 
 @dataclass(frozen=True)
-class Failure:
+class FailurePath:
     """A condition under which a test fails, the code that says so, and the test."""
 
     condition: Value
@@ -50,12 +50,12 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class _Use:
+class _Comparison:
     worst: WorstOp
     strict: bool
-    rule: Rule
+    rule: FailCondition
     measured: str
-    failure: Failure
+    failure: FailurePath
     condition: str
     """Where it is not known whether the test asks at all: on what that depends."""
 
@@ -72,12 +72,12 @@ class _Never(Exception):
     """The condition holds only where there is no measurement."""
 
 
-def judge(failures: Iterable[Failure], present: float | None, clock: Callable[[], None]) -> Gate | Unread:
+def judge(failures: Iterable[FailurePath], present: float | None, clock: Callable[[], None]) -> Gate | Unread:
     """The gate that all failing conditions agree on. ``present`` is the constant's value now, if it is a number.
 
     ``clock`` is called often, and raises when it takes too long.
     """
-    uses: list[_Use] = []
+    uses: list[_Comparison] = []
     for failure in failures:
         try:
             for piece in _pieces(failure.condition, clock):
@@ -107,7 +107,7 @@ def judge(failures: Iterable[Failure], present: float | None, clock: Callable[[]
     return Gate(first.worst, first.strict, first.failure.how, tests, rules, first.measured)
 
 
-def _agree(one: _Use, other: _Use, present: float | None) -> bool:
+def _agree(one: _Comparison, other: _Comparison, present: float | None) -> bool:
     if (one.worst, one.strict) != (other.worst, other.strict):
         return False
     base = present if present else 1.0
@@ -162,7 +162,7 @@ def _normal(value: Value, clock: Callable[[], None], *, positive: bool = True) -
             return value if positive else negated(value)
 
 
-def _use(piece: Value, failure: Failure, present: float | None) -> _Use | None:
+def _use(piece: Value, failure: FailurePath, present: float | None) -> _Comparison | None:
     literals = list(piece.args) if isinstance(piece, Every) else [piece]
     asserted = [_given(one, literals) for one in literals if depends(one)]
     measured = _measured(asserted)
@@ -191,8 +191,10 @@ def _use(piece: Value, failure: Failure, present: float | None) -> _Use | None:
         raise _Unclear(_STRANGE)
     worst: WorstOp = "max" if direction > 0 else "min"
     where = _place(fails)
-    failure = Failure(failure.condition, where, failure.test) if where else failure
-    return _Use(worst, _is_strict(fails), Rule(fails, trend.positive), measured.name, failure, condition)
+    failure = FailurePath(failure.condition, where, failure.test) if where else failure
+    return _Comparison(
+        worst, _is_strict(fails), FailCondition(fails, trend.positive), measured.name, failure, condition
+    )
 
 
 def _given(literal: Value, literals: list[Value]) -> Value:

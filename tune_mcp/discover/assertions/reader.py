@@ -9,12 +9,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tune_mcp.discover.assertions.evaluator import Evaluator
 from tune_mcp.discover.assertions.formula import Undefined
 from tune_mcp.discover.assertions.gate import Gate, Unread, UnreadKind
-from tune_mcp.discover.assertions.interpreter import Interpreter
-from tune_mcp.discover.assertions.judging import Failure, judge
+from tune_mcp.discover.assertions.judging import FailurePath, judge
+from tune_mcp.discover.assertions.names import (
+    NameReader,
+    QualifiedName,
+    QualifiedNames,
+    TestNode,
+    class_parts,
+    top_folder,
+)
 from tune_mcp.discover.assertions.outside import ANYTHING
-from tune_mcp.discover.assertions.reading import NameReader, Place, Places, TestNode, class_parts, top_folder
 from tune_mcp.discover.assertions.running import Run
 from tune_mcp.discover.assertions.statements import Target
 from tune_mcp.discover.assertions.values import TooLong
@@ -45,7 +52,7 @@ class AssertionReader:
     _long: set[int] = field(default_factory=set[int])
     _anew: dict[str, dict[str, str]] = field(default_factory=dict[str, "dict[str, str]"])
     _spent: dict[str, float] = field(default_factory=dict[str, float])
-    _reached: dict[Place, Places] = field(default_factory=dict[Place, Places])
+    _reached: dict[QualifiedName, QualifiedNames] = field(default_factory=dict[QualifiedName, QualifiedNames])
     _leaves: dict[str, dict[str, Leaf]] = field(default_factory=dict[str, "dict[str, Leaf]"])
 
     def __post_init__(self) -> None:
@@ -57,8 +64,8 @@ class AssertionReader:
 
         def ask(until: float) -> Gate | Unread:
             target = Target(test_file, "", None, None, node)
-            machine = Interpreter(self.files, target, test_file, env or {}, lambda _path, _node: True, self._long)
-            return self._judged(machine, test_file, until, None)
+            evaluator = Evaluator(self.files, target, test_file, env or {}, lambda _path, _node: True, self._long)
+            return self._judged(evaluator, test_file, until, None)
 
         return self._bounded(test_file, ask)
 
@@ -115,47 +122,47 @@ class AssertionReader:
             reached = self.names.closure(path, node)
             return not reached.isdisjoint(names) or _mentions(node, attributes)
 
-        machine = Interpreter(self.files, target, test_file, env, reaches, self._long)
-        machine.deadline = deadline
+        evaluator = Evaluator(self.files, target, test_file, env, reaches, self._long)
+        evaluator.deadline = deadline
         if test_file not in self._anew:
             self._anew[test_file] = self.names.set_anew(test_file)
-        machine.anew = self._anew[test_file]
+        evaluator.anew = self._anew[test_file]
         for conftest in reversed([*self.files.conftests(test_file)]):
-            machine.module(conftest)
-        machine.module(test_file)
-        machine.module(threshold_file)
-        if not machine.found:
+            evaluator.module(conftest)
+        evaluator.module(test_file)
+        evaluator.module(threshold_file)
+        if not evaluator.found:
             return Unread(f"{source} is not assigned at the top level of {threshold_file}", UnreadKind.UNCLEAR)
-        found = self._judged(machine, test_file, deadline, reading.tests)
+        found = self._judged(evaluator, test_file, deadline, reading.tests)
         for name in re.findall(r"\w+", source) if leaf else ():
-            if (where := machine.anew.get(name) or machine.anew.get(f"[{name}]")) is not None:
+            if (where := evaluator.anew.get(name) or evaluator.anew.get(f"[{name}]")) is not None:
                 return Unread(f"{where} sets {name} anew", UnreadKind.UNCLEAR)
         if isinstance(found, Unread) and found.kind is UnreadKind.NOT_ASSERTED:
             if reading.unsure:
                 return Unread(reading.unsure, UnreadKind.UNCLEAR)
-            if machine.pinned:
-                return Unread(machine.pinned, found.kind)
-            if machine.lost:
-                return Unread(f"it goes through {machine.lost}, which is not understood", UnreadKind.UNCLEAR)
-            if reading.tests and not machine.touched:
+            if evaluator.pinned:
+                return Unread(evaluator.pinned, found.kind)
+            if evaluator.lost:
+                return Unread(f"it goes through {evaluator.lost}, which is not understood", UnreadKind.UNCLEAR)
+            if reading.tests and not evaluator.touched:
                 return Unread("no way from a test to it was understood", UnreadKind.UNCLEAR)
-            if machine.decided:
-                return Unread(f"what follows from it is not understood ({machine.decided})", UnreadKind.UNCLEAR)
+            if evaluator.decided:
+                return Unread(f"what follows from it is not understood ({evaluator.decided})", UnreadKind.UNCLEAR)
             if (threshold_file, symbol) in self.names.hooked(test_file):
                 return Unread("a hook of pytest reads it", UnreadKind.UNCLEAR)
         return found
 
     def _judged(
-        self, machine: Interpreter, test_file: str, deadline: float, tests: frozenset[str] | None
+        self, evaluator: Evaluator, test_file: str, deadline: float, tests: frozenset[str] | None
     ) -> Gate | Unread:
-        """What those tests (None: all) of a file assert of the number that the machine asks for."""
-        machine.deadline = deadline
-        module = machine.module(test_file)
-        failures: list[Failure] = []
+        """What those tests (None: all) of a file assert of the number that the evaluator asks for."""
+        evaluator.deadline = deadline
+        module = evaluator.module(test_file)
+        failures: list[FailurePath] = []
         for test in self.names.tests(test_file):
             if tests is None or test.name in tests:
-                failures += Run(machine, module, self.names, test).failures()
-        return judge(failures, machine.present, machine.clock)
+                failures += Run(evaluator, module, self.names, test).failures()
+        return judge(failures, evaluator.present, evaluator.clock)
 
     def leaf(self, path: str, source: str) -> Leaf | None:
         """The number inside a class, a dict or an object of ``path`` that ``source`` reads, None for any other."""
@@ -217,7 +224,7 @@ class AssertionReader:
                         waiting.append(inner.id)
         return symbol in seen and symbol != name
 
-    def _reach(self, test_file: str, test: TestNode) -> Places:
+    def _reach(self, test_file: str, test: TestNode) -> QualifiedNames:
         key = (test_file, test.name)
         if key not in self._reached:
             self._reached[key] = self.names.reached(test_file, test)

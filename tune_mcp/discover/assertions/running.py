@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 
 from tune_mcp.discover.assertions.branches import Raised
+from tune_mcp.discover.assertions.evaluator import Evaluator, is_plain_decorator
 from tune_mcp.discover.assertions.formula import Opaque, Origin, Value, depends
-from tune_mcp.discover.assertions.interpreter import Interpreter, is_plain_decorator
-from tune_mcp.discover.assertions.judging import Failure
+from tune_mcp.discover.assertions.judging import FailurePath
+from tune_mcp.discover.assertions.names import NameReader, TestNode
 from tune_mcp.discover.assertions.objects import (
     MISSING,
     Class,
@@ -22,7 +23,6 @@ from tune_mcp.discover.assertions.objects import (
     as_tuple,
     tainted,
 )
-from tune_mcp.discover.assertions.reading import NameReader, TestNode
 from tune_mcp.discover.assertions.values import TooLong
 from tune_mcp.discover.recorded import RECORDERS
 from tune_mcp.discover.source_tree import parameters
@@ -36,13 +36,13 @@ _MAX_CASES = 256
 class Run:
     """One test, run once for each set of its parameters."""
 
-    machine: Interpreter
+    evaluator: Evaluator
     module: Module
     names: NameReader
     test: TestNode
     fixtures: dict[str, Value] = field(default_factory=dict[str, Value])
 
-    def failures(self) -> list[Failure]:
+    def failures(self) -> list[FailurePath]:
         """The conditions under which the test fails."""
         owner, function = self._function()
         if function is None:
@@ -63,11 +63,11 @@ class Run:
             why = "a test that is expected to fail" if expected else "a case that may be skipped"
             why = why if expected or cases else f"the decorator `{odd[0][:40]}`"
             return [
-                Failure(Opaque(why, Origin.SETTING, ref=True), one.how, self.test.name)
+                FailurePath(Opaque(why, Origin.SETTING, ref=True), one.how, self.test.name)
                 for one in found
                 if depends(one.condition)
             ][:1]
-        return [Failure(one.condition, one.how, self.test.name) for one in found if depends(one.condition)]
+        return [FailurePath(one.condition, one.how, self.test.name) for one in found if depends(one.condition)]
 
     def _function(self) -> tuple[Class | None, Function | None]:
         if self.test.owner is None:
@@ -81,7 +81,7 @@ class Run:
 
     def _value(self, module: Module, name: str) -> Value:
         found = module.scope.names.get(name, MISSING)
-        return self.machine.force(found) if isinstance(found, Lazy) else found
+        return self.evaluator.force(found) if isinstance(found, Lazy) else found
 
     def _marks(self) -> list[ast.expr]:
         """The marks of the test's class, of its bases and of its module; one that has a name there by its code."""
@@ -112,24 +112,24 @@ class Run:
         return [{name: value for one in combination for name, value in one.items()} for combination in product(*axes)]
 
     def _axis(self, node: ast.Call) -> list[dict[str, Value]]:
-        named = self.machine.eval(node.args[0], self.module.scope)
+        named = self.evaluator.eval(node.args[0], self.module.scope)
         if isinstance(named, str):
             names = [one.strip() for one in named.split(",") if one.strip()]
         else:
-            names = [str(one) for one in self.machine.known_items(named) or []]
-        values = self.machine.eval(node.args[1], self.module.scope)
-        known = self.machine.known_items(values)
+            names = [str(one) for one in self.evaluator.known_items(named) or []]
+        values = self.evaluator.eval(node.args[1], self.module.scope)
+        known = self.evaluator.known_items(values)
         if known is None or any(keyword.arg == "indirect" for keyword in node.keywords):
             ref = tainted(values)
             return [{name: Opaque(name, Origin.PARAMETER, ref) for name in names}]
-        rows = [[one] if len(names) == 1 else self.machine.known_items(one) or [] for one in known]
+        rows = [[one] if len(names) == 1 else self.evaluator.known_items(one) or [] for one in known]
         return [dict(zip(names, _single(row, len(names)), strict=False)) for row in rows]
 
     def _once(self, owner: Class | None, function: Function, bound: dict[str, Value]) -> list[Raised]:
-        machine = self.machine
+        evaluator = self.evaluator
         self.fixtures = {}
-        machine.raised.append([])
-        machine.testing = True
+        evaluator.raised.append([])
+        evaluator.testing = True
         try:
             instance = Instance(owner, {}) if owner else None
             for name in _BEFORE_ALL:
@@ -145,9 +145,9 @@ class Run:
                     self._run(before.bound(instance), {})
             self._run(function.bound(instance), bound)
         finally:
-            machine.testing = False
-            found = machine.raised.pop()
-        return [replace(one, condition=machine.as_measured(one.condition)) for one in found]
+            evaluator.testing = False
+            found = evaluator.raised.pop()
+        return [replace(one, condition=evaluator.as_measured(one.condition)) for one in found]
 
     def _autouse(self, owner: Class | None) -> list[str]:
         """Fixtures of a class that pytest uses by itself."""
@@ -163,8 +163,8 @@ class Run:
         optional = function.defaults[0] if function.defaults else {}
         given = {name: bound[name] if name in bound else self.fixture(name) for name in names if name not in optional}
         if brief:
-            return self.machine.call(function, [], given, function.node)
-        return self.machine.run(function, [], given)
+            return self.evaluator.call(function, [], given, function.node)
+        return self.evaluator.run(function, [], given)
 
     def fixture(self, name: str) -> Value:
         """The value of a fixture: what its code gives, else what only a run knows."""
@@ -181,7 +181,7 @@ class Run:
         if owner and isinstance(own, Function) and own.is_fixture:
             return own.bound(Instance(owner, {}))
         for path in (self.module.path, *self.names.files.conftests(self.module.path)):
-            module = self.machine.module(path)
+            module = self.evaluator.module(path)
             for key in list(module.scope.names):
                 if key != name and not (key.startswith(("_", "fixture")) or key.endswith("_fixture")):
                     continue

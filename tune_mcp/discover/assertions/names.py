@@ -21,9 +21,9 @@ _SETUP = frozenset({
     "setUp", "setUpClass", "setup_method", "setup_class", "tearDown", "tearDownClass", "teardown_method",
     "teardown_class", "asyncSetUp", "__init__",
 })  # fmt: skip
-Place = tuple[str, str]
+QualifiedName = tuple[str, str]
 """A file and a name in it."""
-Places = frozenset[Place]
+QualifiedNames = frozenset[QualifiedName]
 _Node = tuple[str, int]
 """A file and the identity of a node in it."""
 
@@ -64,8 +64,8 @@ class NameReader:
 
     files: PythonFiles
     _names: dict[str, Names] = field(default_factory=dict[str, Names])
-    _closures: dict[_Node, Places] = field(default_factory=dict[_Node, Places])
-    _mentions: dict[_Node, tuple[Place, ...]] = field(default_factory=dict[_Node, "tuple[Place, ...]"])
+    _closures: dict[_Node, QualifiedNames] = field(default_factory=dict[_Node, QualifiedNames])
+    _mentions: dict[_Node, tuple[QualifiedName, ...]] = field(default_factory=dict[_Node, "tuple[QualifiedName, ...]"])
     _asked: dict[int, tuple[str, ...]] = field(default_factory=dict[int, "tuple[str, ...]"])
 
     def tests(self, path: str) -> list[TestNode]:
@@ -92,7 +92,7 @@ class NameReader:
                 ]
         return list({test.name: test for test in found}.values())
 
-    def reached(self, path: str, test: TestNode) -> Places:
+    def reached(self, path: str, test: TestNode) -> QualifiedNames:
         """Every (file, name) that a test may read; the name ``*`` stands for all names of a file."""
         start: list[tuple[str, ast.AST]] = [(test.path, test.function)]
         if test.owner is not None:
@@ -102,7 +102,7 @@ class NameReader:
         start += [(path, node) for node in self.names(path).statements.get("pytestmark", ())]
         return self._closure(path, start)
 
-    def hooked(self, path: str) -> Places:
+    def hooked(self, path: str) -> QualifiedNames:
         """Every (file, name) that pytest's hooks of a test file and its conftests may read."""
         hooks = [
             (where, node)
@@ -127,15 +127,15 @@ class NameReader:
             for name in set_by(node)
         }
 
-    def closure(self, path: str, node: ast.AST) -> Places:
+    def closure(self, path: str, node: ast.AST) -> QualifiedNames:
         """Every (file, name) that a piece of code of a file may read."""
         key = (path, id(node))
         if key not in self._closures:
             self._closures[key] = self._closure(path, [(path, node)])
         return self._closures[key]
 
-    def _closure(self, path: str, start: list[tuple[str, ast.AST]]) -> Places:
-        seen: set[Place] = set()
+    def _closure(self, path: str, start: list[tuple[str, ast.AST]]) -> QualifiedNames:
+        seen: set[QualifiedName] = set()
         walked: set[_Node] = set()
         waiting = list(start)
         while waiting:
@@ -192,7 +192,7 @@ class NameReader:
         calling = [call for one in found if isinstance(one, AnyFunction) for call in known.get(one.name, ())]
         return [(path, node) for node in (*found, *calling)]
 
-    def _mentioned(self, path: str, node: ast.AST) -> Iterator[Place]:
+    def _mentioned(self, path: str, node: ast.AST) -> Iterator[QualifiedName]:
         for inner in ast.walk(node):
             if isinstance(inner, ast.Name):
                 yield from self.meaning(path, inner.id)
@@ -209,7 +209,7 @@ class NameReader:
                     name = str(named.value) if isinstance(named, ast.Constant) else ANYTHING
                     yield from ((module, name) for module in self._modules(path, inner.args[0]))
 
-    def _imported(self, path: str, call: ast.Call) -> Iterator[Place]:
+    def _imported(self, path: str, call: ast.Call) -> Iterator[QualifiedName]:
         """What an import by a string may bring: any name of that module, of any where the string is made."""
         name = call.args[0] if call.args else None
         if isinstance(name, ast.Constant) and isinstance(name.value, str):
@@ -218,12 +218,12 @@ class NameReader:
         else:
             yield top_folder(path), ANYTHING
 
-    def _made_at_run_time(self, path: str) -> Iterator[Place]:
+    def _made_at_run_time(self, path: str) -> Iterator[QualifiedName]:
         yield path, ANYTHING
         for origins in self.names(path).imports.values():
             yield from ((origin.path, ANYTHING) for origin in origins)
 
-    def meaning(self, path: str, name: str, depth: int = 6) -> Iterator[Place]:
+    def meaning(self, path: str, name: str, depth: int = 6) -> Iterator[QualifiedName]:
         """Every (file, name) that a name of a file may mean, through imports."""
         names = self.names(path)
         yield path, name
@@ -256,7 +256,7 @@ class NameReader:
             return [one for one in [found, *inner] if one]
         return []
 
-    def _member(self, path: str, node: ast.Attribute) -> Iterator[Place]:
+    def _member(self, path: str, node: ast.Attribute) -> Iterator[QualifiedName]:
         for module in self._modules(path, node.value):
             yield from self.meaning(module, node.attr)
         # A module may go by another name: L = limits.

@@ -20,7 +20,7 @@ _THREADS = 16
 _LONGEST, _DETAILS = 8000, 12000
 
 
-class Answer(BaseModel):
+class ResultFields(BaseModel):
     """The fields of a refusal, and whatever a verb answers: both fit what the SDK checks results against."""
 
     model_config = ConfigDict(extra="allow")
@@ -32,7 +32,7 @@ class Answer(BaseModel):
     details: dict[str, object] | None = None
 
 
-Answered = Annotated[CallToolResult, Answer]
+ToolResult = Annotated[CallToolResult, ResultFields]
 """What every tool returns."""
 
 

@@ -57,7 +57,7 @@ _COMPUTING = frozenset(
 _BUILTINS = frozenset(dir(builtins))
 
 
-class Interpreter(Statements):
+class Evaluator(Statements):
     """Executes modules and functions of one repository, with one constant replaced by an unknown."""
 
     def __init__(
