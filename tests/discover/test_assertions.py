@@ -400,7 +400,7 @@ def test_a_constant_of_another_file_is_read_however_the_test_comes_to_it(tmp_pat
     (tmp_path / "test_x.py").write_text(f"{body}\n")
     reader = AssertionReader(tmp_path)
 
-    assert reader.reading_tests("test_x.py", "limits_a.py", "LIM")
-    assert not reader.reading_tests("test_x.py", "limits_a.py", "OTHER")
+    assert reader.reading_tests("test_x.py", "limits_a.py", "LIM").tests
+    assert not reader.reading_tests("test_x.py", "limits_a.py", "OTHER").tests
     gate = reader.gate("test_x.py", "limits_a.py", "LIM", None)
     assert isinstance(gate, Gate) and gate.limit(2.0) == 2.0

@@ -76,7 +76,7 @@ def test_a_file_that_has_taken_its_time_is_not_read_again(tmp_path: Path, monkey
     assert isinstance(first, Gate)
     assert isinstance(second, Unread) and second.kind is UnreadKind.UNCLEAR
     # Which tests read it is known all the same.
-    assert assertions.reading_tests("test_x.py", "test_x.py", "REF") == {"test_a"}
+    assert assertions.reading_tests("test_x.py", "test_x.py", "REF").tests == {"test_a"}
 
 
 @pytest.mark.parametrize("change", ["LIMITS['x'] = 155", "LIMITS.update({'x': 155})", "LIMITS.update(x=155)"])

@@ -84,8 +84,7 @@ def _one(files: Files, plan: Plan, audited: AuditedStage, metric: str, before: B
     found = files.assertions.gate(
         stage.test, stage.threshold_path, source, at, {**plan.settings.env, **stage.extra_env}
     )
-    asserting = found.tests if isinstance(found, Gate) else None
-    tests = files.assertions.reading_tests(stage.test, stage.threshold_path, source) if asserting is None else asserting
+    reading = files.assertions.reading_tests(stage.test, stage.threshold_path, source)
     now = place.value if isinstance(place, NumberLiteral) else None
     known = (stage.key, metric) in before or place is not None
     name = source if subkey is None else f"{symbol}[{at}]['{subkey}']"
@@ -95,7 +94,7 @@ def _one(files: Files, plan: Plan, audited: AuditedStage, metric: str, before: B
         located=located,
         test_key=stage.test_key,
         read=found,
-        tests=frozenset(tests),
+        tests=frozenset(found.tests) if isinstance(found, Gate) else reading.tests,
         values=_values(audited, metric),
         present=present,
         asked_at=files.lines_with(stage.test, symbol) if without else frozenset(),

@@ -25,12 +25,12 @@ _SIDE = re.compile(r"_(REF(ERENCE)?|MIN|MAX|THRESHOLD|LIMIT)$")
 @dataclass(frozen=True)
 class _Dropped:
     file: CalibratedFile
-    tree: Route
+    route: Route
     claim: Claim
 
 
-def drop_unread(routes: Sequence[tuple[CalibratedFile, Routing]], reader: AssertionReader) -> list[str]:
-    """Take the claims out of ``routes`` whose constant no test of their file reads.
+def drop_unread(routings: Sequence[tuple[CalibratedFile, Routing]], reader: AssertionReader) -> list[str]:
+    """Take the claims out of ``routings`` whose constant no test of their file reads.
 
     The reference of a gate that is off is kept where config says where it is measured: people calibrate it so that they
     can turn the gate on. Gives a line for each such, for each constant that no other test file calibrates, and for each
@@ -39,35 +39,35 @@ def drop_unread(routes: Sequence[tuple[CalibratedFile, Routing]], reader: Assert
     kept: set[tuple[str, str]] = set()
     dropped: list[_Dropped] = []
     lines: list[str] = []
-    for file, routing in routes:
-        for tree in routing.trees:
+    for file, routing in routings:
+        for route in routing.routes:
             claims: list[Claim] = []
             watched: set[str] = set()
-            for claim in tree.claims:
-                reading = reader.reading(file.path, file.thresholds.path, claim.source)
+            for claim in route.claims:
+                reading = reader.reading_tests(file.path, file.thresholds.path, claim.source)
                 if reading.tests or reading.unsure:
                     claims.append(claim)
                     kept.add((file.thresholds.path, claim.source))
-                elif off := _gate_that_is_off(file, tree, claim, reader):
+                elif off := _gate_that_is_off(file, route, claim, reader):
                     claims.append(claim)
                     watched.add(_stem(claim))
                     kept.add((file.thresholds.path, claim.source))
                     lines.append(f"{file.thresholds.path}: {claim.source} is calibrated, but {off}: nothing asserts it")
                 else:
-                    dropped.append(_Dropped(file, tree, claim))
+                    dropped.append(_Dropped(file, route, claim))
                 if reading.tests and reading.unsure:
                     lines.append(
                         f"{file.thresholds.path}: {claim.source} is assumed to be read by the test: {reading.unsure}"
                     )
-            kept_apart = {_stem(one.claim) for one in dropped if one.tree is tree and not one.claim.blank}
+            kept_apart = {_stem(one.claim) for one in dropped if one.route is route and not one.claim.blank}
             kept_apart |= watched
             disabled = [claim for claim in claims if claim.blank and _stem(claim) in kept_apart]
             for one in disabled:
                 why = "it has no value although its reference has one, so the gate is off on purpose"
                 lines.append(f"{file.thresholds.path}: {one.source} is not calibrated: {why}")
-            tree.claims = [claim for claim in claims if claim not in disabled]
-        with_claims = {tree.variant for tree in routing.trees if tree.claims}
-        routing.trees = [tree for tree in routing.trees if tree.variant in with_claims]
+            route.claims = [claim for claim in claims if claim not in disabled]
+        with_claims = {route.variant for route in routing.routes if route.claims}
+        routing.routes = [route for route in routing.routes if route.variant in with_claims]
     for one in dropped:
         place = (one.file.thresholds.path, one.claim.source)
         if place not in kept:
@@ -76,14 +76,14 @@ def drop_unread(routes: Sequence[tuple[CalibratedFile, Routing]], reader: Assert
     return lines
 
 
-def _gate_that_is_off(file: CalibratedFile, tree: Route, claim: Claim, reader: AssertionReader) -> str:
+def _gate_that_is_off(file: CalibratedFile, route: Route, claim: Claim, reader: AssertionReader) -> str:
     """``X_MAX, its limit, has no value``, where ``claim`` is X_REF, the test reads X_MAX, and config has its path."""
-    variant = file.config.variants.get(tree.variant or "", file.config)
+    variant = file.config.variants.get(route.variant or "", file.config)
     if claim.blank or not claim.writable or not {claim.spec.key} & {*file.config.paths, *variant.paths}:
         return ""
     for name, constant in file.thresholds.constants.items():
         twin = constant.kind is ConstantKind.NONE and _SIDE.sub("", name) == _stem(claim)
-        if twin and reader.reading_tests(file.path, file.thresholds.path, name):
+        if twin and reader.reading_tests(file.path, file.thresholds.path, name).tests:
             return f"{name}, its limit, has no value"
     return ""
 
@@ -94,22 +94,22 @@ def _stem(claim: Claim) -> str:
 
 
 def rivals_of(
-    metric: str, claims: Sequence[Claim], tree: Route, file: CalibratedFile, reader: AssertionReader
+    metric: str, claims: Sequence[Claim], route: Route, file: CalibratedFile, reader: AssertionReader
 ) -> list[Claim]:
     """Constants that bear the metric's name as well, are read by the test, and are not made of one of its claims."""
     threshold_file = file.thresholds.path
     return [
         rival
-        for rival in tree.rivals
+        for rival in route.rivals
         if rival.spec.key == metric
-        and reader.reading_tests(file.path, threshold_file, rival.source)
+        and reader.reading_tests(file.path, threshold_file, rival.source).tests
         and not any(reader.derives(threshold_file, rival.symbol, claim.source) for claim in claims)
     ]
 
 
 def derived_of_nothing(file: CalibratedFile, routing: Routing, reader: AssertionReader) -> list[str]:
     """The lines about constants with a metric's name that an expression makes, but of no claim of ``routing``."""
-    claims = {claim.source for tree in routing.trees for claim in tree.claims}
+    claims = {claim.source for claim in routing.claims()}
     path = file.thresholds.path
     return [
         line for name, line in routing.derived.items() if not any(reader.derives(path, name, one) for one in claims)
@@ -162,7 +162,7 @@ class Unclaimed:
 
 def unclaimed(file: CalibratedFile, routing: Routing, rules: MetricRules, reader: AssertionReader) -> list[Unclaimed]:
     """Those of one test file and its threshold file."""
-    claims = [claim for tree in routing.trees for claim in (*tree.claims, *tree.rivals)]
+    claims = [claim for route in routing.routes for claim in (*route.claims, *route.rivals)]
     claimed = {claim.source for claim in claims}
     module = file.thresholds
     found: list[Unclaimed] = []
@@ -170,7 +170,7 @@ def unclaimed(file: CalibratedFile, routing: Routing, rules: MetricRules, reader
         names = names_in(source)
         if source in claimed or any(rules.protected(name) for name in names):
             continue
-        if not reader.reading_tests(file.path, module.path, source):
+        if not reader.reading_tests(file.path, module.path, source).tests:
             continue
         if any(reader.derives(module.path, source, claim) for claim in claimed):
             continue

@@ -8,7 +8,7 @@ every other one keeps a ``problem`` that says why not (rule APL-17).
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
@@ -154,7 +154,7 @@ class ModuleConstants:
         expected = ConstantKind.NUMBER if subkey is None else ConstantKind.NESTED
         if constant.kind is not expected:
             plain = constant.kind in (ConstantKind.NUMBER, ConstantKind.NESTED)
-            raise self._unknown(rule if plain else "APL-17", source, constant.line, _WHAT[constant.kind])
+            raise self._unknown(rule if plain else "APL-17", source, constant.line, WHAT[constant.kind])
         if subkey is None:
             return constant.literals[0]
         return self._entry(source, constant, wanted, subkey)
@@ -210,7 +210,7 @@ class ModuleConstants:
         )
 
 
-_WHAT: Mapping[ConstantKind, str] = {
+WHAT: dict[ConstantKind, str] = {
     ConstantKind.NUMBER: "it is a bare number and has no keys",
     ConstantKind.NESTED: "it is a dict; the source must name a key",
     ConstantKind.NONE: "it is None: not calibrated or disabled",
@@ -218,6 +218,7 @@ _WHAT: Mapping[ConstantKind, str] = {
     ConstantKind.STRING: "it is a string",
     ConstantKind.OTHER: "it is not a number",
 }
+"""Why a constant of a kind is no editable number."""
 
 
 @lru_cache(maxsize=64)
@@ -344,7 +345,7 @@ class _Reader:
             if isinstance(value, ast.Dict):
                 blanks.append(self.blank(bare.name, concurrency, None, BlankForm.NO_KEY, value))
             if not isinstance(value, ast.Dict) or not value.keys:
-                reason = "an empty dict" if isinstance(value, ast.Dict) else _WHAT[_kind(value)]
+                reason = "an empty dict" if isinstance(value, ast.Dict) else WHAT[_kind(value)]
                 unusable.append(Unusable(concurrency, None, value.lineno, reason))
                 continue
             subkeys = [key.value if isinstance(key, ast.Constant) else None for key in value.keys]
@@ -358,7 +359,7 @@ class _Reader:
                 if is_none(leaf):
                     blanks.append(self.blank(bare.name, concurrency, subkey, BlankForm.NONE, leaf))
                 if number_of(leaf) is None:
-                    unusable.append(Unusable(concurrency, subkey, leaf.lineno, _WHAT[_kind(leaf)]))
+                    unusable.append(Unusable(concurrency, subkey, leaf.lineno, WHAT[_kind(leaf)]))
                     continue
                 literal, trouble = self.literal(bare.name, concurrency, subkey, leaf)
                 if trouble is None:

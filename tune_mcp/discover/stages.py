@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 from tune_mcp.config.metrics import MetricRules
@@ -16,7 +15,7 @@ from tune_mcp.config.stages import DOCS_GROUP, ONE, Location, Stage, StageMetric
 from tune_mcp.discover.assertions import AssertionReader
 from tune_mcp.discover.calibrated import CalibratedFile, CalibratedFiles, clash
 from tune_mcp.discover.claimants import Unclaimed, data_files, derived_of_nothing, drop_unread, rivals_of, unclaimed
-from tune_mcp.discover.routing import Claim, Named, Route, Routing, read_named, route
+from tune_mcp.discover.routing import Claim, Named, Route, Routing, read_named, route_constants
 from tune_mcp.discover.sources import Inferred, StageSources, infer
 from tune_mcp.discover.suggest import needs_no_gpu, suggestion
 from tune_mcp.errors import Code, Refusal
@@ -132,39 +131,32 @@ class _Builder:
         self.named = read_named(self.model, self.rules, found, self.reader)
         self.problems += self.named.problems
         self.rules = self.rules.extended(self.named.specs())
-        routes = [(file, self.route(file)) for file in found]
-        self.problems += drop_unread(routes, self.reader)
-        for file, routing in routes:
+        routings = [(file, route_constants(file, self.rules, self.named.of(file.name), self.reader)) for file in found]
+        self.problems += drop_unread(routings, self.reader)
+        for file, routing in routings:
             self.problems += derived_of_nothing(file, routing, self.reader)
-        claimed = {
-            (file.thresholds.path, claim.source) for file, one in routes for tree in one.trees for claim in tree.claims
-        }
-        strays = {place: line for _, routing in routes for place, line in routing.strays.items()}
+        claimed = {(file.thresholds.path, claim.source) for file, one in routings for claim in one.claims()}
+        strays = {place: line for _, routing in routings for place, line in routing.strays.items()}
         self.problems += [line for place, line in strays.items() if place not in claimed]
-        docs = [file for file, routing in routes if not routing.trees]
-        for file, routing in routes:
+        docs = [file for file, routing in routings if not routing.routes]
+        for file, routing in routings:
             self.problems += routing.problems
             self.test_file(file, routing, only_docs=docs == [file])
         self.problems += files.problems
         self.problems += files.unused_names(found)
 
-    def route(self, file: CalibratedFile) -> Routing:
-        thresholds = file.thresholds
-        asserts = partial(self.reader.gate, file.path, thresholds.path, concurrency=None)
-        return route(file.name, file.config, thresholds, self.rules, self.named.of(file.name), asserts)
-
     def test_file(self, file: CalibratedFile, routing: Routing, only_docs: bool) -> None:
         self.problems += _of_no_variant(file, routing)
         inferred = infer(file.data, file.path, self.rules, file.module.imports)
-        for tree in routing.trees:
-            sources = StageSources.of(file.config, tree.variant, inferred)
-            groups = self.groups(tree, routing)
+        for route in routing.routes:
+            sources = StageSources.of(file.config, route.variant, inferred)
+            groups = self.groups(route, routing)
             for group in groups:
-                self.stage(file, tree, group, sources)
-            stages = [(group, [c.spec.key for c in tree.claims if c.spec.group == group]) for group in groups]
+                self.stage(file, route, group, sources)
+            stages = [(group, [c.spec.key for c in route.claims if c.spec.group == group]) for group in groups]
             self.conflicts += [line for line in sources.conflicts(file.name, stages) if line not in self.conflicts]
         self.countable(file)
-        if not routing.trees:
+        if not routing.routes:
             override = self.model.stage_base_docs_override if only_docs else None
             if self.is_docs(file) or override:
                 self.docs(file, override or f"{file.base}_{DOCS_GROUP}", StageSources.of(file.config, None, inferred))
@@ -195,7 +187,7 @@ class _Builder:
         found = unclaimed(file, routing, self.rules, self.reader)
         self.found += [(file.path, one) for one in found]
         listed = {one.source.partition("[")[0] for one in found}
-        claimed = {claim.spec.key for tree in routing.trees for claim in (*tree.claims, *tree.rivals)}
+        claimed = {claim.spec.key for route in routing.routes for claim in (*route.claims, *route.rivals)}
         self.unrecognised += [one.text for one in found]
         self.unrecognised += [f"{file.thresholds.path}: {name}" for name in routing.unrecognised if name not in listed]
         self.problems += data_files(file, self.reader)
@@ -210,28 +202,28 @@ class _Builder:
             cpu = file.name not in self.model.gpus_per_test and needs_no_gpu(self.reader.files, file.path)
             self.suggestions[file.name] = suggestion(file, keys, inferred, found, cpu=cpu)
 
-    def groups(self, tree: Route, routing: Routing) -> list[str]:
-        """The groups of a tree in the order of the rules, with those that only a sibling preset has (TTS-05)."""
-        siblings = [other for other in routing.trees if other.variant == tree.variant]
+    def groups(self, route: Route, routing: Routing) -> list[str]:
+        """The groups of a route in the order of the rules, with those that only a sibling preset has (TTS-05)."""
+        siblings = [other for other in routing.routes if other.variant == route.variant]
         present = {claim.spec.group for other in siblings for claim in other.claims}
         return [group for group in self.rules.file.groups if group in present]
 
-    def stage(self, file: CalibratedFile, tree: Route, group: str, sources: StageSources) -> None:
-        key = "_".join(part for part in (*_name(file, tree), group) if part)
+    def stage(self, file: CalibratedFile, route: Route, group: str, sources: StageSources) -> None:
+        key = "_".join(part for part in (*_name(file, route), group) if part)
         claims: dict[str, list[Claim]] = {}
-        for claim in tree.claims:
+        for claim in route.claims:
             if claim.spec.group == group:
                 claims.setdefault(claim.spec.key, []).append(claim)
         metrics: dict[str, StageMetric] = {}
         for metric_key in (known for known in self.rules.metrics if known in claims):
-            rivals = rivals_of(metric_key, claims[metric_key], tree, file, self.reader)
+            rivals = rivals_of(metric_key, claims[metric_key], route, file, self.reader)
             mine = self.claimants(key, claims[metric_key], rivals, sources)
             if mine:
                 metrics[metric_key] = self.metric(file.name, key, mine, rivals, sources)
         if not metrics:
-            what = f"{key}: preset {tree.preset} has no {group} threshold although another preset has"
+            what = f"{key}: preset {route.preset} has no {group} threshold although another preset has"
             self.problems.append(f"{what}; it is run and counted, never applied")
-        self.add(file, key, group, tree, sources, metrics)
+        self.add(file, key, group, route, sources, metrics)
 
     def claimants(self, stage_key: str, claims: list[Claim], rivals: list[Claim], sources: StageSources) -> list[Claim]:
         """Those that stand for the metric: a missing key only where nothing else does, and no value without a path."""
@@ -278,16 +270,16 @@ class _Builder:
         file: CalibratedFile,
         key: str,
         group: str,
-        tree: Route,
+        route: Route,
         sources: StageSources,
         metrics: dict[str, StageMetric],
     ) -> None:
         if key in self.stages:
             what = f"{file.path} and {self.stages[key].test} both make the stage {key}"
             raise clash(what, "rename a test, preset or variant, or change stage_base_strip_*")
-        preset = file.config.calibration_presets.get(tree.preset) if tree.preset else None
-        variant = file.config.variants.get(tree.variant) if tree.variant else None
-        scope = file.scope.scope(group, tree.variant, sources.expected(group), variant.context_vars if variant else ())
+        preset = file.config.calibration_presets.get(route.preset) if route.preset else None
+        variant = file.config.variants.get(route.variant) if route.variant else None
+        scope = file.scope.scope(group, route.variant, sources.expected(group), variant.context_vars if variant else ())
         self.problems += scope.problems
         counts = sources.counts(group)
         if counts and counts != ONE and counts.total == counts.ok:
@@ -301,7 +293,7 @@ class _Builder:
             self.problems.append(f"{key}: sample_counts are not known, so no repeat of it can be strict")
         own_file = file.config.threshold_file
         policy = self.rules.policy(group)
-        base, preset_word, variant_word = _name(file, tree)
+        base, preset_word, variant_word = _name(file, route)
         words = [base.replace("_", " ").upper(), preset_word, variant_word, policy.label or group]
         self.stages[key] = Stage(
             key=key,
@@ -310,10 +302,10 @@ class _Builder:
             group=group,
             extra_env=self.model.extra_env.get(file.name, {}) | (preset.extra_env if preset else {}),
             context_vars=scope.context_vars,
-            variant=tree.variant,
-            calibration_preset=tree.preset,
+            variant=route.variant,
+            calibration_preset=route.preset,
             gpus=preset.gpus if preset and preset.gpus is not None else self.model.gpus_per_test.get(file.name),
-            hf_model_ids=self.model.model_ids(file.name, tree.preset),
+            hf_model_ids=self.model.model_ids(file.name, route.preset),
             test_file_sha256=file.module.sha256,
             threshold_file=own_file,
             threshold_file_sha256=file.thresholds.sha256 if own_file else None,
@@ -326,23 +318,27 @@ class _Builder:
 
 def _of_no_variant(file: CalibratedFile, routing: Routing) -> list[str]:
     """Take out constants of no variant where a variant's stages have the test's own name; a line for each."""
-    taken = {_name(file, tree): tree.variant for tree in routing.trees if tree.variant is not None}
-    strays = [tree for tree in routing.trees if tree.variant is None and _name(file, tree) in taken]
-    routing.trees = [tree for tree in routing.trees if tree not in strays]
+    taken = {_name(file, route): route.variant for route in routing.routes if route.variant is not None}
+    strays = [route for route in routing.routes if route.variant is None and _name(file, route) in taken]
+    routing.routes = [route for route in routing.routes if route not in strays]
     return [
         f"{file.thresholds.path}: {claim.source} fits no variant of {file.name} and is not calibrated; the stages of "
-        f"that name are those of {taken[_name(file, tree)]}"
-        for tree in strays
-        for claim in tree.claims
+        f"that name are those of {taken[_name(file, route)]}"
+        for route in strays
+        for claim in route.claims
     ]
 
 
-def _name(file: CalibratedFile, tree: Route) -> tuple[str, str | None, str | None]:
-    """What a tree's stage keys and titles begin with: base, preset and variant, as config names them."""
-    if tree.variant is None:
-        return file.base, tree.preset, None
-    variant = file.config.variants[tree.variant]
-    return variant.stage_base_override or file.base, tree.preset, None if variant.omit_variant_suffix else tree.variant
+def _name(file: CalibratedFile, route: Route) -> tuple[str, str | None, str | None]:
+    """What a route's stage keys and titles begin with: base, preset and variant, as config names them."""
+    if route.variant is None:
+        return file.base, route.preset, None
+    variant = file.config.variants[route.variant]
+    return (
+        variant.stage_base_override or file.base,
+        route.preset,
+        None if variant.omit_variant_suffix else route.variant,
+    )
 
 
 _NAME_OK = "sample_counts name the key that counts the good samples as ok, and the one that counts all as total"

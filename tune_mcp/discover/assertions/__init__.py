@@ -5,6 +5,6 @@ with the reason.
 """
 
 from tune_mcp.discover.assertions.gate import BOUND, Gate, Unread, UnreadKind
-from tune_mcp.discover.assertions.reader import AssertionReader, Reading
+from tune_mcp.discover.assertions.reader import AssertionReader
 
-__all__ = ["BOUND", "AssertionReader", "Gate", "Reading", "Unread", "UnreadKind"]
+__all__ = ["BOUND", "AssertionReader", "Gate", "Unread", "UnreadKind"]

@@ -35,7 +35,7 @@ _LONG = "the tests take too many steps to follow"
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadingTests:
     """The tests that read a constant. ``unsure``: why it may be read by tests for which no path was seen, else ""."""
 
     tests: frozenset[str]
@@ -108,7 +108,7 @@ class AssertionReader:
         env: Mapping[str, str],
         deadline: float,
     ) -> Gate | Unread:
-        reading = self.reading(test_file, threshold_file, source)
+        reading = self.reading_tests(test_file, threshold_file, source)
         symbol, subkey = split_source(source)
         leaf = self.leaf(threshold_file, source)
         if leaf is not None:
@@ -171,15 +171,11 @@ class AssertionReader:
             self._leaves[path] = leaf_nodes(tree) if tree else {}
         return self._leaves[path].get(source)
 
-    def reading_tests(self, test_file: str, threshold_file: str, source: str) -> frozenset[str]:
+    def reading_tests(self, test_file: str, threshold_file: str, source: str) -> ReadingTests:
         """Every test of ``test_file`` that reads the constant: directly, imported, or through a constant made of it.
 
         Where names are made at run time, a test that may read it counts.
         """
-        return self.reading(test_file, threshold_file, source).tests
-
-    def reading(self, test_file: str, threshold_file: str, source: str) -> Reading:
-        """The same, and whether it is certain."""
         symbol, _ = split_source(source)
         attributes = frozenset[str]()
         if self.leaf(threshold_file, source):
@@ -194,10 +190,10 @@ class AssertionReader:
             elif reached & {(threshold_file, ANYTHING), (top_folder(threshold_file), ANYTHING)}:
                 unsure.add(test.name)
         if unsure:
-            return Reading(frozenset(certain | unsure), f"{', '.join(sorted(unsure))} may read it by a computed name")
+            return ReadingTests(frozenset(certain | unsure), f"{', '.join(sorted(unsure))} may read it by a computed name")
         if not tests:
-            return Reading(frozenset(), f"{test_file} has no test that can be found by reading the file")
-        return Reading(frozenset(certain))
+            return ReadingTests(frozenset(), f"{test_file} has no test that can be found by reading the file")
+        return ReadingTests(frozenset(certain))
 
     def _own(
         self, test_file: str, test: TestNode, threshold_file: str, symbol: str, attributes: frozenset[str]
