@@ -9,12 +9,12 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from tune_mcp.config.stages import Stage
 from tune_mcp.discover.places import root_of, split_source
-from tune_mcp.discover.python_files import PythonFiles
+from tune_mcp.discover.python_files import PythonFiles, remembered
 
 _TEST_FILE = re.compile(r"test_.*\.py|.*_test\.py")
 
@@ -26,7 +26,6 @@ class Readers:
     files: PythonFiles
     measured: Mapping[str, Stage]
     catalogue: Mapping[str, Stage]
-    _imported: dict[str, dict[str, list[str]]] = field(default_factory=dict[str, dict[str, list[str]]])
 
     def unmeasured(self, file: str, source: str) -> str | None:
         """A stage or test file that reads this threshold of ``file`` and is not part of the run; None for none."""
@@ -36,11 +35,10 @@ class Readers:
             sources = [split_source(metric.source) for metric in stage.metrics.values()]
             if key not in self.measured and stage.threshold_path == file and (symbol, subkey) in sources:
                 return f"stage {key}"
-        if file not in self._imported:
-            self._imported[file] = self._importers(file)
-        found = self._imported[file]
+        found = self._importers(file)
         return next(iter([*found.get(root, ()), *found.get("*", ())]), None)
 
+    @remembered
     def _importers(self, file: str) -> dict[str, list[str]]:
         """Symbol (``*`` for all of them) -> the unmeasured test files that take it from ``file``."""
         folder, _, inner = file.partition("/")

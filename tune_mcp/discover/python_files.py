@@ -6,9 +6,11 @@ Nothing outside the repository is read: an import that leads there has no file h
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path, PurePosixPath
+from typing import Concatenate, ParamSpec, TypeVar
 
 from tune_mcp.discover.constants import ModuleConstants, parse_module
 from tune_mcp.discover.source_tree import Imported, imports_in, parsed
@@ -18,53 +20,61 @@ from tune_mcp.files import inside, read_plain
 _STARS_DEEP = 4
 
 
+Owner = TypeVar("Owner")
+Answer = TypeVar("Answer")
+Given = ParamSpec("Given")
+
+
+def remembered(method: Callable[Concatenate[Owner, Given], Answer]) -> Callable[Concatenate[Owner, Given], Answer]:
+    """A method that is computed once for the same arguments, for as long as its object lives."""
+
+    @wraps(method)
+    def once(self: Owner, *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+        known: dict[object, Answer] = vars(self).setdefault(f"({method.__name__})", {})
+        key = (args, *kwargs.items())
+        if key not in known:
+            known[key] = method(self, *args, **kwargs)
+        return known[key]
+
+    return once
+
+
 @dataclass
 class PythonFiles:
     """Answers for one repository. Paths are relative to it, in POSIX form."""
 
     repo_root: Path
-    _trees: dict[str, ast.Module | None] = field(default_factory=dict[str, "ast.Module | None"])
-    _data: dict[str, bytes | None] = field(default_factory=dict[str, "bytes | None"])
-    _constants: dict[str, ModuleConstants | None] = field(default_factory=dict[str, "ModuleConstants | None"])
-    _exists: dict[str, bool] = field(default_factory=dict[str, bool])
-    _resolved: dict[tuple[str, str, int], str | None] = field(
-        default_factory=lambda: dict[tuple[str, str, int], str | None]()
-    )
 
     # One file
 
+    @remembered
     def data(self, path: str) -> bytes | None:
         """The bytes of ``path`` when it was first read; None when there is no such file inside the repository."""
-        if path not in self._data:
-            self._data[path] = read_plain(inside(self.repo_root, path)) if self.exists(path) else None
-        return self._data[path]
+        return read_plain(inside(self.repo_root, path)) if self.exists(path) else None
 
+    @remembered
     def tree(self, path: str) -> ast.Module | None:
         """The tree of ``path``; None when it is missing, outside the repository, or no Python."""
-        if path not in self._trees:
-            try:
-                data = self.data(path)
-                self._trees[path] = None if data is None else parsed(data, path)
-            except (OSError, ValueError, SyntaxError, RecursionError, MemoryError, Refusal):
-                self._trees[path] = None
-        return self._trees[path]
+        try:
+            data = self.data(path)
+            return None if data is None else parsed(data, path)
+        except (OSError, ValueError, SyntaxError, RecursionError, MemoryError, Refusal):
+            return None
 
+    @remembered
     def constants(self, path: str) -> ModuleConstants | None:
         """The constants of ``path``, None for no such file. Raises INVALID_CONFIG for one that is no Python."""
-        if path not in self._constants:
-            data = self.data(path)
-            self._constants[path] = None if data is None else parse_module(data, path)
-        return self._constants[path]
+        data = self.data(path)
+        return None if data is None else parse_module(data, path)
 
+    @remembered
     def exists(self, path: str) -> bool:
         """Whether ``path`` is a file inside the repository."""
-        if path not in self._exists:
-            try:
-                found = (self.repo_root / path).is_file()  # most are not there; links cost more
-                self._exists[path] = found and inside(self.repo_root, path).is_file()
-            except (OSError, ValueError, Refusal):
-                self._exists[path] = False
-        return self._exists[path]
+        try:
+            found = (self.repo_root / path).is_file()  # most are not there; links cost more
+            return found and inside(self.repo_root, path).is_file()
+        except (OSError, ValueError, Refusal):
+            return False
 
     def conftests(self, path: str) -> Iterator[str]:
         """The conftest.py files that pytest loads for the test file ``path``, the nearest first, and their plugins."""
@@ -83,13 +93,10 @@ class PythonFiles:
 
     # Imports
 
+    @remembered
     def resolve(self, importer: str, module: str, level: int = 0) -> str | None:
         """The file that ``module`` is, seen from the file ``importer``; ``level`` counts leading dots."""
-        key = (importer, module, level)
-        if key not in self._resolved:
-            found = self._candidates(importer, module, level)
-            self._resolved[key] = next((path for path in found if self.exists(path)), None)
-        return self._resolved[key]
+        return next((path for path in self._candidates(importer, module, level) if self.exists(path)), None)
 
     def _candidates(self, importer: str, module: str, level: int) -> Iterator[str]:
         """Files that ``module`` may be, in the order in which Python under pytest would find them."""

@@ -2,7 +2,7 @@
 
 Constants are read from the syntax tree of the stage's test file, then of its threshold file, through imports; a name
 that is not there, or is no plain number, is ``?`` and never guessed or copied from another stage (CTX-06). The
-concurrency is that of the launch: pytest's arguments win over what the test files say (``LaunchValues``).
+concurrency is that of the launch: pytest's arguments win over what the test files say.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from tune_mcp.config.stages import Number, Stage
 from tune_mcp.discover.constants import ModuleConstants
-from tune_mcp.discover.python_files import PythonFiles
+from tune_mcp.discover.python_files import PythonFiles, remembered
 from tune_mcp.discover.source_tree import number_of
 from tune_mcp.errors import Json, Refusal
 from tune_mcp.files import read_object
@@ -65,7 +65,6 @@ class ContextReader:
 
     def __post_init__(self) -> None:
         self._files = PythonFiles(self.repo_root)
-        self._launched = LaunchValues(self.repo_root, self._files, self.settings)
 
     def line(self, stage: Stage) -> str:
         """``— 2× NVIDIA H20, 2000 samples, max_tokens=32, concurrency=8, 5 runs`` (CTX-04, CTX-05).
@@ -92,7 +91,7 @@ class ContextReader:
             samples = "" if stage.sample_counts == "one" else UNKNOWN
             if stage.expected_samples is not None:
                 samples = str(stage.expected_samples)
-        concurrency = self._launched.concurrency(stage, named.get("concurrency"))
+        concurrency = self._concurrency(stage, named.get("concurrency"))
         if concurrency is not None:
             named["concurrency"] = concurrency
         order = sorted(named, key=lambda label: {"max_tokens": 0, "concurrency": 1}.get(label, 2))
@@ -103,36 +102,14 @@ class ContextReader:
         for file in dict.fromkeys((stage.test, stage.threshold_path)):
             try:
                 module = self._files.constants(file)
-                value = self._launched.number(stage, module, name) if module else None
+                value = self._number(stage, module, name) if module else None
             except Refusal:
                 continue
             if value is not None:
                 return str(value)
         return UNKNOWN
 
-
-def _label(name: str) -> str:
-    if "MAX_TOKENS" in name or "MAX_NEW_TOKENS" in name:
-        return "max_tokens"
-    return "concurrency" if "CONCURRENCY" in name else name.strip("_").lower()
-
-
-_OPTION = re.compile(r"--(?:[a-z0-9]+[-_])*concurrency")
-_WORD = "CONCURRENCY"
-_DEPTH = 6
-_READERS = ("os.environ.get", "os.getenv", "environ.get", "getenv")
-
-
-@dataclass
-class LaunchValues:
-    """What the launches of one run were given, and what the test files make of it; each file is read once."""
-
-    repo_root: Path
-    files: PythonFiles
-    settings: LaunchSettings
-    _trees: dict[str, Mapping[str, ast.expr]] = field(default_factory=dict[str, Mapping[str, ast.expr]])
-
-    def concurrency(self, stage: Stage, declared: str | None) -> str | None:
+    def _concurrency(self, stage: Stage, declared: str | None) -> str | None:
         """The concurrency of a stage's launch: pytest's option, what its constants say, else None for none at all.
 
         ``declared`` is the value of the constant that the catalogue names. ``?`` where constants of the test file
@@ -147,17 +124,17 @@ class LaunchValues:
         values: set[str] = set()
         for file in dict.fromkeys((stage.test, stage.threshold_path)):
             try:
-                module = self.files.constants(file)
+                module = self._files.constants(file)
             except Refusal:
                 continue
             for name in (one for one in (module.constants if module else ()) if one.strip("_").endswith(_WORD)):
-                value = self.number(stage, module, name) if module else None
+                value = self._number(stage, module, name) if module else None
                 values.add(UNKNOWN if value is None else str(value))
         return None if not values else values.pop() if len(values) == 1 else UNKNOWN
 
-    def number(self, stage: Stage, module: ModuleConstants, name: str) -> Number | None:
+    def _number(self, stage: Stage, module: ModuleConstants, name: str) -> Number | None:
         """The number that ``name`` means in ``module`` in a launch of ``stage``; None for one that is not found."""
-        plain = self.files.number(module, name)
+        plain = self._files.number(module, name)
         if plain is not None:
             return plain
         return self._followed({**self.settings.env, **stage.extra_env}, module, name, _DEPTH)
@@ -170,8 +147,8 @@ class LaunchValues:
         if constant is not None:
             if constant.problem is not None:
                 return None
-            value = self.files.number(module, name)
-            expression = self._assigned(module).get(name)
+            value = self._files.number(module, name)
+            expression = self._assigned(module.path).get(name)
             if value is None and constant.alias:
                 return self._followed(env, module, constant.alias, depth - 1)
             return value if value is not None or expression is None else _from_environment(expression, env)
@@ -179,23 +156,34 @@ class LaunchValues:
         if len(origins) != 1 or name not in module.elsewhere:
             return None
         try:
-            other = self.files.imported(origins[0].removesuffix(f".{name}"), module.path)
+            other = self._files.imported(origins[0].removesuffix(f".{name}"), module.path)
         except Refusal:
             return None
         return self._followed(env, other, name, depth - 1) if other else None
 
-    def _assigned(self, module: ModuleConstants) -> Mapping[str, ast.expr]:
-        """What stands right of each name that the module's own level assigns."""
-        if module.path not in self._trees:
-            tree = self.files.tree(module.path)
-            found: dict[str, ast.expr] = {}
-            for node in tree.body if tree else ():
-                if isinstance(node, ast.Assign):
-                    found |= {one.id: node.value for one in node.targets if isinstance(one, ast.Name)}
-                elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
-                    found[node.target.id] = node.value
-            self._trees[module.path] = found
-        return self._trees[module.path]
+    @remembered
+    def _assigned(self, path: str) -> Mapping[str, ast.expr]:
+        """What stands right of each name that the file's own level assigns."""
+        tree = self._files.tree(path)
+        found: dict[str, ast.expr] = {}
+        for node in tree.body if tree else ():
+            if isinstance(node, ast.Assign):
+                found |= {one.id: node.value for one in node.targets if isinstance(one, ast.Name)}
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
+                found[node.target.id] = node.value
+        return found
+
+
+def _label(name: str) -> str:
+    if "MAX_TOKENS" in name or "MAX_NEW_TOKENS" in name:
+        return "max_tokens"
+    return "concurrency" if "CONCURRENCY" in name else name.strip("_").lower()
+
+
+_OPTION = re.compile(r"--(?:[a-z0-9]+[-_])*concurrency")
+_WORD = "CONCURRENCY"
+_DEPTH = 6
+_READERS = ("os.environ.get", "os.getenv", "environ.get", "getenv")
 
 
 def _option(arguments: Sequence[str]) -> str | None:

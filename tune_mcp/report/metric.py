@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from tune_mcp.config.stages import Number
 from tune_mcp.contract.apply_plan import Direction
 from tune_mcp.discover.assertions import Gate, Unread, UnreadKind
 from tune_mcp.discover.constants import ModuleConstants, parse_module
+from tune_mcp.discover.python_files import remembered
 from tune_mcp.errors import Refusal
 from tune_mcp.observe.worst import change_percent, direction
 from tune_mcp.report import shape, statistics
@@ -102,9 +103,6 @@ class HistoryReader:
 
     repo_root: Path
     until: str
-    _versions: dict[str, list[tuple[Commit, ModuleConstants | None]]] = field(
-        default_factory=dict[str, "list[tuple[Commit, ModuleConstants | None]]"]
-    )
 
     def past(self, row: Row) -> tuple[PastFacts, ...]:
         """The values that the row's literal had, oldest first, each named by the commit that brought it."""
@@ -115,11 +113,10 @@ class HistoryReader:
                 found.append(PastFacts(value=value, sha=commit.sha, day=commit.day))
         return tuple(found)
 
+    @remembered
     def _file(self, name: str) -> list[tuple[Commit, ModuleConstants | None]]:
-        if name not in self._versions:
-            commits = provenance.touching(self.repo_root, name, self.until, MOST_COMMITS)
-            self._versions[name] = [(commit, self._module(commit, name)) for commit in reversed(commits)]
-        return self._versions[name]
+        commits = provenance.touching(self.repo_root, name, self.until, MOST_COMMITS)
+        return [(commit, self._module(commit, name)) for commit in reversed(commits)]
 
     def _module(self, commit: Commit, name: str) -> ModuleConstants | None:
         data = provenance.content(self.repo_root, commit.sha, name)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from tune_mcp.discover.assertions.outside import ANYTHING, container_changed, set_by
-from tune_mcp.discover.python_files import PythonFiles
+from tune_mcp.discover.python_files import PythonFiles, remembered
 from tune_mcp.discover.source_tree import AnyFunction, imports_in, last_name, parameters, root_name
 
 _DYNAMIC = frozenset({"globals", "vars", "exec", "eval", "locals"})
@@ -24,8 +24,6 @@ _SETUP = frozenset({
 QualifiedName = tuple[str, str]
 """A file and a name in it."""
 QualifiedNames = frozenset[QualifiedName]
-_Node = tuple[str, int]
-"""A file and the identity of a node in it."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +61,8 @@ class NameReader:
     """Answers for one repository; each file is walked once."""
 
     files: PythonFiles
-    _names: dict[str, Names] = field(default_factory=dict[str, Names])
-    _closures: dict[_Node, QualifiedNames] = field(default_factory=dict[_Node, QualifiedNames])
-    _mentions: dict[_Node, tuple[QualifiedName, ...]] = field(default_factory=dict[_Node, "tuple[QualifiedName, ...]"])
-    _asked: dict[int, tuple[str, ...]] = field(default_factory=dict[int, "tuple[str, ...]"])
 
+    @remembered
     def tests(self, path: str) -> list[TestNode]:
         """The tests that pytest collects from a file, as far as its text says."""
         tree = self.files.tree(path)
@@ -92,6 +87,7 @@ class NameReader:
                 ]
         return list({test.name: test for test in found}.values())
 
+    @remembered
     def reached(self, path: str, test: TestNode) -> QualifiedNames:
         """Every (file, name) that a test may read; the name ``*`` stands for all names of a file."""
         start: list[tuple[str, ast.AST]] = [(test.path, test.function)]
@@ -113,6 +109,7 @@ class NameReader:
         ]
         return self._closure(path, hooks)
 
+    @remembered
     def set_anew(self, path: str) -> dict[str, str]:
         """Names that a test file, its conftests or what these import set from outside or by a string, and where.
 
@@ -127,39 +124,34 @@ class NameReader:
             for name in set_by(node)
         }
 
+    @remembered
     def closure(self, path: str, node: ast.AST) -> QualifiedNames:
         """Every (file, name) that a piece of code of a file may read."""
-        key = (path, id(node))
-        if key not in self._closures:
-            self._closures[key] = self._closure(path, [(path, node)])
-        return self._closures[key]
+        return self._closure(path, [(path, node)])
 
     def _closure(self, path: str, start: list[tuple[str, ast.AST]]) -> QualifiedNames:
         seen: set[QualifiedName] = set()
-        walked: set[_Node] = set()
+        walked: set[tuple[str, ast.AST]] = set()
         waiting = list(start)
         while waiting:
             where, node = waiting.pop()
-            if (where, id(node)) in walked:
+            if (where, node) in walked:
                 continue
-            walked.add((where, id(node)))
-            if (where, id(node)) not in self._mentions:
-                self._mentions[(where, id(node))] = tuple(dict.fromkeys(self._mentioned(where, node)))
-            for name in self._mentions[(where, id(node))]:
+            walked.add((where, node))
+            for name in self._mentioned(where, node):
                 if name not in seen:
                     seen.add(name)
                     waiting += self._binding(*name)
             waiting += self._called_fixtures(path, node)
         return frozenset(seen)
 
+    @remembered
     def names(self, path: str) -> Names:
         """The names of a file."""
-        if path not in self._names:
-            self._names[path] = Names()
-            tree = self.files.tree(path)
-            if tree is not None:
-                self._collect(path, tree, self._names[path])
-        return self._names[path]
+        names, tree = Names(), self.files.tree(path)
+        if tree is not None:
+            self._collect(path, tree, names)
+        return names
 
     def _collect(self, path: str, tree: ast.Module, names: Names) -> None:
         for node in _top(tree.body):
@@ -192,7 +184,11 @@ class NameReader:
         calling = [call for one in found if isinstance(one, AnyFunction) for call in known.get(one.name, ())]
         return [(path, node) for node in (*found, *calling)]
 
-    def _mentioned(self, path: str, node: ast.AST) -> Iterator[QualifiedName]:
+    @remembered
+    def _mentioned(self, path: str, node: ast.AST) -> tuple[QualifiedName, ...]:
+        return tuple(dict.fromkeys(self._mentions(path, node)))
+
+    def _mentions(self, path: str, node: ast.AST) -> Iterator[QualifiedName]:
         for inner in ast.walk(node):
             if isinstance(inner, ast.Name):
                 yield from self.meaning(path, inner.id)
@@ -291,20 +287,18 @@ class NameReader:
                         yield origin.path, node
 
     def _called_fixtures(self, path: str, node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
-        if id(node) not in self._asked:
-            self._asked[id(node)] = tuple(_fixtures_asked(node))
-        for name in self._asked[id(node)]:
+        for name in self._fixtures_asked(node):
             yield from self._fixtures(path, name)
 
-
-def _fixtures_asked(node: ast.AST) -> Iterator[str]:
-    """The fixtures that a piece of code takes as a fixture itself, or asks for by a string."""
-    if isinstance(node, AnyFunction) and _is_fixture(node, node.name):
-        yield from parameters(node.args)
-    for inner in ast.walk(node):
-        if isinstance(inner, ast.Call) and last_name(inner.func) in ("getfixturevalue", "usefixtures"):
-            texts = (one.value for one in inner.args if isinstance(one, ast.Constant))
-            yield from (text for text in texts if isinstance(text, str))
+    @remembered
+    def _fixtures_asked(self, node: ast.AST) -> list[str]:
+        """The fixtures that a piece of code takes as a fixture itself, or asks for by a string."""
+        found = parameters(node.args) if isinstance(node, AnyFunction) and _is_fixture(node, node.name) else []
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.Call) and last_name(inner.func) in ("getfixturevalue", "usefixtures"):
+                texts = (one.value for one in inner.args if isinstance(one, ast.Constant))
+                found += [text for text in texts if isinstance(text, str)]
+        return found
 
 
 def _top(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:

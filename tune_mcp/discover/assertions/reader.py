@@ -15,8 +15,6 @@ from tune_mcp.discover.assertions.gate import Gate, Unread, UnreadKind
 from tune_mcp.discover.assertions.judging import FailurePath, judge
 from tune_mcp.discover.assertions.names import (
     NameReader,
-    QualifiedName,
-    QualifiedNames,
     TestNode,
     class_parts,
     top_folder,
@@ -27,7 +25,7 @@ from tune_mcp.discover.assertions.statements import Target
 from tune_mcp.discover.assertions.values import TooLong
 from tune_mcp.discover.leaves import Leaf, leaf_nodes
 from tune_mcp.discover.places import attributes_of, load_of, root_of, split_source
-from tune_mcp.discover.python_files import PythonFiles
+from tune_mcp.discover.python_files import PythonFiles, remembered
 
 _GATE_SECONDS, _FILE_SECONDS, _SECONDS = 2.0, 8.0, 20.0
 """The CPU time that one constant, one test file and all of them may take."""
@@ -50,10 +48,7 @@ class AssertionReader:
     files: PythonFiles = field(init=False)
     names: NameReader = field(init=False)
     _long: set[int] = field(default_factory=set[int])
-    _anew: dict[str, dict[str, str]] = field(default_factory=dict[str, "dict[str, str]"])
     _spent: dict[str, float] = field(default_factory=dict[str, float])
-    _reached: dict[QualifiedName, QualifiedNames] = field(default_factory=dict[QualifiedName, QualifiedNames])
-    _leaves: dict[str, dict[str, Leaf]] = field(default_factory=dict[str, "dict[str, Leaf]"])
 
     def __post_init__(self) -> None:
         self.files = PythonFiles(self.repo_root)
@@ -124,9 +119,7 @@ class AssertionReader:
 
         evaluator = Evaluator(self.files, target, test_file, env, reaches, self._long)
         evaluator.deadline = deadline
-        if test_file not in self._anew:
-            self._anew[test_file] = self.names.set_anew(test_file)
-        evaluator.anew = self._anew[test_file]
+        evaluator.anew = self.names.set_anew(test_file)
         for conftest in reversed([*self.files.conftests(test_file)]):
             evaluator.module(conftest)
         evaluator.module(test_file)
@@ -166,10 +159,12 @@ class AssertionReader:
 
     def leaf(self, path: str, source: str) -> Leaf | None:
         """The number inside a class, a dict or an object of ``path`` that ``source`` reads, None for any other."""
-        if path not in self._leaves:
-            tree = self.files.tree(path)
-            self._leaves[path] = leaf_nodes(tree) if tree else {}
-        return self._leaves[path].get(source)
+        return self._leaves(path).get(source)
+
+    @remembered
+    def _leaves(self, path: str) -> dict[str, Leaf]:
+        tree = self.files.tree(path)
+        return leaf_nodes(tree) if tree else {}
 
     def reading_tests(self, test_file: str, threshold_file: str, source: str) -> ReadingTests:
         """Every test of ``test_file`` that reads the constant: directly, imported, or through a constant made of it.
@@ -184,13 +179,15 @@ class AssertionReader:
         unsure: set[str] = set()
         tests = self.names.tests(test_file)
         for test in tests:
-            reached = self._reach(test_file, test)
+            reached = self.names.reached(test_file, test)
             if (threshold_file, symbol) in reached or self._own(test_file, test, threshold_file, symbol, attributes):
                 certain.add(test.name)
             elif reached & {(threshold_file, ANYTHING), (top_folder(threshold_file), ANYTHING)}:
                 unsure.add(test.name)
         if unsure:
-            return ReadingTests(frozenset(certain | unsure), f"{', '.join(sorted(unsure))} may read it by a computed name")
+            return ReadingTests(
+                frozenset(certain | unsure), f"{', '.join(sorted(unsure))} may read it by a computed name"
+            )
         if not tests:
             return ReadingTests(frozenset(), f"{test_file} has no test that can be found by reading the file")
         return ReadingTests(frozenset(certain))
@@ -219,12 +216,6 @@ class AssertionReader:
                         seen.add(inner.id)
                         waiting.append(inner.id)
         return symbol in seen and symbol != name
-
-    def _reach(self, test_file: str, test: TestNode) -> QualifiedNames:
-        key = (test_file, test.name)
-        if key not in self._reached:
-            self._reached[key] = self.names.reached(test_file, test)
-        return self._reached[key]
 
 
 def _mentions(node: ast.AST, attributes: frozenset[str]) -> bool:
