@@ -7,7 +7,6 @@ A limit that two tests read may be too tight for the one that did not run, so it
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -15,8 +14,7 @@ from pathlib import PurePosixPath
 from tune_mcp.config.stages import Stage
 from tune_mcp.discover.places import root_of, split_source
 from tune_mcp.discover.python_files import PythonFiles, remembered
-
-_TEST_FILE = re.compile(r"test_.*\.py|.*_test\.py")
+from tune_mcp.discover.source_tree import is_test_file
 
 
 @dataclass
@@ -49,7 +47,7 @@ class Readers:
         for path in sorted(near):
             name = path.relative_to(root).as_posix()
             # A test that does not parse runs nowhere, so it reads nothing.
-            if name not in measured and _TEST_FILE.fullmatch(path.name):
+            if name not in measured and is_test_file(name):
                 for symbol in set(self._taken(name, file)):
                     found.setdefault(symbol, []).append(name)
         return found

@@ -39,7 +39,7 @@ def names(nodeid: str) -> frozenset[str]:
 
 
 def matching(nodeids: Iterable[str], tests: Iterable[str]) -> Iterator[str]:
-    """Those of ``nodeids`` that one of ``tests`` names."""
+    """The node ids that one of ``tests`` names."""
     wanted = frozenset(tests)
     return (nodeid for nodeid in nodeids if names(nodeid) & wanted)
 

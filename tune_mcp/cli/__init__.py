@@ -1,1 +1,1 @@
-"""The same verbs for people at a terminal."""
+"""The verbs for people at a terminal."""

@@ -27,14 +27,11 @@ def decision(word: str) -> Decision:
     name, _, choice = word.partition("=")
     stage, _, metric = name.partition("/")
     if not stage or not metric or not choice:
-        raise _usage("--decide", word, "STAGE/METRIC=keep|apply|NUMBER")
+        what, step = f"--decide {word!r} is not understood", "write --decide STAGE/METRIC=keep|apply|NUMBER"
+        raise Refusal(Code.INVALID_ARGUMENT, "APL-12", what, step)
     if choice == "keep" or choice == "apply":
         return Decision(stage_key=stage, metric_key=metric, choice=choice)
     return Decision(stage_key=stage, metric_key=metric, choice="custom", value=choice)
-
-
-def _usage(option: str, word: str, form: str) -> Refusal:
-    return Refusal(Code.INVALID_ARGUMENT, "APL-12", f"{option} {word!r} is not understood", f"write {option} {form}")
 
 
 def at_terminal() -> bool:

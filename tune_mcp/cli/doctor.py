@@ -45,7 +45,7 @@ def doctor(project: Project, model: str | None, show: Callable[[Reply], object],
 
 def _lanes(project: Project, models: list[str], say: Callable[[str], None]) -> None:
     """Where no profile has lanes, those that this machine could have: several launches at once, each undisturbed."""
-    if project.host and (project.host.placement().lanes or project.host.cluster()):
+    if project.placement.lanes or project.cluster:
         return
     needs = [count for name in models for count in _gpus(project, name)]
     if lanes := lane_proposal.propose(read_gpus().gpus, max(needs, default=1)):

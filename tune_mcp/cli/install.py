@@ -90,7 +90,7 @@ CLIENTS = (
            home=".copilot", homes=(("COPILOT_HOME", ""),),
            shape=lambda entry: {"type": "local", **entry, "tools": ["*"]}),
 )  # fmt: skip
-"""All of them. ``CLAUDE_CONFIG_DIR`` and the like move a user's configuration; what is below the repository stays."""
+"""Every client that is known. ``CLAUDE_CONFIG_DIR`` and the like move a user's configuration, not the repository's."""
 
 
 def install(

@@ -27,7 +27,7 @@ def parse_cpus(text: str) -> tuple[int, ...]:
 
 
 def cpu_list(cpus: Iterable[int]) -> str:
-    """The same list from the CPUs: ``0-3,8``."""
+    """A list of CPUs as ``taskset -c`` takes it: ``0-3,8``."""
     parts: list[list[int]] = []
     for cpu in sorted(cpus):
         if parts and cpu == parts[-1][-1] + 1:
@@ -117,11 +117,11 @@ class Placement(Frozen):
         return index not in self.exclude and (self.include is None or index in self.include)
 
     def usable_lanes(self) -> tuple[Lane, ...]:
-        """Those whose GPUs may all be used."""
+        """The lanes whose GPUs may all be used."""
         return tuple(lane for lane in self.lanes if all(map(self.allows, lane.gpus)))
 
     def on(self, lane: Lane | None) -> Placement:
-        """The same with one lane alone; as it is for None."""
+        """The placement with one lane alone; unchanged for None."""
         return self if lane is None else self.model_copy(update={"lanes": (lane,)})
 
     def lanes_for(self, gpus: int) -> tuple[Lane, ...]:

@@ -205,7 +205,7 @@ def unknown_names(own: MetricsFile, rules: MetricRules) -> Iterable[tuple[KeyPat
 
 
 def _joined(own: MetricsFile, shipped: MetricsFile) -> MetricsFile:
-    """Both: in a mapping what is own counts for its key, of patterns and layouts the own ones come first."""
+    """Join two files: in a mapping the own entry counts for its key, own patterns and layouts come first."""
     joined: dict[str, object] = {}
     for name in MetricsFile.model_fields:
         ours, theirs = getattr(own, name), getattr(shipped, name)

@@ -92,7 +92,7 @@ class ApplyPlanReply(Reply):
     """What a person decides in mode smart, each on keep: edited, it is the argument of ``apply``."""
 
     def typed(self) -> dict[str, object]:
-        """The same facts, what a person must look at first; the diff only where the rows leave space for it."""
+        """All facts, the rows that a person must look at first; the diff only where the rows leave space for it."""
         decisions = [one.model_dump(exclude_none=True) for one in self.decisions]
         first = self.model_copy(update={"rows": tuple(self._sorted())})
         facts = super(ApplyPlanReply, first).typed() | {"decisions": decisions, "rows_total": len(self.rows)}

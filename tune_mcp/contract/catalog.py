@@ -98,7 +98,7 @@ class CatalogReply(Reply):
     coverage: CoverageCounts | None = None
 
     def typed(self) -> dict[str, object]:
-        """The same facts; of a large model the stages in fewer words, their files under ``tests``."""
+        """All facts; of a large model the stages in fewer words, their files under ``tests``."""
         facts = super().typed()
         facts["hosts"] = [host.model_dump(exclude_defaults=True) for host in self.hosts]
         if self.model is None:

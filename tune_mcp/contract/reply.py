@@ -26,7 +26,7 @@ class Reply(BaseModel):
         raise NotImplementedError
 
     def facts(self) -> dict[str, object]:
-        """The same facts typed, as slim as the text; several clients show the model this form alone.
+        """Facts of the answer, typed and as slim as its text; several clients show the model this form alone.
 
         What is not known is left out. Lists that are too long are cut at their end: ``left_out`` counts what is
         missing of each, ``whole`` is the resource that has it all.
@@ -100,7 +100,7 @@ def _shortened(value: object) -> tuple[object, int]:
 
 
 def each_reason_once(reasons: Mapping[str, str]) -> dict[str, str]:
-    """Place -> reason; where several places share one, all but the first refer to it."""
+    """Place -> reason, where all but the first place of one reason refer to that place."""
     first: dict[str, str] = {}
     return {
         place: reason if first.setdefault(reason, place) == place else f"as {first[reason]}"

@@ -46,7 +46,7 @@ class FailedTest(Frozen):
 
     @property
     def text_with_allowed(self) -> str:
-        """The same, with what accepts it."""
+        """``text`` with the config entry that accepts the failure."""
         return f"{self.text} (accepted: {self.allowed})" if self.allowed else self.text
 
     def line(self) -> str:

@@ -81,7 +81,7 @@ class CurrentWork(Frozen):
         return f"{where}{self.test} run {self.repeat} attempt {self.attempt}: {self.phase} since {self.since}"
 
     def brief(self) -> str:
-        """The same for the typed form, where a first attempt goes without saying, and so does the day."""
+        """``line`` for the typed form, without the day and the number of a first attempt."""
         again = f" attempt {self.attempt}" if self.attempt > 1 else ""
         since = self.since.partition("T")[2] or self.since
         return f"{self.lane}: {self.test} run {self.repeat}{again}: {self.phase} since {since}"
@@ -169,7 +169,7 @@ class StatusReply(Reply):
         yield from (f"| {line}" for line in self._tail())
 
     def typed(self) -> dict[str, object]:
-        """The same, typed; when nothing changed without its lists, but with every number that scripts follow."""
+        """All facts; when nothing changed without the lists, but with every number that scripts follow."""
         facts = super().typed()
         facts |= {
             "missing": [gap.model_dump() for gap in self.trouble()]

@@ -74,7 +74,7 @@ class AuditReply(Reply):
         return self.audit_text.splitlines()
 
     def typed(self) -> dict[str, object]:
-        """The same facts once: the text is made of them. A reason that several cells share is said once."""
+        """All facts but the text, which is made of them; a reason that several cells share stands once."""
         facts = {name: value for name, value in super().typed().items() if name != "audit_text"}
         said = each_reason_once(
             {f"{one.stage_key} {run}": reason for one in self.stages for run, reason in one.reasons.items()}

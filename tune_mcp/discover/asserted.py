@@ -67,7 +67,7 @@ def asserted(names: NameReader, test_file: str) -> Asserted:
 
 
 def plainly_asserted(tree: ast.Module, path: str) -> Asserted:
-    """The same for a test file of no model: its own assert statements, and its own names."""
+    """What a test file of no model compares: its own assert statements, and its own names."""
     found = Asserted(nameless=list(_nameless(path, tree)))
     for use, parts in _in_asserts(path, tree):
         found.named |= {(path, one.id): use for one in parts if isinstance(one, ast.Name) and one.id.upper() == one.id}

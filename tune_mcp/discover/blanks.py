@@ -19,7 +19,7 @@ class BlankForm(StrEnum):
 
 @dataclass(frozen=True)
 class Blank:
-    """One such place. ``start`` and ``end`` are the byte offsets of the ``None``, or of the dict without the key."""
+    """A place without a value; ``start`` and ``end`` are bytes of the ``None``, or of the dict that lacks the key."""
 
     symbol: str
     concurrency: int | None

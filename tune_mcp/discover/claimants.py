@@ -125,9 +125,10 @@ _MOST_LITERALS = 40
 
 @dataclass(frozen=True)
 class Unclaimed:
-    """One such number. ``source`` is how config names it, empty for a number without a name; ``gate`` what is asserted.
+    """An asserted number that no metric claims.
 
-    ``why`` says why it cannot be written as it stands, ``value`` is the number that it is now.
+    ``source`` is how config names it, empty for a number without a name; ``gate`` is what is asserted, ``why`` says why
+    it cannot be written as it stands, ``value`` is the number that it is now.
     """
 
     path: str
@@ -161,7 +162,7 @@ class Unclaimed:
 
 
 def unclaimed(file: CalibratedFile, routing: Routing, rules: MetricRules, reader: AssertionReader) -> list[Unclaimed]:
-    """Those of one test file and its threshold file."""
+    """The asserted numbers of a test file and its threshold file that no metric claims."""
     claims = [claim for route in routing.routes for claim in (*route.claims, *route.rivals)]
     claimed = {claim.source for claim in claims}
     module = file.thresholds
@@ -263,7 +264,7 @@ def _literals(tree: ast.Module) -> Iterator[ast.expr]:
 
 
 def _numbers(nodes: Iterable[ast.AST]) -> Iterator[ast.expr]:
-    """Those that could bound a measurement: zero only asks whether there is anything."""
+    """Numbers that could bound a measurement: zero only asks whether there is anything."""
     return (node for node in nodes if isinstance(node, ast.expr) and number_of(node))
 
 

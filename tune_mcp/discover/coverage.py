@@ -21,7 +21,7 @@ from tune_mcp.discover.assertions.names import NameReader
 from tune_mcp.discover.constants import Constant, ConstantKind, ModuleConstants
 from tune_mcp.discover.places import names_in, root_of
 from tune_mcp.discover.python_files import PythonFiles
-from tune_mcp.discover.source_tree import number_of
+from tune_mcp.discover.source_tree import is_test_file, number_of
 from tune_mcp.errors import Refusal
 
 _SIDES = {"min": "at least", "max": "at most", "": ""}
@@ -102,7 +102,7 @@ class _Coverage:
                     self.ignored |= {(path, name) for path in paths for name in level.ignored_constants}
 
     def rows(self) -> Iterator[Covered]:
-        """All of them, some more than once."""
+        """Every asserted number, some more than once."""
         used: dict[QualifiedName, Use] = {}
         known: set[str] = set()
         for model in self.models.values():
@@ -226,7 +226,7 @@ def _test_files(repo_root: Path) -> Iterator[str]:
         here = Path(folder)
         inner[:] = sorted(one for one in inner if _is_source(here / one))
         for name in sorted(files):
-            if name.endswith(".py") and (name.startswith("test_") or name.endswith("_test.py")):
+            if is_test_file(name):
                 yield (here / name).relative_to(repo_root).as_posix()
 
 

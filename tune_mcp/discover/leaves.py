@@ -23,7 +23,7 @@ _MAPPINGS = frozenset({"dict", "OrderedDict", "MappingProxyType"})
 
 @dataclass(frozen=True)
 class Leaf:
-    """One such number. ``problem`` says why it may not be edited; None when its place is plain."""
+    """One number inside something else. ``problem`` says why it may not be edited; None when its place is plain."""
 
     source: str
     node: ast.expr

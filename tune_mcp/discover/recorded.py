@@ -39,7 +39,7 @@ def recorded(tree: ast.Module) -> Mapping[str, str]:
 
 
 def made_names(tree: ast.Module) -> Mapping[str, str]:
-    """The same for names that are made at run time (f-strings): a pattern of the name -> the code of the value."""
+    """A pattern of each name that is made at run time (an f-string) -> the code of the value recorded under it."""
     return {_pattern(name): code for name, code in _recordings(tree) if isinstance(name, ast.JoinedStr)}
 
 

@@ -29,7 +29,7 @@ class Named:
     problems: list[str] = field(default_factory=list[str])
 
     def of(self, test: str) -> dict[str, MetricSpec]:
-        """Those of one test file."""
+        """The named numbers of one test file."""
         return self.metrics.get(test, {})
 
     def specs(self) -> Iterable[MetricSpec]:
@@ -139,7 +139,7 @@ class Routing:
     derived: dict[str, str] = field(default_factory=dict[str, str])
 
     def claims(self) -> list[Claim]:
-        """Those of all routes."""
+        """The claims of all routes."""
         return [claim for route in self.routes for claim in route.claims]
 
 
@@ -206,7 +206,7 @@ class _Router:
                     raise _refusal(what, rule, key, "correct the filter in config.yaml")
 
     def _variants(self, claim: Claim) -> list[str | None]:
-        """Those that a constant belongs to: one, or each of several whose filters all write out its whole name."""
+        """The variant of a constant, or each of several whose filters all write out its whole name."""
         variants = self.config.variants
         claiming = [name for name, one in variants.items() if one.claims(claim.symbol)]
         if len(claiming) > 1 and all(variants[name].names(claim.symbol) for name in claiming):

@@ -26,7 +26,7 @@ def parsed(source: str | bytes, filename: str = "<unknown>") -> ast.Module:
 
 
 def parsed_expression(source: str) -> ast.expr:
-    """The same for one expression."""
+    """Parse one expression, one at a time as ``parsed``."""
     with _ONE_AT_A_TIME:
         return ast.parse(source, mode="eval").body
 
@@ -121,6 +121,12 @@ def called(node: ast.Call) -> str:
 def parameters(arguments: ast.arguments) -> list[str]:
     """The names of a function's parameters but for those that take all the rest."""
     return [one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+
+
+def is_test_file(path: str) -> bool:
+    """Whether pytest takes a file of that name for a test file by default."""
+    name = path.rpartition("/")[2]
+    return name.endswith(".py") and (name.startswith("test_") or name.endswith("_test.py"))
 
 
 def is_fixture(function: AnyFunction) -> bool:

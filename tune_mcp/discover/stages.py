@@ -226,7 +226,7 @@ class _Builder:
         self.add(file, key, group, route, sources, metrics)
 
     def claimants(self, stage_key: str, claims: list[Claim], rivals: list[Claim], sources: StageSources) -> list[Claim]:
-        """Those that stand for the metric: a missing key only where nothing else does, and no value without a path."""
+        """The claims that stand for a metric: a missing key only where nothing else does, no value without a path."""
         spec = claims[0].spec
         there = [claim for claim in claims if not claim.absent]
         if there or rivals or len(claims) > 1:

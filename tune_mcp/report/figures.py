@@ -58,7 +58,7 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def chances_text(chance: Chance) -> str:
-    """Both parts of a chance: ``0.30 %, 2.1 % with slow runs``; one where they read the same."""
+    """The two parts of a chance as text: ``0.30 %, 2.1 % with slow runs``; one where they read the same."""
     noise, with_slow = chance_text(chance.noise), chance_text(chance.with_slow)
     return noise if noise == with_slow else f"{noise}, {with_slow} with slow runs"
 

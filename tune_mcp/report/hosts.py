@@ -137,7 +137,7 @@ def _far(lane: str, lengths: Mapping[str, Sequence[float]]) -> bool:
 
 
 def _split(name: str, values: Mapping[str, Sequence[float]]) -> tuple[Sequence[float], list[float]]:
-    """Those of that one, and those of all others together."""
+    """The values of one host or lane, and those of all others together."""
     return values[name], [value for other, found in values.items() if other != name for value in found]
 
 

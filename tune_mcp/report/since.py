@@ -106,7 +106,7 @@ def gain_text(stage: StageFacts, facts: ReportFacts) -> str:
 
 
 def unproven_text(one: OptimisationFacts) -> str:
-    """That no log of some tests shows an optimisation; empty where every test's logs do (PRF-03, PRF-04)."""
+    """A sentence where no log of some tests shows an optimisation; else empty (PRF-03, PRF-04)."""
     without = [seen.test for seen in one.tests if not seen.repeats] if one.evidence else []
     if not without:
         return ""

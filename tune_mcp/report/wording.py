@@ -83,7 +83,7 @@ def _unproven(metrics: Pairs, facts: ReportFacts) -> list[str]:
 
 
 def remarks(stage: StageFacts, metric: MetricFacts, facts: ReportFacts) -> list[str]:
-    """What a reviewer should know before writing the value, the most telling first."""
+    """List what a reviewer should know before the value is written, the most telling first."""
     repeated = bool(metric.unread) and metric.unread in metric.reason
     found = [metric.reason] if metric.direction in (Direction.UNKNOWN, Direction.FIRST) and not repeated else []
     if metric.direction is Direction.LOOSENS and stage.group == "speed" and (unproven := facts.unproven(stage)):
@@ -228,7 +228,7 @@ def trend_text(trend: TrendFacts) -> str:
 
 
 def _hosts_without_overlap(facts: ReportFacts) -> str:
-    """That several hosts measured and no stage on two of them; empty else."""
+    """A sentence where several hosts measured and no stage on two of them; else empty."""
     keys = [key for host in facts.hosts for key, count in host.repeats.items() if count]
     if len([host for host in facts.hosts if host.repeats]) < 2 or len(keys) > len(set(keys)):
         return ""

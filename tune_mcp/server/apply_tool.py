@@ -52,7 +52,7 @@ _last: list[tuple[tuple[Options, str, str], tuple[Project, ApplyPlan]]] = []
 
 
 def _again(run_id: str, plan_id: str) -> tuple[Project, ApplyPlan] | None:
-    """The same for the next question, without another audit of every artifact."""
+    """The plan that was asked about last where it is this one, without another audit of every artifact."""
     for key, found in _last:
         if key == (server_context.options, run_id, plan_id):
             return found

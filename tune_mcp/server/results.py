@@ -51,7 +51,7 @@ def _result(text: str, facts: dict[str, object], *, is_error: bool = False) -> C
 
 
 def _sendable(value: T) -> T:
-    """The same without what UTF-8 has no bytes for (a file's name may hold any), and no text of endless length."""
+    """A value without what UTF-8 has no bytes for (a file's name may hold any), its texts of limited length."""
     found: object = value
     if isinstance(value, str):
         found = value if len(value) <= _LONGEST else f"{value[:_LONGEST]}…"

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from tune_mcp.actions import Step, call
 from tune_mcp.contract.against import AgainstReply, ChangedThreshold
+from tune_mcp.discover.source_tree import is_test_file
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import parse_json, read_plain
 from tune_mcp.observe.worst import worst_of_n
@@ -117,13 +118,12 @@ def _settles(path: str, plan: Plan) -> bool:
 def _is_read_by_nothing(change: provenance.Change, recorded: bool) -> bool:
     """Prose, CI files, our own configuration, and tests that the run is known not to have loaded."""
     path = PurePosixPath(change.path)
-    is_test = path.suffix == ".py" and (path.name.startswith("test_") or path.stem.endswith("_test"))
     return (
         path.suffix in _PROSE
         or path.name in _PROSE_NAMES
         or change.path.startswith(_PROSE_FOLDERS)
         or equivalence.is_our_config(change)
-        or (is_test and recorded)
+        or (is_test_file(change.path) and recorded)
     )
 
 

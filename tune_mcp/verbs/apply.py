@@ -86,7 +86,7 @@ def carry_out(
 
 
 def declined(run: RunDir, plan_id: str, by: str) -> None:
-    """A person who agrees to nothing has decided too; the run remembers it."""
+    """Record in the run that nobody agreed to write the plan."""
     events.append(run, "declined", utc_now(), f"nobody agreed to write plan {plan_id}: {by}", plan_id=plan_id)
 
 

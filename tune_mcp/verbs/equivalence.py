@@ -147,25 +147,26 @@ def _tracked(repo_root: Path, plan: Plan, git_sha: str, path: str, data: bytes) 
     for stage in plan.table().values():
         if stage.threshold_path != path:
             continue
-        concurrency = Concurrency(module if stage.test == path else _module(repo_root, git_sha, stage.test), module)
-        for metric in stage.metrics.values():
-            if (place := locate(metric.source, stage, module, concurrency, plan).place) is not None:
-                found[(metric.source, place.concurrency)] = place
+        for key, place in _located(repo_root, plan, git_sha, stage, module).items():
+            found[(stage.metrics[key].source, place.concurrency)] = place
     return found
+
+
+def _located(repo_root: Path, plan: Plan, git_sha: str, stage: Stage, module: ModuleConstants) -> dict[str, Place]:
+    """Metric -> its place in the threshold file ``module``, of those that the plan may write."""
+    test = module if stage.test == stage.threshold_path else _module(repo_root, git_sha, stage.test)
+    concurrency = Concurrency(test, module)
+    found = {key: locate(one.source, stage, module, concurrency, plan).place for key, one in stage.metrics.items()}
+    return {key: place for key, place in found.items() if place is not None}
 
 
 def values(repo_root: Path, plan: Plan, git_sha: str, stage: Stage) -> dict[str, Number | None]:
     """Metric -> the value of its threshold at that commit, None for no value yet; without what cannot be found."""
     try:
-        module = _module(repo_root, git_sha, stage.threshold_path)
-        test = module if stage.test == stage.threshold_path else _module(repo_root, git_sha, stage.test)
+        places = _located(repo_root, plan, git_sha, stage, _module(repo_root, git_sha, stage.threshold_path))
     except Refusal:  # gone, or no Python there
         return {}
-    found: dict[str, Number | None] = {}
-    for key, metric in stage.metrics.items():
-        if (place := locate(metric.source, stage, module, Concurrency(test, module), plan).place) is not None:
-            found[key] = place.value if isinstance(place, NumberLiteral) else None
-    return found
+    return {key: place.value if isinstance(place, NumberLiteral) else None for key, place in places.items()}
 
 
 def _module(repo_root: Path, git_sha: str, path: str) -> ModuleConstants:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tune_mcp.actions import Step, call
-from tune_mcp.contract.precheck import Check, PrecheckReply
+from tune_mcp.contract.precheck import Check, PrecheckReply, check
 from tune_mcp.discover.aliases import expand
 from tune_mcp.files import is_locked
 from tune_mcp.gpus import accepting, read_gpus
 from tune_mcp.precheck.gates import Precheck, Probes
-from tune_mcp.precheck.gates import precheck as look
+from tune_mcp.precheck.gates import precheck as all_checks
 from tune_mcp.precheck.imports import Imports
 from tune_mcp.precheck.subject import Subject
 from tune_mcp.precheck.venv import read_venv
@@ -31,9 +31,9 @@ def precheck(project: Project, model: str, stages: Sequence[str] = ("ALL",)) -> 
     lock = _lock(project)
     load = launch_variables.as_launched(project.env) if lock.status in ("ok", "warn") else _undisturbed
     if subject.slurm:
-        lock = Check(id="host.free", status="ok", detail="not asked: Slurm places every launch")
-    accept = project.host is not None and project.host.gpu_memory_unknown == "accept"
-    answer = look(subject, Probes(accepting(read_gpus, accept), read_venv, load), iso(utc_now()))
+        lock = check("host.free", "ok", "not asked: Slurm places every launch")
+    probes = Probes(accepting(read_gpus, project.accepts_unknown_gpus), read_venv, load)
+    answer = all_checks(subject, probes, iso(utc_now()))
     checks = (_host(project), lock, *answer.checks)
     found = answer.model_copy(update={"checks": checks})
     return PrecheckReply(
@@ -63,7 +63,7 @@ def _undisturbed(subject: Subject, seconds: float) -> Imports:
 
 def _blocking_first(found: Precheck) -> tuple[Check, ...]:
     blocking = found.blocking()
-    return (*blocking, *(check for check in found.checks if check not in blocking))
+    return (*blocking, *(one for one in found.checks if one not in blocking))
 
 
 def _host(project: Project) -> Check:
@@ -72,32 +72,29 @@ def _host(project: Project) -> Check:
         detail = f"none is for {hostname()} (there are: {names}); the model's defaults count"
     else:
         detail = f"{project.host.name} ({project.host_source})"
-    return Check(id="host.profile", status="ok", detail=detail)
+    return check("host.profile", "ok", detail)
 
 
 def _lock(project: Project) -> Check:
     try:
         holder = host_lock.current()
     except OSError as error:
-        return Check(id="host.free", status="unknown", detail=f"the host lock cannot be read: {error}")
-    free = share.free(project.host.placement()) if project.host else ()
+        return check("host.free", "unknown", f"the host lock cannot be read: {error}")
+    free = share.free(project.placement) if project.placement.lanes else ()
     if holder is not None and free and not is_locked(host_lock.lock_path()):
         detail = f"{holder.run_id} of {holder.repo_root} measures on other lanes; free: {', '.join(free)}"
-        return Check(id="host.free", status="ok", detail=detail)
+        return check("host.free", "ok", detail)
     if holder is None and (living := machine.left_alive(machine.suspects(project))):
-        return Check(id="host.free", status="warn", detail=living)
+        return check("host.free", "warn", living)
     if holder is None and (others := neighbours.measuring()):
         if busy := neighbours.under(host_lock.lock_folder(), others):
             detail = f"another run is measuring here, although nobody holds the lock: {busy[0]}"
             fix = f"tune-mcp stop {shlex.quote(Path(busy[0].run_dir).name)}" if busy[0].run_dir else "wait for its end"
-            return Check(id="host.free", status="busy", detail=detail, fix=fix)
+            return check("host.free", "busy", detail, fix=fix)
         detail = f"measuring here too, under another lock folder: {', '.join(map(str, others[:5]))}"
-        return Check(id="host.free", status="warn", detail=detail)
+        return check("host.free", "warn", detail)
     if holder is None:
-        return Check(id="host.free", status="ok", detail="no other run on this machine")
-    return Check(
-        id="host.free",
-        status="busy",
-        detail=f"{holder.run_id} of {holder.repo_root} is measuring here",
-        fix=f"tune-mcp status {holder.run_id} --repo {shlex.quote(holder.repo_root)}",
-    )
+        return check("host.free", "ok", "no other run on this machine")
+    detail = f"{holder.run_id} of {holder.repo_root} is measuring here"
+    fix = f"tune-mcp status {holder.run_id} --repo {shlex.quote(holder.repo_root)}"
+    return check("host.free", "busy", detail, fix)

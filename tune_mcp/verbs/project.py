@@ -19,7 +19,7 @@ from tune_mcp.run_dir import RunDir
 from tune_mcp.session import provenance
 
 if TYPE_CHECKING:
-    from tune_mcp.config.host import HostProfile
+    from tune_mcp.config.host import HostProfile, SlurmSettings
     from tune_mcp.config.model import ModelConfig
     from tune_mcp.config.stages import Stage
     from tune_mcp.precheck.subject import Subject
@@ -82,6 +82,21 @@ class Project:
             )
         return cls(root, options, ConfigPlaces.resolve(root, options.config), profile, host[1] if host else "", env)
 
+    @property
+    def placement(self) -> Placement:
+        """Where on this machine a launch may run."""
+        return self.host.placement() if self.host else Placement()
+
+    @property
+    def cluster(self) -> SlurmSettings | None:
+        """How jobs reach Slurm; None where launches run on this machine."""
+        return self.host.cluster() if self.host else None
+
+    @property
+    def accepts_unknown_gpus(self) -> bool:
+        """Whether a GPU whose memory or processes NVML does not know may count as free."""
+        return self.host is not None and self.host.gpu_memory_unknown == "accept"
+
     def run(self, run_id: str) -> RunDir:
         """The run of that name. Raises UNKNOWN_RUN."""
         return run_dir.find(self.repo_root, run_id)
@@ -127,8 +142,8 @@ class Project:
             host=self.host.name if self.host else None,
             gpus_per_test=gpus_per_test(model, stages),
             allow_mig=self.host.allow_mig if self.host else False,
-            placement=self.host.placement() if self.host else Placement(),
-            slurm=self.host.cluster() if self.host else None,
+            placement=self.placement,
+            slurm=self.cluster,
             gpus_by_default=gpus_by_default(model, stages),
             needs=Needs.of(model, self.host, stages),
             catalogue=(model, self.places.metric_rules(model.name), self.places.stages(model.name)),

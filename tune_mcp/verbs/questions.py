@@ -228,7 +228,7 @@ def checked_decisions(plan: ApplyPlan, decisions: Sequence[Decision]) -> dict[Me
 
 
 def invalid(plan: ApplyPlan, decisions: Sequence[Decision]) -> list[Decision]:
-    """Those that ``checked_decisions`` refuses."""
+    """The decisions that ``checked_decisions`` refuses."""
     return [one for one, _ in _judged(plan, decisions)[1]]
 
 

@@ -7,7 +7,6 @@ from datetime import datetime
 from tune_mcp import __version__
 from tune_mcp.actions import Step, call
 from tune_mcp.config.host import AgentPolicy, HostProfile
-from tune_mcp.config.lanes import Placement
 from tune_mcp.config.model import ModelConfig, Preset
 from tune_mcp.config.stages import Stage, StageTable
 from tune_mcp.errors import Code, Refusal
@@ -121,8 +120,8 @@ def _settings(project: Project, config: ModelConfig, stages: tuple[Stage, ...]) 
         timeout_s=dict(config.timeout_s),
         cache_wipes=config.cache_wipes,
         allow_mig=project.host.allow_mig if project.host else False,
-        placement=project.host.placement() if project.host else Placement(),
-        accept_unknown_gpus=project.host is not None and project.host.gpu_memory_unknown == "accept",
+        placement=project.placement,
+        accept_unknown_gpus=project.accepts_unknown_gpus,
         cleanup_command=project.host.cleanup_command if project.host else (),
         venv_imports=config.venv_imports,
         ci_machine=config.ci_machine,
@@ -131,7 +130,7 @@ def _settings(project: Project, config: ModelConfig, stages: tuple[Stage, ...]) 
         test_outputs=config.test_outputs,
         tests_end_processes=config.tests_end_processes,
         assets=_assets(config, project.host, stages),
-        slurm=project.host.cluster() if project.host else None,
+        slurm=project.cluster,
     )
 
 

@@ -44,7 +44,7 @@ class Share:
         return bool(self.placement.lanes) and not self.why_alone
 
     def take(self, holder: LockHolder) -> HostClaim | LockHolder:
-        """Its locks, or who has them."""
+        """Take the locks of the share, or tell who holds them."""
         if self.elsewhere:
             return HostClaim()
         if not self.on_lanes:

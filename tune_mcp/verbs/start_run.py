@@ -7,7 +7,6 @@ from datetime import datetime
 
 from tune_mcp import run_dir
 from tune_mcp.actions import Step, call
-from tune_mcp.config.lanes import Placement
 from tune_mcp.config.stages import StageTable
 from tune_mcp.contract.start_run import DEFAULT_REPEATS, MAX_REPEATS, RunReply
 from tune_mcp.discover.aliases import ALL, aliases, base_of, expand
@@ -103,8 +102,7 @@ def start_run(
     table = project.places.stages(model)
     keys = expand(stages, table)
     chosen = run_plan.checked_stages(project, model, keys, table)
-    placement = project.host.placement() if project.host else Placement()
-    demand_lanes(project.host, placement, gpus_per_test(config, chosen).values(), lanes)
+    demand_lanes(project.host, project.placement, gpus_per_test(config, chosen).values(), lanes)
     git = provenance.read(project.repo_root)
     diff = provenance.diff(project.repo_root) if git.changed else b""
     python = project.interpreter(config)

@@ -86,7 +86,7 @@ def status(
 
 
 def _polled(run: RunDir) -> None:
-    """Leave a trace for the supervisor (POL-01). A reader that may not write reads all the same."""
+    """Tell the supervisor that somebody looked (POL-01); a reader without the right to write reads all the same."""
     with contextlib.suppress(OSError):
         run.watched.touch()
 
@@ -310,17 +310,13 @@ def _after_measuring(run: RunDir, log: Sequence[events.Event]) -> Step:
 def list_runs(project: Project, limit: int = 30) -> RunsReply:
     """The newest runs; one that cannot be read says why instead of failing the list."""
     entries = tuple(_entry(project, run) for run in run_dir.list_runs(project.repo_root)[:limit])
-    active = [entry.run_id for entry in entries if entry.state and not _at_rest(entry.state)]
+    active = [entry.run_id for entry in entries if entry.state and not RunState(entry.state).at_rest]
     return RunsReply(
         runs=entries,
         next=Step(call("status", run_id=active[0], wait_s=45))
         if active
         else Step(call("status"), " with a run's id, or ", call("start_run"), " for a new calibration"),
     )
-
-
-def _at_rest(value: str) -> bool:
-    return RunState(value).at_rest
 
 
 def _entry(project: Project, run: RunDir) -> RunEntry:

@@ -36,7 +36,7 @@ class LogName:
     repeat: int
 
     def path(self, run: RunDir) -> Path:
-        """Where it is."""
+        """The path of the log."""
         return run.log(self.test, self.repeat)
 
 

@@ -269,7 +269,7 @@ class Branches(Calls):
     def _sorted(
         self, waiting: list[Raised], handler: ast.ExceptHandler, scope: Scope
     ) -> tuple[list[Raised], list[Raised]]:
-        """Those that a handler catches, and those of which that is not known."""
+        """The exceptions that a handler catches, and those of which that is not known."""
         if handler.type is None:
             return waiting, []
         nodes = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
@@ -297,7 +297,7 @@ class Branches(Calls):
         return every(one for one in found if not any(one is guard for guard in self.guards))
 
     def here(self, condition: Value) -> Value:
-        """The same for a choice of conditions."""
+        """A choice of conditions, each without those that are in force anyway."""
         return some(self.left(one) for one in condition.args) if isinstance(condition, Some) else self.left(condition)
 
     def raises(self, node: ast.Raise, scope: Scope, frame: Frame) -> None:

@@ -161,7 +161,7 @@ class Containers(Values):
         if name in value.names:
             return value.names[name]
         found = self._described(name, value.kind.find(name))
-        if found is MISSING and value.kind.has_base("TestCase"):
+        if found is MISSING and value.kind.is_test_case():
             return Library(f"unittest.{name}")
         if found is MISSING:
             return self._computed(f"….{name}", value, value.kind.find("__getattr__"))

@@ -267,9 +267,8 @@ class Evaluator(Statements):
         if arguments.kwarg is not None:
             rest: dict[object, Value] = {key: value for key, value in keywords.items() if key not in every_name}
             bound[arguments.kwarg.arg] = Table({**rest}, self.now())
-        defaults = function.defaults[0] if function.defaults else {}
         for name in every_name:
-            scope.names[name] = bound[name] if name in bound else defaults.get(name, MISSING)
+            scope.names[name] = bound[name] if name in bound else function.defaults.get(name, MISSING)
             if scope.names[name] is MISSING:
                 scope.names[name] = Opaque(name, Origin.PARAMETER)
         for extra in (arguments.vararg, arguments.kwarg):

@@ -144,7 +144,7 @@ class Expressions(Containers):
             case ast.Dict():
                 return self._table(node, scope)
             case ast.Lambda(args=arguments):
-                return Function(node, scope, (self.defaults(arguments, scope),))
+                return Function(node, scope, self.defaults(arguments, scope))
             case ast.ListComp() | ast.SetComp() | ast.GeneratorExp():
                 inner = Scope(scope.module, scope, self.now())
                 items: list[tuple[Value, Value]] = []

@@ -57,7 +57,7 @@ class _Comparison:
     measured: str
     failure: FailurePath
     condition: str
-    """Where it is not known whether the test asks at all: on what that depends."""
+    """What the comparison depends on, where it is not known whether the test makes it at all."""
 
 
 class _Unclear(Exception):
@@ -65,7 +65,7 @@ class _Unclear(Exception):
 
 
 class _Condition(Exception):
-    """It is not known whether the test compares at all; the text says on what that depends."""
+    """Nobody knows whether the test compares at all; the text names what that depends on."""
 
 
 class _Never(Exception):

@@ -80,16 +80,16 @@ class Function:
 
     node: FunctionNode
     scope: Scope
-    defaults: tuple[dict[str, Value], ...] = ()
+    defaults: dict[str, Value] = field(default_factory=dict[str, Value])
     owner: Value = None
 
     def bound(self, owner: Value) -> Function:
-        """The same as a method of an object."""
+        """The function as a method of an object."""
         return Function(self.node, self.scope, self.defaults, owner)
 
     @property
     def name(self) -> str:
-        """Its own name."""
+        """The name in its definition."""
         return "<lambda>" if isinstance(self.node, ast.Lambda) else self.node.name
 
     @property
@@ -124,10 +124,10 @@ class Class:
         """An attribute of the class or a base, MISSING for none."""
         return next((one.scope.names[name] for one in self.ancestry() if name in one.scope.names), MISSING)
 
-    def has_base(self, ending: str) -> bool:
-        """Whether a base outside the repository has a name that ends so."""
+    def is_test_case(self) -> bool:
+        """Whether it is a ``unittest.TestCase``."""
         bases = [base for one in self.ancestry() for base in one.bases]
-        return any(isinstance(base, Library) and base.name.endswith(ending) for base in bases)
+        return any(isinstance(base, Library) and base.name.endswith("TestCase") for base in bases)
 
 
 @dataclass(eq=False)

@@ -54,12 +54,12 @@ class AssertionReader:
         self.files = PythonFiles(self.repo_root)
         self.names = NameReader(self.files)
 
-    def gate_of(self, test_file: str, node: ast.expr, env: Mapping[str, str] | None = None) -> Gate | Unread:
-        """The same for a number without a name: ``node`` is of the tree that ``files`` has of ``test_file``."""
+    def gate_of(self, test_file: str, node: ast.expr) -> Gate | Unread:
+        """How the tests compare a value with a number without a name, a node of the tree of ``test_file``."""
 
         def ask(until: float) -> Gate | Unread:
             target = Target(test_file, "", None, None, node)
-            evaluator = Evaluator(self.files, target, test_file, env or {}, lambda _path, _node: True, self._long)
+            evaluator = Evaluator(self.files, target, test_file, {}, lambda _path, _node: True, self._long)
             return self._judged(evaluator, test_file, until, None)
 
         return self._bounded(test_file, ask)

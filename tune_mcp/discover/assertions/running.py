@@ -132,36 +132,35 @@ class Run:
         evaluator.testing = True
         try:
             instance = Instance(owner, {}) if owner else None
-            for name in _BEFORE_ALL:
-                if isinstance(before := self._value(self.module, name), Function):
-                    self._run(before, {})
-            for name in _BEFORE:
-                before = owner.find(name) if owner else None
-                if isinstance(before, Function):
-                    self._run(before.bound(owner if "classmethod" in before.decorators else instance), {})
-            for name in self._autouse(owner):
-                before = owner.find(name) if owner else None
-                if isinstance(before, Function):
-                    self._run(before.bound(instance), {})
+            for before in self._before(owner, instance):
+                self._run(before, {})
             self._run(function.bound(instance), bound)
         finally:
             evaluator.testing = False
             found = evaluator.raised.pop()
         return [replace(one, condition=evaluator.as_measured(one.condition)) for one in found]
 
-    def _autouse(self, owner: Class | None) -> list[str]:
-        """Fixtures of a class that pytest uses by itself."""
-        return [
+    def _before(self, owner: Class | None, instance: Instance | None) -> Iterator[Function]:
+        """The setup of the module and of the class, and the fixtures of the class that pytest uses by itself."""
+        for name in _BEFORE_ALL:
+            if isinstance(before := self._value(self.module, name), Function):
+                yield before
+        if owner is None:
+            return
+        autouse = [
             name
-            for one in (owner.ancestry() if owner else ())
+            for one in owner.ancestry()
             for name, value in one.scope.names.items()
             if isinstance(value, Function) and value.is_fixture and any("autouse=True" in d for d in value.decorators)
         ]
+        for name in (*_BEFORE, *autouse):
+            if isinstance(before := owner.find(name), Function):
+                yield before.bound(owner if "classmethod" in before.decorators else instance)
 
     def _run(self, function: Function, bound: dict[str, Value], *, brief: bool = False) -> Value:
         names = parameters(function.node.args)[0 if function.owner is None else 1 :]
-        optional = function.defaults[0] if function.defaults else {}
-        given = {name: bound[name] if name in bound else self.fixture(name) for name in names if name not in optional}
+        needed = (name for name in names if name not in function.defaults)
+        given = {name: bound[name] if name in bound else self.fixture(name) for name in needed}
         if brief:
             return self.evaluator.call(function, [], given, function.node)
         return self.evaluator.run(function, [], given)

@@ -122,7 +122,7 @@ class Statements(Branches):
         """Run a statement that only binds names: definitions and imports."""
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef():
-                value: Value = Function(node, scope, (self.defaults(node.args, scope),))
+                value: Value = Function(node, scope, self.defaults(node.args, scope))
                 self.bind(ast.Name(id=node.name, ctx=ast.Store()), value, scope)
             case ast.ClassDef():
                 kind: Value = self.make_class(node, scope)
