@@ -15,6 +15,7 @@ def named(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def listed(found: Sequence[str]) -> str:
-    """The first five clauses and how many more there are; empty where there is none."""
-    return "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
+def listed(found: Sequence[str], most: int = 5, sign: str = "; ") -> str:
+    """The first few clauses, with ``sign`` between them, and how many more there are; empty where there is none."""
+    more = [f"and {len(found) - most} more"] if len(found) > most else []
+    return sign.join([*found[:most], *more])

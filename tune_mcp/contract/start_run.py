@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pydantic import Field
 
 from tune_mcp.contract.reply import Reply
+from tune_mcp.words import listed
 
 DEFAULT_REPEATS = 5
 MAX_REPEATS = 100
@@ -55,9 +56,7 @@ class RunReply(Reply):
 
 def _repeats(found: dict[str, list[int]]) -> str:
     """``test_a 1-3, 5; test_b 2``, the first tests where there are many."""
-    listed = [f"{test} {_ranges(numbers)}" for test, numbers in found.items()]
-    more = f"; and {len(listed) - 12} more tests" if len(listed) > 12 else ""
-    return "; ".join(listed[:12]) + more or "nothing"
+    return listed([f"{test} {_ranges(numbers)}" for test, numbers in found.items()], 12) or "nothing"
 
 
 def _ranges(numbers: list[int]) -> str:

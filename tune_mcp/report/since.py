@@ -20,7 +20,7 @@ from tune_mcp.report.facts import (
     StageFacts,
 )
 from tune_mcp.session.provenance import ChangedFile
-from tune_mcp.words import number_of
+from tune_mcp.words import listed, number_of
 
 Pairs = Sequence[tuple[StageFacts, MetricFacts]]
 _LOOK_AT = "check the config and its way through server args, runners, schedulers and stage factories before applying"
@@ -110,8 +110,7 @@ def unproven_text(one: OptimisationFacts) -> str:
     without = [seen.test for seen in one.tests if not seen.repeats] if one.evidence else []
     if not without:
         return ""
-    more = f" and {len(without) - 3} more" if len(without) > 3 else ""
-    return f"{one.name} is configured but in no log of {', '.join(without[:3])}{more}: {_LOOK_AT}"
+    return f"{one.name} is configured but in no log of {listed(without, 3, ', ')}: {_LOOK_AT}"
 
 
 def _named(one: OptimisationFacts, stage: StageFacts, repeats: int) -> str:

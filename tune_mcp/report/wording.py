@@ -22,7 +22,7 @@ from tune_mcp.report.figures import chance_text, chances_text, percent, plain
 from tune_mcp.report.shape import FlagKind
 from tune_mcp.report.since import Pairs
 from tune_mcp.report.statistics import UNSEEN, Series, coverage, repeats_for
-from tune_mcp.words import number_of
+from tune_mcp.words import listed, number_of
 
 _TESTS_NAMED = 5
 _APART = "No repeat is left out for that: look at the machine, or measure its repeats again on another one."
@@ -78,8 +78,8 @@ def _unproven(metrics: Pairs, facts: ReportFacts) -> list[str]:
         for one in facts.optimisations
         if one.evidence
     }
-    listed = ", ".join(f"{name} ({where})" for name, where in found.items() if where)
-    return [f"Configured, but in no log: {listed}."] if listed else []
+    missing = ", ".join(f"{name} ({where})" for name, where in found.items() if where)
+    return [f"Configured, but in no log: {missing}."] if missing else []
 
 
 def remarks(stage: StageFacts, metric: MetricFacts, facts: ReportFacts) -> list[str]:
@@ -184,8 +184,8 @@ def notes(facts: ReportFacts) -> list[tuple[str, str]]:
         accepted = f" Accepted: {one.allowed}." if one.allowed else " CI is red wherever it fails, whatever is written."
         found.append(("Failed test, not caused by a threshold", f"{one.text}.{accepted}"))
     if facts.sources:
-        listed = "; ".join(f"{one.run_id} on {one.host} ({', '.join(one.stages)})" for one in facts.sources)
-        what = f"{len(facts.sources)} partitions of one plan, each measured by a run of its own: {listed}."
+        runs = "; ".join(f"{one.run_id} on {one.host} ({', '.join(one.stages)})" for one in facts.sources)
+        what = f"{len(facts.sources)} partitions of one plan, each measured by a run of its own: {runs}."
         found.append(("Merged run", what))
     for host in facts.hosts:
         if host.apart:
@@ -201,8 +201,8 @@ def notes(facts: ReportFacts) -> list[tuple[str, str]]:
     if worse := worse_text(facts):
         found.append(("Worse values that do not count", worse))
     if facts.changed_files:
-        listed = "; the applied changes are listed in this report" if facts.applied else ""
-        found.append(("Changed since the run was planned", f"{', '.join(facts.changed_files)}{listed}."))
+        changes = "; the applied changes are listed in this report" if facts.applied else ""
+        found.append(("Changed since the run was planned", f"{', '.join(facts.changed_files)}{changes}."))
     if facts.applied:
         written = "thresholds have been written" if len(facts.applied) > 1 else "threshold has been written"
         present = {(stage.key, metric.place): metric.current_raw for stage, metric in facts.metrics()}
@@ -210,9 +210,8 @@ def notes(facts: ReportFacts) -> list[tuple[str, str]]:
         when = "as they were before" if before else "as they are now"
         found.append(("Applied", f"{len(facts.applied)} {written}; the tables show the files {when}."))
     if drifted := [one for one in facts.trends if one.drifted]:
-        named = [f"{one.stage}/{one.metric} {trend_text(one)}" for one in drifted[:_TESTS_NAMED]]
-        more = f"; and {len(drifted) - len(named)} more" if len(drifted) > len(named) else ""
-        found.append(("References that drifted", f"{'; '.join(named)}{more}. Each step alone may look small."))
+        named = [f"{one.stage}/{one.metric} {trend_text(one)}" for one in drifted]
+        found.append(("References that drifted", f"{listed(named)}. Each step alone may look small."))
     if facts.previous and facts.previous.differences:
         found.append(("Conditions of the last calibration", f"{'; '.join(facts.previous.differences)}."))
     if facts.unchecked and facts.metrics():
@@ -244,8 +243,7 @@ def worse_text(facts: ReportFacts) -> str:
         for value in one.values
         if value.worse
     ]
-    more = f"; and {len(worse) - 6} more" if len(worse) > 6 else ""
-    return f"{'; '.join(worse[:6])}{more}. Each is in the table of what does not count." if worse else ""
+    return f"{listed(worse, 6)}. Each is in the table of what does not count." if worse else ""
 
 
 def coverage_text(facts: ReportFacts) -> str:
@@ -355,8 +353,8 @@ def launches_text(facts: ReportFacts) -> str:
             failed.setdefault(one.repeat, set()).add(one.test)
     for repeat, tests in sorted(failed.items()):
         if len(tests) > 1:
-            listed = ", ".join(sorted(tests))
-            text += f" In repeat {repeat} {len(tests)} tests failed together ({listed}): look at the machine."
+            text += f" In repeat {repeat} {len(tests)} tests failed together ({', '.join(sorted(tests))}): "
+            text += "look at the machine."
     return text
 
 

@@ -36,7 +36,7 @@ from tune_mcp.report.optimisations import search_logs
 from tune_mcp.report.suite import CiGate, suite
 from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session.plan import Plan
-from tune_mcp.words import number_of
+from tune_mcp.words import listed, number_of
 
 _LONGEST_ENTRY = 200
 
@@ -255,9 +255,8 @@ def _dirty_note(run: RunDir, plan: Plan) -> str:
         kept = "kept in workspace.diff" if run.workspace_diff.exists() else "workspace.diff is missing"
         parts.append(f"tracked changes ({kept}, sha256 {plan.diff_sha256[:12]})")
     if plan.untracked:
-        names = sorted(plan.untracked)
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        parts.append(f"{number_of(len(names), 'untracked file')}: {', '.join(names[:3])}{more}")
+        names = listed(sorted(plan.untracked), 3, ", ")
+        parts.append(f"{number_of(len(plan.untracked), 'untracked file')}: {names}")
     return f"the tree held more than this commit: {'; '.join(parts) or 'what it was is not on record'}"
 
 

@@ -16,12 +16,11 @@ from tune_mcp.actions import Step, call
 from tune_mcp.contract.against import AgainstReply, ChangedThreshold
 from tune_mcp.discover.source_tree import is_test_file
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import parse_json, read_plain
 from tune_mcp.observe.worst import worst_of_n
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import provenance
 from tune_mcp.session.plan import Plan
-from tune_mcp.supervise.loaded import LISTED_FILE
+from tune_mcp.supervise.loaded import LISTED_FILE, Listed
 from tune_mcp.verbs import equivalence, gates
 from tune_mcp.verbs.project import Project
 
@@ -96,12 +95,8 @@ def _loaded(root: Path, run: RunDir, plan: Plan) -> frozenset[str]:
     for part, own in plan.parts(run):
         base = Path(own.repo_root)
         for path in part.path.glob(f"_pytest/*/attempts/*/{LISTED_FILE}"):
-            try:
-                value = parse_json(read_plain(path))
-            except (OSError, ValueError):
-                continue
-            lists = [value.get(name) for name in ("modules", "settings", "read")] if isinstance(value, dict) else []
-            names = (str(name) for one in lists if isinstance(one, list) for name in one)
+            listed = Listed.from_file(path)
+            names = (*listed.modules, *listed.settings, *listed.read) if listed else ()
             found |= {
                 os.path.relpath(name, top) for name in names for top in (base, root) if name.startswith(f"{top}/")
             }

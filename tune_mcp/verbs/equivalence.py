@@ -24,6 +24,7 @@ from tune_mcp.run_dir import iso
 from tune_mcp.session import drift, provenance
 from tune_mcp.session.plan import NO_VALUE, ChangedLiteral, Equivalence, Plan
 from tune_mcp.session.provenance import Change, GitState
+from tune_mcp.words import listed
 
 _OUR_CONFIG = re.compile(rf"{re.escape(REPO_PLACE)}/(models|hosts)/.+\.ya?ml")
 _PLAIN = frozenset({"100644", "100755"})
@@ -34,7 +35,7 @@ class NotEquivalent(Exception):
     """What else differs, one sentence each."""
 
     def __init__(self, *reasons: str) -> None:
-        super().__init__("; ".join(reasons[:4]) + (f"; and {len(reasons) - 4} more" if len(reasons) > 4 else ""))
+        super().__init__(listed(reasons, 4))
 
 
 def prove(repo_root: Path, plan: Plan, now: GitState, moment: datetime, tree: drift.Baseline) -> Equivalence:

@@ -26,10 +26,10 @@ from tune_mcp.session.state import RunState
 from tune_mcp.supervise import sealed
 from tune_mcp.verbs import gates
 from tune_mcp.verbs.handover import record
+from tune_mcp.words import listed
 
 _ASIDE = ".merging"
 _NOT_COPIED = frozenset({"supervisor.lock", "supervisor.reserve"})
-_REASONS_SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,7 @@ class Partition:
 
 def not_mergeable(reasons: Sequence[str], next: str | Step) -> Refusal:
     """NOT_MERGEABLE with the first few of the reasons; all of them are in its details."""
-    more = f"; and {len(reasons) - _REASONS_SHOWN} more" if len(reasons) > _REASONS_SHOWN else ""
-    text = f"{'; '.join(reasons[:_REASONS_SHOWN])}{more}"
-    return Refusal(Code.NOT_MERGEABLE, (), text, next, {"reasons": [*reasons]})
+    return Refusal(Code.NOT_MERGEABLE, (), listed(reasons, 6), next, {"reasons": [*reasons]})
 
 
 def why_not_ready(audited: Audit) -> str:
@@ -89,16 +87,16 @@ def _build(staged: RunDir, plan: Plan, found: Sequence[Partition], now: datetime
         if (first.path / name).is_file():
             write_atomic(staged.path / name, open_plain(first.path / name).read())
     _link(staged, plan)
-    listed = ", ".join(f"{one.run_id} ({len(one.stages)} stages, {one.host})" for one in plan.sources)
+    runs = ", ".join(f"{one.run_id} ({len(one.stages)} stages, {one.host})" for one in plan.sources)
     events.append(
-        staged, "merged", now, f"joined from {listed}",
+        staged, "merged", now, f"joined from {runs}",
         sources={one.run_id: one.ledger_sha256 for one in plan.sources}, by=[one.plan.run_id for one in found],
     )  # fmt: skip
     sha = sha256_file(staged.environment)
     events.append(staged, "environment", now, "the machine of the first partition", sha256=sha)
     text = f"{len(plan.stages)} stages × {plan.repeats}, from {len(plan.sources)} runs"
     plans.write(staged, plan, now, text)
-    record(staged, RunState.FINISHED, now, f"joined from {listed}")
+    record(staged, RunState.FINISHED, now, f"joined from {runs}")
 
 
 def _copy(folder: Path, to: Path, root: Path, new_root: Path, *, own_alone: bool = False) -> None:

@@ -17,7 +17,7 @@ from tune_mcp.contract.report import FailedTest
 from tune_mcp.discover.assertions import Gate
 from tune_mcp.errors import Code, Json, Refusal
 from tune_mcp.verbs.project import Project
-from tune_mcp.words import number_of
+from tune_mcp.words import listed, number_of
 
 _LISTED_IN_FULL = (Direction.LOOSENS, Direction.FIRST)
 _LISTED = 40
@@ -125,18 +125,17 @@ def _asked(row: Row) -> str:
 def missing(project: Project, run_id: str, rows: Sequence[Row]) -> Refusal:
     """DECISION_MISSING with the ready JSON of all that is open."""
     kind = "loosening metric" if all(row.direction is Direction.LOOSENS for row in rows) else "metric"
-    why = "; ".join(f"{'/'.join(row.key)}: {_asked(row)}" for row in rows[:6])
+    why = listed([f"{'/'.join(row.key)}: {_asked(row)}" for row in rows], 6)
     decisions: list[Json] = [one.model_dump(exclude_none=True) for one in ready(rows)]
-    listed = json.dumps(decisions)
-    if len(listed) > _LONGEST_LIST:
-        listed = f"the {len(decisions)} entries of details.decisions, edited"
+    shown = json.dumps(decisions)
+    if len(shown) > _LONGEST_LIST:
+        shown = f"the {len(decisions)} entries of details.decisions, edited"
     return Refusal(
         Code.DECISION_MISSING,
         ("APL-05", "APL-12"),
-        f"a person must decide about {number_of(len(rows), kind)}: {why}"
-        + (f"; and {len(rows) - 6} more" if rows[6:] else ""),
+        f"a person must decide about {number_of(len(rows), kind)}: {why}",
         "let the user choose keep, apply or custom (with value) for each and pass "
-        f"decisions={listed}; otherwise=keep or otherwise=apply is the user's word on all that "
+        f"decisions={shown}; otherwise=keep or otherwise=apply is the user's word on all that "
         f"decisions does not name. A person may also run: {terminal(project, run_id)}",
         {
             "missing": [{"stage_key": row.stage_key, "metric_key": row.metric_key} for row in rows],
@@ -163,7 +162,7 @@ def failures_question(plan: ApplyPlan, run_id: str) -> str:
 
 def tests_failed(project: Project, run_id: str, failed: Sequence[FailedTest]) -> Refusal:
     """TEST_FAILED: nobody agreed to these failures."""
-    named = "; ".join(one.text for one in failed[:5]) + (f"; and {len(failed) - 5} more" if failed[5:] else "")
+    named = listed([one.text for one in failed])
     return Refusal(
         Code.TEST_FAILED,
         ("RTY-04", "SCP-06"),
