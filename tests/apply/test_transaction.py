@@ -411,7 +411,7 @@ def half(repo: Repo) -> None:
             raise Dead
 
     with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(Dead):
-        monkeypatch.setattr("tune_mcp.apply.transaction._Place.roll_back", nothing)
+        monkeypatch.setattr("tune_mcp.apply.transaction._Transaction.roll_back", nothing)
         repo.commit(replace)
     assert repo.contents() not in (OLD, NEW)
 

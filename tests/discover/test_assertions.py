@@ -370,14 +370,15 @@ def test_a_test_that_is_skipped_asserts_nothing(tmp_path: Path, mark: str) -> No
 
 
 def test_a_number_without_a_name_is_asked_for_by_its_place(tmp_path: Path) -> None:
-    read(tmp_path, "def test_a(m):\n    assert m >= float(os.environ['K']) * 3.5\n")
+    body = "    assert m >= float(os.environ['K']) * 3.5\n    assert m >= 2 * 1.5\n"
+    read(tmp_path, f"def test_a(m):\n{body}")
     reader = AssertionReader(tmp_path)
     tree = reader.files.tree("test_x.py")
-    node = next(one for one in ast.walk(tree) if isinstance(one, ast.Constant) and one.value == 3.5) if tree else None
+    assert tree is not None
+    nodes = {one.value: one for one in ast.walk(tree) if isinstance(one, ast.Constant)}
 
-    assert node is not None
-    assert isinstance(reader.gate_of("test_x.py", node), Unread)
-    gate = reader.gate_of("test_x.py", node, {"K": "2"})
+    assert isinstance(reader.gate_of("test_x.py", nodes[3.5]), Unread)
+    gate = reader.gate_of("test_x.py", nodes[1.5])
     assert isinstance(gate, Gate) and gate.limit(3.5) == 7.0
 
 

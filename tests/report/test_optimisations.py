@@ -23,7 +23,7 @@ def logs(case, test: str, texts: Mapping[int, str]) -> None:
 
 
 def look(case, **named: Optimisation) -> dict[str, OptimisationFacts]:
-    return {one.name: one for one in optimisations.look(case.run, case.audit, named)}
+    return {one.name: one for one in optimisations.search_logs(case.run, case.audit, named)}
 
 
 def report(case, **named: Optimisation) -> ReportFacts:

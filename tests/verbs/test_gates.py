@@ -344,8 +344,8 @@ def test_a_crash_in_the_middle_of_an_apply_is_mended_by_the_next_report(
         raise PowerCut
 
     with monkeypatch.context() as patch:
-        patch.setattr(transaction._Place, "swap", cut)
-        patch.setattr(transaction._Place, "roll_back", cut)
+        patch.setattr(transaction._Transaction, "swap", cut)
+        patch.setattr(transaction._Transaction, "roll_back", cut)
         with pytest.raises(PowerCut):
             apply(project, run.run_id, plan_id, "full", otherwise="apply")
 
