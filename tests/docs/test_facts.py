@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import toy
-import yaml
 from register import marks
 
 from tune_mcp import __version__
 from tune_mcp.cli.main import parser
 from tune_mcp.config.loader import ConfigPlaces, shipped_place
 from tune_mcp.config.signatures import rules
+from tune_mcp.contract.start_run import DEFAULT_REPEATS
 from tune_mcp.discover.aliases import expand
 from tune_mcp.errors import Refusal
 from tune_mcp.rules import register
@@ -61,8 +61,7 @@ def test_the_bare_prompt_asks_for_what_is_missing_and_takes_five_repeats() -> No
     bare = read_prompt(ROOT / "prompts" / "calibrate.md").render({})
     full = read_prompt(ROOT / "prompts" / "calibrate.md").render({"model": "m", "stages": "s", "repeats": "3"})
 
-    assert "- repeats: 5, unless the user says otherwise" in bare
-    assert bare.count("ask once") == 2
+    assert f"- repeats: {DEFAULT_REPEATS}, " in bare and bare.count("ask once") == 2
     assert "- model: m\n- stages: s\n- repeats: 3\n" in full
 
 
@@ -82,16 +81,6 @@ def test_the_resume_prompt_names_the_run_and_an_unknown_one_is_refused(tmp_path:
     assert "20260423T050000Z_x" in text and "`resume_run`" in text
     with pytest.raises(Refusal, match="UNKNOWN_RUN"):
         resume_run(toy.make_toy(tmp_path / "repo"), "20260423T050000Z_x")
-
-
-@pytest.mark.rule("VCS-01", "VCS-05", "VCS-06", "VCS-08")
-def test_the_publish_prompt_wants_the_persons_word_the_hooks_and_the_present_branch() -> None:
-    text = " ".join(read_prompt(ROOT / "prompts" / "publish.md").render({"run_id": "R"}).split())
-
-    assert text.startswith("The user has asked to commit the result of R. Without that, stop here")
-    assert "hooks run; never pass --no-verify. If a hook fails, show its output and stop" in text
-    assert "(`git push origin HEAD`), never main or master, never with force" in text
-    assert "Stay on the present branch; check out no other one unless the user asks" in text
 
 
 @pytest.mark.rule("DOC-01")
@@ -125,9 +114,10 @@ def test_every_subcommand_of_the_older_script_has_a_verb(older: str) -> None:
 
 
 @pytest.mark.rule("DOC-03")
-def test_the_readme_says_how_to_install_it_into_a_client_and_the_skill_has_a_name() -> None:
-    assert "tune-mcp install CLIENT" in (ROOT / "README.md").read_text()
-    assert yaml.safe_load((ROOT / "SKILL.md").read_text().split("---")[1])["name"] == "tune-ci-thresholds"
+def test_the_readme_names_the_command_that_installs_it_into_a_client() -> None:
+    (line,) = re.findall(r"`tune-mcp (install .+?)`", (ROOT / "README.md").read_text())
+
+    assert parser().parse_args(line.split()).client == "CLIENT"
 
 
 @pytest.fixture
@@ -176,12 +166,3 @@ def test_everything_that_must_never_be_done_names_the_rule_whose_test_tries_to_d
 
     assert len(rows) == 14
     assert [row for row in rows if tried.isdisjoint(re.findall(r"\(([A-Z]+-\d\d)\)", row))] == []
-
-
-@pytest.mark.rule("ENV-04", "ENV-09", "ENV-32")
-def test_the_prompt_asks_for_every_failed_check_first_and_for_one_fix_at_a_time() -> None:
-    text = " ".join(read_prompt(ROOT / "prompts" / "check_environment.md").render({"model": "m"}).split())
-
-    assert "Report every line that is not ok to the user before anything is fixed." in text
-    assert "When the user agrees, run the fix of one failed check, then `precheck` again." in text
-    assert "Change nothing that is ok: no bulk download, no new environment." in text
