@@ -27,6 +27,15 @@ _TROUBLE_SHOWN = 4
 _REASON_LIMIT = 200
 _TAIL_LIMIT = 100
 _MILESTONES_SHOWN = 2
+_LISTS = frozenset({
+    "missing", "stages", "gpus", "gpus_seen_at", "processes", "pytest_tail", "milestones", "alerts", "failed_tests",
+    "lane_medians",
+})  # fmt: skip
+"""Left out of a typed answer without news."""
+_OPTIONAL = frozenset({
+    "processes", "pytest_tail", "failed_tests", "reason", "alerts_as_before", "unchanged", "lanes", "lane_medians",
+})  # fmt: skip
+"""Left out where they are empty."""
 
 
 class PhaseKind(StrEnum):
@@ -155,8 +164,8 @@ class StatusReply(Reply):
         if self.git_provenance != "ok" and not self.audit_text:
             yield f"GIT PROVENANCE: {self.git_provenance}"
         yield from (self.audit_text.splitlines() if self.audit_text else grouped(self.stages))
-        for gap in self.trouble():
-            yield f"  {gap.stage_key} run {gap.repeat} {gap.cell} {gap.reason}"
+        for one in self.trouble():
+            yield f"  {one.stage_key} run {one.repeat} {one.cell} {one.reason}"
         yield from (f"  FAILED TEST, not caused by a threshold: {text}" for text in self.failed_tests)
         if self.lane_medians:
             yield f"  {self.medians_line()}"
@@ -172,25 +181,22 @@ class StatusReply(Reply):
         """All facts; when nothing changed without the lists, but with every number that scripts follow."""
         facts = super().typed()
         facts |= {
-            "missing": [gap.model_dump() for gap in self.trouble()]
-            or [gap.model_dump(exclude={"reason"}) for gap in self.missing[:1]],
+            "missing": [cell.model_dump() for cell in self.trouble()]
+            or [cell.model_dump(exclude={"reason"}) for cell in self.missing[:1]],
             "stages": list(self.stages if self.audit_text else grouped(self.stages)),
             "gpus": [gpu.line() for gpu in self.gpus],
             "milestones": [_short(milestone) for milestone in self.milestones[-_MILESTONES_SHOWN:]],
             "pytest_tail": self._tail(),
             "lanes": [one.brief() for one in self.lanes],
         }
-        # The matrix stands under stages; what it says besides has fields of its own.
-        dropped = ["audit_text", "gpus_known", *(("gpus_seen_at",) if not self.gpus else ())]
+        # The matrix stands under stages; what its text holds besides has fields of its own.
+        dropped = {"audit_text", "gpus_known"} | ({"gpus_seen_at"} if not self.gpus else set())
         if self.unchanged:
-            dropped += ["missing", "stages", "gpus", "gpus_seen_at", "processes", "pytest_tail", "milestones"]
-            dropped += ["alerts", "failed_tests", "lane_medians"]
+            dropped |= _LISTS
             facts["alerts_as_before"] = len(self.alerts)
-        optional = ("processes", "pytest_tail", "failed_tests", "reason", "alerts_as_before", "unchanged", "lanes")
-        optional += ("lane_medians",)
         if self.current and not self.lanes:
             facts["current"] = self.current.model_dump(exclude={"lane"})
-        dropped += [name for name in optional if not facts.get(name)]
+        dropped |= {name for name in _OPTIONAL if not facts.get(name)}
         return {name: value for name, value in facts.items() if name not in dropped}
 
     def whole(self) -> str | None:
@@ -199,13 +205,13 @@ class StatusReply(Reply):
 
     def trouble(self) -> tuple[OpenCell, ...]:
         """The first cells that were measured and are not strict; a reason that several share is said once."""
-        found = [gap for gap in self.missing if gap.cell != Cell.NOT_RUN.value]
-        reasons = {f"{gap.stage_key} run {gap.repeat}": gap.reason for gap in found}
+        found = [one for one in self.missing if one.cell != Cell.NOT_RUN.value]
+        reasons = {f"{one.stage_key} run {one.repeat}": one.reason for one in found}
         if self.reason:
             reasons = {place: why.replace(self.reason, "the reason above") for place, why in reasons.items()}
-        said = each_reason_once({place: _short(why, _REASON_LIMIT) for place, why in reasons.items()})
-        shown = zip(found, said.values(), strict=True)
-        return tuple(gap.model_copy(update={"reason": reason}) for gap, reason in shown)[:_TROUBLE_SHOWN]
+        once = each_reason_once({place: _short(why, _REASON_LIMIT) for place, why in reasons.items()})
+        shown = zip(found, once.values(), strict=True)
+        return tuple(one.model_copy(update={"reason": reason}) for one, reason in shown)[:_TROUBLE_SHOWN]
 
     def medians_line(self) -> str:
         """The lanes side by side; empty on one lane, and before two of them have a repeat that counts."""

@@ -8,7 +8,6 @@ so there are never more than nine: the mode, failed tests, and the metrics, seve
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -68,10 +67,10 @@ def _ask_mode(
     if found is None:
         return Agreement(mode="report")
     project, plan = found
-    said = answers.load(project.run(run_id), plan_id)
-    if said.mode == mode and not decisions and otherwise in ("", said.otherwise):
-        return Agreement(mode=mode, otherwise=said.otherwise or "ask")
-    brought = "; ".join(f"{one.stage_key}/{one.metric_key} = {_said(one)}" for one in decisions)
+    known = answers.load(project.run(run_id), plan_id)
+    if known.mode == mode and not decisions and otherwise in ("", known.otherwise):
+        return Agreement(mode=mode, otherwise=known.otherwise or "ask")
+    brought = "; ".join(f"{'/'.join(one.key)} = {_chosen(one)}" for one in decisions)
     return Elicit(
         f"Plan {plan_id} of {run_id}: write thresholds into the test files? Proposed mode: {mode}. "
         f"{questions.summary(plan, mode)}"
@@ -81,7 +80,7 @@ def _ask_mode(
     )
 
 
-def _said(decision: Decision) -> str:
+def _chosen(decision: Decision) -> str:
     return str(decision.value) if decision.choice == "custom" else decision.choice
 
 
@@ -105,17 +104,16 @@ def _ask_failures(run_id: str, plan_id: str, ctx: Context[Any, Any], how: Any) -
 _ask_failures.__annotations__ |= {"how": Annotated[ElicitationResult[Agreement], Resolve(_ask_mode)]}
 
 
-def _slot(number: int, before: Callable[..., Any] | None) -> Callable[..., Any]:
+def _none_before() -> str:
+    """Stands before the first form, which has no answers to store."""
+    return _OVER
+
+
+def _slot(before: Callable[..., Any], number: int) -> Callable[..., Any]:
     """Form ``number``: stores the answers to the one before it, then asks its own if there is one."""
 
     def slot(
-        run_id: str,
-        plan_id: str,
-        otherwise: str,
-        ctx: Context[Any, Any],
-        how: Any,
-        failures: Any,
-        previous: Any = None,
+        run_id: str, plan_id: str, otherwise: str, ctx: Context[Any, Any], how: Any, failures: Any, previous: Any
     ) -> Any:
         agreement = cast("Agreement", how.data) if isinstance(how, AcceptedElicitation) else None
         if agreement is None or agreement.mode == "report" or not _writes(failures):
@@ -146,24 +144,12 @@ def _slot(number: int, before: Callable[..., Any] | None) -> Callable[..., Any]:
         asked = [row for row in rows[number * size : (number + 1) * size] if row.key not in known]
         return Elicit(questions.question(asked, plan_id), form_for(asked)) if asked else None
 
-    annotations: dict[str, Any] = {
-        "run_id": str,
-        "plan_id": str,
-        "otherwise": str,
-        "ctx": Context,
+    slot.__annotations__ |= {
         "how": Annotated[ElicitationResult[Agreement], Resolve(_ask_mode)],
         "failures": Annotated[ElicitationResult[Failures], Resolve(_ask_failures)],
+        "previous": Annotated[ElicitationResult[Any], Resolve(before)],
     }
-    if before is not None:
-        annotations["previous"] = Annotated[ElicitationResult[Any], Resolve(before)]
-    slot.__annotations__ = annotations
     slot.__qualname__ = f"form_{number}"
-    slot.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
-            for name, annotation in annotations.items()
-        ]
-    )
     return slot
 
 
@@ -172,13 +158,7 @@ def _writes(failures: object) -> bool:
     return isinstance(failures, AcceptedElicitation) and cast("Failures", failures.data).choice == "write"
 
 
-def _chain(length: int) -> Callable[..., Any]:
-    last: Callable[..., Any] | None = functools.reduce(lambda before, i: _slot(i, before), range(length), None)
-    assert last is not None
-    return last
-
-
-LAST = _chain(FORMS + 1)
+LAST = functools.reduce(_slot, range(FORMS + 1), _none_before)
 
 
 def register_apply(mcp: MCPServer[Any], server: ServerContext) -> None:
