@@ -40,13 +40,7 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = (), p
     REPEAT_ACTIVE, UNKNOWN_STAGE, INVALID_ARGUMENT, INVALID_CONFIG, HALT_UNRESOLVED, FOREIGN_ARTIFACT (a run of the
     older script). Refuses before it writes anything. The configuration is that of the place which the plan recorded.
     """
-    run = project.run(run_id)
-    plan = project.plan(run)
-    demand_ours(project, plan)
-    demand_here(project, plan)
-    now = state.conclude(run)
-    if now.active:
-        raise _busy_repeat(run, now, purge) or active(run)
+    run, plan = _resumable(project, run_id, purge)
     named = project.options.config
     project = as_planned(project, plan)
     apply_recovery.settle(project)
@@ -91,6 +85,17 @@ def resume_run(project: Project, run_id: str, purge: Sequence[PurgeItem] = (), p
     )
 
 
+def _resumable(project: Project, run_id: str, purge: Sequence[PurgeItem]) -> tuple[RunDir, Plan]:
+    """The run and its plan, where it may go on here and does not work. Raises what ``resume_run`` raises first."""
+    run = project.run(run_id)
+    plan = project.plan(run)
+    demand_ours(project, plan)
+    demand_here(project, plan)
+    if (now := state.conclude(run)).active:
+        raise _busy_repeat(run, now, purge) or active(run)
+    return run, plan
+
+
 def _strict_tests(audited: Audit) -> frozenset[str]:
     return frozenset(
         stage.stage.test_key for stage in audited.stages for cell in stage.cells if cell.cell is Cell.STRICT
@@ -125,13 +130,7 @@ def replacing(project: Project, run_id: str, purge: Sequence[PurgeItem]) -> dict
 
     Empty where there is nothing to ask a person. Raises what resume_run raises before it looks at the repeats.
     """
-    run = project.run(run_id)
-    plan = project.plan(run)
-    demand_ours(project, plan)
-    demand_here(project, plan)
-    now = state.conclude(run)
-    if now.active:
-        raise _busy_repeat(run, now, purge) or active(run)
+    run, plan = _resumable(project, run_id, purge)
     audited = audit(run, plan)
     items = _asked_for(plan, audited, purge)
     if items:
