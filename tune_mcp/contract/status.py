@@ -190,7 +190,9 @@ class StatusReply(Reply):
             "lanes": [one.brief() for one in self.lanes],
         }
         # The matrix stands under stages; what its text holds besides has fields of its own.
-        dropped = {"audit_text", "gpus_known"} | ({"gpus_seen_at"} if not self.gpus else set())
+        dropped = {"audit_text", "gpus_known"}
+        if not self.gpus:
+            dropped.add("gpus_seen_at")
         if self.unchanged:
             dropped |= _LISTS
             facts["alerts_as_before"] = len(self.alerts)
