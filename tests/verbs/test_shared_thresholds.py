@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,15 +180,14 @@ def test_a_forbidden_symbol_is_refused_by_the_name_of_its_rule(
     tmp_path: Path, update: dict[str, Any], code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = toy.make_toy(tmp_path / "repo")
-    run_id, _ = planned(project)
     gated = gates.gated
 
     def forbidding(*words: Any) -> Any:
         found = gated(*words)
-        return type(found)(found.run, found.plan.model_copy(update=update), found.audit)
+        return replace(found, audit=replace(found.audit, plan=found.plan.model_copy(update=update)))
 
     monkeypatch.setattr(gates, "gated", forbidding)
-    plan = apply_plan(project, run_id)
+    run_id, plan = planned(project)
     row = next(row for row in plan.rows if row.metric_key == "accuracy")
 
     assert (row.direction, row.decision, row.current_raw) == ("unknown", "skip", None)

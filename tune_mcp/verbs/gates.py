@@ -23,12 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evidence:
-    """A run, its plan and its audit, read now."""
+    """A run and its audit, read now."""
 
     run: RunDir
-    plan: Plan
     audit: Audit
-    log: tuple[events.Event, ...] = ()
+    log: tuple[events.Event, ...]
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that was audited."""
+        return self.audit.plan
 
 
 def read(project: Project, run_id: str) -> Evidence:
@@ -36,8 +40,7 @@ def read(project: Project, run_id: str) -> Evidence:
     run = project.run(run_id)
     log = tuple(events.read(run.events))
     ledger = events.recorded(log)
-    plan = project.plan(run, ledger)
-    return Evidence(run, plan, audit(run, plan, ledger), log)
+    return Evidence(run, audit(run, project.plan(run, ledger), ledger), log)
 
 
 def conclude(run: RunDir, plan: Plan) -> Conclusion:
