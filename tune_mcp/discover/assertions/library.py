@@ -166,8 +166,9 @@ class Calls(Functions):
     def is_there(self, path: Value, node: ast.AST) -> Value:
         """Whether a file is there: it is in every repeat that counts, where the measured value is read from it."""
         text = ast.unparse(node)[:60]
-        whole = isinstance(path, Opaque) and path.root is path
-        return Present(path, text, likely=True) if whole else self.unknown(text, [path])
+        if isinstance(path, Opaque) and path is path.root:
+            return Present(path, text, likely=True)
+        return self.unknown(text, [path])
 
     def _do_os_path_isfile(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
         return self.is_there(args[0], node)
