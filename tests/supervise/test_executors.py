@@ -114,11 +114,11 @@ def test_a_whole_run_goes_through_another_executor_unchanged(
 ) -> None:
     executor = engine(1)
     with toy.supervised_by(executor, Waits()):
-        run = toy.start(project, 2)
+        run = toy.start(project, 1)
 
     assert status(project, run.run_id).state == "finished", toy.told(run)
     assert strict_audit(project, run.run_id).ready
-    assert executor.codes() == ["0", "0"]
+    assert executor.codes() == ["0"]
 
 
 @pytest.mark.rule("MET-01")
@@ -248,7 +248,7 @@ def jobs(project: Project) -> tuple[Job, ...]:
 
 def test_one_runner_does_one_job_after_the_other_and_ends_with_the_run(local: Local, jobs: tuple[Job, ...]) -> None:
     seen: set[int] = set()
-    for job in jobs:
+    for job in jobs[:2]:
         local.executor.submit(job)
         local.executor.submit(job)
         toy.wait_for(local.runners, what="the runner's own command line")

@@ -60,7 +60,7 @@ def test_untracked_outputs_of_tests_halt_nothing(tmp_path: Path, present: bool) 
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("of an earlier day")
 
-    run = toy.finished_run(project, 3, toy.real_pytest)
+    run = toy.finished_run(project, 2, toy.real_pytest)
 
     assert strict_audit(project, run.run_id).ready, toy.told(run)
     (told,) = appeared(run)
@@ -69,8 +69,10 @@ def test_untracked_outputs_of_tests_halt_nothing(tmp_path: Path, present: bool) 
 
 
 @pytest.mark.rule("SES-11")
-@pytest.mark.parametrize("ignored", [True, False], ids=["ignored", "untracked"])
-def test_a_file_that_one_repeat_wrote_and_the_next_only_read_is_named(tmp_path: Path, ignored: bool) -> None:
+@pytest.mark.parametrize(("ignored", "repeats"), [(True, 3), (False, 2)], ids=["ignored", "untracked"])
+def test_a_file_that_one_repeat_wrote_and_the_next_only_read_is_named(
+    tmp_path: Path, ignored: bool, repeats: int
+) -> None:
     source = during(
         "cache = Path('tests/cache.json')",
         "cache.read_text() if cache.exists() else cache.write_text('{}')",
@@ -80,7 +82,7 @@ def test_a_file_that_one_repeat_wrote_and_the_next_only_read_is_named(tmp_path: 
         tmp_path / "repo", test_source=source, files={"tests/.gitignore": "*.json\n"} if ignored else {}
     )
 
-    run = toy.finished_run(project, 3, toy.real_pytest)
+    run = toy.finished_run(project, repeats, toy.real_pytest)
 
     assert strict_audit(project, run.run_id).ready, toy.told(run)
     told = [text for text in appeared(run) if "earlier repeat" in text]

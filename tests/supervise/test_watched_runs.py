@@ -77,6 +77,7 @@ def test_a_crash_is_stopped_by_an_interrupt_told_and_the_repeat_tried_again(tmp_
 
 
 @pytest.mark.rule("WDG-01")
+@pytest.mark.usefixtures("one_try")
 def test_a_worker_that_dies_is_seen_although_pytest_goes_on_polling(tmp_path: Path) -> None:
     worker = (
         "import json, os, signal, sys, time\n"
@@ -86,18 +87,17 @@ def test_a_worker_that_dies_is_seen_although_pytest_goes_on_polling(tmp_path: Pa
     watch = "os.path.join(os.path.dirname(os.environ['TUNE_GUARD_RECORD']), 'watch.json')"
     project = watched(
         tmp_path,
-        ONCE,
         "import subprocess, sys",
-        f"worker = subprocess.Popen([sys.executable, '-c', {worker!r}, {watch}]) if first else None",
+        f"worker = subprocess.Popen([sys.executable, '-c', {worker!r}, {watch}])",
         "end = time.monotonic() + 60",
-        "while first and time.monotonic() < end: worker.poll(), print('waiting', flush=True), time.sleep(0.01)",
+        "while time.monotonic() < end: worker.poll(), print('waiting', flush=True), time.sleep(0.01)",
         no_progress={"alert_after_s": 2.0, "stop_after_s": 60.0},  # a fifth of it is the time between two looks
     )
 
     run = toy.finished_run(project, 1, toy.real_pytest)
 
     assert "process ended" in results(run)[0].stop_reason
-    assert strict_audit(project, run.run_id).ready
+    assert [one.verdict for one in attempts(run)] == ["retried"]
 
 
 @pytest.mark.rule("WDG-01", "XPY-05", "RTY-04")
@@ -119,17 +119,16 @@ def test_a_healthy_pytest_lives_whatever_its_log_says_and_a_failed_threshold_is_
 
 
 @pytest.mark.rule("WDG-01", "XPY-05")
-def test_a_pytest_that_stands_still_is_told_then_stopped_then_tried_again(tmp_path: Path) -> None:
-    project = watched(
-        tmp_path, ONCE, "first and time.sleep(600)", no_progress={"alert_after_s": 0.5, "stop_after_s": 1.5}
-    )
+@pytest.mark.usefixtures("one_try")
+def test_a_pytest_that_stands_still_is_told_then_stopped_to_be_tried_again(tmp_path: Path) -> None:
+    project = watched(tmp_path, "time.sleep(600)", no_progress={"alert_after_s": 0.5, "stop_after_s": 1.5})
 
     run = toy.finished_run(project, 1, toy.real_pytest)
 
-    first, second = results(run)
-    assert (first.stopped_for, second.stopped_by) == ("no progress", "")
+    (only,) = results(run)
+    assert only.stopped_for == "no progress"
     assert told(run, "alert")[0].startswith("test_toy_ci run 1 attempt 1: no progress: no log line")
-    assert strict_audit(project, run.run_id).ready
+    assert [one.verdict for one in attempts(run)] == ["retried"]
 
 
 @pytest.mark.rule("WDG-02", "WDG-11", "STR-15")
