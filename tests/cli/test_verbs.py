@@ -16,6 +16,8 @@ from tune_mcp.cli.main import main
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.status import status
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 DONE, NOT_READY, REFUSED, BUG = 0, 1, 2, 3
 NOBODY = "20200101T000000Z_nobody"
 CONTRACT = [

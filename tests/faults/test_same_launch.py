@@ -22,6 +22,8 @@ from tune_mcp.verbs.resume_run import resume_run
 from tune_mcp.verbs.stop_run import stop_run
 from tune_mcp.verbs.strict_audit import strict_audit
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 SEEN = '(STATE / f"seen{k}").write_text(json.dumps(dict(os.environ)))'
 SOURCE = toy.toy_source().replace("    held(k)\n", f"    held(k)\n    {SEEN}\n", 1)
 

@@ -20,7 +20,7 @@ from tune_mcp.server import forms
 from tune_mcp.verbs.apply import undo
 from tune_mcp.verbs.project import Project
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("warm")]
 LIMIT_S = 20
 METRICS = ("latency_mean_s", "rtf_mean", "throughput_qps")
 KEEP, APPLY = {"choice": "keep", "value": ""}, {"choice": "apply", "value": ""}

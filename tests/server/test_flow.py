@@ -13,7 +13,7 @@ import yaml
 from tune_mcp.files import sha256_file
 from tune_mcp.verbs.project import Project
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("warm")]
 
 
 class Blank(ast.NodeTransformer):

@@ -12,7 +12,7 @@ import toy
 from tune_mcp.run_dir import RunDir
 from tune_mcp.verbs.project import Project
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("warm")]
 
 
 def happened(run: RunDir) -> None:

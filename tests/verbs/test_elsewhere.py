@@ -20,6 +20,8 @@ from tune_mcp.verbs.report import report
 from tune_mcp.verbs.resume_run import resume_run
 from tune_mcp.verbs.stop_run import stop_run
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 def config_of(project: Project) -> Path:
     return project.repo_root / f".tune/models/{toy.MODEL}/config.yaml"

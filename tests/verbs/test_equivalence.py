@@ -27,6 +27,8 @@ from tune_mcp.verbs.resume_run import resume_run
 from tune_mcp.verbs.start_run import start_run
 from tune_mcp.verbs.strict_audit import strict_audit
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 LITERALS = {
     "bare": ("TOY_ACC_MIN = 0.5 ", "TOY_ACC_MIN = {} "),
     "nested": ('"throughput_qps": 1.0', '"throughput_qps": {}'),

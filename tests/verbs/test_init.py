@@ -23,6 +23,8 @@ from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.report import report
 from tune_mcp.verbs.start_run import start_run
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 def repository(folder: Path, monkeypatch: pytest.MonkeyPatch, *forms: Form) -> Project:
     """A repository of these test files and nothing else, with one commit."""
@@ -56,7 +58,7 @@ def test_five_forms_of_other_projects_are_calibrated_without_touching_config(
 
     assert not proposed.missing, proposed.text()
     assert "start_run with model=ours and repeats=5" in proposed.next
-    calibrated(project, "ours", 3)
+    calibrated(project, "ours", 2)
     for form in FORMS:
         module = parse_module((project.repo_root / form.file).read_bytes(), form.file)
         assert {source: module.find(source, None).value for source in form.worst} == form.worst

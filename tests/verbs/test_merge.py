@@ -30,6 +30,8 @@ from tune_mcp.verbs.stop_run import stop_run
 from tune_mcp.verbs.strict_audit import strict_audit
 from tune_mcp.verbs.tail_pytest import tail_pytest
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 ACCURACY, SPEED = toy.STAGES
 
 

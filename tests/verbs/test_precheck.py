@@ -21,6 +21,8 @@ from tune_mcp.verbs.report import report
 from tune_mcp.verbs.start_run import start_run
 from tune_mcp.verbs.strict_audit import strict_audit
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 GAPS = {
     **toy.CONFIG,
     "hf_model_id": "org/m",

@@ -25,6 +25,8 @@ from tune_mcp.verbs.resume_run import replacing, resume_run
 from tune_mcp.verbs.status import status
 from tune_mcp.verbs.strict_audit import strict_audit
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 SLOW = {"speed": {"throughput_qps": 2.5, "latency_mean_s": 7.5}}
 """Worse than every value that the toy measures by itself."""
 

@@ -21,6 +21,8 @@ from tune_mcp.verbs.discover import discover
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.report import report
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 LIMITS = "tests/limits.py"
 TEXT = 'CONCURRENCY = 2\nTOY_ACC_MIN = 0.5\n_TOY_P95 = {2: {"throughput_qps": 99.0, "latency_mean_s": 9.0}}\n'
 SOURCE = "from tests.limits import CONCURRENCY, TOY_ACC_MIN, _TOY_P95\n"

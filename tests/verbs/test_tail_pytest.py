@@ -11,6 +11,8 @@ from tune_mcp.run_dir import RunDir
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.tail_pytest import tail_pytest
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 def write(run: RunDir, text: str | bytes, repeat: int = 1) -> None:
     run.log(toy.TEST_KEY, repeat).write_bytes(text.encode() if isinstance(text, str) else text)

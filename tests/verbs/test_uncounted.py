@@ -17,6 +17,8 @@ from tune_mcp.verbs.report import report
 from tune_mcp.verbs.resume_run import resume_run
 from tune_mcp.verbs.stop_run import stop_run
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 SLOW = {"speed": {"throughput_qps": 2.5, "latency_mean_s": 7.5}}
 
 
