@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ def crash_at(step: int, call: Callable[[], object], steps: Sequence[str] = STEPS
     """Fork, make the call, end the process at its ``step``-th step (from 1); False when the call had fewer."""
     pid = os.fork()
     if pid == 0:
+        gc.disable()  # it would touch, and so copy, every page of the parent
         arm(step, steps)
         try:
             call()
