@@ -73,6 +73,7 @@ def arguments_of(run: RunDir) -> list[list[str]]:
 
 
 @pytest.mark.rule("HLT-02")
+@pytest.mark.usefixtures("warm")
 def test_fixed_pytest_arguments_are_used_by_the_resumed_run(tmp_path: Path) -> None:
     project = toy.make_toy(tmp_path / "repo")
     configure(project, pytest_extra_args={"test_toy_ci.py": ["--no-such-option"]})
@@ -94,6 +95,7 @@ def test_fixed_pytest_arguments_are_used_by_the_resumed_run(tmp_path: Path) -> N
     ids=["arguments", "environment"],
 )
 @pytest.mark.rule("HLT-08")
+@pytest.mark.usefixtures("warm")
 def test_a_test_with_a_complete_repeat_is_not_continued_under_other_launch_settings(
     tmp_path: Path, keys: dict[str, object]
 ) -> None:

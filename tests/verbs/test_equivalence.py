@@ -195,6 +195,7 @@ def test_a_value_that_is_taken_away_or_a_key_that_nobody_tracks_is_another_measu
 
 @pytest.mark.rule("RES-02", "RTY-04")
 @pytest.mark.parametrize(("then", "now"), [("None", "0.625"), ("0.5", "0.8")])
+@pytest.mark.usefixtures("warm")
 def test_each_repeat_is_held_against_the_threshold_that_it_was_measured_with(
     project: Project, then: str, now: str
 ) -> None:

@@ -246,6 +246,7 @@ def test_another_fingerprint_is_refused_and_named(
     assert told.code is Code.NOT_MERGEABLE and "another fingerprint" in told.message
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_run_that_still_works_is_refused(project: Project) -> None:
     first = toy.start(project, 2, (ACCURACY,))
     assert toy.wait_until_rest(project, first.run_id).strict_complete

@@ -50,6 +50,7 @@ def menders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.rule(
     "ENV-01", "ENV-04", "ENV-06", "ENV-09", "ENV-17", "ENV-18", "ENV-32", "PRE-10"
 )  # fmt: skip
+@pytest.mark.usefixtures("warm")
 def test_no_gap_is_ever_mended_and_no_command_that_is_told_rebuilds_anything(tmp_path: Path, menders: Path) -> None:
     project = toy.make_toy(tmp_path / "repo", config=GAPS, files={"pyproject.toml": PYPROJECT})
     nowhere = Project.resolve(Options(repo=project.repo_root, venv_python="/nowhere/venv/bin/python"))
@@ -76,6 +77,7 @@ def test_no_gap_is_ever_mended_and_no_command_that_is_told_rebuilds_anything(tmp
 
 
 @pytest.mark.rule("ENV-05", "PRE-10", "ENV-02")
+@pytest.mark.usefixtures("warm")
 def test_what_was_green_is_looked_at_again_when_a_run_starts(tmp_path: Path) -> None:
     config = {**toy.CONFIG, "venv_imports": ["fragile"]}
     pinned = f'[project]\ndependencies = ["pytest=={pytest.__version__}"]\n'
@@ -129,6 +131,7 @@ def test_a_machine_with_other_gpus_starts_nothing(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.rule("SCP-01")
+@pytest.mark.usefixtures("warm")
 def test_a_run_on_another_cuda_ends_in_its_first_phase(tmp_path: Path) -> None:
     torch = "class version:\n    cuda = '12.8'\n"
     config = {**toy.CONFIG, "venv_imports": ["torch"], "ci_machine": {"cuda": "13"}}
@@ -222,6 +225,7 @@ def test_a_mended_config_is_still_checked_as_the_plan_says(tmp_path: Path) -> No
 
 
 @pytest.mark.rule("WDG-09")
+@pytest.mark.usefixtures("warm")
 def test_caches_that_cannot_be_made_cold_launch_nothing(tmp_path: Path) -> None:
     project = toy.make_toy(tmp_path / "repo", config={**toy.CONFIG, "cache_wipes": [".cache/flashinfer"]})
 

@@ -101,6 +101,7 @@ def test_after_a_fix_of_config_the_halted_repeat_counts_as_it_was_measured(
 
 
 @pytest.mark.rule("HLT-02", "RES-04")
+@pytest.mark.usefixtures("warm")
 def test_with_a_real_pytest_and_a_detached_supervisor_nothing_is_launched_for_it(tmp_path: Path) -> None:
     project = toy.make_toy(tmp_path / "repo", config=config(json_file="toy0/other.json"))
     toy.steer(project, 1, **SLOW)

@@ -157,6 +157,7 @@ def test_a_log_that_was_replaced_is_shown_from_its_beginning(project: Project, r
 
 
 @pytest.mark.rule("SUP-08", "SUP-10")
+@pytest.mark.usefixtures("warm")
 def test_the_tail_of_an_active_run_is_that_of_the_pytest_at_work_and_moves_on_with_it(project: Project) -> None:
     run = toy.start_and_hold(project)
     try:

@@ -111,6 +111,7 @@ def test_a_run_in_which_everything_counts_has_no_such_table(tmp_path: Path) -> N
 
 
 @pytest.mark.rule("GAP-10", "GPU-20")
+@pytest.mark.usefixtures("warm")
 def test_what_a_stopped_attempt_had_written_is_shown_although_it_was_never_sealed(tmp_path: Path) -> None:
     write = '(folder / "result.json").write_text(json.dumps(found))'
     source = toy.toy_source().replace("    held(k)\n", "", 1).replace(write, f"{write}\n    held(k)", 1)
