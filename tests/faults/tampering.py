@@ -7,6 +7,7 @@ to its files, and a resume; the draws are seeded.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -330,6 +331,7 @@ def _told(run: RunDir) -> str:
 
 def _command(call: Callable[[], int], said: Path) -> int:
     """In the child: everything that the call prints in a file, and a limit."""
+    gc.disable()  # it would touch, and so copy, every page of the parent
     out = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(out, 1)
     os.dup2(out, 2)
