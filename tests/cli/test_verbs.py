@@ -265,7 +265,7 @@ def person(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return typed.pop(0)
 
     monkeypatch.setattr("builtins.input", read)
-    monkeypatch.setattr("tune_mcp.cli.terminal.at_terminal", lambda: True)
+    monkeypatch.setattr("tune_mcp.cli.apply.at_terminal", lambda: True)
     return typed
 
 

@@ -15,7 +15,7 @@ import campaign
 import toy
 
 from tune_mcp import run_dir
-from tune_mcp.contract.start_run import PurgeItem
+from tune_mcp.contract.resume_run import PurgeItem
 from tune_mcp.errors import Refusal, unusable
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import state

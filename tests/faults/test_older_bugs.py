@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import toy
 
-from tune_mcp.contract.start_run import PurgeItem
+from tune_mcp.contract.resume_run import PurgeItem
 from tune_mcp.errors import Refusal
 from tune_mcp.gpus import GpuReading, Presence
 from tune_mcp.session.state import recording

@@ -10,7 +10,7 @@ import pytest
 import toy
 from mcp_types import ElicitResult
 
-from tune_mcp.cli import terminal
+from tune_mcp.cli import apply as terminal
 from tune_mcp.errors import Refusal
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.report import report

@@ -9,8 +9,8 @@ import pytest
 import toy
 from mcp_types import ElicitResult
 
-from tune_mcp.cli import terminal
-from tune_mcp.contract.start_run import PurgeItem
+from tune_mcp.cli import resume
+from tune_mcp.contract.resume_run import PurgeItem
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir
 from tune_mcp.verbs.project import Project
@@ -142,14 +142,14 @@ async def test_at_a_terminal_the_same_question_is_asked_and_enter_is_the_harmles
         return typed.pop(0)
 
     monkeypatch.setattr("builtins.input", read)
-    monkeypatch.setattr(terminal, "at_terminal", lambda: True)
+    monkeypatch.setattr(resume, "at_terminal", lambda: True)
     with pytest.raises(Refusal) as caught:
-        terminal.resume_at_terminal(project, run.run_id, [PurgeItem.model_validate(PURGE[0])])
+        resume.resume_at_terminal(project, run.run_id, [PurgeItem.model_validate(PURGE[0])])
 
     assert caught.value.code == code and not run.purged.exists()
     typed += ["replace"]
     with toy.supervised_here(again):
-        terminal.resume_at_terminal(project, run.run_id, [PurgeItem.model_validate(PURGE[0])])
+        resume.resume_at_terminal(project, run.run_id, [PurgeItem.model_validate(PURGE[0])])
     report(project, run.run_id)
     assert json.loads(run.report_json.read_text())["uncounted"][0]["who"] == "a person, at a terminal"
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import toy
 
-from tune_mcp.contract.start_run import PurgeItem
+from tune_mcp.contract.resume_run import PurgeItem
 from tune_mcp.errors import Refusal
 from tune_mcp.files import is_locked
 from tune_mcp.run_dir import RunDir

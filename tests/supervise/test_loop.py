@@ -10,7 +10,7 @@ import pytest
 import toy
 
 from tune_mcp.contract.precheck import Check
-from tune_mcp.contract.start_run import PurgeItem
+from tune_mcp.contract.resume_run import PurgeItem
 from tune_mcp.errors import Refusal
 from tune_mcp.precheck.gates import Precheck
 from tune_mcp.run_dir import RunDir

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import toy
 
-from tune_mcp.contract.start_run import PurgeItem
+from tune_mcp.contract.resume_run import PurgeItem
 from tune_mcp.run_dir import RunDir
 from tune_mcp.supervise import pytest_session
 from tune_mcp.supervise.job import AttemptResult, Job

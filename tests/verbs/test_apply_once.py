@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tune_mcp import files
-from tune_mcp.cli.terminal import apply_at_terminal
+from tune_mcp.cli.apply import apply_at_terminal
 from tune_mcp.contract.apply import ApplyReply
 from tune_mcp.run_dir import RunDir
 from tune_mcp.verbs import gates
@@ -48,7 +48,7 @@ def audits(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 def test_an_apply_without_a_question_audits_its_run_once(
     mixed: Mixed, act: Apply, person: bool, audits: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tune_mcp.cli.terminal.at_terminal", lambda: person)
+    monkeypatch.setattr("tune_mcp.cli.apply.at_terminal", lambda: person)
 
     assert len(act(mixed).applied) == 3
     assert len(audits) == 1
@@ -58,7 +58,7 @@ def test_what_a_person_answered_is_held_against_a_second_look(
     mixed: Mixed, audits: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project, run, _ = mixed
-    monkeypatch.setattr("tune_mcp.cli.terminal.at_terminal", lambda: True)
+    monkeypatch.setattr("tune_mcp.cli.apply.at_terminal", lambda: True)
     monkeypatch.setattr("builtins.input", lambda _: "apply")
 
     assert len(apply_at_terminal(project, run.run_id, "smart", None, []).applied) == 3

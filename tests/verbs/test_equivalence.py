@@ -12,7 +12,7 @@ import toy
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tune_mcp.contract.start_run import PurgeItem
+from tune_mcp.contract.resume_run import PurgeItem
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import events, provenance

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import toy
 
-from tune_mcp.contract.start_run import PurgeItem, RunReply
+from tune_mcp.contract.resume_run import PurgeItem
+from tune_mcp.contract.start_run import RunReply
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import events

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import toy
 
-from tune_mcp.contract.start_run import PurgeItem
+from tune_mcp.contract.resume_run import PurgeItem
 from tune_mcp.contract.status import MAX_WAIT_S
 from tune_mcp.errors import Refusal
 from tune_mcp.files import FileLock

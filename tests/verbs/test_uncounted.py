@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import toy
 
-from tune_mcp.contract.start_run import PurgeItem
+from tune_mcp.contract.resume_run import PurgeItem
 from tune_mcp.report.facts import ReportFacts, UncountedFacts
 from tune_mcp.run_dir import RunDir
 from tune_mcp.supervise.job import AttemptResult, Job

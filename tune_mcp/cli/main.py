@@ -259,7 +259,7 @@ def _discover(arguments: argparse.Namespace) -> int:
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from tune_mcp.cli.terminal import init_at_terminal
+    from tune_mcp.cli.init import init_at_terminal
 
     how = {"run": arguments.run, "replace": arguments.replace, "yes": arguments.yes}
     reply = init_at_terminal(_project(arguments), arguments.tests, arguments.model, arguments.path, **how)
@@ -301,8 +301,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    from tune_mcp.cli.terminal import resume_at_terminal
-    from tune_mcp.contract.start_run import PurgeItem
+    from tune_mcp.cli.resume import resume_at_terminal
+    from tune_mcp.contract.resume_run import PurgeItem
 
     purge = [PurgeItem.parse(word) for word in arguments.purge]
     return _show(arguments, resume_at_terminal(_project(arguments), arguments.run_id, purge))
@@ -382,7 +382,7 @@ def _merge(arguments: argparse.Namespace) -> int:
 
 
 def _apply(arguments: argparse.Namespace) -> int:
-    from tune_mcp.cli.terminal import apply_at_terminal
+    from tune_mcp.cli.apply import apply_at_terminal
     from tune_mcp.verbs.apply import undo
 
     project = _project(arguments)

@@ -1,41 +1,16 @@
-"""What ``resume_run`` takes, and what it and ``start_run`` answer."""
+"""What ``start_run`` and ``resume_run`` answer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tune_mcp.contract.reply import Reply
-from tune_mcp.errors import Code, Refusal
 from tune_mcp.words import listed
 
 DEFAULT_REPEATS = 5
 MAX_REPEATS = 100
-
-
-class PurgeItem(BaseModel):
-    """One pytest repeat to take out: any of its stages names it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    stage: str
-    repeat: int = Field(strict=True)
-    reason: str
-
-    @classmethod
-    def parse(cls, word: str) -> PurgeItem:
-        """``STAGE:REPEAT:REASON``, as the command line takes it. Raises INVALID_ARGUMENT."""
-        stage, _, rest = word.partition(":")
-        repeat, _, reason = rest.partition(":")
-        if not repeat.isdigit() or not reason:
-            raise Refusal(
-                Code.INVALID_ARGUMENT,
-                "GAP-11",
-                f"--purge {word!r} is not understood",
-                "write --purge STAGE:REPEAT:REASON",
-            )
-        return cls(stage=stage, repeat=int(repeat), reason=reason)
 
 
 class RunReply(Reply):

@@ -13,7 +13,8 @@ from mcp_types import ToolAnnotations
 from pydantic import BaseModel, Field, create_model
 
 from tune_mcp.contract.reply import Reply
-from tune_mcp.contract.start_run import DEFAULT_REPEATS, MAX_REPEATS, PurgeItem, RunReply
+from tune_mcp.contract.resume_run import PurgeItem
+from tune_mcp.contract.start_run import DEFAULT_REPEATS, MAX_REPEATS, RunReply
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.server.arguments import ALL_STAGES, Label, Model, RunId, Stages
 from tune_mcp.server.context import ServerContext, can_ask, server_context

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from tune_mcp.actions import Step, call
-from tune_mcp.contract.start_run import PurgeItem, RunReply
+from tune_mcp.contract.resume_run import PurgeItem
+from tune_mcp.contract.start_run import RunReply
 from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.discover.aliases import expand
 from tune_mcp.errors import Code, Json, Refusal

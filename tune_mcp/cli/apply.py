@@ -1,4 +1,4 @@
-"""Questions to a person at a terminal, before init, resume and apply write: the same as through a client."""
+"""Apply at a terminal: the same questions as through a client, asked here."""
 
 from __future__ import annotations
 
@@ -8,17 +8,13 @@ from collections.abc import Mapping, Sequence
 from tune_mcp.apply.plan import ApplyPlan
 from tune_mcp.config.stages import MetricKey
 from tune_mcp.contract.apply import MODES, ApplyReply, Decision, Mode, Otherwise
-from tune_mcp.contract.init import InitReply
 from tune_mcp.contract.reply import bounded
-from tune_mcp.contract.start_run import PurgeItem, RunReply
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.run_dir import RunDir
 from tune_mcp.verbs import answers, apply_recovery, questions
 from tune_mcp.verbs.apply import apply, carry_out, declined
 from tune_mcp.verbs.apply_plan import plan_reply, proposal_for
-from tune_mcp.verbs.init import Asked, init
 from tune_mcp.verbs.project import Project
-from tune_mcp.verbs.resume_run import replacing, resume_run
 
 _MODES_SAY = (
     "report touches no file; smart writes what tightens and asks about the rest; full writes all, and asks about what "
@@ -148,42 +144,3 @@ def ask(what: str, allowed: Sequence[str], default: str) -> str:
         if not allowed or answer in allowed:
             return answer
         print(f"one of: {', '.join(allowed)}")
-
-
-def resume_at_terminal(project: Project, run_id: str, purge: Sequence[PurgeItem]) -> RunReply:
-    """Resume; a person at a terminal is asked about each strict repeat that ``purge`` names.
-
-    Raises DECLINED when one of them is not to be replaced, and what resume_run raises.
-    """
-    strict = replacing(project, run_id, purge) if purge and at_terminal() else {}
-    for (test, repeat), text in strict.items():
-        print(text)
-        try:
-            word = ask("replace it, or keep it", ("replace", "keep"), "keep")
-        except EOFError:
-            word = "keep"
-        if word == "keep":
-            raise Refusal(
-                Code.DECLINED, "RES-06", f"{test} run {repeat} stays; nothing was changed", "resume without that purge"
-            )
-    return resume_run(project, run_id, purge, "a person, at a terminal" if strict else None)
-
-
-def init_at_terminal(
-    project: Project, tests: Sequence[str], model: str, places: Sequence[str], *, run: bool, replace: bool, yes: bool
-) -> InitReply:
-    """Propose, show, ask where a person is there to answer, write. Raises INVALID_ARGUMENT."""
-    named: dict[str, str] = {}
-    for word in places:
-        metric, sign, place = word.partition("=")
-        if not sign or "::" not in place:
-            step = "write it as --path METRIC=FILE::DOTTED.PATH, the file relative to pytest's basetemp"
-            raise Refusal(Code.INVALID_ARGUMENT, "MOD-06", f"{word!r} names no place", step, {"argument": "path"})
-        named[metric] = place
-    asks = at_terminal() and not yes
-    return init(project, tests, model, Asked(run, replace, named, _agreed if asks else lambda _text: True))
-
-
-def _agreed(text: str) -> bool:
-    print(text)
-    return input("Write this to config.yaml? [Y/n] ").strip().lower() in ("", "y", "yes")
