@@ -65,8 +65,6 @@ def orphaned(project: Project) -> tuple[RunDir, set[int]]:
     toy.wait_for(lambda: state.conclude(run).state is state.RunState.LOST and host_lock.current() is None, what="death")
     assert len(left) >= 6 and set(escapees.alive(left)) == left, "nobody is left to end them"
     assert not is_locked(run.supervisor_lock)
-    toy.let_go(project, 1)
-    toy.hold(project, 1)  # the orphan goes on measuring; the next launch waits
     return run, left
 
 
@@ -108,12 +106,12 @@ def test_resuming_a_lost_run_ends_what_it_left_before_it_measures(
     project: Project, stranger: subprocess.Popen[bytes]
 ) -> None:
     run, left = orphaned(project)
-    toy.let_go(project, 1)
     (toy.state_folder(project) / "pids").write_text("")
 
     resume_run(project, run.run_id)
 
     assert escapees.alive(left) == []
+    toy.let_go(project, 1)
     now = toy.wait_until_rest(project, run.run_id)
     assert (now.state, now.strict_complete) == ("finished", True), toy.told(run)
     toy.wait_for(lambda: not escapees.alive(escapees.escaped(project).values()), what="the drain")
