@@ -25,7 +25,7 @@ MODULES = ("tune_mcp.supervise.launch", "tune_mcp.supervise", "tune_mcp.supervis
 class Popen(subprocess.Popen[Any]):
     """``python -P -m`` one of the ``MODULES`` is a fork; every other program starts as ever."""
 
-    def _execute_child(  # type: ignore[override]
+    def _execute_child(
         self, args: Any, executable: Any, preexec_fn: Any, close_fds: Any, pass_fds: Any, cwd: Any, env: Any, *rest: Any
     ) -> None:
         start = [sys.executable, "-P", "-m"]
