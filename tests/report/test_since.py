@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import toy
@@ -121,39 +120,3 @@ def test_the_size_of_the_range_is_told_in_words(commits: int, files: int, text: 
     previous = PreviousFacts.model_validate({**facts, "differences": (), "worst": {}, **span})
 
     assert since.range_text(previous).startswith(text)
-
-
-def test_a_threshold_that_only_ever_loosens_is_said_with_its_past(workshop, commit, tmp_path: Path) -> None:
-    source = workshop.sources["tests/test_tts_ci.py"]
-    for value in ("0.25", "0.28", "0.31"):
-        workshop.sources["tests/test_tts_ci.py"] = source.replace('"rtf_mean": 0.31', f'"rtf_mean": {value}')
-        sha = commit(f"rtf {value}")
-    case = workshop.make(sha=sha)
-    metrics = {metric.key: metric for stage, metric in case.report().metrics() if stage.key == "tts_speed"}
-    text = case.run.report_md.read_text()
-
-    assert [one.value for one in metrics["rtf_mean"].past] == [0.25, 0.28, 0.31]
-    assert metrics["rtf_mean"].loosened_in_a_row == 3
-    assert metrics["throughput_qps"].loosened_in_a_row == 0
-    assert "would be the change number 3 in a row that loosens (before: 0.25, 0.28, 0.31)" in text
-    assert "RTF mean in the file before: 0.25 (" in text
-
-
-def test_a_tightening_in_between_ends_the_row(workshop, commit) -> None:
-    source = workshop.sources["tests/test_tts_ci.py"]
-    for value in ("0.25", "0.40", "0.31"):
-        workshop.sources["tests/test_tts_ci.py"] = source.replace('"rtf_mean": 0.31', f'"rtf_mean": {value}')
-        sha = commit(f"rtf {value}")
-    (metric,) = (one for _, one in workshop.make(sha=sha).report().metrics() if one.key == "rtf_mean")
-
-    assert metric.loosened_in_a_row == 1
-
-
-def test_a_version_that_cannot_be_read_is_passed_over(workshop, commit) -> None:
-    source = workshop.sources["tests/test_tts_ci.py"]
-    for text in (source.replace('"rtf_mean": 0.31', '"rtf_mean": 0.3'), "def broken(:\n", "X = 1\n", source):
-        workshop.sources["tests/test_tts_ci.py"] = text
-        sha = commit(text[-40:])
-    (metric,) = (one for _, one in workshop.make(sha=sha).report().metrics() if one.key == "rtf_mean")
-
-    assert [one.value for one in metric.past] == [0.3, 0.31]

@@ -77,20 +77,5 @@ def test_a_commit_that_is_not_here_gives_no_range_and_no_guess(repo: Path) -> No
     here = commit(repo, "first", a="1")
 
     assert provenance.between(repo, "f" * 40, here) is None
-    assert provenance.touching(repo, "a", "f" * 40, 5) == ()
     with pytest.raises(Refusal, match="NO_HEAD"):
         provenance.changed(repo, "f" * 40, here)
-
-
-def test_the_past_of_a_file_is_what_it_was_at_the_commits_that_touched_it(repo: Path) -> None:
-    first = commit(repo, "first", **{"a*": "1"})
-    commit(repo, "another file", ab="2")
-    third = commit(repo, "third", **{"a*": "3"})
-    commit(repo, "later", **{"a*": "4"})
-
-    touched = provenance.touching(repo, "a*", third, 5)
-
-    assert [one.sha for one in touched] == [third, first]
-    assert [provenance.content(repo, one.sha, "a*") for one in touched] == [b"3", b"1"]
-    assert provenance.content(repo, first, "ab") is None
-    assert [one.sha for one in provenance.touching(repo, "a*", third, 1)] == [third]

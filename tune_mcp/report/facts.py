@@ -22,7 +22,7 @@ from tune_mcp.report.statistics import Chance, FailChance, Spread
 from tune_mcp.session.plan import Sha, Source
 from tune_mcp.session.provenance import CommitRange
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 DRIFT = 0.10
 """Of a reference over all its calibrations; more is named among the notes."""
 _LAST_GROUPS = ("speed", "reliability")
@@ -39,14 +39,6 @@ class AssertedFacts(Frozen):
     tests: tuple[str, ...] = ()
 
 
-class PastFacts(Frozen):
-    """What stood in the threshold file from that commit on (day: ``YYYY-mm-dd``)."""
-
-    value: Number
-    sha: str
-    day: str
-
-
 class MetricFacts(Frozen):
     """One metric of one stage: all repeats, what stands in the file, what is proposed, and what that would do.
 
@@ -56,8 +48,7 @@ class MetricFacts(Frozen):
     repeats that fail the present limit. ``quantum`` is the step of one sample. ``worst_repeats`` are the repeats (from
     1) that hold the worst value. ``within_noise``: the proposed change is no larger than the spread of the repeats.
     ``family`` is what the metric scatters like. ``chance`` is that of the proposed value, ``chance_present`` that of
-    the present one, None when its limit is unknown. ``past`` are earlier values from git, the oldest first, and
-    ``loosened_in_a_row`` how many changes in a row loosen, the proposed one included.
+    the present one, None when its limit is unknown.
     """
 
     key: str
@@ -92,8 +83,6 @@ class MetricFacts(Frozen):
     unasserted: bool = False
     doubts: tuple[str, ...] = ()
     chance_present: FailChance | None = None
-    past: tuple[PastFacts, ...] = ()
-    loosened_in_a_row: int = 0
 
     @property
     def direction_text(self) -> str:

@@ -155,9 +155,6 @@ def _stage(stage: StageFacts) -> list[str]:
         for metric in stage.metrics
         if metric.quantum
     ]
-    notes += [
-        f"- {one.label} in the file before: {wording.past_text(one)}." for one in stage.metrics if len(one.past) > 1
-    ]
     return [*lines, *([""] if notes else []), *notes]
 
 

@@ -102,9 +102,6 @@ def remarks(stage: StageFacts, metric: MetricFacts, facts: ReportFacts) -> list[
     exact = metric.limit_proposed == metric.write_value
     if exact and metric.direction is Direction.TIGHTENS and metric.spread.spread:
         found.append("no slack in the file: a tighter value makes CI flaky")
-    if metric.loosened_in_a_row > 1:
-        values = ", ".join(plain(one.value) for one in metric.past[-3:])
-        found.append(f"would be the change number {metric.loosened_in_a_row} in a row that loosens (before: {values})")
     found += metric.doubts
     return found + ([metric.flag.text] if metric.flag else [])
 
@@ -326,11 +323,6 @@ def advice_text(facts: ReportFacts) -> str:
     if slow:
         parts.append("Slow runs alone exceed it: more repeats do not help, a second attempt or much more slack does")
     return f"{'. '.join(filter(None, parts))}."
-
-
-def past_text(metric: MetricFacts) -> str:
-    """``0.7 (2026-03-01), 0.68 (2026-04-02)``: what stood in the file before, the oldest first."""
-    return ", ".join(f"{plain(one.value)} ({one.day})" for one in metric.past)
 
 
 def launches_text(facts: ReportFacts) -> str:

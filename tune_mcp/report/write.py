@@ -29,7 +29,7 @@ from tune_mcp.report.earlier import EarlierReport
 from tune_mcp.report.facts import MetricFacts, ReportFacts, StageFacts, TrendFacts
 from tune_mcp.report.history import uncounted
 from tune_mcp.report.hosts import hosts
-from tune_mcp.report.metric import HistoryReader, describe
+from tune_mcp.report.metric import describe
 from tune_mcp.report.noise import SameCode
 from tune_mcp.report.noise import read as read_noise
 from tune_mcp.report.optimisations import search_logs
@@ -128,11 +128,10 @@ def _collect(
     """All facts of one report; ``earlier`` are the model's earlier reports, the others as for ``write_report``."""
     plan, machine = audited.plan, hardware(run)
     context = ContextReader(repo_root, machine.phrase, plan.repeats, plan.settings)
-    past = HistoryReader(repo_root, plan.calibration_git_sha)
     noise = read_noise(audited, applied.rows, earlier, machine.summary, same_code)
     metrics: dict[str, list[MetricFacts]] = {stage.stage.key: [] for stage in audited.stages}
     for row in applied.rows:
-        metrics[row.stage_key].append(describe(row, noise, past))
+        metrics[row.stage_key].append(describe(row, noise))
     stages = [_stage(stage, context, plan, tuple(metrics[stage.stage.key])) for stage in audited.stages]
     precheck, environment = read_object(run.precheck), read_object(run.environment)
     machines = hosts(run, audited)

@@ -293,22 +293,6 @@ def changed(repo: Path, before: str, after: str, globs: Sequence[str] = ()) -> t
     return tuple(ChangedFile(path, _lines(added), _lines(removed)) for added, removed, path in records)
 
 
-def touching(repo: Path, path: str, until: str, most: int) -> tuple[Commit, ...]:
-    """The last ``most`` commits up to ``until`` that changed a file, newest first; empty where git cannot say."""
-    try:
-        return _commits(git(repo, "log", *_LOG, f"--max-count={most}", until, "--", f":(literal){path}"))
-    except Refusal:
-        return ()
-
-
-def content(repo: Path, sha: str, path: str) -> bytes | None:
-    """A file's bytes at a commit; None where it was not there."""
-    try:
-        return blob(repo, f"{sha}:./{path}")
-    except Refusal:
-        return None
-
-
 def _commits(log: bytes) -> tuple[Commit, ...]:
     records = (record.split(_FIELD, 2) for record in log.decode(errors="replace").split("\0") if record)
     return tuple(Commit(sha, day, subject) for sha, day, subject in records)
