@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tune_mcp.report.shape import FlagKind, apart, clusters, flag, is_cold, quantum
+from tune_mcp.report.shape import FlagKind, clusters, flag, is_cold, quantum
 
 
 def kind(values: tuple[float, ...]) -> FlagKind | None:
@@ -46,17 +46,11 @@ def test_a_slow_first_repeat_is_cold_on_the_bad_side_only() -> None:
     assert not is_cold(values[::-1], "max")
 
 
-def test_a_lone_later_repeat_stands_apart_and_is_named() -> None:
-    assert apart((1.0, 1.01, 1.0, 1.6, 1.02)) == 3
-    found = flag((1.0, 1.01, 1.0, 1.6, 1.02), "max")
-    assert found is not None and (found.kind, "repeat 4" in found.text) == (FlagKind.APART, True)
-
-
-@pytest.mark.parametrize(("cv", "most"), [(0.05, 0.006), (0.1, 0.06)])
+@pytest.mark.parametrize(("cv", "most"), [(0.05, 0.006), (0.1, 0.02)])
 def test_clean_normal_data_is_seldom_flagged(cv: float, most: float) -> None:
     chooser = random.Random(5)
     rows = [[chooser.gauss(1, cv) for _ in range(5)] for _ in range(10_000)]
-    flagged = sum(is_cold(row, "max") or apart(row) is not None or clusters(row) is not None for row in rows)
+    flagged = sum(is_cold(row, "max") or clusters(row) is not None for row in rows)
     assert flagged / len(rows) < most
 
 
@@ -77,12 +71,3 @@ def test_a_value_that_is_no_share_of_the_samples_has_no_quantum() -> None:
     assert quantum((0.5, 0.75), None, is_share=True) is None
     assert quantum((0.5, 1.5), 24, is_share=True) is None
     assert quantum((0.0, 1.0), 24, is_share=True) == 1 / 24
-
-
-def test_a_measured_time_that_never_changes_is_suspicious_and_a_steady_count_is_not() -> None:
-    found = flag((1.25, 1.25, 1.25), "max", is_time=True)
-    assert found is not None
-    assert (found.kind, "does the test read an old result?" in found.text) == (FlagKind.STUCK, True)
-    assert flag((7, 7, 7), "max", is_time=True) is None
-    assert flag((1.25, 1.25), "max", is_time=True) is not None
-    assert flag((1.25,), "max", is_time=True) is None

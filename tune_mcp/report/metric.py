@@ -60,7 +60,7 @@ def describe(row: Row, noise: Noise) -> MetricFacts:
         quantum=step,
         one_sample=bool(step and moved and moved <= step * (1 + 1e-9)),
         within_noise=bool(moved and described.spread and moved <= described.spread),
-        flag=shape.flag(values, row.worst_op, is_time=family == "speed"),
+        flag=shape.flag(values, row.worst_op),
     )
 
 

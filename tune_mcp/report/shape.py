@@ -1,9 +1,9 @@
-"""Flags on the shape of N values: cold first repeat, two modes, one repeat apart; and the step of one sample.
+"""Flags on the shape of N values: cold first repeat, two modes; and the step of one sample.
 
 A flag is a sentence for a person and decides nothing; no value is rejected for what it is.
-A flag of distance needs two things at once, far against the scatter of the other values and far against the value
-itself, because either alone fires on clean data. False alarms on clean normal values, simulated at N = 5: cold 0.3 %
-at CV 5 % and 0.8 % at 10 %; apart 0.0 % and 2.7 %; bistable 0.0 % and 0.5 %.
+It needs two things at once, far against the scatter of the other values and far against the value itself, because
+either alone fires on clean data. False alarms on clean normal values, simulated at N = 5: cold 0.3 % at CV 5 % and
+0.8 % at 10 %; bistable 0.0 % and 0.5 %.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ class FlagKind(StrEnum):
 
     COLD = "cold"
     BISTABLE = "bistable"
-    APART = "apart"
-    STUCK = "stuck"
 
 
 ROBUST_Z = 3.5
@@ -41,13 +39,8 @@ class Flag(Frozen):
     text: str
 
 
-def flag(values: Sequence[Number], worst: WorstOp, *, is_time: bool = False) -> Flag | None:
-    """The remark on ``values`` (raw, in repeat order), None for none; ``is_time``: speed was measured."""
-    if len(values) > 1 and len(set(values)) == 1:
-        if not is_time or float(values[0]).is_integer():
-            return None
-        text = f"identical in all {len(values)} repeats: a measured time never is; does the test read an old result?"
-        return Flag(kind=FlagKind.STUCK, text=text)
+def flag(values: Sequence[Number], worst: WorstOp) -> Flag | None:
+    """The remark on ``values`` (raw, in repeat order), None for none."""
     if is_cold(values, worst):
         text = "repeat 1 is an outlier on the bad side: a cold start sets the worst value"
         return Flag(kind=FlagKind.COLD, text=text)
@@ -55,45 +48,27 @@ def flag(values: Sequence[Number], worst: WorstOp, *, is_time: bool = False) -> 
         low, high = modes
         text = f"bistable: {len(low)} repeats near {median(low):.4g}, {len(high)} near {median(high):.4g}"
         return Flag(kind=FlagKind.BISTABLE, text=f"{text}; calibrating to either mode is a decision")
-    if (lone := apart(values)) is not None:
-        return Flag(kind=FlagKind.APART, text=f"repeat {lone + 1} is an outlier")
     return None
 
 
 def is_cold(values: Sequence[Number], worst: WorstOp) -> bool:
-    """Whether the first repeat lies apart on the bad side: JIT, graph capture, page cache (D85)."""
+    """Whether the first repeat lies apart on the bad side: JIT, graph capture, page cache."""
     if len(values) < _LEAST_FOR_COLD:
         return False
     sign = 1.0 if worst == "max" else -1.0
     first, *others = (sign * value for value in values)
-    return first > max(others) and _far(first, others, COLD_GAP)
-
-
-def apart(values: Sequence[Number]) -> int | None:
-    """Index (from 0) of the one repeat that lies far from all others on either side, or None."""
-    if len(values) < _LEAST_FOR_CLUSTERS:
-        return None
-    for index in (values.index(min(values)), values.index(max(values))):
-        others = [float(value) for place, value in enumerate(values) if place != index]
-        if _far(float(values[index]), others, RELATIVE_GAP):
-            return index
-    return None
-
-
-def _far(one: float, others: Sequence[float], least: float) -> bool:
-    middle = median(others)
-    distance = min(abs(one - other) for other in others)
+    middle, distance = median(others), first - max(others)
     scatter = _MAD_TO_SIGMA * median([abs(other - middle) for other in others])
     return (
         distance > 0
-        and distance >= least * abs(middle)
-        and abs(one - middle) > ROBUST_Z * scatter
+        and distance >= COLD_GAP * abs(middle)
+        and first - middle > ROBUST_Z * scatter
         and distance >= 2 * (max(others) - min(others))
     )
 
 
 def clusters(values: Sequence[Number]) -> tuple[list[Number], list[Number]] | None:
-    """Two groups of at least two values each, far apart by both measures, or None (D86)."""
+    """Two groups of at least two values each, far apart by both measures, or None."""
     if len(values) < _LEAST_FOR_CLUSTERS:
         return None
     ordered = sorted(values)
@@ -112,7 +87,7 @@ def _deviations(values: Sequence[Number]) -> list[float]:
 
 
 def quantum(values: Sequence[Number], samples: int | None, *, is_share: bool) -> float | None:
-    """1/n where one sample moves the metric by exactly that: a share of n samples (A23). Else None.
+    """1/n where one sample moves the metric by exactly that: a share of n samples. Else None.
 
     ``is_share`` says that the metric is such a share by definition; otherwise it must have moved, in whole steps.
     """

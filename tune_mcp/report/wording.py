@@ -21,7 +21,7 @@ from tune_mcp.report.facts import (
 from tune_mcp.report.figures import chance_text, chances_text, percent, plain
 from tune_mcp.report.shape import FlagKind
 from tune_mcp.report.since import Pairs
-from tune_mcp.report.statistics import UNSEEN, Series, coverage, repeats_for
+from tune_mcp.report.statistics import UNSEEN, coverage, repeats_for
 from tune_mcp.words import listed, number_of
 
 _TESTS_NAMED = 5
@@ -62,7 +62,7 @@ def conclusion(metrics: Pairs, facts: ReportFacts) -> list[str]:
     failing = sum(bool(metric.present_misses) for _, metric in metrics)
     if failing:
         sentences.append(f"{failing} {'fails' if failing == 1 else 'fail'} CI's present limit in at least one repeat.")
-    split = sum(_has_modes(metric) for _, metric in metrics)
+    split = sum(metric.flag is not None and metric.flag.kind is FlagKind.BISTABLE for _, metric in metrics)
     if split:
         sentences.append(f"{split} {'has' if split == 1 else 'have'} two modes: calibrating to either is a decision.")
     sentences += _unproven(metrics, facts)
@@ -106,10 +106,6 @@ def remarks(stage: StageFacts, metric: MetricFacts, facts: ReportFacts) -> list[
     return found + ([metric.flag.text] if metric.flag else [])
 
 
-def _has_modes(metric: MetricFacts) -> bool:
-    return metric.flag is not None and metric.flag.kind is FlagKind.BISTABLE
-
-
 def present_text(metric: MetricFacts, number: Callable[[Number], str] = plain) -> str:
     """The number in the file: ``none`` where there is none yet, ``?`` where it is not known."""
     if metric.current_raw is not None:
@@ -135,31 +131,6 @@ def slack_text(metric: MetricFacts) -> str:
     slack = limit - value
     size = f"{plain(round(100 * abs(slack / value), 2))} %" if value else plain(abs(slack))
     return f"{'+' if slack > 0 else '−'}{size}"
-
-
-def basis_text(metric: MetricFacts) -> str:
-    """Where the chance of failing comes from, in words."""
-    n = metric.spread.n
-    if metric.limit_proposed is None:
-        why = "nothing asserts it" if metric.unasserted else "limit unknown"
-        return f"{why}: as if the limit were the worst value"
-    if missing := _missing(metric, metric.limit_proposed):
-        return f"{missing} of {n} repeats miss the proposed limit"
-    if n == 1:
-        return "one repeat shows no spread: what such metrics usually have"
-    if not metric.spread.spread:
-        return f"no spread seen in {n} repeats: up to {chance_text(UNSEEN / (n + 1))} is possible, not 0"
-    if metric.limit_proposed == metric.worst_raw and not metric.quantum:
-        return "no slack beyond the worst: 1/(N+1) for any distribution"
-    basis = "its spread, together with that of its family"
-    basis += " and with slow runs" if metric.chance.with_slow > metric.chance.noise else ""
-    return f"{basis}; it assumes one mode and two are seen" if _has_modes(metric) else basis
-
-
-def _missing(metric: MetricFacts, limit: float) -> int:
-    """How many repeats miss a limit; a strict assertion also fails at the limit itself."""
-    series = Series(metric.values, metric.worst_op)
-    return series.beyond(limit, strict=metric.asserted is not None and metric.asserted.strict)
 
 
 def chance_label(metric: MetricFacts) -> str:
@@ -339,14 +310,6 @@ def launches_text(facts: ReportFacts) -> str:
     if taken:
         was = "repeat was" if len(taken) == 1 else "repeats were"
         text += f" Besides these, {len(taken)} {was} set aside and measured again."
-    failed: dict[int, set[str]] = {}
-    for one in facts.launches:
-        if one.superseded:
-            failed.setdefault(one.repeat, set()).add(one.test)
-    for repeat, tests in sorted(failed.items()):
-        if len(tests) > 1:
-            text += f" In repeat {repeat} {len(tests)} tests failed together ({', '.join(sorted(tests))}): "
-            text += "look at the machine."
     return text
 
 
