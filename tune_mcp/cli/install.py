@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 NAME = "tune"
 _BOM = "\ufeff"
-_OF_A_LAUNCH = ("TUNE_GUARD_RECORD", "TUNE_GUARD_CONTEXT", "TUNE_RUN_MARK")
+_OF_A_LAUNCH = ("TUNE_GUARD_RECORD", "TUNE_RUN_MARK")
 _CACHES = (("uv", "archive-v0"), ("uv", "environments-v2"), ("uv", "builds-v0"), ("pipx", ".cache"), (".cache", "pipx"))
 """Neighbouring folders in the path of an interpreter that ``uvx`` or ``pipx run`` made and may remove."""
 Entry = dict[str, Any]

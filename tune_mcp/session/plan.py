@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints
 
 from tune_mcp.actions import Step, call
 from tune_mcp.config.fields import CiMachine
@@ -262,7 +262,7 @@ def load(run: RunDir, older_catalogue: Callable[[str], OlderCatalogue], ledger: 
         if "schema_version" not in value and not _ours(run, ledger):
             return _load_older(run, value, older_catalogue)
         plan = Plan.model_validate(value)
-    except (ValueError, ValidationError) as error:
+    except ValueError as error:
         raise _tampered(run, f"cannot be read: {str(error).splitlines()[0]}") from error
     recorded = ledger.plan_sha256
     if recorded != sha256_bytes(data):

@@ -20,6 +20,7 @@ from tune_mcp.run_dir import RunDir, iso, utc_now
 from tune_mcp.session import plan as plans
 from tune_mcp.session.state import owner
 from tune_mcp.supervise import first_look, neighbours
+from tune_mcp.supervise.executor import first_job
 from tune_mcp.supervise.executor.local import LocalExecutor
 from tune_mcp.supervise.executor.slurm import SlurmExecutor
 from tune_mcp.supervise.host_lock import lane_path, lock_path
@@ -93,7 +94,11 @@ def main(argv: list[str]) -> int:
         executor=cluster or LocalExecutor(wakeup, drain, held=tuple(lock.handle for lock in locks[1:])),
         clock=SystemClock(wakeup),
         owner=owner(os.getpid()),
-        precheck=lambda: cluster.first_look(plan, supervisor.wait) if cluster else first_look.prechecked(run, plan),
+        precheck=lambda: (
+            first_job.prechecked(run, plan, cluster.settings, supervisor.wait)
+            if cluster
+            else first_look.prechecked(run, plan)
+        ),
         stop_asked=stop_asked,
         neighbours=tuple if cluster else company,
         lanes=lanes or {f"job-{number}" if jobs > 1 else "": None for number in range(1, jobs + 1)},

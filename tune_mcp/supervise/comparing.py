@@ -12,8 +12,6 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.errors import Code, Json, Refusal
 from tune_mcp.files import dump_json, parse_json, read_plain, sha256_bytes, write_atomic
@@ -76,7 +74,7 @@ def recorded_machine(run: RunDir) -> Environment | None:
                 return None
             write_atomic(run.environment, data)
         return Environment.model_validate(parse_json(data))
-    except (OSError, ValueError, ValidationError):
+    except (OSError, ValueError):
         return None
 
 

@@ -28,7 +28,6 @@ from typing import Any
 import pytest
 
 _RECORD = os.environ.get("TUNE_GUARD_RECORD")
-_CONTEXT = os.environ.get("TUNE_GUARD_CONTEXT", "{}")
 _SEARCHED = tuple(sys.path)
 _HERE = os.path.join(os.getcwd(), "")
 _OPENED: dict[str, bool] = {}
@@ -87,7 +86,6 @@ def pytest_configure(config: pytest.Config) -> None:
     _write(
         "start",
         pytest=pytest.__version__,
-        context=json.loads(_CONTEXT),
         worker=hasattr(config, "workerinput"),
         collect_only=bool(config.option.collectonly),
         setup_only=bool(getattr(config.option, "setuponly", False) or getattr(config.option, "setupplan", False)),
@@ -277,14 +275,6 @@ def _first_line(value: BaseException) -> str:
     except Exception as error:
         return f"(its message cannot be read: {type(error).__name__})"
     return next((line for line in lines if line), "")[:500].encode(errors="backslashreplace").decode()
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown(item: pytest.Item) -> None:
-    """Which folder a test's tmp_path was: node id to path, so that no name has to be guessed."""
-    path = getattr(item, "funcargs", {}).get("tmp_path")
-    if path is not None:
-        _write("tmp_path", id=item.nodeid, path=str(path))
 
 
 def pytest_keyboard_interrupt(excinfo: pytest.ExceptionInfo[BaseException]) -> None:

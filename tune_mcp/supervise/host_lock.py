@@ -15,8 +15,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from tune_mcp.config.lanes import Lane, overlap
 from tune_mcp.errors import Json
 from tune_mcp.files import FileLock, digest, is_locked, parse_json, read_plain
@@ -118,7 +116,7 @@ def lane_path(lane: Lane) -> Path:
 def lanes_taken() -> Iterator[tuple[Lane, LockHolder]]:
     """Every lane that a run has now, and which. One whose lock cannot be read is passed over: its GPUs have locks."""
     for path in sorted(lock_folder().glob(f"{LANE}*.lock")):
-        with suppress(OSError, ValueError, ValidationError, KeyError, TypeError):
+        with suppress(OSError, ValueError, KeyError, TypeError):
             if is_locked(path):
                 data = read_plain(path)
                 value = parse_json(data)

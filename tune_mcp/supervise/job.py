@@ -17,7 +17,7 @@ from tune_mcp.gpus import Gpu
 from tune_mcp.observe.extract import Extraction
 from tune_mcp.observe.observation import Quietness
 from tune_mcp.precheck.fingerprint import Environment
-from tune_mcp.run_dir import RunDir
+from tune_mcp.run_dir import RunDir, iso, utc_now
 from tune_mcp.session.drift import Baseline
 from tune_mcp.session.state import Alert
 from tune_mcp.supervise.guard_record import GuardSummary
@@ -225,6 +225,9 @@ CLAIM_FOLDER = "claimed"
 LEFT_FILE = "left"
 """Written by a runner of an engine when nothing of its attempt is left to do, sealed or not."""
 TOMBSTONE_FILE = "cancelled"
+AttemptClaim = tuple[int, int]
+"""A runner's right to an attempt, as the very folder that it made (inode and time in ns): another attempt of the same
+key may follow when this one was moved aside."""
 ENDED = b"ended"
 """What a runner that stays writes to standard output when it is ready for the next job."""
 
@@ -242,18 +245,6 @@ def read_job(path: Path) -> Job:
     return Job.model_validate(parse_json(read_plain(path)))
 
 
-@dataclass(frozen=True)
-class AttemptClaim:
-    """A runner's right to an attempt, by the very folder that it made: another attempt of the same key may follow when
-    this one was moved aside."""
-
-    made: tuple[int, int]
-
-    def stands(self, job: Job) -> bool:
-        """Whether the attempt's folder is still the one that was claimed."""
-        return _identity(job.folder / CLAIM_FOLDER) == self.made
-
-
 def claim(job: Job) -> AttemptClaim | None:
     """The right to work on the attempt, for the first runner that asks when nobody cancelled it; None for others.
 
@@ -265,13 +256,13 @@ def claim(job: Job) -> AttemptClaim | None:
         (job.folder / CLAIM_FOLDER).mkdir()
     except FileExistsError:
         return None
-    made = _identity(job.folder / CLAIM_FOLDER)
-    return AttemptClaim(made) if made else None
+    return claimed(job)
 
 
-def _identity(folder: Path) -> tuple[int, int] | None:
+def claimed(job: Job) -> AttemptClaim | None:
+    """The claim that stands now, None where there is none."""
     try:
-        facts = folder.stat()
+        facts = (job.folder / CLAIM_FOLDER).stat()
     except OSError:
         return None
     return facts.st_ino, facts.st_mtime_ns
@@ -299,11 +290,6 @@ def is_cancelled(job: Job) -> bool:
     return (job.folder / TOMBSTONE_FILE).exists()
 
 
-def is_claimed(job: Job) -> bool:
-    """Whether a runner has begun the attempt."""
-    return (job.folder / CLAIM_FOLDER).exists()
-
-
 def is_sealed(job: Job) -> bool:
     """Whether the attempt has its result."""
     return (job.folder / RESULT_FILE).exists()
@@ -312,6 +298,15 @@ def is_sealed(job: Job) -> bool:
 def seal(job: Job, result: AttemptResult) -> None:
     """The attempt's last write: with it the folder is complete, without it the attempt never counts."""
     result.to_file(job.folder / RESULT_FILE)
+
+
+def seal_unstarted(job: Job, blocked: Blocked, engine: Engine | None = None) -> bool:
+    """Seal an attempt that nothing was started for; False where a runner has it, or it was cancelled."""
+    if not claim(job):
+        return False
+    now = iso(utc_now())
+    seal(job, AttemptResult(key=job.key, started_at=now, ended_at=now, blocked=blocked, engine=engine))
+    return True
 
 
 def runner_end(job: Job) -> int | None:

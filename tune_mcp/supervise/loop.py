@@ -319,7 +319,7 @@ class Supervisor:
                     self._launch(work)
 
     def _record(self, work: AtWork, result: AttemptResult | None, status: str, reason: str) -> None:
-        record(self.plan.run_id, work.job, result, status, reason, work.history, self.clock.now())
+        record(work.job, result, status, reason, work.history, self.clock.now())
         self._progress.ended(work.repeat)
 
     def _cancel(self, reason: str) -> None:

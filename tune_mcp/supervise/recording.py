@@ -5,8 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from tune_mcp.errors import Json
 from tune_mcp.files import dump_json, parse_json, read_plain, sha256_bytes, write_atomic
 from tune_mcp.observe.observation import Attempt, AttemptVerdict, Counts, Observation
@@ -22,10 +20,8 @@ COPIES = "recorded"
 _OF_THE_WRITING = {"recorded_at", "attempts", "history"}
 
 
-def attempt_made(
-    job: Job, result: AttemptResult | None, verdict: Verdict, now: datetime, log: Path | None = None
-) -> Attempt:
-    """One attempt in the repeat's history; ``log`` where it does not lie at its usual place."""
+def attempt_made(job: Job, result: AttemptResult | None, verdict: Verdict, now: datetime) -> Attempt:
+    """One attempt in the repeat's history."""
     moment, machine = iso(now), result.environment if result else None
     match verdict:
         case Keep(reason):
@@ -43,7 +39,7 @@ def attempt_made(
         started_at=result.started_at if result else moment,
         ended_at=result.ended_at if result else moment,
         duration_s=result.duration_s if result else 0.0,
-        log=_relative(job.run, log or job.run.log(job.test_key, job.repeat)),
+        log=_relative(job.run, job.run.log(job.test_key, job.repeat)),
         log_sha256=result.log_sha256 if result else None,
         lane="" if job.any_host else job.lane,
         slowed_by=result.slowed_by if result else (),
@@ -55,7 +51,6 @@ def attempt_made(
 
 
 def record(
-    run_id: str,
     job: Job,
     result: AttemptResult | None,
     status: str,
@@ -89,7 +84,7 @@ def record(
                 "pytest_rc": result.pytest_rc if result else None,
                 "pytest_log": _relative(run, home / run.log(job.test_key, job.repeat).name),
                 "basetemp": _relative(run, home / run.basetemp(job.test_key, job.repeat).name),
-                "run_id": run_id,
+                "run_id": run.run_id,
                 "environment_sha256": sha256_bytes(read_plain(run.environment)) if run.environment.exists() else None,
                 "evidence_sha256": {name: evidence[name] for name in named_by([stage]) if name in evidence},
                 "history": history,
@@ -116,7 +111,7 @@ def _standing(copy: Path, sha: str | None, now: Observation) -> bytes | None:
     try:
         data = read_plain(copy)
         kept = Observation.model_validate(parse_json(data))
-    except (OSError, ValueError, ValidationError):
+    except (OSError, ValueError):
         return None
     same = kept.model_dump(exclude=_OF_THE_WRITING) == now.model_dump(exclude=_OF_THE_WRITING)
     return data if same and sha256_bytes(data) == sha else None

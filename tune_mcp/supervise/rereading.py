@@ -148,7 +148,7 @@ def record_counted(run: RunDir, plan: Plan, found: Mapping[Repeat, Counted], who
             f"{test} run {repeat}: attempt {attempt.job.attempt} is complete, read again from its sealed files ({keys})"
         )
         record(
-            plan.run_id, attempt.job, attempt.result, "ok", one.keep.reason, history, now,
+            attempt.job, attempt.result, "ok", one.keep.reason, history, now,
             None if usual else attempt.home,
         )  # fmt: skip
         events.append(run, "read_again", now, text, test=test, repeat=repeat, attempt=attempt.job.attempt, who=who)

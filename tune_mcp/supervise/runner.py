@@ -39,6 +39,7 @@ from tune_mcp.supervise.job import (
     Job,
     Phase,
     claim,
+    claimed,
     is_cancelled,
     is_sealed,
     read_job,
@@ -148,7 +149,7 @@ def attempt(job: Job, orders: Orders, engine: Engine | None = None) -> int:
         return os.EX_TEMPFAIL
     runner = Runner(job, orders, engine)
     result = runner.run()
-    if not ours.stands(job):
+    if claimed(job) != ours:
         print(f"{job.key} was moved aside while it ran: nothing is sealed", file=sys.stderr, flush=True)
         result = None
     if result is not None:

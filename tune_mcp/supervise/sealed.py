@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from tune_mcp.errors import Json
 from tune_mcp.files import parse_json, read_plain, sha256_bytes, sha256_file, write_atomic
 from tune_mcp.observe.observation import AttemptVerdict, Stored, load
@@ -114,7 +112,7 @@ def counted_tests(run: RunDir, test: str, stage_key: str, but: int) -> tuple[str
             try:
                 data = read_plain(run.attempt(test, repeat, number) / RESULT_FILE)
                 result = parse_result(data)
-            except (OSError, ValueError, ValidationError):
+            except (OSError, ValueError):
                 continue
             if (result.key, sha256_bytes(data)) in seals and result.guard.collected:
                 return result.guard.collected
@@ -144,7 +142,7 @@ def _within(
             data = read_plain(path / RESULT_FILE)
             job, result = read_job(path / JOB_FILE), parse_result(data)
             job = job.model_copy(update={"run_dir": str(run.path)})
-        except (OSError, ValueError, ValidationError):
+        except (OSError, ValueError):
             continue
         seal = (job.key, sha256_bytes(data))
         if seal not in known or result.key != job.key or (job.repeat, job.attempt) != (repeat, number):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -11,8 +11,12 @@ from pydantic import ValidationError
 from tune_mcp.config.host import SlurmSettings
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import read_plain, read_text
-from tune_mcp.run_dir import RunDir
+from tune_mcp.precheck import slurm_site
+from tune_mcp.precheck.gates import Precheck
+from tune_mcp.run_dir import RunDir, utc_now
+from tune_mcp.session.plan import Plan
 from tune_mcp.slurm import NotAccepted, QueuedJob, Slurm, Unreachable
+from tune_mcp.supervise import comparing
 from tune_mcp.supervise.executor import batch
 from tune_mcp.supervise.first_look import Machine
 
@@ -25,68 +29,69 @@ _LOST_AT_MOST = 2
 """A node that dies, a controller that forgets: the job only reads, so it is simply submitted again."""
 
 
-@dataclass(frozen=True)
-class FirstJob:
-    """``wait`` is a sleep that raises when the run is to stop."""
+def prechecked(run: RunDir, plan: Plan, settings: SlurmSettings, wait: Callable[[float], None]) -> Precheck:
+    """The run's first phase on one of the nodes where it will measure; leaves environment.json.
 
-    run: RunDir
-    settings: SlurmSettings
-    slurm: Slurm
-    wait: Callable[[float], None]
+    ``wait`` is a sleep that raises when the run is to stop. Raises EXECUTOR_UNAVAILABLE, and HOST_NOT_COMPARABLE
+    when the run has strict repeats from another kind of machine.
+    """
+    gpus, slurm = max(plan.settings.gpus_per_test.values(), default=0), Slurm()
+    found = _answer(run, settings, gpus, slurm, wait)
+    comparing.record_or_compare(run, plan, found.environment, utc_now())
+    site = slurm_site.checks(settings, run.repo_root, gpus, slurm)
+    return found.precheck.model_copy(update={"checks": (*site, *found.precheck.checks)})
 
-    def answer(self, gpus: int) -> Machine:
-        """What a node with that many GPUs granted found. Raises EXECUTOR_UNAVAILABLE."""
-        folder = self._folder()
-        name = batch.name_of(self.run.attempt_key("precheck", 1, folder.name.removeprefix("a")))
-        module = ("tune_mcp.supervise.first_look", str(self.run.path), str(folder / ANSWER_FILE))
-        order = batch.order(name, folder, self.settings, module, gpus, batch.left_out(self.run))
-        lost, round_ = -1, 0
+
+def _answer(run: RunDir, settings: SlurmSettings, gpus: int, slurm: Slurm, wait: Callable[[float], None]) -> Machine:
+    """What a node with that many GPUs granted found."""
+    folder = _new_folder(run)
+    name = batch.name_of(run.attempt_key("precheck", 1, folder.name.removeprefix("a")))
+    module = ("tune_mcp.supervise.first_look", str(run.path), str(folder / ANSWER_FILE))
+    order = batch.order(name, folder, settings, module, gpus, batch.left_out(run))
+    lost, round_ = -1, 0
+    try:
+        while True:
+            if (found := _read(folder / ANSWER_FILE)) is not None:
+                return found
+            if round_ % _ASK_EVERY == 0:
+                try:
+                    here = [job for job in slurm.jobs([name]) if job.folder == str(folder)]
+                    if all(job.ended for job in here) and _read(folder / ANSWER_FILE) is None:
+                        lost += 1
+                        if lost > _LOST_AT_MOST:
+                            raise _no_answer(folder, here)
+                        slurm.submit(order)
+                except Unreachable:
+                    pass  # nothing is known: look again
+                except NotAccepted as error:
+                    raise _unavailable(f"Slurm does not take the job: {error}") from error
+            round_ += 1
+            wait(_LOOK_FILES_S)
+    except BaseException:
+        with suppress(Unreachable, NotAccepted):  # it only reads, and nobody waits for its answer
+            slurm.cancel([name])
+        raise
+
+
+def _new_folder(run: RunDir) -> Path:
+    for number in range(1, 10_000):
+        folder = run.path / FOLDER / f"a{number}"
         try:
-            while True:
-                if (found := _read(folder / ANSWER_FILE)) is not None:
-                    return found
-                if round_ % _ASK_EVERY == 0:
-                    try:
-                        here = [job for job in self.slurm.jobs([name]) if job.folder == str(folder)]
-                        if all(job.ended for job in here) and _read(folder / ANSWER_FILE) is None:
-                            lost += 1
-                            if lost > _LOST_AT_MOST:
-                                raise self._no_answer(folder, here)
-                            self.slurm.submit(order)
-                    except Unreachable:
-                        pass  # nothing is known: look again
-                    except NotAccepted as error:
-                        raise _unavailable(f"Slurm does not take the job: {error}") from error
-                round_ += 1
-                self.wait(_LOOK_FILES_S)
-        except BaseException:
-            self._take_back(name)
-            raise
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise FileExistsError(run.path / FOLDER)
 
-    def _folder(self) -> Path:
-        for number in range(1, 10_000):
-            folder = self.run.path / FOLDER / f"a{number}"
-            try:
-                folder.mkdir(parents=True)
-            except FileExistsError:
-                continue
-            return folder
-        raise FileExistsError(self.run.path / FOLDER)
 
-    def _take_back(self, name: str) -> None:
-        try:
-            self.slurm.cancel([name])
-        except (Unreachable, NotAccepted):
-            return  # it changes nothing: it only reads, and nobody waits for its answer
-
-    def _no_answer(self, folder: Path, found: list[QueuedJob]) -> Refusal:
-        try:
-            last = read_text(folder / batch.LOG_FILE, "replace").strip().splitlines()[-1:]
-        except OSError:
-            last = []
-        how = ", ".join(f"{job.state} on {job.node or 'no node'} ({job.reason})" for job in found)
-        text = last[0] if last else f"nothing lies in {folder}, so the node may not see this folder"
-        return _unavailable(f"the first look on a node ended without an answer: {how or 'Slurm forgot it'}; {text}")
+def _no_answer(folder: Path, found: list[QueuedJob]) -> Refusal:
+    try:
+        last = read_text(folder / batch.LOG_FILE, "replace").strip().splitlines()[-1:]
+    except OSError:
+        last = []
+    how = ", ".join(f"{job.state} on {job.node or 'no node'} ({job.reason})" for job in found)
+    text = last[0] if last else f"nothing lies in {folder}, so the node may not see this folder"
+    return _unavailable(f"the first look on a node ended without an answer: {how or 'Slurm forgot it'}; {text}")
 
 
 def _read(path: Path) -> Machine | None:

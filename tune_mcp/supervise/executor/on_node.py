@@ -19,19 +19,16 @@ from tune_mcp.errors import Code
 from tune_mcp.files import write_atomic
 from tune_mcp.gpus import GpuReader, accepting, read_gpus
 from tune_mcp.precheck.fingerprint import this_host
-from tune_mcp.run_dir import iso, utc_now
 from tune_mcp.supervise.job import (
     JOB_FILE,
     LEFT_FILE,
-    AttemptResult,
     Blocked,
     Engine,
     Job,
-    claim,
     is_sealed,
     read_job,
     read_result,
-    seal,
+    seal_unstarted,
 )
 from tune_mcp.supervise.processes import become_subreaper, default_signals, plain_command_line
 from tune_mcp.supervise.runner import attempt
@@ -87,9 +84,7 @@ def main(argv: list[str]) -> int:
     job = read_job(Path(argv[0]) / JOB_FILE)
     engine = granted(os.environ)
     if blocked := None if is_sealed(job) else refusal(job, engine):
-        if claim(job):
-            now = iso(utc_now())
-            seal(job, AttemptResult(key=job.key, started_at=now, ended_at=now, blocked=blocked, engine=engine))
+        if seal_unstarted(job, blocked, engine):
             write_atomic(job.folder / LEFT_FILE, b"")
         print(f"refused: {blocked.reason}", file=sys.stderr, flush=True)
         return os.EX_TEMPFAIL

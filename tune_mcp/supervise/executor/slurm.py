@@ -10,38 +10,29 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tune_mcp.config.host import SlurmSettings
 from tune_mcp.contract.status import PhaseKind
 from tune_mcp.errors import Code
-from tune_mcp.files import write_atomic
-from tune_mcp.precheck import slurm_site
-from tune_mcp.precheck.gates import Precheck
-from tune_mcp.run_dir import RunDir, iso, utc_now
+from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import events
-from tune_mcp.session.plan import Plan
 from tune_mcp.slurm import NotAccepted, Order, QueuedJob, Slurm, Unreachable
-from tune_mcp.supervise import comparing
 from tune_mcp.supervise.executor import batch
-from tune_mcp.supervise.executor.first_job import FirstJob
 from tune_mcp.supervise.job import (
     JOB_FILE,
     LEFT_FILE,
-    RUNNER_END_FILE,
     AttemptResult,
     Blocked,
     Job,
     Phase,
     cancel,
-    claim,
-    is_claimed,
+    claimed,
     is_sealed,
     read_job,
     read_result,
-    seal,
+    seal_unstarted,
     write_job,
 )
 
@@ -111,7 +102,7 @@ class SlurmExecutor:
         """Whether Slurm has the job or has not answered, and its runner has not left."""
         with self._lock:
             one = self._open.get(job.key)
-        if one is None or one.gone or (one.overdue and not is_claimed(job)):
+        if one is None or one.gone or (one.overdue and not claimed(job)):
             return False
         return not (job.folder / LEFT_FILE).exists()
 
@@ -134,18 +125,6 @@ class SlurmExecutor:
         self._news.set()
         if self._thread is not None:
             self._thread.join(1.0)  # it may wait for a controller that gives no answer
-
-    def first_look(self, plan: Plan, wait: Callable[[float], None]) -> Precheck:
-        """The run's first phase, as a job on one of the nodes where it will measure; leaves environment.json.
-
-        ``wait`` is a sleep that raises when the run is to stop. Raises EXECUTOR_UNAVAILABLE, and HOST_NOT_COMPARABLE
-        when the run has strict repeats from another kind of machine.
-        """
-        gpus = max(plan.settings.gpus_per_test.values(), default=0)
-        found = FirstJob(self.run, self.settings, self.slurm, wait).answer(gpus)
-        comparing.record_or_compare(self.run, plan, found.environment, utc_now())
-        site = slurm_site.checks(self.settings, self.run.repo_root, gpus, self.slurm)
-        return found.precheck.model_copy(update={"checks": (*site, *found.precheck.checks)})
 
     # ---- the thread that talks to Slurm
 
@@ -198,7 +177,7 @@ class SlurmExecutor:
             one.submitted = True
             started = [job for job in living if job.started]
             why = "" if started else f"{living[0].state} ({living[0].reason})"
-            if why and why != one.waits_for and not is_claimed(one.job):
+            if why and why != one.waits_for and not claimed(one.job):
                 with suppress(OSError):
                     Phase(PhaseKind.WAITING_FOR_SLURM, why).write(one.job.folder)
             one.waits_for = why
@@ -209,16 +188,11 @@ class SlurmExecutor:
         if not is_sealed(one.job):
             last = found[-1] if found else None
             how = f"{last.state} on {last.node or 'no node'} ({last.reason})" if last else "Slurm has forgotten it"
-            with suppress(OSError):
-                write_atomic(one.job.folder / RUNNER_END_FILE, how.encode(), durable=False)
             self._report(f"{one.job.key} ended without a result: {how}")
 
     def _submit(self, one: _Open) -> None:
         job = one.job
-        if is_sealed(job) or is_claimed(job):  # it ran, and Slurm knows no more of it
-            one.gone = True
-            return
-        if one.cancelled_at is not None:
+        if is_sealed(job) or claimed(job) or one.cancelled_at is not None:  # it ran, or never will
             one.gone = True
             return
         try:
@@ -243,9 +217,7 @@ class SlurmExecutor:
             next="correct slurm in the host profile, or free the nodes that refused, then resume the run",
             retryable=False,
         )
-        if claim(job):
-            now = iso(utc_now())
-            seal(job, AttemptResult(key=job.key, started_at=now, ended_at=now, blocked=blocked))
+        seal_unstarted(job, blocked)
 
     def _end(self, one: _Open, found: list[QueuedJob]) -> None:
         """What waits goes at once. A runner stops by its tombstone and a signal; what outlasts that, Slurm ends."""
