@@ -11,7 +11,7 @@ import toy
 
 from tune_mcp.files import FileLock
 from tune_mcp.run_dir import RunDir
-from tune_mcp.supervise.gpu.use import Cleanup
+from tune_mcp.supervise.gpu import use
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def run(tmp_path: Path) -> Iterator[RunDir]:
 
 
 def cleanup(run: RunDir, *command: str, cancelled: Callable[[], bool] = lambda: False, limit_s: float = 30) -> str:
-    return Cleanup(command, run.repo_root, run, lambda _: None, limit_s)(cancelled)
+    return use.cleanup(command, run.repo_root, run, cancelled, limit_s)
 
 
 @pytest.mark.rule("GPU-09")

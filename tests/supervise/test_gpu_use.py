@@ -301,9 +301,7 @@ class Attempt:
         )  # fmt: skip
         job.folder.mkdir(parents=True)
         self.job = job
-        self.use = GpuUse(
-            job, self.read, lambda _: None, lambda _: None, self.sleep, lambda: False, self.sleep, lambda: self.now
-        )
+        self.use = GpuUse(job, self.read, self.sleep, lambda: False, self.sleep, lambda: self.now)
 
     def read(self) -> GpuReading:
         self.last = next(self.readings, self.last)

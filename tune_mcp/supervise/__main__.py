@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tune_mcp.errors import Refusal
 from tune_mcp.files import FileLock
-from tune_mcp.run_dir import RunDir, iso, utc_now
+from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import plan as plans
 from tune_mcp.session.state import owner
 from tune_mcp.supervise import first_look, neighbours
@@ -84,8 +84,7 @@ def main(argv: list[str]) -> int:
 
     def drain(spared: Collection[int]) -> None:
         alive = partial(descendants, spared)
-        ladder = StopLadder(lambda text: print(f"{iso(utc_now())} {text}", file=sys.stderr), alive=alive, spared=spared)
-        ladder.drain()
+        StopLadder(alive=alive, spared=spared).drain()
 
     cluster = SlurmExecutor(run, plan.settings.slurm) if plan.settings.slurm else None
     supervisor = Supervisor(

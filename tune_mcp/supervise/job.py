@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -230,6 +232,18 @@ AttemptClaim = tuple[int, int]
 key may follow when this one was moved aside."""
 ENDED = b"ended"
 """What a runner that stays writes to standard output when it is ready for the next job."""
+
+
+def report(word: bytes) -> None:
+    """One line to whoever started this runner; where nobody is left to read it, standard input ends too."""
+    with suppress(BrokenPipeError):
+        os.write(1, word + b"\n")
+
+
+def enter(job: Job, kind: PhaseKind, reason: str = "") -> None:
+    """Show what the attempt does from now on: in its folder, and by a word to the supervisor."""
+    Phase(kind, reason).write(job.folder)
+    report(kind.encode())
 
 
 def write_job(job: Job) -> Path:

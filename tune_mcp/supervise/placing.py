@@ -12,7 +12,8 @@ from tune_mcp.contract.status import PhaseKind
 from tune_mcp.errors import Code
 from tune_mcp.supervise.gpu.gate import HOLD_S
 from tune_mcp.supervise.gpu.use import GpuUse
-from tune_mcp.supervise.job import Blocked, Phase
+from tune_mcp.supervise.job import Blocked, enter
+from tune_mcp.supervise.processes import say
 from tune_mcp.supervise.quiet.look import our_root
 from tune_mcp.supervise.quiet.monitor import WAIT_LIMIT_S, Monitor, not_quiet
 
@@ -25,8 +26,8 @@ def place(gpus: GpuUse, wait: Callable[[float], None]) -> Monitor | Blocked:
     quiet, until = gpus.job.placement.quiet, time.monotonic() + WAIT_LIMIT_S
 
     def waiting(why: str) -> None:
-        gpus.say(f"waiting for quiet: {why}")
-        gpus.phase(Phase(PhaseKind.WAITING_FOR_QUIET, why))
+        say(f"waiting for quiet: {why}")
+        enter(gpus.job, PhaseKind.WAITING_FOR_QUIET, why)
 
     while True:
         if blocked := gpus.acquire() or unavailable(gpus.grant.lane):

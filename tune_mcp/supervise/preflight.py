@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.session import drift, provenance
 from tune_mcp.supervise import caches, scratch
 from tune_mcp.supervise.job import Blocked, Job
+from tune_mcp.supervise.processes import say
 from tune_mcp.words import listed
 
-Say = Callable[[str], None]
-"""Writes one line to the attempt's own log."""
 
-
-def clear_place(job: Job, say: Say) -> None:
+def clear_place(job: Job) -> None:
     """Put aside what lies where this attempt will write: it is nobody's of this attempt."""
-    emptied(job, job.attempt - 1, say)  # its runner may have been killed
+    emptied(job, job.attempt - 1)  # its runner may have been killed
     for path in (job.log, job.basetemp, job.guard_record):
         if path.exists():
             path.rename(path.with_name(f"{path.name}.found"))
@@ -33,7 +30,7 @@ def tree(job: Job) -> tuple[provenance.GitState | None, str]:
     return now, listed(drift.moved(Path(job.repo_root), now, job.tree))
 
 
-def wiped(job: Job, say: Say) -> Blocked | None:
+def wiped(job: Job) -> Blocked | None:
     """Make the caches cold; why that failed, None when it did not (WDG-09: a launch requires it)."""
     slice_root = job.env.get("OMNI_CI_HOME")
     if not slice_root and not job.cache_wipes:
@@ -68,7 +65,7 @@ def tmpdir(job: Job) -> scratch.Scratch | Blocked:
         )
 
 
-def emptied(job: Job, attempt: int, say: Say) -> scratch.Left | None:
+def emptied(job: Job, attempt: int) -> scratch.Left | None:
     """Remove the TMPDIR of an attempt at this repeat, of which no process lives; what the tests left in it."""
     folder = job.run.attempt(job.test_key, job.repeat, attempt)
     try:

@@ -11,6 +11,7 @@ import ctypes
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 
 from tune_mcp import procfs
 from tune_mcp.procfs import Identity, Process
+from tune_mcp.run_dir import iso, utc_now
 from tune_mcp.supervise.process_tree import read_tree
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -40,6 +42,11 @@ def plain_command_line(*words: str) -> None:
     if 0 < start < end:
         shown = b"".join(word.encode() + b"\0" for word in words)[: end - start - 1]
         ctypes.memmove(start, shown.ljust(end - start, b"\0"), end - start)
+
+
+def say(text: str) -> None:
+    """One line with the time on standard error, which whoever started this process keeps."""
+    print(f"{iso(utc_now())} {text}", file=sys.stderr, flush=True)
 
 
 def default_signals() -> None:
@@ -99,7 +106,7 @@ class StopLadder:
     others wait for.
     """
 
-    log: Callable[[str], None]
+    log: Callable[[str], None] = say
     grace: Grace = field(default_factory=Grace)
     tick_s: float = 0.1
     alive: Callable[[], list[Process]] = descendants

@@ -17,10 +17,10 @@ from tune_mcp.contract.status import PhaseKind
 from tune_mcp.run_dir import RunDir
 from tune_mcp.supervise import caches, comparing, launch_variables, own_pids
 from tune_mcp.supervise.gpu.use import GpuUse
-from tune_mcp.supervise.job import Job, Phase, StoppedBy, read_result
+from tune_mcp.supervise.job import Job, StoppedBy, enter, read_result
 from tune_mcp.supervise.placing import pinned
 from tune_mcp.supervise.process_tree import TreeRecorder
-from tune_mcp.supervise.processes import AFTER_THE_SESSION, StopLadder, below, descendants
+from tune_mcp.supervise.processes import AFTER_THE_SESSION, StopLadder, below, descendants, say
 from tune_mcp.supervise.quiet.monitor import Monitor
 from tune_mcp.supervise.scratch import Scratch
 from tune_mcp.supervise.waiting import Orders
@@ -43,18 +43,16 @@ class PytestSession:
         gpus: GpuUse,
         monitor: Monitor,
         orders: Orders,
-        say: Callable[[str], None],
-        phase: Callable[[Phase], None],
         stop_now: Callable[[], bool],
     ) -> None:
         self._job, self._place, self._gpus, self._monitor, self._orders = job, place, gpus, monitor, orders
-        self._say, self._phase, self._stop_now = say, phase, stop_now
+        self._stop_now = stop_now
         self._log, self._record = job.log, job.guard_record
 
     def run(self) -> dict[str, object]:
         """From the start of pytest to the end of its last process; facts for the attempt's result."""
         job, (variables, dropped) = self._job, self._variables()
-        self._phase(Phase(PhaseKind.PYTEST))
+        enter(job, PhaseKind.PYTEST)
         # The child starts with the default dispositions; our own SIGTERM handler is a function and so not inherited.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self._monitor.begin()
@@ -74,19 +72,19 @@ class PytestSession:
             )
         watchdog, tree = self._watchdog(variables), TreeRecorder(job.folder, main.pid)
         exiting = ExitWatch(self._record, watchdog.rules.exit_after_s, lambda: below(main.pid))
-        ladder = StopLadder(self._say, alive=_below_us)
+        ladder = StopLadder(alive=_below_us)
         with self._gpus.watched():
             stopped_by, reason = self._wait(main, begin + job.timeout_s, tree, watchdog, exiting)
             if stopped_by == "exit":
                 ladder.grace = AFTER_THE_SESSION
             if stopped_by:
-                self._phase(Phase(PhaseKind.STOPPING))
+                enter(job, PhaseKind.STOPPING)
                 ladder.interrupt(main)
             duration = (exiting.over_at or time.monotonic()) - begin
             clock_moved = clock.moved()
             intrusion = self._monitor.end()
         watchdog.ended()
-        self._phase(Phase(PhaseKind.DRAINING))
+        enter(job, PhaseKind.DRAINING)
         leftovers = ladder.drain(main)
         return {
             "dropped_env": dropped,
@@ -119,8 +117,8 @@ class PytestSession:
         variables = {**launch.variables, "TUNE_GUARD_RECORD": str(self._record), "TMPDIR": str(self._place.tmp)}
         if grant.lane and grant.lane.cpus:
             variables[job.placement.cpu_set_variable] = grant.lane.cpus
-            self._say(f"lane: {grant.lane.text()}")
-        self._say(f"launch: {shlex.join([job.venv_python, *pytest_argv(job, job.run)[1:]])}")
+            say(f"lane: {grant.lane.text()}")
+        say(f"launch: {shlex.join([job.venv_python, *pytest_argv(job, job.run)[1:]])}")
         if not caches.clear_bytecode(Path(job.repo_root), self._orders.began_ns):
             variables["PYTHONPYCACHEPREFIX"] = str(job.folder / "bytecode")
         return variables, launch.dropped
@@ -157,13 +155,13 @@ class PytestSession:
             if self._stop_now():
                 return "cancel", ""
             if reason := exiting.look():
-                self._say(reason)
+                say(reason)
                 return "exit", reason
             if time.monotonic() >= end:
-                self._say(f"pytest reached its limit of {self._job.timeout_s:g} s")
+                say(f"pytest reached its limit of {self._job.timeout_s:g} s")
                 return "timeout", ""
             if reason := watchdog.look():
-                self._say(reason)
+                say(reason)
                 return "watchdog", reason
             self._orders.look(_LOOK_CLOSELY_S if watchdog.alarmed else _LOOK_EVERY_S)
 

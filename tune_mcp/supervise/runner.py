@@ -37,12 +37,13 @@ from tune_mcp.supervise.job import (
     Blocked,
     Engine,
     Job,
-    Phase,
     claim,
     claimed,
+    enter,
     is_cancelled,
     is_sealed,
     read_job,
+    report,
     seal,
 )
 from tune_mcp.supervise.processes import become_subreaper, default_signals, plain_command_line
@@ -55,7 +56,7 @@ _FINISH_S = 15.0
 
 
 class Runner:
-    """The steps of one attempt. ``say`` writes to the attempt's own log, never to pytest's."""
+    """The steps of one attempt."""
 
     def __init__(self, job: Job, orders: Orders, engine: Engine | None = None) -> None:
         self.job = job
@@ -64,17 +65,8 @@ class Runner:
         self.started = utc_now()
         read = state.recording(job.run, accepting(read_gpus, job.accept_unknown_gpus))
         limit = GRANTED_LIMIT_S if engine else WAIT_LIMIT_S
-        self.gpus = GpuUse(job, read, self.say, self.phase, orders.wait, self.cancelled, wait_limit_s=limit)
+        self.gpus = GpuUse(job, read, orders.wait, self.cancelled, wait_limit_s=limit)
         self._stop_seen: float | None = None
-
-    def say(self, text: str) -> None:
-        """One line on stderr, which the executor keeps in the attempt's folder."""
-        print(f"{iso(utc_now())} {text}", file=sys.stderr, flush=True)
-
-    def phase(self, phase: Phase) -> None:
-        """Report to the supervisor what the attempt does; a reader sees it in ``status``."""
-        phase.write(self.job.folder)
-        report(phase.kind.encode())
 
     def cancelled(self) -> bool:
         """Whether to stop: an order to this process, or the attempt's tombstone."""
@@ -92,8 +84,8 @@ class Runner:
     def run(self) -> AttemptResult | None:
         """The whole attempt; None when it was cancelled before its session was complete."""
         job = self.job
-        self.phase(Phase(PhaseKind.PREFLIGHT))
-        preflight.clear_place(job, self.say)
+        enter(job, PhaseKind.PREFLIGHT)
+        preflight.clear_place(job)
         planned, moved = preflight.tree(job)
         if moved or planned is None:
             return self._result(moved=moved)
@@ -108,7 +100,7 @@ class Runner:
             return None
         if isinstance(placed, Blocked):
             return self._result(blocked=placed)
-        if blocked := preflight.wiped(job, self.say):
+        if blocked := preflight.wiped(job):
             return self._result(blocked=blocked)
         if job.any_host:  # the GPUs are known now
             machine, incomparable = comparing.machine_now(
@@ -120,11 +112,11 @@ class Runner:
         if isinstance(place, Blocked):
             return self._result(blocked=place)
         started_ns = time.time_ns()
-        session = PytestSession(job, place, self.gpus, placed, self.orders, self.say, self.phase, self.stop_now)
-        ended = session.run() | {"left_in_tmp": preflight.emptied(job, job.attempt, self.say)}
+        session = PytestSession(job, place, self.gpus, placed, self.orders, self.stop_now)
+        ended = session.run() | {"left_in_tmp": preflight.emptied(job, job.attempt)}
         if ended["stopped_by"] == "cancel" and guard_record.read(self.job.guard_record).shortfall():
             return None
-        self.phase(Phase(PhaseKind.EXTRACTING))
+        enter(job, PhaseKind.EXTRACTING)
         compared = evidence.compared(job, planned, self.gpus.grant.gpus, started_ns)
         return self._result(**compared, **ended, **self.gpus.facts(), **evidence.numbers(job))
 
@@ -167,12 +159,6 @@ def _seal(job: Job, result: AttemptResult) -> None:
             held.enter_context(alone(job.run.sealing))
         copied = sealed.copied(job, result.signatures_of_files)
         seal(job, result.model_copy(update={"strangers": copied | result.strangers}))
-
-
-def report(word: bytes) -> None:
-    """One line to whoever started us; where nobody is left to read it, standard input ends too."""
-    with suppress(BrokenPipeError):
-        os.write(1, word + b"\n")
 
 
 @contextmanager

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from tune_mcp.config.stages import Frozen
@@ -25,8 +24,8 @@ from tune_mcp.observe.observation import GpuRange
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session.state import Liveness, liveness
 from tune_mcp.supervise.gpu.gate import LOOK_EVERY_S, WAIT_LIMIT_S, GpuGate, Grant, lock_gpu
-from tune_mcp.supervise.job import Blocked, Job, Phase
-from tune_mcp.supervise.processes import StopLadder
+from tune_mcp.supervise.job import Blocked, Job, enter
+from tune_mcp.supervise.processes import StopLadder, say
 
 SAMPLE_EVERY_S = 60.0
 """A look costs an interpreter's start on the measured machine: seldom enough to vanish, often enough for a person."""
@@ -58,8 +57,6 @@ class GpuUse:
         self,
         job: Job,
         read: GpuReader,
-        say: Callable[[str], None],
-        phase: Callable[[Phase], None],
         wait: Callable[[float], None],
         cancelled: Callable[[], bool],
         sleep: Callable[[float], None] = time.sleep,
@@ -68,8 +65,6 @@ class GpuUse:
     ) -> None:
         self.job = job
         self.read = read
-        self.say = say
-        self.phase = phase
         self.cancelled = cancelled
         self.sleep = sleep
         self.clock = clock
@@ -77,8 +72,7 @@ class GpuUse:
         self._at_end: tuple[Gpu, ...] = ()
         self._slowed: set[str] = set()
         self._meanwhile: list[Gpu] = []
-        command = job.cleanup_command if job.gpus else ()
-        self._cleanup = Cleanup(command, Path(job.repo_root), job.run, say)
+        self._command = job.cleanup_command if job.gpus else ()
         self._gate = GpuGate(
             read=read,
             take=lambda gpu: lock_gpu(gpu, job.run),
@@ -93,8 +87,8 @@ class GpuUse:
 
     def acquire(self) -> Blocked | None:
         """Clean up, then pick (GPU-03); why nothing may be launched, None when the GPUs are granted."""
-        if self._cleanup.command:
-            self.phase(Phase(PhaseKind.CLEANUP))
+        if self._command:
+            enter(self.job, PhaseKind.CLEANUP)
         if failed := self._cleanup(self.cancelled):
             return Blocked(
                 code=Code.CLEANUP_FAILED,
@@ -159,7 +153,7 @@ class GpuUse:
         """Clean up after the run, wait until its GPUs are clear, and record that (GPU-05: so before every retry)."""
         if not self.grant.gpus:
             return
-        self.phase(Phase(PhaseKind.CLEARING_GPUS))
+        enter(self.job, PhaseKind.CLEARING_GPUS)
         begin = self.clock()
         cleanup = self._cleanup(lambda: False)
         while (busy := self._not_clear()) and self.clock() < begin + CLEAR_LIMIT_S:
@@ -185,9 +179,12 @@ class GpuUse:
         for gpu in gpus:
             self._slowed |= {f"GPU {gpu.index}: {reason}" for reason in gpu.condition.slowed_by or ()}
 
+    def _cleanup(self, cancelled: Callable[[], bool]) -> str:
+        return cleanup(self._command, Path(self.job.repo_root), self.job.run, cancelled)
+
     def _waiting(self, why: str) -> None:
-        self.say(f"waiting for GPUs: {why}")
-        self.phase(Phase(PhaseKind.WAITING_FOR_GPU, why))
+        say(f"waiting for GPUs: {why}")
+        enter(self.job, PhaseKind.WAITING_FOR_GPU, why)
 
 
 def _range(index: int, seen: list[Gpu]) -> GpuRange:
@@ -214,47 +211,42 @@ _CLEANUP_LIMIT_S = 600.0
 _TICK_S = 0.1
 
 
-@dataclass(frozen=True)
-class Cleanup:
-    """The project's own cleanup script, where the host profile names one (rules GPU-07 to GPU-11).
+def cleanup(
+    command: tuple[str, ...],
+    repo_root: Path,
+    run: RunDir,
+    cancelled: Callable[[], bool],
+    limit_s: float = _CLEANUP_LIMIT_S,
+) -> str:
+    """Run the project's own cleanup script, where the host profile names one (rules GPU-07 to GPU-11).
 
     It may end processes that are not ours, so a person enables it for one machine, and only the runner of an active
-    run calls it, around a launch that uses GPUs. What it prints goes to the attempt's own log.
+    run calls it, around a launch that uses GPUs. What it prints goes to the attempt's own log. Returns why it did not
+    succeed, empty when it did or when there is none.
     """
-
-    command: tuple[str, ...]
-    repo_root: Path
-    run: RunDir
-    say: Callable[[str], None]
-    limit_s: float = _CLEANUP_LIMIT_S
-
-    def __call__(self, cancelled: Callable[[], bool]) -> str:
-        """Run it; why it did not succeed, empty when it did or when there is none."""
-        if not self.command:
-            return ""
-        shown = shlex.join(self.command)
-        if liveness(self.run) is not Liveness.HELD:
-            return f"the cleanup script was not run: {self.run.run_id} is not active ({shown})"
-        self.say(f"cleanup: {shown}")
-        begin = time.monotonic()
-        try:
-            script = subprocess.Popen(
-                self.command,
-                cwd=self.repo_root,
-                stdin=subprocess.DEVNULL,
-                stdout=sys.stderr,
-                stderr=sys.stderr,
-                start_new_session=True,
-            )
-        except OSError as error:
-            return f"the cleanup script could not be started: {error} ({shown})"
-        while script.poll() is None and time.monotonic() < begin + self.limit_s and not cancelled():
-            time.sleep(_TICK_S)
-        code = script.poll()
-        left = StopLadder(self.say).drain(script)
-        self.say(
-            f"cleanup ended with {code} after {time.monotonic() - begin:.1f} s, {len(left)} process(es) of it left"
+    if not command:
+        return ""
+    shown = shlex.join(command)
+    if liveness(run) is not Liveness.HELD:
+        return f"the cleanup script was not run: {run.run_id} is not active ({shown})"
+    say(f"cleanup: {shown}")
+    begin = time.monotonic()
+    try:
+        script = subprocess.Popen(
+            command,
+            cwd=repo_root,
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr,
+            stderr=sys.stderr,
+            start_new_session=True,
         )
-        if code is None:
-            return f"the cleanup script was stopped: it did not end within {self.limit_s:g} s ({shown})"
-        return f"the cleanup script ended with exit code {code} ({shown})" if code else ""
+    except OSError as error:
+        return f"the cleanup script could not be started: {error} ({shown})"
+    while script.poll() is None and time.monotonic() < begin + limit_s and not cancelled():
+        time.sleep(_TICK_S)
+    code = script.poll()
+    left = StopLadder().drain(script)
+    say(f"cleanup ended with {code} after {time.monotonic() - begin:.1f} s, {len(left)} process(es) of it left")
+    if code is None:
+        return f"the cleanup script was stopped: it did not end within {limit_s:g} s ({shown})"
+    return f"the cleanup script ended with exit code {code} ({shown})" if code else ""
