@@ -20,7 +20,6 @@ from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult, TextCon
 
 from tune_mcp.server.build import build
 from tune_mcp.server.context import server_context
-from tune_mcp.server.results import Workers
 from tune_mcp.verbs.project import Options, Project
 
 LIMIT_S = 180
@@ -92,7 +91,6 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Connect:
                 server: Any = stdio_client(parameters(repo))
             else:
                 monkeypatch.setattr(server_context, "options", Options(repo=repo))
-                monkeypatch.setattr(server_context, "workers", Workers())
                 server = build()
             async with Client(server, mode=era, elicitation_callback=answer) as client:
                 yield Session(client)

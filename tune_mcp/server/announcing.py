@@ -21,6 +21,7 @@ from mcp_types import EmptyResult, SubscribeRequestParams, UnsubscribeRequestPar
 
 from tune_mcp import run_dir
 from tune_mcp.errors import Refusal
+from tune_mcp.server.context import server_context
 
 if TYPE_CHECKING:
     from tune_mcp.verbs.project import Project
@@ -32,36 +33,29 @@ Stamp = tuple[tuple[int, int], ...]
 """Time in ns and length of each file behind one resource; a file that is not there is left out."""
 
 
-class CountingBus(InMemorySubscriptionBus):
-    """The SDK's bus, which also knows whether anybody listens; ``first`` is called before the first one does."""
+class Bus(InMemorySubscriptionBus):
+    """The SDK's bus, which calls ``first`` before it takes a listener and knows whether it has one."""
 
     def __init__(self, first: Callable[[], None]) -> None:
         super().__init__()
-        self.listeners = 0
         self._first = first
+
+    @property
+    def heard(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._listeners)
 
     def subscribe(self, listener: Callable[[ServerEvent], None]) -> Callable[[], None]:
         """Add a listener until the returned function is called."""
-        if self.listeners == 0:
-            self._first()
-        leave, here = super().subscribe(listener), True
-        self.listeners += 1
-
-        def left() -> None:
-            nonlocal here
-            self.listeners -= here
-            here = False
-            leave()
-
-        return left
+        self._first()
+        return super().subscribe(listener)
 
 
 class Announcer:
     """Who listens to what, and what the files looked like at the last look."""
 
-    def __init__(self, project: Callable[[], Project]) -> None:
-        self.bus = CountingBus(self._begin)
-        self._project = project
+    def __init__(self) -> None:
+        self.bus = Bus(self._begin)
         self._connections: dict[int, Connection] = {}
         self._subscribed: dict[str, set[int]] = {}
         self._seen: dict[str, Stamp] = {}
@@ -121,7 +115,7 @@ class Announcer:
             await anyio.sleep(LOOK_EVERY_S)
 
     async def _look(self) -> None:
-        subscribed = any(self._subscribed.values()) or self.bus.listeners > 0
+        subscribed = any(self._subscribed.values()) or self.bus.heard
         if not subscribed and not self._connections:
             return
         listed, stamps = await anyio.to_thread.run_sync(self._read, subscribed, abandon_on_cancel=True)
@@ -140,7 +134,7 @@ class Announcer:
 
     def _read(self, everything: bool) -> tuple[frozenset[str], dict[str, Stamp]]:
         try:
-            project = self._project()
+            project = server_context.project()
         except Refusal:
             return frozenset(), {}
         runs = run_dir.list_runs(project.repo_root)[:_RUNS_WATCHED]

@@ -21,10 +21,10 @@ from tune_mcp.contract.apply import ApplyReply, Decision, Mode, Otherwise
 from tune_mcp.contract.options import Options
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.server.arguments import RunId
-from tune_mcp.server.context import ServerContext, can_ask, server_context
+from tune_mcp.server.context import can_ask, server_context
 from tune_mcp.server.forms import FORMS, Agreement, Failures, Form, decisions_of, form_for
 from tune_mcp.server.registering import tool, void
-from tune_mcp.server.results import ToolResult, internal, refused
+from tune_mcp.server.results import ToolResult, answer, in_thread, internal, refused
 
 if TYPE_CHECKING:
     from tune_mcp.apply.plan import ApplyPlan
@@ -161,7 +161,7 @@ def _writes(failures: object) -> bool:
 LAST = functools.reduce(_slot, range(FORMS + 1), _none_before)
 
 
-def register_apply(mcp: MCPServer[Any], server: ServerContext) -> None:
+def register_apply(mcp: MCPServer[Any]) -> None:
     """Put ``apply`` on the server."""
 
     @tool(mcp, "Apply thresholds", HINTS, ApplyReply)
@@ -194,16 +194,16 @@ def register_apply(mcp: MCPServer[Any], server: ServerContext) -> None:
 
         try:
             call = _Call(run_id, plan_id, mode, decisions, otherwise)
-            word = await server.workers.run(
-                lambda: _agreed(server.project(), call, asked=can_ask(ctx), how=how, failures=failures)
+            word = await in_thread(
+                lambda: _agreed(server_context.project(), call, asked=can_ask(ctx), how=how, failures=failures)
             )
         except Refusal as refusal:
             return refused(refusal)
         except Exception as error:
             return internal(error)
-        return await server.workers.answer(
+        return await answer(
             lambda: verb.apply(
-                server.project(),
+                server_context.project(),
                 run_id,
                 plan_id,
                 word.mode,

@@ -14,7 +14,6 @@ from tune_mcp import __version__
 from tune_mcp.server import dashboard
 from tune_mcp.server.announcing import Announcer
 from tune_mcp.server.arguments import argument_check
-from tune_mcp.server.context import server_context
 from tune_mcp.server.prompts import register_completions, register_prompts
 from tune_mcp.server.resources import TuneServer, register_resources
 from tune_mcp.server.tools import register_tools
@@ -39,7 +38,7 @@ next. If a call is cut by your time limit, use a smaller wait_s; nothing is lost
 def build(auth: AuthSettings | None = None, verifier: TokenVerifier | None = None) -> MCPServer[Any]:
     """A new server with everything on it; ``auth`` and ``verifier`` are for HTTP."""
     logging.getLogger("mcp").setLevel(logging.WARNING)
-    announcer = Announcer(server_context.project)
+    announcer = Announcer()
     mcp = TuneServer(
         "tune",
         title="tune-mcp",
@@ -53,10 +52,10 @@ def build(auth: AuthSettings | None = None, verifier: TokenVerifier | None = Non
         token_verifier=verifier,
     )
     announcer.attach(mcp)
-    register_tools(mcp, server_context)
-    register_resources(mcp, server_context)
-    register_prompts(mcp, server_context)
-    register_completions(mcp, server_context)
+    register_tools(mcp)
+    register_resources(mcp)
+    register_prompts(mcp)
+    register_completions(mcp)
     return mcp
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from mcp.server.mcpserver import Context
 
 from tune_mcp.contract.options import Options
-from tune_mcp.server.results import Workers
 
 if TYPE_CHECKING:
     from tune_mcp.verbs.project import Project
@@ -19,7 +18,6 @@ class ServerContext:
     """Set once by ``tune-mcp serve`` before the first message; ``mcp dev`` keeps the defaults."""
 
     options: Options = field(default_factory=Options)
-    workers: Workers = field(default_factory=Workers)
 
     def project(self) -> Project:
         """The project as it is now."""

@@ -17,7 +17,8 @@ from tune_mcp import run_dir
 from tune_mcp.config.loader import shipped_place
 from tune_mcp.config.stages import Frozen
 from tune_mcp.errors import Refusal
-from tune_mcp.server.context import ServerContext
+from tune_mcp.server.context import server_context
+from tune_mcp.server.results import in_thread
 
 _FILE = re.compile(r"---\n(?P<head>.*?)\n---\n(?P<body>.*)", re.DOTALL)
 _PLACE = re.compile(r"\{\{(\w+)\}\}")
@@ -56,7 +57,7 @@ def read_prompt(path: Path) -> PromptFile:
     return PromptFile.model_validate({**yaml.safe_load(match["head"]), "body": match["body"].strip() + "\n"})
 
 
-def register_prompts(mcp: MCPServer[Any], _: ServerContext) -> None:
+def register_prompts(mcp: MCPServer[Any]) -> None:
     """One prompt for each file."""
     for path in sorted((shipped_place() / "prompts").glob("*.md")):
         file = read_prompt(path)
@@ -81,7 +82,7 @@ def _renderer(file: PromptFile) -> Callable[..., str]:
     return render
 
 
-def register_completions(mcp: MCPServer[Any], server: ServerContext) -> None:
+def register_completions(mcp: MCPServer[Any]) -> None:
     """Model names, stage tokens and run ids, for prompt arguments and resource templates."""
 
     @mcp.completion()
@@ -92,17 +93,17 @@ def register_completions(mcp: MCPServer[Any], server: ServerContext) -> None:
     ) -> Completion:
         chosen = (context.arguments if context else None) or {}
         try:
-            names = await server.workers.run(lambda: _candidates(server, argument.name, chosen.get("model")))
+            names = await in_thread(lambda: _candidates(argument.name, chosen.get("model")))
         except Refusal:
             names = []
         hits = [name for name in names if name.startswith(argument.value)]
         return Completion(values=hits[:_MOST], total=len(hits), has_more=len(hits) > _MOST)
 
 
-def _candidates(server: ServerContext, argument: str, model: str | None) -> list[str]:
+def _candidates(argument: str, model: str | None) -> list[str]:
     from tune_mcp.discover.aliases import aliases
 
-    project = server.project()
+    project = server_context.project()
     match argument:
         case "model":
             return project.places.model_names()

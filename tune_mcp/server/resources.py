@@ -15,7 +15,7 @@ from tune_mcp import run_dir
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import dump_json, open_plain, read_text
 from tune_mcp.run_dir import RunDir
-from tune_mcp.server.context import ServerContext, server_context
+from tune_mcp.server.context import server_context
 from tune_mcp.server.registering import published
 
 _TAIL_BYTES = 256 * 1024
@@ -60,12 +60,13 @@ def _as_protocol_error(error: type[ResourceError]) -> Generator[None]:
         raise error(refusal.text()) from refusal
 
 
-def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
+def register_resources(mcp: MCPServer[Any]) -> None:
     """``tune://...`` addresses."""
+    project = server_context.project
 
     def run(run_id: str) -> RunDir:
         with _as_protocol_error(ResourceNotFoundError):
-            return server.project().run(run_id)
+            return project().run(run_id)
 
     def text(run_id: str, name: str) -> str:
         path = run(run_id).path / name
@@ -78,7 +79,7 @@ def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
         """All runs, newest first (tool: status)."""
         from tune_mcp.verbs import status
 
-        return _json(status.list_runs(server.project()))
+        return _json(status.list_runs(project()))
 
     @mcp.resource("tune://runs/{run_id}/report.md", title="Report (markdown)", mime_type="text/markdown")
     def report_md(run_id: str) -> str:
@@ -97,7 +98,7 @@ def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
 
         run(run_id)
         with _as_protocol_error(ResourceError):
-            return strict_audit(server.project(), run_id).text()
+            return strict_audit(project(), run_id).text()
 
     @mcp.resource("tune://runs/{run_id}/plan", title="Plan", mime_type="application/json")
     def plan(run_id: str) -> str:
@@ -111,7 +112,7 @@ def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
 
         run(run_id)
         with _as_protocol_error(ResourceError):
-            return _json(verb.apply_plan(server.project(), run_id))
+            return _json(verb.apply_plan(project(), run_id))
 
     @mcp.resource("tune://runs/{run_id}/events", title="Milestones", mime_type="application/jsonl")
     def run_events(run_id: str) -> str:
@@ -123,7 +124,7 @@ def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
         """The end of one pytest log, at most 256 KiB (tool: tail_pytest)."""
         found = run(run_id)
         with _as_protocol_error(ResourceError):
-            tests = server.project().plan(found).tests()
+            tests = project().plan(found).tests()
         if test not in tests or not repeat.isdigit():
             raise ResourceNotFoundError(f"{run_id} has no log {test}/{repeat}")
         path = found.log(test, int(repeat))
@@ -139,13 +140,13 @@ def register_resources(mcp: MCPServer[Any], server: ServerContext) -> None:
         from tune_mcp.verbs.catalog import catalog
 
         with _as_protocol_error(ResourceNotFoundError):
-            return _json(catalog(server.project(), model))
+            return _json(catalog(project(), model))
 
     @mcp.resource("tune://hosts/{host}", title="Host profile", mime_type="application/json")
     def host_profile(host: str) -> str:
         """One host profile (tool: catalog)."""
         with _as_protocol_error(ResourceNotFoundError):
-            return _json(server.project().places.host(host))
+            return _json(project().places.host(host))
 
     @mcp.resource("tune://rules", title="Rules for clients, and refusals", mime_type="text/markdown")
     def register() -> str:

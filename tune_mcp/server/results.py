@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Annotated, TypeVar, cast
 
 import anyio
+from anyio.lowlevel import RunVar
 from mcp_types import CallToolResult, TextContent
 from pydantic import BaseModel, ConfigDict
 
@@ -17,6 +18,7 @@ from tune_mcp.errors import Code, Json, Refusal, unusable
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 _THREADS = 16
+_LIMITER: RunVar[anyio.CapacityLimiter] = RunVar("threads of the verbs")
 _LONGEST, _DETAILS = 8000, 12000
 
 
@@ -84,23 +86,25 @@ def internal(error: Exception) -> CallToolResult:
     )
 
 
-class Workers:
+async def answer(verb: Callable[[], Reply], *, shielded: bool = False) -> CallToolResult:
+    """Run a verb in a thread and translate what it gives; ``shielded`` work is finished even when cancelled."""
+    try:
+        return succeeded(await in_thread(verb, shielded=shielded))
+    except Refusal as refusal:
+        return refused(refusal)
+    except Exception as error:
+        return refused(refusal) if (refusal := unusable(error)) else internal(error)
+
+
+async def in_thread(work: Callable[[], T], *, shielded: bool = False) -> T:
+    """Run blocking work. A cancelled call leaves its thread behind, but waits for the end of shielded work."""
+    return await anyio.to_thread.run_sync(work, abandon_on_cancel=not shielded, limiter=_threads())
+
+
+def _threads() -> anyio.CapacityLimiter:
     """Threads for the verbs, apart from those that the transport reads and writes with."""
-
-    def __init__(self) -> None:
-        self._limiter: anyio.CapacityLimiter | None = None
-
-    async def answer(self, verb: Callable[[], Reply], *, shielded: bool = False) -> CallToolResult:
-        """Run a verb in a thread and translate what it gives; ``shielded`` work is finished even when cancelled."""
-        try:
-            return succeeded(await self.run(verb, shielded=shielded))
-        except Refusal as refusal:
-            return refused(refusal)
-        except Exception as error:
-            return refused(refusal) if (refusal := unusable(error)) else internal(error)
-
-    async def run(self, work: Callable[[], T], *, shielded: bool = False) -> T:
-        """Run blocking work. A cancelled call leaves its thread behind, but waits for the end of shielded work."""
-        if self._limiter is None:
-            self._limiter = anyio.CapacityLimiter(_THREADS)
-        return await anyio.to_thread.run_sync(work, abandon_on_cancel=not shielded, limiter=self._limiter)
+    try:
+        return _LIMITER.get()
+    except LookupError:
+        _LIMITER.set(limiter := anyio.CapacityLimiter(_THREADS))
+        return limiter

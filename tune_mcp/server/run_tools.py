@@ -17,9 +17,9 @@ from tune_mcp.contract.resume_run import PurgeItem
 from tune_mcp.contract.start_run import DEFAULT_REPEATS, MAX_REPEATS, RunReply
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.server.arguments import ALL_STAGES, Label, Model, RunId, Stages
-from tune_mcp.server.context import ServerContext, can_ask, server_context
+from tune_mcp.server.context import can_ask, server_context
 from tune_mcp.server.registering import tool
-from tune_mcp.server.results import ToolResult
+from tune_mcp.server.results import ToolResult, answer
 
 START = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False)
 
@@ -65,7 +65,7 @@ def _ask_selection(model: str, stages: list[str] | str, repeats: int, ctx: Conte
         return Selection()
 
 
-def register_start(mcp: MCPServer[Any], server: ServerContext) -> None:
+def register_start(mcp: MCPServer[Any]) -> None:
     """Put ``start_run`` on the server."""
 
     @tool(mcp, "Start a calibration run", START, RunReply)
@@ -90,18 +90,18 @@ def register_start(mcp: MCPServer[Any], server: ServerContext) -> None:
         Ask the user for model, stages and repeats before, once; without a model, clients that can will ask here."""
         from tune_mcp.verbs import start_run as verb
 
-        answer = cast("BaseModel | None", chosen.data) if isinstance(chosen, AcceptedElicitation) else None
-        picked = Selection.model_validate(answer.model_dump()) if answer else Selection()
+        form = cast("BaseModel | None", chosen.data) if isinstance(chosen, AcceptedElicitation) else None
+        picked = Selection.model_validate(form.model_dump()) if form else Selection()
 
         def start() -> RunReply:
-            project = server.project()
+            project = server_context.project()
             name = model or picked.model or verb.only_model(project)
             if name is None:
                 raise verb.unnamed(project)
             asked = [picked.stages] if picked.stages else tokens(stages)
             return verb.start_run(project, name, asked, int(picked.repeats or repeats), label or None, lanes)
 
-        return await server.workers.answer(start)
+        return await answer(start)
 
 
 class Replacement(BaseModel):
@@ -126,7 +126,7 @@ def _ask_replacing(run_id: str, purge: list[PurgeItem], ctx: Context[Any, Any]) 
     return Elicit("\n\n".join(questions.values()), Replacement) if questions else _NOT_ASKED
 
 
-def register_resume(mcp: MCPServer[Any], server: ServerContext) -> None:
+def register_resume(mcp: MCPServer[Any]) -> None:
     """Put ``resume_run`` on the server."""
 
     @tool(mcp, "Resume a run", START, RunReply)
@@ -149,9 +149,9 @@ def register_resume(mcp: MCPServer[Any], server: ServerContext) -> None:
 
         def resume() -> Reply:
             asked = not (isinstance(word, AcceptedElicitation) and cast("object", word.data) == _NOT_ASKED)
-            return verb.resume_run(server.project(), run_id, purge, _person(word) if asked else None)
+            return verb.resume_run(server_context.project(), run_id, purge, _person(word) if asked else None)
 
-        return await server.workers.answer(resume)
+        return await answer(resume)
 
 
 def _person(word: object) -> str:

@@ -57,8 +57,8 @@ async def _serve(mcp: MCPServer[Any]) -> None:
     from mcp.server.lowlevel import NotificationOptions
     from mcp.server.stdio import stdio_server
 
-    from tune_mcp.server.context import server_context
-    from tune_mcp.server.unreadable import Readable
+    from tune_mcp.server import unreadable
+    from tune_mcp.server.results import in_thread
 
     server = mcp._lowlevel_server  # pyright: ignore[reportPrivateUsage]  # no public way to say listChanged (SDK 2.3)
 
@@ -70,10 +70,12 @@ async def _serve(mcp: MCPServer[Any]) -> None:
 
     async with anyio.create_task_group() as group:
         group.start_soon(on_signal, group.cancel_scope)
-        group.start_soon(server_context.workers.run, settle_at_start)
+        group.start_soon(in_thread, settle_at_start)
         async with stdio_server() as (reader, writer):
             options = NotificationOptions(tools_changed=True, resources_changed=True, prompts_changed=True)
-            await server.run(Readable(reader, writer), writer, server.create_initialization_options(options))
+            to_server, messages = anyio.create_memory_object_stream[unreadable.Item]()
+            group.start_soon(unreadable.pass_on, reader, to_server, writer)
+            await server.run(messages, writer, server.create_initialization_options(options))
         group.cancel_scope.cancel()
 
 

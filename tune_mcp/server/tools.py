@@ -22,9 +22,9 @@ from tune_mcp.contract.tail_pytest import MAX_LINES, TailReply
 from tune_mcp.server import dashboard
 from tune_mcp.server.apply_tool import register_apply
 from tune_mcp.server.arguments import ALL_STAGES, Model, Pattern, Reason, RunId, Stages, Wait
-from tune_mcp.server.context import ServerContext
+from tune_mcp.server.context import server_context
 from tune_mcp.server.registering import tool, void
-from tune_mcp.server.results import ToolResult
+from tune_mcp.server.results import ToolResult, answer
 from tune_mcp.server.run_tools import register_resume, register_start, tokens
 
 READ = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
@@ -32,9 +32,9 @@ WRITE = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent
 STOP = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
 
 
-def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
+def register_tools(mcp: MCPServer[Any]) -> None:
     """Put all twelve tools on the server."""
-    answer = server.workers.answer
+    project = server_context.project
 
     @tool(mcp, "Catalog", READ, CatalogReply)
     async def catalog(
@@ -44,7 +44,7 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         start_run accepts. Call this first. A stage marked STALE needs discover."""
         from tune_mcp.verbs import catalog as verb
 
-        return await answer(lambda: verb.catalog(server.project(), model or None))
+        return await answer(lambda: verb.catalog(project(), model or None))
 
     @tool(mcp, "Discover stages", WRITE, DiscoverReply)
     async def discover(
@@ -56,7 +56,7 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         still need a JSON path (NEEDS_CONFIG)."""
         from tune_mcp.verbs import discover as verb
 
-        return await answer(lambda: verb.discover(server.project(), model, write))
+        return await answer(lambda: verb.discover(project(), model, write))
 
     @tool(mcp, "Precheck the machine", READ, PrecheckReply)
     async def precheck(model: Model, stages: Stages = ALL_STAGES) -> ToolResult:
@@ -65,10 +65,10 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         an environment that is ok. start_run repeats this check as its first phase."""
         from tune_mcp.verbs import precheck as verb
 
-        return await answer(lambda: verb.precheck(server.project(), model, tokens(stages)))
+        return await answer(lambda: verb.precheck(project(), model, tokens(stages)))
 
-    register_start(mcp, server)
-    register_resume(mcp, server)
+    register_start(mcp)
+    register_resume(mcp)
 
     @tool(mcp, "Stop a run", STOP, StopReply)
     async def stop_run(run_id: RunId, reason: Reason) -> ToolResult:
@@ -76,7 +76,7 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         complete stays and can be resumed. On a halted run: give it up, so that a fresh run may start."""
         from tune_mcp.verbs import stop_run as verb
 
-        return await answer(lambda: verb.stop_run(server.project(), run_id, reason))
+        return await answer(lambda: verb.stop_run(project(), run_id, reason))
 
     @tool(mcp, "Status of a run", READ, StatusReply, RunsReply, page=dashboard.URI)
     async def status(
@@ -90,7 +90,7 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         from tune_mcp.verbs import status as verb
 
         if not run_id:
-            return await answer(lambda: verb.list_runs(server.project()))
+            return await answer(lambda: verb.list_runs(project()))
         return await _watched(run_id, wait_s, ctx)
 
     answered: dict[str, str] = {}
@@ -105,7 +105,7 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
 
         def look() -> StatusReply:
             known = answered.get(run_id) if alone else None
-            reply = verb.status(server.project(), run_id, wait_s, lambda s: void(gone.wait(s)), gone.is_set, known)
+            reply = verb.status(project(), run_id, wait_s, lambda s: void(gone.wait(s)), gone.is_set, known)
             if alone and not gone.is_set():
                 answered[run_id] = reply.mark
             return reply
@@ -126,7 +126,7 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         one commit. Only "STRICT + GIT: READY" means that the calibration is complete."""
         from tune_mcp.verbs import strict_audit as verb
 
-        return await answer(lambda: verb.strict_audit(server.project(), run_id))
+        return await answer(lambda: verb.strict_audit(project(), run_id))
 
     @tool(mcp, "Tail the active pytest log", READ, TailReply)
     async def tail_pytest(
@@ -149,7 +149,7 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
 
         return await answer(
             lambda: verb.tail_pytest(
-                server.project(), run_id, lines, test or None, repeat or None, grep or None, cursor or None
+                project(), run_id, lines, test or None, repeat or None, grep or None, cursor or None
             )
         )
 
@@ -159,7 +159,7 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         strict on one commit. Tell the user the path and what would loosen."""
         from tune_mcp.verbs import report as verb
 
-        return await answer(lambda: verb.report(server.project(), run_id))
+        return await answer(lambda: verb.report(project(), run_id))
 
     @tool(mcp, "Plan the threshold changes", READ, ApplyPlanReply)
     async def apply_plan(run_id: RunId) -> ToolResult:
@@ -167,9 +167,9 @@ def register_tools(mcp: MCPServer[Any], server: ServerContext) -> None:
         it tightens or loosens CI. Writes nothing. Its plan_id is what apply needs."""
         from tune_mcp.verbs import apply_plan as verb
 
-        return await answer(lambda: verb.apply_plan(server.project(), run_id))
+        return await answer(lambda: verb.apply_plan(project(), run_id))
 
-    register_apply(mcp, server)
+    register_apply(mcp)
 
 
 async def _progress(ctx: Context[Any, Any] | None) -> None:

@@ -7,10 +7,10 @@ error, with the request's id where one can be found; a client of either era neve
 from __future__ import annotations
 
 import re
-from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import mcp_types as types
+from anyio.abc import ObjectSendStream
 from mcp.shared._stream_protocols import ReadStream, WriteStream
 from mcp.shared.message import SessionMessage
 from pydantic import ValidationError
@@ -20,44 +20,14 @@ _SEARCHED = 100_000
 Item = SessionMessage | Exception
 
 
-class Readable:
-    """The messages of ``reader``; what is none is answered through ``writer`` and left out."""
-
-    def __init__(self, reader: ReadStream[Item], writer: WriteStream[SessionMessage]) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    @property
-    def last_context(self) -> object:
-        """The sender's context, which the SDK runs the handler in."""
-        return getattr(self._reader, "last_context", None)
-
-    async def receive(self) -> Item:
-        """The next message."""
-        while isinstance(item := await self._reader.receive(), Exception):
-            await self._writer.send(SessionMessage(answer(item)))
-        return item
-
-    async def aclose(self) -> None:
-        """Close the reader."""
-        await self._reader.aclose()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Item:
-        while isinstance(item := await self._reader.__anext__(), Exception):
-            await self._writer.send(SessionMessage(answer(item)))
-        return item
-
-    async def __aenter__(self) -> Self:
-        await self._reader.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
-    ) -> bool | None:
-        return await self._reader.__aexit__(exc_type, exc_val, exc_tb)
+async def pass_on(reader: ReadStream[Item], to: ObjectSendStream[Item], writer: WriteStream[SessionMessage]) -> None:
+    """Give ``to`` the messages of ``reader``; what is none is answered through ``writer``."""
+    async with to:
+        async for item in reader:
+            if isinstance(item, Exception):
+                await writer.send(SessionMessage(answer(item)))
+            else:
+                await to.send(item)
 
 
 def answer(error: Exception) -> types.JSONRPCError:
