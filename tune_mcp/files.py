@@ -148,6 +148,9 @@ def append_line(path: Path, line: str) -> None:
         os.close(handle)
 
 
+_HASHED_UP_TO_BYTES = 16 * 1024 * 1024
+
+
 def sha256_bytes(data: bytes) -> str:
     """Hex digest of ``data``."""
     return hashlib.sha256(data).hexdigest()
@@ -157,6 +160,11 @@ def sha256_file(path: Path) -> str:
     """Hex digest of the file's bytes, read in blocks."""
     with open_plain(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def content_mark(path: Path, size: int, mtime_ns: int) -> str:
+    """A digest of the file's bytes; of a very large one its size and time. Raises ``OSError``."""
+    return sha256_file(path) if size <= _HASHED_UP_TO_BYTES else f"size:{size}:{mtime_ns}"
 
 
 def has_digest(path: Path, sha256: str) -> bool:

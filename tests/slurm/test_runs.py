@@ -128,7 +128,7 @@ def test_a_job_that_slurm_will_never_take_halts_the_run_with_its_reason(cluster:
     now = toy.wait_until_rest(project, run.run_id, 90)
 
     assert now.state == "halted" and "Invalid feature" in now.text(), toy.told(run)
-    assert [one.facts["code"] for one in events.read(run.events, '"halted"')] == ["EXECUTOR_UNAVAILABLE"]
+    assert [one.facts["code"] for one in events.read(run.events, "halted")] == ["EXECUTOR_UNAVAILABLE"]
 
 
 def test_doctor_reads_the_site_and_asks_no_gpu_of_the_submitting_machine(cluster: Cluster, tmp_path: Path) -> None:

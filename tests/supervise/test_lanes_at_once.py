@@ -108,7 +108,7 @@ def test_a_killed_runner_takes_nothing_with_it_that_another_lane_has(tmp_path: P
 
     assert toy.wait_until_rest(project, run.run_id).strict_complete, toy.told(run)
     assert counted(run) == {("test_a_ci", 1): 1, ("test_b_ci", 1): 1}
-    launched = [(event.facts["test"], event.facts["attempt"]) for event in events.read(run.events, '"launched"')]
+    launched = [(event.facts["test"], event.facts["attempt"]) for event in events.read(run.events, "launched")]
     assert sorted(launched) == [("test_a_ci", 1), ("test_a_ci", 2), ("test_b_ci", 1)]
 
 

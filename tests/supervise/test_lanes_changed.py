@@ -62,7 +62,7 @@ def test_a_lane_that_is_gone_leaves_its_repeats_to_the_others(tmp_path: Path) ->
     resumed(project, run)
 
     assert status(project, run.run_id).strict_complete, toy.told(run)
-    launched = [event.facts["lane"] for event in events.read(run.events, '"launched"')]
+    launched = [event.facts["lane"] for event in events.read(run.events, "launched")]
     assert launched[-1] == "right"
 
 

@@ -71,7 +71,7 @@ def test_what_others_disturb_on_one_lane_is_measured_again_and_costs_the_other_l
     assert history(run, "b_speed", 1) == history(run, "b_speed", 2) == [("right", "kept")]
     assert run.observation("b_speed", 1).read_bytes() == before
     assert not kinds(run, "alert", "test_b_ci") and not kinds(run, "retry", "test_a_ci"), "no try is charged"
-    kept = [(event.facts["test"], event.facts["repeat"]) for event in events.read(run.events, '"observed"')]
+    kept = [(event.facts["test"], event.facts["repeat"]) for event in events.read(run.events, "observed")]
     assert sorted(kept) == [("test_a_ci", 1), ("test_a_ci", 2), ("test_b_ci", 1), ("test_b_ci", 2)]
     assert laned.worst(project, run) == laned.WORST
     assert "| disturbed by others |" in (run.path / "report.md").read_text()

@@ -95,12 +95,12 @@ def machine() -> Iterator[InUse]:
 
 
 def launched(run: RunDir) -> list[tuple[Any, Any, Any]]:
-    found = [event.facts for event in events.read(run.events, '"launched"')]
+    found = [event.facts for event in events.read(run.events, "launched")]
     return [(one["test"], one["repeat"], one["lane"]) for one in found]
 
 
 def counted(run: RunDir) -> list[tuple[Any, Any]]:
-    return sorted((one.facts["test"], one.facts["repeat"]) for one in events.read(run.events, '"observed"'))
+    return sorted((one.facts["test"], one.facts["repeat"]) for one in events.read(run.events, "observed"))
 
 
 def history(run: RunDir, stage: str, repeat: int) -> list[tuple[str, str]]:

@@ -89,25 +89,24 @@ def test_a_folder_that_the_name_does_not_prove_ours_stays(tmp_path: Path) -> Non
     run = RunDir(tmp_path / "20260423T050000Z_toy")
     attempt = run.attempt(TEST_KEY, 1, 1)
     attempt.mkdir(parents=True)
-    key = run.attempt_key(TEST_KEY, 1, 1)
-    made = scratch.make(run, key, attempt, {}, {"TMPDIR": str(tmp_path)})
+    made = scratch.make(run, attempt, {}, {"TMPDIR": str(tmp_path)})
     stranger = tmp_path / "tune-0123456789ab"
     (stranger / "t").mkdir(parents=True)
     (attempt / scratch.RECORD_FILE).write_text(str(stranger))
 
-    assert (scratch.clear(run, key, attempt), scratch.sweep(run)) == (None, ())
+    assert (scratch.clear(run, attempt), scratch.sweep(run)) == (None, ())
     assert stranger.is_dir()
 
     (attempt / scratch.RECORD_FILE).write_text(str(made.folder))
     made.folder.rename(tmp_path / "aside")
     made.folder.symlink_to(stranger)
-    assert scratch.clear(run, key, attempt) is None
+    assert scratch.clear(run, attempt) is None
     assert (stranger / "t").is_dir()
 
     made.folder.unlink()
     (tmp_path / "aside").rename(made.folder)
     (made.tmp / "link").symlink_to(stranger)
-    left = scratch.clear(run, key, attempt)
+    left = scratch.clear(run, attempt)
     assert left is not None
     assert (left.files, left.names, made.folder.exists(), stranger.is_dir()) == (1, ("link",), False, True)
 
@@ -127,14 +126,13 @@ def test_the_tmpdir_lies_where_it_is_short_and_can_be_written(
     run = RunDir(tmp_path / "20260423T050000Z_toy")
     attempt = run.attempt(TEST_KEY, 1, 1)
     attempt.mkdir(parents=True)
-    key = run.attempt_key(TEST_KEY, 1, 1)
     named = str(tmp_path) if caller == "@LONG@" else caller
 
-    made = scratch.make(run, key, attempt, {"TMPDIR": settings}, {"TMPDIR": named})
+    made = scratch.make(run, attempt, {"TMPDIR": settings}, {"TMPDIR": named})
     try:
         assert (str(made.folder.parent), len(str(made.tmp)) < 40) == (expected, True)
     finally:
-        scratch.clear(run, key, attempt)
+        scratch.clear(run, attempt)
     assert not made.folder.exists()
 
 

@@ -135,7 +135,7 @@ def _taken_away(
         for key, value in cell.stored.content.metrics.items()
     }
     present = set(_seals(run))
-    for event in events.read(run.events, '"sealed"'):
+    for event in events.read(run.events, "sealed"):
         name, sealed = ATTEMPT_KEY.fullmatch(str(event.facts.get("key"))), event.facts.get("values")
         if name is None or name["run"] != run.run_id or event.facts.get("sha256") in present:
             continue
@@ -213,8 +213,7 @@ def _superseded(run: RunDir, stages: Mapping[str, list[AuditedStage]]) -> Iterat
     """Attempts that the supervisor launched again: those of the artifacts' history, and whatever else is on disk."""
     launched = {
         (event.facts.get("test"), event.facts.get("repeat"), event.facts.get("attempt")): event.t
-        for event in events.read(run.events, '"launched"')
-        if event.kind == "launched"
+        for event in events.read(run.events, "launched")
     }
     for test, fed in stages.items():
         place = run.test_folder(test)

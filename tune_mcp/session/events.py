@@ -59,26 +59,23 @@ def _one_line(text: str) -> str:
     )
 
 
-def read(path: Path, about: str = "") -> Iterator[Event]:
-    """All events in order, or those whose line holds ``about``. A torn line (a crash in mid-write) is passed over."""
+def read(path: Path, *kinds: str) -> Iterator[Event]:
+    """The events of these kinds, or all, in order. A torn line (a crash in mid-write) is passed over."""
     if not path.is_file():
         return
+    words = [f'"{kind}"'.encode() for kind in kinds] or [b""]
     with open_plain(path) as stream:
         for line in stream:
-            if about.encode() not in line:
-                continue
+            if not any(word in line for word in words):
+                continue  # most lines are of other kinds, and need not be parsed
             try:
                 value = parse_json(line)
             except ValueError:
                 continue
-            if isinstance(value, dict) and isinstance(value.get("t"), str) and isinstance(value.get("kind"), str):
-                text = value.get("text")
-                yield Event(
-                    str(value["t"]),
-                    str(value["kind"]),
-                    _one_line(text) if isinstance(text, str) else "",
-                    {key: item for key, item in value.items() if key not in ("t", "kind", "text")},
-                )
+            found = value if isinstance(value, dict) else {}
+            t, kind, text = (found.pop(name, None) for name in ("t", "kind", "text"))
+            if isinstance(t, str) and isinstance(kind, str) and (not kinds or kind in kinds):
+                yield Event(t, kind, _one_line(text) if isinstance(text, str) else "", found)
 
 
 @dataclass(frozen=True)
@@ -136,6 +133,6 @@ def expected_lengths(run: RunDir) -> dict[str, float]:
 
     found: dict[str, float] = {}
     for one in (run, *list_runs(run.repo_root)[:_EARLIER_RUNS]):
-        for test, seconds in observed_lengths(read(one.events, '"observed"')).items():
+        for test, seconds in observed_lengths(read(one.events, "observed")).items():
             found.setdefault(test, median(seconds))
     return found

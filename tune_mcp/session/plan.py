@@ -207,9 +207,9 @@ class Plan(Frozen):
 def launch_tree(run: RunDir, plan: Plan) -> Baseline:
     """What every launch must find, without the untracked files that this run's tests were seen to write."""
     learned: set[str] = set()
-    for event in events.read(run.events, '"rewritten"'):
+    for event in events.read(run.events, "appeared"):
         names = event.facts.get("rewritten")
-        if event.kind == "appeared" and isinstance(names, list):
+        if isinstance(names, list):
             learned |= {str(name) for name in names} & set(plan.untracked)
     return plan.planned_tree.model_copy(update={"apart": (*plan.apart, *sorted(learned))})
 

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import digest, sha256_file
+from tune_mcp.files import content_mark, digest
 
 _GIT_DEADLINE_S = 30
-_HASHED_UP_TO_BYTES = 16 * 1024 * 1024
 _QUESTIONS = (
     ("status", "--porcelain=v2", "--branch", "-z", "--untracked-files=all", "--no-renames", "--ignore-submodules=none"),
     ("log", "-g", "-1", "--date=raw", "--format=%H %gd %gs", "HEAD"),
@@ -330,9 +329,7 @@ def _digest(path: Path) -> str:
             return f"repository:{inner.head}:{digest([inner.changed, inner.untracked])}"
         if not stat.S_ISREG(facts.st_mode):
             return "not-a-file"
-        return (
-            sha256_file(path) if facts.st_size <= _HASHED_UP_TO_BYTES else f"size:{facts.st_size}:{facts.st_mtime_ns}"
-        )
+        return content_mark(path, facts.st_size, facts.st_mtime_ns)
     except FileNotFoundError:
         return "gone"
     except OSError as error:

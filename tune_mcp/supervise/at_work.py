@@ -140,12 +140,12 @@ def next_job(
 def _launched(run: RunDir, test: str, repeat: int) -> list[int]:
     """Attempts on the ledger since the repeat was last moved aside: a folder that somebody took away was one, too."""
     found: list[int] = []
-    for event in events.read(run.events, '"test"'):
+    for event in events.read(run.events, "purged", "launched"):
         if (event.facts.get("test"), event.facts.get("repeat")) != (test, repeat):
             continue
         number = event.facts.get("attempt")
         if event.kind == "purged":
             found.clear()
-        elif event.kind == "launched" and isinstance(number, int) and number < _FORGED:
+        elif isinstance(number, int) and number < _FORGED:
             found.append(number)
     return found

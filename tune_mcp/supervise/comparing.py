@@ -62,7 +62,7 @@ def recorded_machine(run: RunDir) -> Environment | None:
 
     A file that is gone, or is not the one on the ledger, is written again from there.
     """
-    lines = [event.facts for event in events.read(run.events, '"environment"') if event.kind == "environment"]
+    lines = [event.facts for event in events.read(run.events, "environment")]
     recorded = lines[-1] if lines else dict[str, Json]()
     data = b""
     with suppress(OSError):
@@ -143,7 +143,7 @@ def _loaded_as_recorded(run: RunDir) -> None:
 
     Raises HOST_NOT_COMPARABLE when there is none any more.
     """
-    known = [str(event.facts["loaded"]) for event in events.read(run.events, '"sealed"') if "loaded" in event.facts]
+    known = [str(event.facts["loaded"]) for event in events.read(run.events, "sealed") if "loaded" in event.facts]
     with suppress(OSError):
         if not known or sha256_bytes(read_plain(run.loaded)) in known:
             return

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from tune_mcp.config.stages import Frozen
 from tune_mcp.errors import Json, Refusal
-from tune_mcp.files import dump_json, parse_json, read_plain, sha256_bytes, sha256_file, write_atomic
+from tune_mcp.files import content_mark, dump_json, parse_json, read_plain, sha256_bytes, write_atomic
 from tune_mcp.precheck.hub import Revision
 from tune_mcp.session import drift, provenance
 from tune_mcp.session.provenance import GitState
@@ -35,7 +35,6 @@ RECORD_FILE = "loaded.json"
 JOINED_FILE = "loaded.joined.json"
 RECORDS = (RECORD_FILE, JOINED_FILE)
 """In the attempt's folder, with digests; the run directory has the last comparable one."""
-_HASHED_UP_TO_BYTES = 16 * 1024 * 1024
 _CUSTOMISING = ("sitecustomize", "usercustomize")
 _OUR_DISTRIBUTION = "tune_mcp-"
 _NO_FILTER = frozenset({"unspecified", "unset"})
@@ -222,9 +221,7 @@ def stamp_of(path: str) -> Stamp | None:
 
 def digest_of(path: str, stamp: Stamp) -> str:
     """A digest of the file; of a very large one its size and time."""
-    if stamp[0] > _HASHED_UP_TO_BYTES:
-        return f"size:{stamp[0]}:{stamp[1]}"
     try:
-        return sha256_file(Path(path))
+        return content_mark(Path(path), *stamp[:2])
     except OSError as error:
         return f"unreadable:{error.errno}"

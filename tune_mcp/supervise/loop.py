@@ -30,7 +30,6 @@ from tune_mcp.supervise.job import (
     cancel,
     cancel_earlier,
     is_cancelled,
-    read_job,
     runner_end,
 )
 from tune_mcp.supervise.journal import Clock, RunJournal, space_kept
@@ -207,12 +206,10 @@ class Supervisor:
 
     def _under_way(self, job: Job) -> Job | None:
         """The attempt before ``job`` where an engine may still have it, handed over by a supervisor that died."""
-        try:
-            earlier = read_job(job.run.attempt(job.test_key, job.repeat, job.attempt - 1) / JOB_FILE)
-        except (OSError, ValueError):
+        earlier = Job.from_file(job.run.attempt(job.test_key, job.repeat, job.attempt - 1) / JOB_FILE)
+        if earlier is None or earlier.model_copy(update={"attempt": job.attempt, "lane": job.lane}) != job:
             return None
-        same = earlier.model_copy(update={"attempt": job.attempt, "lane": job.lane}) == job
-        if not same or not self.executor.outlives or earlier.key in self._awaited:
+        if not self.executor.outlives or earlier.key in self._awaited:
             return None
         return None if is_cancelled(earlier) or is_on_ledger(earlier) else earlier
 
@@ -269,7 +266,7 @@ class Supervisor:
         result = self.executor.collect(job)
         if result is None:  # its runner was killed, and what it had in its TMPDIR stays otherwise
             with suppress(OSError):
-                scratch.clear(job.run, job.key, job.folder)
+                scratch.clear(job.run, job.folder)
         put_on_ledger(job, result, self.clock.now(), beside=self.at_once > 1)
         after = AfterRun.from_file(job.folder / AFTER_FILE)  # none where it used no GPU, or its runner was killed
         if after and after.trouble:

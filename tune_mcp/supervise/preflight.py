@@ -55,7 +55,7 @@ def wiped(job: Job) -> Blocked | None:
 def tmpdir(job: Job) -> scratch.Scratch | Blocked:
     """The attempt's TMPDIR, or why there is none."""
     try:
-        return scratch.make(job.run, job.key, job.folder, job.env, os.environ)
+        return scratch.make(job.run, job.folder, job.env, os.environ)
     except OSError as error:
         return Blocked(
             code=Code.CLEANUP_FAILED,
@@ -67,9 +67,8 @@ def tmpdir(job: Job) -> scratch.Scratch | Blocked:
 
 def emptied(job: Job, attempt: int) -> scratch.Left | None:
     """Remove the TMPDIR of an attempt at this repeat, of which no process lives; what the tests left in it."""
-    folder = job.run.attempt(job.test_key, job.repeat, attempt)
     try:
-        return scratch.clear(job.run, job.run.attempt_key(job.test_key, job.repeat, attempt), folder)
+        return scratch.clear(job.run, job.run.attempt(job.test_key, job.repeat, attempt))
     except OSError as error:
         say(f"what the tests left in their TMPDIR cannot be removed: {error}")
         return None

@@ -58,13 +58,13 @@ class Scratch:
         return RunDir(self.folder / "run")
 
 
-def make(run: RunDir, key: str, attempt: Path, settings: Mapping[str, str], caller: Mapping[str, str]) -> Scratch:
-    """Make the folder of the attempt ``key`` and record it in ``attempt``.
+def make(run: RunDir, attempt: Path, settings: Mapping[str, str], caller: Mapping[str, str]) -> Scratch:
+    """Make the folder of the attempt whose own folder is ``attempt``, and record it there.
 
     It goes below the first of these with 2 GiB free, or the one with the most: TMPDIR of the model's ``settings`` and
     of the ``caller``, /tmp, /var/tmp; longer ones only where no short one can be written. Raises ``OSError``.
     """
-    name = _name(caller.get(MARK, "").partition(":")[0], run, key)
+    name = _name(caller.get(MARK, "").partition(":")[0], run, attempt)
     longest = _SHORT - 1 - len(f"/{name}/t")
     named = (settings.get("TMPDIR", ""), caller.get("TMPDIR", ""), "/tmp", "/var/tmp")
     usable = [root for root in dict.fromkeys(named) if root.startswith("/") and os.access(root, os.W_OK | os.X_OK)]
@@ -81,7 +81,7 @@ def make(run: RunDir, key: str, attempt: Path, settings: Mapping[str, str], call
     return scratch
 
 
-def clear(run: RunDir, key: str, attempt: Path) -> Left | None:
+def clear(run: RunDir, attempt: Path) -> Left | None:
     """Remove the folder that ``attempt`` recorded, once none of its processes lives; what the tests left in it.
 
     None when there is none, or it is not provably the attempt's. Raises ``OSError`` when something cannot be removed.
@@ -91,7 +91,7 @@ def clear(run: RunDir, key: str, attempt: Path) -> Left | None:
         scratch = Scratch(Path(os.fsdecode(read_plain(record))))
     except (OSError, ValueError):
         return None
-    if not _is_of(scratch.folder, run, key):
+    if not _is_of(scratch.folder, run, attempt):
         return None
     left = _count(scratch.tmp)
     for _ in _walk(scratch.folder):  # makes what the tests locked accessible, and refuses mount points
@@ -105,26 +105,26 @@ def sweep(run: RunDir) -> tuple[str, ...]:
     """Remove the folders of all attempts of a run of which nothing lives; problems, one sentence each."""
     problems: list[str] = []
     for record in sorted((run.path / "_pytest").glob(f"*/attempts/*/{RECORD_FILE}")):
-        test, folder = record.parent.parent.parent.name, record.parent
-        repeat, _, number = folder.name.removeprefix("run").partition("_a")
         try:
-            clear(run, run.attempt_key(test, repeat, number), folder)
+            clear(run, record.parent)
         except OSError as error:
             problems.append(f"what the tests left in their TMPDIR cannot be removed: {error}")
     return tuple(problems)
 
 
-def _name(secret: str, run: RunDir, key: str) -> str:
+def _name(secret: str, run: RunDir, attempt: Path) -> str:
+    repeat, _, number = attempt.name.removeprefix("run").partition("_a")
+    key = run.attempt_key(attempt.parent.parent.name, repeat, number)
     return "tune-" + hashlib.sha256(os.fsencode(f"{secret}\0{run.path}\0{key}")).hexdigest()[:12]
 
 
-def _is_of(folder: Path, run: RunDir, key: str) -> bool:
+def _is_of(folder: Path, run: RunDir, attempt: Path) -> bool:
     """Whether the name proves that this folder was made for the attempt, and it is our own folder, no link."""
     try:
         secrets = read_text(run.marks).split()
     except (OSError, ValueError):
         secrets = []
-    if folder.name not in {_name(secret, run, key) for secret in ("", *secrets)}:
+    if folder.name not in {_name(secret, run, attempt) for secret in ("", *secrets)}:
         return False
     try:
         facts = folder.lstat()

@@ -69,13 +69,12 @@ def put_on_ledger(job: Job, result: AttemptResult | None, now: datetime, *, besi
 
 def is_on_ledger(job: Job) -> bool:
     """Whether a supervisor has taken over what this attempt sealed."""
-    return (job.key, result_sha256(job)) in _seals(events.read(job.run.events, '"sealed"'))
+    return (job.key, result_sha256(job)) in _seals(events.read(job.run.events, "sealed"))
 
 
 def told(run: RunDir) -> tuple[events.Event, ...]:
     """What the ledger says of sealed attempts and of repeats that were moved."""
-    kinds = ("sealed", "purged", "restored")
-    return tuple(event for event in events.read(run.events) if event.kind in kinds)
+    return tuple(events.read(run.events, "sealed", "purged", "restored"))
 
 
 def attempts(run: RunDir, test: str, repeat: int, log: Sequence[events.Event] | None = None) -> list[SealedAttempt]:
@@ -103,7 +102,7 @@ def _seals(log: Iterable[events.Event]) -> dict[tuple[Json, Json], Json]:
 
 def counted_tests(run: RunDir, test: str, stage_key: str, but: int) -> tuple[str, ...] | None:
     """The node ids that the first other repeat ran whose artifact of ``stage_key`` counts; None where there is none."""
-    seals = _seals(events.read(run.events, '"sealed"'))
+    seals = _seals(events.read(run.events, "sealed"))
     for (key, repeat), sha in sorted(events.ledger(run).observations.items()):
         stored = load(run, key, repeat) if key == stage_key and repeat != but else None
         if not isinstance(stored, Stored) or stored.sha256 != sha or stored.content.status != "ok":

@@ -79,7 +79,7 @@ def _path(run: RunDir, plan_id: str) -> Path:
 
 
 def _on_record(run: RunDir, plan_id: str) -> object:
-    found = (event.facts for event in events.read(run.events, plan_id) if event.kind == "answered")
+    found = (event.facts for event in events.read(run.events, "answered"))
     return next((facts.get("sha256") for facts in reversed(list(found)) if facts.get("plan_id") == plan_id), None)
 
 

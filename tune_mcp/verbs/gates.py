@@ -66,7 +66,7 @@ def demand_ours(project: Project, plan: Plan) -> None:
             {"run_id": plan.run_id},
         )
     original = RunDir(Path(plan.repo_root) / RUNS_FOLDER / plan.run_id)
-    if copied_from(project, plan) and any(event.kind == "applied" for event in events.read(original.events)):
+    if copied_from(project, plan) and any(events.read(original.events, "applied")):
         raise _elsewhere(project, plan, applied=True)
 
 

@@ -47,9 +47,9 @@ def order(
 def left_out(run: RunDir) -> tuple[str, ...]:
     """The nodes that refused a job of this run since a person last started it."""
     found: set[str] = set()
-    for event in events.read(run.events):
+    for event in events.read(run.events, "resumed", LEFT_OUT):
         if event.kind == "resumed":
             found.clear()
-        elif event.kind == LEFT_OUT:
+        else:
             found.add(str(event.facts.get("node")))
     return tuple(sorted(found))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from tune_mcp.config.signatures import LinePattern, Signature, WatchRules
+from tune_mcp.config.signatures import LinePattern, WatchRules
 from tune_mcp.files import plain_handle
 
 PIECE = 4096
@@ -44,10 +44,14 @@ class Found(Generic[Pattern]):
 
 
 class LineFinder(Generic[Pattern]):
-    """Feed bytes in order; get the pieces that fit one of the patterns, each with the first pattern it fits."""
+    """Feed bytes in order; get the pieces that fit one of the patterns, each with the first pattern it fits.
 
-    def __init__(self, patterns: Iterable[Pattern]) -> None:
+    Pieces that begin as ``but`` says are passed over.
+    """
+
+    def __init__(self, patterns: Iterable[Pattern], but: re.Pattern[str] | None = None) -> None:
         self._patterns: list[Pattern] = list(patterns)
+        self._but = but
         self._words: tuple[bytes, ...] = ()
         self._rest = b""
         self._rest_at = 0
@@ -123,6 +127,8 @@ class LineFinder(Generic[Pattern]):
             return []
         text = piece.decode(errors="replace")
         framed = f"{_CUT if continued else ''}{text}{_CUT if more else ''}"
+        if self._but and self._but.match(framed):
+            return []
         return [Found(offset, text, one) for one in self._patterns if one.fits(framed)][:1]
 
 
@@ -161,9 +167,11 @@ class GrowingLog:
         return data
 
 
-def last_line(log: Path, patterns: Sequence[Pattern], tail: int = 256 * 1024) -> Found[Pattern] | None:
-    """The last fitting line in the end of a log: only the end tells how it ended."""
-    reader, finder, last = GrowingLog(log), LineFinder(patterns), None
+def last_line(
+    log: Path, patterns: Sequence[Pattern], but: re.Pattern[str] | None = None, tail: int = 256 * 1024
+) -> Found[Pattern] | None:
+    """The last fitting line in the end of a log, ``but`` as for ``LineFinder``: only the end tells how it ended."""
+    reader, finder, last = GrowingLog(log), LineFinder(patterns, but), None
     reader.look()
     reader.position = max(0, reader.size - tail)
     if reader.position:
@@ -191,21 +199,9 @@ def last_text(log: Path, most: int = 200) -> str:
 QUOTED_SOURCE = re.compile(r"\0?(>? {4,}|> {2,})\S")
 """Source code that a traceback quotes: an error that is written there was perhaps never raised."""
 
-
-_REPORTED = re.compile(r"\0?E {2,}")
-"""pytest's own report of an error: the last link of the chain, seldom the first."""
-
-
-class _Printed(Signature):
-    """Printed by the process that it happened to."""
-
-    def fits(self, line: str) -> bool:
-        return not QUOTED_SOURCE.match(line) and not _REPORTED.match(line) and super().fits(line)
-
-
-class _Reported(Signature):
-    def fits(self, line: str) -> bool:
-        return not QUOTED_SOURCE.match(line) and super().fits(line)
+_NOT_PRINTED = re.compile(rf"{QUOTED_SOURCE.pattern}|\0?E {{2,}}")
+"""The same, or pytest's own report of an error, which is the last link of the chain and seldom the first: not printed
+by the process that it happened to."""
 
 
 def failure_in(log: Path, rules: WatchRules, raised: Iterable[str] = ()) -> str:
@@ -214,11 +210,11 @@ def failure_in(log: Path, rules: WatchRules, raised: Iterable[str] = ()) -> str:
     A process's own line goes before pytest's report of it, a cause before its ``consequence``. Where the log has none,
     ``raised`` are looked at: what failed, as the guard saw it.
     """
-    known = [one.model_dump() for one in rules.fatal + rules.suspicious if one.infrastructure]
-    printed = [_Printed.model_validate(one) for one in known]
-    reported = [_Reported.model_validate(one) for one in known]
-    for patterns in ([one for one in printed if not one.consequence], printed, reported):
-        if found := last_line(log, patterns):
+    known = [one for one in rules.fatal + rules.suspicious if one.infrastructure]
+    causes = [one for one in known if not one.consequence]
+    for patterns, but in ((causes, _NOT_PRINTED), (known, _NOT_PRINTED), (known, QUOTED_SOURCE)):
+        if found := last_line(log, patterns, but):
             return f"{found.pattern.name}: {redacted(found.line.strip()[:200])}"
-    seen = ((one.name, line) for line in raised for one in reported if one.fits(line))
+    lines = [line for line in raised if not QUOTED_SOURCE.match(line)]
+    seen = ((one.name, line) for line in lines for one in known if one.fits(line))
     return next((f"{name}: {redacted(line[:200])}" for name, line in seen), "")
