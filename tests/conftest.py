@@ -14,13 +14,33 @@ import pytest
 import tune_mcp
 from tune_mcp.supervise import neighbours
 
+_MEMORY = "/dev/shm"
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """``rule`` names the rules of the register that a test tries to break."""
     config.addinivalue_line("markers", "rule(*ids): rules of the register that this test tries to break")
-    if not hasattr(config, "workerinput"):
-        # Hundreds of processes import the package, and none leaves bytecode where PYTHONDONTWRITEBYTECODE is set.
-        compileall.compile_dir(tune_mcp.__path__[0], quiet=2)
+    if hasattr(config, "workerinput"):
+        if os.environ.get("PYTEST_DEBUG_TEMPROOT") == _MEMORY:
+            del os.environ["PYTEST_DEBUG_TEMPROOT"]  # a worker has its folder; no pytest of a test shall see ours
+        return
+    # Hundreds of processes import the package, and none leaves bytecode where PYTHONDONTWRITEBYTECODE is set.
+    compileall.compile_dir(tune_mcp.__path__[0], quiet=2)
+    if _has_room(_MEMORY, 2**31):
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", _MEMORY)
+
+
+def _has_room(folder: str, size: int) -> bool:
+    """Whether that much fits there, and what lies there may run.
+
+    The tests write a hundred thousand small files, of which each costs fifty times as much on some disks as in memory.
+    """
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return False
+    runs = not found.f_flag & (os.ST_NOEXEC | os.ST_RDONLY)
+    return runs and os.access(folder, os.W_OK) and found.f_bavail * found.f_frsize > size
 
 
 @pytest.fixture(scope="session", autouse=True)
