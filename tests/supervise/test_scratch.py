@@ -98,13 +98,13 @@ def test_a_folder_that_the_name_does_not_prove_ours_stays(tmp_path: Path) -> Non
     assert stranger.is_dir()
 
     (attempt / scratch.RECORD_FILE).write_text(str(made.folder))
-    made.folder.rename(tmp_path / "aside")
+    aside = made.folder.rename(made.folder.with_name(f"{made.folder.name}-aside"))
     made.folder.symlink_to(stranger)
     assert scratch.clear(run, attempt) is None
     assert (stranger / "t").is_dir()
 
     made.folder.unlink()
-    (tmp_path / "aside").rename(made.folder)
+    aside.rename(made.folder)
     (made.tmp / "link").symlink_to(stranger)
     left = scratch.clear(run, attempt)
     assert left is not None

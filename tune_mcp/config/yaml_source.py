@@ -10,7 +10,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar, Union, cast, get_args, get_origin
@@ -142,19 +143,28 @@ def read_yaml(path: Path, remedy: str = "") -> YamlSource:
         source.problems.append(Problem(line, "(top)", "the file is not UTF-8"))
         raise source.refusal() from error
     try:
-        node = _Loader(text).get_single_node()
-        value: Yaml = {} if node is None else _Walk(source).value(node, ())
+        found = _parsed(text)
     except yaml.YAMLError as error:
         mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
         what = (error.problem if isinstance(error, yaml.MarkedYAMLError) else str(error)) or "cannot be read"
         source.problems.append(Problem(mark.line + 1 if mark else 1, "(top)", f"not YAML: {what}"))
         raise source.refusal() from error
-    if not isinstance(value, dict):
-        source.note((), "the file must be a mapping of keys to values")
-        value = {}
+    source = replace(found, path=path, problems=[*found.problems], remedy=remedy)
     if source.problems:
         raise source.refusal()
-    source.data = value
+    return source
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> YamlSource:
+    """The source without its path. Kept, since every verb reads the same few files; nobody changes data or lines."""
+    source = YamlSource(Path(), {}, {(): 1})
+    node = _Loader(text).get_single_node()
+    value: Yaml = {} if node is None else _Walk(source).value(node, ())
+    if isinstance(value, dict):
+        source.data = value
+    else:
+        source.note((), "the file must be a mapping of keys to values")
     return source
 
 
