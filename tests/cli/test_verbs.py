@@ -368,10 +368,14 @@ def test_watch_prints_milestones_and_tail_switches_logs_while_a_real_run_goes_on
                 asked = [*words, verb, run.run_id, "--repo", str(project.repo_root)]
                 processes[verb] = subprocess.Popen(asked, stdin=subprocess.DEVNULL, stdout=out)
         toy.wait_for(lambda: all(path.stat().st_size > 10 for path in said.values()), what="the first lines")
+        toy.hold(project, 2)  # it lasts for less than tail takes between two looks
         toy.let_go(project, 1)
+        toy.wait_for(lambda: "run 2" in said["tail"].read_text(), what="the second log")
+        toy.let_go(project, 2)
         assert [process.wait(60) for process in processes.values()] == [DONE, DONE]
     finally:
         toy.let_go(project, 1)
+        toy.let_go(project, 2)
         for process in processes.values():
             process.kill()
             process.wait()
