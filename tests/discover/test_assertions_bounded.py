@@ -70,10 +70,10 @@ def test_a_key_of_sums_that_double_is_not_written_out(tmp_path: Path) -> None:
 
 def test_a_file_that_has_taken_its_time_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "_FILE_SECONDS", 0.0)
-    (tmp_path / "test_x.py").write_text(HEAD + "def test_a(m):\n    assert m <= REF")
+    (tmp_path / "test_x.py").write_text(HEAD + "REF2 = 3.0\ndef test_a(m):\n    assert m <= REF\n    assert m <= REF2")
     assertions = AssertionReader(tmp_path)
-    first, second = (assertions.gate("test_x.py", "test_x.py", "REF", None) for _ in range(2))
-    assert isinstance(first, Gate)
+    first, second, again = (assertions.gate("test_x.py", "test_x.py", name, None) for name in ("REF", "REF2", "REF"))
+    assert isinstance(first, Gate) and again == first
     assert isinstance(second, Unread) and second.kind is UnreadKind.UNCLEAR
     # Which tests read it is known all the same.
     assert assertions.reading_tests("test_x.py", "test_x.py", "REF").tests == {"test_a"}

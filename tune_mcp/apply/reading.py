@@ -84,7 +84,9 @@ def _one(files: Files, plan: Plan, audited: AuditedStage, metric: str, before: B
     found = files.assertions.gate(
         stage.test, stage.threshold_path, source, at, {**plan.settings.env, **stage.extra_env}
     )
-    reading = files.assertions.reading_tests(stage.test, stage.threshold_path, source)
+    asserting = (
+        found if isinstance(found, Gate) else files.assertions.reading_tests(stage.test, stage.threshold_path, source)
+    )
     now = place.value if isinstance(place, NumberLiteral) else None
     known = (stage.key, metric) in before or place is not None
     name = source if subkey is None else f"{symbol}[{at}]['{subkey}']"
@@ -94,7 +96,7 @@ def _one(files: Files, plan: Plan, audited: AuditedStage, metric: str, before: B
         located=located,
         test_key=stage.test_key,
         read=found,
-        tests=frozenset(found.tests) if isinstance(found, Gate) else reading.tests,
+        tests=frozenset(asserting.tests),
         values=_values(audited, metric),
         present=present,
         asked_at=files.lines_with(stage.test, symbol) if without else frozenset(),

@@ -6,8 +6,8 @@ Nothing outside the repository is read: an import that leads there has no file h
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path, PurePosixPath
 from typing import Concatenate, ParamSpec, TypeVar
@@ -15,7 +15,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from tune_mcp.discover.constants import ModuleConstants, parse_module
 from tune_mcp.discover.source_tree import Imported, imports_in, parsed
 from tune_mcp.errors import Refusal
-from tune_mcp.files import inside, read_plain
+from tune_mcp.files import inside, read_plain, sha256_bytes
 
 _STARS_DEEP = 4
 
@@ -44,6 +44,10 @@ class PythonFiles:
     """Answers for one repository. Paths are relative to it, in POSIX form."""
 
     repo_root: Path
+    asked: set[str] = field(default_factory=set[str])
+    """Every path that was looked at, also those where there is no file."""
+    _failed: bool = False
+    """Whether a file could not be read or parsed now, and perhaps can at another time."""
 
     # One file
 
@@ -58,7 +62,10 @@ class PythonFiles:
         try:
             data = self.data(path)
             return None if data is None else parsed(data, path)
-        except (OSError, ValueError, SyntaxError, RecursionError, MemoryError, Refusal):
+        except (OSError, RecursionError, MemoryError):
+            self._failed = True
+            return None
+        except (ValueError, SyntaxError, Refusal):
             return None
 
     @remembered
@@ -70,11 +77,37 @@ class PythonFiles:
     @remembered
     def exists(self, path: str) -> bool:
         """Whether ``path`` is a file inside the repository."""
+        self.asked.add(path)
         try:
             found = (self.repo_root / path).is_file()  # most are not there; links cost more
             return found and inside(self.repo_root, path).is_file()
         except (OSError, ValueError, Refusal):
             return False
+
+    # What the answers depend on
+
+    @remembered
+    def digest(self, path: str) -> str | None:
+        """The digest of ``path`` when it was first read; None for no such file. Raises ``OSError``."""
+        data = self.data(path)
+        return None if data is None else sha256_bytes(data)
+
+    def digests(self) -> dict[str, str | None] | None:
+        """The digests of all that was looked at, on which every answer depends; None where that is not all of it."""
+        try:
+            found = {path: self.digest(path) for path in sorted(self.asked)}
+        except OSError:
+            return None
+        return None if self._failed else found
+
+    def have(self, digests: Mapping[str, str | None]) -> bool:
+        """Whether every one of those paths has that digest, or is missing where it is None."""
+        try:
+            return all(self.digest(path) == digest for path, digest in digests.items())
+        except OSError:
+            return False
+
+    # pytest's own files
 
     def conftests(self, path: str) -> Iterator[str]:
         """The conftest.py files that pytest loads for the test file ``path``, the nearest first, and their plugins."""

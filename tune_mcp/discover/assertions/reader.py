@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from tune_mcp.discover.assertions.evaluator import Evaluator
@@ -40,15 +41,37 @@ class ReadingTests:
     unsure: str = ""
 
 
+_Question = tuple[str, str, str, int | None, frozenset[tuple[str, str]]]
+"""The arguments of ``AssertionReader.gate``."""
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The gates of a repository. They hold while each path that was looked at for them has its digest."""
+
+    gates: Mapping[_Question, Gate | Unread]
+    digests: Mapping[str, str | None]
+
+
+_KEPT: dict[Path, _Kept] = {}
+"""By repository, the last that was read at the end: report, apply_plan and apply ask the same of the same files."""
+_MAX_REPOSITORIES, _MAX_GATES = 4, 2_000
+
+
 @dataclass
 class AssertionReader:
-    """Reads the tests of one repository; each file is parsed once. Paths are relative to the repository."""
+    """Reads the tests of one repository; each file is parsed once. Paths are relative to the repository.
+
+    In one process a gate is evaluated once for the same files, unless the CPU time ended it.
+    """
 
     repo_root: Path
     files: PythonFiles = field(init=False)
     names: NameReader = field(init=False)
     _long: set[int] = field(default_factory=set[int])
     _spent: dict[str, float] = field(default_factory=dict[str, float])
+    _cut_short: bool = False
+    """Whether a limit of time or depth has ended a reading: it, and those after it, may differ from others."""
 
     def __post_init__(self) -> None:
         self.files = PythonFiles(self.repo_root)
@@ -77,22 +100,48 @@ class AssertionReader:
         ``concurrency`` is the outer key of a nested dict, None takes its only one. ``env`` is the environment of the
         tests; a variable that it does not name is unknown.
         """
-        asked = (test_file, threshold_file, source, concurrency, env or {})
-        return self._bounded(test_file, lambda until: self._gate(*asked, until))
+        env = env or {}
+        question = (test_file, threshold_file, source, concurrency, frozenset(env.items()))
+        if question not in self._gates:
+            found = self._bounded(test_file, lambda until: self._gate(*question[:-1], env, until))
+            if self._cut_short:
+                return found
+            self._keep(question, found)
+        return self._gates[question]
+
+    @cached_property
+    def _gates(self) -> dict[_Question, Gate | Unread]:
+        """The gates that are known, at first those that were kept for exactly these files."""
+        kept = _KEPT.get(self.repo_root)
+        return {**kept.gates} if kept and self.files.have(kept.digests) else {}
+
+    def _keep(self, question: _Question, found: Gate | Unread) -> None:
+        if len(self._gates) >= _MAX_GATES:
+            self._gates.clear()
+        self._gates[question] = found
+        if (digests := self.files.digests()) is not None:
+            _KEPT.pop(self.repo_root, None)
+            _KEPT[self.repo_root] = _Kept({**self._gates}, digests)
+        for oldest in list(_KEPT)[:-_MAX_REPOSITORIES]:
+            _KEPT.pop(oldest, None)
 
     def _bounded(self, test_file: str, ask: Callable[[float], Gate | Unread]) -> Gate | Unread:
         started = time.thread_time()
         if self._spent.get(test_file, 0.0) > _FILE_SECONDS or sum(self._spent.values()) > _SECONDS:
+            self._cut_short = True
             return Unread(_LONG, UnreadKind.UNCLEAR)
         try:
             return ask(started + _GATE_SECONDS)
-        except (TooLong, RecursionError):
+        except (TooLong, RecursionError) as error:
+            self._cut_short = self._cut_short or isinstance(error, RecursionError)
             return Unread(_LONG, UnreadKind.UNCLEAR)
         except (AttributeError, KeyError, IndexError, TypeError, ValueError, Undefined) as error:
             # Code in a form that nobody thought of: the limit is unknown, the report is made all the same.
             return Unread(f"the tests could not be followed: {type(error).__name__}: {error}", UnreadKind.UNCLEAR)
         finally:
-            self._spent[test_file] = self._spent.get(test_file, 0.0) + time.thread_time() - started
+            spent = time.thread_time() - started
+            self._cut_short = self._cut_short or spent > _GATE_SECONDS
+            self._spent[test_file] = self._spent.get(test_file, 0.0) + spent
 
     def _gate(
         self,
