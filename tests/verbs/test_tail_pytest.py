@@ -93,12 +93,10 @@ def test_secrets_are_not_shown(project: Project, run: RunDir) -> None:
     assert text.count("[redacted]") == 3
 
 
-def test_grep_shows_only_what_fits_and_a_bad_one_is_refused(project: Project, run: RunDir) -> None:
+def test_grep_shows_only_what_fits(project: Project, run: RunDir) -> None:
     write(run, "".join(f"line {n}\n" for n in range(100)))
 
     assert page(project, run, grep="7$", lines=2).log_lines == ("line 87", "line 97")
-    with pytest.raises(Refusal, match=r"^INVALID_ARGUMENT .*regular expression"):
-        page(project, run, grep="(")
 
 
 @pytest.mark.rule("POL-11", "POL-07")

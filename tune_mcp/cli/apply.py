@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from tune_mcp.apply.plan import ApplyPlan
 from tune_mcp.config.stages import MetricKey
@@ -42,7 +43,7 @@ def at_terminal() -> bool:
 def apply_at_terminal(
     project: Project,
     run_id: str,
-    mode: str | None,
+    mode: Mode | None,
     plan_id: str | None,
     words: Sequence[str],
     otherwise: Otherwise | None = None,
@@ -62,20 +63,19 @@ def apply_at_terminal(
                 f"tune-mcp apply {run_id} --mode report|smart|full [--decide STAGE/METRIC=keep|apply|NUMBER] "
                 "[--otherwise keep|apply]",
             )
-        return carry_out(made, questions.checked_mode(mode), decisions, "command line", otherwise)
+        return carry_out(made, mode, decisions, "command line", otherwise)
     if mode != "report":
         apply_recovery.demand_idle(project)
     run = made.run
-    asks = mode is None or _has_questions(plan, questions.checked_mode(mode), named, otherwise)
+    asks = mode is None or _has_questions(plan, mode, named, otherwise)
     try:
-        agreed: list[Decision] = []
-        if mode is None:
+        chosen, agreed = mode, list[Decision]()
+        if chosen is None:
             shown = plan_reply(project, made.evidence, plan).model_copy(update={"decisions": ()})
             print(bounded("\n".join(shown.lines())))
             print(_MODES_SAY)
-            mode = ask("mode", MODES, "report")
-            agreed = questions.agreed_with_mode(plan, questions.checked_mode(mode), named)
-        chosen = questions.checked_mode(mode)
+            chosen = cast("Mode", ask("mode", MODES, "report"))
+            agreed = questions.agreed_with_mode(plan, chosen, named)
         failures_agreed = chosen != "report" and _agreed_to_failures(run, plan, run_id)
         decided = _asked(run, plan, chosen, [*decisions, *agreed], otherwise)
     except EOFError:

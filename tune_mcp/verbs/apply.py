@@ -40,10 +40,10 @@ def apply(
     project: Project,
     run_id: str,
     plan_id: str,
-    mode: str,
+    mode: Mode,
     decisions: Sequence[Decision] = (),
     by: str = "arguments",
-    otherwise: str | None = None,
+    otherwise: Otherwise | None = None,
     *,
     failures_agreed: bool = False,
 ) -> ApplyReply:
@@ -55,10 +55,9 @@ def apply(
     Raises the gates' refusals, NOT_REPORTED, STALE_REPORT, UNRESOLVED_CONTEXT, STALE_PLAN, DECISION_MISSING,
     TEST_FAILED, DECISION_INVALID, THRESHOLD_UNKNOWN, THRESHOLD_CHANGED, RUN_ACTIVE, INVALID_ARGUMENT.
     """
-    chosen, word = questions.checked_mode(mode), questions.checked_otherwise(otherwise)
     apply_recovery.settle(project)
     proposal = proposal_for(project, run_id, plan_id)
-    return carry_out(proposal, chosen, decisions, by, word, failures_agreed=failures_agreed)
+    return carry_out(proposal, mode, decisions, by, otherwise, failures_agreed=failures_agreed)
 
 
 def carry_out(

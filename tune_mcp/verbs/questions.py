@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from tune_mcp.apply import doubts
 from tune_mcp.apply.plan import ApplyPlan, Row
 from tune_mcp.config.stages import MetricKey, Number
-from tune_mcp.contract.apply import CHOICES, MODES, STANDING, Decision, Mode, Otherwise
+from tune_mcp.contract.apply import CHOICES, Decision, Mode, Otherwise
 from tune_mcp.contract.apply_plan import Direction
 from tune_mcp.contract.report import FailedTest
 from tune_mcp.discover.assertions import Gate
@@ -176,32 +176,6 @@ def tests_failed(project: Project, run_id: str, failed: Sequence[FailedTest]) ->
                 for one in failed
             ]
         },
-    )
-
-
-def checked_mode(mode: str) -> Mode:
-    """One of the three modes. Raises INVALID_ARGUMENT."""
-    if mode in MODES:
-        return mode
-    raise Refusal(
-        Code.INVALID_ARGUMENT,
-        "APL-04",
-        f"there is no mode {mode!r}",
-        "choose report, smart or full",
-        {"argument": "mode"},
-    )
-
-
-def checked_otherwise(word: str | None) -> Otherwise | None:
-    """The standing word, or None. Raises INVALID_ARGUMENT."""
-    if word is None or word in STANDING:
-        return word
-    raise Refusal(
-        Code.INVALID_ARGUMENT,
-        "APL-12",
-        f"otherwise is keep or apply, not {word!r}",
-        "leave it out to get the list of what needs a decision",
-        {"argument": "otherwise"},
     )
 
 

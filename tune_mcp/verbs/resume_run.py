@@ -214,7 +214,7 @@ def _asked_for(plan: Plan, audited: Audit, items: Sequence[PurgeItem]) -> dict[R
                 f"purge needs one stage key, not the alias {item.stage!r}",
                 f"name one of: {', '.join(list(by_key)[:6])}",
             )
-        if isinstance(item.repeat, bool) or not 1 <= item.repeat <= plan.repeats or not item.reason.strip():
+        if not 1 <= item.repeat <= plan.repeats or not item.reason.strip():
             raise Refusal(
                 Code.INVALID_ARGUMENT,
                 "GAP-11",

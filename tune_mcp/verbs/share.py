@@ -76,9 +76,9 @@ def free(placement: Placement) -> tuple[str, ...]:
     return tuple(lane.name for lane in placement.usable_lanes() if not any(overlap(lane, one) for one in taken))
 
 
-def demand_lanes(host: HostProfile | None, placement: Placement, needs: Iterable[int], count: object) -> int:
-    """``count`` where the host has as many lanes for such launches. Raises LANE_UNKNOWN, INVALID_ARGUMENT."""
-    if type(count) is not int or count < 0:
+def demand_lanes(host: HostProfile | None, placement: Placement, needs: Iterable[int], count: int) -> None:
+    """The host has as many lanes for such launches. Raises LANE_UNKNOWN, INVALID_ARGUMENT."""
+    if count < 0:
         raise Refusal(
             Code.INVALID_ARGUMENT,
             "GPU-14",
@@ -86,11 +86,9 @@ def demand_lanes(host: HostProfile | None, placement: Placement, needs: Iterable
             Step(call("start_run", lanes=1), ", or leave it out"),
             {"argument": "lanes"},
         )
-    if host and host.cluster():
-        return count
     there = most_at_once(placement, {*needs}) if placement.lanes else 1
-    if count <= max(there, 1):
-        return count
+    if count <= max(there, 1) or (host and host.cluster()):
+        return
     names = ", ".join(lane.text() for lane in placement.usable_lanes())
     profile = f"host profile {host.name}" if host else "this machine has no host profile, so it"
     raise Refusal(

@@ -89,7 +89,7 @@ def start_run(
     NEEDS_CONFIG, PRECHECK_FAILED, HOST_NOT_COMPARABLE, HALT_UNRESOLVED, RUN_ACTIVE, HOST_BUSY. A refusal leaves nothing
     behind.
     """
-    if type(repeats) is not int or not 1 <= repeats <= MAX_REPEATS:
+    if not 1 <= repeats <= MAX_REPEATS:
         raise Refusal(
             Code.INVALID_ARGUMENT,
             "RTY-07",
