@@ -10,21 +10,20 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from mcp.server.mcpserver import AcceptedElicitation, Context, Elicit, ElicitationResult, MCPServer, Resolve
+from mcp.server.mcpserver import Context, Elicit, ElicitationResult, MCPServer, Resolve
 from mcp_types import ToolAnnotations
 from pydantic import Field
 
-from tune_mcp.contract.apply import ApplyReply, Decision, Mode, Otherwise
+from tune_mcp.contract.apply import ApplyReply, Decision, Mode
 from tune_mcp.contract.options import Options
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.server.arguments import RunId
-from tune_mcp.server.context import can_ask, server_context
-from tune_mcp.server.forms import FORMS, Agreement, Failures, Form, decisions_of, form_for
+from tune_mcp.server.context import accepted, can_ask, server_context
+from tune_mcp.server.forms import FORMS, Agreement, Failures, Form, decisions_of, form_for, standing
 from tune_mcp.server.registering import tool, void
-from tune_mcp.server.results import ToolResult, answer, in_thread, internal, refused
+from tune_mcp.server.results import ToolResult, answer, failed, in_thread
 
 if TYPE_CHECKING:
     from tune_mcp.apply.plan import ApplyPlan
@@ -84,12 +83,12 @@ def _chosen(decision: Decision) -> str:
     return str(decision.value) if decision.choice == "custom" else decision.choice
 
 
-_OVER = "no further question"
+_OVER, _GO_ON = "no further question", "no question in this form"
 
 
 def _ask_failures(run_id: str, plan_id: str, ctx: Context[Any, Any], how: Any) -> Any:
     """Asked right after the mode, where a test failed for another reason than a threshold."""
-    agreement = cast("Agreement", how.data) if isinstance(how, AcceptedElicitation) else None
+    agreement: Agreement | None = accepted(how)
     found = _again(run_id, plan_id) if agreement and agreement.mode != "report" and can_ask(ctx) else None
     if found is None:
         return Failures()
@@ -106,7 +105,7 @@ _ask_failures.__annotations__ |= {"how": Annotated[ElicitationResult[Agreement],
 
 def _none_before() -> str:
     """Stands before the first form, which has no answers to store."""
-    return _OVER
+    return _GO_ON
 
 
 def _slot(before: Callable[..., Any], number: int) -> Callable[..., Any]:
@@ -115,10 +114,9 @@ def _slot(before: Callable[..., Any], number: int) -> Callable[..., Any]:
     def slot(
         run_id: str, plan_id: str, otherwise: str, ctx: Context[Any, Any], how: Any, failures: Any, previous: Any
     ) -> Any:
-        agreement = cast("Agreement", how.data) if isinstance(how, AcceptedElicitation) else None
-        if agreement is None or agreement.mode == "report" or not _writes(failures):
-            return _OVER
-        if number and not (isinstance(previous, AcceptedElicitation) and cast("object", previous.data) != _OVER):
+        agreement: Agreement | None = accepted(how)
+        form = accepted(previous)
+        if agreement is None or agreement.mode == "report" or not _writes(failures) or form in (None, _OVER):
             return _OVER
         found = _again(run_id, plan_id) if can_ask(ctx) else None
         if found is None:
@@ -134,15 +132,13 @@ def _slot(before: Callable[..., Any], number: int) -> Callable[..., Any]:
                 answers.store(run, plan_id, failures_agreed=True)
         rows = questions.asked_one_by_one(plan, agreement.mode) if word is None else ()
         size = max(1, math.ceil(len(rows) / FORMS))
-        if number and isinstance(previous, AcceptedElicitation):
-            form = cast("object", previous.data)
-            if isinstance(form, Form):
-                answers.store_decisions(run, plan_id, decisions_of(form))
+        if isinstance(form, Form):
+            answers.store_decisions(run, plan_id, decisions_of(form))
         if number * size >= len(rows):
             return _OVER
         known = answers.load(run, plan_id).by_metric()
         asked = [row for row in rows[number * size : (number + 1) * size] if row.key not in known]
-        return Elicit(questions.question(asked, plan_id), form_for(asked)) if asked else None
+        return Elicit(questions.question(asked, plan_id), form_for(asked)) if asked else _GO_ON
 
     slot.__annotations__ |= {
         "how": Annotated[ElicitationResult[Agreement], Resolve(_ask_mode)],
@@ -155,7 +151,8 @@ def _slot(before: Callable[..., Any], number: int) -> Callable[..., Any]:
 
 def _writes(failures: object) -> bool:
     """Whether the person wants thresholds although tests fail, or none failed."""
-    return isinstance(failures, AcceptedElicitation) and cast("Failures", failures.data).choice == "write"
+    answer: Failures | None = accepted(failures)
+    return answer is not None and answer.choice == "write"
 
 
 LAST = functools.reduce(_slot, range(FORMS + 1), _none_before)
@@ -190,56 +187,26 @@ def register_apply(mcp: MCPServer[Any]) -> None:
         report and chosen a mode: report (touch nothing), smart (what tightens; every loosening or doubtful metric
         needs a decision), full (all; what loosens must be named in decisions, or otherwise given). The client asks
         the user where it can."""
-        from tune_mcp.verbs import apply as verb
-
         try:
-            call = _Call(run_id, plan_id, mode, decisions, otherwise)
-            word = await in_thread(
-                lambda: _agreed(server_context.project(), call, asked=can_ask(ctx), how=how, failures=failures)
+            write = await in_thread(
+                lambda: _agreed(run_id, plan_id, mode, decisions, otherwise, can_ask(ctx), how, failures)
             )
-        except Refusal as refusal:
-            return refused(refusal)
         except Exception as error:
-            return internal(error)
-        return await answer(
-            lambda: verb.apply(
-                server_context.project(),
-                run_id,
-                plan_id,
-                word.mode,
-                word.decisions,
-                word.by,
-                word.otherwise,
-                failures_agreed=word.failures_agreed,
-            ),
-            shielded=True,
-        )
+            return failed(error)
+        return await answer(write, shielded=True)
 
 
-@dataclass(frozen=True)
-class _Call:
-    """The arguments of one call."""
-
-    run_id: str
-    plan_id: str
-    mode: Mode
-    decisions: Sequence[Decision]
-    otherwise: Literal["", "keep", "apply"]
-
-
-@dataclass(frozen=True)
-class _Word:
-    """What was decided, and by whom."""
-
-    mode: Mode
-    decisions: Sequence[Decision]
-    otherwise: Otherwise | None
-    by: str
-    failures_agreed: bool = False
-
-
-def _agreed(project: Project, call: _Call, *, asked: bool, how: object, failures: object) -> _Word:
-    """What was decided, by whom; a person's answer counts more than an argument.
+def _agreed(
+    run_id: str,
+    plan_id: str,
+    mode: Mode,
+    decisions: Sequence[Decision],
+    otherwise: str,
+    asked: bool,
+    how: object,
+    failures: object,
+) -> Callable[[], ApplyReply]:
+    """What writes that which was decided, with who decided it; a person's answer counts more than an argument.
 
     Raises DECLINED when the person said no or did not answer, DECISION_INVALID for an answer that cannot stand: it
     is forgotten, so that the next call asks for it again.
@@ -248,12 +215,15 @@ def _agreed(project: Project, call: _Call, *, asked: bool, how: object, failures
     from tune_mcp.verbs import apply as verb
     from tune_mcp.verbs.apply_plan import askable
 
-    if call.mode == "report" or not asked:
-        return _Word(call.mode, call.decisions, call.otherwise or None, "arguments")
-    run_id, plan_id = call.run_id, call.plan_id
+    project = server_context.project()
+    write = functools.partial(verb.apply, project, run_id, plan_id)
+    if mode == "report" or not asked:
+        return functools.partial(write, mode, decisions, "arguments", standing(otherwise))
     plan = askable(project, run_id, plan_id)
-    if not isinstance(how, AcceptedElicitation):
-        verb.declined(project.run(run_id), plan_id, "declined through the client, or it could not ask")
+    run = project.run(run_id)
+    agreement: Agreement | None = accepted(how)
+    if agreement is None:
+        verb.declined(run, plan_id, "declined through the client, or it could not ask")
         raise Refusal(
             Code.DECLINED,
             ("SCP-06", "APL-04"),
@@ -261,8 +231,7 @@ def _agreed(project: Project, call: _Call, *, asked: bool, how: object, failures
             f"leave it, or let the user run: {questions.terminal(project, run_id)}",
             {"plan_id": plan_id},
         )
-    agreement = cast("Agreement", how.data)
-    run, word = project.run(run_id), agreement.word(call.otherwise)
+    word = agreement.word(otherwise)
     answers.store(run, plan_id, mode=agreement.mode, otherwise=word)
     stored = answers.load(run, plan_id).by_metric()
     try:
@@ -272,13 +241,14 @@ def _agreed(project: Project, call: _Call, *, asked: bool, how: object, failures
         raise
     rows = questions.asked_one_by_one(plan, agreement.mode) if word is None else ()
     single = {row.key for row in rows}
-    brought = [one for one in call.decisions if one.key not in {*stored, *single}]
+    brought = [one for one in decisions if one.key not in {*stored, *single}]
     named = {**{one.key: one for one in brought}, **stored}
     with_mode = [] if word else questions.agreed_with_mode(plan, agreement.mode, named)
-    return _Word(
+    return functools.partial(
+        write,
         agreement.mode,
         [*brought, *stored.values(), *with_mode],
-        word,
         "a person, through the client",
-        _writes(failures),
+        word,
+        failures_agreed=_writes(failures),
     )

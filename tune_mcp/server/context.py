@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from mcp.server.mcpserver import Context
+from mcp.server.mcpserver import AcceptedElicitation, Context
 
 from tune_mcp.contract.options import Options
 
@@ -27,6 +27,11 @@ class ServerContext:
 
 
 server_context = ServerContext()
+
+
+def accepted(answer: object) -> Any:
+    """What a person filled into a form, or a resolver gave in its place; None for a form that was not accepted."""
+    return cast("Any", answer.data) if isinstance(answer, AcceptedElicitation) else None
 
 
 def can_ask(ctx: Context[Any, Any]) -> bool:

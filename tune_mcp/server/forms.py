@@ -17,6 +17,11 @@ FORMS = 7
 """How many forms the metrics are asked in at most; up to that number each has one of its own."""
 
 
+def standing(word: str) -> Otherwise | None:
+    """The word that stands for every question, None for any other."""
+    return word if word in STANDING else None
+
+
 class Agreement(BaseModel):
     """The first question: which mode. A person may choose less than was proposed."""
 
@@ -30,8 +35,7 @@ class Agreement(BaseModel):
 
     def word(self, called: str) -> Otherwise | None:
         """The standing word that the person agreed to, None when each question is asked."""
-        word = called if self.otherwise == "as the call says" else self.otherwise
-        return word if word in STANDING else None
+        return standing(called if self.otherwise == "as the call says" else self.otherwise)
 
 
 class Failures(BaseModel):

@@ -90,10 +90,14 @@ async def answer(verb: Callable[[], Reply], *, shielded: bool = False) -> CallTo
     """Run a verb in a thread and translate what it gives; ``shielded`` work is finished even when cancelled."""
     try:
         return succeeded(await in_thread(verb, shielded=shielded))
-    except Refusal as refusal:
-        return refused(refusal)
     except Exception as error:
-        return refused(refusal) if (refusal := unusable(error)) else internal(error)
+        return failed(error)
+
+
+def failed(error: Exception) -> CallToolResult:
+    """What was raised, as a tool error."""
+    refusal = error if isinstance(error, Refusal) else unusable(error)
+    return refused(refusal) if refusal else internal(error)
 
 
 async def in_thread(work: Callable[[], T], *, shielded: bool = False) -> T:

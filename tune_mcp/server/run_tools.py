@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
-from mcp.server.mcpserver import AcceptedElicitation, Context, Elicit, ElicitationResult, MCPServer, Resolve
+from mcp.server.mcpserver import Context, Elicit, ElicitationResult, MCPServer, Resolve
 from mcp_types import ToolAnnotations
 from pydantic import BaseModel, Field, create_model
 
@@ -17,7 +17,7 @@ from tune_mcp.contract.resume_run import PurgeItem
 from tune_mcp.contract.start_run import DEFAULT_REPEATS, MAX_REPEATS, RunReply
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.server.arguments import ALL_STAGES, Label, Model, RunId, Stages
-from tune_mcp.server.context import can_ask, server_context
+from tune_mcp.server.context import accepted, can_ask, server_context
 from tune_mcp.server.registering import tool
 from tune_mcp.server.results import ToolResult, answer
 
@@ -90,7 +90,7 @@ def register_start(mcp: MCPServer[Any]) -> None:
         Ask the user for model, stages and repeats before, once; without a model, clients that can will ask here."""
         from tune_mcp.verbs import start_run as verb
 
-        form = cast("BaseModel | None", chosen.data) if isinstance(chosen, AcceptedElicitation) else None
+        form: BaseModel | None = accepted(chosen)
         picked = Selection.model_validate(form.model_dump()) if form else Selection()
 
         def start() -> RunReply:
@@ -148,15 +148,15 @@ def register_resume(mcp: MCPServer[Any]) -> None:
         from tune_mcp.verbs import resume_run as verb
 
         def resume() -> Reply:
-            asked = not (isinstance(word, AcceptedElicitation) and cast("object", word.data) == _NOT_ASKED)
-            return verb.resume_run(server_context.project(), run_id, purge, _person(word) if asked else None)
+            said = accepted(word)
+            person = None if said == _NOT_ASKED else _person(said)
+            return verb.resume_run(server_context.project(), run_id, purge, person)
 
         return await answer(resume)
 
 
-def _person(word: object) -> str:
+def _person(said: object) -> str:
     """Who agreed. Raises DECLINED."""
-    said = cast("object", word.data) if isinstance(word, AcceptedElicitation) else None
     if isinstance(said, Replacement) and said.choice == "replace":
         return "a person, through the client"
     raise Refusal(
