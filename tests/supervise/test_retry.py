@@ -9,6 +9,7 @@ import pytest
 
 from tune_mcp.config.stages import Display, Location, SampleCounts, Stage, StageMetric
 from tune_mcp.observe.extract import Extraction
+from tune_mcp.observe.observation import AttemptVerdict
 from tune_mcp.supervise.guard_record import Failure, GuardSummary
 from tune_mcp.supervise.job import AttemptResult, Blocked
 from tune_mcp.supervise.retry import MAX_TRIES, Again, Keep, Stop, Verdict, judge
@@ -147,12 +148,12 @@ def not_launched(*, retryable: bool = True) -> AttemptResult:
 
 @pytest.mark.rule("GPU-06", "GPU-15")
 def test_an_attempt_that_was_never_launched_is_not_charged() -> None:
-    assert verdict(not_launched()) == Again("2 GPUs needed, 0 free", charged=False)
+    assert verdict(not_launched()) == Again("2 GPUs needed, 0 free", AttemptVerdict.NOT_STARTED)
 
 
 @pytest.mark.rule("GPU-02", "GPU-06")
 def test_a_machine_that_is_not_ready_four_times_over_halts_with_the_cause_and_what_to_do() -> None:
-    again = Again("2 GPUs needed, 0 free", charged=False)
+    again = Again("2 GPUs needed, 0 free", AttemptVerdict.NOT_STARTED)
 
     assert verdict(not_launched(), again, again) == again
     found = verdict(not_launched(), again, Again("killed"), again, again)
@@ -252,7 +253,7 @@ def test_missing_samples_are_tried_again_until_the_same_are_missing_twice() -> N
     same = verdict(ended(stages=speed(ok=3)), first, other)
     well = verdict(ended(), first, other)
 
-    assert first == Again("partial: toy_speed 3/4", shortfall="toy_speed 3/4")
+    assert first == Again("partial: toy_speed 3/4")
     assert isinstance(other, Again)
     assert isinstance(same, Stop) and same.halt.rule == "SMP-11"
     assert isinstance(well, Keep)
@@ -271,7 +272,7 @@ def test_one_partial_stage_spoils_its_siblings() -> None:
 
     found = judge(ended(stages=both), {key: stages[key] for key in both})
 
-    assert isinstance(found, Again) and found.shortfall == "toy_wer 3/4"
+    assert isinstance(found, Again) and found.reason == "partial: toy_wer 3/4"
 
 
 @pytest.mark.rule("STG-09")

@@ -13,6 +13,7 @@ from tune_mcp.config.lanes import Lane
 from tune_mcp.errors import Code, NotPlain, Refusal, unusable
 from tune_mcp.files import dump_json, parse_json, read_plain, write_atomic
 from tune_mcp.observe.audit import one_scope
+from tune_mcp.observe.observation import AttemptVerdict
 from tune_mcp.precheck.gates import Precheck
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
@@ -304,15 +305,15 @@ class Supervisor:
                 if self._over:
                     self._milestones.observed(work, result, f"FAIL, {halt.message}")
                 raise Halted(halt.model_copy(update={"test": job.test_key, "repeat": job.repeat}))
-            case Again(reason, charged, disturbed):
-                work.tries += charged
-                if result and result.engine and not charged and not disturbed:
+            case Again(reason, became):
+                work.tries += verdict.charged
+                if result and result.engine and became is AttemptVerdict.NOT_STARTED:
                     self._milestones.left_out(result.engine.node, reason)
                 if work.tries >= MAX_TRIES:
                     self._record(work, result, "failed", reason)
                     self._milestones.observed(work, result, f"FAIL, {reason}")
                 elif self._over is None:
-                    self._milestones.again(work, reason, disturbed=disturbed)
+                    self._milestones.again(work, verdict)
                     self._launch(work)
 
     def _record(self, work: AtWork, result: AttemptResult | None, status: str, reason: str) -> None:

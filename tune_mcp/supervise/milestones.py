@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tune_mcp.errors import Json
+from tune_mcp.observe.observation import AttemptVerdict
 from tune_mcp.session.state import Alert
 from tune_mcp.supervise.at_work import AtWork
 from tune_mcp.supervise.busy_lanes import LEFT_ALONE_S
 from tune_mcp.supervise.executor.batch import LEFT_OUT
 from tune_mcp.supervise.job import AttemptResult, Job
 from tune_mcp.supervise.journal import RunJournal
+from tune_mcp.supervise.retry import Again
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,10 @@ class Milestones:
         """An engine gets no further job for that node."""
         self.journal.event(LEFT_OUT, f"{node} is left out from now on: {reason}", node=node)
 
-    def again(self, work: AtWork, reason: str, *, disturbed: bool) -> None:
+    def again(self, work: AtWork, verdict: Again) -> None:
         """The repeat is tried again."""
-        text = f"{self._run(work.job)}: {reason}; try {work.tries + 1} of {self.tries}"
-        self._event("disturbed" if disturbed else "retry", work.job, text)
+        text = f"{self._run(work.job)}: {verdict.reason}; try {work.tries + 1} of {self.tries}"
+        self._event("disturbed" if verdict.became is AttemptVerdict.DISTURBED else "retry", work.job, text)
 
     def observed(self, work: AtWork, result: AttemptResult | None, text: str) -> None:
         """The repeat has its observation."""

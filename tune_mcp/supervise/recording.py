@@ -26,9 +26,8 @@ def attempt_made(job: Job, result: AttemptResult | None, verdict: Verdict, now: 
     match verdict:
         case Keep(reason):
             became = AttemptVerdict.KEPT
-        case Again(reason, charged, disturbed):
-            uncharged = AttemptVerdict.DISTURBED if disturbed else AttemptVerdict.NOT_STARTED
-            became = AttemptVerdict.RETRIED if charged else uncharged
+        case Again(reason, became):
+            pass
         case Stop(halt):
             became, reason = AttemptVerdict.HALTED, halt.message
     return Attempt(

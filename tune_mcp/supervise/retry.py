@@ -15,7 +15,7 @@ from tune_mcp.config.stages import Stage
 from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.errors import Code
 from tune_mcp.observe.audit import sampled
-from tune_mcp.observe.observation import Counts
+from tune_mcp.observe.observation import AttemptVerdict, Counts
 from tune_mcp.observe.result_files import named_by
 from tune_mcp.session.state import Halt
 from tune_mcp.supervise.guard_record import Failure
@@ -55,20 +55,29 @@ class Keep:
     reason: str = ""
 
 
+Likeness = tuple[str, ...]
+"""By what an attempt is recognised that ended as another one did: how, then what failed or is missing."""
+
+
 @dataclass(frozen=True)
 class Again:
-    """An infrastructure failure. ``charged`` is False when pytest never started, and where others used its CPUs
-    (``disturbed``): nothing is concluded from such an attempt. ``shortfall`` compares attempts.
+    """An infrastructure failure. Nothing is concluded from an attempt that did not start or was disturbed
+    (``became``): it is not charged.
 
+    A second attempt of the same ``likeness`` is no accident; empty for what is tried again whatever it was.
     ``cause`` names what failed in an attempt that measured nothing: a signature, a signal, an exception. It is empty
     for what came from outside or measured something.
     """
 
     reason: str
-    charged: bool = True
-    disturbed: bool = False
-    shortfall: str = ""
+    became: AttemptVerdict = AttemptVerdict.RETRIED
+    likeness: Likeness = field(default=(), compare=False)
     cause: str = field(default="", compare=False)
+
+    @property
+    def charged(self) -> bool:
+        """Whether it uses up one of the repeat's tries."""
+        return self.became is AttemptVerdict.RETRIED
 
 
 @dataclass(frozen=True)
@@ -156,9 +165,9 @@ def _judged(
                 "let every launch of the test write its own result files before it ends",
             )
         return _complete(result, stages, earlier)
-    unreadable = "" if whole or unmeasured else "; ".join(dict.fromkeys(trouble))
+    unreadable = () if whole or unmeasured else ("unreadable", *dict.fromkeys(trouble))
     if (found := _infrastructure(result, earlier)) and not _finished_well(result, unreadable, earlier):
-        return replace(found, shortfall=unreadable) if isinstance(found, Again) else found
+        return replace(found, likeness=unreadable) if isinstance(found, Again) and unreadable else found
     if whole:
         return _stop(
             "XPY-06",
@@ -168,12 +177,13 @@ def _judged(
     if unmeasured:
         reason = f"a fixture failed before its test ran: {_first(unmeasured)}"
         if all(failure.exception.rpartition(".")[2] in _DEFECTS for failure in unmeasured):
-            return _broke_off(reason, earlier)
+            return _broke_off(reason, ("fixture", *_shape(unmeasured)), earlier)
         return Again(reason, cause=unmeasured[0].exception)
     raised = tuple(failure for failure in result.guard.failures_in("call") if not failure.assertion)
     absent = sorted({name for stage in result.stages.values() for name in stage.absent})
     if raised and absent:
-        return _broke_off(f"a test ended before {absent[0]} was written: {_first(raised)}", earlier)
+        reason = f"a test ended before {absent[0]} was written: {_first(raised)}"
+        return _broke_off(reason, ("absent", absent[0], *_shape(raised)), earlier)
     return _stop(
         "HLT-01",
         f"pytest ended by itself (exit code {result.pytest_rc}), "
@@ -185,7 +195,7 @@ def _judged(
     )
 
 
-def _finished_well(result: AttemptResult, unreadable: str, earlier: tuple[Verdict, ...]) -> bool:
+def _finished_well(result: AttemptResult, unreadable: Likeness, earlier: tuple[Verdict, ...]) -> bool:
     """Whether a crash's line in the log explains nothing: every test passed, or the same values lack a second time.
 
     An orderly stop of a server prints such lines too. Only a test that ended by itself can have finished well.
@@ -195,8 +205,7 @@ def _finished_well(result: AttemptResult, unreadable: str, earlier: tuple[Verdic
     if result.pytest_rc == 0 and not result.guard.failures:
         return True
     only_asserted = all(failure.when == "call" and failure.assertion for failure in result.guard.failures)
-    before = any(isinstance(verdict, Again) and verdict.shortfall == unreadable for verdict in earlier)
-    return only_asserted and before
+    return only_asserted and _seen(unreadable, earlier)
 
 
 def _first(failures: Sequence[Failure]) -> str:
@@ -204,9 +213,13 @@ def _first(failures: Sequence[Failure]) -> str:
     return redacted(failures[0].sentence()) + more
 
 
-def _broke_off(reason: str, earlier: tuple[Verdict, ...]) -> Verdict:
-    """Judge an error of the test's own without a known crash: tried again once, a defect in the same words."""
-    return _twice(reason, earlier, "fix what the test's own error names") or Again(reason)
+def _shape(failures: Sequence[Failure]) -> Likeness:
+    return (failures[0].nodeid, failures[0].exception, failures[0].message, str(len(failures)))
+
+
+def _broke_off(reason: str, likeness: Likeness, earlier: tuple[Verdict, ...]) -> Again | Stop:
+    """Judge an error of the test's own without a known crash: a defect, where it is raised in the same words again."""
+    return _once(reason, likeness, earlier, "fix what the test's own error names")
 
 
 def _moved(result: AttemptResult) -> Stop:
@@ -234,23 +247,30 @@ def _no_result(runner_end: int | None, earlier: tuple[Verdict, ...]) -> Verdict:
         return Again("the runner ended without a result")
     if runner_end < 0:
         return Again(f"the runner, not pytest, was killed from outside: signal {_signal_name(-runner_end)}")
-    cause = f"the runner ended without a result (exit code {runner_end}); its runner.log says why"
-    return _twice(cause, earlier, "see runner.log in the attempt's folder") or Again(cause)
+    reason = f"the runner ended without a result (exit code {runner_end}); its runner.log says why"
+    return _once(reason, ("runner", str(runner_end)), earlier, "see runner.log in the attempt's folder")
 
 
-def _twice(cause: str, earlier: tuple[Verdict, ...], next_step: str) -> Stop | None:
-    """A halt when an earlier attempt ended for the same reason: a further one would, too."""
-    if not any(isinstance(verdict, Again) and verdict.reason == cause for verdict in earlier):
-        return None
-    return _stop("XPY-06", f"{cause}; twice, so this is no accident", next_step)
+def _seen(likeness: Likeness, earlier: tuple[Verdict, ...]) -> bool:
+    return any(isinstance(one, Again) and one.likeness == likeness for one in earlier)
+
+
+def _once(reason: str, likeness: Likeness, earlier: tuple[Verdict, ...], next_step: str) -> Again | Stop:
+    """Tried again once: where an earlier attempt ended alike, a further one would, too."""
+    if _seen(likeness, earlier):
+        return _stop("XPY-06", f"{reason}; twice, so this is no accident", next_step)
+    return Again(reason, likeness=likeness)
 
 
 def _blocked(blocked: Blocked, earlier: tuple[Verdict, ...]) -> Verdict:
     """pytest was not started: no try is used up, but a machine that is not ready four times over needs a person."""
-    before = sum(isinstance(one, Again) and not one.charged and not one.disturbed for one in earlier)
-    if not blocked.retryable or before + 1 >= MAX_TRIES:
+    if not blocked.retryable or _became(AttemptVerdict.NOT_STARTED, earlier) + 1 >= MAX_TRIES:
         return _stop(blocked.rule, blocked.reason, blocked.next, blocked.code)
-    return Again(blocked.reason, charged=False)
+    return Again(blocked.reason, AttemptVerdict.NOT_STARTED)
+
+
+def _became(what: AttemptVerdict, earlier: tuple[Verdict, ...]) -> int:
+    return sum(isinstance(one, Again) and one.became is what for one in earlier)
 
 
 def _elsewhere(node: str, why: str, earlier: tuple[Verdict, ...]) -> Verdict:
@@ -266,8 +286,8 @@ def _elsewhere(node: str, why: str, earlier: tuple[Verdict, ...]) -> Verdict:
 
 def _disturbed(reason: str, earlier: tuple[Verdict, ...]) -> Verdict:
     """Judge an attempt that others disturbed: tried again uncharged, until a person has to look at the machine."""
-    if sum(isinstance(one, Again) and one.disturbed for one in earlier) + 1 < MAX_DISTURBED:
-        return Again(reason, charged=False, disturbed=True)
+    if _became(AttemptVerdict.DISTURBED, earlier) + 1 < MAX_DISTURBED:
+        return Again(reason, AttemptVerdict.DISTURBED)
     what = f"{MAX_DISTURBED} launches of one repeat were disturbed, the last one by {reason}"
     return _stop("GPU-14", what, MAKE_QUIET, Code.NOT_QUIET)
 
@@ -307,8 +327,7 @@ def _infrastructure(result: AttemptResult, earlier: tuple[Verdict, ...]) -> Agai
     if result.guard.collected and not result.guard.finished and rc not in (2, 3, 4, 5):
         # With nothing collected the guard was silenced or the module ended Python: the next attempt would be the same.
         how = "ended with exit code 0 in the middle of" if rc == 0 else "broke off without ending"
-        reason = f"pytest {how} its session"
-        return _twice(reason, earlier, _WHO_ENDS_IT) or Again(reason)
+        return _once(f"pytest {how} its session", ("session", how), earlier, _WHO_ENDS_IT)
     return None
 
 
@@ -371,14 +390,14 @@ def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple
         if failed:
             return Keep(f"threshold_assertion ({tests} failed)")
         return Keep("" if rc == 0 else f"pytest ended with {rc} after every test had passed")
-    shortfall = ", ".join(partial)
-    if any(isinstance(verdict, Again) and verdict.shortfall == shortfall for verdict in earlier):
+    shortfall, likeness = ", ".join(partial), ("partial", *partial)
+    if _seen(likeness, earlier):
         return _stop(
             "SMP-11",
             f"the same samples were missing twice ({shortfall}), so this is no accident",
             "find out why these samples fail, or fix sample_counts",
         )
-    return Again(f"partial: {shortfall}", shortfall=shortfall)
+    return Again(f"partial: {shortfall}", likeness=likeness)
 
 
 def _stop(
