@@ -15,8 +15,8 @@ import math
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Self, cast
 
@@ -54,6 +54,15 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def new_folder(path: Path, names: Iterable[str]) -> Path:
+    """Make the first folder of these ``names`` in ``path`` that is not there yet. Raises ``FileExistsError``."""
+    for name in names:
+        with suppress(FileExistsError):
+            (path / name).mkdir(parents=True)
+            return path / name
+    raise FileExistsError(path)
 
 
 def dump_json(value: object) -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tune_mcp.actions import Step, call
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import write_atomic
+from tune_mcp.files import new_folder, write_atomic
 
 RUNS_FOLDER = ".tune-runs"
 IGNORE_FILE = ".gitignore"
@@ -191,16 +191,14 @@ def create(repo_root: Path, label: str, now: datetime) -> RunDir:
     """Make a new, empty run directory; an existing one is never taken (rules SES-01, SES-02, SES-14, SES-15)."""
     stem = new_id(label, now)
     runs = runs_folder(repo_root)
-    for number in range(1, 100):
-        path = runs / (stem if number == 1 else f"{stem}-{number}")
-        try:
-            path.mkdir()
-        except FileExistsError:
-            continue
-        # Its own, because the folder above is shared: whatever somebody wrote there, this run is never committed.
-        write_atomic(path / IGNORE_FILE, IGNORE_ALL)
-        return RunDir(path)
-    raise Refusal(Code.PLAN_EXISTS, "SES-04", f"99 runs named {stem} exist already", "start again in a second")
+    try:
+        path = new_folder(runs, (stem, *(f"{stem}-{number}" for number in range(2, 100))))
+    except FileExistsError as error:
+        problem = f"99 runs named {stem} exist already"
+        raise Refusal(Code.PLAN_EXISTS, "SES-04", problem, "start again in a second") from error
+    # Its own, because the folder above is shared: whatever somebody wrote there, this run is never committed.
+    write_atomic(path / IGNORE_FILE, IGNORE_ALL)
+    return RunDir(path)
 
 
 def find(repo_root: Path, run_id: str) -> RunDir:

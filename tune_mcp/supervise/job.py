@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -309,6 +310,11 @@ def is_sealed(job: Job) -> bool:
     return (job.folder / RESULT_FILE).exists()
 
 
+def unmeasured(job: Job, now: datetime) -> AttemptResult:
+    """The result of an attempt of which nothing is known but that it was over ``now``."""
+    return AttemptResult(key=job.key, started_at=iso(now), ended_at=iso(now))
+
+
 def seal(job: Job, result: AttemptResult) -> None:
     """The attempt's last write: with it the folder is complete, without it the attempt never counts."""
     result.to_file(job.folder / RESULT_FILE)
@@ -318,8 +324,7 @@ def seal_unstarted(job: Job, blocked: Blocked, engine: Engine | None = None) -> 
     """Seal an attempt that nothing was started for; False where a runner has it, or it was cancelled."""
     if not claim(job):
         return False
-    now = iso(utc_now())
-    seal(job, AttemptResult(key=job.key, started_at=now, ended_at=now, blocked=blocked, engine=engine))
+    seal(job, unmeasured(job, utc_now()).model_copy(update={"blocked": blocked, "engine": engine}))
     return True
 
 

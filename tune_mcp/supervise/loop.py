@@ -32,6 +32,7 @@ from tune_mcp.supervise.job import (
     cancel_earlier,
     is_cancelled,
     runner_end,
+    unmeasured,
 )
 from tune_mcp.supervise.journal import Clock, RunJournal, space_kept
 from tune_mcp.supervise.milestones import Milestones
@@ -290,11 +291,12 @@ class Supervisor:
         work.verdicts += (verdict,)
         if self._stopping is not None and not isinstance(verdict, Keep):
             raise Stopped(self._stopping)
-        work.history += (attempt_made(job, result, verdict, self.clock.now()),)
+        result = result or unmeasured(job, self.clock.now())
+        work.history += (attempt_made(job, result, verdict),)
         match verdict:
             case Keep(reason):
                 self._record(work, result, "ok", reason)
-                if self._lengths is not None and result:
+                if self._lengths is not None:
                     self._lengths[job.test_key] = result.duration_s
                 self._milestones.observed(work, result, "PASS" if not reason else f"PASS, {reason}")
             case Stop(halt, quarantined):
@@ -307,7 +309,7 @@ class Supervisor:
                 raise Halted(halt.model_copy(update={"test": job.test_key, "repeat": job.repeat}))
             case Again(reason, became):
                 work.tries += verdict.charged
-                if result and result.engine and became is AttemptVerdict.NOT_STARTED:
+                if result.engine and became is AttemptVerdict.NOT_STARTED:
                     self._milestones.left_out(result.engine.node, reason)
                 if work.tries >= MAX_TRIES:
                     self._record(work, result, "failed", reason)
@@ -316,7 +318,7 @@ class Supervisor:
                     self._milestones.again(work, verdict)
                     self._launch(work)
 
-    def _record(self, work: AtWork, result: AttemptResult | None, status: str, reason: str) -> None:
+    def _record(self, work: AtWork, result: AttemptResult, status: str, reason: str) -> None:
         record(work.job, result, status, reason, work.history, self.clock.now())
         self._progress.ended(work.repeat)
 

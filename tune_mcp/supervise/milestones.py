@@ -60,10 +60,10 @@ class Milestones:
         text = f"{self._run(work.job)}: {verdict.reason}; try {work.tries + 1} of {self.tries}"
         self._event("disturbed" if verdict.became is AttemptVerdict.DISTURBED else "retry", work.job, text)
 
-    def observed(self, work: AtWork, result: AttemptResult | None, text: str) -> None:
+    def observed(self, work: AtWork, result: AttemptResult, text: str) -> None:
         """The repeat has its observation."""
-        job, seconds = work.job, result.duration_s if result else 0.0
-        slowed = f"; clocks held down: {', '.join(result.slowed_by)}" if result and result.slowed_by else ""
+        job, seconds = work.job, result.duration_s
+        slowed = f"; clocks held down: {', '.join(result.slowed_by)}" if result.slowed_by else ""
         text = f"{self._run(job)}/{self.repeats} {text} ({seconds:.1f} s){_on(work.lane)}{slowed}"
         self._event("observed", job, text, duration_s=seconds, **_lane(work.lane))
 

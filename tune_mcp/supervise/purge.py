@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
-from tune_mcp.files import sync_folder, write_json
+from tune_mcp.files import new_folder, sync_folder, write_json
 from tune_mcp.run_dir import RunDir, iso, utc_stamp
 from tune_mcp.session import events
 
@@ -26,7 +26,8 @@ def purge(
 
     ``replaced``: the repeat counted, and the person ``who`` took it out.
     """
-    folder = _fresh(run.purged / f"{utc_stamp(now)}_{test}_run{repeat}")
+    name = f"{utc_stamp(now)}_{test}_run{repeat}"
+    folder = new_folder(run.purged, (name, *(f"{name}-{number}" for number in range(2, 1000))))
     write_json(
         folder / "purge.json",
         {"schema_version": 1, "test": test, "repeat": repeat, "who": who, "when": iso(now), "reason": reason},
@@ -49,14 +50,3 @@ def purge(
         **({"replaced": True} if replaced else {}),
     )  # fmt: skip
     return folder
-
-
-def _fresh(path: Path) -> Path:
-    for number in range(1, 1000):
-        candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
-        try:
-            candidate.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return candidate
-    raise FileExistsError(path)

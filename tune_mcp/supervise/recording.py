@@ -20,9 +20,8 @@ COPIES = "recorded"
 _OF_THE_WRITING = {"recorded_at", "attempts", "history"}
 
 
-def attempt_made(job: Job, result: AttemptResult | None, verdict: Verdict, now: datetime) -> Attempt:
+def attempt_made(job: Job, result: AttemptResult, verdict: Verdict) -> Attempt:
     """One attempt in the repeat's history."""
-    moment, machine = iso(now), result.environment if result else None
     match verdict:
         case Keep(reason):
             became = AttemptVerdict.KEPT
@@ -34,24 +33,24 @@ def attempt_made(job: Job, result: AttemptResult | None, verdict: Verdict, now: 
         attempt=job.attempt,
         verdict=became,
         reason=reason,
-        pytest_rc=result.pytest_rc if result else None,
-        started_at=result.started_at if result else moment,
-        ended_at=result.ended_at if result else moment,
-        duration_s=result.duration_s if result else 0.0,
+        pytest_rc=result.pytest_rc,
+        started_at=result.started_at,
+        ended_at=result.ended_at,
+        duration_s=result.duration_s,
         log=_relative(job.run, job.run.log(job.test_key, job.repeat)),
-        log_sha256=result.log_sha256 if result else None,
+        log_sha256=result.log_sha256,
         lane="" if job.any_host else job.lane,
-        slowed_by=result.slowed_by if result else (),
-        foreign_cores=result.quiet.foreign_cores if result and result.quiet else None,
-        host=machine.hostname if machine else "",
-        fingerprint=comparing.fingerprint_of(job.run, machine) if machine else "",
-        incomparable=result.incomparable if result else "",
+        slowed_by=result.slowed_by,
+        foreign_cores=result.quiet.foreign_cores if result.quiet else None,
+        host=result.environment.hostname if result.environment else "",
+        fingerprint=comparing.fingerprint_of(job.run, result.environment) if result.environment else "",
+        incomparable=result.incomparable,
     )
 
 
 def record(
     job: Job,
-    result: AttemptResult | None,
+    result: AttemptResult,
     status: str,
     reason: str,
     history: tuple[Attempt, ...],
@@ -67,20 +66,20 @@ def record(
     """
     run, known = job.run, events.ledger(job.run).observations
     home = home or run.test_folder(job.test_key)
-    evidence = result.evidence_sha256 if result else {}
+    evidence = result.evidence_sha256
     for stage in job.stages:
-        found = result.stages.get(stage.key) if result else None
+        found = result.stages.get(stage.key)
         observation = Observation.model_validate(
             {
                 "status": status,
                 "reason": reason,
                 "metrics": found.metrics if found else dict.fromkeys(stage.metrics),
                 "sample_counts": Counts(total=found.total, ok=found.ok) if found else Counts(),
-                "duration_s": result.duration_s if result else 0.0,
+                "duration_s": result.duration_s,
                 "attempts": len(history),
                 "git_sha": job.tree.git_sha,
                 "recorded_at": iso(now),
-                "pytest_rc": result.pytest_rc if result else None,
+                "pytest_rc": result.pytest_rc,
                 "pytest_log": _relative(run, home / run.log(job.test_key, job.repeat).name),
                 "basetemp": _relative(run, home / run.basetemp(job.test_key, job.repeat).name),
                 "run_id": run.run_id,

@@ -162,8 +162,7 @@ def _history(run: RunDir, one: Counted, counted: SealedAttempt) -> tuple[Attempt
     found = {entry.attempt: entry for entry in known}
     for attempt, verdict in one.history:
         if verdict is not None:
-            at = datetime.fromisoformat(attempt.result.ended_at)
-            found[attempt.job.attempt] = attempt_made(attempt.job, attempt.result, verdict, at)
+            found[attempt.job.attempt] = attempt_made(attempt.job, attempt.result, verdict)
         elif attempt.job.attempt not in found:
             found[attempt.job.attempt] = Attempt(
                 attempt=attempt.job.attempt, verdict=AttemptVerdict.SUPERSEDED, pytest_rc=attempt.result.pytest_rc,

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from tune_mcp.config.host import SlurmSettings
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import read_plain, read_text
+from tune_mcp.files import new_folder, read_plain, read_text
 from tune_mcp.precheck import slurm_site
 from tune_mcp.precheck.gates import Precheck
 from tune_mcp.run_dir import RunDir, utc_now
@@ -44,7 +44,7 @@ def prechecked(run: RunDir, plan: Plan, settings: SlurmSettings, wait: Callable[
 
 def _answer(run: RunDir, settings: SlurmSettings, gpus: int, slurm: Slurm, wait: Callable[[float], None]) -> Machine:
     """What a node with that many GPUs granted found."""
-    folder = _new_folder(run)
+    folder = new_folder(run.path / FOLDER, (f"a{number}" for number in range(1, 10_000)))
     name = batch.name_of(run.attempt_key("precheck", 1, folder.name.removeprefix("a")))
     module = ("tune_mcp.supervise.first_look", str(run.path), str(folder / ANSWER_FILE))
     order = batch.order(name, folder, settings, module, gpus, batch.left_out(run))
@@ -71,17 +71,6 @@ def _answer(run: RunDir, settings: SlurmSettings, gpus: int, slurm: Slurm, wait:
         with suppress(Unreachable, NotAccepted):  # it only reads, and nobody waits for its answer
             slurm.cancel([name])
         raise
-
-
-def _new_folder(run: RunDir) -> Path:
-    for number in range(1, 10_000):
-        folder = run.path / FOLDER / f"a{number}"
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return folder
-    raise FileExistsError(run.path / FOLDER)
 
 
 def _no_answer(folder: Path, found: list[QueuedJob]) -> Refusal:
