@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-MODULES = ("tune_mcp.supervise.launch", "tune_mcp.supervise", "tune_mcp.supervise.runner")
+MODULES = ("tune_mcp.supervise.launcher", "tune_mcp.supervise", "tune_mcp.supervise.runner")
 
 
 class Popen(subprocess.Popen[Any]):

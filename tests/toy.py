@@ -559,7 +559,7 @@ def supervised_by(
             run.supervisor_log.write_text(traceback.format_exc())
         return os.getpid()
 
-    with mock.patch("tune_mcp.supervise.launch.start", supervise):
+    with mock.patch("tune_mcp.supervise.launcher.start", supervise):
         yield
 
 

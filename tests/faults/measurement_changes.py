@@ -79,7 +79,7 @@ WAYS = (
         "supervise/test_bytecode.py::test_no_code_of_another_commit_is_loaded_from_a_compiled_file"),
     Way("a file's times only", LOADED,
         "supervise/test_loaded.py::test_files_that_were_only_touched_or_are_the_tests_own_output_halt_nothing"),
-    Way("the record of loaded files edited or deleted", "supervise/comparing.py",
+    Way("the record of loaded files edited or deleted", "supervise/loaded.py",
         "supervise/test_loaded.py::test_a_record_that_is_not_the_sealed_one_is_put_back"),
     # models and data
     Way("another revision of the weights or a data set", LOADED, ELSEWHERE),
@@ -151,7 +151,7 @@ WAYS = (
         "precheck/test_host_limits.py::test_cgroups_of_the_first_version_are_read_too"),
     Way("ulimits of address space, data and CPU time", "precheck/fingerprint.py", LIMITS),
     Way("huge pages, NUMA balancing", "precheck/host_limits.py", READ_LIMITS),
-    Way("the wall clock set, the machine asleep", "supervise/comparing.py",
+    Way("the wall clock set, the machine asleep", "supervise/pytest_session.py",
         "faults/test_same_launch.py::test_an_attempt_during_which_the_clock_was_set_is_made_again"),
     Way("GPU clocks held down", "supervise/gpu/use.py",
         "supervise/test_gpu_use.py::test_what_slowed_the_gpus_is_noted_whenever_it_was_seen"),

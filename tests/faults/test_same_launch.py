@@ -13,8 +13,8 @@ from tune_mcp.report.facts import ReportFacts
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import state
 from tune_mcp.supervise import retry
-from tune_mcp.supervise.comparing import WallClock
 from tune_mcp.supervise.job import AttemptResult, Job
+from tune_mcp.supervise.pytest_session import WallClock
 from tune_mcp.supervise.retry import Again
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.report import report

@@ -343,7 +343,7 @@ def test_a_supervisor_that_is_told_to_end_by_a_signal_stops_gracefully(project: 
 
 
 def test_the_launcher_for_which_a_start_waits_imports_nothing_that_it_has_no_use_for() -> None:
-    code = "import sys, tune_mcp.supervise.launch; print({'pydantic', 'psutil', 'yaml'} & {*sys.modules})"
+    code = "import sys, tune_mcp.supervise.launcher; print({'pydantic', 'psutil', 'yaml'} & {*sys.modules})"
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
 

@@ -534,7 +534,7 @@ def test_a_supervisor_that_cannot_be_started_leaves_a_failed_run_and_free_locks(
         raise OSError("no more processes")
 
     with monkeypatch.context() as patch:
-        patch.setattr("tune_mcp.supervise.launch.start", no_start)
+        patch.setattr("tune_mcp.supervise.launcher.start", no_start)
         with pytest.raises(OSError, match="no more processes"):
             start_run(project, toy.MODEL)
     (entry,) = list_runs(project).runs

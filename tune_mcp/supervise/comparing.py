@@ -6,8 +6,7 @@ compared with it before and after its pytest; the whole list of packages is read
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -24,11 +23,7 @@ from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
 from tune_mcp.supervise import loaded
-from tune_mcp.supervise.job import AttemptResult, Job
 
-_CLOCK_SLACK_S = 2.0
-_CLOCK_SLEW = 0.001
-"""The kernel slews a clock by half as much at most."""
 _NEXT = "stop this run and start a new one here, or go on where it was measured"
 
 
@@ -47,7 +42,8 @@ def record_or_compare(run: RunDir, plan: Plan, found: Environment, now: datetime
             )
         if other := fingerprint.differences(kept, found, any_host=plan.settings.slurm is not None):
             raise _refusal("; ".join(other))
-        _loaded_as_recorded(run)
+        if not loaded.restored(run):
+            raise _refusal("loaded.json is gone, or is not what the supervisor wrote")
         return
     run.loaded.unlink(missing_ok=True)
     machine = found.model_dump(mode="json")
@@ -93,22 +89,6 @@ def recorded_variables(run: RunDir, caller: Mapping[str, str]) -> dict[str, str]
     return {name: value for name, value in caller.items() if not fingerprint.is_carried(name)} | kept.carried_env
 
 
-class WallClock:
-    """Whether the wall clock went as the monotonic one does: a program that measures by it reads nonsense else."""
-
-    def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._wall, self._monotonic = wall, monotonic
-        self._began = wall(), monotonic()
-
-    def moved(self) -> str:
-        """By how much it was set since this was made, a sentence; empty for what a slewed clock may gain or lose."""
-        passed = self._monotonic() - self._began[1]
-        moved = self._wall() - self._began[0] - passed
-        if abs(moved) <= max(_CLOCK_SLACK_S, passed * _CLOCK_SLEW):
-            return ""
-        return f"the clock was set, or the machine slept, while pytest ran ({moved:+.1f} s)"
-
-
 def machine_now(
     run: RunDir, python: Path, gpus: tuple[Gpu, ...] = (), *, any_host: bool = False
 ) -> tuple[Environment | None, str]:
@@ -119,44 +99,6 @@ def machine_now(
     now = fingerprint.reread_machine(kept, python, lambda: packages_of(python))
     now = now.model_copy(update={"gpus": tuple(map(GpuIdentity.of, gpus))})
     return now, "; ".join(fingerprint.differences(kept, now, any_host=any_host))
-
-
-def loaded_reference(job: Job, result: AttemptResult | None, *, beside: bool = False) -> tuple[str, bytes]:
-    """What a sealed attempt loaded, for the next ones to be compared with: its digest, and its text if it is so.
-
-    Empty for an attempt that differs from the run's other ones: it is no measure for them. ``beside``: others may have
-    ended since this one was compared; what they loaded stays in.
-    """
-    if result is None or result.loaded_sha256 is None or result.moved or result.incomparable:
-        return "", b""
-    with suppress(OSError):  # without it the next attempt is compared with the one before
-        path = job.folder / loaded.RECORD_FILE
-        data = read_plain(path)
-        if sha256_bytes(data) == result.loaded_sha256:
-            data = read_plain(loaded.joined(job, path, job.run.loaded)) if beside else data
-            return sha256_bytes(data), data
-    return result.loaded_sha256, b""
-
-
-def _loaded_as_recorded(run: RunDir) -> None:
-    """Put the newest sealed record back where a crash, or somebody else, left another one.
-
-    Raises HOST_NOT_COMPARABLE when there is none any more.
-    """
-    known = [str(event.facts["loaded"]) for event in events.read(run.events, "sealed") if "loaded" in event.facts]
-    with suppress(OSError):
-        if not known or sha256_bytes(read_plain(run.loaded)) in known:
-            return
-    copies: dict[str, bytes] = {}
-    for place in ("_pytest/*/attempts/*", "purged/*/*"):
-        for path in (found for name in loaded.RECORDS for found in run.path.glob(f"{place}/{name}")):
-            with suppress(OSError):
-                data = read_plain(path)
-                copies[sha256_bytes(data)] = data
-    newest = next((copies[sha] for sha in reversed(known) if sha in copies), None)
-    if newest is None:
-        raise _refusal("loaded.json is gone, or is not what the supervisor wrote")
-    write_atomic(run.loaded, newest)
 
 
 def _refusal(what: str, step: str = _NEXT) -> Refusal:

@@ -16,6 +16,7 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,9 +26,10 @@ from tune_mcp.config.stages import Frozen
 from tune_mcp.errors import Json, Refusal
 from tune_mcp.files import content_mark, dump_json, parse_json, read_plain, sha256_bytes, write_atomic
 from tune_mcp.precheck.hub import Revision
-from tune_mcp.session import drift, provenance
+from tune_mcp.run_dir import RunDir
+from tune_mcp.session import drift, events, provenance
 from tune_mcp.session.provenance import GitState
-from tune_mcp.supervise.job import Job
+from tune_mcp.supervise.job import AttemptResult, Job
 
 LISTED_FILE = "guard/loaded.json"
 """In the attempt's folder, as the guard wrote it."""
@@ -112,6 +114,41 @@ def joined(job: Job, record: Path, kept: Path) -> Path:
     path = job.folder / JOINED_FILE
     write_atomic(path, _encoded(both))
     return path
+
+
+def reference(job: Job, result: AttemptResult | None, *, beside: bool = False) -> tuple[str, bytes]:
+    """What a sealed attempt loaded, for the next ones to be compared with: its digest, and its text if it is so.
+
+    Empty for an attempt that differs from the run's other ones: it is no measure for them. ``beside``: others may have
+    ended since this one was compared; what they loaded stays in.
+    """
+    if result is None or result.loaded_sha256 is None or result.moved or result.incomparable:
+        return "", b""
+    with suppress(OSError):  # without it the next attempt is compared with the one before
+        path = job.folder / RECORD_FILE
+        data = read_plain(path)
+        if sha256_bytes(data) == result.loaded_sha256:
+            data = read_plain(joined(job, path, job.run.loaded)) if beside else data
+            return sha256_bytes(data), data
+    return result.loaded_sha256, b""
+
+
+def restored(run: RunDir) -> bool:
+    """Put the newest sealed record back where a crash, or somebody else, left another one; False where none is left."""
+    known = [str(event.facts["loaded"]) for event in events.read(run.events, "sealed") if "loaded" in event.facts]
+    with suppress(OSError):
+        if not known or sha256_bytes(read_plain(run.loaded)) in known:
+            return True
+    copies: dict[str, bytes] = {}
+    for place in ("_pytest/*/attempts/*", "purged/*/*"):
+        for path in (found for name in RECORDS for found in run.path.glob(f"{place}/{name}")):
+            with suppress(OSError):
+                data = read_plain(path)
+                copies[sha256_bytes(data)] = data
+    newest = next((copies[sha] for sha in reversed(known) if sha in copies), None)
+    if newest is not None:
+        write_atomic(run.loaded, newest)
+    return newest is not None
 
 
 def _encoded(record: Loaded) -> bytes:

@@ -32,6 +32,10 @@ from tune_mcp.supervise.watch.watchdog import Watchdog
 _LOOK_EVERY_S = 0.25
 _LOOK_CLOSELY_S = 0.1
 
+_CLOCK_SLACK_S = 2.0
+_CLOCK_SLEW = 0.001
+"""The kernel slews a clock by half as much at most."""
+
 
 class PytestSession:
     """One pytest of a job. ``stop_now`` says whether it is to be interrupted; ``orders`` end a wait early."""
@@ -56,7 +60,7 @@ class PytestSession:
         # The child starts with the default dispositions; our own SIGTERM handler is a function and so not inherited.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self._monitor.begin()
-        begin, clock = time.monotonic(), comparing.WallClock()
+        begin, clock = time.monotonic(), WallClock()
         with self._log.open("xb") as out, pinned(self._gpus.grant.lane):
             argv = pytest_argv(job, self._place.run)
             main = subprocess.Popen(
@@ -164,6 +168,22 @@ class PytestSession:
                 say(reason)
                 return "watchdog", reason
             self._orders.look(_LOOK_CLOSELY_S if watchdog.alarmed else _LOOK_EVERY_S)
+
+
+class WallClock:
+    """Whether the wall clock went as the monotonic one does: a program that measures by it reads nonsense else."""
+
+    def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._wall, self._monotonic = wall, monotonic
+        self._began = wall(), monotonic()
+
+    def moved(self) -> str:
+        """By how much it was set since this was made, a sentence; empty for what a slewed clock may gain or lose."""
+        passed = self._monotonic() - self._began[1]
+        moved = self._wall() - self._began[0] - passed
+        if abs(moved) <= max(_CLOCK_SLACK_S, passed * _CLOCK_SLEW):
+            return ""
+        return f"the clock was set, or the machine slept, while pytest ran ({moved:+.1f} s)"
 
 
 def _below_us() -> list[procfs.Process]:

@@ -17,7 +17,7 @@ from tune_mcp.files import parse_json, read_plain, sha256_bytes, sha256_file, wr
 from tune_mcp.observe.observation import AttemptVerdict, Stored, load
 from tune_mcp.run_dir import ATTEMPT, RunDir, attempt_folders
 from tune_mcp.session import events
-from tune_mcp.supervise import comparing
+from tune_mcp.supervise import loaded
 from tune_mcp.supervise.job import JOB_FILE, RESULT_FILE, AttemptResult, Job, parse_result, read_job, result_sha256
 
 SUPERVISOR = "supervisor"
@@ -55,7 +55,7 @@ def put_on_ledger(job: Job, result: AttemptResult | None, now: datetime, *, besi
     attempts run at the same time.
     """
     if sha := result_sha256(job):
-        reference, loaded = comparing.loaded_reference(job, result, beside=beside)
+        reference, data = loaded.reference(job, result, beside=beside)
         events.append(
             job.run, "sealed", now, f"{job.test_key} run {job.repeat} attempt {job.attempt}",
             key=job.key, sha256=sha, environment=events.ledger(job.run).environment_sha256,
@@ -63,8 +63,8 @@ def put_on_ledger(job: Job, result: AttemptResult | None, now: datetime, *, besi
             **({"loaded": reference} if reference else {}),
         )  # fmt: skip
         with suppress(OSError):
-            if loaded:  # the next attempt is compared with it; after a power cut it is taken from the attempt
-                write_atomic(job.run.loaded, loaded, durable=False)
+            if data:  # the next attempt is compared with it; after a power cut it is taken from the attempt
+                write_atomic(job.run.loaded, data, durable=False)
 
 
 def is_on_ledger(job: Job) -> bool:

@@ -16,7 +16,7 @@ from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import state
 from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import RunState, SupervisorRecord
-from tune_mcp.supervise import host_lock, launch, neighbours
+from tune_mcp.supervise import host_lock, launcher, neighbours
 from tune_mcp.verbs import apply_recovery
 from tune_mcp.verbs.machine import recover, suspects, take_host
 from tune_mcp.verbs.project import Project
@@ -54,7 +54,7 @@ def launched(
             run.stop_request.unlink(missing_ok=True)
             record(run, RunState.PRECHECKING, now)
             try:
-                launch.start(run.path, lock, host)
+                launcher.start(run.path, lock, host)
             except Exception as error:
                 record(run, RunState.FAILED, now, f"the supervisor could not be started: {error}")
                 raise

@@ -36,7 +36,7 @@ def start(run_dir: Path, run_lock: FileLock, host: HostClaim) -> int:
     open_appending(RunDir(run_dir).supervisor_log).close()  # refused here, not in a launcher that nobody reads
     secret = leftovers.mark(RunDir(run_dir))
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "tune_mcp.supervise.launch", str(run_dir), *words],
+        [sys.executable, "-P", "-m", "tune_mcp.supervise.launcher", str(run_dir), *words],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         pass_fds=handles,
