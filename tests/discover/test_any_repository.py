@@ -76,7 +76,7 @@ def test_every_number_that_a_test_asserts_against_is_listed_with_its_line_and_it
         number = int(line.split(":")[1])
         assert any(char.isdigit() for char in lines[number - 1])
     assert found.stages == {}
-    assert found.without == ("tests/test_new_ci.py",)
+    assert found.without == ["tests/test_new_ci.py"]
 
 
 @pytest.mark.rule("DSC-14", "MOD-06", "MET-04")
@@ -90,7 +90,7 @@ def test_the_block_that_is_shown_makes_each_of_them_a_threshold_with_its_side(pr
     assert {
         metric.source: metric.worst for stage in pasted.stages.values() for metric in stage.metrics.values()
     } == PLACES
-    assert pasted.unrecognised == ()
+    assert pasted.unrecognised == []
     assert yaml.safe_load(block)["thresholds"]["test_new_ci.py"]["BY_MODEL['org/a']['acc']"] == "by_model_org_a_acc"
 
 
@@ -112,7 +112,7 @@ def test_a_name_that_fits_a_metric_is_a_threshold_in_a_class_or_a_dict_too(
     project.write("tests/test_a_ci.py", code)
     found = project.discover()
     assert [metric.source for stage in found.stages.values() for metric in stage.metrics.values()] == [symbol]
-    assert found.without == ()
+    assert found.without == []
 
 
 @pytest.mark.rule("DSC-14", "MET-04")
@@ -184,7 +184,7 @@ def test_a_file_that_a_benchmark_does_not_name_after_its_folder_is_not_inferred(
     )
     project.write("tests/test_a_ci.py", code)
     found = project.discover("metric_sources: {test_a_ci.py: {json_file: a.json, paths: {accuracy: a}}}")
-    assert found.conflicts == ()
+    assert found.conflicts == []
 
 
 @pytest.mark.rule("MET-04", "DSC-14")
@@ -260,9 +260,9 @@ def test_a_described_test_without_a_threshold_has_its_block_too(project: Project
 
     found = project.discover(config)
 
-    assert found.without == ("tests/test_a_ci.py",)
+    assert found.without == ["tests/test_a_ci.py"]
     pasted = project.discover(config + found.suggestions["test_a_ci.py"])
-    assert pasted.without == () and [stage.metrics for stage in pasted.stages.values()] == [{}]
+    assert pasted.without == [] and [stage.metrics for stage in pasted.stages.values()] == [{}]
 
 
 @pytest.mark.rule("DSC-14", "APL-15")

@@ -69,7 +69,7 @@ def test_all_of_it_is_the_recogniser_and_every_preset_and_the_consistency_job_is
 
     assert expand(["ALL"], stages) == tuple(load_stages(PLACES.config_path("tts").with_name("stages.yaml")))
     assert {stage.test for stage in stages.values()} == {f"{TESTS}/test_qwen3_asr_ci.py", f"{TESTS}/test_tts_ci.py"}
-    assert (found.needs_config, found.collisions, found.unrecognised) == ((), (), ())
+    assert (found.needs_config, found.collisions, found.unrecognised) == ([], [], [])
     # The suite of this test has no threshold for tokens, and the shipped config knows where one would be measured.
     assert [line.partition(",")[0] for line in found.problems] == [
         "metric_sources.test_tts_ci.py.paths names output_tok_per_req_s"

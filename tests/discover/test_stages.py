@@ -129,8 +129,8 @@ def test_a_test_becomes_one_stage_a_group(project: Project) -> None:
     assert speed.test_file_sha256 == sha256_bytes(TALKER.encode())
     assert (speed.threshold_file, speed.threshold_file_sha256) == (None, None)
     assert speed.metrics["latency_mean_s"].json_path == "speed.latency_mean_s"
-    assert found.added == tuple(found.stages)
-    assert (found.needs_config, found.collisions, found.unrecognised, found.conflicts, found.problems) == ((),) * 5
+    assert found.added == list(found.stages)
+    assert (found.needs_config, found.collisions, found.unrecognised, found.conflicts, found.problems) == ([],) * 5
     assert found.suggestions == {}
 
 
@@ -140,7 +140,7 @@ def test_twice_the_same_files_are_the_same_bytes_and_keep_their_date(project: Pr
     first = project.discover(CONFIGURED)
     again = project.discover(CONFIGURED, previous=first.stages, now=datetime(2027, 1, 1, tzinfo=UTC))
     assert dump_stages(again.stages) == dump_stages(first.stages)
-    assert (again.added, again.removed, again.changed) == ((), (), ())
+    assert (again.added, again.removed, again.changed) == ([], [], [])
 
 
 @pytest.mark.rule("DSC-01", "SMP-08")
@@ -154,7 +154,7 @@ def test_a_changed_test_shows_which_stages_changed_and_dates_them_anew(project: 
     )
     later = datetime(2026, 5, 1, tzinfo=UTC)
     again = project.discover(CONFIGURED, previous=first.stages, now=later)
-    assert (again.added, again.removed, again.changed) == ((), ("mmmu_accuracy",), ("mmmu_wer", "mmmu_speed"))
+    assert (again.added, again.removed, again.changed) == ([], ["mmmu_accuracy"], ["mmmu_wer", "mmmu_speed"])
     assert again.stages["mmmu_wer"].expected_samples == 40
     assert again.stages["mmmu_wer"].last_discovered_at == "2026-05-01T00:00:00Z"
     assert again.stages["b_accuracy"] == first.stages["b_accuracy"]
@@ -171,7 +171,7 @@ def test_without_an_entry_inference_gives_the_same_stages_and_a_block_to_copy(pr
     pasted = project.discover(text)
     assert pasted.stages == configured.stages
     assert pasted.suggestions == {}
-    assert pasted.conflicts == ()
+    assert pasted.conflicts == []
 
 
 @pytest.mark.rule("MOD-05", "MOD-06", "DSC-07")
@@ -179,7 +179,7 @@ def test_what_cannot_be_inferred_needs_config_even_after_the_blank_block_is_copi
     code = "A_ACC_MIN = 0.5\ndef test_a(tmp_path_factory):\n    assert run(tmp_path_factory.mktemp(NAME)) > A_ACC_MIN\n"
     project.write("tests/test_a_ci.py", code)
     found = project.discover()
-    assert found.needs_config == (("a_accuracy", "accuracy", "A_ACC_MIN"),)
+    assert found.needs_config == ["a_accuracy/accuracy: A_ACC_MIN"]
     assert found.stages["a_accuracy"].metrics["accuracy"].status == "NEEDS_CONFIG"
     assert "sample_counts are not known" in found.problems[0]
     pasted = project.discover(found.suggestions["test_a_ci.py"])
@@ -240,7 +240,7 @@ def test_presets_and_variants_own_their_constants(tts: Project) -> None:
     assert found.stages["tts_moss_nonstream_similarity"].expected_samples == 12
     assert found.stages["tts_moss_stream_speed"].expected_samples == 1088
     assert len(aliases(found.stages)["tts"]) == 12
-    assert found.problems == ()
+    assert found.problems == []
 
 
 @pytest.mark.rule("TTS-05")
@@ -318,13 +318,13 @@ def test_two_constants_that_claim_one_metric_are_a_question(project: Project) ->
     found = project.discover(CONFIGURED)
     metric = found.stages["mmmu_speed"].metrics["latency_mean_s"]
     assert (metric.status, metric.json_file, metric.json_path) == ("NEEDS_CONFIG", None, None)
-    assert found.collisions[0].sources == ("_MMMU_P95['latency_mean_s']", "MMMU_LATENCY_MEAN_MAX_S")
-    assert found.needs_config[0][:2] == ("mmmu_speed", "latency_mean_s")
+    assert found.collisions[0].endswith(" by _MMMU_P95['latency_mean_s'], MMMU_LATENCY_MEAN_MAX_S")
+    assert found.needs_config[0].startswith("mmmu_speed/latency_mean_s: ")
     nested = "_MMMU_P95['latency_mean_s']"
     for ignored, left in (("MMMU_LATENCY_MEAN_MAX_S", nested), (f'"{nested}"', "MMMU_LATENCY_MEAN_MAX_S")):
         config = CONFIGURED.replace("    paths:", f"    ignored_constants: [{ignored}]\n    paths:")
         decided = project.discover(config)
-        assert decided.collisions == ()
+        assert decided.collisions == []
         assert source(decided.stages["mmmu_speed"], "latency_mean_s") == left
 
 
@@ -332,14 +332,14 @@ def test_two_constants_that_claim_one_metric_are_a_question(project: Project) ->
 def test_a_name_that_nothing_recognises_is_listed_until_data_knows_it(project: Project) -> None:
     project.write("tests/test_a_ci.py", 'FOO_BLEU_MIN = 1\n_FOO_P95 = {4: {"ttft_ms": 3, "rtf_mean": 1}}\nPORT = 80\n')
     found = project.discover()
-    assert found.unrecognised == ("tests/test_a_ci.py: FOO_BLEU_MIN", "tests/test_a_ci.py: _FOO_P95['ttft_ms']")
+    assert found.unrecognised == ["tests/test_a_ci.py: FOO_BLEU_MIN", "tests/test_a_ci.py: _FOO_P95['ttft_ms']"]
     assert list(found.stages) == ["a_speed"]
     known = project.discover(
         metrics="metrics:\n  bleu: {group: accuracy, worst: min, label: BLEU}\n"
         "  ttft_ms: {group: speed, worst: max, label: TTFT, nested: true}\n"
         "names: [{pattern: .*_BLEU_MIN, metric: bleu}]\n"
     )
-    assert known.unrecognised == ()
+    assert known.unrecognised == []
     assert list(known.stages) == ["a_accuracy", "a_speed"]
     assert list(known.stages["a_speed"].metrics) == ["rtf_mean", "ttft_ms"]
 
@@ -348,8 +348,8 @@ def test_a_name_that_nothing_recognises_is_listed_until_data_knows_it(project: P
 def test_a_dict_of_known_metrics_under_an_unknown_name_is_listed(project: Project) -> None:
     project.write("tests/test_a_ci.py", '_A_TABLE = {4: {"rtf_mean": 1}}\n_B_TABLE = {4: {"rows": 1}}\n')
     found = project.discover()
-    assert found.unrecognised == ("tests/test_a_ci.py: _A_TABLE",)
-    assert (found.stages, found.without) == ({}, ("tests/test_a_ci.py",))
+    assert found.unrecognised == ["tests/test_a_ci.py: _A_TABLE"]
+    assert (found.stages, found.without) == ({}, ["tests/test_a_ci.py"])
 
 
 @pytest.mark.rule("SMP-09", "APL-17")
@@ -382,7 +382,7 @@ def test_protected_and_lower_case_names_are_passed_over(project: Project) -> Non
     project.write("tests/test_a_ci.py", "SIMILARITY_MAX_SAMPLES_MIN = 5\nA_SLACK_ACC_MIN = 1\nb_ACC_MIN = 2\n")
     found = project.discover()
     assert found.stages == {}
-    assert (found.unrecognised, found.problems) == ((), ())
+    assert (found.unrecognised, found.problems) == ([], [])
 
 
 @pytest.mark.rule("STG-09")
@@ -391,22 +391,22 @@ def test_a_test_in_a_docs_folder_without_thresholds_is_a_docs_stage(project: Pro
     found = project.discover(more='test_globs: ["tests/**/test_*_ci.py"]')
     assert list(found.stages) == ["pages_docs"]
     assert found.stages["pages_docs"].group == "docs"
-    assert found.without == ()
+    assert found.without == []
 
 
 @pytest.mark.rule("STG-09")
 def test_a_test_without_thresholds_is_a_gap_until_config_says_that_it_has_none(project: Project) -> None:
     project.write("tests/test_smoke_ci.py", "def test_a(): pass\n")
     found = project.discover()
-    assert (found.stages, found.without) == ({}, ("tests/test_smoke_ci.py",))
+    assert (found.stages, found.without) == ({}, ["tests/test_smoke_ci.py"])
     pasted = project.discover(found.suggestions["test_smoke_ci.py"])
     assert list(pasted.stages) == ["smoke_docs"]
-    assert (pasted.without, pasted.unrecognised) == ((), ())
+    assert (pasted.without, pasted.unrecognised) == ([], [])
     named = project.discover(more="stage_base_docs_override: tts_docs")
     assert list(named.stages) == ["tts_docs"]
     project.write("tests/test_more_ci.py", "def test_b(): pass\n")
     two = project.discover(more="stage_base_docs_override: tts_docs")
-    assert two.without == ("tests/test_more_ci.py", "tests/test_smoke_ci.py")
+    assert two.without == ["tests/test_more_ci.py", "tests/test_smoke_ci.py"]
 
 
 @pytest.mark.rule("MOD-02", "MOD-07")

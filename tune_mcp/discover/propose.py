@@ -105,7 +105,7 @@ def config_proposal(
 ) -> ConfigProposal:
     """Read what the tests of an otherwise empty config assert."""
     by_test: dict[str, list[Unclaimed]] = {}
-    for path, one in found.found:
+    for path, one in found.unclaimed:
         by_test.setdefault(path, []).append(one)
     tests: list[TestPlan] = []
     for path, ones in by_test.items():
@@ -119,7 +119,7 @@ def config_proposal(
         gpus = 0 if needs_no_gpu(reader.files, path) else 1
         tests.append(TestPlan(path, tuple(limits), gpus, _recorded_counts(names), notes))
     with_limits = {test.path for test in tests}
-    problems = [one.text for path, one in found.found if path not in with_limits]
+    problems = [one.text for path, one in found.unclaimed if path not in with_limits]
     problems += [
         f"{path}: no number with a name is asserted as a bound in it, so it is left out"
         for path in found.without

@@ -22,39 +22,39 @@ from tune_mcp.errors import Code, Refusal
 from tune_mcp.run_dir import iso
 
 
-@dataclass(frozen=True)
-class Collision:
-    """Constants that claim one metric of one stage; the metric is NEEDS_CONFIG until config ignores all but one."""
-
-    stage_key: str
-    metric_key: str
-    sources: tuple[str, ...]
-
-
-@dataclass(frozen=True)
+@dataclass
 class Discovery:
     """What ``discover`` found.
 
     ``added``, ``removed`` and ``changed`` are stage keys against the previous table, ``last_discovered_at`` aside.
-    ``needs_config`` holds (stage key, metric key, source). ``unrecognised`` are lines about numbers that a test asserts
-    against, or that look like thresholds, and that no metric claims (DSC-14). ``without`` are test files in which no
-    threshold was found and that config does not declare to have none; ``found`` are the numbers behind
-    ``unrecognised``, each with its test file. ``suggestions`` are YAML blocks for config.yaml
-    by test file name (MOD-06).
+    ``collisions`` are lines about constants that claim one metric of one stage; it is NEEDS_CONFIG until config ignores
+    all but one. ``unrecognised`` are lines about numbers that a test asserts against, or that look like thresholds, and
+    that no metric claims (DSC-14); ``unclaimed`` are these numbers, each with its test file. ``without`` are test files
+    in which no threshold was found and that config does not declare to have none. ``suggestions`` are YAML blocks for
+    config.yaml by test file name (MOD-06).
     """
 
-    stages: StageTable
-    added: tuple[str, ...]
-    removed: tuple[str, ...]
-    changed: tuple[str, ...]
-    needs_config: tuple[tuple[str, str, str], ...]
-    collisions: tuple[Collision, ...]
-    unrecognised: tuple[str, ...]
-    conflicts: tuple[str, ...]
-    suggestions: dict[str, str]
-    problems: tuple[str, ...]
-    without: tuple[str, ...] = ()
-    found: tuple[tuple[str, Unclaimed], ...] = ()
+    stages: StageTable = field(default_factory=dict[str, Stage])
+    added: list[str] = field(default_factory=list[str])
+    removed: list[str] = field(default_factory=list[str])
+    changed: list[str] = field(default_factory=list[str])
+    collisions: list[str] = field(default_factory=list[str])
+    unrecognised: list[str] = field(default_factory=list[str])
+    conflicts: list[str] = field(default_factory=list[str])
+    suggestions: dict[str, str] = field(default_factory=dict[str, str])
+    problems: list[str] = field(default_factory=list[str])
+    without: list[str] = field(default_factory=list[str])
+    unclaimed: list[tuple[str, Unclaimed]] = field(default_factory=list[tuple[str, Unclaimed]])
+
+    @property
+    def needs_config(self) -> list[str]:
+        """``stage/metric: source`` of each metric whose place nobody knows."""
+        return [
+            f"{stage.key}/{key}: {metric.source}"
+            for stage in self.stages.values()
+            for key, metric in stage.metrics.items()
+            if metric.status == "NEEDS_CONFIG"
+        ]
 
 
 def discover(
@@ -75,33 +75,18 @@ def discover(
     """
     builder = _Builder(model, rules, AssertionReader(repo_root), only_stages)
     builder.build()
-    before = previous or {}
-    stages: StageTable = {}
-    for key, stage in builder.stages.items():
+    found, before = builder.found, previous or {}
+    for key, stage in found.stages.items():
         old = before.get(key)
-        same = old is not None and _undated(old) == _undated(stage)
+        same = old is not None and _undated(old) == stage
         stamp = old.last_discovered_at if old and same and old.last_discovered_at else iso(now)
-        stages[key] = stage.model_copy(update={"last_discovered_at": stamp})
-    both = [key for key in stages if key in before]
-    return Discovery(
-        stages=stages,
-        added=tuple(key for key in stages if key not in before),
-        removed=tuple(key for key in before if key not in stages),
-        changed=tuple(key for key in both if _undated(stages[key]) != _undated(before[key])),
-        needs_config=tuple(
-            (stage.key, key, metric.source)
-            for stage in stages.values()
-            for key, metric in stage.metrics.items()
-            if metric.status == "NEEDS_CONFIG"
-        ),
-        collisions=tuple(builder.collisions),
-        unrecognised=tuple(dict.fromkeys(builder.unrecognised)),
-        conflicts=tuple(builder.conflicts),
-        suggestions=builder.suggestions,
-        problems=tuple(dict.fromkeys(builder.problems)),
-        without=tuple(builder.without),
-        found=tuple(builder.found),
-    )
+        found.stages[key] = stage.model_copy(update={"last_discovered_at": stamp})
+        found.added += [key] if old is None else []
+        found.changed += [key] if old is not None and not same else []
+    found.removed += [key for key in before if key not in found.stages]
+    found.unrecognised = list(dict.fromkeys(found.unrecognised))
+    found.problems = list(dict.fromkeys(found.problems))
+    return found
 
 
 def _undated(stage: Stage) -> Stage:
@@ -115,38 +100,31 @@ class _Builder:
     reader: AssertionReader
     only_stages: bool = False
     named: Named = field(default_factory=Named)
-    without: list[str] = field(default_factory=list[str])
-    found: list[tuple[str, Unclaimed]] = field(default_factory=list[tuple[str, Unclaimed]])
-    stages: StageTable = field(default_factory=dict[str, Stage])
-    collisions: list[Collision] = field(default_factory=list[Collision])
-    unrecognised: list[str] = field(default_factory=list[str])
-    conflicts: list[str] = field(default_factory=list[str])
-    suggestions: dict[str, str] = field(default_factory=dict[str, str])
-    problems: list[str] = field(default_factory=list[str])
+    found: Discovery = field(default_factory=Discovery)
     blind: dict[str, dict[str, Location]] = field(default_factory=dict[str, dict[str, Location]])
 
     def build(self) -> None:
         files = CalibratedFiles(self.model, self.rules, self.reader.files)
         found = [files.read(path) for path in files.paths()]
         self.named = read_named(self.model, self.rules, found, self.reader)
-        self.problems += self.named.problems
+        self.found.problems += self.named.problems
         self.rules = self.rules.extended(self.named.specs())
         routings = [(file, route_constants(file, self.rules, self.named.of(file.name), self.reader)) for file in found]
-        self.problems += drop_unread(routings, self.reader)
+        self.found.problems += drop_unread(routings, self.reader)
         for file, routing in routings:
-            self.problems += derived_of_nothing(file, routing, self.reader)
+            self.found.problems += derived_of_nothing(file, routing, self.reader)
         claimed = {(file.thresholds.path, claim.source) for file, one in routings for claim in one.claims()}
         strays = {place: line for _, routing in routings for place, line in routing.strays.items()}
-        self.problems += [line for place, line in strays.items() if place not in claimed]
+        self.found.problems += [line for place, line in strays.items() if place not in claimed]
         docs = [file for file, routing in routings if not routing.routes]
         for file, routing in routings:
-            self.problems += routing.problems
+            self.found.problems += routing.problems
             self.test_file(file, routing, only_docs=docs == [file])
-        self.problems += files.problems
-        self.problems += files.unused_names(found)
+        self.found.problems += files.problems
+        self.found.problems += files.unused_names(found)
 
     def test_file(self, file: CalibratedFile, routing: Routing, only_docs: bool) -> None:
-        self.problems += _of_no_variant(file, routing)
+        self.found.problems += _of_no_variant(file, routing)
         inferred = infer(file.data, file.path, self.rules, file.module.imports)
         for route in routing.routes:
             sources = StageSources.of(file.config, route.variant, inferred)
@@ -154,21 +132,23 @@ class _Builder:
             for group in groups:
                 self.stage(file, route, group, sources)
             stages = [(group, [c.spec.key for c in route.claims if c.spec.group == group]) for group in groups]
-            self.conflicts += [line for line in sources.conflicts(file.name, stages) if line not in self.conflicts]
+            self.found.conflicts += [
+                line for line in sources.conflicts(file.name, stages) if line not in self.found.conflicts
+            ]
         self.countable(file)
         if not routing.routes:
             override = self.model.stage_base_docs_override if only_docs else None
             if self.is_docs(file) or override:
                 self.docs(file, override or f"{file.base}_{DOCS_GROUP}", StageSources.of(file.config, None, inferred))
             else:
-                self.without.append(file.path)
+                self.found.without.append(file.path)
         if not self.only_stages:
             self.report_unclaimed(file, routing, inferred)
 
     def countable(self, file: CalibratedFile) -> None:
         """Refuse a test file of which no repeat could ever be strict (rule SMP-01)."""
         blind = self.blind.get(file.name, {})
-        if blind and not any(one.sample_counts for one in self.stages.values() if one.test == file.path):
+        if blind and not any(one.sample_counts for one in self.found.stages.values() if one.test == file.path):
             raise Refusal(
                 Code.INVALID_CONFIG,
                 "SMP-01",
@@ -185,22 +165,24 @@ class _Builder:
     def report_unclaimed(self, file: CalibratedFile, routing: Routing, inferred: Inferred) -> None:
         """What a person must say about a test file, and the block to paste."""
         found = unclaimed(file, routing, self.rules, self.reader)
-        self.found += [(file.path, one) for one in found]
+        self.found.unclaimed += [(file.path, one) for one in found]
         listed = {one.source.partition("[")[0] for one in found}
         claimed = {claim.spec.key for route in routing.routes for claim in (*route.claims, *route.rivals)}
-        self.unrecognised += [one.text for one in found]
-        self.unrecognised += [f"{file.thresholds.path}: {name}" for name in routing.unrecognised if name not in listed]
-        self.problems += data_files(file, self.reader)
+        self.found.unrecognised += [one.text for one in found]
+        self.found.unrecognised += [
+            f"{file.thresholds.path}: {name}" for name in routing.unrecognised if name not in listed
+        ]
+        self.found.problems += data_files(file, self.reader)
         for level in (file.config, *file.config.variants.values()):
             for metric in level.paths:
                 if metric not in claimed and metric in self.rules.metrics:
                     where = f"metric_sources.{file.name}.paths names {metric}"
-                    self.problems.append(f"{where}, and no constant of {file.thresholds.path} claims it")
+                    self.found.problems.append(f"{where}, and no constant of {file.thresholds.path} claims it")
         keys = [key for key in self.rules.metrics if key in claimed]
-        new = file.name not in self.model.metric_sources or file.path in self.without
+        new = file.name not in self.model.metric_sources or file.path in self.found.without
         if new or any(one.nameable for one in found):
             cpu = file.name not in self.model.gpus_per_test and needs_no_gpu(self.reader.files, file.path)
-            self.suggestions[file.name] = suggestion(file, keys, inferred, found, cpu=cpu)
+            self.found.suggestions[file.name] = suggestion(file, keys, inferred, found, cpu=cpu)
 
     def groups(self, route: Route, routing: Routing) -> list[str]:
         """The groups of a route in the order of the rules, with those that only a sibling preset has (TTS-05)."""
@@ -222,7 +204,7 @@ class _Builder:
                 metrics[metric_key] = self.metric(file.name, key, mine, rivals, sources)
         if not metrics:
             what = f"{key}: preset {route.preset} has no {group} threshold although another preset has"
-            self.problems.append(f"{what}; it is run and counted, never applied")
+            self.found.problems.append(f"{what}; it is run and counted, never applied")
         self.add(file, key, group, route, sources, metrics)
 
     def claimants(self, stage_key: str, claims: list[Claim], rivals: list[Claim], sources: StageSources) -> list[Claim]:
@@ -232,12 +214,12 @@ class _Builder:
         if there or rivals or len(claims) > 1:
             if not there and not rivals:
                 names = " and ".join(claim.source for claim in claims)
-                self.problems.append(f"{stage_key}: {names} could each be the missing {spec.key}; none is filled")
+                self.found.problems.append(f"{stage_key}: {names} could each be the missing {spec.key}; none is filled")
             claims = there
         if claims and all(claim.blank for claim in claims) and sources.metric(spec.key) is None:
             names = " and ".join(claim.source for claim in claims)
             what = f"it has no value, and no path of {spec.key} is known to measure its first one"
-            self.problems.append(f"{stage_key}: {names} is not calibrated: {what}")
+            self.found.problems.append(f"{stage_key}: {names} is not calibrated: {what}")
             return []
         return claims
 
@@ -247,11 +229,11 @@ class _Builder:
         spec = claims[0].spec
         location = sources.metric(spec.key)
         if len(claims) + len(rivals) > 1:
-            names = tuple(claim.source for claim in (*claims, *rivals))
-            self.collisions.append(Collision(stage_key, spec.key, names))
+            names = [claim.source for claim in (*claims, *rivals)]
+            self.found.collisions.append(f"{stage_key}/{spec.key} is claimed by {', '.join(names)}")
             what = f"{stage_key}: {' and '.join(names)} both claim {spec.key}"
             apart = f"or give each its own variant in metric_sources.{file_name}.variants"
-            self.problems.append(f"{what}; put all but one into ignored_constants, {apart}")
+            self.found.problems.append(f"{what}; put all but one into ignored_constants, {apart}")
             location = None
         return StageMetric(
             source=claims[0].source,
@@ -274,28 +256,28 @@ class _Builder:
         sources: StageSources,
         metrics: dict[str, StageMetric],
     ) -> None:
-        if key in self.stages:
-            what = f"{file.path} and {self.stages[key].test} both make the stage {key}"
+        if key in self.found.stages:
+            what = f"{file.path} and {self.found.stages[key].test} both make the stage {key}"
             raise clash(what, "rename a test, preset or variant, or change stage_base_strip_*")
         preset = file.config.calibration_presets.get(route.preset) if route.preset else None
         variant = file.config.variants.get(route.variant) if route.variant else None
         scope = file.scope.scope(group, route.variant, sources.expected(group), variant.context_vars if variant else ())
-        self.problems += scope.problems
+        self.found.problems += scope.problems
         counts = sources.counts(group)
         if counts and counts != ONE and counts.total == counts.ok:
             if sources.configured_counts(group):
                 self.blind.setdefault(file.name, {})[key] = counts.total
-                self.problems.append(
+                self.found.problems.append(
                     f"{key}: {_same_place(counts.total)}; no repeat of it can be strict until {_NAME_OK}"
                 )
             counts = None
         if counts is None and group != DOCS_GROUP and key not in self.blind.get(file.name, {}):
-            self.problems.append(f"{key}: sample_counts are not known, so no repeat of it can be strict")
+            self.found.problems.append(f"{key}: sample_counts are not known, so no repeat of it can be strict")
         own_file = file.config.threshold_file
         policy = self.rules.policy(group)
         base, preset_word, variant_word = _name(file, route)
         words = [base.replace("_", " ").upper(), preset_word, variant_word, policy.label or group]
-        self.stages[key] = Stage(
+        self.found.stages[key] = Stage(
             key=key,
             test=file.path,
             title=" ".join(word for word in words if word),

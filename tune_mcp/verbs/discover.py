@@ -57,15 +57,13 @@ def discover(
         added=tuple(found.added),
         removed=tuple(found.removed),
         changed=tuple(found.changed),
-        needs_config=tuple(f"{stage}/{metric}: {source}" for stage, metric, source in found.needs_config),
-        collisions=tuple(
-            f"{one.stage_key}/{one.metric_key} is claimed by {', '.join(one.sources)}" for one in found.collisions
-        ),
+        needs_config=tuple(found.needs_config),
+        collisions=tuple(found.collisions),
         conflicts=tuple(found.conflicts),
         unrecognised=tuple(found.unrecognised),
         problems=(*found.problems, *_assumed_gpus(config, found.stages)),
         suggestions=dict(found.suggestions),
-        without=found.without,
+        without=tuple(found.without),
         coverage=covered,
         next=_after(found, model, write),
     )
