@@ -32,6 +32,7 @@ from tune_mcp.discover.assertions.objects import (
     Scope,
     beyond,
 )
+from tune_mcp.discover.assertions.values import Target
 
 COMPOUND = ast.If | ast.For | ast.AsyncFor | ast.While | ast.Try | ast.TryStar | ast.With | ast.AsyncWith | ast.Match
 """The statements that have a body and open no scope."""
@@ -69,8 +70,8 @@ class Frame:
 class Branches(Calls):
     """Runs statements with a body; the other statements come from the class below."""
 
-    def __init__(self, concurrency: int | None, env: Mapping[str, str]) -> None:
-        super().__init__(concurrency, env)
+    def __init__(self, target: Target, env: Mapping[str, str]) -> None:
+        super().__init__(target, env)
         self.raised: list[list[Raised]] = [[]]
         self.frames: list[Frame] = []
         self.trying: list[int] = []

@@ -242,6 +242,6 @@ class Containers(Values):
         numbers = [key for key in table.entries if isinstance(key, int)]
         if not numbers or len(numbers) != len(table.entries):
             return None
-        if self.concurrency in numbers:
-            return self.concurrency
+        if self.target.concurrency in numbers:
+            return self.target.concurrency
         return numbers[0] if len(numbers) == 1 else None

@@ -37,8 +37,8 @@ from tune_mcp.discover.assertions.objects import (
     tainted,
 )
 from tune_mcp.discover.assertions.outside import MUTATORS
-from tune_mcp.discover.assertions.statements import Statements, Target
-from tune_mcp.discover.assertions.values import TooLong
+from tune_mcp.discover.assertions.statements import Statements
+from tune_mcp.discover.assertions.values import Target, TooLong
 from tune_mcp.discover.python_files import PythonFiles
 from tune_mcp.discover.recorded import RECORDERS
 from tune_mcp.discover.source_tree import parameters

@@ -89,7 +89,7 @@ class Expressions(Containers):
     def eval(self, node: ast.expr, scope: Scope) -> Value:
         """The value of an expression."""
         self.step()
-        if node is self.asked:
+        if node is self.target.node:
             return self.literal(node)
         match node:
             case ast.Constant(value=value):

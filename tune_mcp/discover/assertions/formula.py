@@ -195,41 +195,29 @@ def negated(value: Value) -> Value:
 
 def every(values: Iterable[Value]) -> Value:
     """Conjunction of conditions, folded and flattened."""
-    found: list[Value] = []
-    for one in values:
-        if isinstance(one, Every):
-            found += one.args
-        elif isinstance(one, Expr):
-            found.append(one)
-        elif not one:
-            return False
-    found = list({id(one): one for one in found}.values())
-    if _contradict(found):
-        return False
-    return True if not found else found[0] if len(found) == 1 else Every(tuple(found))
-
-
-def _contradict(values: Iterable[Value]) -> bool:
-    """Whether a condition and its negation are among them."""
-    found = list(values)
-    known = {id(one) for one in found}
-    return any(isinstance(one, Not) and id(one.arg) in known for one in found)
+    return _folded(values, Every, empty=True)
 
 
 def some(values: Iterable[Value]) -> Value:
     """Disjunction of conditions, folded and flattened."""
+    return _folded(values, Some, empty=False)
+
+
+def _folded(values: Iterable[Value], kind: type[Every | Some], *, empty: bool) -> Value:
+    """The conditions as one of that kind; ``empty`` is the value of none, and its negation decides alone."""
     found: list[Value] = []
     for one in values:
-        if isinstance(one, Some):
+        if isinstance(one, kind):
             found += one.args
         elif isinstance(one, Expr):
             found.append(one)
-        elif one:
-            return True
-    found = list({id(one): one for one in found}.values())
-    if _contradict(found):
-        return True
-    return False if not found else found[0] if len(found) == 1 else Some(tuple(found))
+        elif bool(one) is not empty:
+            return not empty
+    known = {id(one): one for one in found}
+    if any(isinstance(one, Not) and id(one.arg) in known for one in found):
+        return not empty
+    found = list(known.values())
+    return empty if not found else found[0] if len(found) == 1 else kind(tuple(found))
 
 
 def choose(condition: Value, then: Value, other: Value) -> Value:

@@ -7,7 +7,7 @@ import math
 import operator
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from tune_mcp.discover.assertions.formula import (
     Opaque,
@@ -54,10 +54,6 @@ _ASKS = re.compile(r"assert|check|verif|expect|requir|ensure|valid|compar|gate|m
 
 class Calls(Functions):
     """Calls of library functions; those of the repository's own come from the class below."""
-
-    def __init__(self, concurrency: int | None, env: Mapping[str, str]) -> None:
-        super().__init__(concurrency)
-        self.env = env
 
     @abstractmethod
     def fails(self, condition: Value, node: ast.AST, kind: str = "AssertionError") -> None:

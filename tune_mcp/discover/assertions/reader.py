@@ -22,8 +22,7 @@ from tune_mcp.discover.assertions.names import (
 )
 from tune_mcp.discover.assertions.outside import ANYTHING
 from tune_mcp.discover.assertions.running import Run
-from tune_mcp.discover.assertions.statements import Target
-from tune_mcp.discover.assertions.values import TooLong
+from tune_mcp.discover.assertions.values import Target, TooLong
 from tune_mcp.discover.leaves import Leaf, leaf_nodes
 from tune_mcp.discover.places import attributes_of, load_of, root_of, split_source
 from tune_mcp.discover.python_files import PythonFiles, remembered

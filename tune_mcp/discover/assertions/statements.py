@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 from abc import abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 from tune_mcp.discover.assertions.branches import COMPOUND, Branches, Frame
 from tune_mcp.discover.assertions.expressions import BINARY
@@ -37,29 +35,8 @@ from tune_mcp.discover.assertions.objects import (
 from tune_mcp.discover.source_tree import number_of
 
 
-@dataclass(frozen=True)
-class Target:
-    """The constant that is asked for: its file, its symbol, and for a dict its key and the load.
-
-    ``node`` is the number itself where it stands inside a class, a dict or an object, or has no name at all.
-    """
-
-    file: str
-    symbol: str
-    subkey: str | None
-    concurrency: int | None
-    node: ast.expr | None = None
-
-
 class Statements(Branches):
     """Runs statements; functions, classes and imports come from the class below."""
-
-    def __init__(self, target: Target, env: Mapping[str, str]) -> None:
-        super().__init__(target.concurrency, env)
-        self.target = target
-        self.asked = target.node
-        self.present: float | None = None
-        self.found = False
 
     @abstractmethod
     def make_class(self, node: ast.ClassDef, scope: Scope) -> Class:

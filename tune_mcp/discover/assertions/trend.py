@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tune_mcp.discover.assertions.formula import (
     COMPARISONS,
@@ -25,6 +25,7 @@ from tune_mcp.discover.assertions.formula import (
     is_number,
     leaves,
 )
+from tune_mcp.discover.python_files import remembered
 
 _RISING: dict[Callable[..., object], str] = {
     round: "round", float: "float", int: "int", math.ceil: "ceil", math.floor: "floor", math.sqrt: "sqrt",
@@ -51,17 +52,12 @@ class Trend:
 
     reference_sign: int
     positive: bool = False
-    _known: dict[int, int] = field(default_factory=dict[int, int])
-    _signs: dict[int, int | None] = field(default_factory=lambda: dict[int, int | None]())
 
     def of(self, value: Value) -> int:
         """1: rises (conditions: becomes true), -1: falls, 0: does not move. Raises TwoSided or NotMonotone."""
-        if not isinstance(value, Expr):
-            return 0
-        if id(value) not in self._known:
-            self._known[id(value)] = self._of(value)
-        return self._known[id(value)]
+        return self._of(value) if isinstance(value, Expr) else 0
 
+    @remembered
     def _of(self, value: Expr) -> int:
         match value:
             case Opaque():
@@ -131,12 +127,11 @@ class Trend:
 
     def sign(self, value: Value) -> int | None:
         """1: zero or above, -1: below zero, None: unknown. A measured value is taken as positive."""
-        if not isinstance(value, Expr):
-            return (1 if value >= 0 else -1) if is_number(value) else None
-        if id(value) not in self._signs:
-            self._signs[id(value)] = self._signed(value)
-        return self._signs[id(value)]
+        if isinstance(value, Expr):
+            return self._signed(value)
+        return (1 if value >= 0 else -1) if is_number(value) else None
 
+    @remembered
     def _signed(self, value: Expr) -> int | None:
         match value:
             case Reference():

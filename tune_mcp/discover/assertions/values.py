@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Mapping, Sized
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from tune_mcp.discover.assertions.formula import (
     COMPARISONS,
@@ -62,6 +63,20 @@ _CLOCKED = 64
 MAX_LENGTH = 10_000
 
 
+@dataclass(frozen=True)
+class Target:
+    """The constant that is asked for: its file, its symbol, and for a dict its key and the load.
+
+    ``node`` is the number itself where it stands inside a class, a dict or an object, or has no name at all.
+    """
+
+    file: str
+    symbol: str
+    subkey: str | None
+    concurrency: int | None
+    node: ast.expr | None = None
+
+
 class TooLong(Exception):
     """The code takes more steps than a test's assertions should."""
 
@@ -94,8 +109,12 @@ def is_itself(value: Value) -> bool:
 class Values(ABC):
     """What can be done with values; expressions, statements, calls and imports come from the classes below it."""
 
-    def __init__(self, concurrency: int | None) -> None:
-        self.concurrency = concurrency
+    def __init__(self, target: Target, env: Mapping[str, str]) -> None:
+        self.target = target
+        self.env = env
+        self.present: float | None = None
+        """The number that the constant is now."""
+        self.found = False
         self.guards: list[Value] = []
         self.steps = 0
         self.allowed = _MAX_STEPS
@@ -113,7 +132,6 @@ class Values(ABC):
         """Names that are set from outside, and where."""
         self.recorded: dict[int, tuple[Expr, Opaque]] = {}
         self.at: ast.stmt | None = None
-        self.asked: ast.expr | None = None
 
     @abstractmethod
     def call(self, function: Value, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
