@@ -29,7 +29,6 @@ class Process:
     """One line of the process table. ``cpu_ticks`` is its own time and that of the children that it has waited for.
 
     ``reaped_ticks`` is the part of those children. ``ignores_children``: what its children use is added up nowhere.
-    ``cpu`` is where it last ran.
     """
 
     pid: int
@@ -42,7 +41,6 @@ class Process:
     name: str = ""
     reaped_ticks: int = 0
     ignores_children: bool = False
-    cpu: int = 0
 
     @property
     def identity(self) -> Identity:
@@ -82,7 +80,6 @@ def process(pid: int, proc: Path = PROC) -> Process | None:
         reaped_ticks=int(words[13]) + int(words[14]),
         start_ticks=int(words[19]),
         ignores_children=bool(int(words[30]) & _CHILD_ENDED),
-        cpu=int(words[36]),
     )
 
 
@@ -94,10 +91,10 @@ def pids(proc: Path = PROC) -> Iterator[int]:
                 yield int(entry.name)
 
 
-def processes(proc: Path = PROC) -> Iterator[Process]:
+def processes() -> Iterator[Process]:
     """The whole process table; one that ends meanwhile is left out."""
-    for pid in pids(proc):
-        if found := process(pid, proc):
+    for pid in pids():
+        if found := process(pid):
             yield found
 
 

@@ -29,7 +29,7 @@ _SHARED_UNLESS_SET = {
 _BY_TIME = bytes(4)
 
 
-def wipe(root: Path, relatives: Iterable[str] = ()) -> tuple[str, ...]:
+def wipe(root: Path, relatives: Iterable[str]) -> tuple[str, ...]:
     """Empty folders below ``root``, those always wiped first, and return those that held something; they stay.
 
     Raises ``ValueError`` for a folder outside ``root`` (also through a link) and for a root that no slice can be

@@ -23,6 +23,7 @@ from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
 from tune_mcp.supervise import loaded
+from tune_mcp.supervise.job import Job
 
 _NEXT = "stop this run and start a new one here, or go on where it was measured"
 
@@ -89,16 +90,14 @@ def recorded_variables(run: RunDir, caller: Mapping[str, str]) -> dict[str, str]
     return {name: value for name, value in caller.items() if not fingerprint.is_carried(name)} | kept.carried_env
 
 
-def machine_now(
-    run: RunDir, python: Path, gpus: tuple[Gpu, ...] = (), *, any_host: bool = False
-) -> tuple[Environment | None, str]:
+def machine_now(job: Job, gpus: tuple[Gpu, ...] = ()) -> tuple[Environment | None, str]:
     """The machine now, with the GPUs of this attempt, and how it differs from the one on record ("": it does not)."""
-    kept = recorded_machine(run)
+    kept, python = recorded_machine(job.run), Path(job.venv_python)
     if kept is None:
         return None, "environment.json cannot be read"
     now = fingerprint.reread_machine(kept, python, lambda: packages_of(python))
     now = now.model_copy(update={"gpus": tuple(map(GpuIdentity.of, gpus))})
-    return now, "; ".join(fingerprint.differences(kept, now, any_host=any_host))
+    return now, "; ".join(fingerprint.differences(kept, now, any_host=job.any_host))
 
 
 def _refusal(what: str, step: str = _NEXT) -> Refusal:

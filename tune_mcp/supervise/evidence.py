@@ -20,7 +20,7 @@ from tune_mcp.words import listed
 def compared(job: Job, before: provenance.GitState, gpus: tuple[Gpu, ...], started_ns: int) -> dict[str, object]:
     """Tree and machine, with the GPUs that were granted, and what pytest loaded besides (SES-11, SCP-02)."""
     tree = _tree(job, before)
-    machine, incomparable = comparing.machine_now(job.run, Path(job.venv_python), gpus, any_host=job.any_host)
+    machine, incomparable = comparing.machine_now(job, gpus)
     record, found = loaded_comparison.after_launch(job, before, started_ns)
     return {
         **tree,

@@ -116,7 +116,7 @@ def joined(job: Job, record: Path, kept: Path) -> Path:
     return path
 
 
-def reference(job: Job, result: AttemptResult | None, *, beside: bool = False) -> tuple[str, bytes]:
+def reference(job: Job, result: AttemptResult | None, *, beside: bool) -> tuple[str, bytes]:
     """What a sealed attempt loaded, for the next ones to be compared with: its digest, and its text if it is so.
 
     Empty for an attempt that differs from the run's other ones: it is no measure for them. ``beside``: others may have

@@ -137,9 +137,7 @@ def _same_machine(run: RunDir, attempt: SealedAttempt) -> bool:
 def record_counted(run: RunDir, plan: Plan, found: Mapping[Repeat, Counted], who: str, now: datetime) -> None:
     """Write down what ``judge_again`` found, as the supervisor writes an observation; its lock must be held."""
     for (test, repeat), one in found.items():
-        attempt = one.attempt
-        if attempt.epoch is not None:
-            attempt = _brought_back(run, plan, attempt, who, now)
+        attempt = _brought_back(run, plan, one.attempt, who, now)
         run.point(test, repeat, attempt.job.attempt)
         usual = attempt.home in (run.test_folder(test), attempt.job.folder)
         history = _history(run, one, attempt)
@@ -176,7 +174,10 @@ def _history(run: RunDir, one: Counted, counted: SealedAttempt) -> tuple[Attempt
 
 
 def _brought_back(run: RunDir, plan: Plan, attempt: SealedAttempt, who: str, now: datetime) -> SealedAttempt:
-    """Put what the supervisor had moved aside back into its place; what stands there is moved aside in turn."""
+    """Put what the supervisor had moved aside back into its place; what stands there is moved aside in turn.
+
+    An attempt of the live set is where it belongs.
+    """
     test, repeat, folder = attempt.job.test_key, attempt.job.repeat, attempt.epoch
     if folder is None:
         return attempt

@@ -89,7 +89,7 @@ class Runner:
         planned, moved = preflight.tree(job)
         if moved or planned is None:
             return self._result(moved=moved)
-        machine, incomparable = comparing.machine_now(job.run, Path(job.venv_python), any_host=job.any_host)
+        machine, incomparable = comparing.machine_now(job)
         if incomparable:
             return self._result(environment=machine, incomparable=incomparable)
         found = loaded_comparison.before_launch(job)
@@ -103,9 +103,7 @@ class Runner:
         if blocked := preflight.wiped(job):
             return self._result(blocked=blocked)
         if job.any_host:  # the GPUs are known now
-            machine, incomparable = comparing.machine_now(
-                job.run, Path(job.venv_python), self.gpus.grant.gpus, any_host=True
-            )
+            machine, incomparable = comparing.machine_now(job, self.gpus.grant.gpus)
             if incomparable:
                 return self._result(environment=machine, incomparable=incomparable)
         place = preflight.tmpdir(job)

@@ -26,9 +26,7 @@ def name_of(key: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", key)
 
 
-def order(
-    key: str, folder: Path, settings: SlurmSettings, module: tuple[str, ...], gpus: int, without: tuple[str, ...]
-) -> Order:
+def order(run: RunDir, key: str, folder: Path, settings: SlurmSettings, module: tuple[str, ...], gpus: int) -> Order:
     """The job named ``key`` that runs ``module`` (a module's name and its arguments) in ``folder``.
 
     The script becomes this Python, in the container where there is one. The node gets nothing of the submitter's shell
@@ -41,7 +39,7 @@ def order(
     exports = [f"export {name}={shlex.quote(value)}" for name, value in kept.items() if value]
     command = shlex.join([*settings.container, sys.executable, "-P", "-m", *module])
     write_atomic(script, "\n".join(["#!/bin/sh", *exports, f"exec {command}", ""]).encode(), mode=0o755)
-    return Order(name_of(key), script, folder, folder / LOG_FILE, settings.options_for(gpus), without)
+    return Order(name_of(key), script, folder, folder / LOG_FILE, settings.options_for(gpus), left_out(run))
 
 
 def left_out(run: RunDir) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ def _answer(run: RunDir, settings: SlurmSettings, gpus: int, slurm: Slurm, wait:
     folder = new_folder(run.path / FOLDER, (f"a{number}" for number in range(1, 10_000)))
     name = batch.name_of(run.attempt_key("precheck", 1, folder.name.removeprefix("a")))
     module = ("tune_mcp.supervise.first_look", str(run.path), str(folder / ANSWER_FILE))
-    order = batch.order(name, folder, settings, module, gpus, batch.left_out(run))
+    order = batch.order(run, name, folder, settings, module, gpus)
     lost, round_ = -1, 0
     try:
         while True:

@@ -18,7 +18,7 @@ from tune_mcp.contract.status import PhaseKind
 from tune_mcp.errors import Code
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import events
-from tune_mcp.slurm import NotAccepted, Order, QueuedJob, Slurm, Unreachable
+from tune_mcp.slurm import NotAccepted, QueuedJob, Slurm, Unreachable
 from tune_mcp.supervise.executor import batch
 from tune_mcp.supervise.job import (
     JOB_FILE,
@@ -196,7 +196,8 @@ class SlurmExecutor:
             one.gone = True
             return
         try:
-            self.slurm.submit(order(job, self.settings, batch.left_out(self.run)))
+            module = ("tune_mcp.supervise.executor.on_node", str(job.folder))
+            self.slurm.submit(batch.order(self.run, job.key, job.folder, self.settings, module, job.gpus))
         except NotAccepted as error:
             if _FULL.search(str(error)):
                 one.waits_for = str(error)
@@ -258,9 +259,3 @@ def take_back(run: RunDir) -> None:
                 names.append(batch.name_of(job.key))
     with suppress(Unreachable, NotAccepted):
         Slurm().cancel(names, "--state=PENDING")
-
-
-def order(job: Job, settings: SlurmSettings, without: tuple[str, ...] = ()) -> Order:
-    """What is handed to Slurm for one attempt; its script is written first."""
-    words = ("tune_mcp.supervise.executor.on_node", str(job.folder))
-    return batch.order(job.key, job.folder, settings, words, job.gpus, without)

@@ -13,6 +13,7 @@ from tune_mcp.procfs import TICKS_PER_S, CpuTicks, Identity
 from tune_mcp.supervise.quiet.look import Look, Member, Where
 
 _TOLERANCE_S = 0.02
+_LEAST = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +127,8 @@ def _share(before: tuple[float, float] | None, after: tuple[float, float] | None
     return None if before is None or after is None or seconds <= 0 else max(0.0, after[0] - before[0]) / seconds
 
 
-def intruders(before: Look, after: Look, least: float = 0.02) -> dict[Identity, float]:
-    """The processes that are not ours and used at least that many cores in between, the busiest first."""
+def intruders(before: Look, after: Look) -> dict[Identity, float]:
+    """The processes that are not ours and used at least a fiftieth of a core in between, the busiest first."""
     seconds = (after.at - before.at) * TICKS_PER_S
     cores = {one: (ticks - before.others.get(one, 0)) / seconds for one, ticks in after.others.items()}
-    return dict(sorted(((k, v) for k, v in cores.items() if v >= least), key=lambda pair: -pair[1]))
+    return dict(sorted(((k, v) for k, v in cores.items() if v >= _LEAST), key=lambda pair: -pair[1]))

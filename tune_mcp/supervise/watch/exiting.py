@@ -19,17 +19,10 @@ class ExitWatch:
     ``grace_s`` is how long it may take to exit; ``children`` names the processes below it.
     """
 
-    def __init__(
-        self,
-        record: Path,
-        grace_s: float,
-        children: Callable[[], tuple[str, ...]],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, record: Path, grace_s: float, children: Callable[[], tuple[str, ...]]) -> None:
         self._record = record
         self._grace_s = grace_s
         self._children = children
-        self._clock = clock
         self._read = 0
         self._pid: Json = None
         self._threads: tuple[str, ...] = ()
@@ -40,7 +33,7 @@ class ExitWatch:
         """One look; costs a stat while nothing is written."""
         for line in self._new_lines():
             self._read_line(line)
-        if self.over_at is None or self._clock() - self.over_at < self._grace_s:
+        if self.over_at is None or time.monotonic() - self.over_at < self._grace_s:
             return ""
         children = self._children()
         left = [f"thread {', '.join(self._threads[:3])}"] if self._threads else []
@@ -75,4 +68,4 @@ class ExitWatch:
         elif line.get("event") == "exiting" and line.get("pid") == self._pid:  # not a fork that came this far
             threads = line.get("threads")
             self._threads = tuple(str(name) for name in threads) if isinstance(threads, list) else ()
-            self.over_at = self._clock()
+            self.over_at = time.monotonic()

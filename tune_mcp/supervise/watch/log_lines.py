@@ -167,13 +167,11 @@ class GrowingLog:
         return data
 
 
-def last_line(
-    log: Path, patterns: Sequence[Pattern], but: re.Pattern[str] | None = None, tail: int = 256 * 1024
-) -> Found[Pattern] | None:
+def last_line(log: Path, patterns: Sequence[Pattern], but: re.Pattern[str] | None = None) -> Found[Pattern] | None:
     """The last fitting line in the end of a log, ``but`` as for ``LineFinder``: only the end tells how it ended."""
     reader, finder, last = GrowingLog(log), LineFinder(patterns, but), None
     reader.look()
-    reader.position = max(0, reader.size - tail)
+    reader.position = max(0, reader.size - GrowingLog.BLOCK)
     if reader.position:
         finder.skip(reader.position)
     while data := reader.read():
@@ -184,7 +182,7 @@ def last_line(
     return last
 
 
-def last_text(log: Path, most: int = 200) -> str:
+def last_text(log: Path) -> str:
     """The last line of a log that is not blank, as it may be shown; empty when there is none."""
     reader = GrowingLog(log)
     reader.look()
@@ -193,7 +191,7 @@ def last_text(log: Path, most: int = 200) -> str:
         lines = [line.strip() for line in reader.read().decode(errors="replace").splitlines()]
     except OSError:
         return ""
-    return redacted(next((line for line in reversed(lines) if line), ""))[:most]
+    return redacted(next((line for line in reversed(lines) if line), ""))[:200]
 
 
 QUOTED_SOURCE = re.compile(r"\0?(>? {4,}|> {2,})\S")
