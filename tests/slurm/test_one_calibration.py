@@ -68,6 +68,8 @@ def test_the_same_calibration_on_one_machine_and_through_slurm_gives_the_same_au
     project = make(cluster, tmp_path / "repo")
     with monkeypatch.context() as patch:
         patch.setenv("SLURMD_NODENAME", NODES[0])  # this machine with the GPUs of a node
+        for name in ("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "OPENBLAS_CORETYPE"):
+            patch.delenv(name, raising=False)  # what a shell chooses for its launches does not reach a job
         here = Project.resolve(Options(repo=project.repo_root, host="here"))
         run = toy.start(here, 3, label="same")
         finished(here, run)
