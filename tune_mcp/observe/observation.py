@@ -84,11 +84,6 @@ class Failure(Frozen):
         """Raised by an ``assert`` of the call phase, not by ``pytest.fail``, a fixture or another exception."""
         return self.when == "call" and self.assertion and not self.exception.endswith("Failed")
 
-    @property
-    def where(self) -> str:
-        """``path:line`` of the crash point; empty when it is not known."""
-        return f"{self.file}:{self.line}" if self.file else ""
-
     def sentence(self) -> str:
         """``tests/test_x.py::test_a: RuntimeError: worker exited``."""
         return ": ".join(filter(None, (self.nodeid, self.exception, self.message)))
