@@ -65,8 +65,8 @@ class Failure(Frozen):
     """One phase of one test that failed: ``when`` is ``setup``, ``call`` or ``teardown``.
 
     ``exception`` is the qualified type name, ``assertion`` whether it is an AssertionError or a ``pytest.fail``,
-    ``message`` the first line of its text. ``file`` and ``line`` are where it was raised, ``test_line`` the innermost
-    line of the test's own file (0: none). All but the first three are empty when the guard was cut off in between.
+    ``message`` the first line of its text, ``test_line`` the innermost line of the test's own file (0: none). All but
+    the first three are empty when the guard was cut off in between.
     """
 
     nodeid: str
@@ -75,8 +75,6 @@ class Failure(Frozen):
     exception: str = ""
     assertion: bool = False
     message: str = ""
-    file: str = ""
-    line: int = 0
     test_line: int = 0
 
     @property

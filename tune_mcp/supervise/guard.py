@@ -188,7 +188,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """One line for each phase of each test, and why a strict xfail failed: no exception says so."""
     if report.failed and isinstance(report.longrepr, str):
         why = (report.longrepr.splitlines() or [""])[0][:500]
-        place = {"exception": "", "assertion": False, "file": "", "line": 0, "test_line": 0}
+        place = {"exception": "", "assertion": False, "test_line": 0}
         _write("failure", id=report.nodeid, when=report.when, message=why, **place)
     _write(
         "report",
@@ -240,17 +240,11 @@ def pytest_exception_interact(
     call: pytest.CallInfo[object],
     report: pytest.CollectReport | pytest.TestReport,
 ) -> None:
-    """Why a phase failed: the exception, the first line of its message, and where it was raised."""
+    """Why a phase failed: the exception, the first line of its message, the line of the test's file."""
     found = call.excinfo
     if found is None or not isinstance(report, pytest.TestReport):
         return
-    where, line, own = "", 0, 0
-    for entry in found.traceback:
-        where, line = str(entry.path), entry.lineno + 1
-        if where == str(node.path):
-            own = line
-    crash = getattr(report.longrepr, "reprcrash", None)  # without the frames that hide themselves
-    where, line = (str(crash.path), int(crash.lineno)) if crash else (where, line)
+    own = [entry.lineno + 1 for entry in found.traceback if str(entry.path) == str(node.path)]
     _write(
         "failure",
         id=report.nodeid,
@@ -258,9 +252,7 @@ def pytest_exception_interact(
         exception=_type_name(found.type),
         assertion=isinstance(found.value, (AssertionError, pytest.fail.Exception)),
         message=_first_line(found.value),
-        file=where,
-        line=line,
-        test_line=own,
+        test_line=own[-1] if own else 0,
     )
 
 

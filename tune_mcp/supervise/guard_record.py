@@ -161,10 +161,7 @@ def read(path: Path) -> GuardSummary:
 
 
 def _failure(report: dict[str, Json], cause: dict[str, Json]) -> Failure:
-    def whole(key: str) -> int:
-        value = cause.get(key)
-        return value if isinstance(value, int) and not isinstance(value, bool) else 0
-
+    line = cause.get("test_line")
     return Failure(
         nodeid=str(report.get("id")),
         when=str(report.get("when")),
@@ -172,9 +169,7 @@ def _failure(report: dict[str, Json], cause: dict[str, Json]) -> Failure:
         exception=str(cause.get("exception") or ""),
         assertion=cause.get("assertion") is True,
         message=str(cause.get("message") or ""),
-        file=str(cause.get("file") or ""),
-        line=whole("line"),
-        test_line=whole("test_line"),
+        test_line=line if isinstance(line, int) else 0,
     )
 
 
