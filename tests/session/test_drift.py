@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import toy
 from tune_mcp.files import sha256_file
 from tune_mcp.session import drift, provenance
 from tune_mcp.session.drift import Baseline
-from tune_mcp.session.provenance import GitState
+from tune_mcp.session.provenance import GitState, Stamp
 
 TEST = "tests/test_a_ci.py"
 
@@ -227,3 +229,74 @@ def test_a_change_inside_a_submodule_and_inside_a_repository_that_git_does_not_k
     (repo / "unknown/lib.py").write_text("A = 3\n")
 
     assert set(drift.moved(repo, provenance.read(repo), baseline)) == {"sub was changed", "unknown/ was changed"}
+
+
+def state(changed: Mapping[str, str] = {}, untracked: Mapping[str, str] = {}, **written: int) -> GitState:
+    stamps: dict[str, Stamp | None] = {f"{name}.json": (1, 0o644, 9, time) for name, time in written.items()}
+    return GitState("a" * 40, "main", dict(changed), dict(untracked), "", stamps)
+
+
+PLANNED = Baseline(
+    git_sha="a" * 40,
+    changed={},
+    untracked={"notes.txt": "1", "helper.py": "1", "mine.txt": "1", "same.txt": "1"},
+    file_sha256={TEST: "0" * 64, "limits.json": "0" * 64},
+    config_sha256={},
+    apart=("mine.txt",),
+    test_outputs=("*.json",),
+)
+
+
+def test_what_the_tests_wrote_is_their_data_and_what_config_declares_never_what_is_loaded_or_measured() -> None:
+    before = state(untracked=dict.fromkeys(PLANNED.untracked, "1"), baseline=1, limits=1, rest=1)
+    after = state(untracked={**dict.fromkeys(PLANNED.untracked, "2"), "same.txt": "1"}, baseline=2, limits=2, rest=1)
+
+    assert drift.outputs(before, after, PLANNED) == ("notes.txt", "baseline.json")
+    assert drift.rewritten(before, after, PLANNED) == ("limits.json",), "a measured file is never an output"
+
+
+def test_a_way_out_is_shown_for_data_that_may_be_declared_and_for_new_code_that_a_person_may_let_git_ignore() -> None:
+    files = ["data.json", "code.py", "limits.json", ".tune/models/a/config.yaml"]
+
+    assert drift.way_out(files, [], PLANNED) == (
+        """if the tests write it, add test_outputs: ["data.json"] to the model's config.yaml"""
+    )
+    new = drift.way_out([], ["made.py", "data.json", TEST, ".tune/plugin.py"], PLANNED)
+    assert new.startswith("if the tests make it, let git ignore it: printf '%s\\n' /made.py >> ")
+    assert drift.way_out(["code.py"], ["data.json"], PLANNED) == ""
+
+
+def test_our_own_output_is_what_this_session_writes_below_the_top_and_nothing_that_is_loaded(tmp_path: Path) -> None:
+    project, elsewhere = tmp_path / "repo/part", tmp_path / "elsewhere.txt"
+    project.mkdir(parents=True)
+    read = project / "read.txt"
+    read.write_text("x")
+    files = [project / "calibration.txt", tmp_path / "repo/above.txt", project / "written.py", elsewhere]
+    with ExitStack() as stack:
+        opened = [stack.enter_context(path.open("w")) for path in files]
+        opened.append(stack.enter_context(read.open()))
+        writer = subprocess.Popen(["sleep", "60"], pass_fds=[one.fileno() for one in opened])
+    try:
+        assert drift.own_output(project, tmp_path / "repo") == ("../above.txt", "calibration.txt")
+    finally:
+        writer.kill()
+        writer.wait()
+    assert drift.own_output(project, tmp_path / "repo") == ()
+
+
+def test_who_reads_what_we_print_writes_for_us_from_another_session_too(tmp_path: Path) -> None:
+    program = (
+        "import subprocess, sys; from pathlib import Path; from tune_mcp.session import drift; "
+        "sys.stderr.write(repr(drift.own_output(Path(sys.argv[1]), Path(sys.argv[1]))))"
+    )
+    out = tmp_path / "calibration.txt"
+    with out.open("w") as file:
+        read, write = os.pipe()
+        reader = subprocess.Popen(["cat"], stdin=read, stdout=file, start_new_session=True)
+        os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], stdout=write, stderr=subprocess.PIPE, check=True, timeout=60
+    )
+    os.close(write)
+    assert reader.wait(60) == 0
+    assert done.stderr == b"('calibration.txt',)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -171,3 +172,80 @@ def test_a_text_conversion_of_the_users_never_hides_a_change(repo: Path) -> None
 def test_the_top_level_is_found_from_below(repo: Path) -> None:
     (repo / "deep" / "er").mkdir(parents=True)
     assert provenance.top_level(repo / "deep" / "er") == repo
+
+
+@pytest.mark.parametrize(("name", "mode"), [("a.txt", "100644"), ("run.sh", "100755")])
+def test_a_changed_file_has_the_mode_that_it_has_in_the_tree_behind_an_upstream_branch_too(
+    repo: Path, name: str, mode: str
+) -> None:
+    toy.git(repo, "branch", "other")
+    toy.git(repo, "branch", "--set-upstream-to", "other")  # git tells two lines more before the first file
+    (repo / name).write_text("two\n")
+    (repo / name).chmod(int(mode, 8) & 0o777)
+    toy.git(repo, "add", "--intent-to-add", name)
+
+    assert provenance.read(repo).changed[name].partition(" ")[0] == mode
+
+
+def test_a_file_in_conflict_is_a_changed_file_by_its_name_mode_and_bytes(repo: Path) -> None:
+    (repo / "b c.txt").write_text("one\n")
+    toy.git(repo, "add", "-A")
+    toy.git(repo, "commit", "-q", "-m", "base")
+    toy.git(repo, "checkout", "-q", "-b", "theirs")
+    (repo / "b c.txt").chmod(0o755)
+    (repo / "b c.txt").write_text("theirs\n")
+    toy.git(repo, "commit", "-q", "-a", "-m", "theirs")
+    toy.git(repo, "checkout", "-q", "main")
+    (repo / "b c.txt").write_text("ours\n")
+    toy.git(repo, "commit", "-q", "-a", "-m", "ours")
+    with pytest.raises(subprocess.CalledProcessError):
+        toy.git(repo, "merge", "theirs")
+
+    state = provenance.read(repo)
+
+    assert {name: entry.partition(" ")[0] for name, entry in state.changed.items()} == {"b c.txt": "100755"}
+    before = state.changed["b c.txt"]
+    (repo / "b c.txt").write_text("something else\n")
+    assert provenance.read(repo).changed["b c.txt"] != before
+
+
+@pytest.mark.parametrize(
+    ("name", "of_client"),
+    [
+        (".cursor/rules.md", True),
+        (".aider.chat.history.md", True),
+        ("../.claude/settings.json", True),
+        ("docs/.cursor/rules.md", False),
+        ("aider.md", False),
+    ],
+)
+def test_what_clients_keep_at_the_top_is_theirs(name: str, of_client: bool) -> None:
+    assert provenance.of_client(name) is of_client
+
+
+def test_changes_and_files_that_hold_a_word_are_named_from_the_projects_folder(repo: Path) -> None:
+    project = repo / "part"
+    project.mkdir()
+    (project / "a.py").write_text("LIMIT = 1\n")
+    (repo / "above.py").write_text("LIMITED = 1\n")
+    toy.git(repo, "add", "-A")
+    toy.git(repo, "commit", "-q", "-m", "second")
+    old, new = toy.git(repo, "rev-parse", "HEAD~"), toy.git(repo, "rev-parse", "HEAD")
+
+    assert {(one.path, one.old_mode, one.new_mode) for one in provenance.changes(project, old, new)} == {
+        ("a.py", provenance.ABSENT, "100644"),
+        ("../above.py", provenance.ABSENT, "100644"),
+    }
+    assert provenance.holding(project, new, "LIMIT") == {"a.py": b"LIMIT = 1\n"}
+    assert provenance.holding(project, new, "NOTHING") == {}
+    with pytest.raises(Refusal, match="NO_HEAD"):
+        provenance.holding(project, "0" * 40, "LIMIT")
+
+
+def test_a_folder_with_a_repository_that_has_no_commit_yet_is_told_apart_from_a_file(repo: Path) -> None:
+    inner = repo / "inner"
+    inner.mkdir()
+    toy.git(inner, "init", "-q")
+    (inner / "data.txt").write_text("x")
+
+    assert provenance.read(repo).untracked == {"inner/": "repository:no commit"}
