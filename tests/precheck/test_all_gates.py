@@ -83,7 +83,7 @@ def test_slow_probes_that_hang_are_unknown(
         never.wait()
         raise AssertionError
 
-    monkeypatch.setattr(scripts, "read_wanted", lambda _: never.wait())
+    monkeypatch.setattr(scripts, "read_started", lambda _: never.wait())
     python = tmp_path / "python"
     asked = subject(tmp_path, python=python)
     needing = Subject(**{**vars(asked), "gpus_per_test": {"test_toy_ci": 1}})

@@ -32,7 +32,7 @@ def repository(root: Path, files: dict[str, str], present: tuple[str, ...] = ())
 
 def check(root: Path, python: Path, needs: Needs | None = None, facts: VenvFacts | None = None) -> list[Check]:
     asked = subject(root, needs, [stage(TEST)], python)
-    return list(scripts.checks(asked, scripts.read_wanted(asked), facts or VenvFacts()))
+    return list(scripts.checks(asked, scripts.read_started(asked), facts or VenvFacts()))
 
 
 @pytest.mark.parametrize(
@@ -146,10 +146,10 @@ def test_files_that_were_not_read_in_time_lead_to_the_load_and_another_look(tmp_
     asked = subject(tmp_path, None, [stage(TEST)], tmp_path / "python")
     why = "did not answer within 40 s"
 
-    def found(wanted: scripts.Wanted) -> dict[str, tuple[str, str]]:
-        return gaps(scripts.checks(asked, wanted, VenvFacts()))
+    def found(started: scripts.Started) -> dict[str, tuple[str, str]]:
+        return gaps(scripts.checks(asked, started, VenvFacts()))
 
-    slow, gone = found(scripts.Wanted(problem=why, late=True)), found(scripts.Wanted(problem="cannot be read: stale"))
+    slow, gone = found(scripts.Started(problem=why, late=True)), found(scripts.Started(problem="cannot be read: stale"))
 
     again = f"uptime; tune-mcp precheck {asked.model} --repo {asked.repo_root}"
     assert slow == {"venv.scripts": ("unknown", again)}

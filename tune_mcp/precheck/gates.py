@@ -9,8 +9,9 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import Field
 
@@ -39,30 +40,18 @@ from tune_mcp.session import provenance
 Answer = TypeVar("Answer")
 
 
-class Question(Generic[Answer]):
-    """A question asked at once, in a thread of its own that the process does not wait for when it ends."""
+def _asked(question: Callable[[], Answer]) -> Future[Answer]:
+    """The answer to come, from a thread that the process does not wait for when it ends."""
+    answer: Future[Answer] = Future()
 
-    def __init__(self, question: Callable[[], Answer]) -> None:
-        self._question = question
-        self._answers: list[Answer] = []
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._ask, daemon=True)
-        self._thread.start()
-
-    def _ask(self) -> None:
+    def ask() -> None:
         try:
-            self._answers.append(self._question())
-        except BaseException as error:  # handed to whoever asks for the answer
-            self._error = error
+            answer.set_result(question())
+        except BaseException as error:  # raised to whoever wants the answer
+            answer.set_exception(error)
 
-    def answer(self, wait_s: float) -> Answer:
-        """The answer, or what the question raised. Raises ``TimeoutError`` when it is not there after ``wait_s``."""
-        self._thread.join(max(0.0, wait_s))
-        if self._error is not None:
-            raise self._error
-        if not self._answers:
-            raise TimeoutError(f"no answer within {wait_s:g} s")
-        return self._answers[0]
+    threading.Thread(target=ask, daemon=True).start()
+    return answer
 
 
 class Deadline:
@@ -157,19 +146,23 @@ def precheck(
 ) -> Precheck:
     """Run every gate at once, the slow probes among them; what gives no answer in time is unknown, never ok."""
     deadline = deadline or Deadline(DEADLINE_S)
-    gpu_probe = Question(probes.read_gpus)
-    venv_probe = Question(lambda: probes.read_venv(subject))
-    import_probe = Question(lambda: probes.try_imports(subject, 0.9 * deadline.seconds))
-    commit = Question(lambda: _commit(subject))
-    declared = Question(lambda: read_declared(subject))
-    commands = Question(lambda: scripts.read_wanted(subject))
+    gpu_probe = _asked(probes.read_gpus)
+    venv_probe = _asked(lambda: probes.read_venv(subject))
+    import_probe = _asked(lambda: probes.try_imports(subject, 0.9 * deadline.seconds))
+    commit = _asked(lambda: _commit(subject))
+    declared = _asked(lambda: read_declared(subject))
+    commands = _asked(lambda: scripts.read_started(subject))
     here = subject.slurm is None
-    asked = [(name, _asked(gate, subject)) for name, gate in gates if here or name not in _OF_THE_MACHINE]
+    asked = [
+        (name, _asked(lambda gate=gate: list(gate(subject))))
+        for name, gate in gates
+        if here or name not in _OF_THE_MACHINE
+    ]
     checks = [check for name, answer in asked for check in _or(answer, deadline, _unanswered(name))]
     facts = _or(venv_probe, deadline, lambda why, late: VenvFacts(problem=why, late=late))
     wanted = _or(declared, deadline, lambda why, _late: Declared(problem=f"pyproject.toml {why}"))
     checks += [*venv.checks(subject, facts), *dependencies.checks(subject, wanted, facts)]
-    started = _or(commands, deadline, lambda why, late: scripts.Wanted(problem=why, late=late))
+    started = _or(commands, deadline, lambda why, late: scripts.Started(problem=why, late=late))
     checks += scripts.checks(subject, started, facts)
     reading = _or(gpu_probe, deadline, lambda why, _late: GpuReading(Presence.UNKNOWN, reason=why))
     checks += hardware.gpu_checks(subject, reading) if here else ()
@@ -182,7 +175,7 @@ def precheck(
         commit=_or(commit, deadline, lambda _why, _late: None),
         env=dict(subject.needs.env),
         modules=dict(loaded.loaded),
-        checks=_ordered(checks),
+        checks=ordered(checks),
         versions={**facts.versions, **loaded.versions()},
         pins=wanted.exact(),
         pytest_plugins=facts.pytest_plugins,
@@ -193,14 +186,10 @@ def precheck(
     )
 
 
-def _asked(gate: PrecheckGate, subject: Subject) -> Question[list[Check]]:
-    return Question(lambda: list(gate(subject)))
-
-
-def _or(asked: Question[Answer], deadline: Deadline, instead: Callable[[str, bool], Answer]) -> Answer:
+def _or(asked: Future[Answer], deadline: Deadline, instead: Callable[[str, bool], Answer]) -> Answer:
     """The answer in time, else what ``instead`` makes of the reason, and of whether it was time that ran out."""
     try:
-        return asked.answer(deadline.left())
+        return asked.result(deadline.left())
     except TimeoutError:
         return instead(f"did not answer within {deadline.seconds:g} s", True)
     except OSError as error:
@@ -218,7 +207,7 @@ def _commit(subject: Subject) -> str | None:
         return None
 
 
-def _ordered(checks: Sequence[Check]) -> tuple[Check, ...]:
+def ordered(checks: Iterable[Check]) -> tuple[Check, ...]:
     """What blocks first, then warnings, then what is well; within each the order of the gates."""
     rank = {"ok": 2, "warn": 1}
     return tuple(sorted(checks, key=lambda check: rank.get(check.status, 0)))

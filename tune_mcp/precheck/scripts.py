@@ -36,23 +36,31 @@ _BYTES_AT_MOST = 2**20
 
 @dataclass
 class Started:
-    """Command -> ``file:line`` of the first place. ``ours`` are console scripts and servers, ``tools`` the others."""
+    """Command -> ``file:line`` of the first place. ``ours`` are console scripts and servers, ``tools`` the others.
+
+    ``problem`` says why nothing was read; ``late``: because the deadline came first.
+    """
 
     ours: dict[str, str] = field(default_factory=dict[str, str])
     tools: dict[str, str] = field(default_factory=dict[str, str])
+    problem: str = ""
+    late: bool = False
 
 
-def started(repo_root: Path, tests: Collection[str], scripts: Collection[str]) -> Started:
-    """What the test files and their conftests start. ``scripts`` count wherever their name is the first word.
+def read_started(subject: Subject) -> Started:
+    """What the selected test files and their conftests start.
 
-    A file that does not parse is left to ``discover``. Raises ``OSError``.
+    Console scripts of the repository count wherever their name is the first word. A file that does not parse is left
+    to ``discover``. Raises ``OSError``.
     """
-    files, found = PythonFiles(repo_root), Started()
+    scripts = {*read_declared(subject).scripts, *subject.needs.scripts}
+    tests = sorted({stage.test for stage in subject.stages})
+    files, found = PythonFiles(subject.repo_root), Started()
     waiting = [*tests, *(path for test in tests for path in files.conftests(test))]
     seen = set(waiting)
     while waiting and len(seen) <= _FILES_AT_MOST:
         name = waiting.pop(0)
-        if not files.exists(name) or (repo_root / name).stat().st_size > _BYTES_AT_MOST:
+        if not files.exists(name) or (subject.repo_root / name).stat().st_size > _BYTES_AT_MOST:
             continue
         tree = files.tree(name)
         if tree is None:
@@ -127,26 +135,7 @@ def _mentioned(files: PythonFiles, nodes: Sequence[ast.AST], file: str) -> Itera
 _SHEBANG = re.compile(rb"#!\s*(/\S*python[\d.]*)\s*\n")
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What the tests start, and the console scripts that the repository itself declares.
-
-    ``problem`` says why nothing was read; ``late``: because the deadline came first.
-    """
-
-    found: Started = field(default_factory=Started)
-    problem: str = ""
-    late: bool = False
-
-
-def read_wanted(subject: Subject) -> Wanted:
-    """Read what the selected tests reach. Raises ``OSError``."""
-    declared = read_declared(subject).scripts
-    tests = sorted({stage.test for stage in subject.stages})
-    return Wanted(started(subject.repo_root, tests, {*declared, *subject.needs.scripts}))
-
-
-def checks(subject: Subject, wanted: Wanted, facts: VenvFacts) -> Iterator[Check]:
+def checks(subject: Subject, started: Started, facts: VenvFacts) -> Iterator[Check]:
     """``venv.scripts:<name>`` for each that is not there, and ``venv.tools`` for commands of the system.
 
     The repository's own scripts count where its tests reach code that starts them, so do those that an installed
@@ -155,23 +144,23 @@ def checks(subject: Subject, wanted: Wanted, facts: VenvFacts) -> Iterator[Check
     """
     if subject.venv_python is None:
         return  # venv.python reports it
-    if wanted.problem:
-        detail, fix = f"test files: {wanted.problem}", "timeout 10 df -h"
-        if wanted.late:
-            detail = f"reading the tests and the files that they import {wanted.problem}: this machine is busy, or "
+    if started.problem:
+        detail, fix = f"test files: {started.problem}", "timeout 10 df -h"
+        if started.late:
+            detail = f"reading the tests and the files that they import {started.problem}: this machine is busy, or "
             detail += "its disk is cold or slow"
             fix = f"uptime; tune-mcp precheck {subject.model} --repo {quoted(subject.repo_root)}"
         yield check("venv.scripts", "unknown", detail, fix)
         return
-    folder, found = subject.venv_python.parent, wanted.found
-    installed = {name: place for name, place in found.tools.items() if name in facts.scripts}
-    asked = dict.fromkeys(subject.needs.scripts, f"console_scripts of {subject.model}") | found.ours | installed
+    folder = subject.venv_python.parent
+    installed = {name: place for name, place in started.tools.items() if name in facts.scripts}
+    asked = dict.fromkeys(subject.needs.scripts, f"console_scripts of {subject.model}") | started.ours | installed
     failed = [one for name, place in asked.items() if (one := _failed(subject, folder, name, place))]
     yield from failed
     if asked and not failed:
         yield check("venv.scripts", "ok", f"{', '.join(asked)} in {folder}")
     path = f"{folder}:{_path(subject)}"
-    absent = {name: place for name, place in found.tools.items() if name not in asked and not which(name, path=path)}
+    absent = {name: place for name, place in started.tools.items() if name not in asked and not which(name, path=path)}
     if absent:
         yield check(
             "venv.tools",

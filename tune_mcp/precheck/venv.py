@@ -77,10 +77,6 @@ os._exit(0)
 """
 
 
-class ProbeFailure(Exception):
-    """The interpreter started and gave no answer; the text says how it ended and what it printed last."""
-
-
 class _Package(BaseModel):
     model_config = ConfigDict(frozen=True)
 
@@ -89,7 +85,7 @@ class _Package(BaseModel):
     requires: tuple[str, ...] = ()
 
 
-class VenvAnswer(BaseModel):
+class _Answer(BaseModel):
     """What the interpreter knows of itself: packages in the order of sys.path, plugins, console scripts, markers."""
 
     model_config = ConfigDict(frozen=True)
@@ -100,39 +96,26 @@ class VenvAnswer(BaseModel):
     scripts: dict[str, str]
     markers: Mapping[str, str]
 
-    def freeze_sha256(self) -> str:
-        """One digest for all names and versions."""
-        return digest([[name, version] for name, version in sorted({(one.name, one.version) for one in self.packages})])
 
-
-def ask(python: Path, deadline_s: float = DEADLINE_S) -> VenvAnswer:
-    """The interpreter's answer. Raises ``TimeoutError``, ``OSError`` when it does not start, else ``ProbeFailure``."""
+def _run(python: Path, answer: Path, printed: Path, deadline_s: float) -> int:
+    """Ask the interpreter; its exit code. Raises ``TimeoutExpired``, ``OSError`` when it does not start."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
-    with tempfile.TemporaryDirectory(prefix="tune-venv-") as folder:
-        answer, printed = Path(folder) / "answer.json", Path(folder) / "printed"
-        with printed.open("wb") as output:
-            child = subprocess.Popen(
-                [str(python), "-I", "-c", _QUESTION, str(answer)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=env,
-                start_new_session=True,
-            )
-        try:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (_LARGEST_FILE, _LARGEST_FILE))
-            code = child.wait(deadline_s)
-        except subprocess.TimeoutExpired:  # not waited for: one that hangs in the kernel does not hear a signal
-            raise TimeoutError from None
-        finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(child.pid, signal.SIGKILL)  # also what a site customisation left running
-        try:
-            return VenvAnswer.model_validate_json(answer.read_bytes())
-        except (OSError, ValidationError) as error:
-            last = _last_line(printed) or _last_line(answer)
-            raise ProbeFailure(f"exit code {code} without an answer{f': {last}' if last else ''}") from error
+    with printed.open("wb") as output:
+        child = subprocess.Popen(
+            [str(python), "-I", "-c", _QUESTION, str(answer)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=env,
+            start_new_session=True,
+        )
+    try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (_LARGEST_FILE, _LARGEST_FILE))
+        return child.wait(deadline_s)  # not waited for any longer: one that hangs in the kernel does not hear a signal
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)  # also what a site customisation left running
 
 
 def _last_line(path: Path) -> str:
@@ -176,13 +159,21 @@ def read_venv(subject: Subject) -> VenvFacts:
     return packages_of(subject.venv_python) if subject.venv_python else VenvFacts(problem="no interpreter")
 
 
-def packages_of(python: Path) -> VenvFacts:
+def packages_of(python: Path, deadline_s: float = DEADLINE_S) -> VenvFacts:
     """Ask the interpreter for its packages, without importing any of them."""
     try:
-        answer = ask(python)
-    except TimeoutError:
-        return VenvFacts(problem=f"did not answer within {DEADLINE_S:g} s", late=True)
-    except (OSError, ProbeFailure) as error:
+        with tempfile.TemporaryDirectory(prefix="tune-venv-") as folder:
+            file, printed = Path(folder) / "answer.json", Path(folder) / "printed"
+            code = _run(python, file, printed, deadline_s)
+            try:
+                answer = _Answer.model_validate_json(file.read_bytes())
+            except (OSError, ValidationError):
+                last = _last_line(printed) or _last_line(file)
+                said = f": {last}" if last else ""
+                return VenvFacts(problem=f"does not run: exit code {code} without an answer{said}")
+    except subprocess.TimeoutExpired:
+        return VenvFacts(problem=f"did not answer within {deadline_s:g} s", late=True)
+    except OSError as error:
         return VenvFacts(problem=f"does not run: {error}")
     named: dict[str, str] = {}
     requires: dict[str, tuple[str, ...]] = {}
@@ -191,9 +182,8 @@ def packages_of(python: Path) -> VenvFacts:
         if name not in named:
             named[name], requires[name] = entry.version, entry.requires
     versions = {"python": answer.python} | {name: named[name] for name in _REPORTED if name in named}
-    return VenvFacts(
-        "", versions, answer.plugins, answer.freeze_sha256(), named, answer.markers, requires, dict(answer.scripts)
-    )
+    frozen = digest([[name, version] for name, version in sorted({(one.name, one.version) for one in answer.packages})])
+    return VenvFacts("", versions, answer.plugins, frozen, named, answer.markers, requires, dict(answer.scripts))
 
 
 def checks(subject: Subject, facts: VenvFacts) -> Iterator[Check]:

@@ -11,7 +11,7 @@ from tune_mcp.contract.precheck import Check, PrecheckReply, check
 from tune_mcp.discover.aliases import expand
 from tune_mcp.files import is_locked
 from tune_mcp.gpus import accepting, read_gpus
-from tune_mcp.precheck.gates import Precheck, Probes
+from tune_mcp.precheck.gates import Precheck, Probes, ordered
 from tune_mcp.precheck.gates import precheck as all_checks
 from tune_mcp.precheck.imports import Imports
 from tune_mcp.precheck.subject import Subject
@@ -34,13 +34,12 @@ def precheck(project: Project, model: str, stages: Sequence[str] = ("ALL",)) -> 
         lock = check("host.free", "ok", "not asked: Slurm places every launch")
     probes = Probes(accepting(read_gpus, project.accepts_unknown_gpus), read_venv, load)
     answer = all_checks(subject, probes, iso(utc_now()))
-    checks = (_host(project), lock, *answer.checks)
-    found = answer.model_copy(update={"checks": checks})
+    found = answer.model_copy(update={"checks": ordered((_host(project), lock, *answer.checks))})
     return PrecheckReply(
         model=model,
         stages=keys,
         ok=found.ok,
-        checks=_blocking_first(found),
+        checks=found.checks,
         versions=found.versions,
         gpu_summary=found.gpu_summary,
         next=_next_step(model, found),
@@ -59,11 +58,6 @@ def _next_step(model: str, found: Precheck) -> Step:
 def _undisturbed(subject: Subject, seconds: float) -> Imports:
     """Loading torch takes half a minute of CPU, which a measurement that goes on here would feel."""
     return Imports(untried="another run is measuring on this machine")
-
-
-def _blocking_first(found: Precheck) -> tuple[Check, ...]:
-    blocking = found.blocking()
-    return (*blocking, *(one for one in found.checks if one not in blocking))
 
 
 def _host(project: Project) -> Check:
