@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 from tune_mcp.apply.plan import ApplyPlan
-from tune_mcp.config.stages import MetricKey
 from tune_mcp.contract.apply import MODES, ApplyReply, Decision, Mode, Otherwise
 from tune_mcp.contract.reply import bounded
 from tune_mcp.errors import Code, Refusal
@@ -67,7 +66,6 @@ def apply_at_terminal(
     if mode != "report":
         apply_recovery.demand_idle(project)
     run = made.run
-    asks = mode is None or _has_questions(plan, mode, named, otherwise)
     try:
         chosen, agreed = mode, list[Decision]()
         if chosen is None:
@@ -84,20 +82,11 @@ def apply_at_terminal(
             Code.DECLINED, ("SCP-06", "APL-04"), "nobody answered; nothing was written", "apply again when decided"
         ) from None
     by = "a person, at a terminal"
-    if not asks:
+    if mode is not None and not failures_agreed and len(decided) == len(decisions):
         return carry_out(made, chosen, decided, by, otherwise)
     # Time has passed since the plan was made: everything is looked at anew.
     plan_id = plan.plan_id
     return apply(project, run_id, plan_id, chosen, decided, by, otherwise, failures_agreed=failures_agreed)
-
-
-def _has_questions(
-    plan: ApplyPlan, mode: Mode, named: Mapping[MetricKey, Decision], otherwise: Otherwise | None
-) -> bool:
-    if mode == "report":
-        return False
-    open_rows = otherwise is None and questions.open_questions(plan, mode, named)
-    return bool(questions.failing(plan) or open_rows)
 
 
 def _agreed_to_failures(run: RunDir, plan: ApplyPlan, run_id: str) -> bool:

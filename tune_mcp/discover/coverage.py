@@ -117,7 +117,7 @@ class _Coverage:
                 used = {**found.named, **used}
                 for use, value in found.nameless:
                     yield self._nameless(use, value, "no name: assign it to a constant at the top of the file")
-        for path in _test_files(self.repo_root):
+        for path in pytest_files(self.repo_root, self.repo_root):
             tree = None if path in known else self.files.tree(path)
             if tree is not None:
                 found = plainly_asserted(tree, path)
@@ -220,9 +220,9 @@ class _Coverage:
         return Keeper.NOBODY, constant.problem or "no metric claims it"
 
 
-def _test_files(repo_root: Path) -> Iterator[str]:
-    """What pytest takes for test files by default, outside hidden folders, environments and build outputs."""
-    for folder, inner, files in os.walk(repo_root):
+def pytest_files(repo_root: Path, top: Path) -> Iterator[str]:
+    """What pytest takes for test files below ``top``, outside hidden folders, environments and build outputs."""
+    for folder, inner, files in os.walk(top):
         here = Path(folder)
         inner[:] = sorted(one for one in inner if _is_source(here / one))
         for name in sorted(files):

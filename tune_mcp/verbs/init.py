@@ -17,6 +17,7 @@ from tune_mcp.config.metrics import load_metric_rules
 from tune_mcp.config.model import ModelConfig
 from tune_mcp.contract.init import InitReply
 from tune_mcp.discover.assertions import AssertionReader
+from tune_mcp.discover.coverage import pytest_files
 from tune_mcp.discover.propose import ConfigProposal, TestPlan, config_proposal, config_text, filled
 from tune_mcp.discover.recorded import RECORD_FILE
 from tune_mcp.discover.stages import discover as read_tests
@@ -138,11 +139,7 @@ def _files(project: Project, tests: Sequence[str]) -> list[str]:
         except ValueError as error:
             raise _invalid(f"{word} is not inside {root}", "name test files of the repository", "tests") from error
         if path.is_dir():
-            below = (one.relative_to(root) for one in sorted({*path.rglob("test_*.py"), *path.rglob("*_test.py")}))
-            hidden = {"node_modules", "site-packages", "venv"}
-            found += [
-                one.as_posix() for one in below if not any(part[0] == "." or part in hidden for part in one.parts)
-            ]
+            found += pytest_files(root, path)
         elif path.is_file() and path.suffix == ".py":
             found.append(path.relative_to(root).as_posix())
         elif tests:
