@@ -175,14 +175,14 @@ def spread(values: Sequence[Number]) -> Spread:
     )
 
 
-def coverage(n: int, quantile: float = 0.95) -> float:
-    """Chance that the worst of ``n`` clean runs is at least as bad as the true ``quantile`` (n=5, P95: 22.6 %)."""
-    return 1 - quantile**n
+def coverage(n: int) -> float:
+    """Chance that the worst of ``n`` clean runs is at least as bad as the true 95th percentile (n=5: 22.6 %)."""
+    return 1 - 0.95**n
 
 
-def repeats_for(wanted: float, quantile: float = 0.95) -> int:
-    """Repeats after which the worst one covers the true ``quantile`` with probability ``wanted`` (P95, 95 %: 59)."""
-    return math.ceil(math.log(1 - wanted) / math.log(quantile) - 1e-12)
+def repeats_for(wanted: float) -> int:
+    """Repeats after which the worst one covers the true 95th percentile with probability ``wanted`` (95 %: 59)."""
+    return math.ceil(math.log(1 - wanted) / math.log(0.95) - 1e-12)
 
 
 def student_tail(t: float, df: int) -> float:

@@ -38,20 +38,12 @@ _COUNTED = {
 
 def conclusion(metrics: Pairs, facts: ReportFacts) -> list[str]:
     """The conclusion about one metric group, in a few sentences."""
-    if len(metrics) == 1:
-        stage, metric = metrics[0]
-        details = "; ".join(remarks(stage, metric, facts))
-        sentences = [f"{metric.label} of {stage.key}: {metric.direction_text}{f' ({details})' if details else ''}."]
-        sentences += _unproven(metrics, facts)
-        if (old := facts.worst_before(stage, metric)) is not None:
-            sentences.append(f"Against the last calibration: {since.moved_text(metric, old)}.")
-        return sentences
     counts = [
         f"{number} {words[number != 1]}"
         for way, words in _COUNTED.items()
         if (number := sum(metric.direction is way for _, metric in metrics))
     ]
-    sentences = [f"{len(metrics)} thresholds: {', '.join(counts)}."]
+    sentences = [f"{number_of(len(metrics), 'threshold')}: {', '.join(counts)}."]
     moving = [pair for pair in metrics if pair[1].direction in (Direction.LOOSENS, Direction.TIGHTENS)]
     if moving:
         stage, metric = max(moving, key=lambda pair: abs(pair[1].change_percent or 0.0))

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from tune_mcp.contract.apply_plan import Direction
 from tune_mcp.files import write_atomic
-from tune_mcp.report import wording
+from tune_mcp.report import since, wording
 from tune_mcp.report.earlier import published_place
-from tune_mcp.report.facts import OptimisationFacts, ReportFacts, SeenFacts
+from tune_mcp.report.facts import ReportFacts
 from tune_mcp.report.figures import old_text, plain
 from tune_mcp.report.markdown import table
 from tune_mcp.run_dir import RUNS_FOLDER, RunDir
@@ -109,17 +109,11 @@ def _evidence(facts: ReportFacts) -> Iterator[str]:
     yield f"- Machine: {facts.gpu_summary}; environment {facts.environment_note}."
     for one in facts.optimisations:
         for seen in one.tests:
-            yield f"- {one.name} in `{seen.test}`: {_seen(one, seen, facts.repeats)}."
+            shown = since.seen_text(seen, facts.repeats) if one.evidence else "config names no pattern for it"
+            place = f", first at `{seen.place}`" if seen.place else ""
+            yield f"- {one.name} in the logs of `{seen.test}`: {shown}{place}."
     if not facts.optimisations:
         yield "- None: the model's config names no optimisation, so no log was searched for one."
-
-
-def _seen(one: OptimisationFacts, seen: SeenFacts, repeats: int) -> str:
-    if one.evidence is None:
-        return "config names no pattern for it"
-    if not seen.repeats:
-        return "**in no log of the repeats that count**"
-    return f"in {len(seen.repeats)} of {repeats} repeats, first at `{seen.place}`"
 
 
 def _highlights(facts: ReportFacts) -> Iterator[str]:

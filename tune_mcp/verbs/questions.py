@@ -76,12 +76,13 @@ def summary(plan: ApplyPlan, mode: Mode) -> str:
     first = sum(row.direction is Direction.FIRST for row in plan.rows)
     text += f", get their first value: {first}" if first else ""
     text += f", asked about one by one: {asks}." if asks else "."
-    lines = [_movement(row) for row in plan.rows if wants_word(row, "full")]
+    lines = [movement(row) for row in plan.rows if wants_word(row, "full")]
     more = [f"… and {len(lines) - _LISTED} more, see the report"] if len(lines) > _LISTED else []
     return "\n".join([text, *lines[:_LISTED], *more])
 
 
-def _movement(row: Row) -> str:
+def movement(row: Row) -> str:
+    """``stage/metric: 0.3 -> 0.28, loosens (+7.1%)``."""
     return f"{'/'.join(row.key)}: {_present(row)} -> {row.write_value!r}, {row.change()}"
 
 

@@ -19,7 +19,7 @@ from tune_mcp.report.write import read_report, write_report
 from tune_mcp.run_dir import utc_now
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
-from tune_mcp.verbs import apply_recovery, equivalence, gates, pytest_outcomes
+from tune_mcp.verbs import apply_recovery, equivalence, gates, pytest_outcomes, questions
 from tune_mcp.verbs.apply_plan import build
 from tune_mcp.verbs.equivalence import NotEquivalent
 from tune_mcp.verbs.project import Project
@@ -68,7 +68,7 @@ def report(project: Project, run_id: str) -> ReportReply:
         equal=counts[Direction.EQUAL],
         unknown=counts[Direction.UNKNOWN],
         first=counts[Direction.FIRST],
-        loosening=tuple(_movement(row) for row in _loudest(plan))[:_LOOSENING_SHOWN],
+        loosening=tuple(questions.movement(row) for row in _loudest(plan))[:_LOOSENING_SHOWN],
         notes=tuple(notes + ([DIRTY] if found.plan.dirty else [])),
         failed_tests=plan.failed_tests,
         next=Step(
@@ -101,8 +101,3 @@ def _loudest(plan: ApplyPlan) -> list[Row]:
     """The rows that loosen, the largest change first; one from zero has no percentage and stands on top."""
     rows = [row for row in plan.rows if row.direction is Direction.LOOSENS and row.current_raw is not None]
     return sorted(rows, key=lambda row: -abs(change_percent(row.current_raw or 0, row.write_value) or math.inf))
-
-
-def _movement(row: Row) -> str:
-    change = row.change()
-    return f"{row.stage_key} {row.place}: {row.current_raw!r} -> {row.write_value!r}, {change}"
