@@ -242,6 +242,13 @@ def test_a_sample_count_is_a_whole_number(tmp_path: Path, value: str) -> None:
     assert any("sample_counts.ok" in problem for problem in found.problems)
 
 
+def test_no_good_sample_and_a_single_one_are_counts(tmp_path: Path) -> None:
+    found = extract(stage(counts()), written(tmp_path, '{"summary": {"total": 1, "ok": 0}}'))
+
+    assert (found.total, found.ok) == (1, 0)
+    assert not [problem for problem in found.problems if "sample_counts" in problem]
+
+
 def test_a_stage_without_configured_counts_says_so_and_a_docs_stage_needs_none(tmp_path: Path) -> None:
     files = written(tmp_path, '{"speed": {"qps": 1}}')
 
