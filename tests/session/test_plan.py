@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 import toy
+from pydantic import ValidationError
 
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir, utc_now
+from tune_mcp.session import events
 from tune_mcp.session import plan as plans
+from tune_mcp.session.plan import ChangedLiteral, Equivalence, LaunchSettings, Plan
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.status import list_runs, status
 from tune_mcp.verbs.strict_audit import strict_audit
@@ -161,3 +164,68 @@ def test_a_dirty_tree_is_recorded_with_the_run(tmp_path: Path) -> None:
     assert plan.dirty and set(plan.untracked) == {"new.py"}
     assert b"+X = 2" in run.workspace_diff.read_bytes()
     assert any("dirty" in alert for alert in status(project, run.run_id).alerts)
+
+
+@pytest.mark.rule("POL-10")
+def test_a_launch_that_config_says_nothing_of_takes_no_risk_and_is_looked_at_within_two_minutes() -> None:
+    settings = LaunchSettings()
+
+    assert (settings.allow_mig, settings.accept_unknown_gpus) == (False, False)
+    assert settings.poll_interval_max_s == 120
+    for ceiling in (0, 121):
+        with pytest.raises(ValidationError):
+            LaunchSettings(poll_interval_max_s=ceiling)
+
+
+@pytest.mark.parametrize("change", [{"stages": ()}, {"repeats": 0}, {"lanes": -1}])
+def test_a_plan_of_nothing_is_none(finished: tuple[Project, RunDir], change: dict[str, object]) -> None:
+    project, run = finished
+    document = project.plan(run).model_dump()
+
+    with pytest.raises(ValidationError):
+        Plan.model_validate(document | change)
+    plain = Plan.model_validate({name: value for name, value in document.items() if name not in ("lanes", "dirty")})
+    assert (plain.lanes, plain.dirty, plain.legacy) == (1, False, False)
+    assert "legacy" not in document, "it is a run of the older script that has no such plan"
+
+
+def test_what_was_proved_equivalent_is_told_with_the_literals_that_changed() -> None:
+    literal = ChangedLiteral(file="tests/a.py", source="ACC_MIN", old="0.5", new="0.6")
+    facts = {"git_sha": "b" * 40, "calibration_git_sha": "a" * 40, "proved_at": "", "files": (), "config_files": ("c",)}
+
+    one = Equivalence.model_validate({**facts, "literals": (literal,)})
+    none = Equivalence.model_validate({**facts, "literals": ()})
+
+    assert "1 threshold literal of this plan changed (tests/a.py:ACC_MIN 0.5 -> 0.6), 1 file of" in one.sentence()
+    assert "0 threshold literals of this plan changed, 1 file of" in none.sentence()
+
+
+def test_a_file_that_this_runs_tests_rewrote_is_no_part_of_the_tree_of_its_launches(
+    finished: tuple[Project, RunDir],
+) -> None:
+    project, run = finished
+    plan = project.plan(run).model_copy(update={"untracked": {"out.csv": "1", "notes.txt": "1"}, "apart": ("tee.txt",)})
+
+    events.append(run, "appeared", utc_now(), "rewritten", rewritten=["out.csv", "never planned.csv"])
+
+    assert plans.launch_tree(run, plan).apart == ("tee.txt", "out.csv")
+
+
+def test_a_plan_that_waits_for_its_place_is_put_there_before_the_next(finished: tuple[Project, RunDir]) -> None:
+    project, run = finished
+    plan = project.plan(run)
+    plans.amend(run, plan.model_copy(update={"fixed": ("one",)}), utc_now(), "first")
+    ready = run.plan.read_bytes()
+    run.plan.replace(run.next_plan)  # as a crash leaves it between ledger and rename
+    run.plan.write_bytes(b"the plan before")
+
+    assert project.plan(run).fixed == ("one",)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plans, "write_atomic", crash)
+        with pytest.raises(KeyboardInterrupt):
+            plans.amend(run, plan, utc_now(), "second")
+    assert run.plan.read_bytes() == ready, "nothing is lost when the next one is never written"
+
+
+def crash(*_: object) -> None:
+    raise KeyboardInterrupt
