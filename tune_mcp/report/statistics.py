@@ -375,7 +375,7 @@ def slack_for(chance: float, repeats: int) -> float:
     return (math.sqrt(slope**2 + 4 * 0.37 * wanted) - slope) / (2 * 0.37) if wanted > 0 else 0.0
 
 
-def repeats_with_slack(chance: float, deviations: float, most: int = 60) -> int | None:
-    """The fewest repeats that bring the chance down to ``chance`` at that slack; None above ``most``."""
-    fits = (n for n in range(1, most + 1) if chance_with_slack(n, max(0.0, deviations)) <= chance)
+def repeats_with_slack(chance: float, deviations: float) -> int | None:
+    """The fewest repeats, up to 60, that bring the chance down to ``chance`` at that slack; None for no number."""
+    fits = (n for n in range(1, 61) if chance_with_slack(n, max(0.0, deviations)) <= chance)
     return next(fits, None)

@@ -46,7 +46,6 @@ _CLIENTS = frozenset(
 _CLIENT_PREFIX = ".aider"
 
 _FIELD = "\x1f"
-_LOG = ("-z", "--no-show-signature", f"--format=%H{_FIELD}%cs{_FIELD}%s")
 
 Stamp = tuple[int, int, int, int]
 """Inode, mode, size and modification time (ns) of a file: it changes when somebody writes the file."""
@@ -273,10 +272,13 @@ class CommitRange:
 def between(repo: Path, before: str, after: str) -> CommitRange | None:
     """The range of two commits (full shas); None where the repository does not have them both."""
     try:
-        log = git(repo, "log", *_LOG, f"{before}..{after}", "--")
-        return CommitRange(_commits(log), changed(repo, before, after))
+        form = f"--format=%H{_FIELD}%cs{_FIELD}%s"
+        log = git(repo, "log", "-z", "--no-show-signature", form, f"{before}..{after}", "--")
+        files = changed(repo, before, after)
     except Refusal:
         return None
+    records = (record.split(_FIELD, 2) for record in log.decode(errors="replace").split("\0") if record)
+    return CommitRange(tuple(Commit(sha, day, subject) for sha, day, subject in records), files)
 
 
 def changed(repo: Path, before: str, after: str, globs: Sequence[str] = ()) -> tuple[ChangedFile, ...]:
@@ -290,11 +292,6 @@ def changed(repo: Path, before: str, after: str, globs: Sequence[str] = ()) -> t
     )
     records = (record.split("\t", 2) for record in stat.decode(errors="replace").split("\0") if record)
     return tuple(ChangedFile(path, _lines(added), _lines(removed)) for added, removed, path in records)
-
-
-def _commits(log: bytes) -> tuple[Commit, ...]:
-    records = (record.split(_FIELD, 2) for record in log.decode(errors="replace").split("\0") if record)
-    return tuple(Commit(sha, day, subject) for sha, day, subject in records)
 
 
 def _lines(count: str) -> int | None:

@@ -33,6 +33,7 @@ _STALE_HEARTBEAT_S = 30.0
 _LOOK_EVERY_S = 0.25
 _SETTLED_S = 1.0
 _MISSING_SHOWN = 50
+_RUNS_SHOWN = 30
 _ALERTS_SHOWN = 6
 
 
@@ -307,9 +308,9 @@ def _after_measuring(run: RunDir, log: Sequence[events.Event]) -> Step:
     return Step(plan) if last in ("reported", "undone") else Step(call("report", run_id=run.run_id))
 
 
-def list_runs(project: Project, limit: int = 30) -> RunsReply:
+def list_runs(project: Project) -> RunsReply:
     """The newest runs; one that cannot be read says why instead of failing the list."""
-    entries = tuple(_entry(project, run) for run in run_dir.list_runs(project.repo_root)[:limit])
+    entries = tuple(_entry(project, run) for run in run_dir.list_runs(project.repo_root)[:_RUNS_SHOWN])
     active = [entry.run_id for entry in entries if entry.state and not RunState(entry.state).at_rest]
     return RunsReply(
         runs=entries,
