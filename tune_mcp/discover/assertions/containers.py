@@ -34,6 +34,7 @@ from tune_mcp.discover.assertions.objects import (
     beyond,
     is_plain,
     nested,
+    stored,
     tainted,
 )
 from tune_mcp.discover.assertions.values import MAX_LENGTH, Values, is_itself
@@ -126,6 +127,13 @@ class Containers(Values):
         return self.unknown(ast.unparse(node)[:60], [container, element])
 
     # Parts of values
+
+    def set_attribute(self, owner: Instance | Class | Module, name: str, value: Value) -> None:
+        """``owner.name = value`` where the conditions in force hold."""
+        if isinstance(owner, Instance):
+            stored(owner.names, name, self.keeps(f".{name}", value), beyond(self.guards, owner.created))
+        else:
+            stored(owner.scope.names, name, value, beyond(self.guards, ()))
 
     def attribute(self, value: Value, name: str) -> Value:
         """``value.name``."""

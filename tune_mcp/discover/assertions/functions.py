@@ -80,30 +80,32 @@ class Functions(Expressions):
             case _:
                 return value
 
-    def _do_bool(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        return self.truth(args[0])
+    # Each method takes what the function of its name takes in Python
 
-    def _do_len(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        value = self.plain(args[0])
+    def _do_bool(self, value: Value, /) -> Value:
+        return self.truth(value)
+
+    def _do_len(self, of: Value, /) -> Value:
+        value = self.plain(of)
         if isinstance(value, Items) and value.known() is None:
             return Apply(count, "len", tuple(condition for condition, _ in value.items))
         if isinstance(value, Opaque):
             return value.child("len", None, f"len({value.name})")
         known = self.known_items(value)
-        return self.unknown("len(…)", args) if known is None else len(known)
+        return self.unknown("len(…)", [of]) if known is None else len(known)
 
-    def _do_any(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        return some(every([condition, self.truth(one)]) for condition, one in self.iterate(args[0]))
+    def _do_any(self, values: Value, /) -> Value:
+        return some(every([condition, self.truth(one)]) for condition, one in self.iterate(values))
 
-    def _do_all(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        found = self.iterate(args[0])
+    def _do_all(self, values: Value, /) -> Value:
+        found = self.iterate(values)
         return negated(some(every([condition, negated(self.truth(one))]) for condition, one in found))
 
-    def _do_min(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        return self._extreme(min, args, keywords)
+    def _do_min(self, *args: Value, **keywords: Value) -> Value:
+        return self._extreme(min, [*args], keywords)
 
-    def _do_max(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        return self._extreme(max, args, keywords)
+    def _do_max(self, *args: Value, **keywords: Value) -> Value:
+        return self._extreme(max, [*args], keywords)
 
     def _extreme(self, function: Callable[..., object], args: list[Value], keywords: dict[str, Value]) -> Value:
         name = function.__name__
@@ -121,109 +123,100 @@ class Functions(Expressions):
             return keywords.get("default", self.unknown(f"{name}(…)", args))
         return known[0] if len(known) == 1 else self.pure(function, name, known)
 
-    def _do_sum(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        value = self.plain(args[0])
+    def _do_sum(self, of: Value, /, start: Value = 0) -> Value:
+        value = self.plain(of)
         if isinstance(value, Opaque):
             return value.child("sum", None, f"sum({value.name})")
         if isinstance(value, Items) and value.known() is None:
             return self.reduced(value, "sum(…)", summed=True)
-        total: Value = args[1] if len(args) > 1 else keywords.get("start", 0)
         known = self.known_items(value)
         if known is None:
-            return self.unknown("sum(…)", args)
+            return self.unknown("sum(…)", [of, start])
         for one in known:
-            total = self.pure(operator.add, "+", [total, one])
-        return total
+            start = self.pure(operator.add, "+", [start, one])
+        return start
 
-    def _do_isinstance(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        return self._is_a(args[0], args[1], node)
-
-    def _is_a(self, value: Value, kinds: Value, node: ast.AST) -> Value:
+    def _do_isinstance(self, value: Value, kinds: Value, /) -> Value:
+        text = ast.unparse(self.calling)[:60]
         asked = as_tuple(kinds) or (kinds,)
         names = [one.name.removeprefix("builtins.") for one in asked if isinstance(one, Library)]
         match value:
             case Choice():
-                return each_side(value, lambda one: self._is_a(one, kinds, node))
+                return each_side(value, lambda one: self._do_isinstance(one, kinds))
             case Opaque():
                 likely = any(name in _NUMERIC_TYPES for name in names)
                 if not names or (not likely and names != ["bool"]):
-                    return self.unknown(ast.unparse(node)[:60], [value])
-                return Present(value, ast.unparse(node)[:60], likely)
+                    return self.unknown(text, [value])
+                return Present(value, text, likely)
             case Instance():
                 return isinstance(kinds, Class) and kinds in value.kind.ancestry()
             case Function() | Class() | Module() | Method() | Library():
-                return self.unknown(ast.unparse(node)[:60], [value])
+                return self.unknown(text, [value])
             case _:
                 known = [_KINDS[name] for name in names if name in _KINDS]
                 likely = (0, 0.0) if isinstance(value, Expr) else (_like(value),)
                 found = {isinstance(one, tuple(known)) for one in likely}
                 whole = len(known) + sum(isinstance(one, Class) for one in asked) == len(asked)
                 if len(found) > 1 or not (whole or True in found):
-                    return self.unknown(ast.unparse(node)[:60], [value])
+                    return self.unknown(text, [value])
                 return found.pop()
 
-    def _do_hasattr(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        if isinstance(args[0], Opaque):
-            return Present(args[0], ast.unparse(node)[:60], likely=True)
-        return self.unknown("hasattr(…)", args)
+    def _do_hasattr(self, value: Value, name: Value, /) -> Value:
+        if isinstance(value, Opaque):
+            return Present(value, ast.unparse(self.calling)[:60], likely=True)
+        return self.unknown("hasattr(…)", [value, name])
 
-    def _do_getattr(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        if isinstance(args[1], str):
-            return self.attribute(args[0], args[1])
-        return self.unknown("getattr(…)", [*args, Opaque("getattr", self.unknown("").origin, ref=True)])
+    def _do_getattr(self, value: Value, name: Value, /, *default: Value) -> Value:
+        if isinstance(name, str):
+            return self.attribute(value, name)
+        return self.unknown("getattr(…)", [value, name, *default, Opaque("getattr", self.unknown("").origin, ref=True)])
 
-    def _do_range(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        if all(isinstance(one, int) for one in args):
-            numbers = range(*(one for one in args if isinstance(one, int)))
-            return tuple(numbers[:1000])
-        return self.unknown("range(…)", args)
+    def _do_range(self, *args: Value) -> Value:
+        numbers = [one for one in args if isinstance(one, int)]
+        return tuple(range(*numbers)[:1000]) if len(numbers) == len(args) else self.unknown("range(…)", args)
 
-    def _do_list(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        ordered = not args or not isinstance(args[0], Items) or args[0].ordered
-        return Items(self.iterate(args[0]) if args else [], self.now(), ordered)
+    def _do_list(self, values: Value = (), /, *_more: Value, **_keywords: Value) -> Value:
+        ordered = not isinstance(values, Items) or values.ordered
+        return Items(self.iterate(values), self.now(), ordered)
 
-    def _do_tuple(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        known = self.in_order(args[0]) if args else []
-        return self._do_list(args, keywords, node) if known is None else tuple(known)
+    def _do_tuple(self, values: Value = (), /) -> Value:
+        known = self.in_order(values)
+        return self._do_list(values) if known is None else tuple(known)
 
     _do_iter = _do_collections_deque = _do_list
 
-    def _do_reversed(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        return Items(self.iterate(args[0])[::-1], self.now(), self.in_order(args[0]) is not None)
+    def _do_reversed(self, values: Value, /) -> Value:
+        return Items(self.iterate(values)[::-1], self.now(), self.in_order(values) is not None)
 
-    def _do_sorted(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        found = self.iterate(args[0]) if args else []
-        return Items(
-            found, self.now(), ordered=len(found) < 2 and self.known_items(args[0] if args else ()) is not None
-        )
+    def _do_sorted(self, values: Value = (), /, **_keywords: Value) -> Value:
+        found = self.iterate(values)
+        return Items(found, self.now(), ordered=len(found) < 2 and self.known_items(values) is not None)
 
     _do_set = _do_frozenset = _do_sorted
 
-    def _do_dict(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
+    def _do_dict(self, source: Value = (), /, **entries: Value) -> Value:
         table = Table({}, self.now())
-        if args and isinstance(args[0], Table):
-            table.take(args[0])
-        elif args:
-            for _, pair in self.iterate(args[0]):
+        if isinstance(source, Table):
+            table.take(source)
+        else:
+            for _, pair in self.iterate(source):
                 known = as_tuple(pair) or ()
                 key, value = known if len(known) == 2 else (self.unknown("…", [pair]), pair)
                 self.put(table, key, value)
-        table.entries.update(keywords)
+        table.entries.update(entries)
         return table
 
-    def _do_enumerate(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        found = self.iterate(args[0])
-        start = args[1] if len(args) > 1 else keywords.get("start", 0)
-        if not isinstance(start, int) or self.in_order(args[0]) is None:
+    def _do_enumerate(self, values: Value, start: Value = 0) -> Value:
+        found = self.iterate(values)
+        if not isinstance(start, int) or self.in_order(values) is None:
             return Items([(condition, (self.unknown("a number"), one)) for condition, one in found], self.now())
         return Items([(condition, (number, one)) for number, (condition, one) in enumerate(found, start)], self.now())
 
-    def _do_zip(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        known = [self.in_order(one) for one in args]
-        if all(one is not None for one in known):
-            rows = zip(*(one for one in known if one is not None), strict=False)
-            return Items([(True, tuple(row)) for row in rows], self.now())
-        return self.unknown("zip(…)", args)
+    def _do_zip(self, *columns: Value, **_keywords: Value) -> Value:
+        known = [one for one in map(self.in_order, columns) if one is not None]
+        if len(known) < len(columns):
+            return self.unknown("zip(…)", columns)
+        return Items([(True, tuple(row)) for row in zip(*known, strict=False)], self.now())
 
     # Methods of known objects
 

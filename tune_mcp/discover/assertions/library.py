@@ -8,6 +8,7 @@ import operator
 import re
 from abc import abstractmethod
 from collections.abc import Callable
+from inspect import signature
 
 from tune_mcp.discover.assertions.formula import (
     Opaque,
@@ -17,6 +18,7 @@ from tune_mcp.discover.assertions.formula import (
 )
 from tune_mcp.discover.assertions.functions import Functions
 from tune_mcp.discover.assertions.objects import (
+    MISSING,
     Approx,
     Class,
     Instance,
@@ -24,8 +26,6 @@ from tune_mcp.discover.assertions.objects import (
     Library,
     Module,
     Table,
-    beyond,
-    stored,
     tainted,
 )
 
@@ -34,12 +34,6 @@ _PURE: dict[str, Callable[..., object]] = {
     **{f"operator.{name}": getattr(operator, name) for name in ("lt", "le", "gt", "ge", "eq", "ne", "add", "sub", "mul",
                                                                "truediv", "neg", "abs")},
 }  # fmt: skip
-_SIMPLE: dict[str, Callable[[list[Value]], Value]] = {
-    "print": lambda args: None, "typing.cast": lambda args: args[1], "asyncio.run": lambda args: args[0],
-    "pytest.approx": lambda args: Approx(args[0]), "pytest.param": tuple,
-    "unittest.TestCase": lambda args: Library("unittest"), "unittest.case.TestCase": lambda args: Library("unittest"),
-}  # fmt: skip
-"""What a call gives that needs no more than its arguments."""
 _WRITERS = frozenset({"json.dump", "json.dumps", "orjson.dumps", "ujson.dump", "ujson.dumps", "yaml.dump",
                       "yaml.safe_dump"})  # fmt: skip
 _UNITTEST: dict[str, Callable[..., object]] = {
@@ -66,17 +60,14 @@ class Calls(Functions):
             self.measure(args[0])
         if name.startswith("unittest.") and self._asserted(name.removeprefix("unittest."), args, keywords, node):
             return None
-        special = getattr(self, "_do_" + bare.replace(".", "_"), None)
-        if bare in _SIMPLE or special is not None:
-            try:
-                found = special(args, keywords, node) if special is not None else _SIMPLE[bare](args)
-            except (IndexError, KeyError):
-                pass
-            else:
-                if bare not in _ASKING and not tainted(found):
-                    self.loses(f"`{name}`", [*args, *keywords.values()])
-                return found
-        elif bare in _PURE or bare.startswith("math."):
+        known = getattr(self, "_do_" + bare.replace(".", "_"), None)
+        if known is not None and _takes(known, args, keywords):
+            self.calling = node
+            found = known(*args, **keywords)
+            if bare not in _ASKING and not tainted(found):
+                self.loses(f"`{name}`", [*args, *keywords.values()])
+            return found
+        if bare in _PURE or bare.startswith("math."):
             return self._pure(bare, args, keywords, node)
         return self.foreign(name, args, keywords, node)
 
@@ -124,38 +115,52 @@ class Calls(Functions):
 
     # pytest and the standard library
 
-    def _do_pytest_fail(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        self.fails(True, node, "Failed")
+    def _do_print(self, *_args: Value, **_keywords: Value) -> Value:
         return None
 
-    def _do_type(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        (one,) = args
-        return one.kind if isinstance(one, Instance) else self.foreign("type", args, keywords, node)
+    def _do_typing_cast(self, _kind: Value, value: Value, /) -> Value:
+        return value
 
-    def _do_sys_exit(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        self.fails(True, node, "SystemExit")
+    def _do_asyncio_run(self, value: Value, /, **_keywords: Value) -> Value:
+        return value
+
+    def _do_unittest_TestCase(self, *_args: Value) -> Value:
+        return Library("unittest")
+
+    _do_unittest_case_TestCase = _do_unittest_TestCase
+
+    def _do_pytest_param(self, *args: Value, **_keywords: Value) -> Value:
+        return args
+
+    def _do_pytest_approx(self, value: Value, /, *_tolerance: Value, **_keywords: Value) -> Value:
+        return Approx(value)
+
+    def _do_pytest_fail(self, *_args: Value, **_keywords: Value) -> Value:
+        self.fails(True, self.calling, "Failed")
+        return None
+
+    def _do_type(self, one: Value, /) -> Value:
+        return one.kind if isinstance(one, Instance) else self.foreign("type", [one], {}, self.calling)
+
+    def _do_sys_exit(self, *_args: Value, **_keywords: Value) -> Value:
+        self.fails(True, self.calling, "SystemExit")
         return None
 
     _do_exit = _do_quit = _do_os__exit = _do_pytest_exit = _do_sys_exit
 
-    def _do_setattr(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        owner, name, value = args
-        if isinstance(owner, Instance) and isinstance(name, str):
-            stored(owner.names, name, value, beyond(self.guards, owner.created))
-        elif isinstance(owner, (Class, Module)) and isinstance(name, str):
-            stored(owner.scope.names, name, value, beyond(self.guards, ()))
-        else:
-            return self.foreign("builtins.setattr", args, keywords, node)
-        return None
+    def _do_setattr(self, owner: Value, name: Value, value: Value, /) -> Value:
+        if isinstance(owner, Instance | Class | Module) and isinstance(name, str):
+            return self.set_attribute(owner, name, value)
+        return self.foreign("builtins.setattr", [owner, name, value], {}, self.calling)
 
-    def _do_math_isnan(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        value = args[0]
-        return Present(value, ast.unparse(node)[:60], likely=False) if isinstance(value, Opaque) else False
+    def _do_math_isnan(self, value: Value, /) -> Value:
+        text = ast.unparse(self.calling)[:60]
+        return Present(value, text, likely=False) if isinstance(value, Opaque) else False
 
     _do_math_isinf = _do_numpy_isnan = _do_numpy_isinf = _do_math_isnan
 
-    def _do_math_isfinite(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        return negated(self._do_math_isnan(args, keywords, node))
+    def _do_math_isfinite(self, value: Value, /) -> Value:
+        return negated(self._do_math_isnan(value))
 
     _do_numpy_isfinite = _do_math_isfinite
 
@@ -166,31 +171,39 @@ class Calls(Functions):
             return Present(path, text, likely=True)
         return self.unknown(text, [path])
 
-    def _do_os_path_isfile(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        return self.is_there(args[0], node)
+    def _do_os_path_isfile(self, path: Value, /) -> Value:
+        return self.is_there(path, self.calling)
 
     _do_os_path_exists = _do_os_path_isfile
 
-    def _do_math_isclose(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        return self.pure(math.isclose, "isclose", args[:2])
+    def _do_math_isclose(self, one: Value, other: Value, /, *_tolerance: Value, **_keywords: Value) -> Value:
+        return self.pure(math.isclose, "isclose", [one, other])
 
     _do_numpy_isclose = _do_numpy_allclose = _do_np_isclose = _do_np_allclose = _do_math_isclose
 
-    def _do_os_environ_get(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        name = args[0]
+    def _do_os_environ_get(self, name: Value, /, *_default: Value, **_keywords: Value) -> Value:
         if isinstance(name, str) and name in self.env and name not in self.anew:
             return self.env[name]
         return self.setting(f"environment variable {name}")
 
     _do_os_getenv = _do_os_environ_get
 
-    def _do_dataclasses_field(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        if "default_factory" in keywords:
-            return self.call(keywords["default_factory"], [], {}, node)
-        return keywords["default"]
+    def _do_dataclasses_field(self, *, default: Value = MISSING, default_factory: Value = MISSING, **_: Value) -> Value:
+        if default_factory is not MISSING:
+            return self.call(default_factory, [], {}, self.calling)
+        return self.foreign("dataclasses.field", [], {}, self.calling) if default is MISSING else default
 
-    def _do_copy_deepcopy(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        return self.copied(args[0], deep=True)
+    def _do_copy_deepcopy(self, value: Value, /, *_memo: Value) -> Value:
+        return self.copied(value, deep=True)
 
-    def _do_copy_copy(self, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
-        return self.copied(args[0], deep=False)
+    def _do_copy_copy(self, value: Value, /) -> Value:
+        return self.copied(value, deep=False)
+
+
+def _takes(function: Callable[..., Value], args: list[Value], keywords: dict[str, Value]) -> bool:
+    """Whether a function can be called with those arguments."""
+    try:
+        signature(function).bind(*args, **keywords)
+    except TypeError:
+        return False
+    return True

@@ -202,14 +202,12 @@ class Statements(Branches):
             case ast.Attribute(value=inner, attr=name):
                 owner = self.eval(inner, scope)
                 for one in self._alternatives(owner):
-                    if isinstance(one, Instance):
-                        stored(one.names, name, self.keeps(f".{name}", value), beyond(self.guards, one.created))
-                    elif isinstance(one, Module | Class):
-                        stored(one.scope.names, name, value, beyond(self.guards, ()))
-                        if one is not scope.module and tainted(value):
-                            self.lost = self.lost or ast.unparse(target)
-                    elif isinstance(one, Opaque):
+                    if isinstance(one, Opaque):
                         one.change(self.place(target), name)
+                    elif isinstance(one, Instance | Class | Module):
+                        self.set_attribute(one, name, value)
+                        if not isinstance(one, Instance) and one is not scope.module and tainted(value):
+                            self.lost = self.lost or ast.unparse(target)
             case _:
                 self.eval(target, scope)
 

@@ -132,6 +132,8 @@ class Values(ABC):
         """Names that are set from outside, and where."""
         self.recorded: dict[int, tuple[Expr, Opaque]] = {}
         self.at: ast.stmt | None = None
+        self.calling: ast.AST = ast.Pass()
+        """The last call of a function from outside the repository that is known."""
 
     @abstractmethod
     def call(self, function: Value, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
