@@ -22,13 +22,6 @@ from tune_mcp.discover.source_tree import AnyFunction, called, number_of
 _SIDE = re.compile(r"_(REF(ERENCE)?|MIN|MAX|THRESHOLD|LIMIT)$")
 
 
-@dataclass(frozen=True)
-class _Dropped:
-    file: CalibratedFile
-    route: Route
-    claim: Claim
-
-
 def drop_unread(routings: Sequence[tuple[CalibratedFile, Routing]], reader: AssertionReader) -> list[str]:
     """Take the claims out of ``routings`` whose constant no test of their file reads.
 
@@ -37,12 +30,12 @@ def drop_unread(routings: Sequence[tuple[CalibratedFile, Routing]], reader: Asse
     that may be read by a computed name.
     """
     kept: set[tuple[str, str]] = set()
-    dropped: list[_Dropped] = []
+    dropped: list[tuple[CalibratedFile, Claim]] = []
     lines: list[str] = []
     for file, routing in routings:
         for route in routing.routes:
             claims: list[Claim] = []
-            watched: set[str] = set()
+            kept_apart: set[str] = set()
             for claim in route.claims:
                 reading = reader.reading_tests(file.path, file.thresholds.path, claim.source)
                 if reading.tests or reading.unsure:
@@ -50,17 +43,17 @@ def drop_unread(routings: Sequence[tuple[CalibratedFile, Routing]], reader: Asse
                     kept.add((file.thresholds.path, claim.source))
                 elif off := _gate_that_is_off(file, route, claim, reader):
                     claims.append(claim)
-                    watched.add(_stem(claim))
+                    kept_apart.add(_stem(claim))
                     kept.add((file.thresholds.path, claim.source))
                     lines.append(f"{file.thresholds.path}: {claim.source} is calibrated, but {off}: nothing asserts it")
                 else:
-                    dropped.append(_Dropped(file, route, claim))
+                    dropped.append((file, claim))
+                    if not claim.blank:
+                        kept_apart.add(_stem(claim))
                 if reading.tests and reading.unsure:
                     lines.append(
                         f"{file.thresholds.path}: {claim.source} is assumed to be read by the test: {reading.unsure}"
                     )
-            kept_apart = {_stem(one.claim) for one in dropped if one.route is route and not one.claim.blank}
-            kept_apart |= watched
             disabled = [claim for claim in claims if claim.blank and _stem(claim) in kept_apart]
             for one in disabled:
                 why = "it has no value although its reference has one, so the gate is off on purpose"
@@ -68,11 +61,11 @@ def drop_unread(routings: Sequence[tuple[CalibratedFile, Routing]], reader: Asse
             route.claims = [claim for claim in claims if claim not in disabled]
         with_claims = {route.variant for route in routing.routes if route.claims}
         routing.routes = [route for route in routing.routes if route.variant in with_claims]
-    for one in dropped:
-        place = (one.file.thresholds.path, one.claim.source)
+    for file, claim in dropped:
+        place = (file.thresholds.path, claim.source)
         if place not in kept:
             kept.add(place)
-            lines.append(f"{place[0]}: {place[1]} is not calibrated: no test of {one.file.name} reads it")
+            lines.append(f"{place[0]}: {place[1]} is not calibrated: no test of {file.name} reads it")
     return lines
 
 

@@ -21,31 +21,16 @@ from tune_mcp.discover.places import canonical, names_in, split_source
 from tune_mcp.errors import Code, Refusal
 
 
-@dataclass
-class Named:
-    """Per test file the metric of each named number by its one spelling, and what is wrong with some of them."""
-
-    metrics: dict[str, dict[str, MetricSpec]] = field(default_factory=dict[str, dict[str, MetricSpec]])
-    problems: list[str] = field(default_factory=list[str])
-
-    def of(self, test: str) -> dict[str, MetricSpec]:
-        """The named numbers of one test file."""
-        return self.metrics.get(test, {})
-
-    def specs(self) -> Iterable[MetricSpec]:
-        """Every metric that is named."""
-        return (spec for named in self.metrics.values() for spec in named.values())
-
-
 def read_named(
     model: ModelConfig, rules: MetricRules, files: Iterable[CalibratedFile], reader: AssertionReader
-) -> Named:
-    """Read ``thresholds`` of a model's config for its files.
+) -> tuple[dict[str, dict[str, MetricSpec]], list[str]]:
+    """Read ``thresholds`` of a model's config for its files: the metric of each number by test file, and the problems.
 
     Raises INVALID_CONFIG for a place that is no number of its file, one that may never be written, and a metric that
     one test asserts from below and another from above.
     """
-    found = Named()
+    named: dict[str, dict[str, MetricSpec]] = {}
+    problems: list[str] = []
     sides: dict[str, tuple[MetricSpec, str]] = {}
     for file in files:
         for written, metric in model.thresholds.get(file.name, {}).items():
@@ -62,14 +47,14 @@ def read_named(
             elif declared is not None:
                 spec = declared
             else:
-                found.problems.append(
+                problems.append(
                     f"{file.thresholds.path}: {source} is not calibrated, since the tests do not show which side of "
                     f"{metric} is bad: {gate.reason}; add it to config.yaml: metrics: {{{metric}: {{worst: min}}}} for "
                     "a lower bound, max for an upper one"
                 )
                 continue
             if isinstance(gate, Gate) and gate.worst != spec.worst:
-                found.problems.append(
+                problems.append(
                     f"{file.thresholds.path}: {source} is asserted as {BOUND[gate.worst]} ({gate.how}), but the worst "
                     f"of {metric} is {spec.worst}: correct one of them, or name another metric"
                 )
@@ -77,8 +62,8 @@ def read_named(
             if other.worst != spec.worst:
                 what = f"{metric} is {BOUND[other.worst]} in {place} and {BOUND[spec.worst]} in {file.name}: {source}"
                 raise _refusal(what, "MET-04", key, "give each its own metric")
-            found.metrics.setdefault(file.name, {})[source] = spec
-    return found
+            named.setdefault(file.name, {})[source] = spec
+    return named, problems
 
 
 def _known(written: str, module: ModuleConstants, key: str) -> str:

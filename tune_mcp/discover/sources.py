@@ -50,11 +50,7 @@ class Inferred:
 
     def counts(self) -> SampleCounts | None:
         """Where the sample counts stand, None when that is not known."""
-        if self.layout is None:
-            return None
-        total = locate(self.layout.sample_counts.total, self.json_file)
-        ok = locate(self.layout.sample_counts.ok, self.json_file)
-        return SampleCounts(total=total, ok=ok) if total and ok else None
+        return _counts(self.layout.sample_counts, self.json_file) if self.layout else None
 
 
 def infer(data: bytes, path: str, rules: MetricRules, imports: frozenset[str]) -> Inferred:
@@ -283,7 +279,7 @@ class StageSources:
             if source == ONE:
                 return ONE
             if isinstance(source, SampleSource):
-                return self._counts(source, level.json_file or self.json_file or self.inferred.json_file)
+                return _counts(source, level.json_file or self.json_file or self.inferred.json_file)
         return None
 
     def counts(self, group: str) -> SampleCounts | Literal["one"] | None:
@@ -322,9 +318,10 @@ class StageSources:
         """Inferred keys are those of the inferred file; where config names another file they mean nothing."""
         return location if location and self.json_file in (None, location.json_file) else None
 
-    def _counts(self, source: SampleSource, json_file: str | None) -> SampleCounts | None:
-        total, ok = locate(source.total, json_file), locate(source.ok, json_file)
-        return SampleCounts(total=total, ok=ok) if total and ok else None
+
+def _counts(source: SampleSource, json_file: str | None) -> SampleCounts | None:
+    total, ok = locate(source.total, json_file), locate(source.ok, json_file)
+    return SampleCounts(total=total, ok=ok) if total and ok else None
 
 
 def _text(location: Location) -> str:

@@ -15,7 +15,7 @@ from tune_mcp.config.stages import DOCS_GROUP, ONE, Location, Stage, StageMetric
 from tune_mcp.discover.assertions import AssertionReader
 from tune_mcp.discover.calibrated import CalibratedFile, CalibratedFiles, clash
 from tune_mcp.discover.claimants import Unclaimed, data_files, derived_of_nothing, drop_unread, rivals_of, unclaimed
-from tune_mcp.discover.routing import Claim, Named, Route, Routing, read_named, route_constants
+from tune_mcp.discover.routing import Claim, Route, Routing, read_named, route_constants
 from tune_mcp.discover.sources import Inferred, StageSources, infer
 from tune_mcp.discover.suggest import needs_no_gpu, suggestion
 from tune_mcp.errors import Code, Refusal
@@ -99,17 +99,16 @@ class _Builder:
     rules: MetricRules
     reader: AssertionReader
     only_stages: bool = False
-    named: Named = field(default_factory=Named)
     found: Discovery = field(default_factory=Discovery)
     blind: dict[str, dict[str, Location]] = field(default_factory=dict[str, dict[str, Location]])
 
     def build(self) -> None:
         files = CalibratedFiles(self.model, self.rules, self.reader.files)
         found = [files.read(path) for path in files.paths()]
-        self.named = read_named(self.model, self.rules, found, self.reader)
-        self.found.problems += self.named.problems
-        self.rules = self.rules.extended(self.named.specs())
-        routings = [(file, route_constants(file, self.rules, self.named.of(file.name), self.reader)) for file in found]
+        named, problems = read_named(self.model, self.rules, found, self.reader)
+        self.found.problems += problems
+        self.rules = self.rules.extended(spec for specs in named.values() for spec in specs.values())
+        routings = [(file, route_constants(file, self.rules, named.get(file.name, {}), self.reader)) for file in found]
         self.found.problems += drop_unread(routings, self.reader)
         for file, routing in routings:
             self.found.problems += derived_of_nothing(file, routing, self.reader)
@@ -139,7 +138,8 @@ class _Builder:
         if not routing.routes:
             override = self.model.stage_base_docs_override if only_docs else None
             if self.is_docs(file) or override:
-                self.docs(file, override or f"{file.base}_{DOCS_GROUP}", StageSources.of(file.config, None, inferred))
+                key, sources = override or f"{file.base}_{DOCS_GROUP}", StageSources.of(file.config, None, inferred)
+                self.add(file, key, DOCS_GROUP, Route(None, None), sources, {})
             else:
                 self.found.without.append(file.path)
         if not self.only_stages:
@@ -243,9 +243,6 @@ class _Builder:
             display=spec.display,
             status="OK" if location else "NEEDS_CONFIG",
         )
-
-    def docs(self, file: CalibratedFile, key: str, sources: StageSources) -> None:
-        self.add(file, key, DOCS_GROUP, Route(None, None), sources, {})
 
     def add(
         self,

@@ -142,7 +142,8 @@ class NameReader:
                 if name not in seen:
                     seen.add(name)
                     waiting += self._binding(*name)
-            waiting += self._called_fixtures(path, node)
+            for fixture in self._fixtures_asked(node):
+                waiting += self._fixtures(path, fixture)
         return frozenset(seen)
 
     @remembered
@@ -285,10 +286,6 @@ class NameReader:
                 for node in self.names(origin.path).statements.get(origin.name or "", ()):
                     if isinstance(node, AnyFunction) and _is_fixture(node, name):
                         yield origin.path, node
-
-    def _called_fixtures(self, path: str, node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
-        for name in self._fixtures_asked(node):
-            yield from self._fixtures(path, name)
 
     @remembered
     def _fixtures_asked(self, node: ast.AST) -> list[str]:
