@@ -77,6 +77,12 @@ class Containers(Values):
             whole = whole and not (table.unseen and table.unseen.mixed)
             table.unseen = replace(held, mixed="") if whole else replace(held, mixed=f"arithmetic under {held.name}")
 
+    def extend(self, items: Items, values: Value) -> None:
+        """Add the elements of an iterable to a list where the conditions in force hold."""
+        condition = beyond(self.guards, items.created)
+        self.fits(items.items, items.items)
+        items.items += [(every([condition, one]), value) for one, value in self.iterate(values)]
+
     def spoil(self, container: Value, why: str, others: Iterable[Value] = ()) -> None:
         """Something that is not understood may have changed a container."""
         blurred = self.unknown(why, [container, *others])

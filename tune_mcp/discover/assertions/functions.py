@@ -240,12 +240,10 @@ class Functions(Expressions):
         return self.unknown(f"….{name}(…)", [owner, *given])
 
     def _list_method(self, owner: Items, name: str, args: list[Value], node: ast.AST) -> Value:
-        condition = beyond(self.guards, owner.created)
         if name in ("append", "add") and args:
-            owner.items.append((condition, args[0]))
+            owner.items.append((beyond(self.guards, owner.created), args[0]))
         elif name in ("extend", "update") and args:
-            self.fits(owner.items, owner.items)
-            owner.items += [(every([condition, one]), value) for one, value in self.iterate(args[0])]
+            self.extend(owner, args[0])
         elif name == "copy":
             return self.copied(owner, deep=False)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tune_mcp.config.stages import WorstOp
 from tune_mcp.discover.assertions.formula import (
@@ -49,17 +49,6 @@ class FailurePath:
     test: str
 
 
-@dataclass(frozen=True)
-class _Comparison:
-    worst: WorstOp
-    strict: bool
-    rule: FailCondition
-    measured: str
-    failure: FailurePath
-    condition: str
-    """What the comparison depends on, where it is not known whether the test makes it at all."""
-
-
 class _Unclear(Exception):
     """A use of the constant that is not understood; the text is for people."""
 
@@ -77,7 +66,7 @@ def judge(failures: Iterable[FailurePath], present: float | None, clock: Callabl
 
     ``clock`` is called often, and raises when it takes too long.
     """
-    uses: list[_Comparison] = []
+    uses: list[tuple[Gate, str]] = []
     for failure in failures:
         try:
             for piece in _pieces(failure.condition, clock):
@@ -90,29 +79,27 @@ def judge(failures: Iterable[FailurePath], present: float | None, clock: Callabl
             return Unread(f"{found} ({failure.how})", UnreadKind.UNCLEAR, failure.how)
     if not uses:
         return Unread("not asserted by a measured test", UnreadKind.NOT_ASSERTED)
-    uses.sort(key=lambda use: bool(use.condition))
-    first = uses[0]
-    if first.condition:
-        why = f"asserted only under a condition on {first.condition} ({first.failure.how})"
-        return Unread(why, UnreadKind.UNCLEAR, first.failure.how)
-    for use in uses[1:]:
+    uses.sort(key=lambda use: bool(use[1]))
+    first, condition = uses[0]
+    if condition:
+        return Unread(f"asserted only under a condition on {condition} ({first.how})", UnreadKind.UNCLEAR, first.how)
+    for use, _ in uses[1:]:
         clock()
         if use.worst != first.worst and use.measured == first.measured:
-            return Unread(f"compared from both sides ({first.failure.how}; {use.failure.how})", UnreadKind.TWO_SIDED)
+            return Unread(f"compared from both sides ({first.how}; {use.how})", UnreadKind.TWO_SIDED)
         if not _agree(first, use, present):
-            why = f"its uses disagree ({first.failure.how}; {use.failure.how})"
-            return Unread(why, UnreadKind.DISAGREE, first.failure.how)
-    rules = tuple({id(use.rule.fails): use.rule for use in uses}.values())
-    tests = tuple(dict.fromkeys(use.failure.test for use in uses if not use.condition))
-    return Gate(first.worst, first.strict, first.failure.how, tests, rules, first.measured)
+            return Unread(f"its uses disagree ({first.how}; {use.how})", UnreadKind.DISAGREE, first.how)
+    rules = {id(rule.fails): rule for use, _ in uses for rule in use.rules}
+    tests = dict.fromkeys(test for use, condition in uses for test in use.tests if not condition)
+    return replace(first, tests=tuple(tests), rules=tuple(rules.values()))
 
 
-def _agree(one: _Comparison, other: _Comparison, present: float | None) -> bool:
+def _agree(one: Gate, other: Gate, present: float | None) -> bool:
     if (one.worst, one.strict) != (other.worst, other.strict):
         return False
     base = present if present else 1.0
     for reference in [*(base * factor for factor in _PROBES), 0.0, *([present] if present is not None else [])]:
-        limits = [use.rule.limit(use.worst, use.strict, reference) for use in (one, other)]
+        limits = [use.limit(reference) for use in (one, other)]
         if limits[0] != limits[1] and not all(math.isnan(limit) for limit in limits):
             return False
     return True
@@ -162,7 +149,8 @@ def _normal(value: Value, clock: Callable[[], None], *, positive: bool = True) -
             return value if positive else negated(value)
 
 
-def _use(piece: Value, failure: FailurePath, present: float | None) -> _Comparison | None:
+def _use(piece: Value, failure: FailurePath, present: float | None) -> tuple[Gate, str] | None:
+    """What one comparison says, and what it depends on where it is not known whether the test makes it at all."""
     literals = list(piece.args) if isinstance(piece, Every) else [piece]
     asserted = [_given(one, literals) for one in literals if depends(one)]
     measured = _measured(asserted)
@@ -190,11 +178,9 @@ def _use(piece: Value, failure: FailurePath, present: float | None) -> _Comparis
     if direction == 0:
         raise _Unclear(_STRANGE)
     worst: WorstOp = "max" if direction > 0 else "min"
-    where = _place(fails)
-    failure = FailurePath(failure.condition, where, failure.test) if where else failure
-    return _Comparison(
-        worst, _is_strict(fails), FailCondition(fails, trend.positive), measured.name, failure, condition
-    )
+    rule = FailCondition(fails, trend.positive)
+    how = _place(fails) or failure.how
+    return Gate(worst, _is_strict(fails), how, (failure.test,), (rule,), measured.name), condition
 
 
 def _given(literal: Value, literals: list[Value]) -> Value:

@@ -13,7 +13,6 @@ from tune_mcp.discover.assertions.formula import (
     Opaque,
     Origin,
     Value,
-    every,
     is_number,
     negated,
     some,
@@ -222,12 +221,10 @@ class Statements(Branches):
         old = self.eval(target, scope)
         new = self.eval(value, scope)
         if isinstance(old, Items) and isinstance(op, ast.Add):
-            condition = beyond(self.guards, old.created)
-            self.fits(old.items, old.items)
-            old.items += [(every([condition, one]), element) for one, element in self.iterate(new)]
-            return
-        node = ast.BinOp(left=target, op=op, right=value)
-        self.bind(target, self.binary(BINARY.get(type(op)), old, new, node), scope)
+            self.extend(old, new)
+        else:
+            node = ast.BinOp(left=target, op=op, right=value)
+            self.bind(target, self.binary(BINARY.get(type(op)), old, new, node), scope)
 
     def _injected(self, name: str, value: Value, home: Scope) -> Value:
         """The constant that is asked for becomes an unknown where its file binds it."""
@@ -241,26 +238,25 @@ class Statements(Branches):
         if wanted.subkey is None and self.found:
             return value
         if wanted.subkey is None:
-            self.found = True
-            self.present = float(value) if is_number(value) else None
-            return REFERENCE
+            return self._reference(value)
         table = value
         if isinstance(table, Table) and wanted.subkey not in table.entries:
             only = next(iter(table.entries)) if len(table.entries) == 1 else None
             level = wanted.concurrency if wanted.concurrency is not None else only
             table = table.entries.get(level, MISSING)
         if isinstance(table, Table) and wanted.subkey in table.entries:
-            old = table.entries[wanted.subkey]
-            self.present = float(old) if is_number(old) else None
+            known = self._reference(table.entries[wanted.subkey])
             where = self.anew.get(f"[{wanted.subkey}]")
-            known = Opaque(f"{wanted.subkey}, which {where} sets", Origin.SETTING, ref=True) if where else REFERENCE
-            table.entries[wanted.subkey] = known
-            self.found = True
+            other = Opaque(f"{wanted.subkey}, which {where} sets", Origin.SETTING, ref=True) if where else known
+            table.entries[wanted.subkey] = other
         return value
 
     def literal(self, node: ast.expr) -> Value:
         """The number that is asked for, as an unknown."""
+        return self._reference(number_of(node))
+
+    def _reference(self, present: Value) -> Value:
+        """The constant in the place of its present value."""
         self.found = True
-        number = number_of(node)
-        self.present = float(number) if number is not None else None
+        self.present = float(present) if is_number(present) else None
         return REFERENCE
