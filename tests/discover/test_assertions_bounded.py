@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tune_mcp.discover.assertions import AssertionReader, Gate, Unread, UnreadKind, reader
+from tune_mcp.discover.assertions import AssertionReader, Gate, Unread, UnreadKind, evaluator, reader
 
 HEAD = "import pytest\nREF = 2.0\n"
 LONG = {
@@ -85,3 +87,22 @@ def test_a_limit_that_is_pinned_to_another_number_is_said_to_be(tmp_path: Path, 
     found = gate_of(tmp_path, body)
     assert isinstance(found, Unread) and found.kind is UnreadKind.NOT_ASSERTED
     assert found.reason == f"its limit is pinned to 155 (test_x.py:4: {change})"
+
+
+def test_the_end_of_the_time_ends_a_reading_however_deep_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two functions that the constant does not reach are given up for their steps; the time is up within them."""
+    body = "def inner(n):\n" + "    n = n + 1\n" * 200 + "    return n\ndef outer(n):\n    return inner(n)\n"
+    (tmp_path / "test_x.py").write_text(HEAD + body + "def test_a(m):\n    outer(m)\n    assert m <= REF")
+    assertions = AssertionReader(tmp_path)
+    run = evaluator.Evaluator.run
+
+    def late(self: Any, function: Any, *given: Any) -> Any:
+        if function.name == "inner":
+            self.deadline = -1.0
+        found = run(self, function, *given)
+        self.deadline = math.inf
+        return found
+
+    monkeypatch.setattr(evaluator.Evaluator, "run", late)
+    found = assertions.gate("test_x.py", "test_x.py", "REF", None)
+    assert isinstance(found, Unread) and found.reason == "the tests take too many steps to follow"

@@ -38,7 +38,7 @@ from tune_mcp.discover.assertions.objects import (
 )
 from tune_mcp.discover.assertions.outside import MUTATORS
 from tune_mcp.discover.assertions.statements import Statements
-from tune_mcp.discover.assertions.values import Target, TooLong
+from tune_mcp.discover.assertions.values import OutOfTime, Target, TooLong
 from tune_mcp.discover.python_files import PythonFiles
 from tune_mcp.discover.recorded import RECORDERS
 from tune_mcp.discover.source_tree import parameters
@@ -214,8 +214,8 @@ class Evaluator(Statements):
         self.allowed = min(self.allowed, self.steps + _BRIEF)
         try:
             return self.run(function, args, keywords)
-        except TooLong:
-            if self.steps > kept[4] or self.allowed == 0:
+        except TooLong as error:
+            if self.steps > kept[4] or isinstance(error, OutOfTime):
                 raise
             del self.guards[kept[0] :], self.raised[kept[1] :], self.frames[kept[2] :]
             self.depth = kept[3]
