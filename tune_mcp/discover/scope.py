@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tune_mcp.config.metrics import SCOPE_ROLES, MetricRules
 from tune_mcp.discover.constants import ConstantKind, ModuleConstants
@@ -15,7 +15,7 @@ class MeasuredScope:
     """How many samples a stage must have (None when unknown), the constants that tell its context, and doubts."""
 
     expected_samples: int | None
-    context_vars: tuple[str, ...]
+    context_vars: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
 
@@ -39,36 +39,36 @@ class ScopeReader:
         counts = [name for name in context if self.rules.role(name) not in ("tokens", "concurrency")]
         stated = next((name for name in counts if isinstance(self._number(name), int)), None)
         if configured or stated:
-            expected, used, problems = self._configured(configured or (stated or "",))
+            found = self._configured(configured or (stated or "",))
         else:
-            expected, used, problems = self._from_names(group, variant)
+            found = self._from_names(group, variant)
         if context:
-            return MeasuredScope(expected, tuple(context), problems)
+            return replace(found, context_vars=tuple(context))
         names = [name for name in self._named("samples") if self._speaks_of(name, group, variant) is not None]
-        samples = used or tuple(name for name in names if self._number(name) is not None)
+        samples = found.context_vars or tuple(name for name in names if self._number(name) is not None)
         others = [name for role in SCOPE_ROLES[1:] for name in self._named(role) if self._number(name) is not None]
-        return MeasuredScope(expected, (*samples, *others), problems)
+        return replace(found, context_vars=(*samples, *others))
 
-    def _configured(self, configured: Sequence[int | str]) -> tuple[int | None, tuple[str, ...], tuple[str, ...]]:
+    def _configured(self, configured: Sequence[int | str]) -> MeasuredScope:
         """The first that is a number; a constant that is None means that the next one counts (SMP-04)."""
         for entry in configured:
             if isinstance(entry, int):
-                return entry, (), ()
+                return MeasuredScope(entry)
             value = self._number(entry)
             role = self.rules.role(entry)
             if role in ("tokens", "concurrency"):
                 what = f"expected_samples names {entry}, which says something about {role}"
-                return None, (), (f"{self.module.path}: {what}",)
+                return MeasuredScope(None, (), (f"{self.module.path}: {what}",))
             if isinstance(value, int) and value > 0:
-                return value, (entry,), ()
+                return MeasuredScope(value, (entry,))
             constant = self.module.constants.get(entry)
             if constant is None or constant.kind is not ConstantKind.NONE:
                 what = f"{self.module.path}: expected_samples names {entry}, which is no whole number there"
-                return None, (), (what,)
+                return MeasuredScope(None, (), (what,))
         names = ", ".join(map(str, configured))
-        return None, (), (f"{self.module.path}: {names} is None, so the number of samples is not known",)
+        return MeasuredScope(None, (), (f"{self.module.path}: {names} is None, so the number of samples is not known",))
 
-    def _from_names(self, group: str, variant: str | None) -> tuple[int | None, tuple[str, ...], tuple[str, ...]]:
+    def _from_names(self, group: str, variant: str | None) -> MeasuredScope:
         """The nearest sample constant: one that names the group, else the variant, else neither."""
         levels: dict[int, list[str]] = {}
         for name in self._named("samples"):
@@ -79,23 +79,23 @@ class ScopeReader:
             numbers = [name for name in levels[nearness] if isinstance(self._number(name), int)]
             if len(numbers) > 1:
                 what = f"{self.module.path}: {', '.join(numbers)} could each be the sample count of {group}"
-                return None, (), (f"{what}; say which in expected_samples",)
+                return MeasuredScope(None, (), (f"{what}; say which in expected_samples",))
             value = self._number(numbers[0]) if numbers else None
             if isinstance(value, int) and value > 0:
-                return value, (numbers[0],), ()
+                return MeasuredScope(value, (numbers[0],))
         return self._from_calls()
 
-    def _from_calls(self) -> tuple[int | None, tuple[str, ...], tuple[str, ...]]:
+    def _from_calls(self) -> MeasuredScope:
         """``run(max_samples=50)``, in a file without one constant that could say it."""
         if any(self._number(name) is not None for name in self._named("samples")):
-            return None, (), ()
+            return MeasuredScope(None)
         calls = self.module.keywords
         found = sorted({number for name, number in calls if self.rules.role(name.upper()) == "samples" and number > 0})
         if len(found) > 1:
             numbers = ", ".join(map(str, found))
             what = f"{self.module.path}: its calls ask for {numbers} samples; say which in expected_samples"
-            return None, (), (what,)
-        return (found[0] if found else None), (), ()
+            return MeasuredScope(None, (), (what,))
+        return MeasuredScope(found[0] if found else None)
 
     def _named(self, role: str) -> list[str]:
         return [name for name in self.module.constants if name == name.upper() and self.rules.role(name) == role]
