@@ -117,13 +117,21 @@ def parse_foreign_json(data: bytes) -> Json:
         raise ValueError("nested too deeply") from None
 
 
+def parse_object(data: bytes) -> dict[str, Json]:
+    """A strict JSON object; empty for anything else."""
+    try:
+        value = parse_json(data)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def read_object(path: Path) -> dict[str, Json]:
     """A JSON object from a file; empty when the file is missing or is not one."""
     try:
-        value = parse_json(read_plain(path))
-    except (OSError, ValueError):
+        return parse_object(read_plain(path))
+    except OSError:
         return {}
-    return value if isinstance(value, dict) else {}
 
 
 def printable(text: str) -> str:

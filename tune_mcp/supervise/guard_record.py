@@ -13,7 +13,7 @@ from tune_mcp.files import parse_json, read_plain
 from tune_mcp.observe.observation import Failure
 from tune_mcp.words import named
 
-Phase = Literal["start", "work", "teardown"]
+SessionPhase = Literal["start", "work", "teardown"]
 """Before any fixture is up; between a test's set-up and the end of its call; after it."""
 
 
@@ -173,7 +173,7 @@ def _failure(report: dict[str, Json], cause: dict[str, Json]) -> Failure:
     )
 
 
-def phase(path: Path) -> Phase:
+def phase(path: Path) -> SessionPhase:
     """Where pytest is now; a server that ends in ``teardown`` was stopped by the test itself.
 
     Some plugins (rerunfailures) report a test's phases only after its teardown; what ran is written as it begins.

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tune_mcp.config.lanes import Lane, overlap
 from tune_mcp.errors import Json
-from tune_mcp.files import FileLock, digest, is_locked, parse_json, read_plain
+from tune_mcp.files import FileLock, digest, is_locked, parse_object, read_object
 
 LANE = "lane-"
 """How the name of a lane's lock begins."""
@@ -116,12 +116,10 @@ def lane_path(lane: Lane) -> Path:
 def lanes_taken() -> Iterator[tuple[Lane, LockHolder]]:
     """Every lane that a run has now, and which. One whose lock cannot be read is passed over: its GPUs have locks."""
     for path in sorted(lock_folder().glob(f"{LANE}*.lock")):
-        with suppress(OSError, ValueError, KeyError, TypeError):
+        with suppress(OSError, ValueError, KeyError):
             if is_locked(path):
-                data = read_plain(path)
-                value = parse_json(data)
-                if isinstance(value, dict):
-                    yield Lane.model_validate(value["lane"]), _parsed(data)
+                found = read_object(path)
+                yield Lane.model_validate(found["lane"]), _holder(found)
 
 
 def last() -> tuple[Path, ...]:
@@ -132,7 +130,7 @@ def last() -> tuple[Path, ...]:
 
 
 def _previous(written: bytes) -> dict[str, Json]:
-    return {"previous": _last(_parsed(written))}
+    return {"previous": _last(_holder(parse_object(written)))}
 
 
 def _of(lane: Lane) -> dict[str, Json]:
@@ -152,18 +150,10 @@ def current() -> LockHolder | None:
 
 def read_holder(path: Path) -> LockHolder:
     """What the holder wrote; ``?`` where it is not readable yet."""
-    try:
-        return _parsed(read_plain(path))
-    except OSError:
-        return _parsed(b"")
+    return _holder(read_object(path))
 
 
-def _parsed(data: bytes) -> LockHolder:
-    try:
-        value = parse_json(data)
-    except ValueError:
-        value = {}
-    found = value if isinstance(value, dict) else {}
+def _holder(found: dict[str, Json]) -> LockHolder:
     return LockHolder(*(str(found.get(name) or "?") for name in ("run_id", "run_dir", "repo_root", "previous")))
 
 

@@ -56,7 +56,7 @@ class Reread:
 def judge_again(run: RunDir, plan: Plan, repeats: Iterable[Repeat]) -> Reread:
     """Judge the sealed attempts of these repeats by ``plan``; nothing is written."""
     found = Reread()
-    tests, recorded, log = plan.tests(), events.ledger(run), sealed.told(run)
+    tests, recorded, log = plan.tests(), events.ledger(run), sealed.seals_and_moves(run)
     for test, repeat in repeats:
         scoped = one_scope(run, plan, tests[test], recorded)
         ran = sealed.counted_tests(run, test, tests[test][0].key, repeat) or next(

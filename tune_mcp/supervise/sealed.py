@@ -72,7 +72,7 @@ def is_on_ledger(job: Job) -> bool:
     return (job.key, result_sha256(job)) in _seals(events.read(job.run.events, "sealed"))
 
 
-def told(run: RunDir) -> tuple[events.Event, ...]:
+def seals_and_moves(run: RunDir) -> tuple[events.Event, ...]:
     """What the ledger says of sealed attempts and of repeats that were moved."""
     return tuple(events.read(run.events, "sealed", "purged", "restored"))
 
@@ -80,9 +80,9 @@ def told(run: RunDir) -> tuple[events.Event, ...]:
 def attempts(run: RunDir, test: str, repeat: int, log: Sequence[events.Event] | None = None) -> list[SealedAttempt]:
     """Every attempt that was sealed and is as it was sealed, in the order in which they were made.
 
-    Who asks about many repeats hands in ``told``.
+    Who asks about many repeats hands in ``seals_and_moves``.
     """
-    log = told(run) if log is None else log
+    log = seals_and_moves(run) if log is None else log
     known = _seals(log)
     found: list[SealedAttempt] = []
     for epoch in (*_moved_aside(run, log, test, repeat), None):

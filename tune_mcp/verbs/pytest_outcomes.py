@@ -65,7 +65,7 @@ def outcomes(run: RunDir, plan: Plan, tests: Iterable[str]) -> dict[tuple[str, i
 def _launches(run: RunDir, plan: Plan) -> Iterator[tuple[RunDir, str, int, Sequence[events.Event]]]:
     """Where each repeat was launched, and what the ledger there says of sealed attempts."""
     for part, own in plan.parts(run):
-        log = sealed.told(part)
+        log = sealed.seals_and_moves(part)
         yield from ((part, test, repeat, log) for test in own.tests() for repeat in range(1, plan.repeats + 1))
 
 
