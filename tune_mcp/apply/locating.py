@@ -89,22 +89,15 @@ class Located:
 
 def locate(source: str, stage: Stage, module: ModuleConstants, concurrency: Concurrency, plan: Plan) -> Located:
     """Where the threshold ``source`` of ``stage`` is."""
-    place, trouble = _place(source, stage, module, concurrency, plan)
-    load = place.concurrency if place else concurrency.value() if split_source(source)[1] else None
-    return Located(place, trouble, load)
-
-
-def _place(
-    source: str, stage: Stage, module: ModuleConstants, concurrency: Concurrency, plan: Plan
-) -> tuple[Place | None, Trouble | None]:
     symbol, subkey = split_source(source)
+    load = concurrency.value() if subkey else None
     names = names_in(source) if source in module.leaves else (symbol,)
     if trouble := next((found for name in names if (found := _forbidden(name, symbol, stage, plan))), None):
-        return None, trouble
+        return Located(None, trouble, load)
     if source in module.leaves:
         subkey = None
     read_at = concurrency.read_at(symbol) if subkey else set[int]()
-    known = concurrency.value() if subkey else None
+    known = load if subkey else None
     place: Place | None
     try:
         place = module.find(source, known)
@@ -112,12 +105,12 @@ def _place(
         # An empty table has no key of its own, so how the tests ask it is what is left.
         place = module.blank(source, next(iter(read_at)) if known is None and len(read_at) == 1 else known)
         if place is None:
-            return None, (refusal.code, refusal.message)
+            return Located(None, (refusal.code, refusal.message), load)
     if read_at and place.concurrency not in read_at:
         at = ", ".join(map(str, sorted(read_at)))
         why = f"the code reads {symbol}[{at}], not {symbol}[{place.concurrency}]"
-        return None, (Code.THRESHOLD_UNKNOWN, why)
-    return place, None
+        return Located(None, (Code.THRESHOLD_UNKNOWN, why), load)
+    return Located(place, None, place.concurrency)
 
 
 def _forbidden(name: str, symbol: str, stage: Stage, plan: Plan) -> Trouble | None:
