@@ -119,8 +119,8 @@ class _Search:
                     if answer := self._call(file, up, child, word):
                         return answer.removeprefix("-")
                 case ast.comprehension() if child is up.iter:
-                    for target in _stored(up.target):
-                        self._follow_in(file, file.parents[up], target)
+                    for name in (one.id for one in ast.walk(up.target) if isinstance(one, ast.Name)):
+                        self._follow_in(file, file.parents[up], name)
                 case ast.NamedExpr():
                     self._spread(file, up, up.target)
                 case ast.Assign() | ast.AnnAssign() | ast.AugAssign():
@@ -233,10 +233,6 @@ def _first(function: ast.expr) -> str:
     while isinstance(function, ast.Attribute):
         function = function.value
     return function.id if isinstance(function, ast.Name) else ""
-
-
-def _stored(target: ast.expr) -> Iterator[str]:
-    yield from (node.id for node in ast.walk(target) if isinstance(node, ast.Name))
 
 
 def _assigns(tree: ast.Module, word: str) -> bool:

@@ -23,8 +23,8 @@ from tune_mcp.discover.assertions.formula import (
     Value,
     depends,
     is_number,
-    leaves,
 )
+from tune_mcp.discover.assertions.gate import compares
 from tune_mcp.discover.python_files import remembered
 
 _RISING: dict[Callable[..., object], str] = {
@@ -67,7 +67,7 @@ class Trend:
             case Every() | Some():
                 return _joined(self.of(one) for one in value.args)
             case Choice():
-                if self._moves(value.condition):
+                if compares(value.condition):
                     raise NotMonotone
                 return _joined((self.of(value.then), self.of(value.other)))
             case Apply():
@@ -75,18 +75,15 @@ class Trend:
             case _:
                 return 0
 
-    def _moves(self, value: Value) -> bool:
-        return any(isinstance(one, Opaque) for one in leaves(value).values())
-
     def _apply(self, value: Apply) -> int:
-        if not self._moves(value):
+        if not compares(value):
             return 0
         function, args = value.function, value.args
         if function in COMPARISONS and len(args) == 2:
             sense = COMPARISONS[function]
             return _joined((sense * self.of(args[0]), -sense * self.of(args[1])))
         if function in (operator.eq, operator.ne) or value.name in _TWO_SIDED:
-            sides = [(self._moves(one), depends(one)) for one in args]
+            sides = [(compares(one), depends(one)) for one in args]
             raise TwoSided if sides in ([(True, False), (False, True)], [(False, True), (True, False)]) else NotMonotone
         if function is operator.add:
             return _joined(self.of(one) for one in args)
@@ -98,9 +95,9 @@ class Trend:
             return _joined((self._times(args[0], args[1]), self._times(args[1], args[0])))
         if function is DIVIDE:
             # Below zero the quotient moves the same way, but it jumps at zero.
-            self.positive = self.positive or self._moves(args[1])
+            self.positive = self.positive or compares(args[1])
             return _joined((self._times(args[0], args[1]), -self._times(args[1], args[0])))
-        if function in _RISING and not any(self._moves(one) for one in args[1:]):
+        if function in _RISING and not any(compares(one) for one in args[1:]):
             return self.of(args[0])
         if function in (min, max):
             return _joined(self.of(one) for one in args)
