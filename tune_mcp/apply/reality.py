@@ -6,7 +6,7 @@ explains is named, since CI would be red whatever is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tune_mcp.apply.reading import ThresholdReading
@@ -38,12 +38,6 @@ def names(nodeid: str) -> frozenset[str]:
     return frozenset({nodeid, bare, "::".join(parts[1:]) or bare, parts[-1]})
 
 
-def matching(nodeids: Iterable[str], tests: Iterable[str]) -> Iterator[str]:
-    """The node ids that one of ``tests`` names."""
-    wanted = frozenset(tests)
-    return (nodeid for nodeid in nodeids if names(nodeid) & wanted)
-
-
 def contradiction(reading: ThresholdReading, others: Sequence[ThresholdReading], outcomes: Outcomes) -> str:
     """What pytest reported that the reading cannot explain; empty when it holds or nothing is known.
 
@@ -55,7 +49,7 @@ def contradiction(reading: ThresholdReading, others: Sequence[ThresholdReading],
         outcome = outcomes.get((reading.test_key, repeat))
         if outcome is None or not outcome.tests:
             continue
-        nodes = tuple(matching(outcome.tests, reading.tests))
+        nodes = [one for one in outcome.tests if names(one) & reading.tests]
         if not nodes:
             asserting = ", ".join(sorted(reading.tests))
             return f"{asserting} asserts it ({reading.read.how}), but did not run in repeat {repeat}"
