@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import one_job
 import pytest
 
 from tune_mcp.contract.precheck import Check
@@ -40,7 +41,7 @@ from tune_mcp.procfs import boot_id
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import plan as plans
 from tune_mcp.session.state import Owner
-from tune_mcp.supervise import comparing, guard_record, runner
+from tune_mcp.supervise import comparing, guard_record
 from tune_mcp.supervise.executor import Executor
 from tune_mcp.supervise.host_lock import HostClaim
 from tune_mcp.supervise.job import JOB_FILE, AttemptResult, Job, read_result, seal, write_job
@@ -446,7 +447,7 @@ def _run(job: Job, standard_input: int, held: int) -> int:
         os.dup2(source, target)
     sys.stderr = os.fdopen(2, "w", closefd=False)  # the capture of this process belongs to the parent
     try:
-        return runner.main([str(job.folder / JOB_FILE)])
+        return one_job.main(job.folder / JOB_FILE)
     except BaseException:
         traceback.print_exc()
         return 1

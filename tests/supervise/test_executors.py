@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import one_job
 import psutil
 import pytest
 import toy
@@ -35,7 +36,7 @@ from pathlib import Path
 spool, copies = Path(sys.argv[1]), int(sys.argv[2])
 while not (spool / "over").exists():
     for order in sorted(spool.glob("*.order")):
-        command = [sys.executable, "-m", "tune_mcp.supervise.runner", order.read_text()]
+        command = [sys.executable, sys.argv[3], order.read_text()]
         order.unlink()
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         runners = [subprocess.Popen(command, stdin=subprocess.PIPE, **quiet) for _ in range(copies)]
@@ -99,7 +100,7 @@ def engine(tmp_path: Path) -> Iterator[Callable[[int], SpoolExecutor]]:
     processes: list[subprocess.Popen[bytes]] = []
 
     def start(copies: int) -> SpoolExecutor:
-        command = [sys.executable, "-c", ENGINE, str(spool), str(copies)]
+        command = [sys.executable, "-c", ENGINE, str(spool), str(copies), one_job.__file__]
         env = {**os.environ, "PYTHONPATH": str(Path(toy.__file__).parents[1])}
         processes.append(subprocess.Popen(command, env=env))
         return SpoolExecutor(spool)

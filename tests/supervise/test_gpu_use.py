@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import nvml
+import one_job
 import psutil
 import pytest
 import toy
@@ -224,7 +225,7 @@ def test_a_gpu_stays_taken_while_the_pytest_of_a_killed_runner_lives(tmp_path: P
     toy.finished_run(project, 1, lambda job: jobs.append(job) or toy.measured(job))
     (jobs[0].folder / RESULT_FILE).unlink()
     toy.hold(project, 1)
-    command = [sys.executable, "-m", "tune_mcp.supervise.runner", str(jobs[0].folder / JOB_FILE)]
+    command = [sys.executable, one_job.__file__, str(jobs[0].folder / JOB_FILE)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as runner:
         toy.wait_for(lambda: toy.launches(project, 1), what="pytest")
         runner.kill()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import one_job
 import psutil
 import pytest
 import toy
@@ -205,7 +206,7 @@ def run_alone(project: Project) -> tuple[subprocess.Popen[bytes], Job]:
     (job.folder / RESULT_FILE).unlink()
     toy.hold(project, 1)
     runner = subprocess.Popen(
-        [sys.executable, "-m", "tune_mcp.supervise.runner", str(job.folder / JOB_FILE)],
+        [sys.executable, one_job.__file__, str(job.folder / JOB_FILE)],
         stdin=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )

@@ -1,15 +1,12 @@
-"""One job, from preflight to sealed result: ``python -m tune_mcp.supervise.runner <job.json>``.
+"""One job, from preflight to sealed result (``attempt``); as ``python -m tune_mcp.supervise.runner`` job after job.
 
 The runner works wherever it finds itself: it reads its job, checks the tree, waits for GPUs, runs pytest under the
 guard, ends what pytest left behind, extracts the numbers, and seals the attempt's folder, the result last. When its
 standard input closes, its supervisor is gone: it stops pytest and leaves no result, unless every test had been called
 and the session comes to its end meanwhile.
 
-With ``-`` for the job it stays and takes one job file after the other from standard input; each attempt's messages go
-to its ``runner.log``. So no launch waits for an interpreter, and none starts while something is measured.
-
-Exit codes: 0 sealed, 1 stopped without a result or a bug (traceback on stderr), 75 refused: cancelled, or claimed by
-another runner.
+As a program it takes job files from standard input; each attempt's messages go to its ``runner.log``. So no launch
+waits for an interpreter, and none starts while something is measured.
 """
 
 from __future__ import annotations
@@ -131,7 +128,10 @@ class Runner:
 
 
 def attempt(job: Job, orders: Orders, engine: Engine | None = None) -> int:
-    """Do the job and seal its folder; returns the exit code of a runner for this job alone."""
+    """Do the job and seal its folder; returns the exit code of a runner for this job alone.
+
+    0: sealed; 1: stopped without a result; 75: refused, because it was cancelled or another runner has it.
+    """
     if is_sealed(job):
         return 0
     if (ours := claim(job)) is None:
@@ -175,14 +175,12 @@ def messages_in(path: Path) -> Generator[None]:
         os.close(before)
 
 
-def main(argv: list[str]) -> int:
-    """Do the job named by ``argv[0]``, or with ``-`` every job that standard input names."""
+def main() -> int:
+    """Do every job that standard input names."""
     plain_command_line("tune-mcp", "tune_mcp.supervise.runner")
     default_signals()
     become_subreaper()
     orders = Orders()
-    if argv[0] != "-":
-        return attempt(read_job(Path(argv[0])), orders)
     while (name := orders.next_job()) is not None:
         try:
             with messages_in(Path(name).with_name("runner.log")):
@@ -198,4 +196,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -143,7 +143,7 @@ class _Resident:
 
     def _start(self) -> subprocess.Popen[bytes]:
         runner = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tune_mcp.supervise.runner", "-"],
+            [sys.executable, "-P", "-m", "tune_mcp.supervise.runner"],
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
