@@ -208,3 +208,52 @@ def test_a_run_that_comes_to_no_test_is_told_with_its_reason(tmp_path: Path, mon
 
     (line,) = proposed.missing
     assert "the run came to no test" in line and "no_such_module" in line and "tune_record" not in line
+
+
+_MEASURES = "import random\n{}\n\n\ndef test_a(tune_record):\n    acc = random.uniform(0.8, 0.9)\n{}"
+_ASSERTS = "    tune_record('acc', acc)\n    assert acc >= {}\n"
+
+
+@pytest.mark.rule("DSC-13", "MOD-06")
+@pytest.mark.parametrize(
+    ("imported", "asserted", "files"),
+    [
+        ("from limits import ACC_MIN", "ACC_MIN", ()),
+        ("from limits import ACC_MIN as BOUND", "BOUND", ()),
+        ("from limits import *", "ACC_MIN", ()),
+        ("import limits", "limits.ACC_MIN", ()),
+        ("from tests.limits import ACC_MIN", "ACC_MIN", ("tests/__init__.py",)),
+        ("from tests import limits", "limits.ACC_MIN", ("tests/__init__.py",)),
+        ("from . import limits", "limits.ACC_MIN", ("tests/__init__.py",)),
+        ("from .limits import ACC_MIN", "ACC_MIN", ("tests/__init__.py",)),
+    ],
+)
+def test_thresholds_of_another_module_are_found_and_calibrated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, imported: str, asserted: str, files: tuple[str, ...]
+) -> None:
+    test = Form("tests/test_a.py", _MEASURES.format(imported, _ASSERTS.format(asserted)), {})
+    limits = Form("tests/limits.py", "ACC_MIN = 0.5\n", {})
+    project = repository(tmp_path / "repo", monkeypatch, test, limits, *(Form(file, "", {}) for file in files))
+
+    proposed = init(project, [], "ours")
+
+    assert proposed.written and not proposed.missing, proposed.text()
+    found = discover(project, "ours")
+    assert not found.problems and not found.unrecognised, found.text()
+    (stage,) = project.places.stages("ours").values()
+    assert (stage.threshold_file, [one.source for one in stage.metrics.values()]) == ("tests/limits.py", ["ACC_MIN"])
+
+
+@pytest.mark.rule("DSC-13", "MOD-06")
+def test_a_test_of_two_threshold_files_is_told_which_numbers_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asserts = _ASSERTS.format("ACC_MIN") + "    assert acc <= ACC_MAX\n"
+    test = Form("tests/test_a.py", _MEASURES.format("from limits import ACC_MAX\n\nACC_MIN = 0.5", asserts), {})
+    project = repository(tmp_path / "repo", monkeypatch, test, Form("tests/limits.py", "ACC_MAX = 1.5\n", {}))
+
+    proposed = init(project, [], "ours")
+
+    assert [line.partition(" is ")[0] for line in proposed.thresholds] == ["test_a.py: ACC_MIN"]
+    (note,) = proposed.notes
+    assert "ACC_MAX" in note and "threshold_file: tests/limits.py" in note

@@ -19,6 +19,7 @@ from tune_mcp.discover.recorded import RECORD_FILE, holds, made_names, names_for
 from tune_mcp.discover.sources import tmp_path_folder
 from tune_mcp.discover.stages import Discovery
 from tune_mcp.discover.suggest import count_lines, metric_names, needs_no_gpu, quoted, threshold_line
+from tune_mcp.discover.threshold_files import AssertedNumbers, chosen_of, left_out, numbers_elsewhere
 from tune_mcp.errors import Json
 from tune_mcp.files import parse_foreign_json, read_plain
 
@@ -65,7 +66,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class TestPlan:
-    """What is proposed for one test file."""
+    """What is proposed for one test file. ``threshold_file`` holds its numbers where they are not in the test file."""
 
     __test__ = False
     path: str
@@ -73,6 +74,7 @@ class TestPlan:
     gpus: int
     counts: tuple[str, str] | None = None
     notes: tuple[str, ...] = ()
+    threshold_file: str = ""
 
     @property
     def name(self) -> str:
@@ -104,27 +106,29 @@ def config_proposal(
     model: str, python: str | None, found: Discovery, rules: MetricRules, reader: AssertionReader, root: Path
 ) -> ConfigProposal:
     """Read what the tests of an otherwise empty config assert."""
-    by_test: dict[str, list[Unclaimed]] = {}
+    by_test: dict[str, list[Unclaimed]] = {path: [] for path in found.without}
     for path, one in found.unclaimed:
         by_test.setdefault(path, []).append(one)
     tests: list[TestPlan] = []
+    problems: list[str] = []
     for path, ones in by_test.items():
+        own = AssertedNumbers(path, tuple(ones))
+        others = list(numbers_elsewhere(path, rules.without_names(), reader))
+        chosen = chosen_of(own, others)
         tree = reader.files.tree(path)
         names = dict(recorded(tree)) if tree else dict[str, str]()
         made = dict(made_names(tree)) if tree else dict[str, str]()
-        limits = list(_limits([one for one in ones if one.nameable], names, made, rules))
-        if not limits:
+        limits = tuple(_limits(chosen.nameable, names, made, rules))
+        notes = [one.text for numbers in (own, *others) for one in numbers.numbers if not one.nameable]
+        if limits:
+            notes += left_out(path, chosen, (own, *others))
+            gpus = 0 if needs_no_gpu(reader.files, path) else 1
+            threshold_file = chosen.path if chosen is not own else ""
+            tests.append(TestPlan(path, limits, gpus, _recorded_counts(names), tuple(notes), threshold_file))
             continue
-        notes = tuple(one.text for one in ones if not one.nameable)
-        gpus = 0 if needs_no_gpu(reader.files, path) else 1
-        tests.append(TestPlan(path, tuple(limits), gpus, _recorded_counts(names), notes))
-    with_limits = {test.path for test in tests}
-    problems = [one.text for path, one in found.unclaimed if path not in with_limits]
-    problems += [
-        f"{path}: no number with a name is asserted as a bound in it, so it is left out"
-        for path in found.without
-        if path not in with_limits
-    ]
+        problems += notes
+        if path in found.without and not notes:
+            problems.append(f"{path}: no number with a name is asserted as a bound in it, so it is left out")
     return ConfigProposal(model, python, tuple(tests), tuple(dict.fromkeys(problems)))
 
 
@@ -268,6 +272,8 @@ def config_text(plan: ConfigProposal) -> str:
     lines.append("metric_sources:  # where each value is, below pytest's basetemp")
     for test in plan.tests:
         lines.append(f"  {test.name}:")
+        if test.threshold_file:
+            lines.append(f"    threshold_file: {quoted(test.threshold_file)}  # where the numbers are")
         if test.counts:
             lines += count_lines(*test.counts)
         else:
