@@ -94,6 +94,22 @@ def test_the_block_that_is_shown_makes_each_of_them_a_threshold_with_its_side(pr
     assert yaml.safe_load(block)["thresholds"]["test_new_ci.py"]["BY_MODEL['org/a']['acc']"] == "by_model_org_a_acc"
 
 
+@pytest.mark.rule("DSC-14", "MOD-06")
+def test_each_load_of_a_table_is_a_threshold_of_its_own_that_the_block_names(project: Project) -> None:
+    code = (
+        "import pytest\nBY_LOAD = {8: {'rps': 10.0}, 16: {'rps': 20.0}}\n@pytest.mark.parametrize('c', [8, 16])\n"
+        "def test_a(c):\n    assert measure(c) >= BY_LOAD[c]['rps']\n"
+    )
+    project.write("tests/test_new_ci.py", code)
+    block = project.discover().suggestions["test_new_ci.py"]
+
+    pasted = project.discover(block)
+
+    found = {metric.source: key for stage in pasted.stages.values() for key, metric in stage.metrics.items()}
+    assert found == {"BY_LOAD[8]['rps']": "rps_8", "BY_LOAD[16]['rps']": "rps_16"}
+    assert pasted.unrecognised == []
+
+
 @pytest.mark.rule("DSC-14")
 @pytest.mark.parametrize(
     ("code", "symbol"),

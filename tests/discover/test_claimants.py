@@ -158,4 +158,4 @@ def test_an_asserted_number_that_no_metric_claims_is_listed_unless_config_ignore
         "metric_sources: {test_a_ci.py: {ignored_constants: [\"ODD['weird']\"], json_file: r.json}}"
     )
 
-    assert [one.source for _, one in found.unclaimed] == ["ODD['strange']", "PLAIN"]
+    assert [one.source for _, one in found.unclaimed] == ["ODD[8]['strange']", "PLAIN"]

@@ -14,8 +14,8 @@ from pathlib import PurePosixPath
 from tune_mcp.config.metrics import MetricRules
 from tune_mcp.discover.assertions import BOUND, AssertionReader, Gate, Unread, UnreadKind
 from tune_mcp.discover.calibrated import CalibratedFile
-from tune_mcp.discover.constants import Constant, ConstantKind
-from tune_mcp.discover.places import names_in, root_of
+from tune_mcp.discover.constants import Constant, ConstantKind, NumberLiteral
+from tune_mcp.discover.places import names_in, root_of, source_parts, split_source
 from tune_mcp.discover.routing import Claim, Route, Routing
 from tune_mcp.discover.source_tree import AnyFunction, called, number_of
 
@@ -168,19 +168,43 @@ def unclaimed(file: CalibratedFile, routing: Routing, rules: MetricRules, reader
             continue
         if any(reader.derives(module.path, source, claim) for claim in claimed):
             continue
-        # Of a table with several loads one that a test asserts is enough.
-        loads = dict.fromkeys(literal.concurrency for literal in constant.literals) or (None,)
-        gates = [reader.gate(file.path, module.path, source, load if len(loads) > 1 else None) for load in loads]
-        gate = next((one for one in gates if isinstance(one, Gate)), gates[0])
-        if isinstance(gate, Gate) or _may_bound(gate, rules.looks_like_threshold(names[-1])):
-            why = constant.problem or ("" if constant.literals else _FORM.get(constant.kind, "it is no plain number"))
-            value = constant.literals[0].value if len(constant.literals) == 1 else None
-            found.append(Unclaimed(module.path, constant.line, source, gate, why, value))
+        asked = {place: reader.gate(file.path, module.path, place, None) for place in _by_load(source, constant)}
+        # Of a table with several loads those that a test asserts are listed; where it asserts none, the key as a whole.
+        gates = {place: gate for place, gate in asked.items() if isinstance(gate, Gate)}
+        for place, gate in (gates or {source: next(iter(asked.values()))}).items():
+            if place in claimed or place in file.config.ignored_constants:
+                continue
+            if isinstance(gate, Gate) or _may_bound(gate, rules.looks_like_threshold(names[-1])):
+                why = constant.problem
+                why = why or ("" if constant.literals else _FORM.get(constant.kind, "it is no plain number"))
+                literal = _literal(place, constant)
+                value, line = (literal.value, literal.line) if literal else (None, constant.line)
+                found.append(Unclaimed(module.path, line, place, gate, why, value))
     if found:
         # A factor of a threshold that is claimed is asserted with it; it is the test's slack.
         listed = {_how(reader.gate(file.path, module.path, source, None)) for source in claimed}
         found = [one for one in found if _how(one.gate) not in listed]
     return found + list(_nameless(file, reader))
+
+
+def _by_load(source: str, constant: Constant) -> list[str]:
+    """The places of a key of a table with several loads, ``X[8]['k']`` for ``X['k']``; any other source as it is."""
+    symbol, subkey = split_source(source)
+    loads = dict.fromkeys(one.concurrency for one in constant.literals)
+    if subkey is None or len(loads) < 2:
+        return [source]
+    here = dict.fromkeys(one.concurrency for one in constant.literals if one.subkey == subkey)
+    return [f"{symbol}[{load}][{subkey!r}]" for load in here]
+
+
+def _literal(source: str, constant: Constant) -> NumberLiteral | None:
+    """The number of a place, None where several may be meant."""
+    if constant.kind is ConstantKind.NESTED:
+        _, load, subkey = source_parts(source)
+        found = [one for one in constant.literals if one.subkey == subkey and load in (None, one.concurrency)]
+    else:
+        found = [*constant.literals]
+    return found[0] if len(found) == 1 else None
 
 
 def _may_bound(gate: Unread, like_a_threshold: bool) -> bool:

@@ -18,7 +18,7 @@ from tune_mcp.config.model import ModelConfig, globbed_files
 from tune_mcp.config.stages import StageTable
 from tune_mcp.discover.asserted import QualifiedName, Use, asserted, plainly_asserted
 from tune_mcp.discover.assertions.names import NameReader
-from tune_mcp.discover.constants import Constant, ConstantKind, ModuleConstants
+from tune_mcp.discover.constants import Constant, ConstantKind, ModuleConstants, NumberLiteral
 from tune_mcp.discover.places import names_in, root_of
 from tune_mcp.discover.python_files import PythonFiles
 from tune_mcp.discover.source_tree import is_test_file, number_of
@@ -145,7 +145,7 @@ class _Coverage:
         constant = module.constant(name)
         inside = {source: leaf for source, leaf in module.leaves.items() if root_of(source) == name}
         if constant is not None and constant.kind is ConstantKind.NESTED:
-            inside = {f"{name}[{one.subkey!r}]": constant for one in constant.literals}
+            inside = dict.fromkeys(self._entries(module.path, constant), constant)
         for source, one in inside.items():
             yield self._row(module, source, one, use)
         if constant is None or inside or (name != name.upper() and (module.path, name) not in self.claims):
@@ -156,6 +156,13 @@ class _Coverage:
             return
         if constant.kind in (ConstantKind.NUMBER, ConstantKind.NONE) or self._numeric(module.path, name, constant):
             yield self._row(module, name, constant, use)
+
+    def _entries(self, path: str, constant: Constant) -> Iterator[str]:
+        """The entries of a table: by key, and by load and key where a metric claims one load of it."""
+        known = {source for place, source in (*self.claims, *self.waiting) if place == path}
+        apart = {one.subkey for one in constant.literals if entry(one) in known}
+        for one in constant.literals:
+            yield entry(one) if one.subkey in apart else f"{constant.name}[{one.subkey!r}]"
 
     def _numeric(self, path: str, name: str, constant: Constant) -> bool:
         """Whether an expression computes with numbers."""
@@ -189,7 +196,9 @@ class _Coverage:
 
     def _row(self, module: ModuleConstants, source: str, constant: Constant, use: Use) -> Covered:
         place = (module.path, source)
-        subkey = next((one for one in constant.literals if f"{constant.name}[{one.subkey!r}]" == source), None)
+        subkey = next(
+            (one for one in constant.literals if source in (entry(one), f"{constant.name}[{one.subkey!r}]")), None
+        )
         literal = subkey or (constant.literals[0] if len(constant.literals) == 1 else None)
         keeper, by = self._kept(place, constant)
         line = literal.line if literal else constant.line
@@ -218,6 +227,11 @@ class _Coverage:
         if constant.kind is ConstantKind.NONE:
             return Keeper.NOBODY, "it has no value: this gate is off"
         return Keeper.NOBODY, constant.problem or "no metric claims it"
+
+
+def entry(literal: NumberLiteral) -> str:
+    """The place of one number of a table by load, ``X[8]['k']``."""
+    return f"{literal.symbol}[{literal.concurrency}][{literal.subkey!r}]"
 
 
 def pytest_files(repo_root: Path, top: Path) -> Iterator[str]:

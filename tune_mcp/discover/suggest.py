@@ -89,11 +89,15 @@ def needs_no_gpu(files: PythonFiles, path: str) -> bool:
 def metric_names(sources: Iterable[str], taken: Collection[str] = ()) -> dict[str, str]:
     """A metric for each threshold: its own name without its side, with what tells it from the others."""
     found: dict[str, str] = {}
+    sources = list(sources)
+    bare = [names_in(source) for source in sources]
     for source in sources:
         names = [_plain(name) for name in names_in(source)]
         shortest = next((name for name in reversed(names) if name), "value")
         if any(_SIDES.search(one.lower()) and not _SIDES.fullmatch(one.lower()) for one in names_in(source)[:-1]):
             shortest = "_".join(names)  # the table is named as a bound, so its keys only tell its entries apart
+        if bare.count(names_in(source)) > 1:
+            shortest = "_".join((shortest, *_numbers(source)))  # only their numbers tell its entries apart
         whole = "_".join(dict.fromkeys(name for name in (*names, *_numbers(source)) if name)) or "value"
         name = next(name for name in _tried(shortest, whole) if name not in (*taken, *found.values()))
         found[source] = name
