@@ -5,6 +5,7 @@ What is certain is written as it counts; what is not stands as a comment, with t
 
 from __future__ import annotations
 
+import ast
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from tune_mcp.config.metrics import MetricRules
 from tune_mcp.config.stages import Number
 from tune_mcp.discover.assertions import BOUND, AssertionReader, Gate
 from tune_mcp.discover.claimants import Unclaimed
-from tune_mcp.discover.recorded import RECORD_FILE, holds, made_names, names_for, recorded
+from tune_mcp.discover.recorded import RECORD_FILE, entries, made_names, names_for, recorded
 from tune_mcp.discover.sources import tmp_path_folder
 from tune_mcp.discover.stages import Discovery
 from tune_mcp.discover.suggest import count_lines, metric_names, needs_no_gpu, quoted, threshold_line
@@ -28,6 +29,8 @@ _MOST_BYTES = 8 * 1024 * 1024
 _MOST_SHOWN = 3
 _ENOUGH = 6
 _KEYS = re.compile(r"\['([^']+)'\]|\.([A-Za-z_]\w*)(?!\w*\()")
+_ANOTHER = frozenset({"baseline", "before", "expected", "golden", "last", "old", "previous", "reference", "target"})
+"""Words of a path that hold somebody else's value, unless the test reads just that."""
 _WORDS = re.compile(r"[A-Za-z_]\w*")
 _TOTAL = ("total_samples", "total_requests", "num_samples", "num_prompts", "num_requests", "samples_total", "total")
 _OK = ("successful_samples", "completed_requests", "successful_requests", "samples_ok", "completed", "evaluated", "ok")
@@ -51,7 +54,8 @@ class ResultPlace:
 class Limit:
     """One threshold of a test file, its metric, and where the metric's value stands.
 
-    ``maybe`` are doubtful places, ``names`` patterns of names under which the test records the value.
+    ``maybe`` are doubtful places. ``names`` are patterns of names under which the test records the value, ``keys`` the
+    keys under which it puts the value into a dict, and ``foreign`` the names that only other tests record.
     """
 
     source: str
@@ -62,16 +66,22 @@ class Limit:
     place: str = ""
     maybe: tuple[ResultPlace, ...] = ()
     names: tuple[str, ...] = ()
+    keys: frozenset[str] = frozenset()
+    foreign: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class TestPlan:
-    """What is proposed for one test file. ``threshold_file`` holds its numbers where they are not in the test file."""
+    """What is proposed for one test file. ``threshold_file`` holds its numbers where they are not in the test file.
+
+    ``tests`` are the names of its tests.
+    """
 
     __test__ = False
     path: str
     limits: tuple[Limit, ...]
     gpus: int
+    tests: tuple[str, ...]
     counts: tuple[str, str] | None = None
     notes: tuple[str, ...] = ()
     threshold_file: str = ""
@@ -103,7 +113,7 @@ class ConfigProposal:
 
 
 def config_proposal(
-    model: str, python: str | None, found: Discovery, rules: MetricRules, reader: AssertionReader, root: Path
+    model: str, python: str | None, found: Discovery, rules: MetricRules, reader: AssertionReader
 ) -> ConfigProposal:
     """Read what the tests of an otherwise empty config assert."""
     by_test: dict[str, list[Unclaimed]] = {path: [] for path in found.without}
@@ -115,16 +125,16 @@ def config_proposal(
         own = AssertedNumbers(path, tuple(ones))
         others = list(numbers_elsewhere(path, rules.without_names(), reader))
         chosen = chosen_of(own, others)
-        tree = reader.files.tree(path)
-        names = dict(recorded(tree)) if tree else dict[str, str]()
-        made = dict(made_names(tree)) if tree else dict[str, str]()
-        limits = tuple(_limits(chosen.nameable, names, made, rules))
+        tree = reader.files.tree(path) or ast.Module([], [])
+        limits = tuple(_limits(path, chosen.nameable, tree, rules))
         notes = [one.text for numbers in (own, *others) for one in numbers.numbers if not one.nameable]
         if limits:
             notes += left_out(path, chosen, (own, *others))
             gpus = 0 if needs_no_gpu(reader.files, path) else 1
             threshold_file = chosen.path if chosen is not own else ""
-            tests.append(TestPlan(path, limits, gpus, _recorded_counts(names), tuple(notes), threshold_file))
+            names = tuple(test.name.rpartition("::")[2] for test in reader.names.tests(path))
+            counts = _recorded_counts(recorded(tree))
+            tests.append(TestPlan(path, limits, gpus, names, counts, tuple(notes), threshold_file))
             continue
         problems += notes
         if path in found.without and not notes:
@@ -132,10 +142,9 @@ def config_proposal(
     return ConfigProposal(model, python, tuple(tests), tuple(dict.fromkeys(problems)))
 
 
-def _limits(
-    ones: Sequence[Unclaimed], names: Mapping[str, str], made: Mapping[str, str], rules: MetricRules
-) -> Iterator[Limit]:
-    given = names_for({one.source: one.asserted for one in ones}, names)
+def _limits(path: str, ones: Sequence[Unclaimed], tree: ast.Module, rules: MetricRules) -> Iterator[Limit]:
+    names, made, put = recorded(tree), made_names(tree), list(entries(tree))
+    given = names_for(path, {one.source: one.asserted for one in ones}, names)
     rest = metric_names([one.source for one in ones if one.source not in given], given.values())
     for one in ones:
         if not isinstance(one.gate, Gate):
@@ -145,9 +154,18 @@ def _limits(
         if spec.worst != one.gate.worst:  # a shipped metric of that name is bad on the other side
             metric = f"{metric}_{'floor' if one.gate.worst == 'min' else 'ceiling'}"
             spec = rules.completed(metric, one.gate.worst)
-        place = f"{RECORD_FILE}::{metric}" if one.source in given else ""
-        patterns = tuple(name for name, value in made.items() if holds(one.gate.how, value))
-        yield Limit(one.source, metric, one.gate, one.value, spec.group, place, names=patterns)
+        tests = {test.rpartition("::")[2] for test in one.gate.tests}
+        yield Limit(
+            one.source,
+            metric,
+            one.gate,
+            one.value,
+            spec.group,
+            f"{RECORD_FILE}::{given[one.source]}" if one.source in given else "",
+            names=tuple(name for name, value in made.items() if value.asserted(path, one.gate.how)),
+            keys=frozenset(key for key, value in put if value.asserted(path, one.gate.how)),
+            foreign=frozenset(name for name, value in names.items() if value.test and value.test not in tests),
+        )
 
 
 def _recorded_counts(names: Collection[str]) -> tuple[str, str] | None:
@@ -165,7 +183,10 @@ def filled(test: TestPlan, basetemp: Path, failed: Collection[str], chosen: Mapp
     ``chosen`` are places that a person named, by metric.
     """
     places = list(_places(basetemp))
-    limits = tuple(_located(limit, places, failed, chosen) for limit in test.limits)
+    limits = tuple(
+        _located(limit, [place for place in places if _may_hold(place, limit, test.tests)], failed, chosen)
+        for limit in test.limits
+    )
     counts = test.counts or _counts(limits, places)
     return replace(test, limits=limits, counts=counts)
 
@@ -184,6 +205,17 @@ def _located(limit: Limit, places: Sequence[ResultPlace], failed: Collection[str
     return replace(limit, place="", maybe=tuple(place for score, place in scores if score > 0)[:_MOST_SHOWN])
 
 
+def _may_hold(place: ResultPlace, limit: Limit, tests: Iterable[str]) -> bool:
+    """Whether a place may hold the value of a limit: nothing that another test of the file left or recorded does."""
+    if place.file == RECORD_FILE:
+        return place.keys[0] not in limit.foreign
+    folder = place.file.partition("/")[0]
+    ours = {test.rpartition("::")[2] for test in limit.gate.tests}
+    beginnings = [(len(begins), test) for test in tests if folder.startswith(begins := tmp_path_folder(test)[:-1])]
+    owners = {test for length, test in beginnings if length == max(beginnings)[0]}
+    return not owners or not ours.isdisjoint(owners)
+
+
 def _agrees(limit: Limit, place: ResultPlace, passed: bool) -> bool:
     """Whether the value could have given what pytest reported."""
     if limit.present is None or not passed:
@@ -192,8 +224,11 @@ def _agrees(limit: Limit, place: ResultPlace, passed: bool) -> bool:
 
 
 def _score(limit: Limit, place: ResultPlace) -> int:
-    """How much speaks for a place: the keys that the test reads, the words of its comparison, the metric's name."""
-    keys = [one or other for one, other in _KEYS.findall(limit.gate.measured)]
+    """How much speaks for a place: the keys that the test reads, the words of its comparison, the metric's name.
+
+    Where no key is read and the test does not put the value there itself, names alone are never enough.
+    """
+    keys = _keys(limit.gate.measured)
     suffix = 0
     while suffix < min(len(keys), len(place.keys)) and keys[-1 - suffix] == place.keys[-1 - suffix]:
         suffix += 1
@@ -204,10 +239,19 @@ def _score(limit: Limit, place: ResultPlace) -> int:
     score = 10 * suffix + (6 if last in words else 0) + (8 if last == limit.metric else 0)
     ours, theirs = set(limit.metric.split("_")), set(re.split(r"[^a-z0-9]+", "_".join(place.keys).lower()))
     score += 2 * len(ours & theirs)
-    if place.file == RECORD_FILE and any(re.fullmatch(name, last) for name in limit.names):
-        score += 8
+    made = place.file == RECORD_FILE and any(re.fullmatch(name, last) for name in limit.names)
+    score += 8 if made or last in limit.keys else 0
     folders = [tmp_path_folder(name.rpartition("::")[2])[:-1] for name in limit.gate.tests]
-    return score + (3 if score and any(place.file.startswith(folder) for folder in folders) else 0)
+    score += 3 if score and any(place.file.startswith(folder) for folder in folders) else 0
+    read = {*keys, *_keys(beside)}
+    proved = suffix or made or last in {*limit.keys, *read} or place.file == RECORD_FILE
+    another = not _ANOTHER.isdisjoint(theirs) and _ANOTHER.isdisjoint({*read, *ours})
+    return min(score, _ENOUGH - 1) if another or not proved else score
+
+
+def _keys(code: str) -> list[str]:
+    """The keys and attributes that code reads."""
+    return [one or other for one, other in _KEYS.findall(code)]
 
 
 def _places(basetemp: Path) -> Iterator[ResultPlace]:

@@ -17,7 +17,7 @@ from tune_mcp.config.fields import locate
 from tune_mcp.config.metrics import Layout, MetricRules, SampleSource
 from tune_mcp.config.model import FileSource, ResultSource
 from tune_mcp.config.stages import ONE, Location, SampleCounts
-from tune_mcp.discover.recorded import RECORD_FILE, recorded
+from tune_mcp.discover.recorded import RECORD_FILE, NamedValue, recorded
 from tune_mcp.discover.source_tree import AnyFunction, is_fixture, parameters, read_tree
 
 _RESULTS = re.compile(r"[\w.-]+_results\.json")
@@ -31,13 +31,13 @@ Parts = tuple[str, ...]
 class Inferred:
     """The result file, relative to basetemp, and the layout of a known benchmark in it; ``reason`` when unknown.
 
-    ``recordings`` are what the test records by name, whatever files it writes: name -> code of the value.
+    ``recordings`` are what the test records by name, whatever files it writes.
     """
 
     json_file: str | None = None
     layout: Layout | None = None
     reason: str = ""
-    recordings: Mapping[str, str] = field(default_factory=dict[str, str])
+    recordings: Mapping[str, NamedValue] = field(default_factory=dict[str, NamedValue])
 
     def recorded(self, key: str) -> Location | None:
         """Where the metric stands when a test hands it over by its name."""

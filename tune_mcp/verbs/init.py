@@ -156,7 +156,7 @@ def _read(project: Project, paths: list[str], model: str) -> ConfigProposal:
     config = ModelConfig(name=model, test_globs=tuple(paths))
     rules = load_metric_rules()
     found = read_tests(config, rules.without_names(), project.repo_root, None, datetime.now(UTC))
-    return config_proposal(model, python, found, rules, AssertionReader(project.repo_root), project.repo_root)
+    return config_proposal(model, python, found, rules, AssertionReader(project.repo_root))
 
 
 def _python(project: Project) -> str | None:

@@ -1,0 +1,166 @@
+"""Which value of one run is the one that a threshold bounds: what is not certain is never taken."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tune_mcp.config.metrics import load_metric_rules
+from tune_mcp.config.model import ModelConfig
+from tune_mcp.discover.assertions import AssertionReader
+from tune_mcp.discover.propose import config_proposal, filled
+from tune_mcp.discover.stages import discover
+
+TEST = "tests/test_q.py"
+HEAD = """import json
+import random
+
+
+def bench(value):
+    return random.uniform(value, value + 1)
+
+
+"""
+
+
+def places(root: Path, code: str, left: Mapping[str, Any]) -> dict[str, str]:
+    """Threshold -> the place of its value, as taken from ``left``: file below basetemp -> its document."""
+    (root / "repo/tests").mkdir(parents=True)
+    (root / "repo" / TEST).write_text(HEAD + code)
+    for name, document in left.items():
+        (root / "basetemp" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "basetemp" / name).write_text(json.dumps(document))
+    rules = load_metric_rules()
+    config = ModelConfig(name="m", test_globs=(TEST,))
+    found = discover(config, rules.without_names(), root / "repo", None, datetime.now(UTC))
+    proposal = config_proposal("m", None, found, rules, AssertionReader(root / "repo"))
+    assert proposal.tests, proposal.problems
+    (test,) = proposal.tests
+    return {limit.source: limit.place for limit in filled(test, root / "basetemp", (), {}).limits}
+
+
+RECORDED_ELSEWHERE = """
+P99_MAX = 20.0
+def test_large():
+    r = {"lat": bench(7.0)}
+    assert r["lat"] <= P99_MAX
+def test_warm_up(tune_record):
+    r = {"lat": bench(1.0)}
+    tune_record("NAME", r["lat"])
+"""
+
+
+@pytest.mark.parametrize("name", ["lat_warm", "p99", "lat"])
+def test_what_another_test_records_is_not_the_value_whatever_it_is_called(tmp_path: Path, name: str) -> None:
+    code = RECORDED_ELSEWHERE.replace("NAME", name)
+
+    assert places(tmp_path, code, {"tune_record.json": {name: 1.0}}) == {"P99_MAX": ""}
+
+
+def test_tests_that_record_and_assert_a_variable_of_the_same_name_have_each_their_own(tmp_path: Path) -> None:
+    code = "".join(
+        f"{name}_MIN = 0.5\ndef test_{name}(tune_record):\n    v = bench(1.0)\n    tune_record('{name}', v)\n"
+        f"    assert v >= {name}_MIN\n"
+        for name in ("one", "two", "three")
+    )
+
+    found = places(tmp_path, code, {"tune_record.json": {"one": 1.0, "two": 1.0, "three": 1.0}})
+
+    assert found == {f"{name}_MIN": f"tune_record.json::{name}" for name in ("one", "two", "three")}
+
+
+@pytest.mark.parametrize(
+    "between",
+    ["v = bench(2.0)", "v += 1", "v, w = bench(2.0), 1", "for v in (bench(1.0),): pass", "del v; v = bench(3.0)"],
+)
+def test_a_variable_that_is_bound_anew_before_the_assertion_is_not_what_was_recorded(
+    tmp_path: Path, between: str
+) -> None:
+    code = f"LAT_MAX = 9.0\ndef test_a(tune_record):\n    v = bench(1.0)\n    tune_record('warm', v)\n    {between}\n"
+
+    found = places(tmp_path, f"{code}    assert v <= LAT_MAX\n", {"tune_record.json": {"warm": 1.0}})
+
+    assert found == {"LAT_MAX": ""}
+
+
+@pytest.mark.parametrize(
+    ("value", "taken"),
+    [
+        ("r['lat']", True),
+        ("r.get('lat')", True),
+        ("round(r['lat'], 2)", True),
+        ("abs(r['lat'])", True),
+        ("bench(1.0)", False),
+        ("client.measure()", False),
+    ],
+)
+def test_an_expression_means_the_same_twice_only_where_nothing_is_measured_anew(
+    tmp_path: Path, value: str, taken: bool
+) -> None:
+    code = (
+        "LAT_MAX = 9.0\ndef test_a(tune_record, client):\n    r = {'lat': bench(1.0)}\n"
+        f"    tune_record('rest', {value})\n    assert {value} <= LAT_MAX\n"
+    )
+
+    found = places(tmp_path, code, {"tune_record.json": {"rest": 1.0}})
+
+    assert found == {"LAT_MAX": "tune_record.json::rest" if taken else ""}
+
+
+TWO_TESTS = """
+EN_WER_MAX = 0.2
+ZH_WER_MAX = 0.2
+def test_en(tmp_path):
+    (tmp_path / "en.json").write_text(json.dumps(found := {"wer": bench(0.2)}))
+    assert found["wer"] <= EN_WER_MAX
+def test_zh(tmp_path):
+    found = {"wer": bench(0.1)}
+    assert found["wer"] <= ZH_WER_MAX
+"""
+
+
+@pytest.mark.parametrize("folder", ["test_en0", "test_en_a_0"])
+def test_a_file_in_the_folder_of_another_test_is_not_where_the_value_is(tmp_path: Path, folder: str) -> None:
+    found = places(tmp_path, TWO_TESTS, {f"{folder}/en.json": {"wer": 0.2}})
+
+    assert found == {"EN_WER_MAX": f"{folder}/en.json::wer", "ZH_WER_MAX": ""}
+
+
+def test_the_folder_of_a_test_is_told_from_that_of_one_with_a_longer_name(tmp_path: Path) -> None:
+    code = TWO_TESTS.replace("test_zh", "test_en_hard")
+
+    found = places(tmp_path, code, {"test_en0/a.json": {"wer": 0.2}, "test_en_hard0/b.json": {"wer": 0.1}})
+
+    assert found == {"EN_WER_MAX": "test_en0/a.json::wer", "ZH_WER_MAX": "test_en_hard0/b.json::wer"}
+
+
+@pytest.mark.parametrize(
+    ("written", "asserted", "document", "taken"),
+    [
+        ('{"acc": acc}', "acc", {"acc": 0.8}, "acc"),
+        ('dict(acc=acc)', "acc", {"acc": 0.8}, "acc"),
+        ('{"summary": {"acc": acc}}', "acc", {"summary": {"acc": 0.8}}, "summary.acc"),
+        ('{"acc": bench(0.95)}', "acc", {"acc": 0.95}, ""),
+        ('{"previous_run": {"acc": bench(0.95)}}', "acc", {"previous_run": {"acc": 0.95}}, ""),
+        ("found", "found['acc']", {"acc": 0.8}, "acc"),
+        ("found", "found['acc']", {"baseline": {"acc": 0.8}}, ""),
+        ("found", "found['baseline']['acc']", {"baseline": {"acc": 0.8}}, "baseline.acc"),
+    ],
+)  # fmt: skip
+def test_a_name_alone_is_no_proof_that_a_file_holds_what_is_asserted(
+    tmp_path: Path, written: str, asserted: str, document: object, taken: str
+) -> None:
+    code = (
+        "ACC_MIN = 0.7\ndef test_acc(tmp_path):\n    acc = bench(0.8)\n"
+        "    found = {'acc': bench(0.8), 'baseline': {'acc': bench(0.8)}}\n"
+        f"    (tmp_path / 'report.json').write_text(json.dumps({written}))\n    assert {asserted} >= ACC_MIN\n"
+    )
+
+    found = places(tmp_path, code, {"test_acc0/report.json": document})
+
+    assert found == {"ACC_MIN": f"test_acc0/report.json::{taken}" if taken else ""}
