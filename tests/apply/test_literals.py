@@ -209,6 +209,26 @@ def test_one_bad_edit_spoils_all_of_them() -> None:
     assert refused("X = 1\nY = 2\n", edit("X", 1, 3), edit("Y", 1, 3)).code is Code.THRESHOLD_CHANGED
 
 
+def test_a_first_value_and_the_change_of_another_are_made_in_one_go_in_either_order() -> None:
+    first = Edit("X", None, None, None, 0.25)
+    for edits in ((first, edit("Y", 1, 3)), (edit("Y", 1, 3), first)):
+        assert change("X = None\nY = 1\n", *edits) == b"X = 0.25\nY = 3\n"
+
+
+@pytest.mark.rule("APL-24")
+def test_a_first_value_for_what_has_one_meanwhile_is_refused() -> None:
+    found = refused("X = 0.5\n", Edit("X", None, None, None, 0.25))
+    assert found.code is Code.THRESHOLD_CHANGED
+    assert "had no value when the plan was made" in found.message
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "rule"), [("X = 1\n", "X", "APL-15"), ("_X = {8: {'a': 1}}", "_X['a']", "APL-16")]
+)
+def test_a_refusal_names_the_rule_of_the_literals_form(text: str, source: str, rule: str) -> None:
+    assert refused(text, edit(source, 2, 3)).rules == ("APL-24", rule)
+
+
 @pytest.mark.parametrize("second", [edit("_X['a']", 1, 3, 8), edit("_X['a']", 1, 2), edit("_X[8]['a']", 1, 2)])
 def test_two_edits_of_one_literal_are_a_conflict_however_they_name_it(second: Edit) -> None:
     found = refused("_X = {8: {'a': 1}}", edit("_X['a']", 1, 2, 8), second)
@@ -292,6 +312,25 @@ def test_the_proof_rejects_an_edit_of_a_comment_and_a_value_of_the_wrong_type() 
         prove(old, b"X = 0.4  # 0.4\n", PATH, [astray])
     with pytest.raises(RuntimeError, match=r"does not read as 1\.0"):
         prove(old, b"X = 1  # 0.5\n", PATH, [Planned("X", literal, "1.0")])
+
+
+@pytest.mark.parametrize("forged", [b"\n\nX = 0.4  # b\n", b"#A\nX = 0.4  # b\n", b"#a\nX = 0.4  # c\n"])
+def test_the_proof_compares_every_byte_before_between_and_behind(forged: bytes) -> None:
+    old = b"#a\nX = 0.5  # b\n"
+    planned = [Planned("X", parse_module(old, PATH).find("X", None), "0.4")]
+    prove(old, b"#a\nX = 0.4  # b\n", PATH, planned)
+    with pytest.raises(RuntimeError, match="beside the planned values"):
+        prove(old, forged, PATH, planned)
+
+
+def test_the_proof_of_a_first_value_rejects_a_comment_that_is_lost() -> None:
+    old = b"#a\nX = None  # b\n"
+    blank = parse_module(old, PATH).blank("X", None)
+    assert blank is not None
+    planned = [Planned("X", blank, "0.4")]
+    prove(old, b"#a\nX = 0.4  # b\n", PATH, planned)
+    with pytest.raises(RuntimeError):
+        prove(old, b"#a\nX = 0.4\n", PATH, planned)
 
 
 # -- any module ------------------------------------------------------------------------------------------------------
