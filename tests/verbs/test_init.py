@@ -14,6 +14,7 @@ from toy import git, open_project, wait_until_rest
 from tune_mcp.contract.apply import ApplyReply
 from tune_mcp.discover.constants import parse_module
 from tune_mcp.errors import Code, Refusal
+from tune_mcp.gpus import GpuReading, Presence
 from tune_mcp.supervise import host_lock
 from tune_mcp.verbs.apply import apply
 from tune_mcp.verbs.apply_plan import apply_plan
@@ -257,3 +258,38 @@ def test_a_test_of_two_threshold_files_is_told_which_numbers_are_left_out(
     assert [line.partition(" is ")[0] for line in proposed.thresholds] == ["test_a.py: ACC_MIN"]
     (note,) = proposed.notes
     assert "ACC_MAX" in note and "threshold_file: tests/limits.py" in note
+
+
+@pytest.mark.rule("MOD-06")
+def test_without_a_gpu_the_line_to_write_is_named_and_stays_when_the_config_is_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tune_mcp.verbs.init.read_gpus", lambda: GpuReading(Presence.NONE))
+    may_use_one = _MEASURES.format("import subprocess\n\nACC_MIN = 0.5", _ASSERTS.format("ACC_MIN"))
+    project = repository(tmp_path / "repo", monkeypatch, Form("tests/test_a.py", may_use_one, {}))
+
+    first = init(project, [], "ours")
+    config = Path(first.path)
+    config.write_text(config.read_text().replace("test_a.py: 1", "test_a.py: 0"))
+    again = init(project, [], "ours", Asked(run=True, replace=True))
+
+    assert "write test_a.py: 0 below gpus_per_test" in first.next
+    assert "test_a.py: 0" in again.config and not again.missing and not again.notes
+    assert "start_run" in again.next
+
+
+@pytest.mark.rule("MOD-06", "SES-11")
+def test_a_test_that_rewrites_a_tracked_file_is_told_the_key_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes = "    __import__('pathlib').Path('last.json').write_text(str(acc))\n" + _ASSERTS.format("ACC_MIN")
+    test = Form("tests/test_a.py", _MEASURES.format("\nACC_MIN = 0.5", writes), {})
+    project = repository(tmp_path / "repo", monkeypatch, test, Form("last.json", "{}", {}))
+
+    first = init(project, [], "ours", Asked(run=True))
+    config = Path(first.path)
+    config.write_text(config.read_text() + 'test_outputs: ["last.json"]\n')
+    again = init(project, [], "ours", Asked(run=True, replace=True))
+
+    assert 'add test_outputs: ["last.json"]' in first.next and "--replace" in first.next
+    assert not again.missing and "test_outputs" in again.config and "start_run" in again.next

@@ -146,7 +146,11 @@ def parser(asked: str | None = None) -> argparse.ArgumentParser:
         metavar="METRIC=FILE::PATH",
         help="where a value is, below pytest's basetemp",
     )
-    one.add_argument("--replace", action="store_true", help="overwrite an existing config.yaml")
+    one.add_argument(
+        "--replace",
+        action="store_true",
+        help="write an existing config.yaml anew; its gpus_per_test and test_outputs stay",
+    )
     one.add_argument("--yes", action="store_true", help="do not ask before it writes")
     one = verb("precheck", _precheck, "is this machine ready?", MODEL)
     one.add_argument("--stages", default="ALL", help=STAGES)

@@ -105,6 +105,7 @@ class ConfigProposal:
     python: str | None
     tests: tuple[TestPlan, ...]
     problems: tuple[str, ...] = field(default=())
+    test_outputs: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -307,6 +308,9 @@ def config_text(plan: ConfigProposal) -> str:
         f"  {test.name}: {test.gpus}{'  # it may use one; 0 where it needs none' if test.gpus else ''}"
         for test in plan.tests
     ]
+    if plan.test_outputs:
+        lines.append("test_outputs:  # tracked files that the tests rewrite")
+        lines += [f"  - {quoted(one)}" for one in plan.test_outputs]
     lines.append("thresholds:  # what bounds which metric; its group and its bad side follow from name and assertion")
     for test in plan.tests:
         lines.append(f"  {test.name}:")

@@ -55,6 +55,11 @@ def _free(subject: Subject, reading: GpuReading) -> Check:
         fix = "set allow_mig: true in the host profile, or nvidia-smi -mig 0" if split else "nvidia-smi"
         if not split and subject.gpus_by_default and needed == 1:
             fix = line_to_add(subject.model, subject.gpus_by_default)
+        elif not reading.gpus:
+            fix = (
+                f"run on a machine with GPUs; where a test needs none, write 0 for it below gpus_per_test in "
+                f"models/{subject.model}/config.yaml, then run discover"
+            )
         return check(
             "gpu.free",
             "missing",

@@ -15,6 +15,7 @@ from tune_mcp.actions import Step, call
 from tune_mcp.config.loader import NAME, REPO_PLACE
 from tune_mcp.config.metrics import load_metric_rules
 from tune_mcp.config.model import ModelConfig
+from tune_mcp.config.yaml_source import read_yaml
 from tune_mcp.contract.init import InitReply
 from tune_mcp.discover.assertions import AssertionReader
 from tune_mcp.discover.coverage import pytest_files
@@ -23,6 +24,7 @@ from tune_mcp.discover.recorded import RECORD_FILE
 from tune_mcp.discover.stages import discover as read_tests
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import inside, is_locked, read_plain, write_atomic
+from tune_mcp.gpus import Presence, read_gpus
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import state
 from tune_mcp.supervise import guard_record
@@ -85,11 +87,12 @@ def init(project: Project, tests: Sequence[str], model: str, asked: Asked | None
             'hand over a value that the test computes first: tune_record("acc", acc), a fixture that tune-mcp brings',
             {"problems": [*plan.problems]},
         )
-    plan = replace(plan, tests=tuple(_named(test, asked.places) for test in plan.tests))
+    plan = _with_kept(replace(plan, tests=tuple(_named(test, asked.places) for test in plan.tests)), path)
+    without_gpu = _without_gpu(project, plan)
     if not asked.agreed(config_text(plan)):
-        return _reply(plan, path, written=False, run_id=None)
+        return _reply(plan, path, without_gpu, written=False, run_id=None)
     runs: list[str] = []
-    unreached: dict[str, str] = {}
+    unreached: dict[str, _Unreached] = {}
     files = (path, path.with_name("stages.yaml"))
     before = {file: read_plain(file) if file.exists() else None for file in files}
     try:
@@ -102,7 +105,7 @@ def init(project: Project, tests: Sequence[str], model: str, asked: Asked | None
                 run = _measured(project, runs[-1])
                 found = _looked(project, run, test, asked)
                 if not guard_record.read(run.guard_record(test.name.removesuffix(".py"), 1)).called:
-                    unreached[test.name] = _ended(run)
+                    unreached[test.name] = _ended(run, test)
                 plan = replace(plan, tests=(*plan.tests[:number], found, *plan.tests[number + 1 :]))
                 after = (_provisional(one) for one in plan.tests[number + 1 :])
                 _write(project, path, replace(plan, tests=(*plan.tests[: number + 1], *after)))
@@ -114,7 +117,7 @@ def init(project: Project, tests: Sequence[str], model: str, asked: Asked | None
         else:
             _put_back(before)
         raise
-    return _reply(plan, path, written=True, run_id=runs[-1] if runs else None, unreached=unreached)
+    return _reply(plan, path, without_gpu, written=True, run_id=runs[-1] if runs else None, unreached=unreached)
 
 
 def _put_back(before: Mapping[Path, bytes | None]) -> None:
@@ -176,6 +179,22 @@ def _named(test: TestPlan, places: Mapping[str, str]) -> TestPlan:
     return replace(test, limits=tuple(limits))
 
 
+def _with_kept(plan: ConfigProposal, path: Path) -> ConfigProposal:
+    """The plan with what a person can only say there: ``gpus_per_test`` and ``test_outputs`` of the standing config."""
+    if not path.is_file():
+        return plan
+    try:
+        source = read_yaml(path)
+        before = source.check(ModelConfig, {"name": plan.model} | source.data)
+    except Refusal:
+        before = None
+    if before is None:
+        note = "gpus_per_test and test_outputs are proposed anew: config.yaml as it stood could not be read"
+        return replace(plan, problems=(*plan.problems, note))
+    tests = (replace(test, gpus=before.gpus_per_test.get(test.name, test.gpus)) for test in plan.tests)
+    return replace(plan, tests=tuple(tests), test_outputs=before.test_outputs)
+
+
 def _provisional(test: TestPlan) -> TestPlan:
     limits = (replace(one, place=one.place or f"{RECORD_FILE}::{one.metric}") for one in test.limits)
     return replace(test, limits=tuple(limits))
@@ -204,10 +223,28 @@ def _looked(project: Project, run: RunDir, test: TestPlan, asked: Asked) -> Test
     return filled(test, run.basetemp(key, 1), failed, asked.places)
 
 
-def _ended(run: RunDir) -> str:
-    """Why a run came to no test, for people."""
+@dataclass(frozen=True)
+class _Unreached:
+    """Why a run came to no test, for people, and what to do about it where that is known."""
+
+    why: str
+    step: str
+
+
+def _ended(run: RunDir, test: TestPlan) -> _Unreached:
     record = state.conclude(run).record
-    return f"{record.reason if record else 'its supervisor is gone'}; its log: {run.path}/_pytest"
+    reason = record.reason if record else "its supervisor is gone"
+    step = ""
+    if record and record.halt:
+        # What this run could do on another tree is no way on: init ends it.
+        step = record.halt.next.partition("; if somebody else wrote it")[0]
+    elif "gpu.free missing" in reason:
+        step = _no_gpu(test.name)
+    return _Unreached(f"{reason}; its log: {run.path}/_pytest", step)
+
+
+def _no_gpu(test: str) -> str:
+    return f"if {test} needs no GPU, write {test}: 0 below gpus_per_test in config.yaml"
 
 
 def _closed(project: Project, run_id: str, plan: TestPlan) -> None:
@@ -225,7 +262,13 @@ def _closed(project: Project, run_id: str, plan: TestPlan) -> None:
 
 
 def _reply(
-    plan: ConfigProposal, path: Path, *, written: bool, run_id: str | None, unreached: Mapping[str, str] | None = None
+    plan: ConfigProposal,
+    path: Path,
+    without_gpu: Sequence[str],
+    *,
+    written: bool,
+    run_id: str | None,
+    unreached: Mapping[str, _Unreached] | None = None,
 ) -> InitReply:
     unreached = unreached or {}
     limits = [(test, limit) for test in plan.tests for limit in test.limits]
@@ -236,7 +279,7 @@ def _reply(
             if limit.maybe
             else "known after a run; --run runs the test once and looks"
             if run_id is None
-            else f"not known, since the run came to no test: {unreached[test.name]}"
+            else f"not known, since the run came to no test: {unreached[test.name].why}"
             if test.name in unreached
             else _THREE_LINES.format(metric=limit.metric)
         )
@@ -248,6 +291,8 @@ def _reply(
         + (limit.place or "a place not known yet")
         for test, limit in limits
     )
+    steps = [one.step for one in unreached.values()] if run_id else [_no_gpu(name) for name in without_gpu]
+    notes = [f"this machine has no GPU, and each launch of {name} takes one: {_no_gpu(name)}" for name in without_gpu]
     return InitReply(
         model=plan.model,
         path=str(path),
@@ -255,24 +300,34 @@ def _reply(
         config=config_text(plan),
         thresholds=tuple(shown),
         missing=tuple(missing),
-        notes=(*plan.problems, *(line for test in plan.tests for line in test.notes)),
+        notes=(*plan.problems, *(line for test in plan.tests for line in test.notes), *notes),
         run_id=run_id,
-        next=_next(plan, written=written, run=run_id is not None, unreached=bool(unreached)),
+        next=_next(plan, written=written, run=run_id is not None, unreached=bool(unreached), steps=steps),
     )
 
 
-def _next(plan: ConfigProposal, *, written: bool, run: bool, unreached: bool) -> str:
+def _next(plan: ConfigProposal, *, written: bool, run: bool, unreached: bool, steps: Sequence[str]) -> Step | str:
     if not written:
         return "nothing was written"
+    again = f"tune-mcp init --model {plan.model} --run --replace"
+    if known := "; ".join(filter(None, dict.fromkeys(steps))):
+        return f"{known}; then {again}, which keeps it"
     if plan.complete:
         return Step(
             "commit .tune, so that the run measures a commit, then ", call("start_run", model=plan.model, repeats=5)
         )
     if unreached:
-        return f"let the tests run, then tune-mcp init --model {plan.model} --run --replace"
+        return f"let the tests run, then {again}"
     if not run:
-        return f"let one run show where the values are: tune-mcp init --model {plan.model} --run --replace"
+        return f"let one run show where the values are: {again}"
     return Step("write the missing places into config.yaml, then ", call("discover", model=plan.model))
+
+
+def _without_gpu(project: Project, plan: ConfigProposal) -> list[str]:
+    """The test files whose launches take a GPU, where they would run on this machine and it has none."""
+    names = [test.name for test in plan.tests if test.gpus]
+    elsewhere = project.host is not None and project.host.executor != "local"
+    return names if names and not elsewhere and read_gpus().presence is Presence.NONE else []
 
 
 def _invalid(what: str, step: str, argument: str) -> Refusal:
