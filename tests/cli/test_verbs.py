@@ -245,6 +245,8 @@ def test_smart_without_a_terminal_wants_every_decision_on_the_command_line(
     ):
         done = tune("apply", loosening, "--mode", "smart", *words)
         assert done.code == REFUSED and done.err.startswith(f"{code} ["), words
+    done = tune("apply", "no_such_run", "--mode", "smart", "--decide", "throughput_qps")
+    assert done.err.startswith("INVALID_ARGUMENT ["), "words are judged before anything is read"
     assert source(project) == before
 
     asked = tune("apply", loosening, "--mode", "smart").err

@@ -16,6 +16,7 @@ from tune_mcp.supervise import retry
 from tune_mcp.supervise.job import AttemptResult, Job
 from tune_mcp.supervise.pytest_session import WallClock
 from tune_mcp.supervise.retry import Again
+from tune_mcp.verbs.apply_plan import apply_plan
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.report import report
 from tune_mcp.verbs.resume_run import resume_run
@@ -149,6 +150,10 @@ def test_values_whose_every_file_was_taken_away_are_shown_from_the_ledger(tmp_pa
     assert (one.repeat, one.where) == (1, "events.jsonl") and "changed or deleted" in one.reason
     assert {value.metric: (value.value, value.worse) for value in one.values}["latency_mean_s"] == (7.5, True)
     assert "toy_speed/latency_mean_s 7.5 (worse than" in run.report_md.read_text()
+    rows = {row.metric_key: row for row in apply_plan(project, run.run_id).rows}
+    assert {key for key, row in rows.items() if row.decision == "ask"} == {"throughput_qps", "latency_mean_s"}
+    assert "repeat 1 measured 7.5 once, worse than all that count" in rows["latency_mean_s"].reason
+    assert rows["accuracy"].decision == "auto"
 
 
 @pytest.mark.rule("GAP-10")

@@ -29,6 +29,7 @@ class DoubtKind(StrEnum):
     BEYOND_SLACK = "beyond its slack"
     UNREAD = "not understood"
     OTHER_VALUE = "another value"
+    LOST = "a worse value was lost"
 
 
 @dataclass(frozen=True)

@@ -139,11 +139,13 @@ class Circumstances:
 
     ``outcomes`` is what pytest reported, ``before`` the threshold that (stage key, metric key) had while the run was
     measured where an apply has changed it since, ``allowed(test key, repeat, failure)`` by what a failure is accepted.
+    ``lost`` says what worse value of (stage key, metric key) was measured whose files somebody changed or deleted.
     """
 
     outcomes: Outcomes = field(default_factory=dict[tuple[str, int], "PytestOutcome"])
     before: reading.Before = field(default_factory=dict[MetricKey, "Number | None"])
     allowed: Callable[[str, int, Failure], str] = lambda _test, _repeat, _failure: ""
+    lost: Mapping[MetricKey, str] = field(default_factory=dict[MetricKey, str])
 
 
 def build(
@@ -173,7 +175,9 @@ def build(
         row.key: reality.contradiction(readings[row.key], by_test[row.stage.test_key], known.outcomes) for row in rows
     }
     rows = [_asserted(row, against[row.key]) for row in rows]
-    rows = [_doubted(_alone(row, readers), against[row.key], plan) for row in _unshared(rows)]
+    rows = [
+        _doubted(_alone(row, readers), against[row.key], plan, known.lost.get(row.key, "")) for row in _unshared(rows)
+    ]
     threshold_files = {row.file for row in rows}
     contents = {name: files.content(name) for name in files.modules if name in threshold_files}
     failed = reality.failed_tests(by_test, known.outcomes, known.allowed)
@@ -290,11 +294,13 @@ def _alone(row: Row, readers: Readers) -> Row:
     return replace(row, decision="skip", reason=f"{other} reads it too and was not measured in this run")
 
 
-def _doubted(row: Row, contradicted: str, plan: Plan) -> Row:
+def _doubted(row: Row, contradicted: str, plan: Plan, lost: str) -> Row:
     """The row with what a person must see first: with a doubt it is never written by a mode alone."""
     if not row.writable:
         return replace(row, reason=f"{row.reason}; {contradicted}") if contradicted else row
     found = tuple(doubts.find(row.worst, row.current_raw, row.direction, row.gate, contradicted, plan.repeats))
+    if lost:
+        found = (doubts.Doubt(doubts.DoubtKind.LOST, lost), *found)
     if isinstance(row.gate, Gate):
         stages = plan.tests()[row.stage.test_key]
         paths = {key: metric.json_path or "" for stage in stages for key, metric in stage.metrics.items()}

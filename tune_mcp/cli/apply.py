@@ -48,10 +48,10 @@ def apply_at_terminal(
     otherwise: Otherwise | None = None,
 ) -> ApplyReply:
     """Show the plan, ask for the mode and for every open metric, write. Without a terminal nothing is asked."""
+    decisions = [decision(word) for word in words]
     apply_recovery.settle(project)
     made = proposal_for(project, run_id, plan_id)
     plan = made.plan
-    decisions = [decision(word) for word in words]
     named = questions.checked_decisions(plan, decisions)
     if not at_terminal():
         if mode is None:

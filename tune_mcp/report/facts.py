@@ -5,6 +5,7 @@ Frozen and complete: a renderer computes nothing but layout, so three renderings
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 
 from pydantic import Field
@@ -343,11 +344,14 @@ class ReportFacts(Frozen):
         return [found[name] for name in sorted(found, key=lambda name: name in _LAST_GROUPS)]
 
     def loudest_first(self) -> list[tuple[StageFacts, MetricFacts]]:
-        """All metrics, by direction, the largest change of each first."""
+        """All metrics, by direction, the largest change of each first; one from zero has no percentage and leads."""
         order = [*Direction]
-        return sorted(
-            self.metrics(), key=lambda pair: (order.index(pair[1].direction), -abs(pair[1].change_percent or 0.0))
-        )
+
+        def rank(pair: tuple[StageFacts, MetricFacts]) -> tuple[int, float]:
+            change = pair[1].change_percent
+            return order.index(pair[1].direction), -math.inf if change is None else -abs(change)
+
+        return sorted(self.metrics(), key=rank)
 
     def count(self, wanted: Direction) -> int:
         """How many metrics would move that way."""

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tune_mcp.config.stages import Number
+from tune_mcp.config.stages import MetricKey, Number
 from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.errors import Json
 from tune_mcp.files import read_object, sha256_file
@@ -101,6 +101,17 @@ def uncounted(run: RunDir, audited: Audit) -> tuple[UncountedFacts, ...]:
     """Every attempt that does not count, in the order of time."""
     found = [one for part, own in audited.parts(run) for one in _of_part(run, part, own)]
     return tuple(sorted(found, key=lambda one: (one.t, one.test, one.repeat, one.attempt or 0)))
+
+
+def lost(run: RunDir, audited: Audit) -> dict[MetricKey, str]:
+    """Metric -> a sentence on the worse values that do not count although nobody gave a reason to take them out."""
+    found: dict[MetricKey, str] = {}
+    for one in uncounted(run, audited):
+        for value in one.values if one.how in (Uncounted.WITHDRAWN, Uncounted.TAKEN_AWAY) else ():
+            if value.worse:
+                text = f"repeat {one.repeat} measured {value.value!r} once, worse than all that count: {one.reason}"
+                found.setdefault((value.stage, value.metric), text)
+    return found
 
 
 def _of_part(top: RunDir, run: RunDir, audited: Audit) -> list[UncountedFacts]:

@@ -290,7 +290,7 @@ def _tampered(run: RunDir, what: str) -> Refusal:
         Code.PLAN_TAMPERED,
         ("SES-13", "STR-20"),
         f"plan.json of {run.run_id} {what}",
-        "start a new run with start_run; its results can no longer be trusted",
+        Step("start a new run: ", call("start_run"), "; the results of this one can no longer be trusted"),
         {"run_id": run.run_id},
     )
 

@@ -20,6 +20,7 @@ from tune_mcp.errors import Refusal
 from tune_mcp.observe.audit import Audit
 from tune_mcp.observe.extract import ResultFiles
 from tune_mcp.observe.observation import Failure
+from tune_mcp.report import history
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
@@ -42,7 +43,8 @@ def model_config(project: Project, plan: Plan) -> ModelConfig:
 def circumstances(project: Project, found: Evidence) -> Circumstances:
     """Everything about the run that its apply plan is held against."""
     run, plan = found.run, found.plan
-    return Circumstances(outcomes(run, plan, plan.tests()), before(run), allowed(project, run, plan))
+    lost = history.lost(run, found.audit)
+    return Circumstances(outcomes(run, plan, plan.tests()), before(run), allowed(project, run, plan), lost)
 
 
 def outcomes(run: RunDir, plan: Plan, tests: Iterable[str]) -> dict[tuple[str, int], PytestOutcome]:
