@@ -99,6 +99,14 @@ def test_the_order_of_keys_and_the_layout_change_no_signature_and_one_number_doe
     assert result_files.signature(one) != result_files.signature({"a": 0.123456788, "b": [0.987654321, 2.5]})
 
 
+@pytest.mark.parametrize("moment", [1764470000.123456, 1764470000123.456])
+def test_the_time_of_day_beside_cached_numbers_makes_them_no_new_ones(moment: float) -> None:
+    cached = {"latency_s": 5.123456789, "p50": 1.23456}
+
+    assert result_files.signature({**cached, "at": moment}) == result_files.signature(cached)
+    assert result_files.signature({**cached, "elapsed_s": 12.3456}) != result_files.signature(cached)
+
+
 def test_a_file_that_was_moved_here_from_before_is_known_by_its_birth(tmp_path: Path) -> None:
     old = tmp_path / "old.json"
     old.write_text(json.dumps({}))

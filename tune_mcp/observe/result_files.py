@@ -84,6 +84,8 @@ def changed(basetemp: Path, sealed: dict[str, str], named: Iterable[str]) -> str
 
 _ENOUGH_DIGITS = 8
 _SHARED_DIGITS = 3
+_YEARS = (1.5e9, 2.5e9)
+"""Seconds since 1970 of a time of day that a test writes down."""
 _STATX_BTIME = 0x800
 
 
@@ -136,6 +138,7 @@ def birth_ns(path: Path) -> int | None:
 def signature(document: Json) -> str | None:
     """A digest of all fractional numbers of a result file, None when they are too few or too round to prove anything.
 
+    The time of day is none of them: whoever writes cached numbers anew gives them a new one.
     Two honest measurements of time agree in the leading three digits at best. Every further digit of every distinct
     number would have to agree by chance, once in ten times each; with eight of them that is once in a hundred million.
     """
@@ -148,7 +151,8 @@ def signature(document: Json) -> str | None:
 
 def _fractions(node: Json) -> Iterator[float]:
     if isinstance(node, float):
-        yield node
+        if not any(unit * _YEARS[0] < node < unit * _YEARS[1] for unit in (1.0, 1e3)):
+            yield node
     elif isinstance(node, dict):
         for inner in node.values():
             yield from _fractions(inner)
