@@ -59,3 +59,18 @@ def test_open_files_are_named_and_those_for_writing_are_told_apart(tmp_path: Pat
         assert found[str(written.fileno())] == str(tmp_path / "written")
         assert not procfs.is_written(os.getpid(), str(read.fileno()))
         assert procfs.is_written(os.getpid(), str(written.fileno()))
+
+
+def test_kills_for_lack_of_memory_are_those_of_the_own_cgroup_else_of_the_machine_else_none(tmp_path: Path) -> None:
+    proc, cgroups = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    (cgroups / "job.slice").mkdir(parents=True)
+    assert procfs.oom_kills(proc, cgroups) == 0
+    (proc / "vmstat").write_text("pgfault 7\noom_kill 5\n")
+    (proc / "self/cgroup").write_text("8:pids:/\n0::/job.slice\n")
+    assert procfs.oom_kills(proc, cgroups) == 5
+    (cgroups / "job.slice/memory.events").write_text("oom 3\noom_kill 2\noom_group_kill 1\n")
+    assert procfs.oom_kills(proc, cgroups) == 2
+    (cgroups / "job.slice/memory.events").write_text("oom_kill many\n")
+    assert procfs.oom_kills(proc, cgroups) == 0
+    assert procfs.oom_kills() >= 0

@@ -134,6 +134,17 @@ def pressure(resource: str, proc: Path = PROC) -> tuple[float, float] | None:
     return (totals[0], totals[1]) if len(totals) == 2 else None
 
 
+def oom_kills(proc: Path = PROC, cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """How many processes the kernel has ended for lack of memory: in our cgroup, else on the machine; 0 if unknown."""
+    own = next((line[3:] for line in _read(proc / "self" / "cgroup").splitlines() if line.startswith(b"0::")), b"/")
+    events = cgroups / own.decode(errors="replace").lstrip("/") / "memory.events"
+    with suppress(ValueError):
+        for path in (events, proc / "vmstat"):
+            if count := _line(path, b"oom_kill"):
+                return int(count[0])
+    return 0
+
+
 def cpu_seconds(pid: int) -> float | None:
     """What the process itself has used, to the nanosecond, with its threads that ended; None when it is gone."""
     try:

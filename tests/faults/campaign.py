@@ -130,7 +130,8 @@ class Campaign:
             if not now.at_rest:
                 return run
             if now is not state.RunState.FINISHED:
-                assert now in (state.RunState.LOST, state.RunState.STOPPED), (now, toy.told(run))
+                at_rest = now in (state.RunState.LOST, state.RunState.STOPPED)
+                assert at_rest or _killed_alike(run), (now, toy.told(run))
                 self._resume(run)
                 return run
         self._served(lambda: start_run(self.project, toy.MODEL, repeats=REPEATS, lanes=self.lanes))
@@ -272,6 +273,13 @@ def _until(reached: Callable[[], bool], what: str) -> None:
 
 def _ended(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _killed_alike(run: RunDir) -> bool:
+    """Whether chance killed four attempts in a row at one place, which nobody can tell from a defect."""
+    record = state.read_record(run)
+    halt = record.halt if record else None
+    return halt is not None and halt.code == Code.START_FAILED and halt.message.startswith("4 launches in a row ")
 
 
 def _size(path: Path) -> int:

@@ -13,6 +13,7 @@ from tune_mcp.supervise import loop
 from tune_mcp.verbs.apply_plan import apply_plan
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.report import report
+from tune_mcp.verbs.resume_run import resume_run
 from tune_mcp.verbs.status import status
 from tune_mcp.verbs.strict_audit import strict_audit
 
@@ -135,6 +136,27 @@ def test_a_fixture_that_fails_after_a_preliminary_file_was_written_is_no_failed_
         assert now.strict_complete and history(run)[1] == ("kept", "")
     assert history(run)[0][0] == "retried" and "OSError: the device is gone" in history(run)[0][1]
     assert "threshold_assertion" not in str(history(run))
+
+
+@pytest.mark.rule("RTY-01", "RTY-03")
+@pytest.mark.parametrize(
+    ("failure", "why"),
+    [
+        ("raise RuntimeError('warmup crashed')", "each in the setup of tests/test_toy_ci.py::test_accuracy: a fixture"),
+        ("os.kill(os.getpid(), 9)", "by signal 9 (SIGKILL), which tune-mcp did not send, in the setup of tests/"),
+    ],
+)
+def test_what_ends_alike_each_time_after_a_preliminary_file_is_launched_four_times_and_no_other_repeat(
+    tmp_path: Path, failure: str, why: str
+) -> None:
+    project, run = measured(tmp_path, source(WRITE, f"{WRITE}\n    {failure}"))
+
+    now = status(project, run.run_id)
+    assert (now.state, why in now.reason) == ("halted", True), toy.told(run)
+    assert [len(toy.launches(project, repeat)) for repeat in (1, 2)] == [4, 0]
+    with toy.supervised_here():
+        resume_run(project, run.run_id)
+    assert strict_audit(project, run.run_id).ready, "the machine was fixed"
 
 
 @pytest.mark.rule("HLT-01")

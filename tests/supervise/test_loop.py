@@ -39,7 +39,7 @@ def project(tmp_path: Path) -> Project:
 
 
 def crashed(job: Job) -> AttemptResult:
-    """Killed by the kernel before it wrote its results."""
+    """Killed before it wrote its results, each time somewhere else."""
     result = toy.measured(job)
     (job.run.basetemp(job.test_key, job.repeat) / "toy0" / "result.json").unlink()
     stages = {
@@ -48,7 +48,8 @@ def crashed(job: Job) -> AttemptResult:
         )
         for key, stage in result.stages.items()
     }
-    return result.model_copy(update={"pytest_rc": -9, "stages": stages})
+    guard = result.guard.model_copy(update={"finished": False, "at": f"look {job.attempt}"})
+    return result.model_copy(update={"pytest_rc": -9, "stages": stages, "guard": guard})
 
 
 def partial(ok: int) -> Attempt:

@@ -485,10 +485,89 @@ def test_one_other_end_among_the_failed_starts_keeps_all_passes(other: AttemptRe
     assert all(isinstance(one, Again) for one in made)
 
 
-def test_a_test_that_is_killed_from_outside_each_time_is_no_failed_start() -> None:
-    killed = ended(pytest_rc=-9, guard={"finished": False}, stages=NO_FILE)
+def judged(*results: AttemptResult | None) -> tuple[Verdict, ...]:
+    """The verdicts on attempts at one repeat, one after the other."""
     made: tuple[Verdict, ...] = ()
-    for _ in range(2 * MAX_TRIES):
-        made += (verdict(killed, *made),)
+    for result in results:
+        made += (verdict(result, *made),)
+    return made
 
-    assert all(isinstance(one, Again) for one in made)
+
+def killed(where: str, **facts: Any) -> AttemptResult:
+    return ended(**{"pytest_rc": -9, "guard": {"finished": False, "at": where}, "stages": NO_FILE, **facts})
+
+
+CALL = f"the call of {IDS[0]}"
+
+
+@pytest.mark.rule("RTY-01", "RTY-03", "XPY-05")
+@pytest.mark.parametrize("rc", [-9, -15, 137])
+@pytest.mark.parametrize("stages", [NO_FILE, speed(problems=LOST), speed()], ids=["no file", "no value", "a value"])
+def test_the_same_signal_in_the_same_phase_of_the_same_test_in_all_tries_of_a_pass_halts(
+    rc: int, stages: dict[str, Extraction]
+) -> None:
+    *before, last = judged(*[killed(CALL, pytest_rc=rc, stages=stages)] * MAX_TRIES)
+
+    assert all(isinstance(one, Again) for one in before)
+    assert isinstance(last, Stop) and (last.halt.code, last.halt.rule) == ("START_FAILED", "RTY-01")
+    assert f"signal {rc - 128 if rc > 0 else -rc}" in last.halt.message and CALL in last.halt.message
+    assert ("dmesg" in last.halt.next) == (rc != -15)
+
+
+@pytest.mark.rule("RTY-01", "XPY-05")
+@pytest.mark.parametrize(
+    "other",
+    [
+        killed(f"the setup of {IDS[0]}"),
+        killed(f"the call of {IDS[1]}"),
+        killed("its start, before any test"),
+        killed(CALL, stages=speed()),
+        killed(CALL, pytest_rc=-15),
+        None,
+    ],
+    ids=["another phase", "another test", "no test", "it measured", "another signal", "the runner"],
+)
+def test_kills_that_come_at_different_moments_keep_all_passes(other: AttemptResult | None) -> None:
+    same = killed(CALL)
+    assert all(isinstance(one, Again) for one in judged(*[same, same, same, other] * 3))
+
+
+def test_a_kill_of_which_nobody_knows_where_it_came_keeps_all_passes() -> None:
+    unknown = ended(pytest_rc=-9, guard={"finished": False}, stages=NO_FILE)
+    assert all(isinstance(one, Again) for one in judged(*[unknown] * 2 * MAX_TRIES))
+
+
+def test_a_kernel_that_ended_processes_for_lack_of_memory_is_named_beside_a_kill_alone() -> None:
+    found = verdict(killed(CALL, oom_kills=1))
+    other = verdict(killed(CALL, oom_kills=1, pytest_rc=-15))
+
+    assert isinstance(found, Again) and found.reason.endswith("for lack of memory the kernel ended 1 process meanwhile")
+    assert isinstance(other, Again) and "memory" not in other.reason
+
+
+AFTER_A_VALUE = {
+    "a fixture": lambda: started_badly(stages=speed()),
+    "a signature": lambda: started_badly(stages=speed(), signature="CUDA out of memory: x"),
+    "a signature in the call": lambda: ended(
+        pytest_rc=1, stages=speed(), signature="CUDA out of memory: x",
+        guard={**failed("call"), "executed": IDS[:1], "at": CALL},
+    ),
+    "the watchdog": lambda: ended(
+        stopped_by="watchdog", stopped_for="no progress", stages=speed(), guard={"finished": False, "at": CALL}
+    ),
+    "a crash of its own": lambda: killed(CALL, pytest_rc=-11, stages=speed()),
+}  # fmt: skip
+
+
+@pytest.mark.rule("RTY-01", "RTY-03", "RTY-04")
+@pytest.mark.parametrize("fails", AFTER_A_VALUE.values(), ids=AFTER_A_VALUE)
+def test_what_fails_alike_in_all_tries_of_a_pass_halts_although_a_value_was_written_before(
+    fails: Callable[[], AttemptResult],
+) -> None:
+    *before, last = judged(*[fails()] * MAX_TRIES)
+
+    assert all(isinstance(one, Again) for one in before)
+    assert isinstance(last, Stop) and last.halt.code == "START_FAILED"
+    assert last.halt.message.startswith("4 launches in a row failed alike, each in the ")
+    further = fails().model_copy(update={"stages": {"toy_speed": Extraction(metrics={"x": None}, total=1, ok=1)}})
+    assert all(isinstance(one, Again) for one in judged(*[fails(), further] * MAX_TRIES)), "it got further at times"

@@ -24,7 +24,7 @@ class GuardSummary(Frozen):
     once, whoever drove it, ``uncalled`` those whose test function was never called although their set-up passed,
     ``unplanned`` those that ran without having been collected, ``xfailed`` those whose failure was expected and so
     says nothing of its cause. ``failures`` has every failed phase with its cause, ``called`` the node ids whose call
-    phase came to its end.
+    phase came to its end. ``at`` is the phase at work when the record ends; empty for a session that was finished.
     """
 
     started: bool = False
@@ -47,6 +47,7 @@ class GuardSummary(Frozen):
     failed: tuple[str, ...] = ()
     failures: tuple[Failure, ...] = ()
     called: tuple[str, ...] = ()
+    at: str = ""
 
     def failures_in(self, when: str) -> tuple[Failure, ...]:
         """The failures of one phase."""
@@ -157,7 +158,12 @@ def read(path: Path) -> GuardSummary:
         failed=with_outcome("failed"),
         failures=tuple(_failure(line, causes.get((line.get("id"), line.get("when")), {})) for line in red),
         called=tuple(dict.fromkeys(str(line.get("id")) for line in reports if line.get("when") == "call")),
+        at="" if by_event["finish"] else _at(by_event["ran"]),
     )
+
+
+def _at(ran: list[dict[str, Json]]) -> str:
+    return f"the {ran[-1].get('when')} of {ran[-1].get('id')}" if ran else "its start, before any test"
 
 
 def _failure(report: dict[str, Json], cause: dict[str, Json]) -> Failure:

@@ -60,6 +60,7 @@ class PytestSession:
         # The child starts with the default dispositions; our own SIGTERM handler is a function and so not inherited.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self._monitor.begin()
+        oom_kills = procfs.oom_kills()
         begin, clock = time.monotonic(), WallClock()
         with self._log.open("xb") as out, pinned(self._gpus.grant.lane):
             argv = pytest_argv(job, self._place.run)
@@ -92,6 +93,7 @@ class PytestSession:
         leftovers = ladder.drain(main)
         return {
             "dropped_env": dropped,
+            "oom_kills": max(0, procfs.oom_kills() - oom_kills),
             "pytest_rc": main.wait(),
             "stopped_by": stopped_by,
             "stopped_for": watchdog.stopped_by,

@@ -28,6 +28,13 @@ _WHO_ENDS_IT = (
     "find what ends the process (os._exit; the thread method of pytest-timeout: raise its timeout or set "
     "timeout_method = signal)"
 )
+_WHO_KILLS_IT = (
+    "find who sends the signal: the test itself, a cleanup script or a limit of the machine, and remove the cause"
+)
+_LACK_OF_MEMORY = (
+    "see whether the kernel ended it for lack of memory (dmesg; oom_kill in memory.events of its cgroup): then give it "
+    "more memory or let the test use less; else find who sends the signal"
+)
 _DEFECTS = frozenset(
     {"NameError", "UnboundLocalError", "ImportError", "ModuleNotFoundError", "SyntaxError", "IndentationError"}
     | {"FixtureLookupError"}
@@ -65,14 +72,15 @@ class Again:
     (``became``): it is not charged.
 
     A second attempt of the same ``likeness`` is no accident; empty for what is tried again whatever it was.
-    ``cause`` names what failed in an attempt that measured nothing: a signature, a signal, an exception. It is empty
-    for what came from outside or measured something.
+    ``cause`` names what failed: a signature, a signal, an exception; also where, for a signal of somebody else and for
+    what had measured something. It is empty for what is tried again whatever it was. ``remedy`` is what to do about it.
     """
 
     reason: str
     became: AttemptVerdict = AttemptVerdict.RETRIED
     likeness: Likeness = field(default=(), compare=False)
     cause: str = field(default="", compare=False)
+    remedy: str = field(default="", compare=False)
 
     @property
     def charged(self) -> bool:
@@ -107,25 +115,46 @@ def judge(
     ids that another repeat ran which counts already, None while there is none.
     """
     verdict = _judged(result, stages, earlier, runner_end, counted)
-    if not isinstance(verdict, Again) or not verdict.cause:
+    if result is None or not isinstance(verdict, Again) or not verdict.cause:
         return verdict
-    measured = (
-        any(value is not None for one in result.stages.values() for value in one.metrics.values()) if result else 0
-    )
-    return replace(verdict, cause="") if measured else _never_starts(verdict, earlier) or verdict
+    measured = [
+        f"{key}/{name}"
+        for key, found in result.stages.items()
+        for name, value in found.metrics.items()
+        if value is not None
+    ]
+    how = ", and none measured anything"
+    if measured:
+        where = _where(result)
+        verdict = replace(verdict, cause=f"{verdict.cause} in {where} after {measured}" if where else "")
+        how = f", each in {where}"
+    return _fails_alike(verdict, earlier, how) or verdict
 
 
-def _never_starts(verdict: Again, earlier: tuple[Verdict, ...]) -> Stop | None:
-    """A halt when all tries of a pass failed by one cause and measured nothing: so would those of all passes."""
+def _fails_alike(verdict: Again, earlier: tuple[Verdict, ...], how: str) -> Stop | None:
+    """A halt when all tries of a pass failed by one cause and got no further each time: so would those of all passes.
+
+    ``how`` they were alike, for the message.
+    """
     before = earlier[1 - MAX_TRIES :]
-    if len(before) < MAX_TRIES - 1 or not all(isinstance(one, Again) and one.cause == verdict.cause for one in before):
+    alike = verdict.cause and all(isinstance(one, Again) and one.cause == verdict.cause for one in before)
+    if len(before) < MAX_TRIES - 1 or not alike:
         return None
     return _stop(
         "RTY-01",
-        f"{MAX_TRIES} launches in a row failed alike, and none measured anything: {verdict.reason}",
-        "find the cause in the pytest log of the last attempt and fix it on this machine, in the test or in config",
+        f"{MAX_TRIES} launches in a row failed alike{how}: {verdict.reason}",
+        verdict.remedy
+        or "find the cause in the pytest log of the last attempt and fix it on this machine, in the test or in config",
         Code.START_FAILED,
     )
+
+
+def _where(result: AttemptResult) -> str:
+    """The phase of the test that failed, or was at work when pytest was ended; empty where that is not known."""
+    if result.guard.at:
+        return result.guard.at
+    first = next((f"the {failure.when} of {failure.nodeid}" for failure in result.guard.failures), "")
+    return first or ("the end of its session" if result.guard.finished else "")
 
 
 def _judged(
@@ -319,9 +348,18 @@ def _infrastructure(result: AttemptResult, earlier: tuple[Verdict, ...]) -> Agai
     if rc is not None and (rc < 0 or rc > 128):
         number = -rc if rc < 0 else rc - 128
         code = "" if rc < 0 else f" (exit code {rc})"
-        cause = result.known_crash or (f"signal {number}" if number in _OWN_CRASHES else "")
         because = f" ({result.signature})" if result.signature else ""
-        return Again(_signalled(number) + code + because, cause=cause)
+        reason = _signalled(number) + code + because
+        if number in _OWN_CRASHES:
+            return Again(reason, cause=result.known_crash or f"signal {number}")
+        where = _where(result)
+        cause = result.known_crash or (where and f"signal {number} in {where}")
+        killed = number == signal.SIGKILL
+        memory = (
+            f"; for lack of memory the kernel ended {number_of(result.oom_kills, 'process', 'processes')} meanwhile"
+        )
+        reason += (f", in {where}" if where else "") + (memory if killed and result.oom_kills else "")
+        return Again(reason, cause=cause, remedy=_LACK_OF_MEMORY if killed else _WHO_KILLS_IT)
     if result.signature:
         return Again(f"known crash in the log: {result.signature}", cause=result.known_crash)
     if result.guard.collected and not result.guard.finished and rc not in (2, 3, 4, 5):
