@@ -89,10 +89,18 @@ def test_what_would_cut_the_file_short_is_taken_back(
         ),
         (conftest("def pytest_runtest_teardown(item):\n    raise KeyboardInterrupt"), "did not run"),
         (conftest("def pytest_runtest_teardown(item):\n    pytest.exit('done', returncode=0)"), "did not run"),
-        (conftest("raise RuntimeError('broken conftest')"), "never loaded tune-mcp"),
+        (
+            conftest("raise RuntimeError('broken conftest')"),
+            "/tests/conftest.py': RuntimeError: broken conftest",
+        ),
+        (conftest("import no_such_module"), "/conftest.py': ModuleNotFoundError: No module named 'no_such_module'"),
+        (conftest("def ("), "SyntaxError: invalid syntax"),
+        (ini("--no-such-option"), "never loaded tune-mcp's recording plugin: unrecognized arguments: --no-such-option"),
+        (ini("-p no_such_plugin"), "No module named 'no_such_plugin'"),
     ],
     ids=[
         "--deselect", "items deleted", "shouldstop", "late maxfail", "interrupt", "exit 0", "broken conftest",
+        "import in conftest", "syntax of conftest", "unknown option", "unknown plugin",
     ],
 )  # fmt: skip
 def test_what_cannot_be_taken_back_halts_and_is_named(tmp_path: Path, files: dict[str, str], why: str) -> None:

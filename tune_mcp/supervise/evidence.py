@@ -69,6 +69,7 @@ def numbers(job: Job) -> dict[str, object]:
     ended = record.stat().st_mtime_ns if record.is_file() else 0
     return {
         "guard": guard,
+        "start_error": "" if guard.started else log_lines.start_error_in(log),
         "stages": stages,
         "signature": log_lines.failure_in(log, watch_rules(job.signatures), raised),
         "log_sha256": sha256_file(log),

@@ -145,7 +145,8 @@ class AttemptResult(Frozen):
     ``strangers`` are result files that are not this launch's, with the reason; ``signatures_of_files`` the digests of
     all fractional numbers of those that measure time: no two repeats have the same.
     ``dropped_env`` are the names of the caller's variables that pytest did not get; never their values.
-    ``oom_kills`` is how many processes the kernel ended for lack of memory meanwhile.
+    ``start_error`` is pytest's own line where it ended before it had loaded the guard; ``oom_kills`` how many processes
+    the kernel ended for lack of memory meanwhile.
     """
 
     schema_version: int = 1
@@ -187,6 +188,7 @@ class AttemptResult(Frozen):
     strangers: dict[str, str] = Field(default_factory=dict)
     signatures_of_files: dict[str, str] = Field(default_factory=dict)
     dropped_env: tuple[str, ...] = ()
+    start_error: str = ""
     oom_kills: int = 0
     engine: Engine | None = None
 

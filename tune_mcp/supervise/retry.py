@@ -183,7 +183,7 @@ def _judged(
         return _disturbed(result.disturbed, earlier)
     trouble = [f"{key}: the runner gave no result for this stage" for key in stages if key not in result.stages]
     trouble += [problem for stage in result.stages.values() for problem in stage.problems]
-    whole = _beside(result, stages) or result.guard.shortfall() or _other_tests(result, counted)
+    whole = _beside(result, stages) or _shortfall(result) or _other_tests(result, counted)
     unmeasured = result.guard.failures_in("setup")
     if not trouble and not whole and not unmeasured:
         strangers = [name for name in named_by(stages.values()) if name in result.strangers]
@@ -319,6 +319,11 @@ def _disturbed(reason: str, earlier: tuple[Verdict, ...]) -> Verdict:
         return Again(reason, AttemptVerdict.DISTURBED)
     what = f"{MAX_DISTURBED} launches of one repeat were disturbed, the last one by {reason}"
     return _stop("GPU-14", what, MAKE_QUIET, Code.NOT_QUIET)
+
+
+def _shortfall(result: AttemptResult) -> str:
+    why = result.guard.shortfall()
+    return f"{why}: {result.start_error}" if why and result.start_error else why
 
 
 def _beside(result: AttemptResult, stages: Mapping[str, Stage]) -> str:

@@ -194,6 +194,30 @@ def last_text(log: Path) -> str:
     return redacted(next((line for line in reversed(lines) if line), ""))[:200]
 
 
+_RAISED = re.compile(r"^E {3}(\w[\w.]*(?:: .*)?)$")
+_REFUSED = re.compile(r"^(?:.*: error|ERROR): (?!usage: )(.+)$")
+_CONFTEST = re.compile(r"^(\w+ while loading conftest '.*')\.?$")
+
+
+def start_error_in(log: Path) -> str:
+    """pytest's own line about why it did not start, as it may be shown; else the last line of the log.
+
+    That is an exception of a conftest, or an option that it does not know.
+    """
+    reader = GrowingLog(log)
+    reader.look()
+    reader.position = max(0, reader.size - GrowingLog.BLOCK)
+    try:
+        lines = reader.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    for pattern in (_RAISED, _REFUSED):
+        if found := [match[1] for match in map(pattern.match, lines) if match]:
+            where = next((match[1] for match in map(_CONFTEST.match, lines) if match), "")
+            return redacted(": ".join(filter(None, (where, found[-1]))))[:400]
+    return last_text(log)
+
+
 QUOTED_SOURCE = re.compile(r"\0?(>? {4,}|> {2,})\S")
 """Source code that a traceback quotes: an error that is written there was perhaps never raised."""
 
