@@ -50,10 +50,13 @@ def audited(project: Project, run: RunDir) -> Audit:
     return audit(run, project.plan(run))
 
 
-def stored(stage: Stage, total: int | None = 4, ok: int | None = 4, status: str = "ok", **metrics: object) -> Stored:
+def stored(
+    stage: Stage, total: int | None = 4, ok: int | None = 4, status: str = "ok", reason: str = "", **metrics: object
+) -> Stored:
     content = StoredObservation.model_validate(
         {
             "status": status,
+            "reason": reason,
             "metrics": dict.fromkeys(stage.metrics, 1.5) | metrics,
             "sample_counts": Counts(total=total, ok=ok).model_dump(),
         }
@@ -67,6 +70,7 @@ def stored(stage: Stage, total: int | None = 4, ok: int | None = 4, status: str 
     [
         ({}, Cell.STRICT, ""),
         ({"latency_mean_s": None}, Cell.FAILED, "no usable value for latency_mean_s"),
+        ({"latency_mean_s": None, "status": "failed", "reason": "two runs"}, Cell.FAILED, "two runs (no usable value"),
         ({"latency_mean_s": float("nan")}, Cell.FAILED, "latency_mean_s"),
         ({"latency_mean_s": float("inf")}, Cell.FAILED, "latency_mean_s"),
         ({"latency_mean_s": True}, Cell.FAILED, "latency_mean_s"),
@@ -84,6 +88,7 @@ def stored(stage: Stage, total: int | None = 4, ok: int | None = 4, status: str 
         ({"total": 3, "ok": 3}, Cell.FAILED, "sample scope: 3 samples, 4 expected"),
         ({"total": 5, "ok": 5}, Cell.FAILED, "sample scope: 5 samples, 4 expected"),
         ({"status": "failed"}, Cell.FAILED, "status failed"),
+        ({"status": "failed", "reason": "it did not run whole"}, Cell.FAILED, "it did not run whole"),
         ({"status": "OK"}, Cell.FAILED, "status OK"),
     ],
 )

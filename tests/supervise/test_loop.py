@@ -120,7 +120,12 @@ def test_after_a_halt_nothing_else_starts_and_what_halted_does_not_count_althoug
 
     first = executor.jobs[0].test_key
     assert [(job.test_key, job.repeat) for job in executor.jobs] == [(first, 1), (first, 2)]
-    assert "tests ran more than once" in status(project, run.run_id).reason
+    now = status(project, run.run_id)
+    assert "tests ran more than once" in now.reason
+    assert {gap.reason for gap in now.missing if gap.repeat == 2 and gap.cell == "✗"} == {now.reason}
+    assert "✗ the reason above" in now.text() and "status failed" not in now.text()
+    (halted,) = [event for event in events.read(run.events) if event.kind == "halted"]
+    assert halted.text == now.reason and str(halted.facts["next"]) in now.text()
     lines = strict_audit(project, run.run_id).text().splitlines()
     assert sorted(line.split()[1] for line in lines if "_speed: " in line) == ["———", "✓✗—"]
 

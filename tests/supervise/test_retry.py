@@ -198,6 +198,7 @@ def test_a_commit_that_moved_halts_even_when_everything_else_is_well() -> None:
     found = verdict(ended(moved="HEAD is b, the run calibrates a"))
     assert isinstance(found, Stop)
     assert (found.halt.code, found.halt.rule) == ("COMMIT_MOVED", "SES-11")
+    assert "or put the tree back (a commit that " in found.halt.next, "the last alternative is what a resume follows"
 
 
 @pytest.mark.rule("HLT-01", "GAP-08", "STR-17", "HLT-05", "XPY-04")

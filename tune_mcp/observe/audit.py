@@ -243,14 +243,15 @@ def classify(stage: Stage, found: Stored) -> tuple[Cell, str]:
     """Strict, partial or failed from metrics and samples alone (STR-04 to STR-06, SMP-01, GAP-09)."""
     values = found.content.metrics
     absent = [key for key in stage.metrics if values.get(key) is None]
+    noted = found.content.reason if found.content.status != "ok" else ""
     if absent:
-        return Cell.FAILED, f"no usable value for {', '.join(absent)}"
+        lack = f"no usable value for {', '.join(absent)}"
+        return Cell.FAILED, f"{noted} ({lack})" if noted else lack
     if stage.is_docs:
         return (Cell.STRICT, "") if found.content.status == "ok" else (Cell.FAILED, found.content.reason)
     cell, reason = sampled(found.content.sample_counts, stage.expected_samples)
     if found.content.status != "ok" and cell is not Cell.PARTIAL:
-        reason = reason or f"status {found.content.status}: {found.content.reason or 'no reason given'}"
-        return Cell.FAILED, reason
+        return Cell.FAILED, reason or noted or f"status {found.content.status}: no reason given"
     return cell, reason
 
 

@@ -344,9 +344,9 @@ class Supervisor:
         """The state is written last: whoever reads it finds the event and no process of the run any more."""
         self.executor.close()
         scratch.sweep(self.run_dir)
-        more, facts = (f" — {halt.next}", halt.model_dump(exclude_none=True)) if halt else ("", {})
+        facts = halt.model_dump(exclude_none=True) if halt else {}
         with suppress(NotPlain):  # the log itself is what cannot be used; the record below says so
-            self._journal.event(str(state), text + more, **facts)
+            self._journal.event(str(state), text, **facts)
         self._journal.set(state, reason=text, halt=halt)
 
 
