@@ -222,6 +222,17 @@ def test_a_name_that_cannot_be_a_threshold_is_refused_with_its_key(project: Proj
     assert str(caught.value.details["key"]).startswith("thresholds.test_a_ci.py.")
 
 
+@pytest.mark.rule("DSC-14", "MOD-06")
+def test_the_advice_for_a_missing_name_is_never_the_limit_of_another_metric(project: Project) -> None:
+    code = "LIM = {'wer': 0.5, 'f1_macro': 0.5}\ndef test_a():\n    assert m() >= LIM['f1_macro']\n"
+    project.write("tests/test_a_ci.py", code)
+
+    for named, advice in (("acc", "give it any first value"), ("f1_makro", "name LIM['f1_macro']")):
+        with pytest.raises(Refusal) as caught:
+            project.discover(more=f"thresholds: {{test_a_ci.py: {{\"LIM['{named}']\": acc}}}}")
+        assert advice in caught.value.next and "wer" not in caught.value.next
+
+
 @pytest.mark.rule("DSC-16", "MET-04")
 def test_what_config_says_of_a_metric_beats_what_its_name_and_the_tests_suggest(project: Project) -> None:
     project.write("tests/test_a_ci.py", "CAP = 0.5\ndef test_a():\n    assert m() <= CAP\n")

@@ -16,7 +16,7 @@ from tune_mcp.discover.constants import parse_module
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.gpus import GpuReading, Presence
 from tune_mcp.supervise import host_lock
-from tune_mcp.verbs.apply import apply
+from tune_mcp.verbs.apply import apply, undo
 from tune_mcp.verbs.apply_plan import apply_plan
 from tune_mcp.verbs.discover import discover
 from tune_mcp.verbs.init import Asked, init
@@ -293,3 +293,71 @@ def test_a_test_that_rewrites_a_tracked_file_is_told_the_key_for_it(
 
     assert 'add test_outputs: ["last.json"]' in first.next and "--replace" in first.next
     assert not again.missing and "test_outputs" in again.config and "start_run" in again.next
+
+
+_GUARDED = "    tune_record('acc', acc)\n    if {0} is not None:\n        assert acc >= {0}\n"
+
+
+@pytest.mark.rule("APL-15", "APL-16", "MOD-06")
+@pytest.mark.parametrize(
+    ("assigned", "place"),
+    [
+        ("class Limits:\n    ACC_MIN = {}", "Limits.ACC_MIN"),
+        ("LIMITS = {{'acc': {}, 'wer': 0.5}}", "LIMITS['acc']"),
+        ("LIMITS = {{'model-a': {{'acc': {}}}}}", "LIMITS['model-a']['acc']"),
+        ("LIMITS = {{8: {}}}", "LIMITS[8]"),
+    ],
+)
+def test_a_limit_inside_something_that_has_no_value_yet_gets_its_first_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assigned: str, place: str
+) -> None:
+    text = _MEASURES.format(assigned, _GUARDED.format(place))
+    project = repository(tmp_path / "repo", monkeypatch, Form("tests/test_a.py", text.format("None"), {}))
+    file = project.repo_root / "tests/test_a.py"
+    before = file.read_text()
+
+    proposed = init(project, [], "ours")
+
+    assert [line.partition(" is ")[0] for line in proposed.thresholds] == [f"test_a.py: {place}"]
+    run_id = start_run(project, "ours", ("ALL",), 2).run_id
+    assert wait_until_rest(project, run_id, 240).strict_complete
+    report(project, run_id)
+    plan = apply_plan(project, run_id)
+    with pytest.raises(Refusal) as caught:
+        apply(project, run_id, plan.plan_id, "full")
+    assert caught.value.code is Code.DECISION_MISSING
+    reply = apply(project, run_id, plan.plan_id, "full", otherwise="apply")
+    ((old, new),) = [(one.old, one.new) for one in reply.applied]
+    assert old is None and file.read_text() == text.format(repr(new))
+    undo(project, run_id, plan.plan_id)
+    assert file.read_text() == before
+
+
+@pytest.mark.rule("APL-17")
+def test_a_limit_that_the_module_fills_while_it_is_loaded_is_no_first_baseline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assigned = "class Limits:\n    ACC_MIN = None\n\n\nglobals_of = vars\nsetter = type.__setattr__\n"
+    assigned += "setter(globals_of()['Limits'], 'ACC' + '_MIN', 0.5)"
+    text = _MEASURES.format(assigned, _GUARDED.format("Limits.ACC_MIN"))
+    project = repository(tmp_path / "repo", monkeypatch, Form("tests/test_a.py", text, {}))
+    init(project, [], "ours")
+    run_id = start_run(project, "ours", ("ALL",), 2).run_id
+    assert wait_until_rest(project, run_id, 240).strict_complete
+    report(project, run_id)
+    plan = apply_plan(project, run_id)
+
+    with pytest.raises(Refusal, match=r"the loaded module has 0\.5"):
+        apply(project, run_id, plan.plan_id, "full", otherwise="apply")
+
+
+@pytest.mark.rule("MOD-06", "DSC-14")
+@pytest.mark.parametrize("asked", ["TABLE['acc']", "TABLE.get('acc')"])
+def test_an_entry_that_an_empty_table_lacks_is_told_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    text = _MEASURES.format("TABLE = {}", f"    if 'acc' in TABLE:\n        assert acc >= {asked}\n")
+    project = repository(tmp_path / "repo", monkeypatch, Form("tests/test_a.py", text, {}))
+
+    with pytest.raises(Refusal, match=r"TABLE\['acc'\] has no value and no place: write a first one"):
+        init(project, [], "ours")

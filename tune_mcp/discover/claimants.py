@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from tune_mcp.config.metrics import MetricRules
+from tune_mcp.discover.asserted import asserted
 from tune_mcp.discover.assertions import BOUND, AssertionReader, Gate, Unread, UnreadKind
 from tune_mcp.discover.calibrated import CalibratedFile
 from tune_mcp.discover.constants import Constant, ConstantKind, NumberLiteral
@@ -283,6 +284,23 @@ def _literals(tree: ast.Module) -> Iterator[ast.expr]:
 def _numbers(nodes: Iterable[ast.AST]) -> Iterator[ast.expr]:
     """Numbers that could bound a measurement: zero only asks whether there is anything."""
     return (node for node in nodes if isinstance(node, ast.expr) and number_of(node))
+
+
+def empty_tables(file: CalibratedFile, routing: Routing, rules: MetricRules, reader: AssertionReader) -> Iterator[str]:
+    """A line for each key that a test compares with, of a table that has no entry at all."""
+    module, claimed = file.thresholds, {claim.source for claim in routing.claims()}
+    tables = [one for one in module.constants.values() if not one.literals and not one.unusable and one.blanks]
+    tables = [one for one in tables if one.kind is ConstantKind.NESTED]
+    compared = asserted(reader.names, file.path).named if tables else {}
+    for table in tables:
+        keys = module.keys_read.get(table.name, frozenset[str]()) | file.module.keys_read.get(table.name, frozenset())
+        for key in sorted(keys) if (module.path, table.name) in compared else ():
+            source = f"{table.name}[{key!r}]"
+            if not {source, table.name} & {*claimed, *file.config.ignored_constants} and not rules.protected(key):
+                yield (
+                    f"{module.path}:{table.line}: {source} has no value and no place: "
+                    f"write a first one into {table.name}, any number that the test passes"
+                )
 
 
 def data_files(file: CalibratedFile, reader: AssertionReader) -> Iterator[str]:

@@ -88,7 +88,7 @@ class ModuleConstants:
     name to every whole number and every name by which it is subscripted anywhere in the file. ``keywords`` are the
     keyword arguments of calls anywhere in it that are whole numbers. ``keys_read`` maps a name to the string keys that
     the file asks it for, ``handed_on`` are the names that it gives to other code as a whole. ``leaves`` are numbers
-    inside a class, a dict or an object, each a constant by the expression that reads it (``Limits.acc``).
+    (or ``None``) inside a class, a dict or an object, each a constant by the expression that reads it (``Limits.acc``).
     ``stars`` are the modules of its star imports.
     """
 
@@ -140,6 +140,8 @@ class ModuleConstants:
         if (leaf := self.leaves.get(source)) is not None:
             if leaf.problem is not None:
                 raise self._unknown("APL-17", source, leaf.line, leaf.problem)
+            if leaf.kind is ConstantKind.NONE:
+                raise self._unknown("APL-17", source, leaf.line, WHAT[leaf.kind])
             return leaf.literals[0]
         symbol, outer, subkey = source_parts(source)
         if outer is not None and concurrency is not None and outer != concurrency:
@@ -164,6 +166,8 @@ class ModuleConstants:
 
         ``concurrency`` None takes the only outer key; an empty table has none. Raises INVALID_ARGUMENT.
         """
+        if (leaf := self.leaves.get(source)) is not None:
+            return next(iter(leaf.blanks), None) if leaf.problem is None else None
         symbol, outer, subkey = source_parts(source)
         constant = self.constants.get(symbol)
         if constant is None or constant.problem is not None:
@@ -254,10 +258,7 @@ def parse_module(data: bytes, path: str) -> ModuleConstants:
     for leaf in leaf_nodes(source.tree).values():
         if root_of(leaf.source) in tables:
             continue
-        literal, trouble = reader.literal(leaf.source, None, None, leaf.node)
-        leaves[leaf.source] = Constant(
-            leaf.source, ConstantKind.NUMBER, leaf.node.lineno, (literal,), leaf.problem or trouble
-        )
+        leaves[leaf.source] = reader.plain(leaf.source, leaf.node.lineno, leaf.node, leaf.problem)
     return ModuleConstants(
         path,
         sha256_bytes(data),

@@ -1,5 +1,7 @@
 """Numbers that stand inside something else: class attributes, entries of dicts, fields of dataclasses.
 
+``None`` stands for a number that has no value yet.
+
 A leaf is named by the Python expression that reads it: ``TestServing.TTFT_MAX``, ``LIMITS['acc']``,
 ``TABLE['gemma-2b']['acc']``, ``BY_LOAD[('gemma-2b', 8)]``, ``LIMITS.acc``. Bare module constants and tables
 ``{concurrency: {metric: number}}`` have forms of their own (``constants``).
@@ -12,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tune_mcp.discover.bindings import ModuleScope
+from tune_mcp.discover.blanks import is_none
 from tune_mcp.discover.places import plain_key
 from tune_mcp.discover.source_tree import called, number_of, parsed_expression
 
@@ -23,7 +26,10 @@ _MAPPINGS = frozenset({"dict", "OrderedDict", "MappingProxyType"})
 
 @dataclass(frozen=True)
 class Leaf:
-    """One number inside something else. ``problem`` says why it may not be edited; None when its place is plain."""
+    """One number, or ``None``, inside something else.
+
+    ``problem`` says why it may not be edited; None when its place is plain.
+    """
 
     source: str
     node: ast.expr
@@ -62,7 +68,7 @@ def _in_class(place: str, node: ast.ClassDef, classes: dict[str, ast.ClassDef], 
         if value is None:
             continue
         source, why = f"{place}.{name}", problem or inner.problem(name)
-        if number_of(value) is not None:
+        if _is_place(value):
             yield Leaf(source, value, why)
         else:
             yield from _inside(source, value, classes, why)
@@ -80,10 +86,15 @@ def _inside(place: str, node: ast.expr, classes: dict[str, ast.ClassDef], proble
     elif isinstance(node, ast.Call):
         parts = list(_fields(place, node, classes))
     for source, value in parts:
-        if number_of(value) is not None:
+        if _is_place(value):
             yield Leaf(source, value, problem)
         else:
             yield from _inside(source, value, classes, problem)
+
+
+def _is_place(node: ast.expr) -> bool:
+    """Whether a number stands there, or a ``None`` in the place of one."""
+    return number_of(node) is not None or is_none(node)
 
 
 def _item(place: str, key: ast.expr) -> str:

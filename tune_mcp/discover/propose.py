@@ -129,6 +129,7 @@ def config_proposal(
         tree = reader.files.tree(path) or ast.Module([], [])
         limits = tuple(_limits(path, chosen.nameable, tree, rules))
         notes = [one.text for numbers in (own, *others) for one in numbers.numbers if not one.nameable]
+        notes += [line for test, line in found.empty if test == path]
         if limits:
             notes += left_out(path, chosen, (own, *others))
             gpus = 0 if needs_no_gpu(reader.files, path) else 1

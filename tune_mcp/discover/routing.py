@@ -17,7 +17,7 @@ from tune_mcp.discover.assertions import BOUND, AssertionReader, Gate
 from tune_mcp.discover.blanks import BlankForm
 from tune_mcp.discover.calibrated import CalibratedFile
 from tune_mcp.discover.constants import WHAT, Constant, ConstantKind, ModuleConstants
-from tune_mcp.discover.places import canonical, names_in, split_source
+from tune_mcp.discover.places import canonical, names_in, root_of, split_source
 from tune_mcp.errors import Code, Refusal
 
 
@@ -74,9 +74,17 @@ def _known(written: str, module: ModuleConstants, key: str) -> str:
         raise _refusal(str(error), "DSC-14", key, step) from error
     if module.constant(source) is not None or module.table_entry(source):
         return source
-    near = difflib.get_close_matches(source, [*module.constants, *module.leaves], 3, 0.5)
+    known = [one for one in (*module.constants, *module.leaves) if _alike(one, source)]
+    near = difflib.get_close_matches(source, known, 3, 0.5)
     hint = f"name {' or '.join(near)}" if near else "name a number of that file"
+    if not near and root_of(source) != source and root_of(source) in (*module.constants, *map(root_of, module.leaves)):
+        hint = "give it any first value there that the test passes, or name another number of that file"
     raise _refusal(f"{module.path} has no {source}", "DSC-14", key, hint)
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether the innermost names of two places may be one, misspelt: what else is near is another metric's."""
+    return bool(difflib.get_close_matches(names_in(other)[-1], names_in(one)[-1:], 1))
 
 
 def _refusal(what: str, rule: str, key: str, step: str) -> Refusal:
@@ -236,7 +244,7 @@ class _Router:
         for source, leaf in self.module.leaves.items():
             spec = self._leaf_metric(source)
             ignored = source in self.named or source in self.config.ignored_constants
-            if spec is None or ignored or leaf.problem is not None:
+            if spec is None or ignored or leaf.problem is not None or leaf.kind is not ConstantKind.NUMBER:
                 continue
             gate = self.reader.gate(self.file.path, self.module.path, source, None)
             if isinstance(gate, Gate) and gate.worst == spec.worst:

@@ -14,7 +14,15 @@ from tune_mcp.config.model import ModelConfig
 from tune_mcp.config.stages import DOCS_GROUP, ONE, Location, Stage, StageMetric, StageTable
 from tune_mcp.discover.assertions import AssertionReader
 from tune_mcp.discover.calibrated import CalibratedFile, CalibratedFiles, clash
-from tune_mcp.discover.claimants import Unclaimed, data_files, derived_of_nothing, drop_unread, rivals_of, unclaimed
+from tune_mcp.discover.claimants import (
+    Unclaimed,
+    data_files,
+    derived_of_nothing,
+    drop_unread,
+    empty_tables,
+    rivals_of,
+    unclaimed,
+)
 from tune_mcp.discover.routing import Claim, Route, Routing, read_named, route_constants
 from tune_mcp.discover.sources import Inferred, StageSources, infer
 from tune_mcp.discover.suggest import needs_no_gpu, suggestion
@@ -29,7 +37,8 @@ class Discovery:
     ``added``, ``removed`` and ``changed`` are stage keys against the previous table, ``last_discovered_at`` aside.
     ``collisions`` are lines about constants that claim one metric of one stage; it is NEEDS_CONFIG until config ignores
     all but one. ``unrecognised`` are lines about numbers that a test asserts against, or that look like thresholds, and
-    that no metric claims (DSC-14); ``unclaimed`` are these numbers, each with its test file. ``without`` are test files
+    that no metric claims (DSC-14); ``unclaimed`` are these numbers, each with its test file; ``empty`` are
+    lines about keys of empty tables that a test compares with, each with its test file. ``without`` are test files
     in which no threshold was found and that config does not declare to have none. ``suggestions`` are YAML blocks for
     config.yaml by test file name (MOD-06).
     """
@@ -45,6 +54,7 @@ class Discovery:
     problems: list[str] = field(default_factory=list[str])
     without: list[str] = field(default_factory=list[str])
     unclaimed: list[tuple[str, Unclaimed]] = field(default_factory=list[tuple[str, Unclaimed]])
+    empty: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
 
     @property
     def needs_config(self) -> list[str]:
@@ -172,6 +182,8 @@ class _Builder:
         self.found.unrecognised += [
             f"{file.thresholds.path}: {name}" for name in routing.unrecognised if name not in listed
         ]
+        self.found.empty += [(file.path, one) for one in empty_tables(file, routing, self.rules, self.reader)]
+        self.found.unrecognised += [line for path, line in self.found.empty if path == file.path]
         self.found.problems += data_files(file, self.reader)
         for level in (file.config, *file.config.variants.values()):
             for metric in level.paths:
