@@ -361,3 +361,26 @@ def test_an_entry_that_an_empty_table_lacks_is_told_by_name(
 
     with pytest.raises(Refusal, match=r"TABLE\['acc'\] has no value and no place: write a first one"):
         init(project, [], "ours")
+
+
+@pytest.mark.rule("DSC-14", "MOD-06")
+@pytest.mark.parametrize(
+    "computed",
+    [
+        "acc = bench()",
+        "acc = 0.8",
+        "ok = [1, 1, 0]\n    acc = sum(ok) / len(ok)",
+        "acc = {'acc': 0.8}['acc']",
+    ],
+)
+def test_a_limit_beside_a_number_that_the_code_holds_is_told_for_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, computed: str
+) -> None:
+    text = "ACC_MIN = 0.5\n\n\ndef bench():\n    return 0.8\n\n\n"
+    text += f"def test_a():\n    {computed}\n    assert acc >= ACC_MIN\n"
+    project = repository(tmp_path / "repo", monkeypatch, Form("tests/test_a.py", text, {}))
+
+    with pytest.raises(Refusal, match="ACC_MIN is asserted, but no measured value is seen beside it") as caught:
+        init(project, [], "ours")
+
+    assert "no number with a name" not in caught.value.message

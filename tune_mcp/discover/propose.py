@@ -20,7 +20,7 @@ from tune_mcp.discover.recorded import RECORD_FILE, entries, made_names, names_f
 from tune_mcp.discover.sources import tmp_path_folder
 from tune_mcp.discover.stages import Discovery
 from tune_mcp.discover.suggest import count_lines, metric_names, needs_no_gpu, quoted, threshold_line
-from tune_mcp.discover.threshold_files import AssertedNumbers, chosen_of, left_out, numbers_elsewhere
+from tune_mcp.discover.threshold_files import AssertedNumbers, chosen_of, left_out, not_measured, numbers_elsewhere
 from tune_mcp.errors import Json
 from tune_mcp.files import parse_foreign_json, read_plain
 
@@ -138,9 +138,11 @@ def config_proposal(
             counts = _recorded_counts(recorded(tree))
             tests.append(TestPlan(path, limits, gpus, names, counts, tuple(notes), threshold_file))
             continue
-        problems += notes
         if path in found.without and not notes:
-            problems.append(f"{path}: no number with a name is asserted as a bound in it, so it is left out")
+            notes = list(not_measured(path, rules, reader)) or [
+                f"{path}: no number with a name is asserted as a bound in it, so it is left out"
+            ]
+        problems += notes
     return ConfigProposal(model, python, tuple(tests), tuple(dict.fromkeys(problems)))
 
 

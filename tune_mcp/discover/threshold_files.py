@@ -8,9 +8,12 @@ from pathlib import PurePosixPath
 
 from tune_mcp.config.metrics import MetricRules
 from tune_mcp.config.model import FileSource, ModelConfig
-from tune_mcp.discover.assertions import AssertionReader
+from tune_mcp.discover.asserted import asserted
+from tune_mcp.discover.assertions import AssertionReader, Unread
 from tune_mcp.discover.calibrated import CalibratedFiles
 from tune_mcp.discover.claimants import Unclaimed, unclaimed
+from tune_mcp.discover.constants import ConstantKind
+from tune_mcp.discover.places import names_in, root_of
 from tune_mcp.discover.routing import Routing
 from tune_mcp.errors import Refusal
 
@@ -62,3 +65,19 @@ def left_out(test: str, chosen: AssertedNumbers, found: Sequence[AssertedNumbers
                 f"file, here {chosen.path}: move all of them into one and run init --replace, or write threshold_file: "
                 f"{other.path} below metric_sources.{name} and name these below thresholds.{name}"
             )
+
+
+def not_measured(path: str, rules: MetricRules, reader: AssertionReader) -> Iterator[str]:
+    """A line for each number with a name that a test orders against something in which no measured value is seen."""
+    for (place, name), use in asserted(reader.names, path).named.items():
+        module = reader.files.constants(place) if use.side else None
+        for source, constant in {**module.constants, **module.leaves}.items() if module else ():
+            protected = any(map(rules.protected, names_in(source)))
+            if root_of(source) != name or constant.kind is not ConstantKind.NUMBER or protected:
+                continue
+            gate = reader.gate(path, place, source, None)
+            if isinstance(gate, Unread):
+                yield (
+                    f"{use.path}:{use.line}: {source} is asserted, but no measured value is seen beside it; a number "
+                    f"that the code itself holds or computes, as a stub does, is none: {gate.reason}"
+                )
