@@ -293,7 +293,10 @@ class _Router:
                     yield Claim(spec, name, name, writable=False)
 
     def _has_leaves(self, name: str) -> bool:
-        return any(source.startswith(f"{name}[") for source in self.module.leaves)
+        return any(
+            source.startswith(f"{name}[") and leaf.kind is ConstantKind.NUMBER
+            for source, leaf in self.module.leaves.items()
+        )
 
     def _nested(self, constant: Constant) -> Iterator[Claim]:
         name, rules = constant.name, self.rules
