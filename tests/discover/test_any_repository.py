@@ -109,6 +109,10 @@ def test_each_load_of_a_table_is_a_threshold_of_its_own_that_the_block_names(pro
     assert found == {"BY_LOAD[8]['rps']": "rps_8", "BY_LOAD[16]['rps']": "rps_16"}
     assert pasted.unrecognised == []
 
+    one = "".join(line for line in block.splitlines(keepends=True) if "16" not in line)
+    left = project.discover(one).unrecognised
+    assert len(left) == 1 and "BY_LOAD[16]['rps'] is asserted as a lower bound" in left[0]
+
 
 @pytest.mark.rule("DSC-14")
 @pytest.mark.parametrize(
