@@ -164,3 +164,70 @@ def test_a_name_alone_is_no_proof_that_a_file_holds_what_is_asserted(
     found = places(tmp_path, code, {"test_acc0/report.json": document})
 
     assert found == {"ACC_MIN": f"test_acc0/report.json::{taken}" if taken else ""}
+
+
+@pytest.mark.parametrize(
+    ("body", "taken"),
+    [
+        ("c = 4\n    lat = {c: bench(1.0)}\n    tune_record('x', c)\n    assert lat[c] <= MAX", False),
+        ("v = bench(1.0)\n    tune_record('x', MAX)\n    assert v <= MAX", False),
+        ("v, s = bench(1.0), 1.1\n    tune_record('x', s)\n    assert v <= MAX * s", False),
+        ("lat, r = bench(1.0), {'lat': bench(2.0)}\n    tune_record('x', lat)\n    assert r['lat'] <= MAX", False),
+        ("v = bench(1.0)\n    tune_record('x', v * 1000)\n    assert v * 1000 <= MAX", False),
+        ("v = bench(1.0)\n    tune_record('x', v)\n    assert v * 1000 <= MAX", True),
+        ("tune_record('x', v := bench(1.0))\n    assert v <= MAX", True),
+        ("v, w = bench(1), bench(2)\n    tune_record('x', v)\n    assert v <= MAX\n    assert w <= MAX", False),
+        ("r = {'a': bench(1.0)}\n    tune_record('x', r['a'])\n    v = r['a']\n    assert v <= MAX", True),
+        ("r = {'a': bench(1.0)}\n    tune_record('x', r['a'])\n    print(r)\n    assert r['a'] <= MAX", True),
+        ("r = {'a': bench(1)}\n    tune_record('x', r['a'])\n    r.update(a=bench(2))\n    assert r['a'] < MAX", False),
+        ("r = {'a': bench(1.0)}\n    tune_record('x', r['a'])\n    again(r)\n    assert r['a'] <= MAX", False),
+        ("v = bench(1.0)\n    tune_record('x', v)\n    ok = lambda v: v <= MAX\n    assert ok(bench(2.0))", False),
+        ("v = bench(1.0)\n    tune_record('x', v)\n    def ok(v):\n        assert v <= MAX\n    ok(bench(2))", False),
+        ("r = {'a': bench(1)}\n    v = r['a']\n    again(r)\n    tune_record('x', r['a'])\n    assert v <= MAX", False),
+        ("w = bench(1.0)\n    tune_record('lat', w)\n    v = bench(2.0)\n    assert v <= MAX", False),
+        ("v = bench(1.0)\n    tune_record('lat', v / 1000)\n    assert v <= MAX", False),
+    ],
+)  # fmt: skip
+def test_only_the_value_that_is_compared_itself_is_the_recorded_one(tmp_path: Path, body: str, taken: bool) -> None:
+    name = "lat" if "'lat', " in body else "x"
+    again = "def again(r):\n    r['a'] = bench(3)\n"
+
+    found = places(
+        tmp_path, f"{again}MAX = 9.0\ndef test_a(tune_record):\n    {body}\n", {"tune_record.json": {name: 1.0}}
+    )
+
+    assert found == {"MAX": f"tune_record.json::{name}" if taken else ""}
+
+
+@pytest.mark.parametrize(
+    ("written", "document", "taken"),
+    [
+        ("m", {"acc": 0.8}, "acc"),
+        ("{'metrics': m}", {"metrics": {"acc": 0.8}}, "metrics.acc"),
+        ("{'args': {'acc': 0.9}, 'metrics': m}", {"args": {"acc": 0.9}}, ""),
+        ("{'acc': warm['acc']}", {"acc": 0.9}, ""),
+        ("warm", {"acc": 0.9}, ""),
+        ("{'acc': ACC_MIN}", {"acc": 0.7}, ""),
+        ("{'limits': {'acc': ACC_MIN}}", {"limits": {"acc": 0.7}}, ""),
+    ],
+)
+def test_a_document_that_the_asserting_test_writes_of_something_else_does_not_hold_the_value(
+    tmp_path: Path, written: str, document: object, taken: str
+) -> None:
+    code = (
+        "ACC_MIN = 0.7\ndef test_acc(tmp_path):\n    m, warm = {'acc': bench(0.8)}, {'acc': bench(0.9)}\n"
+        f"    (tmp_path / 'report.json').write_text(json.dumps({written}))\n    assert m['acc'] >= ACC_MIN\n"
+    )
+
+    found = places(tmp_path, code, {"test_acc0/report.json": document})
+
+    assert found == {"ACC_MIN": f"test_acc0/report.json::{taken}" if taken else ""}
+
+
+def test_one_file_that_a_loop_writes_for_each_asserted_value_holds_only_the_last(tmp_path: Path) -> None:
+    code = (
+        "ACC_MIN = 0.7\ndef test_acc(tmp_path):\n    for preset in ('a', 'b'):\n        acc = bench(0.8)\n"
+        "        (tmp_path / 'r.json').write_text(json.dumps({'acc': acc}))\n        assert acc >= ACC_MIN\n"
+    )
+
+    assert places(tmp_path, code, {"test_acc0/r.json": {"acc": 0.8}}) == {"ACC_MIN": ""}

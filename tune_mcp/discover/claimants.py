@@ -145,9 +145,9 @@ class Unclaimed:
         return f"{asserted} and is no metric yet" + (f"; it cannot be written: {self.why}" if self.why else "")
 
     @property
-    def asserted(self) -> str:
-        """The place and the code of the assertion; empty where there is no bound."""
-        return self.gate.how if isinstance(self.gate, Gate) else ""
+    def assertions(self) -> tuple[str, ...]:
+        """The place and the code of each assertion; empty where there is no bound."""
+        return (self.gate.how, *self.gate.others) if isinstance(self.gate, Gate) else ()
 
     @property
     def nameable(self) -> bool:

@@ -16,7 +16,7 @@ from tune_mcp.config.metrics import MetricRules
 from tune_mcp.config.stages import Number
 from tune_mcp.discover.assertions import BOUND, AssertionReader, Gate
 from tune_mcp.discover.claimants import Unclaimed
-from tune_mcp.discover.recorded import RECORD_FILE, entries, made_names, names_for, recorded
+from tune_mcp.discover.recorded import RECORD_FILE, entries, made_names, names_for, recorded, writes_another
 from tune_mcp.discover.sources import tmp_path_folder
 from tune_mcp.discover.stages import Discovery
 from tune_mcp.discover.suggest import count_lines, metric_names, needs_no_gpu, quoted, threshold_line
@@ -29,8 +29,14 @@ _MOST_BYTES = 8 * 1024 * 1024
 _MOST_SHOWN = 3
 _ENOUGH = 6
 _KEYS = re.compile(r"\['([^']+)'\]|\.([A-Za-z_]\w*)(?!\w*\()")
-_ANOTHER = frozenset({"baseline", "before", "expected", "golden", "last", "old", "previous", "reference", "target"})
-"""Words of a path that hold somebody else's value, unless the test reads just that."""
+_ANOTHER = frozenset(
+    {
+        "args", "baseline", "before", "budget", "config", "expected", "goal", "golden", "last", "limit", "limits",
+        "old", "options", "params", "previous", "reference", "settings", "target", "targets", "threshold", "thresholds",
+        "warm", "warmup",
+    }
+)  # fmt: skip
+"""Words of a path that hold another value than the measured one, unless the test reads just that."""
 _WORDS = re.compile(r"[A-Za-z_]\w*")
 _TOTAL = ("total_samples", "total_requests", "num_samples", "num_prompts", "num_requests", "samples_total", "total")
 _OK = ("successful_samples", "completed_requests", "successful_requests", "samples_ok", "completed", "evaluated", "ok")
@@ -55,7 +61,8 @@ class Limit:
     """One threshold of a test file, its metric, and where the metric's value stands.
 
     ``maybe`` are doubtful places. ``names`` are patterns of names under which the test records the value, ``keys`` the
-    keys under which it puts the value into a dict, and ``foreign`` the names that only other tests record.
+    keys under which it puts the value into a dict, and ``foreign`` the names under which tests record something else.
+    ``writes_another``: the function that asserts writes JSON files, but of something else.
     """
 
     source: str
@@ -68,6 +75,7 @@ class Limit:
     names: tuple[str, ...] = ()
     keys: frozenset[str] = frozenset()
     foreign: frozenset[str] = frozenset()
+    writes_another: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,7 +156,7 @@ def config_proposal(
 
 def _limits(path: str, ones: Sequence[Unclaimed], tree: ast.Module, rules: MetricRules) -> Iterator[Limit]:
     names, made, put = recorded(tree), made_names(tree), list(entries(tree))
-    given = names_for(path, {one.source: one.asserted for one in ones}, names)
+    given = names_for(path, {one.source: one.assertions for one in ones}, names)
     rest = metric_names([one.source for one in ones if one.source not in given], given.values())
     for one in ones:
         if not isinstance(one.gate, Gate):
@@ -159,6 +167,7 @@ def _limits(path: str, ones: Sequence[Unclaimed], tree: ast.Module, rules: Metri
             metric = f"{metric}_{'floor' if one.gate.worst == 'min' else 'ceiling'}"
             spec = rules.completed(metric, one.gate.worst)
         tests = {test.rpartition("::")[2] for test in one.gate.tests}
+        hows = one.assertions
         yield Limit(
             one.source,
             metric,
@@ -166,9 +175,14 @@ def _limits(path: str, ones: Sequence[Unclaimed], tree: ast.Module, rules: Metri
             one.value,
             spec.group,
             f"{RECORD_FILE}::{given[one.source]}" if one.source in given else "",
-            names=tuple(name for name, value in made.items() if value.asserted(path, one.gate.how)),
-            keys=frozenset(key for key, value in put if value.asserted(path, one.gate.how)),
-            foreign=frozenset(name for name, value in names.items() if value.test and value.test not in tests),
+            names=tuple(name for name, value in made.items() if value.asserted(path, hows, one.source)),
+            keys=frozenset(key for key, value in put if value.asserted(path, hows, one.source)),
+            foreign=frozenset(
+                name
+                for name, value in names.items()
+                if value.test and (value.test not in tests or not value.asserted(path, hows, one.source))
+            ),
+            writes_another=any(writes_another(tree, path, how, one.source) for how in hows),
         )
 
 
@@ -250,6 +264,7 @@ def _score(limit: Limit, place: ResultPlace) -> int:
     read = {*keys, *_keys(beside)}
     proved = suffix or made or last in {*limit.keys, *read} or place.file == RECORD_FILE
     another = not _ANOTHER.isdisjoint(theirs) and _ANOTHER.isdisjoint({*read, *ours})
+    another = another or (limit.writes_another and place.file != RECORD_FILE)
     return min(score, _ENOUGH - 1) if another or not proved else score
 
 

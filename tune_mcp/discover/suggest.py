@@ -35,7 +35,7 @@ def suggestion(
     """
     test, known = file.name, inferred.layout
     keys = list(dict.fromkeys(metrics))
-    named = names_for(file.path, {one.source: one.asserted for one in found if one.nameable}, inferred.recordings)
+    named = names_for(file.path, {one.source: one.assertions for one in found if one.nameable}, inferred.recordings)
     known_names = [*keys, *named.values()]
     named |= metric_names([one.source for one in found if one.nameable and one.source not in named], known_names)
     lines: list[str] = []

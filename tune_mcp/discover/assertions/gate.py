@@ -105,7 +105,7 @@ class Gate:
 
     ``worst``: "min" where the measured value must not lie below the limit, "max" where not above. ``strict``: the limit
     itself fails. ``how``: the place and the code. ``tests``: node names below the test file that assert it.
-    ``measured``: the expression that is compared, as far as it has one.
+    ``measured``: the expression that is compared, as far as it has one. ``others``: ``how`` of every other comparison.
     """
 
     worst: WorstOp
@@ -114,6 +114,7 @@ class Gate:
     tests: tuple[str, ...]
     rules: tuple[FailCondition, ...] = field(repr=False, compare=False)
     measured: str = ""
+    others: tuple[str, ...] = field(default=(), compare=False)
 
     def limit(self, reference: float) -> float:
         """The limit on the measured value for that reference, to the last bit as the test computes it.

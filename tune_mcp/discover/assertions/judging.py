@@ -91,7 +91,8 @@ def judge(failures: Iterable[FailurePath], present: float | None, clock: Callabl
             return Unread(f"its uses disagree ({first.how}; {use.how})", UnreadKind.DISAGREE, first.how)
     rules = {id(rule.fails): rule for use, _ in uses for rule in use.rules}
     tests = dict.fromkeys(test for use, condition in uses for test in use.tests if not condition)
-    return replace(first, tests=tuple(tests), rules=tuple(rules.values()))
+    others = tuple(dict.fromkeys(use.how for use, _ in uses if use.how != first.how))
+    return replace(first, tests=tuple(tests), rules=tuple(rules.values()), others=others)
 
 
 def _agree(one: Gate, other: Gate, present: float | None) -> bool:
