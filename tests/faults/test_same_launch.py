@@ -15,7 +15,7 @@ from tune_mcp.session import state
 from tune_mcp.supervise import retry
 from tune_mcp.supervise.job import AttemptResult, Job
 from tune_mcp.supervise.pytest_session import WallClock
-from tune_mcp.supervise.retry import Again
+from tune_mcp.supervise.verdict import Again
 from tune_mcp.verbs.apply_plan import apply_plan
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.report import report

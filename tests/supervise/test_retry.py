@@ -12,7 +12,8 @@ from tune_mcp.observe.extract import Extraction
 from tune_mcp.observe.observation import AttemptVerdict
 from tune_mcp.supervise.guard_record import Failure, GuardSummary
 from tune_mcp.supervise.job import AttemptResult, Blocked
-from tune_mcp.supervise.retry import MAX_TRIES, Again, Keep, Stop, Verdict, judge
+from tune_mcp.supervise.retry import MAX_TRIES, judge
+from tune_mcp.supervise.verdict import Again, Keep, Stop, Verdict
 
 IDS = ("t.py::test_a", "t.py::test_b")
 PLACE = Location(json_file="r.json", json_path="x")

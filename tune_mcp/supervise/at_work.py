@@ -17,8 +17,8 @@ from tune_mcp.session.plan import Plan
 from tune_mcp.session.state import RunState
 from tune_mcp.supervise import caches
 from tune_mcp.supervise.job import Job, Phase
-from tune_mcp.supervise.retry import Verdict
 from tune_mcp.supervise.schedule import Repeat
+from tune_mcp.supervise.verdict import Verdict
 from tune_mcp.supervise.watch.alerts import WATCH_FILE, AlertReader
 
 DEFAULT_TIMEOUT_S = 4 * 3600.0

@@ -40,10 +40,11 @@ from tune_mcp.supervise.neighbours import Neighbour
 from tune_mcp.supervise.noting import Notes
 from tune_mcp.supervise.progress import Exhausted, Progress
 from tune_mcp.supervise.recording import attempt_made, record
-from tune_mcp.supervise.retry import MAX_PASSES, MAX_TRIES, Again, Keep, Stop
+from tune_mcp.supervise.retry import MAX_PASSES, MAX_TRIES
 from tune_mcp.supervise.retry import judge as judge_attempt
 from tune_mcp.supervise.schedule import Due, Repeat, Start, starts
 from tune_mcp.supervise.sealed import counted_tests, is_on_ledger, put_on_ledger
+from tune_mcp.supervise.verdict import Again, Keep, Stop
 
 _LOOK_EVERY_S = 0.5
 

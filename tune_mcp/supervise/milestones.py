@@ -12,7 +12,7 @@ from tune_mcp.supervise.busy_lanes import LEFT_ALONE_S
 from tune_mcp.supervise.executor.batch import LEFT_OUT
 from tune_mcp.supervise.job import AttemptResult, Job
 from tune_mcp.supervise.journal import RunJournal
-from tune_mcp.supervise.retry import Again
+from tune_mcp.supervise.verdict import Again
 
 
 @dataclass(frozen=True)

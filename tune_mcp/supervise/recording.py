@@ -13,7 +13,7 @@ from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session import events
 from tune_mcp.supervise import comparing
 from tune_mcp.supervise.job import AttemptResult, Job
-from tune_mcp.supervise.retry import Again, Keep, Stop, Verdict
+from tune_mcp.supervise.verdict import Again, Keep, Stop, Verdict
 
 COPIES = "recorded"
 """Folder in the attempt's own: what was recorded of it, by stage key."""

@@ -27,9 +27,10 @@ from tune_mcp.session.state import Halt
 from tune_mcp.supervise import comparing, sealed
 from tune_mcp.supervise.purge import purge
 from tune_mcp.supervise.recording import attempt_made, record
-from tune_mcp.supervise.retry import Keep, Stop, Verdict, judge
+from tune_mcp.supervise.retry import judge
 from tune_mcp.supervise.schedule import Repeat
 from tune_mcp.supervise.sealed import SealedAttempt
+from tune_mcp.supervise.verdict import Keep, Stop, Verdict
 
 HASHES = frozenset({"last_discovered_at", "test_file_sha256", "threshold_file_sha256"})
 """What a stage may say otherwise without being another stage: the files' digests are compared on their own."""

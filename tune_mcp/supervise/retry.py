@@ -7,9 +7,8 @@ A test whose fixture failed never ran, whatever files lie there: trouble of the 
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from tune_mcp.config.stages import Stage
 from tune_mcp.contract.strict_audit import Cell
@@ -17,24 +16,13 @@ from tune_mcp.errors import Code
 from tune_mcp.observe.audit import sampled
 from tune_mcp.observe.observation import AttemptVerdict, Counts
 from tune_mcp.observe.result_files import named_by
-from tune_mcp.session.state import Halt
+from tune_mcp.supervise.crash import exit_code, infrastructure, last_place, signal_name
 from tune_mcp.supervise.guard_record import Failure
 from tune_mcp.supervise.job import AttemptResult, Blocked
+from tune_mcp.supervise.verdict import Again, Keep, Likeness, Stop, Verdict, once, seen, stop
 from tune_mcp.supervise.watch.log_lines import redacted
 from tune_mcp.words import number_of
 
-_OWN_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP})
-_WHO_ENDS_IT = (
-    "find what ends the process (os._exit; the thread method of pytest-timeout: raise its timeout or set "
-    "timeout_method = signal)"
-)
-_WHO_KILLS_IT = (
-    "find who sends the signal: the test itself, a cleanup script or a limit of the machine, and remove the cause"
-)
-_LACK_OF_MEMORY = (
-    "see whether the kernel ended it for lack of memory (dmesg; oom_kill in memory.events of its cgroup): then give it "
-    "more memory or let the test use less; else find who sends the signal"
-)
 _DEFECTS = frozenset(
     {"NameError", "UnboundLocalError", "ImportError", "ModuleNotFoundError", "SyntaxError", "IndentationError"}
     | {"FixtureLookupError"}
@@ -53,53 +41,6 @@ MAX_DISTURBED = 5
 """Launches of one repeat that others may disturb, before a person has to look at the machine."""
 MAX_PASSES = 10
 """Passes over a test's open repeats, the first included (RTY-01)."""
-
-
-@dataclass(frozen=True)
-class Keep:
-    """Every stage is strict. ``reason`` notes a failed threshold or a red teardown."""
-
-    reason: str = ""
-
-
-Likeness = tuple[str, ...]
-"""By what an attempt is recognised that ended as another one did: how, then what failed or is missing."""
-
-
-@dataclass(frozen=True)
-class Again:
-    """An infrastructure failure. Nothing is concluded from an attempt that did not start or was disturbed
-    (``became``): it is not charged.
-
-    A second attempt of the same ``likeness`` is no accident; empty for what is tried again whatever it was.
-    ``cause`` names what failed: a signature, a signal, an exception; also where, for a signal of somebody else and for
-    what had measured something. It is empty for what is tried again whatever it was. ``remedy`` is what to do about it.
-    """
-
-    reason: str
-    became: AttemptVerdict = AttemptVerdict.RETRIED
-    likeness: Likeness = field(default=(), compare=False)
-    cause: str = field(default="", compare=False)
-    remedy: str = field(default="", compare=False)
-
-    @property
-    def charged(self) -> bool:
-        """Whether it uses up one of the repeat's tries."""
-        return self.became is AttemptVerdict.RETRIED
-
-
-@dataclass(frozen=True)
-class Stop:
-    """The run halts: nothing else starts until a person has fixed the cause and calls resume_run.
-
-    ``quarantined``: what was measured is not as planned, so nothing of it stays in the live set.
-    """
-
-    halt: Halt
-    quarantined: bool = False
-
-
-Verdict = Keep | Again | Stop
 
 
 def judge(
@@ -125,7 +66,7 @@ def judge(
     ]
     how = ", and none measured anything"
     if measured:
-        where = _where(result)
+        where = last_place(result)
         verdict = replace(verdict, cause=f"{verdict.cause} in {where} after {measured}" if where else "")
         how = f", each in {where}"
     return _fails_alike(verdict, earlier, how) or verdict
@@ -140,21 +81,13 @@ def _fails_alike(verdict: Again, earlier: tuple[Verdict, ...], how: str) -> Stop
     alike = verdict.cause and all(isinstance(one, Again) and one.cause == verdict.cause for one in before)
     if len(before) < MAX_TRIES - 1 or not alike:
         return None
-    return _stop(
+    return stop(
         "RTY-01",
         f"{MAX_TRIES} launches in a row failed alike{how}: {verdict.reason}",
         verdict.remedy
         or "find the cause in the pytest log of the last attempt and fix it on this machine, in the test or in config",
         Code.START_FAILED,
     )
-
-
-def _where(result: AttemptResult) -> str:
-    """The phase of the test that failed, or was at work when pytest was ended; empty where that is not known."""
-    if result.guard.at:
-        return result.guard.at
-    first = next((f"the {failure.when} of {failure.nodeid}" for failure in result.guard.failures), "")
-    return first or ("the end of its session" if result.guard.finished else "")
 
 
 def _judged(
@@ -173,7 +106,7 @@ def _judged(
     if result.incomparable:
         step = "go on where the run was measured, or put the machine back as it was"
         message = f"this attempt is not comparable with the run's other ones: {result.incomparable}"
-        return _stop("SCP-02", message, step, Code.HOST_NOT_COMPARABLE, quarantined=True)
+        return stop("SCP-02", message, step, Code.HOST_NOT_COMPARABLE, quarantined=True)
     if result.clock_moved:
         return Again(result.clock_moved)
     if result.blocked:
@@ -188,17 +121,17 @@ def _judged(
     if not trouble and not whole and not unmeasured:
         strangers = [name for name in named_by(stages.values()) if name in result.strangers]
         if strangers:
-            return _stop(
+            return stop(
                 "MET-01",
                 f"{strangers[0]} is no result of this launch: {result.strangers[strangers[0]]}",
                 "let every launch of the test write its own result files before it ends",
             )
         return _complete(result, stages, earlier)
     unreadable = () if whole or unmeasured else ("unreadable", *dict.fromkeys(trouble))
-    if (found := _infrastructure(result, earlier)) and not _finished_well(result, unreadable, earlier):
+    if (found := infrastructure(result, earlier)) and not _finished_well(result, unreadable, earlier):
         return replace(found, likeness=unreadable) if isinstance(found, Again) and unreadable else found
     if whole:
-        return _stop(
+        return stop(
             "XPY-06",
             f"the test file did not run whole: {whole}",
             "fix the test file or pytest's configuration",
@@ -213,7 +146,7 @@ def _judged(
     if raised and absent:
         reason = f"a test ended before {absent[0]} was written: {_first(raised)}"
         return _broke_off(reason, ("absent", absent[0], *_shape(raised)), earlier)
-    return _stop(
+    return stop(
         "HLT-01",
         f"pytest ended by itself (exit code {result.pytest_rc}), "
         f"but {number_of(len(trouble), 'value')} could not be read: "
@@ -234,7 +167,7 @@ def _finished_well(result: AttemptResult, unreadable: Likeness, earlier: tuple[V
     if result.pytest_rc == 0 and not result.guard.failures:
         return True
     only_asserted = all(failure.when == "call" and failure.assertion for failure in result.guard.failures)
-    return only_asserted and _seen(unreadable, earlier)
+    return only_asserted and seen(unreadable, earlier)
 
 
 def _first(failures: Sequence[Failure]) -> str:
@@ -248,7 +181,7 @@ def _shape(failures: Sequence[Failure]) -> Likeness:
 
 def _broke_off(reason: str, likeness: Likeness, earlier: tuple[Verdict, ...]) -> Again | Stop:
     """Judge an error of the test's own without a known crash: a defect, where it is raised in the same words again."""
-    return _once(reason, likeness, earlier, "fix what the test's own error names")
+    return once(reason, likeness, earlier, "fix what the test's own error names")
 
 
 def _moved(result: AttemptResult) -> Stop:
@@ -261,7 +194,7 @@ def _moved(result: AttemptResult) -> Stop:
     if result.way_out:
         message = f"while {_attempt(result.key)} ran: {message}"
         step = f"{result.way_out}; if somebody else wrote it, {step}"
-    return _stop("SES-11", message, step, Code.COMMIT_MOVED, quarantined=True)
+    return stop("SES-11", message, step, Code.COMMIT_MOVED, quarantined=True)
 
 
 def _attempt(key: str) -> str:
@@ -275,26 +208,15 @@ def _no_result(runner_end: int | None, earlier: tuple[Verdict, ...]) -> Verdict:
     if runner_end is None:
         return Again("the runner ended without a result")
     if runner_end < 0:
-        return Again(f"the runner, not pytest, was killed from outside: signal {_signal_name(-runner_end)}")
+        return Again(f"the runner, not pytest, was killed from outside: signal {signal_name(-runner_end)}")
     reason = f"the runner ended without a result (exit code {runner_end}); its runner.log says why"
-    return _once(reason, ("runner", str(runner_end)), earlier, "see runner.log in the attempt's folder")
-
-
-def _seen(likeness: Likeness, earlier: tuple[Verdict, ...]) -> bool:
-    return any(isinstance(one, Again) and one.likeness == likeness for one in earlier)
-
-
-def _once(reason: str, likeness: Likeness, earlier: tuple[Verdict, ...], next_step: str) -> Again | Stop:
-    """Tried again once: where an earlier attempt ended alike, a further one would, too."""
-    if _seen(likeness, earlier):
-        return _stop("XPY-06", f"{reason}; twice, so this is no accident", next_step)
-    return Again(reason, likeness=likeness)
+    return once(reason, ("runner", str(runner_end)), earlier, "see runner.log in the attempt's folder")
 
 
 def _blocked(blocked: Blocked, earlier: tuple[Verdict, ...]) -> Verdict:
     """pytest was not started: no try is used up, but a machine that is not ready four times over needs a person."""
     if not blocked.retryable or _became(AttemptVerdict.NOT_STARTED, earlier) + 1 >= MAX_TRIES:
-        return _stop(blocked.rule, blocked.reason, blocked.next, blocked.code)
+        return stop(blocked.rule, blocked.reason, blocked.next, blocked.code)
     return Again(blocked.reason, AttemptVerdict.NOT_STARTED)
 
 
@@ -318,7 +240,7 @@ def _disturbed(reason: str, earlier: tuple[Verdict, ...]) -> Verdict:
     if _became(AttemptVerdict.DISTURBED, earlier) + 1 < MAX_DISTURBED:
         return Again(reason, AttemptVerdict.DISTURBED)
     what = f"{MAX_DISTURBED} launches of one repeat were disturbed, the last one by {reason}"
-    return _stop("GPU-14", what, MAKE_QUIET, Code.NOT_QUIET)
+    return stop("GPU-14", what, MAKE_QUIET, Code.NOT_QUIET)
 
 
 def _shortfall(result: AttemptResult) -> str:
@@ -343,56 +265,6 @@ def _other_tests(result: AttemptResult, counted: tuple[str, ...] | None) -> str:
     return f"it ran other tests than another repeat: {'; '.join(named)}" + (f"; and {more} more" if more else "")
 
 
-def _infrastructure(result: AttemptResult, earlier: tuple[Verdict, ...]) -> Again | Stop | None:
-    """Why this attempt proves nothing about the code: ended from outside, or a known crash in its log."""
-    rc = _exit_code(result)
-    if result.stopped_by == "timeout":
-        return Again("stopped at its wall-clock limit", cause="its wall-clock limit")
-    if result.stopped_by == "watchdog":
-        return Again(result.stop_reason, cause=result.stopped_for)
-    if rc is not None and (rc < 0 or rc > 128):
-        number = -rc if rc < 0 else rc - 128
-        code = "" if rc < 0 else f" (exit code {rc})"
-        because = f" ({result.signature})" if result.signature else ""
-        reason = _signalled(number) + code + because
-        if number in _OWN_CRASHES:
-            return Again(reason, cause=result.known_crash or f"signal {number}")
-        where = _where(result)
-        cause = result.known_crash or (where and f"signal {number} in {where}")
-        killed = number == signal.SIGKILL
-        memory = (
-            f"; for lack of memory the kernel ended {number_of(result.oom_kills, 'process', 'processes')} meanwhile"
-        )
-        reason += (f", in {where}" if where else "") + (memory if killed and result.oom_kills else "")
-        return Again(reason, cause=cause, remedy=_LACK_OF_MEMORY if killed else _WHO_KILLS_IT)
-    if result.signature:
-        return Again(f"known crash in the log: {result.signature}", cause=result.known_crash)
-    if result.guard.collected and not result.guard.finished and rc not in (2, 3, 4, 5):
-        # With nothing collected the guard was silenced or the module ended Python: the next attempt would be the same.
-        how = "ended with exit code 0 in the middle of" if rc == 0 else "broke off without ending"
-        return _once(f"pytest {how} its session", ("session", how), earlier, _WHO_ENDS_IT)
-    return None
-
-
-def _exit_code(result: AttemptResult) -> int | None:
-    """pytest's exit code; that of its session where it never came to exit with it."""
-    return result.guard.exitstatus if result.stopped_by in ("exit", "cancel") else result.pytest_rc
-
-
-def _signalled(number: int) -> str:
-    """Describe a signal that tune-mcp did not send: a crash of pytest itself, or somebody outside."""
-    if number in _OWN_CRASHES:
-        return f"pytest crashed: it was ended by signal {_signal_name(number)}"
-    return f"killed from outside: pytest was ended by signal {_signal_name(number)}, which tune-mcp did not send"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return f"{number} ({signal.Signals(number).name})"
-    except ValueError:
-        return str(number)
-
-
 def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple[Verdict, ...]) -> Verdict:
     """All metrics are there and every test ran once: only the test's own word and the sample counts can spoil it."""
     invalid = dict.fromkeys(found.invalid for found in result.stages.values() if found.invalid)
@@ -402,17 +274,17 @@ def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple
     for key, found in result.stages.items():
         stage = stages[key]
         if stage.is_docs:
-            if _exit_code(result) != 0:
-                if trouble := _infrastructure(result, earlier):
+            if exit_code(result) != 0:
+                if trouble := infrastructure(result, earlier):
                     return trouble
                 what = f"{key} failed" + (f": {_first(result.guard.failures)}" if result.guard.failures else "")
-                return _stop("STG-09", what, "fix the docs test")
+                return stop("STG-09", what, "fix the docs test")
             continue
         total, ok, expected = found.total or 0, found.ok or 0, stage.expected_samples
         cell, _ = sampled(Counts(total=total, ok=ok), expected)
         if cell is Cell.FAILED:
             wanted = f", {expected} expected" if expected is not None else ""
-            return _stop(
+            return stop(
                 "SMP-06",
                 f"{key}: wrong sample scope, {ok}/{total} samples{wanted}",
                 "fix sample_counts or expected_samples and discover again",
@@ -422,7 +294,7 @@ def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple
     if not partial:
         failed = len(result.guard.failed)
         tests = number_of(failed, "test")
-        rc = _exit_code(result)
+        rc = exit_code(result)
         if result.stopped_by == "exit":
             return Keep(f"{f'threshold_assertion ({tests} failed); ' if failed else ''}{result.stop_reason}")
         if failed and failed == len({failure.nodeid for failure in result.guard.failures_in("teardown")}):
@@ -434,16 +306,10 @@ def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple
             return Keep(f"threshold_assertion ({tests} failed)")
         return Keep("" if rc == 0 else f"pytest ended with {rc} after every test had passed")
     shortfall, likeness = ", ".join(partial), ("partial", *partial)
-    if _seen(likeness, earlier):
-        return _stop(
+    if seen(likeness, earlier):
+        return stop(
             "SMP-11",
             f"the same samples were missing twice ({shortfall}), so this is no accident",
             "find out why these samples fail, or fix sample_counts",
         )
     return Again(f"partial: {shortfall}", likeness=likeness)
-
-
-def _stop(
-    rule: str, message: str, next_step: str, code: str = Code.HALT_UNRESOLVED, *, quarantined: bool = False
-) -> Stop:
-    return Stop(Halt(code=str(code), rule=rule, message=message, next=next_step), quarantined)
