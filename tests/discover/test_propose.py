@@ -41,7 +41,13 @@ def places(root: Path, code: str, left: Mapping[str, Any]) -> dict[str, str]:
     proposal = config_proposal("m", None, found, rules, AssertionReader(root / "repo"))
     assert proposal.tests, proposal.problems
     (test,) = proposal.tests
-    return {limit.source: limit.place for limit in filled(test, root / "basetemp", (), {}).limits}
+    found = filled(test, root / "basetemp", (), {}).limits
+    recorded = {name.partition("::")[2] for name in (limit.place for limit in found) if name.startswith("tune_record")}
+    # A stage without a place reads what is recorded under its metric's name.
+    assert not {limit.metric for limit in found if not limit.place} & (
+        left.get("tune_record.json", {}).keys() - recorded
+    )
+    return {limit.source: limit.place for limit in found}
 
 
 RECORDED_ELSEWHERE = """

@@ -157,7 +157,9 @@ def config_proposal(
 def _limits(path: str, ones: Sequence[Unclaimed], tree: ast.Module, rules: MetricRules) -> Iterator[Limit]:
     names, made, put = recorded(tree), made_names(tree), list(entries(tree))
     given = names_for(path, {one.source: one.assertions for one in ones}, names)
-    rest = metric_names([one.source for one in ones if one.source not in given], given.values())
+    # A stage reads what is recorded under its metric's name, so no other value may have that name.
+    taken = {*given.values(), *(name for name, value in names.items() if value.test)}
+    rest = metric_names([one.source for one in ones if one.source not in given], taken)
     for one in ones:
         if not isinstance(one.gate, Gate):
             continue
