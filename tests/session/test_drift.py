@@ -255,6 +255,18 @@ def test_what_the_tests_wrote_is_their_data_and_what_config_declares_never_what_
     assert drift.rewritten(before, after, PLANNED) == ("limits.json",), "a measured file is never an output"
 
 
+def test_new_data_is_told_but_no_code_and_nothing_that_is_no_part_of_the_tree() -> None:
+    new = ("data.csv", "code.py", "mine.txt", "run.log", ".vscode/settings.json", "notes.txt")
+
+    assert drift.appeared(state(untracked=dict.fromkeys(new, "1")), PLANNED) == ("data.csv",)
+
+
+def test_a_clients_own_tracked_file_may_change_at_the_top_and_not_below() -> None:
+    now = state(changed={".vscode/settings.json": "2", "docs/.vscode/settings.json": "2"}, untracked=PLANNED.untracked)
+
+    assert drift.dirt_moved(now, PLANNED) == ("docs/.vscode/settings.json was changed",)
+
+
 def test_a_way_out_is_shown_for_data_that_may_be_declared_and_for_new_code_that_a_person_may_let_git_ignore() -> None:
     files = ["data.json", "code.py", "limits.json", ".tune/models/a/config.yaml"]
 
