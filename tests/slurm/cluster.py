@@ -236,6 +236,13 @@ PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=
         )
         return done.stdout + done.stderr
 
+    def put_back(self) -> None:
+        """As an administrator does with nodes that a new controller has lost sight of."""
+        for node, seen in self.nodes().items():
+            if seen.startswith(("down", "drain")) or seen.endswith("*"):
+                self.asked("scontrol", "reconfigure")
+                self.asked("scontrol", "update", f"nodename={node}", "state=resume")
+
     def nodes(self) -> dict[str, str]:
         lines = self.asked("sinfo", "-h", "-N", "-o", "%N %t").split("\n")
         return dict(line.split() for line in lines if line.startswith(NODES))

@@ -9,7 +9,7 @@ import toy
 from calibrations import finished, held, jobs_of, make, overlapping, results, usage
 from cluster import NODES, Cluster
 
-from tune_mcp.session import events
+from tune_mcp.session import events, state
 from tune_mcp.supervise.executor import batch
 from tune_mcp.verbs.precheck import precheck
 from tune_mcp.verbs.stop_run import stop_run
@@ -52,6 +52,7 @@ def test_a_controller_that_is_killed_at_a_change_of_state_costs_no_repeat(cluste
     toy.let_go(project, 1)
     cluster.start_controller()
 
+    toy.wait_for(lambda: (cluster.put_back(), state.conclude(run).state.at_rest)[1], 150, "the end of the run")
     finished(project, run)
     assert not overlapping(project)
 
