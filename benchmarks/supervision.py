@@ -149,7 +149,7 @@ def loaded_files() -> Iterator[Figure]:
         def launch() -> None:
             loaded_comparison.before_launch(job)
             record, found = loaded_comparison.after_launch(job, tree, time.time_ns())
-            if record is None or found.inside or found.elsewhere:
+            if record is None or found.moved or found.incomparable:
                 raise RuntimeError(found)
             loaded.store(job, record)
             shutil.copyfile(job.folder / loaded.RECORD_FILE, run.loaded)
