@@ -586,6 +586,12 @@ def _attempts(run: RunDir) -> list[Path]:
     return sorted(path for path in run.path.glob(f"_pytest/{KEY}/attempts/run*_a*") if path.is_dir())
 
 
+def _special(folder: str, names: list[str]) -> list[str]:
+    """Pipes and the like, which an earlier round left and no copy can take."""
+    paths = ((name, Path(folder, name)) for name in names)
+    return [name for name, path in paths if not (path.is_file() or path.is_dir() or path.is_symlink())]
+
+
 def _copied_attempt(run: RunDir, draw: random.Random, _: int) -> Change | None:
     """An attempt's folder once more, as an attempt of another repeat or a later one of its own."""
     paths = _attempts(run)
@@ -597,7 +603,7 @@ def _copied_attempt(run: RunDir, draw: random.Random, _: int) -> Change | None:
     if target == source:
         return None
     _removed(target)
-    shutil.copytree(source, target, symlinks=True, ignore_dangling_symlinks=True)
+    shutil.copytree(source, target, symlinks=True, ignore=_special)
     return Change("", frozenset(hit), lambda: _removed(target) if not hit else None)
 
 
