@@ -253,13 +253,18 @@ def plain_handle(path: Path, flags: int, mode: int = 0o644) -> int:
     raise NotPlain(errno.EINVAL, f"{what}, not a plain file", str(path))
 
 
+def real(path: Path, *, strict: bool = False) -> Path:
+    """The path without links. A loop of links is an ``OSError`` where it must exist (``strict``), never another one."""
+    return Path(os.path.realpath(path, strict=strict))
+
+
 def inside(root: Path, relative: str) -> Path:
     """``root / relative``, or ``ValueError`` when it is absolute, climbs out, or leaves ``root`` through a link."""
     pure = PurePosixPath(relative)
     if not relative or pure.is_absolute() or ".." in pure.parts or "\0" in relative:
         raise ValueError(f"{relative!r} is not a path inside {root}")
     path = root / pure
-    if not path.resolve().is_relative_to(root.resolve()):
+    if not real(path).is_relative_to(real(root)):
         raise ValueError(f"{relative!r} leaves {root} through a link")
     return path
 

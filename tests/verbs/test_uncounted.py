@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import toy
 
 from tune_mcp.contract.resume_run import PurgeItem
+from tune_mcp.errors import Refusal
 from tune_mcp.report.facts import ReportFacts, UncountedFacts
 from tune_mcp.run_dir import RunDir
 from tune_mcp.supervise.job import AttemptResult, Job
+from tune_mcp.verbs.apply_plan import apply_plan
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.report import report
 from tune_mcp.verbs.resume_run import resume_run
+from tune_mcp.verbs.status import status
 from tune_mcp.verbs.stop_run import stop_run
+from tune_mcp.verbs.strict_audit import strict_audit
 
 pytestmark = pytest.mark.usefixtures("warm")
 
@@ -129,3 +134,22 @@ def test_what_a_stopped_attempt_had_written_is_shown_although_it_was_never_seale
     (one,) = facts(project, run).uncounted
     assert told(one)["latency_mean_s"] == (7.5, True)
     assert "stopped before it was sealed" in one.reason and one.t != "?"
+
+
+@pytest.mark.parametrize("place", ["basetemp_run1", "run1.log", "attempts/run1_a1/basetemp", "attempts/run2_a1"])
+def test_links_that_lead_round_in_a_circle_are_no_bug_for_any_reader(tmp_path: Path, place: str) -> None:
+    project = toy.make_toy(tmp_path / "repo")
+    run = toy.finished_run(project)
+    path = run.test_folder(toy.TEST_KEY) / place
+    if path.is_dir() and not path.is_symlink():
+        path.rename(tmp_path / "aside")
+    else:
+        path.unlink(missing_ok=True)
+    path.symlink_to(path.with_name(f"{path.name}-round"))
+    path.with_name(f"{path.name}-round").symlink_to(path)
+
+    for ask in (report, apply_plan, status, strict_audit):
+        with suppress(Refusal):
+            ask(project, run.run_id)
+    with suppress(Refusal), toy.supervised_here():
+        resume_run(project, run.run_id)

@@ -25,6 +25,7 @@ from tune_mcp.files import (
     digest,
     inside,
     read_plain,
+    real,
     sha256_bytes,
     sha256_file,
     sync_folder,
@@ -243,8 +244,8 @@ class _Transaction:
         if not change.path.is_absolute():
             raise Refusal(Code.INVALID_ARGUMENT, "APL-24", f"{change.path} is not absolute", "give absolute paths")
         try:
-            target = change.path.resolve(strict=True)
-        except (OSError, RuntimeError):
+            target = real(change.path, strict=True)
+        except OSError:
             raise _not_as_planned(str(change.path)) from None
         if not target.is_relative_to(self.root):
             raise Refusal(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tune_mcp.config.stages import ONE, Stage
 from tune_mcp.errors import Json
-from tune_mcp.files import digest, inside, sha256_file
+from tune_mcp.files import digest, inside, real, sha256_file
 
 MOST_FILES = 5000
 MOST_BYTES = 1 << 30
@@ -108,7 +108,7 @@ def strangers(basetemp: Path, names: Iterable[str], launched_ns: int, ended_ns: 
 
 
 def _stranger(path: Path, launched_ns: int, ended_ns: int) -> str:
-    path = path.resolve(strict=True)
+    path = real(path, strict=True)
     facts = path.stat()
     born = birth_ns(path)
     if facts.st_nlink > 1:

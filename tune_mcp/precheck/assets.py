@@ -13,7 +13,7 @@ from typing import cast
 from tune_mcp.config.model import RequiredFile
 from tune_mcp.contract.precheck import Check, check
 from tune_mcp.discover.python_files import PythonFiles
-from tune_mcp.files import read_text
+from tune_mcp.files import read_text, real
 from tune_mcp.precheck.hub import NO_WEIGHTS, RepoKind, folder_name, holders, missing_parts
 from tune_mcp.precheck.subject import Subject, quoted
 from tune_mcp.precheck.variables import USE, substituted
@@ -42,7 +42,7 @@ def hub_checks(subject: Subject) -> Iterator[Check]:
         (needs.hub(), "auto_env.HF_HUB_CACHE", config),
     ):
         if folder.is_symlink():
-            there = folder.resolve()
+            there = real(folder)
             detail, fix = f"{folder} is a link to {there}", f"set {key}: {there} in {file}"
             yield check("hf.home", "warn", detail, fix)
     for repo_id in needs.model_ids:

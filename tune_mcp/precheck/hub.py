@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from tune_mcp.config.stages import Frozen
-from tune_mcp.files import read_text
+from tune_mcp.files import read_text, real
 from tune_mcp.precheck.subject import Needs
 from tune_mcp.words import named
 
@@ -88,7 +88,7 @@ def _in_snapshot(
     broken: list[str] = []
     for path in sorted(snapshot.rglob("*")):
         name = str(path.relative_to(snapshot))
-        target = path.resolve()
+        target = real(path)
         if not target.exists() or target.name.endswith(".incomplete"):
             broken.append(name)
         elif target.is_file() and not name.endswith(".incomplete"):

@@ -16,7 +16,7 @@ from pathlib import Path
 from tune_mcp.config.stages import MetricKey, Number
 from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.errors import Json
-from tune_mcp.files import read_object, sha256_file
+from tune_mcp.files import read_object, real, sha256_file
 from tune_mcp.observe import result_files
 from tune_mcp.observe.audit import Audit, AuditedStage
 from tune_mcp.observe.extract import ResultFiles, extract, finite_number
@@ -231,14 +231,14 @@ def _superseded(run: RunDir, stages: Mapping[str, list[AuditedStage]]) -> Iterat
         for repeat, cell in enumerate(fed[0].cells, 1):
             if cell.stored is None:
                 continue
-            counted = (run.path / cell.stored.content.basetemp).resolve()
+            counted = real(run.path / cell.stored.content.basetemp)
             history = {one.attempt: one for one in cell.stored.content.history}
             counts = cell.stored.content.last_attempt
             on_disk = {number: places for number, *places in _attempts(place / "attempts", place, repeat)}
             for number in sorted({*history, *(one for one in on_disk if one)}):
                 folder = place / "attempts" / f"run{repeat}_a{number}"
                 home, basetemp = on_disk.get(number, (folder, folder / "basetemp"))
-                if number == counts or basetemp.resolve() == counted:
+                if number == counts or real(basetemp) == counted:
                     continue
                 recorded = history.get(number)
                 if recorded is None and not basetemp.is_dir() and not (home / RESULT_FILE).is_file():

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tune_mcp.config.lanes import Lane, Placement
-from tune_mcp.files import inside, open_plain
+from tune_mcp.files import inside, open_plain, real
 from tune_mcp.session.provenance import git
 
 ALWAYS = (".cache/flashinfer",)
@@ -36,12 +36,12 @@ def wipe(root: Path, relatives: Iterable[str]) -> tuple[str, ...]:
     (``/``, a home folder), ``OSError`` when something cannot be removed.
     """
     home = Path.home().resolve()
-    if root.resolve() in (Path("/"), home, home.parent):
+    if real(root) in (Path("/"), home, home.parent):
         raise ValueError(f"{root} is no slice of a CI cache; nothing below it is wiped")
     emptied: list[str] = []
     for relative in dict.fromkeys((*ALWAYS, *relatives)):
         folder = inside(root, relative)
-        if folder.resolve() == root.resolve():
+        if real(folder) == real(root):
             raise ValueError(f"{relative!r} is the slice itself")
         if _empty(folder):
             emptied.append(relative)

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from tune_mcp.errors import Json
-from tune_mcp.files import parse_json, read_plain, sha256_bytes, sha256_file, write_atomic
+from tune_mcp.files import parse_json, read_plain, real, sha256_bytes, sha256_file, write_atomic
 from tune_mcp.observe.observation import AttemptVerdict, Stored, load
 from tune_mcp.run_dir import ATTEMPT, RunDir, attempt_folders
 from tune_mcp.session import events
@@ -148,7 +148,7 @@ def _within(
             continue
         log = f"run{repeat}.log"
         later = [home for other, home in made.items() if other >= number]
-        pointed = (root / log).resolve() == path.resolve() / log  # the usual names are those of this attempt
+        pointed = real(root / log) == real(path) / log  # the usual names are those of this attempt
         homes = (root, *later) if pointed else (*later, root)
         home = next((home for home in homes if _is_its_log(home / log, result)), None)
         if home is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tune_mcp.actions import Step, call
 from tune_mcp.errors import Code, Json, Refusal
-from tune_mcp.files import sha256_file
+from tune_mcp.files import real, sha256_file
 from tune_mcp.observe.audit import Audit, AuditedCell, Fault, audit
 from tune_mcp.run_dir import RUNS_FOLDER, RunDir
 from tune_mcp.session import events, provenance, state
@@ -227,9 +227,9 @@ def changed_files(repo_root: Path, run: RunDir, plan: Plan) -> dict[str, str]:
     written = [file for journal in in_order for file in journal.files]
     for name, shas in expected.items():
         # A journal names the file itself, a plan perhaps a link to it.
-        own = (repo_root / name).resolve()
+        own = real(repo_root / name)
         for file in written:
-            if (repo_root / file.path).resolve() == own and file.before_sha256 in shas:
+            if real(repo_root / file.path) == own and file.before_sha256 in shas:
                 shas.add(file.after_sha256)
     found: dict[str, str] = {}
     for name, shas in expected.items():

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tune_mcp.actions import Step
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.files import FileLock, open_plain, sha256_file, sync_folder, write_atomic
+from tune_mcp.files import FileLock, open_plain, real, sha256_file, sync_folder, write_atomic
 from tune_mcp.observe import audit, result_files
 from tune_mcp.observe.audit import Audit
 from tune_mcp.precheck.fingerprint import Environment
@@ -136,7 +136,7 @@ def _copy_file(path: Path, target: Path) -> None:
 
 def _copy_link(path: Path, target: Path, root: Path, new_root: Path) -> None:
     aim = Path(os.path.normpath(path.parent / path.readlink()))
-    if aim.is_relative_to(root) and path.resolve().is_relative_to(root.resolve()):
+    if aim.is_relative_to(root) and real(path).is_relative_to(real(root)):
         target.symlink_to(os.path.relpath(new_root / aim.relative_to(root), target.parent))
         shutil.copystat(path, target, follow_symlinks=False)
     elif any(part.startswith("basetemp") for part in path.relative_to(root).parts):

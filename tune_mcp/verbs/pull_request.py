@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tune_mcp.contract.apply_plan import Direction
-from tune_mcp.files import write_atomic
+from tune_mcp.files import real, write_atomic
 from tune_mcp.report import since, wording
 from tune_mcp.report.earlier import published_place
 from tune_mcp.report.facts import ReportFacts
@@ -45,8 +45,8 @@ class CatalogueFile:
 def catalogue(project: Project, model: str) -> CatalogueFile:
     """Where the digests of edited files stand; an apply brings them up to date (DSC-02)."""
     path = project.places.stages_path_for_writing(model, project.repo_root)
-    ours = path.resolve().is_relative_to(project.repo_root)
-    name = path.resolve().relative_to(project.repo_root).as_posix() if ours else str(path)
+    ours = real(path).is_relative_to(project.repo_root)
+    name = real(path).relative_to(project.repo_root).as_posix() if ours else str(path)
     return CatalogueFile(path, name, ours)
 
 
