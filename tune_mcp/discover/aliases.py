@@ -83,6 +83,6 @@ def _unknown(name: str, known: list[str]) -> Refusal:
         Code.UNKNOWN_STAGE,
         "STG-01",
         f"there is no stage or alias {name!r}",
-        Step(f"name {' or '.join(offered)}; for all of them ", call("catalog")),
+        Step(f"name {' or '.join(offered)}; the full list: ", call("catalog")),
         {"stage": name, "near": [*near]},
     )
