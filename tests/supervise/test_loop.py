@@ -201,6 +201,19 @@ def test_four_tries_a_pass_then_the_next_pass_then_exhausted(project: Project, m
     assert refused(lambda: apply_plan(project, run.run_id)) == "NOT_STRICT"
 
 
+@pytest.mark.rule("RTY-01", "RTY-03")
+def test_a_runner_that_dies_every_time_is_launched_four_times_and_resume_needs_no_change(project: Project) -> None:
+    with toy.supervised_here(lambda _job: None) as executor:
+        run = toy.start(project, 2)
+
+    now = status(project, run.run_id)
+    assert (now.state, len(executor.jobs)) == ("halted", MAX_TRIES)
+    assert "4 launches in a row failed alike: the runner ended" in now.reason and "find who ends it" in now.text()
+    with toy.supervised_here():
+        resume_run(project, run.run_id)
+    assert strict_audit(project, run.run_id).ready
+
+
 @pytest.mark.rule("RES-08", "RES-04", "RTY-06")
 def test_an_exhausted_run_is_filled_by_resume(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "MAX_PASSES", 1)

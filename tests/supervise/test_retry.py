@@ -441,6 +441,52 @@ def test_a_repeat_that_the_test_itself_calls_invalid_is_never_kept() -> None:
     assert found == Again("the test itself calls this repeat invalid: v.json::valid is false")
 
 
+def invalid() -> AttemptResult:
+    return ended(stages={"toy_speed": speed()["toy_speed"].model_copy(update={"invalid": "v.json::valid is false"})})
+
+
+WITHOUT_END = {
+    "invalid by its own word": (lambda _k: invalid(), "observation_validity"),
+    "the clock is set each time": (lambda k: ended(clock_moved=f"the clock was set ({k} s)"), "sets the clock"),
+}
+
+
+@pytest.mark.rule("RTY-01", "RTY-03")
+@pytest.mark.parametrize(("attempt", "remedy"), WITHOUT_END.values(), ids=WITHOUT_END)
+def test_what_spoils_every_try_of_a_pass_halts_and_says_what_to_do(
+    attempt: Callable[[int], AttemptResult], remedy: str
+) -> None:
+    *before, last = judged(*[attempt(k) for k in range(MAX_TRIES)])
+
+    assert all(isinstance(one, Again) for one in before)
+    assert isinstance(last, Stop) and (last.halt.code, last.halt.rule) == ("START_FAILED", "RTY-01")
+    assert last.halt.message.startswith("4 launches in a row failed alike: ") and remedy in last.halt.next
+    crash = started_badly(pytest_rc=-11)
+    others = judged(*[attempt(k) for k in range(MAX_TRIES - 1)], crash, attempt(9))
+    assert all(isinstance(one, Again) for one in others)
+
+
+@pytest.mark.rule("RTY-01", "RTY-03")
+@pytest.mark.parametrize("ends", [(-9,) * 4, (None,) * 4, (-9, None, -15, -9)], ids=["killed", "unknown", "mixed"])
+def test_a_runner_that_is_ended_in_every_try_of_a_pass_halts(ends: tuple[int | None, ...]) -> None:
+    made: tuple[Verdict, ...] = ()
+    for end in ends:
+        made += (judge(None, {}, made, end),)
+
+    assert all(isinstance(one, Again) for one in made[:-1])
+    last = made[-1]
+    assert isinstance(last, Stop) and last.halt.code == "START_FAILED" and "runner.log" in last.halt.next
+
+
+@pytest.mark.rule("RTY-01", "RTY-03")
+def test_a_launch_that_is_not_charged_does_not_part_tries_that_failed_alike() -> None:
+    crash = started_badly(pytest_rc=-11)
+    *before, last = judged(crash, ended(disturbed="a build"), crash, not_launched(), crash, crash)
+
+    assert all(isinstance(one, Again) for one in before)
+    assert isinstance(last, Stop)
+
+
 def started_badly(**facts: Any) -> AttemptResult:
     return ended(**{"pytest_rc": 1, "guard": failed("setup"), "stages": NO_FILE, **facts})
 

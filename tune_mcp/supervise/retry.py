@@ -35,6 +35,15 @@ _UNREADABLE = (
     "if config.yaml names a wrong place, fix metric_sources and discover again; if the test wrote a bad value, purge "
     "this repeat on resuming; a test may be changed while no repeat of it counts"
 )
+_WHY_INVALID = (
+    "find in the pytest log of the last attempt why the test calls its repeat invalid and remove that on this machine "
+    "or in the test, or correct observation_validity in config.yaml"
+)
+_WHO_ENDS_THE_RUNNER = (
+    "find who ends it: runner.log in the attempt's folder, dmesg (lack of memory), a cleanup script; under Slurm the last "
+    "lines of run.log say how the job ended (TIMEOUT: raise time in slurm of the host profile)"
+)
+_WHO_SETS_THE_CLOCK = "find what sets the clock (a time service that steps it, a machine that sleeps) and stop that"
 MAX_TRIES = 4
 """Attempts per repeat and pass, the first included (RTY-03, read strictly: see docs/explanation/decisions.md)."""
 MAX_DISTURBED = 5
@@ -56,38 +65,45 @@ def judge(
     ids that another repeat ran which counts already, None while there is none.
     """
     verdict = _judged(result, stages, earlier, runner_end, counted)
-    if result is None or not isinstance(verdict, Again) or not verdict.cause:
+    return _in_every_try(verdict, earlier) if isinstance(verdict, Again) and verdict.cause else verdict
+
+
+def _in_every_try(verdict: Again, earlier: tuple[Verdict, ...]) -> Again | Stop:
+    """A halt when all tries of a pass failed by one cause: so would those of all passes."""
+    before = [one.cause for one in earlier if isinstance(one, Again) and one.charged][1 - MAX_TRIES :]
+    if before != [verdict.cause] * (MAX_TRIES - 1):
         return verdict
+    return stop(
+        "RTY-01",
+        f"{MAX_TRIES} launches in a row failed alike{verdict.how}: {verdict.reason}",
+        verdict.remedy
+        or "find the cause in the pytest log of the last attempt and fix it on this machine, in the test or in config",
+        Code.START_FAILED,
+    )
+
+
+def _infrastructure(result: AttemptResult, earlier: tuple[Verdict, ...]) -> Again | Stop | None:
+    found = infrastructure(result, earlier)
+    return _as_far(found, result) if isinstance(found, Again) else found
+
+
+def _as_far(verdict: Again, result: AttemptResult) -> Again:
+    """The same, its cause told from those of attempts that came further or less far.
+
+    Where something was measured, the same values must have been, up to the same phase of the same test; what happened
+    nobody knows where has no cause then.
+    """
     measured = [
         f"{key}/{name}"
         for key, found in result.stages.items()
         for name, value in found.metrics.items()
         if value is not None
     ]
-    how = ", and none measured anything"
-    if measured:
-        where = last_place(result)
-        verdict = replace(verdict, cause=f"{verdict.cause} in {where} after {measured}" if where else "")
-        how = f", each in {where}"
-    return _fails_alike(verdict, earlier, how) or verdict
-
-
-def _fails_alike(verdict: Again, earlier: tuple[Verdict, ...], how: str) -> Stop | None:
-    """A halt when all tries of a pass failed by one cause and got no further each time: so would those of all passes.
-
-    ``how`` they were alike, for the message.
-    """
-    before = earlier[1 - MAX_TRIES :]
-    alike = verdict.cause and all(isinstance(one, Again) and one.cause == verdict.cause for one in before)
-    if len(before) < MAX_TRIES - 1 or not alike:
-        return None
-    return stop(
-        "RTY-01",
-        f"{MAX_TRIES} launches in a row failed alike{how}: {verdict.reason}",
-        verdict.remedy
-        or "find the cause in the pytest log of the last attempt and fix it on this machine, in the test or in config",
-        Code.START_FAILED,
-    )
+    if not measured:
+        return replace(verdict, how=", and none measured anything")
+    where = last_place(result)
+    cause = f"{verdict.cause} in {where} after {measured}" if verdict.cause and where else ""
+    return replace(verdict, cause=cause, how=f", each in {where}")
 
 
 def _judged(
@@ -108,7 +124,7 @@ def _judged(
         message = f"this attempt is not comparable with the run's other ones: {result.incomparable}"
         return stop("SCP-02", message, step, Code.HOST_NOT_COMPARABLE, quarantined=True)
     if result.clock_moved:
-        return Again(result.clock_moved)
+        return Again(result.clock_moved, cause="the clock", remedy=_WHO_SETS_THE_CLOCK)
     if result.blocked:
         elsewhere = result.engine is not None  # what this node lacks, another one may have
         return _blocked(result.blocked.model_copy(update={"retryable": True}) if elsewhere else result.blocked, earlier)
@@ -128,7 +144,7 @@ def _judged(
             )
         return _complete(result, stages, earlier)
     unreadable = () if whole or unmeasured else ("unreadable", *dict.fromkeys(trouble))
-    if (found := infrastructure(result, earlier)) and not _finished_well(result, unreadable, earlier):
+    if (found := _infrastructure(result, earlier)) and not _finished_well(result, unreadable, earlier):
         return replace(found, likeness=unreadable) if isinstance(found, Again) and unreadable else found
     if whole:
         return stop(
@@ -140,7 +156,7 @@ def _judged(
         reason = f"a fixture failed before its test ran: {_first(unmeasured)}"
         if all(failure.exception.rpartition(".")[2] in _DEFECTS for failure in unmeasured):
             return _broke_off(reason, ("fixture", *_shape(unmeasured)), earlier)
-        return Again(reason, cause=unmeasured[0].exception)
+        return _as_far(Again(reason, cause=unmeasured[0].exception), result)
     raised = tuple(failure for failure in result.guard.failures_in("call") if not failure.assertion)
     absent = sorted({name for stage in result.stages.values() for name in stage.absent})
     if raised and absent:
@@ -205,10 +221,11 @@ def _attempt(key: str) -> str:
 
 def _no_result(runner_end: int | None, earlier: tuple[Verdict, ...]) -> Verdict:
     """The runner is gone: killed by somebody else, or by a bug in it, which a second attempt would only repeat."""
-    if runner_end is None:
-        return Again("the runner ended without a result")
-    if runner_end < 0:
-        return Again(f"the runner, not pytest, was killed from outside: signal {signal_name(-runner_end)}")
+    if runner_end is None or runner_end < 0:
+        reason = "the runner ended without a result"
+        if runner_end is not None:
+            reason = f"the runner, not pytest, was killed from outside: signal {signal_name(-runner_end)}"
+        return Again(reason, cause="the runner", remedy=_WHO_ENDS_THE_RUNNER)
     reason = f"the runner ended without a result (exit code {runner_end}); its runner.log says why"
     return once(reason, ("runner", str(runner_end)), earlier, "see runner.log in the attempt's folder")
 
@@ -269,13 +286,14 @@ def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple
     """All metrics are there and every test ran once: only the test's own word and the sample counts can spoil it."""
     invalid = dict.fromkeys(found.invalid for found in result.stages.values() if found.invalid)
     if invalid:
-        return Again(f"the test itself calls this repeat invalid: {', '.join(invalid)}")
+        reason = f"the test itself calls this repeat invalid: {', '.join(invalid)}"
+        return Again(reason, cause="observation_validity", remedy=_WHY_INVALID)
     partial: list[str] = []
     for key, found in result.stages.items():
         stage = stages[key]
         if stage.is_docs:
             if exit_code(result) != 0:
-                if trouble := infrastructure(result, earlier):
+                if trouble := _infrastructure(result, earlier):
                     return trouble
                 what = f"{key} failed" + (f": {_first(result.guard.failures)}" if result.guard.failures else "")
                 return stop("STG-09", what, "fix the docs test")

@@ -27,13 +27,15 @@ class Again:
 
     A second attempt of the same ``likeness`` is no accident; empty for what is tried again whatever it was.
     ``cause`` names what failed: a signature, a signal, an exception; also where, for a signal of somebody else and for
-    what had measured something. It is empty for what is tried again whatever it was. ``remedy`` is what to do about it.
+    what had measured something. It is empty for what is tried again whatever it was. ``how`` says in what attempts of
+    one cause are alike beside it, ``remedy`` what to do about it.
     """
 
     reason: str
     became: AttemptVerdict = AttemptVerdict.RETRIED
     likeness: Likeness = field(default=(), compare=False)
     cause: str = field(default="", compare=False)
+    how: str = field(default="", compare=False)
     remedy: str = field(default="", compare=False)
 
     @property
