@@ -10,10 +10,12 @@ import toy
 
 from tune_mcp.cli.watch import picture
 from tune_mcp.contract.status import StatusReply
+from tune_mcp.report.hosts import LaneMedian
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.server import dashboard
 from tune_mcp.session import events
 from tune_mcp.supervise.job import AttemptResult, Job
+from tune_mcp.verbs import status as verb
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.report import report
 from tune_mcp.verbs.status import status
@@ -111,6 +113,26 @@ def test_who_polls_reads_medians_again_only_when_one_moved(tmp_path: Path) -> No
     run.supervisor.write_bytes(ended)
     end = status(project, run.run_id, known=idle.mark)
     assert end.lane_medians == moved.lane_medians, "the end says everything"
+
+
+def test_who_polls_reads_medians_again_when_a_lane_begins_to_stand_apart_but_not_for_one_repeat_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, run = measured_on_two_lanes(tmp_path / "repo", right_s=10.0)
+    now: list[LaneMedian] = []
+    monkeypatch.setattr(verb, "_lane_medians", lambda *_: tuple(now))
+
+    def seen(known: str | None, *sides: LaneMedian) -> StatusReply:
+        now[:] = sides
+        return status(project, run.run_id, known=known)
+
+    with toy.at_work(run):
+        first = seen(None, LaneMedian("left", 6, 1.0, apart=False))
+        more = seen(first.mark, LaneMedian("left", 7, 1.001, apart=False))
+        apart = seen(more.mark, LaneMedian("left", 7, 1.001, apart=True))
+
+    assert first.lane_medians == ("left 1.00 of 6",) and not more.lane_medians
+    assert apart.lane_medians == ("left 1.00 of 7, stands apart",)
 
 
 def test_a_host_without_lanes_shows_no_medians(tmp_path: Path) -> None:

@@ -40,8 +40,8 @@ _WHY_INVALID = (
     "or in the test, or correct observation_validity in config.yaml"
 )
 _WHO_ENDS_THE_RUNNER = (
-    "find who ends it: runner.log in the attempt's folder, dmesg (lack of memory), a cleanup script; under Slurm the last "
-    "lines of run.log say how the job ended (TIMEOUT: raise time in slurm of the host profile)"
+    "find who ends it: runner.log in the attempt's folder, dmesg (lack of memory), a cleanup script; under Slurm the "
+    "last lines of run.log say how the job ended (TIMEOUT: raise time in slurm of the host profile)"
 )
 _WHO_SETS_THE_CLOCK = "find what sets the clock (a time service that steps it, a machine that sleeps) and stop that"
 MAX_TRIES = 4

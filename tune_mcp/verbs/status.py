@@ -74,9 +74,9 @@ def status(
                 changed, quiet_since = True, time.monotonic()
     if not first.at_rest:
         _polled(run)
-    reply = _status(project, run, plan, timed_out=wait_s > 0 and not changed)
+    reply, sides = _status(project, run, plan, timed_out=wait_s > 0 and not changed)
     # Medians move little from one repeat to the next: who has just read them reads them again when they differ.
-    medians = "; ".join(one.partition(" of ")[0] for one in reply.lane_medians)
+    medians = "; ".join(f"{one.lane} {one.median:.2f}{' apart' if one.apart else ''}" for one in sides)
     news: dict[str, object] = {"mark": f"{now.mark}\n{medians}"}
     if now.mark == known and not now.at_rest:
         again = f"as before: poll again within {reply.poll_within_s} s"
@@ -126,7 +126,9 @@ def _closing(run: RunDir, plan: Plan) -> bool:
     return not gates.audit(run, plan).open_cells()
 
 
-def _status(project: Project, run: RunDir, plan: Plan, *, timed_out: bool) -> StatusReply:
+def _status(
+    project: Project, run: RunDir, plan: Plan, *, timed_out: bool
+) -> tuple[StatusReply, tuple[LaneMedian, ...]]:
     # GPUs and logs are of a status alone: an audit at a terminal does not wait for them.
     from tune_mcp.gpus import MEMORY_LIMIT_MIB, Presence
     from tune_mcp.verbs.pytest_outcomes import failed_tests
@@ -146,7 +148,7 @@ def _status(project: Project, run: RunDir, plan: Plan, *, timed_out: bool) -> St
     sides = _lane_medians(run, audited)
     total = sum(counts.values())
     extracted = counts[Cell.STRICT] + counts[Cell.PARTIAL]
-    return StatusReply(
+    reply = StatusReply(
         run_id=run.run_id,
         state=str(now.state),
         terminal=now.state.terminal,
@@ -184,6 +186,7 @@ def _status(project: Project, run: RunDir, plan: Plan, *, timed_out: bool) -> St
         failed_tests=failed_tests(project, run, plan, audited),
         next=next_step(run, now, audited, log),
     )
+    return reply, sides
 
 
 def _alerts(run: RunDir, now: Conclusion, age: float | None, plan: Plan, gpus: GpuReading | None) -> Iterable[str]:
