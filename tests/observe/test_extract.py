@@ -228,7 +228,7 @@ def test_a_list_index_out_of_range_or_negative_is_a_missing_key(tmp_path: Path) 
 @pytest.mark.rule("HLT-07")
 def test_a_metric_without_a_place_says_that_config_is_needed(tmp_path: Path) -> None:
     for one in (metric(path=None), metric(file=None)):
-        assert "NEEDS_CONFIG" in reason(ResultFiles(tmp_path), one)
+        assert reason(ResultFiles(tmp_path), one) == "qps: NEEDS_CONFIG: no JSON path is known"
 
 
 @pytest.mark.rule("SMP-01", "STR-04")

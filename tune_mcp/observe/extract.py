@@ -15,8 +15,6 @@ from tune_mcp.config.stages import ONE, Frozen, Location, Stage
 from tune_mcp.errors import Json
 from tune_mcp.files import LARGEST_FILE, inside, parse_foreign_json, printable, read_plain
 
-_NOWHERE = Location(json_file="?", json_path="?")
-
 
 class Extraction(Frozen):
     """What one stage yielded: every tracked metric (None where unreadable), the counts, and the problems.
@@ -151,6 +149,9 @@ class _Reading:
             return None
         return None if value is None else int(value)
 
+    def unknown(self, key: str, what: str) -> None:
+        self.problems.append(printable(f"{key}: NEEDS_CONFIG: {what}"))
+
     def miss(self, key: str, place: Location, reason: str, near: tuple[str, ...] = ()) -> None:
         name = place.json_file
         if name in self.files.absent:
@@ -168,7 +169,7 @@ def extract(stage: Stage, files: ResultFiles) -> Extraction:
     metrics: dict[str, int | float | None] = {}
     for key, metric in stage.metrics.items():
         if metric.json_file is None or metric.json_path is None:
-            read.miss(key, _NOWHERE, "NEEDS_CONFIG: no JSON path is known")
+            read.unknown(key, "no JSON path is known")
             metrics[key] = None
             continue
         metrics[key] = read.number(key, Location(json_file=metric.json_file, json_path=metric.json_path))
@@ -179,7 +180,7 @@ def extract(stage: Stage, files: ResultFiles) -> Extraction:
         total = read.count("sample_counts.total", stage.sample_counts.total)
         ok = read.count("sample_counts.ok", stage.sample_counts.ok)
     elif stage.metrics:
-        read.miss("sample_counts", _NOWHERE, "NEEDS_CONFIG: no sample counts are configured")
+        read.unknown("sample_counts", "no sample counts are configured")
     invalid = ""
     if (place := stage.observation_validity) is not None:
         valid = files.flag(place)
