@@ -9,7 +9,7 @@ import toy
 
 from tune_mcp.contract.strict_audit import HostRow
 from tune_mcp.observe.observation import Attempt, AttemptVerdict
-from tune_mcp.report import hosts
+from tune_mcp.report import apart
 from tune_mcp.report.facts import Launch
 from tune_mcp.supervise import comparing
 from tune_mcp.supervise.job import AttemptResult, Engine, Job
@@ -114,13 +114,13 @@ def test_a_lane_that_is_slower_than_the_others_is_flagged_across_tests_of_any_le
              (("left", 1.0), ("right", 1.01), ("left", 0.99), ("right", 1.0))]  # fmt: skip
     slow = [launch("far", base * 1.2, test) for test, base in (("a", 10), ("b", 300), ("b", 301))]
 
-    told = hosts.lanes([*alike, *slow, launch("far", 9.0, superseded=True)])
+    told = apart.lanes([*alike, *slow, launch("far", 9.0, superseded=True)])
 
     assert [line.split(":")[0] for line in told] == ["Lane far", "Lane left", "Lane right"]
     assert ["stands apart" in line for line in told] == [True, False, False] and "3 counted" in told[0]
 
 
 def test_a_run_on_one_lane_or_none_says_nothing_and_two_repeats_are_too_few_for_a_flag() -> None:
-    assert hosts.lanes([launch("", 1.0), launch("", 2.0)]) == [] == hosts.lanes([launch("left", 1.0)])
+    assert apart.lanes([launch("", 1.0), launch("", 2.0)]) == [] == apart.lanes([launch("left", 1.0)])
     few = [launch("left", 10.0), launch("left", 10.0), launch("right", 20.0), launch("right", 20.0)]
-    assert not any("apart" in line for line in hosts.lanes(few))
+    assert not any("apart" in line for line in apart.lanes(few))

@@ -7,13 +7,15 @@ an image, a volume or a mount, and an unknown key is refused (HST-07).
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from tune_mcp.config.fields import AbsolutePath, ConfigModel, Env, Name, Public, wrong
 from tune_mcp.config.lanes import CPU_SET_VARIABLE, CpuList, Indices, Lane, Placement, Quiet, of_groups, problem
-from tune_mcp.config.yaml_source import Yaml
+
+if TYPE_CHECKING:
+    from tune_mcp.config.yaml_source import Yaml  # a plan holds Slurm settings: whoever reads one needs no YAML
 
 IGNORED_KEYS = frozenset({"precheck_checklist", "handoff"})
 """Keys of older profiles: a checklist that precheck now is, and notes of one session."""

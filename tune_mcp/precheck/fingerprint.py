@@ -6,14 +6,17 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from tune_mcp.config.stages import Frozen
 from tune_mcp.files import digest, read_text
-from tune_mcp.gpus import Gpu, GpuReading
 from tune_mcp.precheck import host_limits
-from tune_mcp.precheck.venv import VenvFacts
+
+if TYPE_CHECKING:
+    from tune_mcp.gpus import Gpu, GpuReading
+    from tune_mcp.precheck.venv import VenvFacts
 
 _COMPARED = (
     "kernel", "cpu_model", "cpu_count", "cpu_set", "gpu_driver", "image_digest", "python", "venv_freeze_sha256",

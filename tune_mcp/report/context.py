@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -19,12 +18,11 @@ from tune_mcp.config.stages import Number, Stage
 from tune_mcp.discover.constants import ModuleConstants
 from tune_mcp.discover.python_files import PythonFiles, remembered
 from tune_mcp.discover.source_tree import number_of
-from tune_mcp.errors import Json, Refusal
+from tune_mcp.errors import Refusal
 from tune_mcp.files import read_object
+from tune_mcp.report.hosts import UNKNOWN, gpu_phrase
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session.plan import LaunchSettings
-
-UNKNOWN = "?"
 
 
 @dataclass(frozen=True)
@@ -45,13 +43,6 @@ def hardware(run: RunDir) -> Hardware:
     if reported.lower().startswith("no gpu") or (isinstance(gpus, list) and not reported):
         return Hardware("CPU", reported or "no GPU (CPU)")
     return Hardware(f"{UNKNOWN}× {UNKNOWN}", reported or UNKNOWN)
-
-
-def gpu_phrase(gpus: Json) -> str:
-    """``2× NVIDIA H20`` of a recorded list of GPUs; empty for none. Older runs listed names, newer ones objects."""
-    found = [gpu.get("name") if isinstance(gpu, dict) else gpu for gpu in gpus] if isinstance(gpus, list) else []
-    names = Counter(name if isinstance(name, str) and name else UNKNOWN for name in found)
-    return " + ".join(f"{count}× {name}" for name, count in names.items())
 
 
 @dataclass

@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from tune_mcp.contract.apply_plan import Direction
-from tune_mcp.report import figures, hosts, since, wording
+from tune_mcp.report import apart, figures, since, wording
 from tune_mcp.report.facts import MetricFacts, ReportFacts
 from tune_mcp.report.figures import shown_text
 from tune_mcp.words import number_of
@@ -47,7 +47,7 @@ def render(facts: ReportFacts) -> str:
         "since": since,
         "figures": figures,
         "number_of": number_of,
-        "lanes": hosts.lanes(facts.launches),
+        "lanes": apart.lanes(facts.launches),
         "speed": [stage for stage in facts.stages if stage.group == "speed"],
     }
     return _template().render(**given)

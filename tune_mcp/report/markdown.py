@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from tune_mcp.contract.apply_plan import Direction
-from tune_mcp.report import hosts, since, wording
+from tune_mcp.report import apart, since, wording
 from tune_mcp.report.earlier import embedded
 from tune_mcp.report.facts import MetricFacts, ReportFacts, StageFacts
 from tune_mcp.report.figures import (
@@ -341,7 +341,7 @@ def _provenance(facts: ReportFacts) -> list[str]:
         f"- Versions: {_one_line(versions) or '?'}",
         f"- GPU: {facts.gpu_summary}",
         f"- Host profile: {facts.host or 'none'}",
-        *(f"- {line}" for line in hosts.lanes(facts.launches)),
+        *(f"- {line}" for line in apart.lanes(facts.launches)),
         f"- Environment: {facts.environment_note}",
         *(
             [f"- Processes that the tests end: {_one_line(facts.tests_end_processes)}"]
