@@ -318,12 +318,15 @@ def process(repo: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_status_loads_neither_the_protocol_nor_the_templates(project: Project) -> None:
-    toy.finished_run(project)
+@pytest.mark.parametrize("verb", ["status", "status RUN", "audit RUN", "tail RUN --once"])
+def test_a_verb_that_reads_a_run_loads_neither_the_protocol_nor_what_writes_or_judges_tests(
+    project: Project, verb: str
+) -> None:
+    words = [*verb.replace("RUN", toy.finished_run(project).run_id).split(), "--repo", str(project.repo_root)]
     code = (
-        "import sys; from tune_mcp.cli.main import main; "
-        f"code = main(['status', '--repo', {str(project.repo_root)!r}]); "
-        "heavy = {'mcp', 'mcp_types', 'jinja2', 'rich', 'starlette', 'tomlkit', 'httpx2'}; "
+        f"import sys; from tune_mcp.cli.main import main; code = main({words!r}); "
+        "heavy = {'mcp', 'mcp_types', 'jinja2', 'rich', 'starlette', 'tomlkit', 'httpx2', 'yaml', 'packaging', "
+        "'tune_mcp.apply', 'tune_mcp.discover', 'tune_mcp.report.statistics', 'tune_mcp.precheck.venv'}; "
         "print(sorted(heavy & set(sys.modules)), code)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

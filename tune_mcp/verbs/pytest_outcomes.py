@@ -19,7 +19,7 @@ from tune_mcp.config.stages import MetricKey, Number
 from tune_mcp.errors import Refusal
 from tune_mcp.observe.audit import Audit
 from tune_mcp.observe.extract import ResultFiles
-from tune_mcp.observe.observation import Failure
+from tune_mcp.observe.observation import Failure, Stored
 from tune_mcp.report import history
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events
@@ -159,16 +159,11 @@ _known: dict[tuple[str, frozenset[str]], tuple[str, ...]] = {}
 """By run and digests of what was recorded: a status is asked for again and again."""
 
 
-def failed_tests(project: Project, run: RunDir, plan: Plan, audited: Audit) -> tuple[str, ...]:
-    """One line for each of them among the repeats that were recorded; nothing is read where pytest ended well."""
-    stored = {
-        (stage.stage.test_key, repeat): cell.stored
-        for stage in audited.stages
-        for repeat, cell in enumerate(stage.cells, 1)
-        if cell.stored and cell.stored.content.pytest_rc not in (0, None)
-    }
-    if plan.legacy or not stored:
-        return ()
+def failed_tests(
+    project: Project, run: RunDir, audited: Audit, stored: Mapping[tuple[str, int], Stored]
+) -> tuple[str, ...]:
+    """One line for each of them among the repeats (test key, number) of which this is ``stored``."""
+    plan = audited.plan
     key = (str(run.path), frozenset(one.sha256 for one in stored.values()))
     if key not in _known:
         failing = {

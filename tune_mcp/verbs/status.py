@@ -25,7 +25,7 @@ from tune_mcp.verbs.project import Project
 
 if TYPE_CHECKING:
     from tune_mcp.gpus import GpuReading
-    from tune_mcp.report.hosts import LaneMedian
+    from tune_mcp.report.apart import LaneMedian
 
 MAX_POLL_S = 120
 """No poll of an active run is further than this from the next (rules POL-01, POL-10)."""
@@ -131,7 +131,6 @@ def _status(
 ) -> tuple[StatusReply, tuple[LaneMedian, ...]]:
     # GPUs and logs are of a status alone: an audit at a terminal does not wait for them.
     from tune_mcp.gpus import MEMORY_LIMIT_MIB, Presence
-    from tune_mcp.verbs.pytest_outcomes import failed_tests
     from tune_mcp.verbs.tail_pytest import active_tail
 
     now = gates.conclude(run, plan)
@@ -183,20 +182,37 @@ def _status(
         alerts=(*_alerts(run, now, age, plan, seen.reading if seen else None), *_apart(sides)),
         poll_within_s=_poll_within(now, left, plan.settings.poll_interval_max_s),
         milestones=tuple(f"{event.t} {event.text}" for event in log if event.kind in events.MILESTONES)[-3:],
-        failed_tests=failed_tests(project, run, plan, audited),
+        failed_tests=_failed_tests(project, run, audited),
         next=next_step(run, now, audited, log),
     )
     return reply, sides
 
 
+def _failed_tests(project: Project, run: RunDir, audited: Audit) -> tuple[str, ...]:
+    """One line for each test that failed for another reason than a threshold."""
+    failing = {
+        (stage.stage.test_key, repeat): cell.stored
+        for stage in audited.stages
+        for repeat, cell in enumerate(stage.cells, 1)
+        if cell.stored and cell.stored.content.pytest_rc not in (0, None)
+    }
+    if audited.plan.legacy or not failing:
+        return ()
+    from tune_mcp.verbs.pytest_outcomes import failed_tests  # it reads test files: nothing where pytest ended well
+
+    return failed_tests(project, run, audited, failing)
+
+
 def _alerts(run: RunDir, now: Conclusion, age: float | None, plan: Plan, gpus: GpuReading | None) -> Iterable[str]:
     from tune_mcp.gpus import Presence
-    from tune_mcp.verbs import machine
 
     if now.state is RunState.LOST:
         yield "the supervisor is gone without an end state; what is complete is kept"
-    if not now.active and now.state is not RunState.FINISHED and (living := machine.left_alive([run])):
-        yield living
+    if not now.active and now.state is not RunState.FINISHED:
+        from tune_mcp.verbs import machine  # the process table: only a run that broke off waits for it
+
+        if living := machine.left_alive([run]):
+            yield living
     if now.liveness is Liveness.UNKNOWN:
         yield "the supervisor's lock is gone or cannot be read, so nobody knows whether it still runs"
     if now.active and age is not None and age > _STALE_HEARTBEAT_S:
@@ -213,9 +229,9 @@ def _lane_medians(run: RunDir, audited: Audit) -> tuple[LaneMedian, ...]:
     """What each lane measured so far, where the plan has lanes."""
     if not any(plan.settings.placement.lanes for _, plan in audited.plan.parts(run)):
         return ()
-    from tune_mcp.report import history, hosts
+    from tune_mcp.report import apart, history
 
-    return hosts.lane_medians(history.launches(run, audited))
+    return apart.lane_medians(history.launches(run, audited))
 
 
 def _apart(sides: Iterable[LaneMedian]) -> Iterable[str]:
