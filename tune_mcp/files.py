@@ -93,9 +93,23 @@ def _unique(pairs: list[tuple[str, Json]]) -> Json:
     return found
 
 
+class Ambiguous(str):
+    """What stands for the values of a duplicate key that differ: it says which key."""
+
+    __slots__ = ()
+
+
+def _marked(pairs: list[tuple[str, Json]]) -> Json:
+    found: dict[str, Json] = {}
+    for key, value in pairs:
+        found[key] = Ambiguous(f"duplicate key {key!r}") if key in found and found[key] != value else value
+    return found
+
+
 # Made once: an audit of a large run reads ten thousand documents.
 _STRICT = json.JSONDecoder(parse_constant=_reject, parse_float=_finite, object_pairs_hook=_unique)
 _FOREIGN = json.JSONDecoder(object_pairs_hook=_unique)
+_RESULT = json.JSONDecoder(object_pairs_hook=_marked)
 
 
 def parse_json(data: bytes) -> Json:
@@ -111,8 +125,17 @@ def parse_foreign_json(data: bytes) -> Json:
 
     Raises ``ValueError`` for a duplicate key (two readers would take different values), bad syntax and deep nesting.
     """
+    return _decoded(data, _FOREIGN)
+
+
+def parse_result(data: bytes) -> Json:
+    """Read foreign JSON whose duplicate keys spoil nothing but themselves: each is ``Ambiguous`` where values differ."""
+    return _decoded(data, _RESULT)
+
+
+def _decoded(data: bytes, decoder: json.JSONDecoder) -> Json:
     try:
-        return cast(Json, _FOREIGN.decode(data.decode(json.detect_encoding(data), "surrogatepass")))
+        return cast(Json, decoder.decode(data.decode(json.detect_encoding(data), "surrogatepass")))
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

@@ -78,14 +78,21 @@ def test_a_tracked_value_that_is_no_number_halts_and_is_the_only_problem(tmp_pat
 
 
 @pytest.mark.rule("HLT-06")
-def test_a_result_file_with_a_duplicate_key_is_refused_and_the_key_is_named(tmp_path: Path) -> None:
-    twice = (
-        '(folder / "result.json").write_text(json.dumps(found).replace(\'{"summary"\', \'{"a": 1, "a": 2, "summary"\'))'
-    )
+@pytest.mark.parametrize(
+    ("doubled", "state", "reason"),
+    [
+        ('{"a": 1, "a": 2, "summary"', "finished", ""),
+        ('{"summary": {}, "summary"', "halted", "toy0/result.json::summary.accuracy: duplicate key 'summary'"),
+    ],
+)
+def test_a_duplicate_key_of_a_result_file_halts_only_where_a_value_stands_below_it(
+    tmp_path: Path, doubled: str, state: str, reason: str
+) -> None:
+    twice = f'(folder / "result.json").write_text(json.dumps(found).replace(\'{{"summary"\', {doubled!r}))'
     project, run = measured(tmp_path, source(WRITE, twice))
 
     now = status(project, run.run_id)
-    assert now.state == "halted" and "duplicate key 'a'" in now.reason
+    assert now.state == state and reason in now.reason, toy.told(run)
 
 
 @pytest.mark.rule("RTY-03", "XPY-05", "WDG-01")

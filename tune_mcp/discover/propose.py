@@ -22,7 +22,7 @@ from tune_mcp.discover.stages import Discovery
 from tune_mcp.discover.suggest import count_lines, metric_names, needs_no_gpu, quoted, threshold_line
 from tune_mcp.discover.threshold_files import AssertedNumbers, chosen_of, left_out, not_measured, numbers_elsewhere
 from tune_mcp.errors import Json
-from tune_mcp.files import parse_foreign_json, read_plain
+from tune_mcp.files import parse_result, read_plain
 
 _MOST_FILES = 200
 _MOST_BYTES = 8 * 1024 * 1024
@@ -280,7 +280,7 @@ def _places(basetemp: Path) -> Iterator[ResultPlace]:
     files = sorted(path for path in basetemp.rglob("*.json") if path.is_file() and not path.is_symlink())
     for path in files[:_MOST_FILES]:
         try:
-            document = parse_foreign_json(read_plain(path, _MOST_BYTES))
+            document = parse_result(read_plain(path, _MOST_BYTES))
         except (OSError, ValueError):
             continue
         name = path.relative_to(basetemp).as_posix()

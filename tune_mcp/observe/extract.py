@@ -1,7 +1,8 @@
 """Read metric values and sample counts out of the JSON files that a test left under its basetemp.
 
 Nothing is parsed from stdout (MET-02). The files are read as any JSON parser reads them: what stands in a field that
-nobody tracks is ignored. A tracked value counts only as a finite int or float: no bool, no string, no NaN.
+nobody tracks is ignored. A tracked value counts only as a finite int or float: no bool, no string, no NaN, and not
+under a key that is there twice with different values.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from tune_mcp.config.stages import ONE, Frozen, Location, Stage
 from tune_mcp.errors import Json
-from tune_mcp.files import LARGEST_FILE, inside, parse_foreign_json, printable, read_plain
+from tune_mcp.files import LARGEST_FILE, Ambiguous, inside, parse_result, printable, read_plain
 
 
 class Extraction(Frozen):
@@ -58,6 +59,8 @@ class ResultFiles:
                 node = node[part]
             elif part == "__len__" and isinstance(node, list):
                 node = len(node)
+            elif isinstance(node, Ambiguous):
+                return None, str(node), ()
             else:
                 names = list(node) if isinstance(node, dict) else []
                 near = get_close_matches(part, names, n=3, cutoff=0.5) or sorted(names)[:5]
@@ -98,7 +101,7 @@ class ResultFiles:
         except (OSError, ValueError) as error:
             return None, str(error)
         try:
-            return parse_foreign_json(data), ""
+            return parse_result(data), ""
         except ValueError as error:
             return None, f"not JSON that can be read: {error}"
 
@@ -125,6 +128,8 @@ def _number(node: Json) -> tuple[int | float | None, str, tuple[str, ...]]:
         return value, "", ()
     if isinstance(node, int | float) and not isinstance(node, bool):
         return None, "not finite", ()  # json.loads makes it of NaN, Infinity and 1e999
+    if isinstance(node, Ambiguous):
+        return None, str(node), ()
     return None, f"not a number but {'null' if node is None else type(node).__name__}", ()
 
 
