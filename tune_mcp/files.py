@@ -129,7 +129,7 @@ def parse_foreign_json(data: bytes) -> Json:
 
 
 def parse_result(data: bytes) -> Json:
-    """Read foreign JSON whose duplicate keys spoil nothing but themselves: each is ``Ambiguous`` where values differ."""
+    """Read foreign JSON whose duplicate keys spoil only themselves: ``Ambiguous`` where their values differ."""
     return _decoded(data, _RESULT)
 
 

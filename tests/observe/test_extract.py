@@ -101,9 +101,7 @@ def test_what_is_no_finite_number_is_no_measurement(tmp_path: Path, value: str, 
         ("[" * 200_000, "nested too deeply"),
     ],
 )
-def test_a_result_file_that_no_parser_reads_yields_nothing(
-    tmp_path: Path, text: str | bytes, why: str
-) -> None:
+def test_a_result_file_that_no_parser_reads_yields_nothing(tmp_path: Path, text: str | bytes, why: str) -> None:
     told = reason(written(tmp_path, text))
     assert "not JSON that can be read" in told and why in told
 

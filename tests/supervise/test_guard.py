@@ -40,6 +40,25 @@ def attempted(project: Project) -> tuple[RunDir, AttemptResult | None]:
     return run, results[-1]
 
 
+def test_a_recorded_number_that_no_float_holds_is_none_and_spoils_nothing_else(tmp_path: Path) -> None:
+    records = conftest(
+        "@pytest.fixture(autouse=True)\ndef records(record_property, request):\n"
+        "    record_property(f'seed_{request.node.name}', 10 ** 400)\n"
+        "    record_property(f'share_{request.node.name}', 0.5)"
+    )
+
+    run, result = attempted(toy.make_toy(tmp_path / "toy", files=records))
+
+    assert result and not result.guard.shortfall(), toy.told(run)
+    (found,) = run.path.glob("_pytest/*/basetemp_run1/tune_record.json")
+    assert json.loads(found.read_text()) == {
+        "seed_test_accuracy": None,
+        "share_test_accuracy": 0.5,
+        "seed_test_speed": None,
+        "share_test_speed": 0.5,
+    }
+
+
 @pytest.mark.rule("XPY-01", "XPY-02", "XPY-06", "RTY-04", "MET-01")
 @pytest.mark.parametrize(
     "files",

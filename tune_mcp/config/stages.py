@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self
 
@@ -17,6 +18,16 @@ DOCS_GROUP = "docs"
 """The group of a test file without thresholds (STG-09)."""
 
 StageKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+def finite_number(node: object) -> int | float | None:
+    """A finite int or float; None for anything else: a bool or a string is no measurement, nor is NaN or infinity."""
+    if isinstance(node, bool) or not isinstance(node, int | float):
+        return None
+    try:
+        return node if math.isfinite(node) else None
+    except OverflowError:  # a whole number that no float can hold
+        return None
 
 
 class Frozen(BaseModel):

@@ -7,12 +7,11 @@ under a key that is there twice with different values.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
-from tune_mcp.config.stages import ONE, Frozen, Location, Stage
+from tune_mcp.config.stages import ONE, Frozen, Location, Stage, finite_number
 from tune_mcp.errors import Json
 from tune_mcp.files import LARGEST_FILE, Ambiguous, inside, parse_result, printable, read_plain
 
@@ -110,16 +109,6 @@ class ResultFiles:
             return ()
         found = [str(path.relative_to(self.basetemp)) for path in self.basetemp.rglob("*.json") if path.is_file()]
         return tuple(get_close_matches(name, sorted(found)[:500], n=3, cutoff=0.4))
-
-
-def finite_number(node: object) -> int | float | None:
-    """A finite int or float; None for anything else: a bool or a string is no measurement, nor is NaN or infinity."""
-    if isinstance(node, bool) or not isinstance(node, int | float):
-        return None
-    try:
-        return node if math.isfinite(node) else None
-    except OverflowError:  # a whole number that no float can hold
-        return None
 
 
 def _number(node: Json) -> tuple[int | float | None, str, tuple[str, ...]]:

@@ -8,9 +8,8 @@ from typing import Literal, cast
 
 from pydantic import Field, ValidationError, field_validator
 
-from tune_mcp.config.stages import Frozen, Number
+from tune_mcp.config.stages import Frozen, Number, finite_number
 from tune_mcp.files import parse_foreign_json, read_plain, sha256_bytes
-from tune_mcp.observe.extract import finite_number
 from tune_mcp.run_dir import RunDir
 
 SCHEMA_VERSION = 1

@@ -13,13 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tune_mcp.config.stages import MetricKey, Number
+from tune_mcp.config.stages import MetricKey, Number, finite_number
 from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.errors import Json
 from tune_mcp.files import read_object, real, sha256_file
 from tune_mcp.observe import result_files
 from tune_mcp.observe.audit import Audit, AuditedStage
-from tune_mcp.observe.extract import ResultFiles, extract, finite_number
+from tune_mcp.observe.extract import ResultFiles, extract
 from tune_mcp.observe.observation import AttemptVerdict
 from tune_mcp.report.facts import Incident, Launch, Uncounted, UncountedFacts, UncountedValue
 from tune_mcp.run_dir import ATTEMPT_KEY, RunDir, attempt_folders

@@ -222,8 +222,11 @@ def _keep_recorded(report: pytest.TestReport) -> None:
     if not found or factory is None:
         return
     for name, value in found:
-        number = int(value) if isinstance(value, numbers.Integral) else float(value)
-        number = number if math.isfinite(number) else None
+        try:
+            number = int(value) if isinstance(value, numbers.Integral) else float(value)
+            number = number if math.isfinite(number) else None
+        except OverflowError:  # no float can hold it
+            number = None
         if name in _RECORDED:
             before = _RECORDED[name]
             _RECORDED[name] = [*(before if isinstance(before, list) else [before]), number]
