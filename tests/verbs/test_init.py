@@ -189,6 +189,34 @@ def test_a_test_that_leaves_no_number_gets_the_lines_to_add(tmp_path: Path, monk
     assert "config.yaml" in proposed.next
 
 
+def test_a_name_that_the_asserting_test_records_is_offered_where_it_is_not_seen_to_be_the_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = _MEASURES.format("\nACC_MIN = 0.5", "    tune_record('acc', acc)\n    assert min(acc, 1.0) >= ACC_MIN\n")
+    project = repository(tmp_path / "repo", monkeypatch, Form("tests/test_a.py", text, {}))
+
+    proposed = init(project, [], "ours", Asked(run=True))
+
+    assert len(proposed.missing) == 1 and "it may be at tune_record.json::acc (0.8" in proposed.missing[0]
+
+
+@pytest.mark.rule("MOD-06")
+@pytest.mark.parametrize("huge", ["10 ** 400", "-float('inf')", "[1, float('nan')]"])
+def test_a_result_file_with_a_number_that_no_float_holds_shows_where_the_others_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, huge: str
+) -> None:
+    text = _MEASURES.replace("tune_record", "tmp_path").format(
+        "import json\n\nACC_MIN = 0.5",
+        f"    r = {{'acc': acc, 'seed': {huge}}}\n    (tmp_path / 'r.json').write_text(json.dumps(r))\n"
+        "    assert r['acc'] >= ACC_MIN\n",
+    )
+    project = repository(tmp_path / "repo", monkeypatch, Form("tests/test_a.py", text, {}))
+
+    proposed = init(project, [], "ours", Asked(run=True))
+
+    assert 'acc: "test_a0/r.json::acc"' in proposed.config and not proposed.missing
+
+
 def test_a_place_that_a_person_names_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = repository(tmp_path / "repo", monkeypatch, COMPILE_TIME)
 
@@ -208,7 +236,7 @@ def test_a_run_that_comes_to_no_test_is_told_with_its_reason(tmp_path: Path, mon
     proposed = init(project, ["tests/test_a.py"], "ours", Asked(run=True))
 
     (line,) = proposed.missing
-    assert "the run came to no test" in line and "no_such_module" in line and "tune_record" not in line
+    assert "no test of that file was measured" in line and "no_such_module" in line and "tune_record" not in line
 
 
 _MEASURES = "import random\n{}\n\n\ndef test_a(tune_record):\n    acc = random.uniform(0.8, 0.9)\n{}"
@@ -292,6 +320,8 @@ def test_a_test_that_rewrites_a_tracked_file_is_told_the_key_for_it(
     again = init(project, [], "ours", Asked(run=True, replace=True))
 
     assert 'add test_outputs: ["last.json"]' in first.next and "--replace" in first.next
+    assert 'acc: "tune_record.json::acc"' in first.config and not first.missing
+    assert any("no test of test_a.py was measured" in one and "last.json was changed" in one for one in first.notes)
     assert not again.missing and "test_outputs" in again.config and "start_run" in again.next
 
 

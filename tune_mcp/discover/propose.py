@@ -6,14 +6,13 @@ What is certain is written as it counts; what is not stands as a comment, with t
 from __future__ import annotations
 
 import ast
-import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tune_mcp.config.metrics import MetricRules
-from tune_mcp.config.stages import Number
+from tune_mcp.config.stages import Number, finite_number
 from tune_mcp.discover.assertions import BOUND, AssertionReader, Gate
 from tune_mcp.discover.claimants import Unclaimed
 from tune_mcp.discover.recorded import RECORD_FILE, entries, made_names, names_for, recorded, writes_another
@@ -61,7 +60,8 @@ class Limit:
     """One threshold of a test file, its metric, and where the metric's value stands.
 
     ``maybe`` are doubtful places. ``names`` are patterns of names under which the test records the value, ``keys`` the
-    keys under which it puts the value into a dict, and ``foreign`` the names under which tests record something else.
+    keys under which it puts the value into a dict, ``foreign`` the names under which other tests record something, and
+    ``doubtful`` those under which the asserting test records what is not seen to be the compared value.
     ``writes_another``: the function that asserts writes JSON files, but of something else.
     """
 
@@ -75,6 +75,7 @@ class Limit:
     names: tuple[str, ...] = ()
     keys: frozenset[str] = frozenset()
     foreign: frozenset[str] = frozenset()
+    doubtful: frozenset[str] = frozenset()
     writes_another: bool = False
 
 
@@ -179,10 +180,11 @@ def _limits(path: str, ones: Sequence[Unclaimed], tree: ast.Module, rules: Metri
             f"{RECORD_FILE}::{given[one.source]}" if one.source in given else "",
             names=tuple(name for name, value in made.items() if value.asserted(path, hows, one.source)),
             keys=frozenset(key for key, value in put if value.asserted(path, hows, one.source)),
-            foreign=frozenset(
+            foreign=frozenset(name for name, value in names.items() if value.test and value.test not in tests),
+            doubtful=frozenset(
                 name
                 for name, value in names.items()
-                if value.test and (value.test not in tests or not value.asserted(path, hows, one.source))
+                if value.test in tests and not value.asserted(path, hows, one.source)
             ),
             writes_another=any(writes_another(tree, path, how, one.source) for how in hows),
         )
@@ -266,7 +268,7 @@ def _score(limit: Limit, place: ResultPlace) -> int:
     read = {*keys, *_keys(beside)}
     proved = suffix or made or last in {*limit.keys, *read} or place.file == RECORD_FILE
     another = not _ANOTHER.isdisjoint(theirs) and _ANOTHER.isdisjoint({*read, *ours})
-    another = another or (limit.writes_another and place.file != RECORD_FILE)
+    another = another or (last in limit.doubtful if place.file == RECORD_FILE else limit.writes_another)
     return min(score, _ENOUGH - 1) if another or not proved else score
 
 
@@ -292,8 +294,8 @@ def _numbers(node: Json, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
         for key, inner in node.items():
             if key and "." not in key:
                 yield from _numbers(inner, (*keys, key))
-    elif isinstance(node, int | float) and not isinstance(node, bool) and keys and math.isfinite(node):
-        yield keys, node
+    elif keys and (number := finite_number(node)) is not None:
+        yield keys, number
 
 
 def _counts(limits: Iterable[Limit], places: Sequence[ResultPlace]) -> tuple[str, str] | None:

@@ -177,7 +177,9 @@ def _compared(code: str, source: str) -> set[str]:
         parts = [one.operand if isinstance(one, ast.UnaryOp) else one for one in parts]
         compared = [[one.left, *one.comparators] for one in parts if isinstance(one, ast.Compare)]
     ours = [sides for sides in compared if any(_mentions(side, root) for side in sides)] or compared
-    return {leaf for sides in ours for side in sides if not _mentions(side, root) for leaf in _leaves(side)}
+    beside = {leaf for sides in ours for side in sides if not _mentions(side, root) for leaf in _leaves(side)}
+    together = {leaf for sides in ours for side in sides for leaf in _leaves(side)}
+    return beside or {leaf for leaf in together if not _constant(parsed_expression(leaf))}
 
 
 def _mentions(node: ast.expr, name: str) -> bool:
@@ -188,12 +190,18 @@ def _leaves(node: ast.expr) -> Iterator[str]:
     """A measured value as it is before constants change it: its limit is counted back through them."""
     if isinstance(node, ast.BinOp):
         for side, other in ((node.left, node.right), (node.right, node.left)):
-            if number_of(other) is not None or (isinstance(other, ast.Name) and other.id.isupper()):
+            if _constant(other):
                 yield from _leaves(side)
     elif not isinstance(node, ast.UnaryOp | ast.Constant):
         yield ast.unparse(node)
         if isinstance(node, ast.Call) and called(node) in _OF_ONE and node.args:
             yield from _leaves(node.args[0])
+
+
+def _constant(node: ast.expr) -> bool:
+    """A number, or what is named as a constant: ``REF``, ``LIMITS['lat']``, ``self.REF``."""
+    named = root_name(node).isupper() or (isinstance(node, ast.Attribute) and node.attr.isupper())
+    return named or number_of(node) is not None
 
 
 def writes_another(tree: ast.Module, path: str, how: str, source: str) -> bool:

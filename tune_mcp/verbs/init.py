@@ -105,7 +105,7 @@ def init(project: Project, tests: Sequence[str], model: str, asked: Asked | None
                 run = _measured(project, runs[-1])
                 found = _looked(project, run, test, asked)
                 if not guard_record.read(run.guard_record(test.name.removesuffix(".py"), 1)).called:
-                    unreached[test.name] = _ended(run, test)
+                    found, unreached[test.name] = test, _ended(run, test)
                 plan = replace(plan, tests=(*plan.tests[:number], found, *plan.tests[number + 1 :]))
                 after = (_provisional(one) for one in plan.tests[number + 1 :])
                 _write(project, path, replace(plan, tests=(*plan.tests[: number + 1], *after)))
@@ -279,7 +279,7 @@ def _reply(
             if limit.maybe
             else "known after a run; --run runs the test once and looks"
             if run_id is None
-            else f"not known, since the run came to no test: {unreached[test.name].why}"
+            else f"not known, since no test of that file was measured: {unreached[test.name].why}"
             if test.name in unreached
             else _THREE_LINES.format(metric=limit.metric)
         )
@@ -291,8 +291,13 @@ def _reply(
         + (limit.place or "a place not known yet")
         for test, limit in limits
     )
+    elsewhere = [test.name for test in plan.tests if test.name in unreached and test.complete]
     steps = [one.step for one in unreached.values()] if run_id else [_no_gpu(name) for name in without_gpu]
     notes = [f"this machine has no GPU, and each launch of {name} takes one: {_no_gpu(name)}" for name in without_gpu]
+    notes += [
+        f"no test of {name} was measured, so its places are as its code says: {unreached[name].why}"
+        for name in elsewhere
+    ]
     return InitReply(
         model=plan.model,
         path=str(path),
@@ -312,12 +317,12 @@ def _next(plan: ConfigProposal, *, written: bool, run: bool, unreached: bool, st
     again = f"tune-mcp init --model {plan.model} --run --replace"
     if known := "; ".join(filter(None, dict.fromkeys(steps))):
         return f"{known}; then {again}, which keeps it"
+    if unreached:
+        return f"let the tests run, then {again}"
     if plan.complete:
         return Step(
             "commit .tune, so that the run measures a commit, then ", call("start_run", model=plan.model, repeats=5)
         )
-    if unreached:
-        return f"let the tests run, then {again}"
     if not run:
         return f"let one run show where the values are: {again}"
     return Step("write the missing places into config.yaml, then ", call("discover", model=plan.model))
