@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ import toy
 from tune_mcp.cli.main import main
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir
+from tune_mcp.verbs.apply_plan import apply_plan
 from tune_mcp.verbs.discover import discover
 from tune_mcp.verbs.project import Options, Project
+from tune_mcp.verbs.report import report
 from tune_mcp.verbs.resume_run import resume_run
 from tune_mcp.verbs.status import status
 from tune_mcp.verbs.strict_audit import strict_audit
@@ -47,6 +50,20 @@ def refused(project: Project, run: RunDir) -> Refusal:
         resume_run(project, run.run_id)
     assert executor.jobs == []
     return error.value
+
+
+@pytest.mark.parametrize("ask", [report, apply_plan])
+def test_what_needs_a_whole_run_says_what_a_halted_one_waits_for(
+    halted: tuple[Path, Path, RunDir], ask: Callable[[Project, str], object]
+) -> None:
+    repo, place, run = halted
+    project = opened(repo, place)
+
+    with pytest.raises(Refusal, match=r"^NOT_STRICT") as error:
+        ask(project, run.run_id)
+
+    assert str(error.value.next) == str(status(project, run.run_id).next)
+    assert "fix metric_sources" in str(error.value.next)
 
 
 @pytest.mark.rule("RES-01", "HLT-02")

@@ -111,9 +111,14 @@ def _merge_again(plan: Plan) -> str:
     return f"merge again: tune-mcp merge {' '.join(one.run_id for one in plan.sources)}"
 
 
-def _measure(plan: Plan, what: str) -> Step:
-    """How a run gets what it lacks; ``what`` continues the call of resume_run."""
-    return Step(_merge_again(plan)) if plan.sources else Step(call("resume_run", run_id=plan.run_id), what)
+def _measure(found: Evidence, what: str) -> Step:
+    """How a run gets what it lacks; ``what`` continues the call of resume_run. A halt must be fixed before it."""
+    if found.plan.sources:
+        return Step(_merge_again(found.plan))
+    now, resume = conclude(found.run, found.plan), call("resume_run", run_id=found.plan.run_id)
+    if now.state is RunState.HALTED and now.record and now.record.halt:
+        return Step(f"{now.record.halt.next}, then ", resume)
+    return Step(resume, what)
 
 
 def gated(project: Project, run_id: str) -> Evidence:
@@ -161,7 +166,7 @@ def complete(project: Project, run_id: str) -> Evidence:
             ("STR-01", "STR-11", "RPT-10"),
             f"{audited.ready_stages}/{len(audited.stages)} stages are strict-ready; "
             f"first uncovered repeat: {first_of(missing) or 'the matrix is empty'}",
-            _measure(plan, ": it measures what is missing"),
+            _measure(evidence, ": it measures what is missing"),
             {"run_id": run_id, "gaps": _listed(missing)},
         )
     if not audited.git.ok:
@@ -177,7 +182,9 @@ def complete(project: Project, run_id: str) -> Evidence:
             Code.FOREIGN_ARTIFACT,
             ("STR-14", "SES-10"),
             first_of(foreign),
-            _measure(plan, ": it reads the sealed files again, or measures the repeat again where they are not whole"),
+            _measure(
+                evidence, ": it reads the sealed files again, or measures the repeat again where they are not whole"
+            ),
             {"run_id": run_id, "gaps": _listed(foreign)},
         )
     elsewhere = [cell for cell in not_strict if cell[2].fault is Fault.ENVIRONMENT]
@@ -188,7 +195,7 @@ def complete(project: Project, run_id: str) -> Evidence:
             first_of(elsewhere),
             Step(
                 "on the machine of environment.json ",
-                _measure(plan, " to measure that repeat again"),
+                _measure(evidence, " to measure that repeat again"),
                 ", or start a new run",
             ),
             {"run_id": run_id, "gaps": _listed(elsewhere)},
