@@ -108,6 +108,20 @@ def test_a_failure_that_is_a_thresholds_does_not_hide_the_next_one() -> None:
     assert against(reading(), failed(1, failure()), reading(values=(0.4, 0.7))) == ""
 
 
+def test_a_failure_whose_message_differs_only_in_its_numbers_is_named_once() -> None:
+    outcomes = {
+        **failed(1, failure(message="assert 0.8 >= 99")),
+        **failed(2, failure(message="assert 0.82 >= 99")),
+        **failed(3, failure(message="assert 0.84 >= 99")),
+        **failed(4, failure(message="lost a frame")),
+    }
+
+    numbers, other = failed_tests({}, outcomes, lambda *_: "")
+
+    assert (numbers.repeats, other.repeats) == ((1, 2, 3), (4,))
+    assert "assert 0.8 >= 99 (the first; the numbers differ)" in numbers.text and "differ" not in other.text
+
+
 @pytest.mark.parametrize(
     ("found", "readings", "cause"),
     [

@@ -6,6 +6,7 @@ explains is named, since CI would be red whatever is written.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ class PytestOutcome:
         return frozenset(one.nodeid for one in self.failures)
 
 
+_DIGITS = re.compile(r"[\d.]+")
+_DIFFER = " (the first; the numbers differ)"
 Outcomes = Mapping[tuple[str, int], PytestOutcome]
 """(test key, repeat from 1) -> what pytest reported; a repeat of an older script has none."""
 
@@ -78,10 +81,10 @@ def _explained(failure: Failure, repeat: int, readings: Iterable[ThresholdReadin
 def failed_tests(
     readings: Mapping[str, Sequence[ThresholdReading]], outcomes: Outcomes, allowed: Callable[[str, int, Failure], str]
 ) -> tuple[FailedTest, ...]:
-    """Every failure that is no threshold's, each once. ``readings`` by test key; ``allowed(test key, repeat, failure)``
-    says by what config accepts a failure, empty when it does not.
+    """Every failure that is no threshold's, once where only numbers differ. ``readings`` by test key;
+    ``allowed(test key, repeat, failure)`` says by what config accepts a failure, empty when it does not.
     """
-    found: dict[tuple[str, str, str, str, str], FailedTest] = {}
+    found: dict[tuple[str, ...], FailedTest] = {}
     for (test_key, repeat), outcome in sorted(outcomes.items()):
         for failure in outcome.failures:
             cause = cause_of(failure, repeat, readings.get(test_key, ()))
@@ -89,8 +92,12 @@ def failed_tests(
                 continue
             message = ": ".join(filter(None, (failure.exception, failure.message))) or "no reason was recorded"
             word = allowed(test_key, repeat, failure)
-            key = (test_key, failure.nodeid, failure.when, message, word)
-            repeats = (*found[key].repeats, repeat) if key in found else (repeat,)
+            key = (test_key, failure.nodeid, failure.when, _DIGITS.sub("", message), word)
+            repeats: tuple[int, ...] = (repeat,)
+            if key in found:
+                repeats = (*found[key].repeats, repeat)
+                known = found[key].message
+                message = known if message == known or known.endswith(_DIFFER) else f"{known}{_DIFFER}"
             found[key] = FailedTest(
                 test_key=test_key,
                 nodeid=failure.nodeid,
