@@ -12,6 +12,7 @@ from tune_mcp.config.stages import MetricKey, Number, WorstOp
 from tune_mcp.contract.apply import Decision
 from tune_mcp.contract.reply import TEXT_LIMIT, Reply, size
 from tune_mcp.contract.report import DIRTY, FailedTest
+from tune_mcp.words import number_of
 
 _ROWS_SHOWN = 60
 _DIFF_LIMIT = 3500
@@ -107,7 +108,7 @@ class ApplyPlanReply(Reply):
 
     def lines(self) -> Iterable[str]:
         """One line a metric, loosening ones first, then the diff as far as there is space."""
-        yield f"plan_id: {self.plan_id} ({len(self.rows)} metrics)"
+        yield f"plan_id: {self.plan_id} ({number_of(len(self.rows), 'metric')})"
         if self.dirty:
             yield DIRTY
         yield from (f"note: {note}" for note in self.notes)

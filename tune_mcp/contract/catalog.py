@@ -127,11 +127,11 @@ class CatalogReply(Reply):
             yield "host profile: none active (a plain machine)"
         if self.model is None:
             for model in self.models:
-                count = "not discovered yet" if model.stages is None else f"{model.stages} stages"
+                count = "not discovered yet" if model.stages is None else number_of(model.stages, "stage")
                 facts = " — ".join(filter(None, (count, model.description)))
                 yield f"model {model.name}: {model.problem or facts}"
             return
-        yield f"model {self.model}: {len(self.stages)} stages"
+        yield f"model {self.model}: {number_of(len(self.stages), 'stage')}"
         for head, stages in groupby(self.stages, StageEntry.head):
             yield f"  {head}"
             yield from (f"    {stage.key}: {stage.metric_names() or 'no metric'}" for stage in stages)

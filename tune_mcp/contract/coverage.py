@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pydantic import Field
 
 from tune_mcp.config.stages import Frozen
+from tune_mcp.words import number_of
 
 
 class CoverageCounts(Frozen):
@@ -27,7 +28,7 @@ class CoverageCounts(Frozen):
         """The counts, then what nobody keeps."""
         parts = f"{self.calibrated} calibrated, {self.derived} derived, {self.protected} protected"
         parts += f", {self.nobody} by nobody" + (f"; every one: {self.table}" if self.table else "")
-        yield f"coverage: {self.asserted} numbers are asserted in this repository: {parts}"
+        yield f"coverage: {number_of(self.asserted, 'number is', 'numbers are')} asserted in this repository: {parts}"
         yield from (f"  by nobody: {line}" for line in self.first)
         if len(self.first) < self.nobody and self.first:
             yield f"  by nobody: {self.nobody - len(self.first)} more"

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from tune_mcp.contract.coverage import CoverageCounts
 from tune_mcp.contract.reply import Reply
+from tune_mcp.words import number_of
 
 
 class DiscoverReply(Reply):
@@ -30,7 +31,7 @@ class DiscoverReply(Reply):
     def lines(self) -> Iterable[str]:
         """Counts first, then what needs a person."""
         state = "written" if self.written else "unchanged on disk"
-        yield f"model {self.model}: {len(self.stages)} stages; {self.path} {state}"
+        yield f"model {self.model}: {number_of(len(self.stages), 'stage')}; {self.path} {state}"
         for title, names in (("added", self.added), ("removed", self.removed), ("changed", self.changed)):
             if names:
                 yield f"{title}: {', '.join(names)}"

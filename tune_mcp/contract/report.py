@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from tune_mcp.config.stages import Frozen
 from tune_mcp.contract.reply import Reply
+from tune_mcp.words import number_of
 
 DIRTY = (
     "calibrated on a dirty tree: plan.json names what differs from the commit; workspace.diff has the tracked changes, "
@@ -79,8 +80,8 @@ class ReportReply(Reply):
         yield f"report: {self.report_md}"
         yield f"        {self.report_html}"
         yield (
-            f"{self.metrics} metrics in {self.stages} stages: {self.loosens} would loosen, {self.tightens} tighten, "
-            f"{self.equal} stay, {self.unknown} unknown"
+            f"{number_of(self.metrics, 'metric')} in {number_of(self.stages, 'stage')}: {self.loosens} would loosen, "
+            f"{self.tightens} tighten, {self.equal} stay, {self.unknown} unknown"
             + (f", {self.first} get their first value" if self.first else "")
         )
         yield from (one.line() for one in self.failed_tests)

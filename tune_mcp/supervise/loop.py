@@ -45,6 +45,7 @@ from tune_mcp.supervise.retry import judge as judge_attempt
 from tune_mcp.supervise.schedule import Due, Repeat, Start, starts
 from tune_mcp.supervise.sealed import counted_tests, is_on_ledger, put_on_ledger
 from tune_mcp.supervise.verdict import Again, Keep, Stop
+from tune_mcp.words import number_of
 
 _LOOK_EVERY_S = 0.5
 
@@ -101,7 +102,7 @@ class Supervisor:
                 if not self._prechecked():
                     return 1
                 self._journal.set(RunState.RUNNING)
-                size = f"{len(self.plan.stages)} stages × {self.plan.repeats} repeats"
+                size = f"{number_of(len(self.plan.stages), 'stage')} × {number_of(self.plan.repeats, 'repeat')}"
                 on = f" on lanes {', '.join(self.lanes)}" if self.at_once > 1 else ""
                 self._journal.event("started", f"{self.plan.model}: {size}{on}")
                 self._notes.strays(self.plan)
@@ -138,7 +139,9 @@ class Supervisor:
             failed = "; ".join(f"{check.id} {check.status}: {check.detail}" for check in blocking)
             self._end(RunState.FAILED, f"{Code.PRECHECK_FAILED}: {failed}")
             return False
-        self._journal.event("prechecked", f"{len(answer.checks)} checks, none blocks; {answer.gpu_summary}")
+        self._journal.event(
+            "prechecked", f"{number_of(len(answer.checks), 'check')}, none blocks; {answer.gpu_summary}"
+        )
         return True
 
     def wait(self, seconds: float) -> None:

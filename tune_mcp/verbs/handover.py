@@ -21,12 +21,13 @@ from tune_mcp.verbs import apply_recovery
 from tune_mcp.verbs.machine import recover, suspects, take_host
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.share import Share
+from tune_mcp.words import number_of
 
 
 def plan_line(run: RunDir, plan: Plan) -> str:
     """State model, stages, repeats, commit and directory in one line (ASK-10)."""
     return (
-        f"Running {plan.model}: {','.join(plan.stages)}, {plan.repeats} repeats "
+        f"Running {plan.model}: {','.join(plan.stages)}, {number_of(plan.repeats, 'repeat')} "
         f"on commit {plan.calibration_git_sha}, run-dir {run.path}"
     )
 

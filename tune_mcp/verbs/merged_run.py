@@ -26,7 +26,7 @@ from tune_mcp.session.state import RunState
 from tune_mcp.supervise import sealed
 from tune_mcp.verbs import gates
 from tune_mcp.verbs.handover import record
-from tune_mcp.words import listed
+from tune_mcp.words import listed, number_of
 
 _ASIDE = ".merging"
 _NOT_COPIED = frozenset({"supervisor.lock", "supervisor.reserve"})
@@ -87,14 +87,14 @@ def _build(staged: RunDir, plan: Plan, found: Sequence[Partition], now: datetime
         if (first.path / name).is_file():
             write_atomic(staged.path / name, open_plain(first.path / name).read())
     _link(staged, plan)
-    runs = ", ".join(f"{one.run_id} ({len(one.stages)} stages, {one.host})" for one in plan.sources)
+    runs = ", ".join(f"{one.run_id} ({number_of(len(one.stages), 'stage')}, {one.host})" for one in plan.sources)
     events.append(
         staged, "merged", now, f"joined from {runs}",
         sources={one.run_id: one.ledger_sha256 for one in plan.sources}, by=[one.plan.run_id for one in found],
     )  # fmt: skip
     sha = sha256_file(staged.environment)
     events.append(staged, "environment", now, "the machine of the first partition", sha256=sha)
-    text = f"{len(plan.stages)} stages × {plan.repeats}, from {len(plan.sources)} runs"
+    text = f"{number_of(len(plan.stages), 'stage')} × {plan.repeats}, from {number_of(len(plan.sources), 'run')}"
     plans.write(staged, plan, now, text)
     record(staged, RunState.FINISHED, now, f"joined from {runs}")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tune_mcp.errors import Json
 from tune_mcp.files import open_plain, parse_json
+from tune_mcp.words import number_of
 
 
 class ExitWatch:
@@ -37,7 +38,7 @@ class ExitWatch:
             return ""
         children = self._children()
         left = [f"thread {', '.join(self._threads[:3])}"] if self._threads else []
-        left += [f"{len(children)} process(es), {', '.join(children[:3])}"] if children else []
+        left += [f"{number_of(len(children), 'process', 'processes')}, {', '.join(children[:3])}"] if children else []
         had = f"it still had {'; '.join(left)}" if left else "no other thread or process was left: an exit handler?"
         return (
             f"pytest did not exit by itself within {self._grace_s:g} s of its session's end ({had}), so it was "
