@@ -22,6 +22,8 @@ from tune_mcp.verbs.apply import apply, undo
 from tune_mcp.verbs.apply_plan import apply_plan
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.report import report
+from tune_mcp.verbs.resume_run import resume_run
+from tune_mcp.verbs.stop_run import stop_run
 
 
 def source(project: Project) -> str:
@@ -395,3 +397,17 @@ def test_a_catalogue_that_the_disk_does_not_give_is_named_and_refreshed_by_the_n
     stages = toy.open_project(project.repo_root).places.stages("toy").values()
     assert {stage.test_file_sha256 for stage in stages} == {sha}
     assert not (run.apply_folder(plan_id) / "unsettled").exists()
+
+
+def test_after_an_apply_resume_names_the_file_that_was_written_and_stop_says_what_is_next(
+    mixed: tuple[Project, RunDir, str],
+) -> None:
+    project, run, plan_id = mixed
+    apply(project, run.run_id, plan_id, "full", otherwise="apply")
+
+    with pytest.raises(Refusal, match=rf"^STAGES_CHANGED.*{toy.TEST_FILE} was edited.*commit it") as refused:
+        resume_run(project, run.run_id)
+    stopped = stop_run(project, run.run_id, "too slow")
+
+    assert "defined differently" not in refused.value.text()
+    assert "too slow" not in stopped.text() and "the thresholds of this run are written" in str(stopped.next)

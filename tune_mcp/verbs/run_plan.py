@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from tune_mcp import __version__
@@ -206,8 +207,10 @@ def amended(
     for new in stages:
         old = plan.catalogue[new.key]
         redefined = new.model_dump(exclude=set(HASHES)) != old.model_dump(exclude=set(HASHES))
-        if (redefined or not other.isdisjoint((new.test, new.threshold_path))) and old.test_key in strict_tests:
-            raise _changed(f"{new.key} is defined differently now, and {old.test_key} has strict repeats already")
+        edited = sorted(other.intersection((new.test, new.threshold_path)))
+        if (redefined or edited) and old.test_key in strict_tests:
+            what = f"{new.key} is defined differently now" if redefined else f"{' and '.join(edited)} was edited"
+            raise _changed(f"{what}, and {old.test_key} has strict repeats already", edited)
         undated = {"last_discovered_at"}
         catalogue[new.key] = old if new.model_dump(exclude=undated) == old.model_dump(exclude=undated) else new
     settings = _settings(project, project.places.model(plan.model), stages)
@@ -254,5 +257,6 @@ def launched_otherwise(plan: Plan, settings: LaunchSettings) -> frozenset[str]:
     )
 
 
-def _changed(what: str) -> Refusal:
-    return Refusal(Code.STAGES_CHANGED, ("HLT-08", "STR-02"), what, Step("start a new run: ", call("start_run")))
+def _changed(what: str, edited: Sequence[str] = ()) -> Refusal:
+    back = "put it back, or commit it where only thresholds of this run differ; or " if edited else ""
+    return Refusal(Code.STAGES_CHANGED, ("HLT-08", "STR-02"), what, Step(f"{back}start a new run: ", call("start_run")))

@@ -19,6 +19,7 @@ from tune_mcp.verbs.gates import demand_ours
 from tune_mcp.verbs.handover import active, record
 from tune_mcp.verbs.machine import recover
 from tune_mcp.verbs.project import Project
+from tune_mcp.verbs.status import next_step
 
 STOP_WAIT_S = 40.0
 _LOOK_EVERY_S = 0.2
@@ -51,16 +52,17 @@ def stop_run(project: Project, run_id: str, reason: str) -> StopReply:
         _give_up(run, reason)
         now = state.conclude(run)
     audited = audit(run, plan)
+    ended_before = now.state is RunState.FINISHED
     return StopReply(
         run_id=run_id,
         state=str(now.state),
         strict_ready=f"{audited.ready_stages}/{len(audited.stages)}",
         kept_cells=audited.counts[Cell.STRICT],
-        reason=reason,
+        reason="there was nothing to stop" if ended_before else reason,
         next=Step(call("status", run_id=run_id, wait_s=45), ": pytest is still tearing down")
         if now.active
-        else Step(call("report", run_id=run_id), ": it was complete already")
-        if now.state is RunState.FINISHED
+        else next_step(run, now, audited, tuple(events.read(run.events)))
+        if ended_before
         else Step(
             call("resume_run", run_id=run_id),
             " to go on from here",
