@@ -18,7 +18,12 @@ DEADLINE_S = 30.0
 """A command that takes longer is given up: the controller is busy or gone, and nothing is known."""
 _ENDED = frozenset(
     {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "REVOKED"}
+    | {"PREEMPTED"}
 )
+_IN_SERVICE = frozenset({"idle", "mixed", "allocated", "completing", "reserved", "planned", "blocked"})
+_SILENT = "*"
+_MARKS = f"{_SILENT}~#!%$@^-+"
+"""Signs behind a node's state: powered down, planned, about to be rebooted, ..."""
 _FORMAT = "%i|%T|%N|%r|%j|%Z"
 _AT_ONCE = 100
 _UNREACHABLE = re.compile(
@@ -60,12 +65,17 @@ class QueuedJob:
 
 @dataclass(frozen=True)
 class SlurmNode:
-    """What sinfo says of one node: its state, its features, its generic resources."""
+    """What sinfo says of one node: its state with its marks, its features, its generic resources."""
 
     name: str
     state: str
     features: tuple[str, ...]
     gres: str
+
+    @property
+    def in_service(self) -> bool:
+        """Whether it takes jobs, now or when it is no longer busy: not down, drained or silent."""
+        return self.state.rstrip(_MARKS) in _IN_SERVICE and _SILENT not in self.state
 
 
 @dataclass(frozen=True)
@@ -140,7 +150,7 @@ class Slurm:
         text = self._asked("sinfo", "-h", "-N", *chosen, "-o", "%N|%T|%f|%G|%P")
         rows = [line.split("|", 4) for line in text.splitlines() if line.count("|") >= 4]
         mine = [row for row in rows if partition or row[4].endswith("*")]
-        return [SlurmNode(row[0], row[1].rstrip("*~#!%$@^-"), _listed(row[2]), row[3]) for row in mine]
+        return [SlurmNode(row[0], row[1], _listed(row[2]), row[3]) for row in mine]
 
     def _asked(self, *words: str) -> str:
         try:

@@ -10,7 +10,7 @@ import pytest
 
 from tune_mcp.config.host import SlurmSettings
 from tune_mcp.precheck import slurm_site
-from tune_mcp.slurm import Slurm
+from tune_mcp.slurm import Slurm, SlurmNode
 
 CONFIG = """Configuration data as of 2026-11-29T01:23:40
 ClusterName             = tune
@@ -57,6 +57,9 @@ def test_a_site_that_has_everything_lacks_nothing() -> None:
         ({"gres": "gpu:h200"}, [H100], CONFIG, ("nodes", "missing")),
         ({}, [H100.replace(":8", ":1")], CONFIG, ("nodes", "missing")),
         ({}, [H100.replace("idle", "down*")], CONFIG, ("nodes", "missing")),
+        ({}, [H100.replace("idle", "idle*")], CONFIG, ("nodes", "missing")),
+        ({}, [H100.replace("idle", "allocated+")], CONFIG, ("nodes", "ok")),
+        ({}, [H100.replace("idle", "idle~")], CONFIG, ("nodes", "ok")),
         ({}, [H100.replace("gpu*", "cpu")], CONFIG, ("nodes", "missing")),
         ({}, [], "", ("controller", "unknown")),
     ],
@@ -65,6 +68,26 @@ def test_each_thing_that_a_site_lacks_is_named(
     settings: dict[str, object], nodes: list[str], config: str, gap: tuple[str, str]
 ) -> None:
     assert answers(settings, nodes, config)[gap[0]] == gap[1]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "without", "why"),
+    [
+        ({"n1": "idle", "n2": "drained"}, (), ""),
+        ({"n1": "allocated", "n2": "drained"}, (), ""),
+        ({"n1": "idle", "n2": "drained"}, ("n1",), "n1 was left out after a refusal, n2 is drained"),
+        ({"n1": "idle", "n2": "mixed-"}, ("n1",), ""),
+        ({"n1": "mixed*", "n2": "draining"}, (), "n1 is mixed*, n2 is draining"),
+        ({}, (), ""),
+    ],
+)
+def test_no_node_can_take_a_job_where_all_that_fit_are_out_of_service_or_left_out(
+    nodes: dict[str, str], without: tuple[str, ...], why: str
+) -> None:
+    found = [SlurmNode(name, state, ("h100",), "gpu:8") for name, state in nodes.items()]
+    other = SlurmNode("n3", "idle", ("a100",), "gpu:8")
+
+    assert slurm_site.no_node(SlurmSettings(constraint="h100"), [*found, other], 2, without) == why
 
 
 def test_a_shared_file_system_is_known_by_its_type(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import psutil
+import pytest
 import toy
 from calibrations import finished, held, jobs_of, make, overlapping, results, usage
 from cluster import NODES, Cluster
@@ -12,6 +13,7 @@ from cluster import NODES, Cluster
 from tune_mcp.session import events, state
 from tune_mcp.supervise.executor import batch
 from tune_mcp.verbs.precheck import precheck
+from tune_mcp.verbs.status import status
 from tune_mcp.verbs.stop_run import stop_run
 from tune_mcp.verbs.strict_audit import strict_audit
 
@@ -103,6 +105,28 @@ def test_a_node_of_another_kind_is_named_and_left_out_before_pytest_starts(clust
     assert len(toy.launches(project, 2)) == 1
     (row,) = (one for one in strict_audit(project, run.run_id).hosts if one.host == other)
     assert not row.repeats and ["NVIDIA L40" in told for told in row.quarantined] == [True]
+
+
+@pytest.mark.rule("GPU-14")
+def test_a_job_for_which_only_a_node_out_of_service_is_left_is_an_alert_until_that_node_is_back(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    project = make(cluster, tmp_path / "repo")
+    run, node = held(project, 2)
+    (other,) = {*NODES} - {node}
+    cluster.gpus(other, name="NVIDIA L40")
+    cluster.asked("scontrol", "update", f"nodename={node}", "state=drain", "reason=test")
+    toy.let_go(project, 1)
+    toy.wait_for(lambda: status(project, run.run_id).alerts, 90, "an alert")
+
+    now = status(project, run.run_id)
+    cluster.asked("scontrol", "update", f"nodename={node}", "state=resume")
+
+    assert now.state == "running" and now.current and now.current.phase.startswith("no_node: ")
+    (alert,) = now.alerts
+    assert f"{node} is drained" in alert and f"{other} was left out after a refusal" in alert
+    finished(project, run)
+    assert not status(project, run.run_id).alerts
 
 
 def test_a_node_that_is_cut_off_writes_nothing_among_the_files_of_the_next_attempt(

@@ -43,6 +43,7 @@ class PhaseKind(StrEnum):
 
     STARTING = "starting"
     WAITING_FOR_SLURM = "waiting_for_slurm"
+    NO_NODE = "no_node"
     PREFLIGHT = "preflight"
     CLEANUP = "cleanup"
     WAITING_FOR_GPU = "waiting_for_gpu"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from tune_mcp.config.host import SlurmSettings
@@ -16,7 +16,6 @@ _SHARED = frozenset(
     {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "fuse.ceph", "glusterfs", "fuse.glusterfs", "9p", "virtiofs"}
     | {"wekafs", "panfs", "orangefs", "cvmfs", "afs", "fuse.juicefs", "fuse.sshfs", "cifs", "smb3", "pvfs2"}
 )
-_USABLE = frozenset({"idle", "mixed", "allocated", "completing", "reserved", "planned"})
 
 
 def of(subject: Subject) -> Iterator[Check]:
@@ -83,10 +82,8 @@ def _devices(constrained: str) -> Check:
 
 def _nodes(settings: SlurmSettings, nodes: list[SlurmNode], gpus: int) -> Iterator[Check]:
     where = f"partition {settings.partition}" if settings.partition else "the default partition"
-    wanted = [{*part.split("|")} for part in (settings.constraint or "").split("&") if part]
-    fitting = [node for node in nodes if all(part & {*node.features} for part in wanted)]
-    fitting = [node for node in fitting if gpus == 0 or _gpus(node, settings.gres) >= gpus]
-    usable = [node.name for node in fitting if node.state in _USABLE]
+    fitting = _fitting(settings, nodes, gpus)
+    usable = [node.name for node in fitting if node.in_service]
     if not usable:
         seen = "; ".join(f"{n.name} {n.state} {n.gres} {','.join(n.features)}".rstrip() for n in nodes[:6]) or "no node"
         need = f"{gpus} × {settings.gres}" + (f" and {settings.constraint}" if settings.constraint else "")
@@ -103,6 +100,26 @@ def _nodes(settings: SlurmSettings, nodes: list[SlurmNode], gpus: int) -> Iterat
         yield check("slurm.class", status, detail, fix)
     else:
         yield check("slurm.class", "ok", f"constraint {settings.constraint}")
+
+
+def no_node(settings: SlurmSettings, nodes: list[SlurmNode], gpus: int, without: Collection[str]) -> str:
+    """Why no node can take a job on ``gpus`` GPUs, not even later: all that fit are out of service or ``without`` names
+    them. Empty where one can, busy or not, and where nothing is known of the fitting ones.
+    """
+    fitting = _fitting(settings, nodes, gpus)
+    if any(node.in_service and node.name not in without for node in fitting):
+        return ""
+    return ", ".join(
+        f"{node.name} {'was left out after a refusal' if node.name in without else f'is {node.state}'}"
+        for node in fitting
+    )
+
+
+def _fitting(settings: SlurmSettings, nodes: list[SlurmNode], gpus: int) -> list[SlurmNode]:
+    """The nodes with the wanted features and enough GPUs, whatever their state."""
+    wanted = [{*part.split("|")} for part in (settings.constraint or "").split("&") if part]
+    fitting = [node for node in nodes if all(part & {*node.features} for part in wanted)]
+    return [node for node in fitting if gpus == 0 or _gpus(node, settings.gres) >= gpus]
 
 
 def _gpus(node: SlurmNode, gres: str) -> int:

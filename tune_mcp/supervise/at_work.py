@@ -14,8 +14,9 @@ from tune_mcp.run_dir import RunDir, iso
 from tune_mcp.session import events
 from tune_mcp.session import plan as plans
 from tune_mcp.session.plan import Plan
-from tune_mcp.session.state import RunState
+from tune_mcp.session.state import Alert, RunState
 from tune_mcp.supervise import caches
+from tune_mcp.supervise.executor import no_node
 from tune_mcp.supervise.job import Job, Phase
 from tune_mcp.supervise.schedule import Repeat
 from tune_mcp.supervise.verdict import Verdict
@@ -37,7 +38,7 @@ class AtWork:
     ``scoped`` are its stages, each with the sample scope that all repeats must have; ``ran`` are the node ids that
     another repeat ran which counts already, None while there is none. ``since`` is when the phase began,
     ``waits_since`` when it began to wait for GPUs or quiet, None while it does not. ``leaves``: it was cancelled in
-    this wait, and its repeat goes to another lane.
+    this wait, and its repeat goes to another lane. ``no_node`` is the alert that no node of an engine can take it.
     """
 
     stages: tuple[Stage, ...]
@@ -50,6 +51,7 @@ class AtWork:
     alerts: AlertReader = field(init=False)
     phase: Phase = field(init=False)
     waits_since: datetime | None = None
+    no_node: Alert | None = None
     leaves: bool = False
     tries: int = 0
     verdicts: tuple[Verdict, ...] = ()
@@ -62,6 +64,7 @@ class AtWork:
     def launched(self, job: Job, now: datetime) -> None:
         """Note that this job is the repeat's attempt from now on."""
         self.job, self.since, self.phase, self.waits_since = job, now, Phase(PhaseKind.STARTING), None
+        self.no_node = None
         self.alerts = AlertReader(job.folder / WATCH_FILE)
 
     def look(self, now: datetime) -> bool:
@@ -72,6 +75,25 @@ class AtWork:
         waited, self.phase, self.since = self.waits, found, now
         self.waits_since = (self.waits_since or now) if self.waits else None
         return self.waits not in (None, waited)
+
+    def news(self) -> tuple[Alert, ...]:
+        """Alerts that were raised or ended since the last call: the watchdog's, and that no node can take the job."""
+        found = self.alerts.read()
+        waits, before = self.phase.kind is PhaseKind.NO_NODE, self.no_node
+        if waits and before is None:
+            self.no_node = Alert(
+                name=PhaseKind.NO_NODE, cause=self.phase.reason, remedy=no_node.REMEDY, since=iso(self.since)
+            )
+            return (*found, self.no_node)
+        if before is not None and not waits:
+            self.no_node = None
+            return (*found, before.model_copy(update={"over": "a node can take the job again"}))
+        return found
+
+    @property
+    def open_alerts(self) -> tuple[Alert, ...]:
+        """The alerts that are open now."""
+        return (*self.alerts.open, *([self.no_node] if self.no_node else []))
 
     @property
     def waits(self) -> RunState | None:

@@ -144,9 +144,11 @@ class Supervisor:
         )
         return True
 
-    def wait(self, seconds: float) -> None:
-        """Sleep as a supervisor does: it shows that it lives, and raises ``Stopped`` when somebody asks."""
+    def wait(self, seconds: float, why: str = "") -> None:
+        """Sleep as a supervisor does: it shows that it lives and ``why`` it waits. Raises ``Stopped`` when asked to."""
         self._check_stop()
+        if why != self._journal.record.reason:
+            self._journal.set(self._journal.record.state, why)
         self._journal.beat()
         self.clock.sleep(seconds)
 
@@ -257,12 +259,12 @@ class Supervisor:
 
     def _watched(self) -> tuple[list[Alert], list[dict[str, int]]]:
         """Open alerts and living processes of what runs."""
-        watched = [work.alerts for work in self._work.values()]
-        return [alert for one in watched for alert in one.open], [one.record.processes for one in watched]
+        every = self._work.values()
+        return [one for work in every for one in work.open_alerts], [work.alerts.record.processes for work in every]
 
     def _watch(self, work: AtWork) -> None:
-        """What the attempt's watchdog saw, as milestones."""
-        for alert in work.alerts.read():
+        """What the attempt's watchdog saw, and that no node can take it, as milestones."""
+        for alert in work.news():
             self._milestones.alert(work.job, alert)
 
     def _collected(self, work: AtWork) -> AttemptResult | None:

@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 from tune_mcp.config.host import SlurmSettings
 from tune_mcp.contract.status import PhaseKind
 from tune_mcp.errors import Code
+from tune_mcp.precheck import slurm_site
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import events
 from tune_mcp.slurm import NotAccepted, QueuedJob, Slurm, Unreachable
 from tune_mcp.supervise.executor import batch
+from tune_mcp.supervise.executor.no_node import REMEDY, NoNode, nodes_of
 from tune_mcp.supervise.job import (
     JOB_FILE,
     LEFT_FILE,
@@ -40,6 +42,7 @@ LOOK_EVERY_S = 5.0
 """How often Slurm is asked about open jobs; their ends show in the result directory at once."""
 STOP_S = 120.0
 """How long a runner that was asked to stop may take before Slurm ends everything of the job."""
+_NODES_EVERY_S = 30.0
 _RETRY_S = 2.0
 _FULL = re.compile(r"limit|policy|temporarily", re.IGNORECASE)
 """Words of a refusal that time heals: too many jobs of this user."""
@@ -48,13 +51,15 @@ _FULL = re.compile(r"limit|policy|temporarily", re.IGNORECASE)
 @dataclass
 class _Open:
     """One job that is not over, as far as anybody knows. ``cancelled_at`` is when it was asked to stop, ``waits_for``
-    why Slurm has not started it.
+    why Slurm has not started it, ``shown`` the phase that readers see.
     """
 
     job: Job
     submitted: bool = False
     gone: bool = False
     waits_for: str = ""
+    no_node: NoNode = field(default_factory=NoNode)
+    shown: Phase | None = None
     cancelled_at: float | None = None
     killed: bool = False
 
@@ -84,6 +89,7 @@ class SlurmExecutor:
     _over: bool = False
     _thread: threading.Thread | None = None
     _silent: str = ""
+    _nodes_due: float = 0.0
 
     outlives = True
     """Its jobs go on when the supervisor dies: the next one takes them over."""
@@ -102,6 +108,8 @@ class SlurmExecutor:
         """Whether Slurm has the job or has not answered, and its runner has not left."""
         with self._lock:
             one = self._open.get(job.key)
+        if self._thread is not None and not self._thread.is_alive() and not self._over:
+            raise RuntimeError("the thread that talks to Slurm has ended")
         if one is None or one.gone or (one.overdue and not claimed(job)):
             return False
         return not (job.folder / LEFT_FILE).exists()
@@ -140,7 +148,7 @@ class SlurmExecutor:
                     due = time.monotonic() + LOOK_EVERY_S
                     self._answers()
                 pause = LOOK_EVERY_S if not cancelled else 1.0
-            except Unreachable as error:
+            except (Unreachable, NotAccepted, OSError) as error:  # OSError: nothing can be written now
                 self._silent_for(str(error))
                 pause = _RETRY_S
             self._news.wait(pause)
@@ -156,6 +164,12 @@ class SlurmExecutor:
         for one in every:
             if one.submitted or seen[one.job.key]:
                 self._note(one, seen[one.job.key])
+        pending = [one for one in every if one.waits_for and not one.gone and one.cancelled_at is None]
+        if pending and time.monotonic() >= self._nodes_due:
+            self._nodes_due = time.monotonic() + _NODES_EVERY_S
+            self._look_for_nodes(pending)
+        for one in pending:
+            self._show(one)
         for one in waiting:
             if not one.submitted and not one.gone:
                 self._submit(one)
@@ -175,12 +189,9 @@ class SlurmExecutor:
         living = [job for job in found if not job.ended]
         if living:
             one.submitted = True
-            started = [job for job in living if job.started]
-            why = "" if started else f"{living[0].state} ({living[0].reason})"
-            if why and why != one.waits_for and not claimed(one.job):
-                with suppress(OSError):
-                    Phase(PhaseKind.WAITING_FOR_SLURM, why).write(one.job.folder)
-            one.waits_for = why
+            one.waits_for = f"{living[0].state} ({living[0].reason})"
+            if any(job.started for job in living):
+                one.waits_for, one.no_node = "", NoNode()
             return
         if not one.submitted:
             return
@@ -189,6 +200,25 @@ class SlurmExecutor:
             last = found[-1] if found else None
             how = f"{last.state} on {last.node or 'no node'} ({last.reason})" if last else "Slurm has forgotten it"
             self._report(f"{one.job.key} ended without a result: {how}")
+
+    def _look_for_nodes(self, pending: list[_Open]) -> None:
+        """A busy node is waited for. Where all that could take a job are out of service, it is given up in the end."""
+        nodes, without = nodes_of(self.slurm, self.settings), batch.left_out(self.run)
+        for one in pending:
+            one.no_node.look(slurm_site.no_node(self.settings, nodes, one.job.gpus, without))
+            if (why := one.no_node.given_up) and self._refused(one.job, why, REMEDY):
+                one.gone = True
+                with suppress(Unreachable, NotAccepted):  # it is sealed: started all the same, it does nothing
+                    self.slurm.cancel([one.name], "--state=PENDING")
+
+    def _show(self, one: _Open) -> None:
+        """Let readers see why the job waits, until its runner writes what it does."""
+        waits = Phase(PhaseKind.WAITING_FOR_SLURM, one.waits_for)
+        phase = Phase(PhaseKind.NO_NODE, one.no_node.why) if one.no_node.why else waits
+        if phase != one.shown and not claimed(one.job):
+            with suppress(OSError):
+                phase.write(one.job.folder)
+                one.shown = phase
 
     def _submit(self, one: _Open) -> None:
         job = one.job
@@ -201,24 +231,25 @@ class SlurmExecutor:
         except NotAccepted as error:
             if _FULL.search(str(error)):
                 one.waits_for = str(error)
-                Phase(PhaseKind.WAITING_FOR_SLURM, one.waits_for).write(job.folder)
+                self._show(one)
                 raise Unreachable(str(error)) from error
-            self._refused(job, str(error))
+            without = ", ".join(batch.left_out(self.run))
+            reason = f"Slurm does not take the job: {error}" + (
+                f"; left out after refusals: {without}" if without else ""
+            )
+            self._refused(job, reason, "correct slurm in the host profile, or free the nodes that refused")
             one.gone = True
             return
         one.submitted = True
 
-    def _refused(self, job: Job, why: str) -> None:
-        """Slurm will never take this job: sealed like any other attempt that did not start, so that the run halts."""
-        without = ", ".join(batch.left_out(self.run))
-        blocked = Blocked(
-            code=Code.EXECUTOR_UNAVAILABLE,
-            rule="GPU-14",
-            reason=f"Slurm does not take the job: {why}" + (f"; left out after refusals: {without}" if without else ""),
-            next="correct slurm in the host profile, or free the nodes that refused, then resume the run",
-            retryable=False,
-        )
-        seal_unstarted(job, blocked)
+    def _refused(self, job: Job, reason: str, step: str) -> bool:
+        """No node will run this job: sealed like any other attempt that did not start, so that the run halts.
+
+        False where a runner has it after all.
+        """
+        code = Code.EXECUTOR_UNAVAILABLE
+        step += ", then resume the run"
+        return seal_unstarted(job, Blocked(code=code, rule="GPU-14", reason=reason, next=step, retryable=False))
 
     def _end(self, one: _Open, found: list[QueuedJob]) -> None:
         """What waits goes at once. A runner stops by its tombstone and a signal; what outlasts that, Slurm ends."""
