@@ -10,7 +10,7 @@ import toy
 
 from tune_mcp.cli.watch import picture
 from tune_mcp.contract.status import StatusReply
-from tune_mcp.report.hosts import LaneMedian
+from tune_mcp.report.apart import LaneMedian
 from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.server import dashboard
 from tune_mcp.session import events
