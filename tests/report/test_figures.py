@@ -91,9 +91,15 @@ def test_a_small_share_is_never_shown_as_nothing(share: float | None, text: str)
         ((7, 12), 0, 1, ["7", "12"]),
         ((0.5, 0.25), 4, 1, ["0.5000", "0.2500"]),
         ((-0.00012,), 2, 1, ["-0.000120"]),
+        ((21192064.207875, 9051525.820205), 6, 1, ["21192064.2", "9051525.8"]),
+        ((1234.56789, 12.5), 4, 1, ["1234.5679", "12.5000"]),
+        ((123456789012.5,), 3, 1, ["123456789012"]),
+        ((0.0, 0), 3, 1, ["0.000", "0.000"]),
     ],
 )
-def test_a_small_value_is_never_shown_as_nothing(values, digits, scale, texts) -> None:
+def test_a_small_value_is_never_shown_as_nothing_and_a_large_one_without_idle_decimals(
+    values, digits, scale, texts
+) -> None:
     display = Display(label="x", digits=digits, scale=scale)
     decimals = reading_digits(values, display)
     assert [shown_text(value, scale, decimals) for value in values] == texts

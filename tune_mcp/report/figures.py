@@ -10,6 +10,8 @@ from tune_mcp.config.stages import Display, Number
 from tune_mcp.observe.worst import shown
 from tune_mcp.report.statistics import Chance
 
+_MOST_SIGNIFICANT = 8
+
 
 def plain(value: Number) -> str:
     """The raw number in full, trailing zeros trimmed, never in scientific form: ``0.0239``, ``100``."""
@@ -34,14 +36,19 @@ def brief(value: Number) -> str:
 def reading_digits(values: Sequence[Number], display: Display) -> int:
     """Decimals that show each of ``values``, scaled: those of config, and more where a value has no three digits then.
 
-    Values that config's decimals show in full need no more, so a count stays a count; none gets more than twelve.
+    Values that config's decimals show in full need no more, so a count stays a count; none gets more than twelve, nor
+    more than eight significant digits.
     """
-    digits = display.digits
+    digits, enough = display.digits, 0
     for value in values:
         scaled = abs(shown(value, display.model_copy(update={"digits": 15})))
-        if scaled and scaled != abs(shown(value, display)):
-            digits = max(digits, min(12, 2 - math.floor(math.log10(scaled))))
-    return digits
+        if not scaled:
+            continue
+        power = math.floor(math.log10(scaled))
+        enough = max(enough, _MOST_SIGNIFICANT - 1 - power)
+        if scaled != abs(shown(value, display)):
+            digits = max(digits, min(12, 2 - power))
+    return min(digits, enough) if any(values) else digits
 
 
 def shown_text(raw: Number, scale: float, digits: int) -> str:
