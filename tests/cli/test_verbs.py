@@ -53,7 +53,8 @@ def test_wrong_usage_exits_with_two_and_says_so_on_stderr(words: list[str], caps
     assert end.value.code == REFUSED
     said = capsys.readouterr()
     assert said.out == "" and said.err.startswith("INVALID_ARGUMENT: ") and len(said.err.splitlines()) == 1
-    assert ". Next: read tune-mcp" in said.err
+    step = "name the run: tune-mcp status lists them" if words == ["report"] else "read tune-mcp"
+    assert f". Next: {step}" in said.err
 
     with pytest.raises(SystemExit):
         main([*words, "--json"])

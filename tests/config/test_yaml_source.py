@@ -96,7 +96,10 @@ default_venv_python: 3
 """
     found = refusal(tmp_path, text, as_model=True)
     problems = found.details["problems"]
-    assert isinstance(problems, list)
+    assert isinstance(problems, list) and len(problems) > 6
+    shown = [f"line {one['line']}: {one['key']}: {one['what']}" for one in problems[1:] if isinstance(one, dict)]
+    assert [one in found.message for one in shown] == [True] * 5 + [False] * (len(shown) - 5)
+    assert f"and {len(shown) - 5} more" in found.message
     told = {
         str(problem["key"]): (problem["line"], str(problem["what"]))
         for problem in problems

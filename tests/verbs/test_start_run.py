@@ -211,8 +211,9 @@ def test_a_busy_host_is_named_with_the_run_that_holds_it(project: Project, tmp_p
         with pytest.raises(Refusal, match=r"^HOST_BUSY .*20260423T050000Z_x") as caught:
             start_run(project, "toy")
         assert caught.value.details["repo_root"] == str(other.repo_root)
-        (check,) = [check for check in precheck(project, "toy").checks if check.id == "host.free"]
-        assert check.status == "busy" and "tune-mcp status" in check.fix
+        checks = {check.id: check for check in precheck(project, "toy").checks}
+        assert checks["host.free"].status == "busy" and "tune-mcp status" in checks["host.free"].fix
+        assert checks["venv.imports"].fix.startswith("when it has ended: tune-mcp precheck toy --repo ")
     finally:
         held.release()
     assert runs(project) == []

@@ -88,7 +88,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and where the help is; exit code 2."""
-        refusal = Refusal(Code.INVALID_ARGUMENT, (), message, f"read {self.prog} --help")
+        step = f"read {self.prog} --help"
+        if "required: run_id" in message:
+            step = "name the run: tune-mcp status lists them"
+        refusal = Refusal(Code.INVALID_ARGUMENT, (), message, step)
         self.exit(_say(refusal, typed="--json" in Parser.words))
 
 

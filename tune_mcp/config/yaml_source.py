@@ -22,6 +22,7 @@ from pydantic_core import ErrorDetails
 
 from tune_mcp.errors import Code, Json, Refusal
 from tune_mcp.files import read_plain
+from tune_mcp.words import listed
 
 Yaml: TypeAlias = "str | int | float | bool | tuple[Yaml, ...] | dict[str, Yaml] | None"
 KeyPath: TypeAlias = tuple[str | int, ...]
@@ -90,10 +91,10 @@ class YamlSource:
         return self.lines.get(path, 1)
 
     def refusal(self) -> Refusal:
-        """One refusal for all problems, the first of the file in its message."""
+        """One refusal for all problems, in the order of the file."""
         problems = sorted(set(self.problems), key=lambda problem: (problem.line, problem.key))
         first = problems[0]
-        more = f" (and {len(problems) - 1} more, see details)" if len(problems) > 1 else ""
+        others = listed([f"line {one.line}: {one.key}: {one.what}" for one in problems[1:]])
         rules = tuple(dict.fromkeys(problem.rule for problem in problems))
         details: dict[str, Json] = {
             "file": str(self.path),
@@ -101,7 +102,7 @@ class YamlSource:
             "key": first.key,
             "problems": [{"line": p.line, "key": p.key, "what": p.what} for p in problems],
         }
-        message = f"{self.path}:{first.line}: {first.key}: {first.what}{more}"
+        message = f"{self.path}:{first.line}: {first.key}: {first.what}" + (f"; {others}" if others else "")
         return Refusal(
             Code.INVALID_CONFIG, rules, message, self.remedy or f"correct {self.path} and call again", details
         )

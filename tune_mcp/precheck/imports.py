@@ -55,12 +55,16 @@ class ModuleFact(Frozen):
 
 @dataclass(frozen=True)
 class Imports:
-    """What became of each module. ``stuck`` was being loaded at the deadline; ``untried`` says why there is nothing."""
+    """What became of each module. ``stuck`` was being loaded at the deadline.
+
+    ``untried`` says why there is nothing, and ``retry`` what to do then.
+    """
 
     loaded: Mapping[str, ModuleFact] = field(default_factory=dict[str, ModuleFact])
     failed: Mapping[str, str] = field(default_factory=dict[str, str])
     stuck: str = ""
     untried: str = ""
+    retry: str = ""
 
     def versions(self) -> dict[str, str]:
         """``torch.__version__`` and ``torch.version.cuda`` of every module that has them."""
@@ -159,7 +163,7 @@ def checks(subject: Subject, imports: Imports) -> Iterator[Check]:
         detail = "; ".join(f"{name}: {error}" for name, error in imports.failed.items())
         yield check("venv.imports", "missing", detail, sync(subject))
     elif imports.untried:
-        fix = f"{quoted(python)} --version"
+        fix = imports.retry or f"{quoted(python)} --version"
         yield check("venv.imports", "unknown", f"not tried: {imports.untried}", fix)
     elif imports.stuck:
         detail = f"{imports.stuck} was still loading at the deadline; a first load from a cold disk takes minutes"

@@ -14,7 +14,7 @@ from tune_mcp.gpus import accepting, read_gpus
 from tune_mcp.precheck.gates import Precheck, Probes, ordered
 from tune_mcp.precheck.gates import precheck as all_checks
 from tune_mcp.precheck.imports import Imports
-from tune_mcp.precheck.subject import Subject
+from tune_mcp.precheck.subject import Subject, quoted
 from tune_mcp.precheck.venv import read_venv
 from tune_mcp.run_dir import iso, utc_now
 from tune_mcp.supervise import host_lock, launch_variables, neighbours
@@ -57,7 +57,8 @@ def _next_step(model: str, found: Precheck) -> Step:
 
 def _undisturbed(subject: Subject, seconds: float) -> Imports:
     """Loading torch takes half a minute of CPU, which a measurement that goes on here would feel."""
-    return Imports(untried="another run is measuring on this machine")
+    again = f"when it has ended: tune-mcp precheck {subject.model} --repo {quoted(subject.repo_root)}"
+    return Imports(untried="another run is measuring on this machine", retry=again)
 
 
 def _host(project: Project) -> Check:
