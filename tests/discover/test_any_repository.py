@@ -347,3 +347,46 @@ def test_a_value_that_a_test_records_is_what_is_measured_however_it_was_computed
     (stage,) = pasted.stages.values()
     assert (stage.metrics["drift"].json_file, stage.metrics["drift"].json_path) == ("tune_record.json", "drift")
     assert stage.sample_counts == "one"
+
+
+@pytest.mark.rule("MOD-06")
+@pytest.mark.parametrize(
+    ("asserting", "recorded"),
+    [
+        ("tune_record('drift', v)", True),
+        ("tune_record('drift', bench())", False),
+        ("record_property('other', v)", False),
+        ("tune_record('drift', v)\n    v = bench()", False),
+    ],
+)
+@pytest.mark.parametrize("another", [True, False], ids=["another_test_records_it", "alone"])
+def test_a_named_metric_takes_no_value_that_another_test_or_another_line_records(
+    project: Project, asserting: str, recorded: bool, another: bool
+) -> None:
+    code = "import random\nCAP = 0.5\ndef bench():\n    return random.random()\n"
+    code += f"def test_a(tune_record, record_property):\n    v = bench()\n    {asserting}\n    assert v <= CAP\n"
+    code += "def test_warm_up(tune_record):\n    tune_record('drift', bench())\n" if another and not recorded else ""
+    project.write("tests/test_a_ci.py", code)
+
+    found = project.discover("thresholds: {test_a_ci.py: {CAP: drift}}\n")
+
+    ((key, stage),) = found.stages.items()
+    assert (stage.metrics["drift"].status == "OK") is recorded
+    assert found.needs_config == ([] if recorded else [f"{key}/drift: CAP"])
+    told = any("recorded as drift" in line and "paths.drift" in line for line in found.problems)
+    assert told is (not recorded and (another or "'drift'" in asserting))
+
+
+@pytest.mark.rule("MOD-06")
+def test_a_named_metric_whose_assertion_is_not_read_takes_what_its_own_test_records(project: Project) -> None:
+    code = "import random\nCAP = 0.5\ndef test_a(tune_record, judge):\n    v = random.random()\n"
+    code += "    BODY\n    judge(v, CAP)\n"
+    rules = "metrics: {drift: {group: speed, worst: max}}"
+    for body, status in (("tune_record('drift', v)", "OK"), ("pass", "NEEDS_CONFIG")):
+        warm = "" if status == "OK" else "def test_warm_up(tune_record):\n    tune_record('drift', random.random())\n"
+        project.write("tests/test_a_ci.py", code.replace("BODY", body) + warm)
+
+        found = project.discover(more="thresholds: {test_a_ci.py: {CAP: drift}}", metrics=rules)
+
+        (stage,) = found.stages.values()
+        assert stage.metrics["drift"].status == status

@@ -14,11 +14,12 @@ from pathlib import Path
 from tune_mcp.config.metrics import MetricRules
 from tune_mcp.config.stages import Number, finite_number
 from tune_mcp.discover.assertions import BOUND, AssertionReader, Gate
+from tune_mcp.discover.assertions.left import LeftAt
 from tune_mcp.discover.claimants import Unclaimed
-from tune_mcp.discover.recorded import RECORD_FILE, entries, made_names, names_for, recorded, writes_another
+from tune_mcp.discover.recorded import RECORD_FILE, recorded
 from tune_mcp.discover.sources import tmp_path_folder
 from tune_mcp.discover.stages import Discovery
-from tune_mcp.discover.suggest import count_lines, metric_names, needs_no_gpu, quoted, threshold_line
+from tune_mcp.discover.suggest import count_lines, metric_names, names_for, needs_no_gpu, quoted, threshold_line
 from tune_mcp.discover.threshold_files import AssertedNumbers, chosen_of, left_out, not_measured, numbers_elsewhere
 from tune_mcp.errors import Json
 from tune_mcp.files import parse_result, read_plain
@@ -26,17 +27,8 @@ from tune_mcp.files import parse_result, read_plain
 _MOST_FILES = 200
 _MOST_BYTES = 8 * 1024 * 1024
 _MOST_SHOWN = 3
-_ENOUGH = 6
+_NOT_SHOWN = "the test's code does not show that a value in a file is the very one that it compares"
 _KEYS = re.compile(r"\['([^']+)'\]|\.([A-Za-z_]\w*)(?!\w*\()")
-_ANOTHER = frozenset(
-    {
-        "args", "baseline", "before", "budget", "config", "expected", "goal", "golden", "last", "limit", "limits",
-        "old", "options", "params", "previous", "reference", "settings", "target", "targets", "threshold", "thresholds",
-        "warm", "warmup",
-    }
-)  # fmt: skip
-"""Words of a path that hold another value than the measured one, unless the test reads just that."""
-_WORDS = re.compile(r"[A-Za-z_]\w*")
 _TOTAL = ("total_samples", "total_requests", "num_samples", "num_prompts", "num_requests", "samples_total", "total")
 _OK = ("successful_samples", "completed_requests", "successful_requests", "samples_ok", "completed", "evaluated", "ok")
 
@@ -54,15 +46,21 @@ class ResultPlace:
         """As config names it: ``file::dotted.path``."""
         return f"{self.file}::{'.'.join(self.keys)}"
 
+    def __str__(self) -> str:
+        """``file::dotted.path (0.5)``."""
+        return f"{self.source} ({self.value:g})"
+
+    def is_at(self, left: LeftAt) -> bool:
+        """Whether the tests leave their value here, as far as the names of file and keys say."""
+        name = self.file.rpartition("/")[2]
+        return self.keys == left.keys and (name == left.file or (not left.file and self.file != RECORD_FILE))
+
 
 @dataclass(frozen=True)
 class Limit:
     """One threshold of a test file, its metric, and where the metric's value stands.
 
-    ``maybe`` are doubtful places. ``names`` are patterns of names under which the test records the value, ``keys`` the
-    keys under which it puts the value into a dict, ``foreign`` the names under which other tests record something, and
-    ``doubtful`` those under which the asserting test records what is not seen to be the compared value.
-    ``writes_another``: the function that asserts writes JSON files, but of something else.
+    ``maybe`` are places that may be meant, ``why`` says why none is certain.
     """
 
     source: str
@@ -72,11 +70,7 @@ class Limit:
     group: str
     place: str = ""
     maybe: tuple[ResultPlace, ...] = ()
-    names: tuple[str, ...] = ()
-    keys: frozenset[str] = frozenset()
-    foreign: frozenset[str] = frozenset()
-    doubtful: frozenset[str] = frozenset()
-    writes_another: bool = False
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -135,17 +129,17 @@ def config_proposal(
         own = AssertedNumbers(path, tuple(ones))
         others = list(numbers_elsewhere(path, rules.without_names(), reader))
         chosen = chosen_of(own, others)
-        tree = reader.files.tree(path) or ast.Module([], [])
-        limits = tuple(_limits(path, chosen.nameable, tree, rules))
+        names = recorded(reader.files.tree(path) or ast.Module([], []))
+        limits = tuple(_limits(chosen.nameable, names, rules))
         notes = [one.text for numbers in (own, *others) for one in numbers.numbers if not one.nameable]
         notes += [line for test, line in found.empty if test == path]
         if limits:
             notes += left_out(path, chosen, (own, *others))
             gpus = 0 if needs_no_gpu(reader.files, path) else 1
             threshold_file = chosen.path if chosen is not own else ""
-            names = tuple(test.name.rpartition("::")[2] for test in reader.names.tests(path))
-            counts = _recorded_counts(recorded(tree))
-            tests.append(TestPlan(path, limits, gpus, names, counts, tuple(notes), threshold_file))
+            functions = tuple(test.name.rpartition("::")[2] for test in reader.names.tests(path))
+            counts = _recorded_counts(names)
+            tests.append(TestPlan(path, limits, gpus, functions, counts, tuple(notes), threshold_file))
             continue
         if path in found.without and not notes:
             notes = list(not_measured(path, rules, reader)) or [
@@ -155,12 +149,11 @@ def config_proposal(
     return ConfigProposal(model, python, tuple(tests), tuple(dict.fromkeys(problems)))
 
 
-def _limits(path: str, ones: Sequence[Unclaimed], tree: ast.Module, rules: MetricRules) -> Iterator[Limit]:
-    names, made, put = recorded(tree), made_names(tree), list(entries(tree))
-    given = names_for(path, {one.source: one.assertions for one in ones}, names)
+def _limits(ones: Sequence[Unclaimed], names: Collection[str], rules: MetricRules) -> Iterator[Limit]:
+    """The limits of a test file that records values under these names."""
+    given = names_for(ones)
     # A stage reads what is recorded under its metric's name, so no other value may have that name.
-    taken = {*given.values(), *(name for name, value in names.items() if value.test)}
-    rest = metric_names([one.source for one in ones if one.source not in given], taken)
+    rest = metric_names([one.source for one in ones if one.source not in given], names)
     for one in ones:
         if not isinstance(one.gate, Gate):
             continue
@@ -169,25 +162,8 @@ def _limits(path: str, ones: Sequence[Unclaimed], tree: ast.Module, rules: Metri
         if spec.worst != one.gate.worst:  # a shipped metric of that name is bad on the other side
             metric = f"{metric}_{'floor' if one.gate.worst == 'min' else 'ceiling'}"
             spec = rules.completed(metric, one.gate.worst)
-        tests = {test.rpartition("::")[2] for test in one.gate.tests}
-        hows = one.assertions
-        yield Limit(
-            one.source,
-            metric,
-            one.gate,
-            one.value,
-            spec.group,
-            f"{RECORD_FILE}::{given[one.source]}" if one.source in given else "",
-            names=tuple(name for name, value in made.items() if value.asserted(path, hows, one.source)),
-            keys=frozenset(key for key, value in put if value.asserted(path, hows, one.source)),
-            foreign=frozenset(name for name, value in names.items() if value.test and value.test not in tests),
-            doubtful=frozenset(
-                name
-                for name, value in names.items()
-                if value.test in tests and not value.asserted(path, hows, one.source)
-            ),
-            writes_another=any(writes_another(tree, path, how, one.source) for how in hows),
-        )
+        place = f"{RECORD_FILE}::{given[one.source]}" if one.source in given else ""
+        yield Limit(one.source, metric, one.gate, one.value, spec.group, place)
 
 
 def _recorded_counts(names: Collection[str]) -> tuple[str, str] | None:
@@ -215,22 +191,23 @@ def filled(test: TestPlan, basetemp: Path, failed: Collection[str], chosen: Mapp
 
 def _located(limit: Limit, places: Sequence[ResultPlace], failed: Collection[str], chosen: Mapping[str, str]) -> Limit:
     if limit.metric in chosen:
-        return replace(limit, place=chosen[limit.metric], maybe=())
+        return replace(limit, place=chosen[limit.metric])
     if any(place.source == limit.place for place in places):
         return limit
     passed = not any(test in failed for test in limit.gate.tests)
-    fitting = [place for place in places if _agrees(limit, place, passed)]
-    scores = sorted(((_score(limit, place), place) for place in fitting), key=lambda one: -one[0])
-    best = [place for score, place in scores if score >= _ENOUGH and score == scores[0][0]]
-    if len(best) == 1:
-        return replace(limit, place=best[0].source, maybe=())
-    return replace(limit, place="", maybe=tuple(place for score, place in scores if score > 0)[:_MOST_SHOWN])
+    certain = [[place for place in places if place.is_at(left)] for left in limit.gate.left]
+    found = sorted(one[0].source for one in certain if len(one) == 1 and _agrees(limit, one[0], passed))
+    if found:
+        return replace(limit, place=found[0], maybe=())
+    likely = sorted(places, key=lambda place: -_likeness(limit, place))
+    likely = [place for place in likely if _likeness(limit, place) and _agrees(limit, place, passed)]
+    same = sorted({place.file for one in certain for place in one if len(one) > 1})
+    why = f"more than one file of the run has such a value: {', '.join(same[:_MOST_SHOWN])}" if same else _NOT_SHOWN
+    return replace(limit, place="", maybe=tuple(likely[:_MOST_SHOWN]), why=why)
 
 
 def _may_hold(place: ResultPlace, limit: Limit, tests: Iterable[str]) -> bool:
-    """Whether a place may hold the value of a limit: nothing that another test of the file left or recorded does."""
-    if place.file == RECORD_FILE:
-        return place.keys[0] not in limit.foreign
+    """Whether a place may hold the value of a limit: nothing that another test of the file left does."""
     folder = place.file.partition("/")[0]
     ours = {test.rpartition("::")[2] for test in limit.gate.tests}
     beginnings = [(len(begins), test) for test in tests if folder.startswith(begins := tmp_path_folder(test)[:-1])]
@@ -245,31 +222,14 @@ def _agrees(limit: Limit, place: ResultPlace, passed: bool) -> bool:
     return limit.gate.passes(place.value, limit.present)
 
 
-def _score(limit: Limit, place: ResultPlace) -> int:
-    """How much speaks for a place: the keys that the test reads, the words of its comparison, the metric's name.
-
-    Where no key is read and the test does not put the value there itself, names alone are never enough.
-    """
+def _likeness(limit: Limit, place: ResultPlace) -> int:
+    """How alike a place and what the test compares are called: the keys that it reads, the words of the metric."""
     keys = _keys(limit.gate.measured)
     suffix = 0
     while suffix < min(len(keys), len(place.keys)) and keys[-1 - suffix] == place.keys[-1 - suffix]:
         suffix += 1
-    code = limit.gate.how.partition(": ")[2]
-    beside = code.replace(limit.source, " ")
-    words = set(_WORDS.findall(beside)) - (set(_WORDS.findall(limit.source)) if beside == code else set())
-    last = place.keys[-1]
-    score = 10 * suffix + (6 if last in words else 0) + (8 if last == limit.metric else 0)
-    ours, theirs = set(limit.metric.split("_")), set(re.split(r"[^a-z0-9]+", "_".join(place.keys).lower()))
-    score += 2 * len(ours & theirs)
-    made = place.file == RECORD_FILE and any(re.fullmatch(name, last) for name in limit.names)
-    score += 8 if made or last in limit.keys else 0
-    folders = [tmp_path_folder(name.rpartition("::")[2])[:-1] for name in limit.gate.tests]
-    score += 3 if score and any(place.file.startswith(folder) for folder in folders) else 0
-    read = {*keys, *_keys(beside)}
-    proved = suffix or made or last in {*limit.keys, *read} or place.file == RECORD_FILE
-    another = not _ANOTHER.isdisjoint(theirs) and _ANOTHER.isdisjoint({*read, *ours})
-    another = another or (last in limit.doubtful if place.file == RECORD_FILE else limit.writes_another)
-    return min(score, _ENOUGH - 1) if another or not proved else score
+    words = {*limit.metric.split("_"), *re.findall(r"[a-z0-9]+", limit.gate.how.partition(": ")[2].lower())}
+    return 10 * suffix + len(words & {*re.split(r"[^a-z0-9]+", "_".join(place.keys).lower())})
 
 
 def _keys(code: str) -> list[str]:
@@ -350,7 +310,8 @@ def config_text(plan: ConfigProposal) -> str:
             lines.append("    sample_counts: one  # no count of samples was found: each repeat is one measurement")
         lines.append("    paths:")
         for limit in test.limits:
-            lines.append(f"      {limit.metric}: {quoted(limit.place, ' # not known')}")
+            unknown = f" # not known: {limit.why}" if limit.maybe else " # not known"
+            lines.append(f"      {limit.metric}: {quoted(limit.place, unknown)}")
             lines += [f"      #   perhaps {quoted(place.source)}, which was {place.value:g}" for place in limit.maybe]
         lines += [f"  # {line}" for line in test.notes]
     return "\n".join(lines) + "\n"

@@ -17,7 +17,7 @@ from tune_mcp.config.fields import locate
 from tune_mcp.config.metrics import Layout, MetricRules, SampleSource
 from tune_mcp.config.model import FileSource, ResultSource
 from tune_mcp.config.stages import ONE, Location, SampleCounts
-from tune_mcp.discover.recorded import RECORD_FILE, NamedValue, recorded
+from tune_mcp.discover.recorded import RECORD_FILE, recorded
 from tune_mcp.discover.source_tree import AnyFunction, is_fixture, parameters, read_tree
 
 _RESULTS = re.compile(r"[\w.-]+_results\.json")
@@ -31,17 +31,13 @@ Parts = tuple[str, ...]
 class Inferred:
     """The result file, relative to basetemp, and the layout of a known benchmark in it; ``reason`` when unknown.
 
-    ``recordings`` are what the test records by name, whatever files it writes.
+    ``recordings`` are the names under which its tests record values, each with these tests.
     """
 
     json_file: str | None = None
     layout: Layout | None = None
     reason: str = ""
-    recordings: Mapping[str, NamedValue] = field(default_factory=dict[str, NamedValue])
-
-    def recorded(self, key: str) -> Location | None:
-        """Where the metric stands when a test hands it over by its name."""
-        return Location(json_file=RECORD_FILE, json_path=key) if key in self.recordings else None
+    recordings: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
 
     def metric(self, key: str) -> Location | None:
         """Where the metric stands, None when that is not known."""
@@ -264,11 +260,14 @@ class StageSources:
                 return locate(path, level.json_file or self.json_file or self.inferred.json_file)
         return None
 
-    def metric(self, metric: str) -> Location | None:
-        """Where a metric stands, None when nobody knows: that is NEEDS_CONFIG."""
+    def metric(self, metric: str, *, recorded: bool) -> Location | None:
+        """Where a metric stands, None when nobody knows: that is NEEDS_CONFIG.
+
+        ``recorded``: the tests record its value under its name.
+        """
         return (
             self.configured(metric)
-            or self.inferred.recorded(metric)
+            or (Location(json_file=RECORD_FILE, json_path=metric) if recorded else None)
             or self._unless_elsewhere(self.inferred.metric(metric))
         )
 

@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath
 from tune_mcp.config.metrics import MetricRules
 from tune_mcp.config.model import ModelConfig
 from tune_mcp.config.stages import DOCS_GROUP, ONE, Location, Stage, StageMetric, StageTable
-from tune_mcp.discover.assertions import AssertionReader
+from tune_mcp.discover.assertions import AssertionReader, Gate
+from tune_mcp.discover.assertions.left import LeftAt
 from tune_mcp.discover.calibrated import CalibratedFile, CalibratedFiles, clash
 from tune_mcp.discover.claimants import (
     Unclaimed,
@@ -23,6 +24,7 @@ from tune_mcp.discover.claimants import (
     rivals_of,
     unclaimed,
 )
+from tune_mcp.discover.recorded import RECORD_FILE
 from tune_mcp.discover.routing import Claim, Route, Routing, read_named, route_constants
 from tune_mcp.discover.sources import Inferred, StageSources, infer
 from tune_mcp.discover.suggest import needs_no_gpu, suggestion
@@ -194,7 +196,10 @@ class _Builder:
         new = file.name not in self.model.metric_sources or file.path in self.found.without
         if new or any(one.nameable for one in found):
             cpu = file.name not in self.model.gpus_per_test and needs_no_gpu(self.reader.files, file.path)
-            self.found.suggestions[file.name] = suggestion(file, keys, inferred, found, cpu=cpu)
+            stages = [stage for stage in self.found.stages.values() if stage.test == file.path]
+            metrics = [item for stage in stages for item in stage.metrics.items()]
+            recorded = {key for key, metric in metrics if metric.json_file == RECORD_FILE}
+            self.found.suggestions[file.name] = suggestion(file, keys, inferred, found, recorded, cpu=cpu)
 
     def groups(self, route: Route, routing: Routing) -> list[str]:
         """The groups of a route in the order of the rules, with those that only a sibling preset has (TTS-05)."""
@@ -211,15 +216,44 @@ class _Builder:
         metrics: dict[str, StageMetric] = {}
         for metric_key in (known for known in self.rules.metrics if known in claims):
             rivals = rivals_of(metric_key, claims[metric_key], route, file, self.reader)
-            mine = self.claimants(key, claims[metric_key], rivals, sources)
+            location = self.location(file, key, claims[metric_key], sources)
+            mine = self.claimants(key, claims[metric_key], rivals, location)
             if mine:
-                metrics[metric_key] = self.metric(file.name, key, mine, rivals, sources)
+                metrics[metric_key] = self.metric(file.name, key, mine, rivals, location)
         if not metrics:
             what = f"{key}: preset {route.preset} has no {group} threshold although another preset has"
             self.found.problems.append(f"{what}; it is run and counted, never applied")
         self.add(file, key, group, route, sources, metrics)
 
-    def claimants(self, stage_key: str, claims: list[Claim], rivals: list[Claim], sources: StageSources) -> list[Claim]:
+    def location(
+        self, file: CalibratedFile, stage_key: str, claims: list[Claim], sources: StageSources
+    ) -> Location | None:
+        """Where the value of a metric stands, None when nobody knows."""
+        key, tests = claims[0].spec.key, sources.inferred.recordings.get(claims[0].spec.key)
+        other = "" if tests is None else self._records_another(file, key, tests, claims)
+        found = sources.metric(key, recorded=tests is not None and not other)
+        if other and found is None:
+            self.found.problems.append(
+                f"{stage_key}: a value is recorded as {key}, but {other}; if it is the right one, write "
+                f"metric_sources.{file.name}.paths.{key}: {RECORD_FILE}::{key}"
+            )
+        return found
+
+    def _records_another(self, file: CalibratedFile, key: str, tests: frozenset[str], claims: list[Claim]) -> str:
+        """Why what ``tests`` record under a metric's name may be another value; empty if it is the asserted one."""
+        for claim in claims:
+            asked = (file.path, file.thresholds.path, claim.source)
+            gate = self.reader.gate(*asked, None)
+            if isinstance(gate, Gate) and LeftAt(RECORD_FILE, (key,)) not in gate.left:
+                return f"the tests do not show that it is the one that they compare with {claim.source} ({gate.how})"
+            reading = {test.rpartition("::")[2] for test in self.reader.reading_tests(*asked).tests}
+            if not isinstance(gate, Gate) and not tests <= reading:
+                return f"{', '.join(sorted(tests - reading))} records it and does not read {claim.source}"
+        return ""
+
+    def claimants(
+        self, stage_key: str, claims: list[Claim], rivals: list[Claim], location: Location | None
+    ) -> list[Claim]:
         """The claims that stand for a metric: a missing key only where nothing else does, no value without a path."""
         spec = claims[0].spec
         there = [claim for claim in claims if not claim.absent]
@@ -228,7 +262,7 @@ class _Builder:
                 names = " and ".join(claim.source for claim in claims)
                 self.found.problems.append(f"{stage_key}: {names} could each be the missing {spec.key}; none is filled")
             claims = there
-        if claims and all(claim.blank for claim in claims) and sources.metric(spec.key) is None:
+        if claims and all(claim.blank for claim in claims) and location is None:
             names = " and ".join(claim.source for claim in claims)
             what = f"it has no value, and no path of {spec.key} is known to measure its first one"
             self.found.problems.append(f"{stage_key}: {names} is not calibrated: {what}")
@@ -236,10 +270,9 @@ class _Builder:
         return claims
 
     def metric(
-        self, file_name: str, stage_key: str, claims: list[Claim], rivals: list[Claim], sources: StageSources
+        self, file_name: str, stage_key: str, claims: list[Claim], rivals: list[Claim], location: Location | None
     ) -> StageMetric:
         spec = claims[0].spec
-        location = sources.metric(spec.key)
         if len(claims) + len(rivals) > 1:
             names = [claim.source for claim in (*claims, *rivals)]
             self.found.collisions.append(f"{stage_key}/{spec.key} is claimed by {', '.join(names)}")

@@ -13,7 +13,7 @@ from tune_mcp.discover.calibrated import CalibratedFile
 from tune_mcp.discover.claimants import Unclaimed
 from tune_mcp.discover.places import names_in
 from tune_mcp.discover.python_files import PythonFiles
-from tune_mcp.discover.recorded import RECORD_FILE, names_for
+from tune_mcp.discover.recorded import RECORD_FILE
 from tune_mcp.discover.sources import Inferred
 
 _MAY_USE = re.compile(
@@ -27,16 +27,24 @@ _SIDES = re.compile(r"(?:^|_)(?:min|max|minimum|maximum|threshold|limit|floor|ce
 
 
 def suggestion(
-    file: CalibratedFile, metrics: Iterable[str], inferred: Inferred, found: Collection[Unclaimed], *, cpu: bool
+    file: CalibratedFile,
+    metrics: Iterable[str],
+    inferred: Inferred,
+    found: Collection[Unclaimed],
+    recorded: Collection[str],
+    *,
+    cpu: bool,
 ) -> str:
     """YAML whose parts belong at the top level of config.yaml. A person fills in what is blank.
 
-    ``cpu``: the test can reach no GPU, and config does not say so yet.
+    ``recorded`` are those of the metrics that the tests record by name. ``cpu``: the test can reach no GPU, and config
+    does not say so yet.
     """
     test, known = file.name, inferred.layout
     keys = list(dict.fromkeys(metrics))
-    named = names_for(file.path, {one.source: one.assertions for one in found if one.nameable}, inferred.recordings)
-    known_names = [*keys, *named.values()]
+    named = names_for([one for one in found if one.nameable])
+    recorded = {*recorded, *named.values()}
+    known_names = [*keys, *named.values(), *inferred.recordings]
     named |= metric_names([one.source for one in found if one.nameable and one.source not in named], known_names)
     lines: list[str] = []
     if named:
@@ -58,7 +66,7 @@ def suggestion(
         lines += ["    sample_counts:  # fill in total and ok, or `one` where a repeat is one measurement"]
     lines += ["    paths:"]
     for key in (*keys, *named.values()):
-        place = f"{RECORD_FILE}::{key}" if key in inferred.recordings else known.paths.get(key) if known else None
+        place = f"{RECORD_FILE}::{key}" if key in recorded else known.paths.get(key) if known else None
         lines.append(f"      {key}: {quoted(place)}")
     return "\n".join(lines) + "\n"
 
@@ -84,6 +92,17 @@ def needs_no_gpu(files: PythonFiles, path: str) -> bool:
                 return False
             waiting += found
     return True
+
+
+def names_for(found: Iterable[Unclaimed]) -> dict[str, str]:
+    """Threshold -> the one name under which the tests record the very value that they compare with it."""
+    names: dict[str, str] = {}
+    for one in found:
+        left = one.gate.left if isinstance(one.gate, Gate) else ()
+        recorded = [place.keys[0] for place in left if place.file == RECORD_FILE]
+        if len(recorded) == 1 and recorded[0] not in names.values():
+            names[one.source] = recorded[0]
+    return names
 
 
 def metric_names(sources: Iterable[str], taken: Collection[str] = ()) -> dict[str, str]:

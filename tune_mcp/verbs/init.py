@@ -47,6 +47,11 @@ it names no place for its value. Either let the test write its numbers into a JS
     @pytest.fixture
     def tune_record(record_property): return record_property"""
 
+_MAYBE = (
+    "it may be at {places}, but {why}: write the right one into config.yaml, or let the test hand over what it "
+    'compares, with tune_record("{metric}", <the measured value>) before the assert'
+)
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -275,7 +280,7 @@ def _reply(
     missing = [
         f"{limit.metric} ({test.name}: {limit.source}): "
         + (
-            "it may be at " + ", ".join(f"{place.source} ({place.value:g})" for place in limit.maybe)
+            _MAYBE.format(places=", ".join(map(str, limit.maybe)), why=limit.why, metric=limit.metric)
             if limit.maybe
             else "known after a run; --run runs the test once and looks"
             if run_id is None

@@ -21,6 +21,8 @@ from tune_mcp.discover.assertions.formula import (
     depends,
     negated,
 )
+from tune_mcp.discover.assertions.left import file_name
+from tune_mcp.discover.assertions.library import reads_only
 from tune_mcp.discover.assertions.objects import (
     MISSING,
     Class,
@@ -40,7 +42,7 @@ from tune_mcp.discover.assertions.outside import MUTATORS
 from tune_mcp.discover.assertions.statements import Statements
 from tune_mcp.discover.assertions.values import OutOfTime, Target, TooLong
 from tune_mcp.discover.python_files import PythonFiles
-from tune_mcp.discover.recorded import RECORDERS
+from tune_mcp.discover.recorded import RECORD_FILE, RECORDERS
 from tune_mcp.discover.source_tree import parameters
 
 _MAX_DEPTH = 60
@@ -54,6 +56,7 @@ _COMPUTING = frozenset(
     {"mean", "median", "sum", "std", "var", "prod", "round", "abs", "clip", "quantile", "percentile"}
 )
 """Methods that make another number of what they belong to."""
+_FILLS_A_FILE = frozenset({"write_text", "write_bytes", "write"})
 _BUILTINS = frozenset(dir(builtins))
 
 
@@ -174,13 +177,23 @@ class Evaluator(Statements):
             return function.child("call", None, name)
         if not given and last in ("is_file", "exists") and function.owner is not None:
             return self.is_there(function.owner, node)
+        if last == "joinpath" and given and isinstance(given[-1], str):
+            return self.unknown(f"… / {given[-1]!r}", [function])
         if last in RECORDERS:
             for value in given[1:]:
                 self.measure(value)
+            if len(given) > 1 and isinstance(given[0], str):
+                self.leaves_behind(Table({given[0]: given[1]}), RECORD_FILE)
+        elif last in _FILLS_A_FILE:
+            for text in given:
+                self.left_behind.put_into_file(text, file_name(function), repeated=self.repeated())
+        elif not reads_only(last):
+            self.touches([function.owner, *given])
         self.loses(f"`{name}`", [function, *given])
         owner = function.owner
         if last in MUTATORS and owner is not None:
             owner.change(self.place(node))
+            self.touches([owner])
         if any(tainted(one) and not isinstance(one, str) for one in given):
             self.foreign(function.name, given, {}, node)
         found = self.unknown("", [function, *given])
@@ -230,6 +243,8 @@ class Evaluator(Statements):
         for one in given:
             if isinstance(one, Table | Items):
                 self.spoil(one, f"`{function.name}`")
+        if not reads_only(function.name):
+            self.touches(given)
         return self.unknown(f"{function.name}(…)", given)
 
     def run(self, function: Function, args: list[Value], keywords: dict[str, Value]) -> Value:

@@ -66,7 +66,9 @@ class Opaque(Expr):
 
     ``ref`` True: the constant went into it in a way that is not understood. ``mixed`` names what it was computed from
     when it is a value of several results, or of one result by code that is not followed: then it is no result itself.
-    ``written`` True: the test writes it as JSON. ``changed`` says what the test itself has put there.
+    ``written`` True: the test writes it as JSON. ``changed`` says what the test itself has put there. ``owner`` is what
+    it is a part of, ``part`` which one. ``touched`` counts the documents that had been left when code that is not
+    followed could last change it.
     """
 
     name: str
@@ -78,6 +80,8 @@ class Opaque(Expr):
     written: bool = False
     changed: str = ""
     owner: Opaque | None = None
+    part: tuple[str, object] = ("", None)
+    touched: int = 0
     children: dict[tuple[str, object], Opaque] = field(default_factory=lambda: dict[tuple[str, object], Opaque]())
 
     @property
@@ -99,7 +103,8 @@ class Opaque(Expr):
             found = Opaque(
                 name, self.origin, self.ref, self.root, self.parents, mixed, changed=self.changed, owner=self
             )
-            self.children[(kind, key)] = found
+            found.part = kind, key
+            self.children[found.part] = found
         return found
 
     def change(self, what: str, key: object = None) -> None:

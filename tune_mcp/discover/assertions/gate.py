@@ -21,6 +21,7 @@ from tune_mcp.discover.assertions.formula import (
     is_number,
     leaves,
 )
+from tune_mcp.discover.assertions.left import LeftAt
 
 _SMALLEST = 5e-324
 _SIDES = (1.7976931348623157e308, 1e150, 1e75, 1e15, 1e6)
@@ -106,6 +107,7 @@ class Gate:
     ``worst``: "min" where the measured value must not lie below the limit, "max" where not above. ``strict``: the limit
     itself fails. ``how``: the place and the code. ``tests``: node names below the test file that assert it.
     ``measured``: the expression that is compared, as far as it has one. ``others``: ``how`` of every other comparison.
+    ``left``: where the tests leave that very value, as far as their code shows it.
     """
 
     worst: WorstOp
@@ -115,6 +117,7 @@ class Gate:
     rules: tuple[FailCondition, ...] = field(repr=False, compare=False)
     measured: str = ""
     others: tuple[str, ...] = field(default=(), compare=False)
+    left: frozenset[LeftAt] = field(default=frozenset(), compare=False)
 
     def limit(self, reference: float) -> float:
         """The limit on the measured value for that reference, to the last bit as the test computes it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tune_mcp.config.stages import WorstOp
 from tune_mcp.discover.assertions.formula import (
@@ -32,6 +32,7 @@ from tune_mcp.discover.assertions.formula import (
     some,
 )
 from tune_mcp.discover.assertions.gate import FailCondition, Gate, Unread, UnreadKind, compares
+from tune_mcp.discover.assertions.left import LeftBehind
 from tune_mcp.discover.assertions.trend import NotMonotone, Trend, TwoSided
 
 _MAX_PIECES = 4000
@@ -47,6 +48,7 @@ class FailurePath:
     condition: Value
     how: str
     test: str
+    left: LeftBehind = field(default_factory=LeftBehind)
 
 
 class _Unclear(Exception):
@@ -92,7 +94,8 @@ def judge(failures: Iterable[FailurePath], present: float | None, clock: Callabl
     rules = {id(rule.fails): rule for use, _ in uses for rule in use.rules}
     tests = dict.fromkeys(test for use, condition in uses for test in use.tests if not condition)
     others = tuple(dict.fromkeys(use.how for use, _ in uses if use.how != first.how))
-    return replace(first, tests=tuple(tests), rules=tuple(rules.values()), others=others)
+    left = first.left.intersection(*(use.left for use, _ in uses))
+    return replace(first, tests=tuple(tests), rules=tuple(rules.values()), others=others, left=left)
 
 
 def _agree(one: Gate, other: Gate, present: float | None) -> bool:
@@ -181,7 +184,8 @@ def _use(piece: Value, failure: FailurePath, present: float | None) -> tuple[Gat
     worst: WorstOp = "max" if direction > 0 else "min"
     rule = FailCondition(fails, trend.positive)
     how = _place(fails) or failure.how
-    return Gate(worst, _is_strict(fails), how, (failure.test,), (rule,), measured.name), condition
+    left = failure.left.places(measured)
+    return Gate(worst, _is_strict(fails), how, (failure.test,), (rule,), measured.name, left=left), condition
 
 
 def _given(literal: Value, literals: list[Value]) -> Value:

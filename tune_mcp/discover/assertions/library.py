@@ -17,6 +17,7 @@ from tune_mcp.discover.assertions.formula import (
     negated,
 )
 from tune_mcp.discover.assertions.functions import Functions
+from tune_mcp.discover.assertions.left import below_tmp, file_name
 from tune_mcp.discover.assertions.objects import (
     MISSING,
     Approx,
@@ -44,6 +45,17 @@ _HARMLESS = re.compile(r"(print|pprint|log|logger|logging|warnings|json|repr|tim
 _ASKING = frozenset({"print", "len", "isinstance", "hasattr", "type", "bool"})
 """Functions whose answer, for a known argument, leaves nothing of the constant out of sight."""
 _ASKS = re.compile(r"assert|check|verif|expect|requir|ensure|valid|compar|gate|must|fail|should", re.IGNORECASE)
+
+_READS_ONLY = re.compile(
+    r"^(?:assert|check|debug|exists|info|is_|log|mkdir|open|print|read|record|report|stat|validate|verify|warning)"
+    r"|^(?:asdict|dict|fmean|get|isinstance|item|items|keys|list|loads?|mean|median|percentile|quantile|sorted|std|str"
+    r"|values|vars)$"
+)
+
+
+def reads_only(function: str) -> bool:
+    """Whether code of that name, which is not followed, leaves what it is given as it is."""
+    return bool(_READS_ONLY.search(function))
 
 
 class Calls(Functions):
@@ -82,6 +94,8 @@ class Calls(Functions):
             for one in given:
                 if isinstance(one, (Table, Items)) and not last[:1].isupper():
                     self.spoil(one, f"`{name}`")
+            if not reads_only(last):
+                self.touches(given)
         return self.unknown(f"{name}(…)", given)
 
     def _pure(self, name: str, args: list[Value], keywords: dict[str, Value], node: ast.AST) -> Value:
@@ -192,6 +206,39 @@ class Calls(Functions):
         if default_factory is not MISSING:
             return self.call(default_factory, [], {}, self.calling)
         return self.foreign("dataclasses.field", [], {}, self.calling) if default is MISSING else default
+
+    def _do_dataclasses_asdict(self, value: Value, /, **_keywords: Value) -> Value:
+        if isinstance(value, Instance):
+            return self._as_dict(value)
+        return self.foreign("dataclasses.asdict", [value], {}, self.calling)
+
+    def _as_dict(self, value: Value) -> Value:
+        if not isinstance(value, Instance):
+            return value
+        return Table({name: self._as_dict(one) for name, one in value.names.items()}, self.now())
+
+    def _do_os_path_join(self, *parts: Value) -> Value:
+        return self.unknown(f"… / {parts[-1]!r}" if isinstance(parts[-1], str) else "os.path.join(…)", parts)
+
+    # What is left behind
+
+    def _do_json_dump(self, obj: Value, fp: Value, /, **_keywords: Value) -> Value:
+        self.leaves_behind(obj, file_name(fp))
+        return self.unknown("json.dump(…)", [obj])
+
+    def _do_json_dumps(self, obj: Value, /, **_keywords: Value) -> Value:
+        text = self.leaves_behind(obj).text = self.unknown("json.dumps(…)", [obj])
+        return text
+
+    _do_ujson_dump, _do_ujson_dumps, _do_orjson_dumps = _do_json_dump, _do_json_dumps, _do_json_dumps
+
+    def _do_json_load(self, source: Value, /, **_keywords: Value) -> Value:
+        found = self.unknown("json.load(…)", [source])
+        if below_tmp(source) and (file := file_name(source)):
+            self.leaves_behind(found, file, is_read=True)
+        return found
+
+    _do_json_loads = _do_ujson_load = _do_ujson_loads = _do_orjson_loads = _do_json_load
 
     def _do_copy_deepcopy(self, value: Value, /, *_memo: Value) -> Value:
         return self.copied(value, deep=True)

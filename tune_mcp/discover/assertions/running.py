@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 
-from tune_mcp.discover.assertions.branches import Raised
 from tune_mcp.discover.assertions.evaluator import Evaluator, is_plain_decorator
 from tune_mcp.discover.assertions.formula import Opaque, Origin, Value, depends
 from tune_mcp.discover.assertions.judging import FailurePath
+from tune_mcp.discover.assertions.left import LeftBehind
 from tune_mcp.discover.assertions.names import NameReader, TestNode
 from tune_mcp.discover.assertions.objects import (
     MISSING,
@@ -54,20 +54,17 @@ class Run:
             return []
         odd = [one for one in function.decorators if not is_plain_decorator(one) and "skip" not in one]
         odd += [one for one in shared if ".mark" not in one and one not in owned]
-        found: list[Raised] = []
+        found: list[FailurePath] = []
         for bound in self._cases(function):
             found += self._once(owner, function, bound)
+        found = [one for one in found if depends(one.condition)]
         cases = any("parametrize" in one and ".skip" in one for one in marks)
         expected = any("xfail" in one or "expectedFailure" in one for one in marks)
         if expected or cases or odd:
             why = "a test that is expected to fail" if expected else "a case that may be skipped"
             why = why if expected or cases else f"the decorator `{odd[0][:40]}`"
-            return [
-                FailurePath(Opaque(why, Origin.SETTING, ref=True), one.how, self.test.name)
-                for one in found
-                if depends(one.condition)
-            ][:1]
-        return [FailurePath(one.condition, one.how, self.test.name) for one in found if depends(one.condition)]
+            return [replace(one, condition=Opaque(why, Origin.SETTING, ref=True)) for one in found[:1]]
+        return found
 
     def _function(self) -> tuple[Class | None, Function | None]:
         if self.test.owner is None:
@@ -125,9 +122,10 @@ class Run:
         rows = [[one] if len(names) == 1 else self.evaluator.known_items(one) or [] for one in known]
         return [dict(zip(names, _single(row, len(names)), strict=False)) for row in rows]
 
-    def _once(self, owner: Class | None, function: Function, bound: dict[str, Value]) -> list[Raised]:
+    def _once(self, owner: Class | None, function: Function, bound: dict[str, Value]) -> list[FailurePath]:
         evaluator = self.evaluator
         self.fixtures = {}
+        left = evaluator.left_behind = LeftBehind()
         evaluator.raised.append([])
         evaluator.testing = True
         try:
@@ -138,7 +136,7 @@ class Run:
         finally:
             evaluator.testing = False
             found = evaluator.raised.pop()
-        return [replace(one, condition=evaluator.as_measured(one.condition)) for one in found]
+        return [FailurePath(evaluator.as_measured(one.condition), one.how, self.test.name, left) for one in found]
 
     def _before(self, owner: Class | None, instance: Instance | None) -> Iterator[Function]:
         """The setup of the module and of the class, and the fixtures of the class that pytest uses by itself."""

@@ -149,6 +149,7 @@ class Statements(Branches):
                     del one.entries[key]
                 elif isinstance(one, Opaque):
                     one.change(self.place(target), key)
+                    self.touches([one])
                 else:
                     self.spoil(one, ast.unparse(target))
 
@@ -198,11 +199,13 @@ class Statements(Branches):
                         self.spoil(one, ast.unparse(target), [value])
                     elif isinstance(one, Opaque):
                         one.change(self.place(target), self.index(index, scope))
+                        self.touches([one])
             case ast.Attribute(value=inner, attr=name):
                 owner = self.eval(inner, scope)
                 for one in self._alternatives(owner):
                     if isinstance(one, Opaque):
                         one.change(self.place(target), name)
+                        self.touches([one])
                     elif isinstance(one, Instance | Class | Module):
                         self.set_attribute(one, name, value)
                         if not isinstance(one, Instance) and one is not scope.module and tainted(value):
