@@ -288,6 +288,32 @@ def test_a_test_of_two_threshold_files_is_told_which_numbers_are_left_out(
     assert "ACC_MAX" in note and "threshold_file: tests/limits.py" in note
 
 
+@pytest.mark.rule("DSC-13", "MOD-06")
+@pytest.mark.parametrize(
+    ("test", "product", "imported", "taken"),
+    [
+        ("tests/test_a.py", "serving/limits.py", "from serving.limits import ACC_MIN", False),
+        ("serving/tests/test_a.py", "serving/limits.py", "from serving.limits import ACC_MIN", False),
+        ("serving/tests/unit/test_a.py", "serving/tests/limits.py", "from serving.tests.limits import ACC_MIN", True),
+        ("test_a.py", "limits.py", "from limits import ACC_MIN", True),
+        ("test_a.py", "serving.py", "from serving import ACC_MIN", False),
+        ("evals/test_a.py", "serving/limits.py", "from serving.limits import ACC_MIN", False),
+    ],
+)
+def test_a_constant_of_the_program_is_named_and_not_proposed_as_a_threshold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, test: str, product: str, imported: str, taken: bool
+) -> None:
+    text = _MEASURES.format(imported, _ASSERTS.format("ACC_MIN"))
+    code = "ACC_MIN = 0.5\n" + ("def serve():\n    return ACC_MIN\n" if product == "serving.py" else "")
+    project = repository(tmp_path / "repo", monkeypatch, Form(test, text, {}), Form(product, code, {}))
+
+    if taken:
+        assert [line.partition(" is ")[0] for line in init(project, [], "ours").thresholds] == ["test_a.py: ACC_MIN"]
+    else:
+        with pytest.raises(Refusal, match=f"ACC_MIN. That is no file of the tests.*threshold_file: {product}"):
+            init(project, [], "ours")
+
+
 @pytest.mark.rule("MOD-06")
 def test_without_a_gpu_the_line_to_write_is_named_and_stays_when_the_config_is_written_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -133,8 +133,8 @@ def config_proposal(
         limits = tuple(_limits(chosen.nameable, names, rules))
         notes = [one.text for numbers in (own, *others) for one in numbers.numbers if not one.nameable]
         notes += [line for test, line in found.empty if test == path]
+        notes += left_out(path, chosen, (own, *others))
         if limits:
-            notes += left_out(path, chosen, (own, *others))
             gpus = 0 if needs_no_gpu(reader.files, path) else 1
             threshold_file = chosen.path if chosen is not own else ""
             functions = tuple(test.name.rpartition("::")[2] for test in reader.names.tests(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -15,15 +16,17 @@ from tune_mcp.discover.claimants import Unclaimed, unclaimed
 from tune_mcp.discover.constants import ConstantKind
 from tune_mcp.discover.places import names_in, root_of
 from tune_mcp.discover.routing import Routing
+from tune_mcp.discover.source_tree import AnyFunction
 from tune_mcp.errors import Refusal
 
 
 @dataclass(frozen=True)
 class AssertedNumbers:
-    """The asserted numbers that stand in one file."""
+    """The asserted numbers that stand in one file. ``of_tests``: it belongs to the tests, not to what they test."""
 
     path: str
     numbers: tuple[Unclaimed, ...]
+    of_tests: bool = True
 
     @property
     def nameable(self) -> list[Unclaimed]:
@@ -46,11 +49,25 @@ def numbers_elsewhere(path: str, rules: MetricRules, reader: AssertionReader) ->
             continue
         numbers = tuple(one for one in unclaimed(file, Routing(), rules, reader) if one.source)
         if numbers:
-            yield AssertedNumbers(place, numbers)
+            yield AssertedNumbers(place, numbers, _belongs_to_tests(place, path, reader))
+
+
+def _belongs_to_tests(place: str, test: str, reader: AssertionReader) -> bool:
+    """Whether a file is in the outermost test folder of a test file; where that has none, beside it and without code."""
+    folders = [folder for folder in PurePosixPath(test).parents if folder.name in ("test", "tests", "testing")]
+    if folders:
+        return PurePosixPath(place).is_relative_to(folders[-1])
+    tree = reader.files.tree(place)
+    computes = tree is None or any(isinstance(node, AnyFunction) for node in ast.walk(tree))
+    return PurePosixPath(place).parent == PurePosixPath(test).parent and not computes
 
 
 def chosen_of(own: AssertedNumbers, others: Sequence[AssertedNumbers]) -> AssertedNumbers:
-    """Whose numbers are the thresholds of a test file: its own before others, of others those of the file with most."""
+    """Whose numbers are the thresholds of a test file: its own before others, of others those of the file with most.
+
+    A constant of what is tested is none of them: nobody sees that a measurement shall change it.
+    """
+    others = [one for one in others if one.of_tests]
     return own if own.nameable else max((own, *others), key=lambda one: len(one.nameable))
 
 
@@ -60,10 +77,12 @@ def left_out(test: str, chosen: AssertedNumbers, found: Sequence[AssertedNumbers
     for other in found:
         if other is not chosen and other.nameable:
             sources = ", ".join(one.source for one in other.nameable)
+            why = f"The thresholds of a test file are in one file, here {chosen.path}: move all of them into one"
+            if not other.of_tests:
+                why = "That is no file of the tests, so they may be the program's own: move thresholds to the tests"
             yield (
-                f"{test} asserts numbers of {other.path} too: {sources}. The thresholds of a test file are in one "
-                f"file, here {chosen.path}: move all of them into one and run init --replace, or write threshold_file: "
-                f"{other.path} below metric_sources.{name} and name these below thresholds.{name}"
+                f"{test} asserts numbers of {other.path} too: {sources}. {why} and run init --replace, or write "
+                f"threshold_file: {other.path} below metric_sources.{name} and name these below thresholds.{name}"
             )
 
 
