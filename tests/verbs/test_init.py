@@ -354,6 +354,39 @@ def test_a_test_that_rewrites_a_tracked_file_is_told_the_key_for_it(
 _GUARDED = "    tune_record('acc', acc)\n    if {0} is not None:\n        assert acc >= {0}\n"
 
 
+@pytest.mark.rule("APL-15", "APL-16", "RTY-06")
+@pytest.mark.parametrize(
+    ("assigned", "place", "body"),
+    [
+        ("class Limits:\n    ACC_MIN = {}", "Limits.ACC_MIN", _ASSERTS.format("Limits.ACC_MIN")),
+        ("LIMITS = {{'acc': {}}}", "LIMITS['acc']", _ASSERTS.format("LIMITS['acc']")),
+        (
+            "class Limits:\n    ACC_MIN = {}",
+            "Limits.ACC_MIN",
+            "    tune_record('acc', acc)\n    bound = Limits.ACC_MIN\n    assert acc >= bound\n",
+        ),
+        (
+            "LIMITS = {{'acc': {}}}",
+            "LIMITS['acc']",
+            "    tune_record('acc', acc)\n    assert acc >= LIMITS.get('acc')\n",
+        ),
+    ],
+)
+def test_a_test_that_fails_for_want_of_a_first_value_inside_something_gets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assigned: str, place: str, body: str
+) -> None:
+    """A comparison with None raises TypeError; that is the missing value's failure and no other's."""
+    text = _MEASURES.format(assigned, body)
+    project = repository(tmp_path / "repo", monkeypatch, Form("tests/test_a.py", text.format("None"), {}))
+
+    init(project, [], "ours")
+    reply = calibrated(project, "ours", 2)
+
+    (one,) = reply.applied
+    module = parse_module((project.repo_root / "tests/test_a.py").read_bytes(), "tests/test_a.py")
+    assert one.old is None and 0.8 <= one.new <= 0.9 and module.find(place, None).value == one.new
+
+
 @pytest.mark.rule("APL-15", "APL-16", "MOD-06")
 @pytest.mark.parametrize(
     ("assigned", "place"),

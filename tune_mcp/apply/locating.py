@@ -11,7 +11,7 @@ from tune_mcp.config.stages import Stage
 from tune_mcp.discover.assertions import AssertionReader
 from tune_mcp.discover.blanks import lines_with
 from tune_mcp.discover.constants import ModuleConstants
-from tune_mcp.discover.places import names_in, split_source
+from tune_mcp.discover.places import names_in, root_of, split_source
 from tune_mcp.discover.python_files import PythonFiles
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.session.plan import Plan
@@ -46,9 +46,13 @@ class Files:
         """The bytes of a file as they were first read."""
         return self.python.data(name) or b""
 
-    def lines_with(self, name: str, symbol: str) -> frozenset[int]:
-        """The lines of a file's statements that name ``symbol``, or a name that such a statement binds."""
+    def lines_with(self, name: str, source: str) -> frozenset[int]:
+        """The lines of a file's statements that name a threshold, or a name that such a statement binds.
+
+        An attribute is known by its own name, since a test may reach it through ``self``, an entry by its table's.
+        """
         tree = self.python.tree(name)
+        symbol = root_of(source) if source.endswith("]") else names_in(source)[-1]
         return lines_with(tree, symbol) if tree else frozenset()
 
 

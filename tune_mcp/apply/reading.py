@@ -99,7 +99,7 @@ def _one(files: Files, plan: Plan, audited: AuditedStage, metric: str, before: B
         tests=frozenset(asserting.tests),
         values=_values(audited, metric),
         present=present,
-        asked_at=files.lines_with(stage.test, symbol) if without else frozenset(),
+        asked_at=files.lines_with(stage.test, source) if without else frozenset(),
         keys=frozenset({repr(subkey), repr(at)}) if without else frozenset(),
     )
 

@@ -53,7 +53,7 @@ def numbers_elsewhere(path: str, rules: MetricRules, reader: AssertionReader) ->
 
 
 def _belongs_to_tests(place: str, test: str, reader: AssertionReader) -> bool:
-    """Whether a file is in the outermost test folder of a test file; where that has none, beside it and without code."""
+    """Whether a file is in a test file's outermost test folder; where that has none, beside it and without code."""
     folders = [folder for folder in PurePosixPath(test).parents if folder.name in ("test", "tests", "testing")]
     if folders:
         return PurePosixPath(place).is_relative_to(folders[-1])
