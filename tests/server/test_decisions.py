@@ -213,7 +213,7 @@ class Witness(Person):
         self.word = word
 
     async def __call__(self, context: Any, params: Any) -> ElicitResult:
-        if "no threshold is the reason" in params.message:
+        if "no threshold is known to be the reason" in params.message:
             self.messages.append(params.message)
             return ElicitResult(action="accept", content={"choice": self.word})
         return await super().__call__(context, params)

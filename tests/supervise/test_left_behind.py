@@ -142,7 +142,7 @@ def test_a_fixture_that_fails_after_a_preliminary_file_was_written_is_no_failed_
     else:
         assert now.strict_complete and history(run)[1] == ("kept", "")
     assert history(run)[0][0] == "retried" and "OSError: the device is gone" in history(run)[0][1]
-    assert "threshold_assertion" not in str(history(run))
+    assert "failed_assertion" not in str(history(run))
 
 
 @pytest.mark.rule("RTY-01", "RTY-03")

@@ -240,7 +240,10 @@ def test_a_failed_threshold_is_kept_and_never_tried_again(project: Project) -> N
 
     assert len(executor.jobs) == 2
     assert observation(run, 1)["status"] == "ok"
-    assert observation(run, 1)["reason"] == "threshold_assertion (1 test failed)"
+    assert (
+        observation(run, 1)["reason"]
+        == "failed_assertion (1 test failed: tests/test_toy_ci.py::test_speed: AssertionError)"
+    )
     assert strict_audit(project, run.run_id).ready
     report(project, run.run_id)
     rows = {row.metric_key: row.write_value for row in apply_plan(project, run.run_id).rows}

@@ -54,8 +54,8 @@ def verdict(result: AttemptResult | None, *earlier: Verdict) -> Verdict:
     ("facts", "reason"),
     [
         ({}, ""),
-        ({"pytest_rc": 1, "guard": {"failed": IDS[:1]}}, "threshold_assertion (1 test failed)"),
-        ({"pytest_rc": 1, "guard": {"failed": IDS}, "signature": "CUDA out of memory: x"}, "threshold_assertion"),
+        ({"pytest_rc": 1, "guard": {"failed": IDS[:1]}}, "failed_assertion (1 test failed)"),
+        ({"pytest_rc": 1, "guard": {"failed": IDS}, "signature": "CUDA out of memory: x"}, "failed_assertion"),
         ({"pytest_rc": 1}, "pytest ended with 1 after every test had passed"),
         ({"pytest_rc": -9, "signature": "killed (137)"}, "pytest ended with -9 after every test had passed"),
         ({"pytest_rc": 137}, "pytest ended with 137"),
@@ -423,7 +423,8 @@ def test_an_error_that_is_no_assertion_is_not_recorded_as_a_threshold() -> None:
     found = verdict(ended(pytest_rc=1, guard=failed("call", "NameError", "name 'x'")))
     assert isinstance(found, Keep)
     assert found.reason.startswith("test_error (1 test failed") and "NameError: name 'x'" in found.reason
-    assert "threshold" in str(verdict(ended(pytest_rc=1, guard=failed("call", "AssertionError", "assert 1 >= 2"))))
+    missed = verdict(ended(pytest_rc=1, guard=failed("call", "AssertionError", "assert 1 >= 2")))
+    assert missed == Keep(f"failed_assertion (1 test failed: {IDS[1]}: AssertionError: assert 1 >= 2)")
 
 
 @pytest.mark.rule("RTY-04")

@@ -114,7 +114,7 @@ def test_a_healthy_pytest_lives_whatever_its_log_says_and_a_failed_threshold_is_
 
     (only,) = results(run)
     assert (only.pytest_rc, only.stopped_by) == (1, "")
-    assert [(one.verdict, one.reason[:19]) for one in attempts(run)] == [("kept", "threshold_assertion")]
+    assert [(one.verdict, one.reason[:16]) for one in attempts(run)] == [("kept", "failed_assertion")]
     assert len(toy.launches(project, 1)) == 1
 
 
@@ -234,7 +234,7 @@ def test_a_teardown_and_the_hooks_of_other_plugins_may_take_longer_than_the_grac
 
     (only,) = results(run)
     assert (only.pytest_rc, only.stopped_by, only.signals) == (1, "", ())
-    assert [(one.verdict, one.reason[:19]) for one in attempts(run)] == [("kept", "threshold_assertion")]
+    assert [(one.verdict, one.reason[:16]) for one in attempts(run)] == [("kept", "failed_assertion")]
 
 
 @pytest.mark.rule("RTY-04")

@@ -13,9 +13,11 @@ import toy
 
 from tune_mcp.contract.apply import Decision
 from tune_mcp.contract.apply_plan import PlanRow
+from tune_mcp.contract.report import Cause
 from tune_mcp.discover.assertions import AssertionReader
 from tune_mcp.errors import Refusal
 from tune_mcp.run_dir import RunDir
+from tune_mcp.session import events
 from tune_mcp.verbs.apply import apply
 from tune_mcp.verbs.apply_plan import apply_plan
 from tune_mcp.verbs.project import Project
@@ -206,6 +208,57 @@ def test_a_failure_that_is_no_thresholds_is_named_everywhere_and_apply_refuses(
     assert found.code == "TEST_FAILED" and "test_other" in found.message and message in found.message
     assert source_of(project) == before
     assert apply(project, run.run_id, plan.plan_id, "report").applied == ()
+
+
+TWICE = """    if results["summary"]["accuracy"] < TOY_ACC_MIN:
+        pytest.fail("accuracy too low")
+    if "hello" != "help":
+        pytest.fail("transcript is help")
+"""
+ONCE = """    low = ["accuracy too low"] if results["summary"]["accuracy"] < TOY_ACC_MIN else []
+    pytest.fail("\\n".join([*low, "transcript is help"]))
+"""
+
+
+@pytest.mark.rule("RTY-04")
+@pytest.mark.parametrize(
+    ("present", "lines", "first", "cause"),
+    [
+        ("0.9", TWICE, "accuracy too low", Cause.MISSED_TOO),
+        ("0.5", TWICE, "transcript is help", Cause.PASSES),
+        ("0.9", ONCE, "accuracy too low", Cause.UNCLEAR),
+        ("0.5", ONCE, "transcript is help", Cause.UNCLEAR),
+    ],
+)
+def test_a_pytest_fail_that_may_stand_for_a_threshold_and_for_more_is_named_by_its_first_line(
+    tmp_path: Path, present: str, lines: str, first: str, cause: Cause
+) -> None:
+    project = project_with(tmp_path, (ASSERT, lines), ("TOY_ACC_MIN = 0.5 ", f"TOY_ACC_MIN = {present} "))
+    run = toy.finished_run(project, 2, toy.real_pytest)
+    now = status(project, run.run_id)
+    shown = report(project, run.run_id)
+    plan = apply_plan(project, run.run_id)
+
+    log = "\n".join(event.text for event in events.read(run.events, "observed"))
+    for text in (log, now.text(), shown.text(), plan.text(), run.report_md.read_text()):
+        assert f"tests/test_toy_ci.py::test_accuracy: Failed: {first}" in text or f": Failed: {first}; " in text
+    assert "threshold_assertion" not in log
+    assert [one.cause for one in plan.failed_tests] == [cause]
+    if cause is Cause.MISSED_TOO:
+        assert apply(project, run.run_id, plan.plan_id, "full", otherwise="apply").applied
+    else:
+        assert refused(project, run, "full", otherwise="apply").code == "TEST_FAILED"
+
+
+def test_a_status_reads_again_what_config_accepts(tmp_path: Path) -> None:
+    project = failing_project(tmp_path, FAILING[0][0])
+    run = toy.finished_run(project)
+    before = status(project, run.run_id).failed_tests
+    path = project.repo_root / ".tune/models/toy/config.yaml"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "allowed_pytest_failure": ["test_other"]}))
+
+    assert len(before) == 1 and "accepted" not in before[0]
+    assert "accepted: test_other" in status(project, run.run_id).failed_tests[0]
 
 
 @pytest.mark.parametrize(

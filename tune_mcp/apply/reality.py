@@ -81,7 +81,7 @@ def _explained(failure: Failure, repeat: int, readings: Iterable[ThresholdReadin
 def failed_tests(
     readings: Mapping[str, Sequence[ThresholdReading]], outcomes: Outcomes, allowed: Callable[[str, int, Failure], str]
 ) -> tuple[FailedTest, ...]:
-    """Every failure that is no threshold's, once where only numbers differ. ``readings`` by test key;
+    """Every failure that is no threshold's or may be more, once where only numbers differ. ``readings`` by test key;
     ``allowed(test key, repeat, failure)`` says by what config accepts a failure, empty when it does not.
     """
     found: dict[tuple[str, ...], FailedTest] = {}
@@ -111,7 +111,7 @@ def failed_tests(
 
 
 def cause_of(failure: Failure, repeat: int, readings: Sequence[ThresholdReading]) -> Cause | None:
-    """Why a failure is no threshold's, None when one explains it."""
+    """Why a failure is no threshold's, or may be more; None when one explains it."""
     if failure.when != "call":
         return Cause.FIXTURE
     asserting = [one for one in readings if names(failure.nodeid) & one.tests]
@@ -119,11 +119,12 @@ def cause_of(failure: Failure, repeat: int, readings: Sequence[ThresholdReading]
         return None if any(_without_value(failure, one) for one in asserting) else Cause.EXCEPTION
     if not asserting:
         return Cause.NO_THRESHOLD
-    if any(one.fails(repeat) for one in asserting):
-        return None
-    if failure.by_assert and any(one.may_fail(repeat) for one in asserting):
-        return None
-    return Cause.PASSES if failure.by_assert else Cause.EXCEPTION
+    fails = any(one.fails(repeat) for one in asserting)
+    if fails or any(one.may_fail(repeat) for one in asserting):
+        if failure.by_assert:
+            return None
+        return Cause.MISSED_TOO if fails else Cause.UNCLEAR  # one pytest.fail often reports several checks
+    return Cause.PASSES
 
 
 def _without_value(failure: Failure, reading: ThresholdReading) -> bool:

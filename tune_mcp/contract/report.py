@@ -16,16 +16,18 @@ DIRTY = (
 
 
 class Cause(StrEnum):
-    """Why a failure is no threshold's."""
+    """Why a failure is no threshold's, or may be more than that."""
 
     FIXTURE = "not in the test's own call"
     EXCEPTION = "not an assertion"
     NO_THRESHOLD = "the test reads no calibrated threshold"
     PASSES = "every threshold that the test reads passes"
+    UNCLEAR = "what the test asserts could not be read, so pytest.fail may stand for a threshold or for something else"
+    MISSED_TOO = "a threshold that the test reads is missed, and pytest.fail may stand for something else too"
 
 
 class FailedTest(Frozen):
-    """A test that failed for another reason than a threshold, in which repeats (from 1).
+    """A test that failed for another reason than a threshold, or may have, in which repeats (from 1).
 
     ``allowed`` says by what config accepts it, empty when it does not.
     """
@@ -46,13 +48,20 @@ class FailedTest(Frozen):
         return f"{self.nodeid}{phase} in {which}{', '.join(map(str, self.repeats))}: {self.message}; {self.cause}"
 
     @property
-    def text_with_allowed(self) -> str:
-        """``text`` with the config entry that accepts the failure."""
-        return f"{self.text} (accepted: {self.allowed})" if self.allowed else self.text
+    def open(self) -> bool:
+        """Whether a person must agree to it before thresholds are written."""
+        return not self.allowed and self.cause is not Cause.MISSED_TOO
+
+    @property
+    def headline(self) -> str:
+        """What is known of its cause, in a few words."""
+        known = {Cause.UNCLEAR: "perhaps not caused by a threshold", Cause.MISSED_TOO: "a threshold at least"}
+        return f"Failed test, {known.get(self.cause, 'not caused by a threshold')}"
 
     def line(self) -> str:
-        """One line for people."""
-        return f"FAILED TEST, not caused by a threshold: {self.text_with_allowed}"
+        """One line for people, with the config entry that accepts the failure."""
+        accepted = f" (accepted: {self.allowed})" if self.allowed else ""
+        return f"{self.headline.replace('Failed test', 'FAILED TEST')}: {self.text}{accepted}"
 
 
 class ReportReply(Reply):

@@ -167,7 +167,7 @@ class StatusReply(Reply):
         yield from (self.audit_text.splitlines() if self.audit_text else grouped(self.stages))
         for one in self.trouble():
             yield f"  {one.stage_key} run {one.repeat} {one.cell} {one.reason}"
-        yield from (f"  FAILED TEST, not caused by a threshold: {text}" for text in self.failed_tests)
+        yield from (f"  {line}" for line in self.failed_tests)
         if self.lane_medians:
             yield f"  {self.medians_line()}"
         if self.gpus:

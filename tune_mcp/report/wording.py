@@ -7,6 +7,7 @@ from statistics import median
 
 from tune_mcp.config.stages import Number
 from tune_mcp.contract.apply_plan import Direction
+from tune_mcp.contract.report import Cause
 from tune_mcp.observe.observation import AttemptVerdict
 from tune_mcp.report import since
 from tune_mcp.report.facts import (
@@ -25,6 +26,9 @@ from tune_mcp.report.statistics import UNSEEN, coverage, repeats_for
 from tune_mcp.words import listed, number_of
 
 _TESTS_NAMED = 5
+_IS_RED = "CI is red wherever it fails, whatever is written."
+_MAY_STAY_RED = "What is no threshold's stays red in CI, whatever is written: see its log."
+_STAYS_RED: dict[Cause, str] = {Cause.UNCLEAR: _MAY_STAY_RED, Cause.MISSED_TOO: _MAY_STAY_RED}
 _APART = "No repeat is left out for that: look at the machine, or measure its repeats again on another one."
 _TAKEN_OUT = (Uncounted.PURGED, Uncounted.REPLACED)
 _COUNTED = {
@@ -141,8 +145,8 @@ def notes(facts: ReportFacts) -> list[tuple[str, str]]:
     """What a reader must know before any number: (headline, sentence), the gravest first."""
     found: list[tuple[str, str]] = []
     for one in facts.failed_tests:
-        accepted = f" Accepted: {one.allowed}." if one.allowed else " CI is red wherever it fails, whatever is written."
-        found.append(("Failed test, not caused by a threshold", f"{one.text}.{accepted}"))
+        accepted = f" Accepted: {one.allowed}." if one.allowed else f" {_STAYS_RED.get(one.cause, _IS_RED)}"
+        found.append((one.headline, f"{one.text}.{accepted}"))
     if facts.sources:
         runs = "; ".join(f"{one.run_id} on {one.host} ({', '.join(one.stages)})" for one in facts.sources)
         what = f"{len(facts.sources)} partitions of one plan, each measured by a run of its own: {runs}."

@@ -312,16 +312,17 @@ def _complete(result: AttemptResult, stages: Mapping[str, Stage], earlier: tuple
     if not partial:
         failed = len(result.guard.failed)
         tests = number_of(failed, "test")
+        first = f": {_first(result.guard.failures)}" if result.guard.failures else ""
         rc = exit_code(result)
         if result.stopped_by == "exit":
-            return Keep(f"{f'threshold_assertion ({tests} failed); ' if failed else ''}{result.stop_reason}")
+            return Keep(f"{f'failed_assertion ({tests} failed{first}); ' if failed else ''}{result.stop_reason}")
         if failed and failed == len({failure.nodeid for failure in result.guard.failures_in("teardown")}):
             return Keep(f"teardown_error ({tests} failed after they had measured)")
         others = tuple(one for one in result.guard.failures if one.exception and not one.assertion)
         if failed and others:
             return Keep(f"test_error ({tests} failed, not all by an assertion: {_first(others)})")
         if failed:
-            return Keep(f"threshold_assertion ({tests} failed)")
+            return Keep(f"failed_assertion ({tests} failed{first})")
         return Keep("" if rc == 0 else f"pytest ended with {rc} after every test had passed")
     shortfall, likeness = ", ".join(partial), ("partial", *partial)
     if seen(likeness, earlier):

@@ -11,7 +11,7 @@ from tune_mcp.session.state import Halt
 
 @dataclass(frozen=True)
 class Keep:
-    """Every stage is strict. ``reason`` notes a failed threshold or a red teardown."""
+    """Every stage is strict. ``reason`` notes a failed assertion, a threshold's or another one, or a red teardown."""
 
     reason: str = ""
 

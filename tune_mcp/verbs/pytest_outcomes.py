@@ -155,8 +155,9 @@ def _fits(pattern: str, name: str) -> bool:
         return False
 
 
-_known: dict[tuple[str, frozenset[str]], tuple[str, ...]] = {}
-"""By run and digests of what was recorded: a status is asked for again and again."""
+_failing: dict[tuple[str, frozenset[str]], dict[tuple[str, int], PytestOutcome]] = {}
+"""By run and digests of what was recorded: a status is asked for again and again. What tests assert and config accepts
+is read each time, because it can change."""
 
 
 def failed_tests(
@@ -165,18 +166,14 @@ def failed_tests(
     """One line for each of them among the repeats (test key, number) of which this is ``stored``."""
     plan = audited.plan
     key = (str(run.path), frozenset(one.sha256 for one in stored.values()))
-    if key not in _known:
-        failing = {
-            at: found
-            for at, found in outcomes(run, plan, [test for test, _ in stored]).items()
-            if at in stored and found.failures
-        }
-        try:
-            tests = {test for test, _ in failing}
-            readings = reading.read(Files(project.repo_root), audited, before(run), tests)
-        except Refusal:  # a test file that is gone or no Python: said by whoever needs it
-            return ()
-        failed = reality.failed_tests(reading.by_test(readings.values()), failing, allowed(project, run, plan))
-        _known.clear()
-        _known[key] = tuple(one.text_with_allowed for one in failed)
-    return _known[key]
+    if key not in _failing:
+        found = outcomes(run, plan, [test for test, _ in stored])
+        _failing.clear()
+        _failing[key] = {at: one for at, one in found.items() if at in stored and one.failures}
+    failing = _failing[key]
+    try:
+        readings = reading.read(Files(project.repo_root), audited, before(run), {test for test, _ in failing})
+    except Refusal:  # a test file that is gone or no Python: said by whoever needs it
+        return ()
+    failed = reality.failed_tests(reading.by_test(readings.values()), failing, allowed(project, run, plan))
+    return tuple(one.line() for one in failed)

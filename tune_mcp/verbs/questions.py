@@ -149,15 +149,15 @@ def missing(project: Project, run_id: str, rows: Sequence[Row]) -> Refusal:
 
 def failing(plan: ApplyPlan) -> tuple[FailedTest, ...]:
     """The failures that no threshold explains and that config does not accept."""
-    return tuple(one for one in plan.failed_tests if not one.allowed)
+    return tuple(one for one in plan.failed_tests if one.open)
 
 
 def failures_question(plan: ApplyPlan, run_id: str) -> str:
     """What a person agrees to who writes thresholds although these tests fail."""
     lines = "\n".join(one.text for one in failing(plan))
     return (
-        f"Plan {plan.plan_id} of {run_id}: these tests failed, and no threshold is the reason. CI will be red "
-        f"whatever is written:\n{lines}\nWrite the thresholds anyway?"
+        f"Plan {plan.plan_id} of {run_id}: these tests failed, and no threshold is known to be the reason. CI "
+        f"would then be red whatever is written:\n{lines}\nWrite the thresholds anyway?"
     )
 
 
@@ -167,7 +167,7 @@ def tests_failed(project: Project, run_id: str, failed: Sequence[FailedTest]) ->
     return Refusal(
         Code.TEST_FAILED,
         ("RTY-04", "SCP-06"),
-        f"{number_of(len(failed), 'test failure')} not caused by a threshold, so CI would be red whatever is written: "
+        f"{number_of(len(failed), 'test failure')} that no threshold explains, so CI would be red whatever is written: "
         f"{named}",
         f"fix the tests and measure again, or name them in allowed_pytest_failure of config.yaml; a person may agree: "
         f"{terminal(project, run_id)}",
