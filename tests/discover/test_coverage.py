@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
 import toy
 
 from tune_mcp.contract.coverage import CoverageCounts
+from tune_mcp.discover.asserted import asserted, plainly_asserted
+from tune_mcp.discover.assertions import AssertionReader
 from tune_mcp.discover.coverage import Covered, Keeper, markdown
 from tune_mcp.verbs.catalog import catalog
 from tune_mcp.verbs.coverage import read_coverage
@@ -151,3 +154,28 @@ def test_the_table_is_whole_and_says_first_what_nobody_keeps(rows: dict[str, Cov
     assert text.index("Kept by nobody") < text.index("Protected") < text.index("## Calibrated")
     assert text.count("\n| tests/") == len(rows)
     assert "| tests/test_toy_ci.py:5 | `TOY_ACC_MIN` | 0.7 | at least | toy: toy_accuracy/accuracy |" in text
+
+
+@pytest.mark.parametrize(
+    ("code", "side"),
+    [
+        ("assert v > BUDGET", "min"),
+        ("assert not v > BUDGET", "max"),
+        ("assert not (v > BUDGET or w)", "max"),
+        ("assert not not v > BUDGET", "min"),
+        ("self.assertFalse(v > BUDGET)", "max"),
+        ("self.assertTrue(not v > BUDGET)", "max"),
+        ("assert not any(v > BUDGET for v in w)", "max"),
+        ("if v > BUDGET:\n        raise ValueError(v)", "max"),
+        ("if not v > BUDGET:\n        raise ValueError(v)", "min"),
+    ],
+)
+def test_a_comparison_that_must_not_hold_bounds_the_other_side(tmp_path: Path, code: str, side: str) -> None:
+    (tmp_path / "test_a.py").write_text(f"BUDGET = 2.0\n\n\ndef test_a(self, v, w):\n    {code}\n")
+
+    found = asserted(AssertionReader(tmp_path).names, "test_a.py")
+
+    assert found.named["test_a.py", "BUDGET"].side == side
+    if not code.startswith("if"):
+        tree = ast.parse((tmp_path / "test_a.py").read_text())
+        assert plainly_asserted(tree, "test_a.py").named["test_a.py", "BUDGET"].side == side

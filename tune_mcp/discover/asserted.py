@@ -90,7 +90,7 @@ def _uses(path: str, node: ast.AST) -> Iterator[tuple[Use, list[ast.expr]]]:
     """Each comparison and each call of a checking function in a statement, with what stands in it."""
     aliases = _aliases(node) if isinstance(node, AnyFunction) else {}
     tested = {id(inner) for part in _asked(node) for inner in ast.walk(part)}
-    refused = {id(inner) for part in _refused(node) for inner in ast.walk(part)}
+    refused = {id(inner) for part in _refused(node) for inner in ast.walk(part)} ^ {*_negated(node)}
     for inner in ast.walk(node):
         if isinstance(inner, ast.Compare) and (id(inner) in tested or any(type(op) in _BOUNDS for op in inner.ops)):
             yield from _comparison(path, inner, aliases, refused=id(inner) in refused)
@@ -124,9 +124,10 @@ def _in_asserts(path: str, node: ast.AST) -> Iterator[tuple[Use, list[ast.expr]]
         if isinstance(one, ast.Call) and side and len(one.args) > 1:
             yield Use(path, one.lineno, _OTHER[side]), [one.args[0]]
             yield Use(path, one.lineno, side), [one.args[1]]
+    refused = {*_negated(node)}
     for inner in (inner for part in _asked(node) for inner in ast.walk(part)):
         if isinstance(inner, ast.Compare) and any(type(op) in _BOUNDS for op in inner.ops):
-            yield from _comparison(path, inner, {})
+            yield from _comparison(path, inner, {}, refused=id(inner) in refused)
 
 
 def _asked(node: ast.AST) -> Iterator[ast.expr]:
@@ -143,6 +144,15 @@ def _refused(node: ast.AST) -> Iterator[ast.expr]:
     for one in ast.walk(node):
         if isinstance(one, ast.If) and not one.orelse and all(_fails(step) for step in one.body):
             yield from one.test.values if isinstance(one.test, ast.BoolOp) else [one.test]
+
+
+def _negated(node: ast.AST, *, negated: bool = False) -> Iterator[int]:
+    """The identities of all code below a ``not`` or an ``assertFalse``; below two of them it stands as it is."""
+    for inner in ast.iter_child_nodes(node):
+        refuses = isinstance(inner, ast.UnaryOp) and isinstance(inner.op, ast.Not)
+        refuses = refuses or (isinstance(inner, ast.Call) and called(inner) == "assertFalse")
+        yield from [id(inner)] if negated else ()
+        yield from _negated(inner, negated=negated != refuses)
 
 
 def _fails(step: ast.stmt) -> bool:
