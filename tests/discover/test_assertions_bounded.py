@@ -57,6 +57,13 @@ def test_a_value_that_would_be_very_large_is_never_computed(tmp_path: Path, valu
     assert isinstance(used, Unread) and used.kind is UnreadKind.UNCLEAR
 
 
+def test_a_long_list_takes_what_fits_beside_it(tmp_path: Path) -> None:
+    body = (
+        "A = list(range(1000))\nB = A + A + A + A + A + A\nB.extend([1])\ndef test_a(m):\n    assert m <= REF * B[-1]"
+    )
+    assert isinstance(gate_of(tmp_path, body), Gate)
+
+
 def test_sums_that_double_are_read_without_doing_them_twice(tmp_path: Path) -> None:
     found = gate_of(tmp_path, "def test_a(m):\n    x = REF\n" + "    x = x + x\n" * 60 + "    assert m <= x")
     assert isinstance(found, Gate) and found.limit(1.0) == 2.0**60

@@ -79,9 +79,9 @@ class Containers(Values):
 
     def extend(self, items: Items, values: Value) -> None:
         """Add the elements of an iterable to a list where the conditions in force hold."""
-        condition = beyond(self.guards, items.created)
-        self.fits(items.items, items.items)
-        items.items += [(every([condition, one]), value) for one, value in self.iterate(values)]
+        condition, found = beyond(self.guards, items.created), self.iterate(values)
+        self.fits(items.items, found)
+        items.items += [(every([condition, one]), value) for one, value in found]
 
     def spoil(self, container: Value, why: str, others: Iterable[Value] = ()) -> None:
         """Something that is not understood may have changed a container."""
