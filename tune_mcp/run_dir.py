@@ -21,6 +21,8 @@ ATTEMPT = re.compile(r"run([1-9]\d*)_a([1-9]\d*)")
 ATTEMPT_KEY = re.compile(r"tune\.(?P<run>.+)\.(?P<test>[^.]+)\.r(?P<repeat>[1-9]\d{0,5})\.a(?P<attempt>[1-9]\d{0,5})")
 """What ``attempt_key`` makes."""
 _LOG = re.compile(r"run([1-9]\d{0,8})\.log")
+RECORD_FILE = "tune_record.json"
+"""Where the guard plugin leaves what tests record by name, below basetemp: one key a name."""
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 
 

@@ -89,6 +89,16 @@ def test_what_is_no_finite_number_is_no_measurement(tmp_path: Path, value: str, 
     assert why in reason(written(tmp_path, f'{{"speed": {{"qps": {value}}}}}'))
 
 
+@pytest.mark.rule("MET-02")
+def test_a_name_that_is_recorded_more_than_once_is_told_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "tune_record.json").write_text('{"acc": [0.5, 0.625]}')
+
+    value, why, _ = ResultFiles(tmp_path).look_up(Location(json_file="tune_record.json", json_path="acc"))
+
+    assert value is None and why.startswith("recorded 2 times in one launch")
+    assert 'tune_record(f"acc_{case}", value)' in why
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

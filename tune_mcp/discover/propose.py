@@ -16,13 +16,14 @@ from tune_mcp.config.stages import Number, finite_number
 from tune_mcp.discover.assertions import BOUND, AssertionReader, Gate
 from tune_mcp.discover.assertions.left import LeftAt
 from tune_mcp.discover.claimants import Unclaimed
-from tune_mcp.discover.recorded import RECORD_FILE, recorded
+from tune_mcp.discover.recorded import recorded
 from tune_mcp.discover.sources import tmp_path_folder
 from tune_mcp.discover.stages import Discovery
 from tune_mcp.discover.suggest import count_lines, metric_names, names_for, needs_no_gpu, quoted, threshold_line
 from tune_mcp.discover.threshold_files import AssertedNumbers, chosen_of, left_out, not_measured, numbers_elsewhere
 from tune_mcp.errors import Json
 from tune_mcp.files import parse_result, read_plain
+from tune_mcp.run_dir import RECORD_FILE
 
 _MOST_FILES = 200
 _MOST_BYTES = 8 * 1024 * 1024

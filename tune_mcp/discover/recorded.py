@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 
 from tune_mcp.discover.source_tree import AnyFunction, called
 
-RECORD_FILE = "tune_record.json"
-"""Where the guard plugin leaves them, below basetemp: one key a name."""
 RECORDERS = frozenset({"tune_record", "record_property"})
 """The fixtures that take a name and a value."""
 

@@ -17,8 +17,9 @@ from tune_mcp.config.fields import locate
 from tune_mcp.config.metrics import Layout, MetricRules, SampleSource
 from tune_mcp.config.model import FileSource, ResultSource
 from tune_mcp.config.stages import ONE, Location, SampleCounts
-from tune_mcp.discover.recorded import RECORD_FILE, recorded
+from tune_mcp.discover.recorded import recorded
 from tune_mcp.discover.source_tree import AnyFunction, is_fixture, parameters, read_tree
+from tune_mcp.run_dir import RECORD_FILE
 
 _RESULTS = re.compile(r"[\w.-]+_results\.json")
 _SHARED_SCOPES = frozenset({"module", "session", "package"})

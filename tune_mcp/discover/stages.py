@@ -24,12 +24,11 @@ from tune_mcp.discover.claimants import (
     rivals_of,
     unclaimed,
 )
-from tune_mcp.discover.recorded import RECORD_FILE
 from tune_mcp.discover.routing import Claim, Route, Routing, read_named, route_constants
 from tune_mcp.discover.sources import Inferred, StageSources, infer
 from tune_mcp.discover.suggest import needs_no_gpu, suggestion
 from tune_mcp.errors import Code, Refusal
-from tune_mcp.run_dir import iso
+from tune_mcp.run_dir import RECORD_FILE, iso
 
 
 @dataclass

@@ -13,8 +13,8 @@ from tune_mcp.discover.calibrated import CalibratedFile
 from tune_mcp.discover.claimants import Unclaimed
 from tune_mcp.discover.places import names_in
 from tune_mcp.discover.python_files import PythonFiles
-from tune_mcp.discover.recorded import RECORD_FILE
 from tune_mcp.discover.sources import Inferred
+from tune_mcp.run_dir import RECORD_FILE
 
 _MAY_USE = re.compile(
     r"cuda|\bgpu|nvidia|\btorch\b|\bvllm\b|sgl|tensorrt|\bjax\b|subprocess|Popen|os\.system|os\.spawn", re.IGNORECASE

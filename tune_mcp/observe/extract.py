@@ -14,6 +14,12 @@ from pathlib import Path
 from tune_mcp.config.stages import ONE, Frozen, Location, Stage, finite_number
 from tune_mcp.errors import Json
 from tune_mcp.files import LARGEST_FILE, Ambiguous, inside, parse_result, printable, read_plain
+from tune_mcp.run_dir import RECORD_FILE
+
+_RECORDED_AGAIN = (
+    "recorded {times} times in one launch, so it is no single number: give each test, each parameter and each turn "
+    'of a loop a name of its own, as tune_record(f"{name}_{{case}}", value), and calibrate those'
+)
 
 
 class Extraction(Frozen):
@@ -66,6 +72,8 @@ class ResultFiles:
                 where = ".".join(walked) or "the top level"
                 return None, f"no {part!r} in {where}", tuple(near)
             walked.append(part)
+        if isinstance(node, list) and location.json_file == RECORD_FILE:
+            return None, _RECORDED_AGAIN.format(times=len(node), name=location.json_path), ()
         return _number(node)
 
     def flag(self, location: Location) -> bool | None:

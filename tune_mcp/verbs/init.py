@@ -20,12 +20,11 @@ from tune_mcp.contract.init import InitReply
 from tune_mcp.discover.assertions import AssertionReader
 from tune_mcp.discover.coverage import pytest_files
 from tune_mcp.discover.propose import ConfigProposal, TestPlan, config_proposal, config_text, filled
-from tune_mcp.discover.recorded import RECORD_FILE
 from tune_mcp.discover.stages import discover as read_tests
 from tune_mcp.errors import Code, Refusal
 from tune_mcp.files import inside, is_locked, read_plain, write_atomic
 from tune_mcp.gpus import Presence, read_gpus
-from tune_mcp.run_dir import RunDir
+from tune_mcp.run_dir import RECORD_FILE, RunDir
 from tune_mcp.session import state
 from tune_mcp.supervise import guard_record
 from tune_mcp.verbs.discover import discover

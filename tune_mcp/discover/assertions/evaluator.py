@@ -42,8 +42,9 @@ from tune_mcp.discover.assertions.outside import MUTATORS
 from tune_mcp.discover.assertions.statements import Statements
 from tune_mcp.discover.assertions.values import OutOfTime, Target, TooLong
 from tune_mcp.discover.python_files import PythonFiles
-from tune_mcp.discover.recorded import RECORD_FILE, RECORDERS
+from tune_mcp.discover.recorded import RECORDERS
 from tune_mcp.discover.source_tree import parameters
+from tune_mcp.run_dir import RECORD_FILE
 
 _MAX_DEPTH = 60
 _BRIEF = 2_000
