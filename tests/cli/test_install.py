@@ -166,10 +166,26 @@ def test_comments_order_and_layout_of_everything_else_stay(folder: Path) -> None
 @pytest.mark.parametrize(
     "text",
     [
+        '{\n  "servers": {\n    // keep\n    "a": {"command": "b"},\n  },\n}\n',
+        '{\n  "servers": {\n    "a": {"command": "b"}\n  },\n}\n',
+        '{\n  "servers": {\n    "a": {}, // its own\n    /* none after it */\n  }\n}\n',
+        '{\n  "theme": "x",\n}\n',
+    ],
+)
+def test_undo_leaves_a_file_with_trailing_commas_as_it_was(text: str) -> None:
+    there = jsonc.with_entry(text, "servers", "tune", {"command": "x"})
+
+    assert '"tune"' in there and jsonc.without_entry(there, "servers", "tune") == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         "", "\n", "{}", "{ }\n", "{\n}\n", '{"a": 1}',
         '{"a": 1,}', '{\n  "a": 1 // one\n}\n', '{\n\t"a": [1, 2,],\n}\n',
         '// head\n{"servers": {}}\n', '{"servers": {"x": {}}, "z": "}"}', '{"servers": {\n// none yet\n}\n}',
         '{"servers": {"tune": {"command": "old"}, "x": {}}}', '{"servers": {"tune": null}}',
+        '{"servers": {"x": {}, // one\n "tune": null, },}', '{"servers": {"x": {}, // one\n},}',
     ],
 )  # fmt: skip
 def test_an_entry_is_set_and_taken_out_by_position_whatever_the_layout(text: str) -> None:

@@ -88,14 +88,14 @@ def _shown(text: str, value: object, depth: int) -> str:
 
 
 def _added(text: str, node: Node, name: str, value: object, depth: int) -> str:
-    """A new last member: the comma at the end of the one before, the member on lines of its own before the brace."""
+    """A new last member on lines of its own before the brace, with a comma after it where the one before had one."""
     assert node.members is not None
     unit = _indent(text)
     brace = node.end - 1
-    member = f"{unit * depth}{json.dumps(name)}: {_shown(text, value, depth)}\n{unit * (depth - 1)}"
     last = max((one.end for one in node.members.values()), default=None)
-    reader = _Reader(text)
-    comma = last is not None and text[reader.skip(last)] != ","
+    comma = last is not None and text[_Reader(text).skip(last)] != ","
+    trailing = "" if comma or last is None else ","
+    member = f"{unit * depth}{json.dumps(name)}: {_shown(text, value, depth)}{trailing}\n{unit * (depth - 1)}"
     head = text[:brace] if last is None else text[:last] + ("," if comma else "") + text[last:brace]
     head = head.rstrip(" \t")
     return f"{head}{'' if head.endswith(chr(10)) else chr(10)}{member}{text[brace:]}"
@@ -109,7 +109,8 @@ def _removed(text: str, node: Node, name: str) -> str:
     if text[after] == ",":
         end = after + 1
         if len(node.members) > 1:
-            return text[:start] + text[end:].lstrip()
+            last_of_all = start == max(node.keys.values()) and re.match(r"[^\S\n]*\n", text[end:])
+            return text[:start].rstrip() + text[end:] if last_of_all else text[:start] + text[end:].lstrip()
     ends = [one.end for key, one in node.members.items() if node.keys[key] < start]
     last = max(ends, default=start)
     between = text[last:start].replace(",", "", 1) if ends else ""
