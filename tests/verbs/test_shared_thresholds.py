@@ -103,6 +103,31 @@ def test_a_person_may_tighten_it_all_the_same(shared: Project) -> None:
     assert reply.warnings == ()
 
 
+ASSERTS = "\n\ndef test_accuracy(results):\n    assert results['summary']['accuracy'] >= TOY_ACC_MIN\n"
+
+
+@pytest.mark.rule("APL-11")
+@pytest.mark.parametrize(("reads", "decision"), [(ASSERTS, "skip"), ("", "auto")])
+def test_so_is_one_that_another_test_of_the_run_reads_without_a_metric_of_it(
+    tmp_path: Path, reads: str, decision: str
+) -> None:
+    source = {**toy.CONFIG["metric_sources"]["test_toy_ci.py"], "threshold_file": LIMITS, "expected_samples": 4}
+    config = {
+        **toy.CONFIG,
+        "test_globs": ["tests/test_?_ci.py"],
+        "gpus_per_test": dict.fromkeys(NAMES, 0),
+        "metric_sources": {NAMES[0]: source, NAMES[1]: {**source, "ignored_constants": ["TOY_ACC_MIN"]}},
+    }
+    files = {LIMITS: TEXT, f"tests/{NAMES[0]}": SOURCE + ASSERTS, f"tests/{NAMES[1]}": SOURCE + reads}
+    project = toy.make_toy(tmp_path / "repo", config=config, files=files)
+
+    _, plan = planned(project)
+
+    (row,) = [row for row in plan.rows if row.metric_key == "accuracy"]
+    assert (row.direction, row.decision) == ("tightens", decision)
+    assert ("tests/test_b_ci.py reads it too and was not measured" in row.reason) == (decision == "skip")
+
+
 @pytest.mark.rule("APL-11")
 @pytest.mark.parametrize(
     ("text", "barred"),

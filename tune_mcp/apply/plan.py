@@ -161,7 +161,7 @@ def build(
     """
     known, plan = circumstances or Circumstances(), audited.plan
     files = Files(repo_root)
-    readers = Readers(files.python, plan.table(), catalogue or {})
+    readers = Readers(files.assertions, plan.table(), catalogue or {})
     readings = reading.read(files, audited, known.before)
     by_test = reading.by_test(readings.values())
     rows: list[Row] = []

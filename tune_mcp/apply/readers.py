@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from tune_mcp.config.stages import Stage
+from tune_mcp.discover.assertions import AssertionReader
 from tune_mcp.discover.places import root_of, split_source
 from tune_mcp.discover.python_files import PythonFiles, remembered
 from tune_mcp.discover.source_tree import is_test_file
@@ -21,12 +22,12 @@ from tune_mcp.discover.source_tree import is_test_file
 class Readers:
     """Answers for one run: ``measured`` are its stages, ``catalogue`` all stages of its model as they are now."""
 
-    files: PythonFiles
+    assertions: AssertionReader
     measured: Mapping[str, Stage]
     catalogue: Mapping[str, Stage]
 
     def unmeasured(self, file: str, source: str) -> str | None:
-        """A stage or test file that reads this threshold of ``file`` and is not part of the run; None for none."""
+        """A stage or test file that reads this threshold of ``file`` without a metric of it in the run; None for none."""
         symbol, subkey = split_source(source)
         root = root_of(source)
         for key, stage in self.catalogue.items():
@@ -34,20 +35,30 @@ class Readers:
             if key not in self.measured and stage.threshold_path == file and (symbol, subkey) in sources:
                 return f"stage {key}"
         found = self._importers(file)
-        return next(iter([*found.get(root, ()), *found.get("*", ())]), None)
+        for name in [*found.get(root, ()), *found.get("*", ())]:
+            stages = [stage for stage in self.measured.values() if stage.test == name]
+            sources = {split_source(metric.source) for stage in stages for metric in stage.metrics.values()}
+            of_it = any(stage.threshold_path == file for stage in stages) and (symbol, subkey) in sources
+            if not stages or (not of_it and self.assertions.reading_tests(name, file, source).tests):
+                return name
+        return None
+
+    @property
+    def files(self) -> PythonFiles:
+        """The repository's Python files."""
+        return self.assertions.files
 
     @remembered
     def _importers(self, file: str) -> dict[str, list[str]]:
-        """Symbol (``*`` for all of them) -> the unmeasured test files that take it from ``file``."""
+        """Symbol (``*`` for all of them) -> the other test files that take it from ``file``."""
         folder, _, inner = file.partition("/")
         root = self.files.repo_root
         near = (root / folder).rglob("*.py") if inner else root.glob("*.py")
-        measured = {stage.test for stage in self.measured.values()} | {file}
         found: dict[str, list[str]] = {}
         for path in sorted(near):
             name = path.relative_to(root).as_posix()
             # A test that does not parse runs nowhere, so it reads nothing.
-            if name not in measured and is_test_file(name):
+            if name != file and is_test_file(name):
                 for symbol in set(self._taken(name, file)):
                     found.setdefault(symbol, []).append(name)
         return found
