@@ -217,6 +217,26 @@ def test_a_result_file_with_a_number_that_no_float_holds_shows_where_the_others_
     assert 'acc: "test_a0/r.json::acc"' in proposed.config and not proposed.missing
 
 
+@pytest.mark.rule("MOD-06", "DSC-10")
+@pytest.mark.parametrize("other", ["LOOP_ACC_MIN", "limits.py"])
+def test_a_constant_that_is_left_out_is_no_threshold_by_its_name_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    head = "from limits import LOOP_ACC_MIN\n" if other == "limits.py" else "\nLOOP_ACC_MIN = 0.1\n"
+    text = _MEASURES.format(f"{head}MY_ACC_MIN = 0.5", _ASSERTS.format("MY_ACC_MIN"))
+    text += "\n\ndef test_b(tune_record):\n    acc = random.random()\n    tune_record('one', acc)\n"
+    text += "    assert abs(acc - LOOP_ACC_MIN) < 1\n"
+    forms = [Form("tests/test_a.py", text, {}), Form("tests/limits.py", "LOOP_ACC_MIN = 0.1\n", {})]
+    project = repository(tmp_path / "repo", monkeypatch, *forms)
+
+    proposed = init(project, ["tests/test_a.py"], "ours", Asked(run=True))
+
+    assert not proposed.missing and "start_run" in proposed.next
+    stages = open_project(project.repo_root).places.stages("ours").values()
+    assert [metric.source for one in stages for metric in one.metrics.values()] == ["MY_ACC_MIN"]
+    assert "    ignored_constants:" in proposed.config and '      - "LOOP_ACC_MIN"' in proposed.config
+
+
 def test_a_place_that_a_person_names_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = repository(tmp_path / "repo", monkeypatch, COMPILE_TIME)
 

@@ -20,7 +20,14 @@ from tune_mcp.discover.recorded import recorded
 from tune_mcp.discover.sources import tmp_path_folder
 from tune_mcp.discover.stages import Discovery
 from tune_mcp.discover.suggest import count_lines, metric_names, names_for, needs_no_gpu, quoted, threshold_line
-from tune_mcp.discover.threshold_files import AssertedNumbers, chosen_of, left_out, not_measured, numbers_elsewhere
+from tune_mcp.discover.threshold_files import (
+    AssertedNumbers,
+    chosen_of,
+    claimed_by_name,
+    left_out,
+    not_measured,
+    numbers_elsewhere,
+)
 from tune_mcp.errors import Json
 from tune_mcp.files import parse_result, read_plain
 from tune_mcp.run_dir import RECORD_FILE
@@ -78,7 +85,7 @@ class Limit:
 class TestPlan:
     """What is proposed for one test file. ``threshold_file`` holds its numbers where they are not in the test file.
 
-    ``tests`` are the names of its tests.
+    ``tests`` are the names of its tests, ``ignored`` the constants that are no thresholds in spite of their names.
     """
 
     __test__ = False
@@ -89,6 +96,7 @@ class TestPlan:
     counts: tuple[str, str] | None = None
     notes: tuple[str, ...] = ()
     threshold_file: str = ""
+    ignored: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -140,7 +148,9 @@ def config_proposal(
             threshold_file = chosen.path if chosen is not own else ""
             functions = tuple(test.name.rpartition("::")[2] for test in reader.names.tests(path))
             counts = _recorded_counts(names)
-            tests.append(TestPlan(path, limits, gpus, functions, counts, tuple(notes), threshold_file))
+            specs = {limit.source: rules.completed(limit.metric, limit.gate.worst) for limit in limits}
+            ignored = tuple(claimed_by_name(path, threshold_file or None, specs, rules, reader))
+            tests.append(TestPlan(path, limits, gpus, functions, counts, tuple(notes), threshold_file, ignored))
             continue
         if path in found.without and not notes:
             notes = list(not_measured(path, rules, reader)) or [
@@ -305,6 +315,9 @@ def config_text(plan: ConfigProposal) -> str:
         lines.append(f"  {test.name}:")
         if test.threshold_file:
             lines.append(f"    threshold_file: {quoted(test.threshold_file)}  # where the numbers are")
+        if test.ignored:
+            lines.append("    ignored_constants:  # named like a shipped metric, and left out: the notes below say why")
+            lines += [f"      - {quoted(one)}" for one in test.ignored]
         if test.counts:
             lines += count_lines(*test.counts)
         else:

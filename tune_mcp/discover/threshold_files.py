@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from tune_mcp.config.metrics import MetricRules
+from tune_mcp.config.metrics import MetricRules, MetricSpec
 from tune_mcp.config.model import FileSource, ModelConfig
 from tune_mcp.discover.asserted import asserted
 from tune_mcp.discover.assertions import AssertionReader, Unread
-from tune_mcp.discover.calibrated import CalibratedFiles
+from tune_mcp.discover.calibrated import CalibratedFile, CalibratedFiles
 from tune_mcp.discover.claimants import Unclaimed, unclaimed
 from tune_mcp.discover.constants import ConstantKind
 from tune_mcp.discover.places import names_in, root_of
-from tune_mcp.discover.routing import Routing
+from tune_mcp.discover.routing import Routing, route_constants
 from tune_mcp.discover.source_tree import AnyFunction
 from tune_mcp.errors import Refusal
 
@@ -41,10 +41,8 @@ def numbers_elsewhere(path: str, rules: MetricRules, reader: AssertionReader) ->
     for place in sorted(reached - {path}):
         if files.tree(place) is None:
             continue
-        source = FileSource(threshold_file=place)
-        model = ModelConfig(name="m", test_globs=(path,), metric_sources={PurePosixPath(path).name: source})
         try:
-            file = CalibratedFiles(model, rules, files).read(path)
+            file = _read(path, place, rules, reader)
         except Refusal:
             continue
         numbers = tuple(one for one in unclaimed(file, Routing(), rules, reader) if one.source)
@@ -60,6 +58,26 @@ def _belongs_to_tests(place: str, test: str, reader: AssertionReader) -> bool:
     tree = reader.files.tree(place)
     computes = tree is None or any(isinstance(node, AnyFunction) for node in ast.walk(tree))
     return PurePosixPath(place).parent == PurePosixPath(test).parent and not computes
+
+
+def _read(path: str, threshold_file: str | None, rules: MetricRules, reader: AssertionReader) -> CalibratedFile:
+    """A test file with its numbers in that file, in an otherwise empty config. Raises INVALID_CONFIG."""
+    source = FileSource(threshold_file=threshold_file)
+    model = ModelConfig(name="m", test_globs=(path,), metric_sources={PurePosixPath(path).name: source})
+    return CalibratedFiles(model, rules, reader.files).read(path)
+
+
+def claimed_by_name(
+    path: str, threshold_file: str | None, named: Mapping[str, MetricSpec], rules: MetricRules, reader: AssertionReader
+) -> Iterator[str]:
+    """The constants that the test reads and whose names alone would make them thresholds beside the ``named`` ones."""
+    file = _read(path, threshold_file, rules, reader)
+    place, routing = file.thresholds.path, route_constants(file, rules, named, reader)
+    claims = [*routing.claims(), *(rival for route in routing.routes for rival in route.rivals)]
+    for source in dict.fromkeys(claim.source for claim in claims):
+        made = any(reader.derives(place, root_of(source), one) for one in named)
+        if source not in named and not made and reader.reading_tests(path, place, source).tests:
+            yield source
 
 
 def chosen_of(own: AssertedNumbers, others: Sequence[AssertedNumbers]) -> AssertedNumbers:
