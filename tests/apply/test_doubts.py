@@ -48,6 +48,22 @@ def test_a_contradicted_reading_is_told_once_and_not_as_unread_too() -> None:
     assert "pytest passed it" in found[0].text
 
 
+@pytest.mark.parametrize(
+    ("assertion", "doubted"),
+    [
+        (f"{LOW}; assert result['other'] >= LIMIT", True),
+        ("for key in ('acc', 'other'): assert result[key] >= LIMIT", True),
+        (f"{LOW}; {LOW}", False),
+        ("assert result['acc'] >= LIMIT and result['other'] >= SLACK", False),
+    ],
+)
+def test_a_limit_of_several_values_is_not_set_by_one_of_them_alone(assertion: str, doubted: bool) -> None:
+    expected = [DoubtKind.SEVERAL_VALUES] if doubted else []
+
+    assert kinds(worst(0.7, 0.8), 0.5, gate(assertion)) == expected
+    assert DoubtKind.SEVERAL_VALUES not in kinds(worst(0.4, 0.6), 0.5, gate(assertion)), "loosening harms none of them"
+
+
 @pytest.mark.parametrize(("current", "expected"), [(0.5, [DoubtKind.UNREAD]), (None, [DoubtKind.UNREAD]), (0.7, [])])
 def test_what_tightens_or_begins_to_gate_must_have_been_read(current: float | None, expected: list[DoubtKind]) -> None:
     assert kinds(worst(0.7, 0.8), current, UNREAD) == expected

@@ -12,6 +12,7 @@ from tune_mcp.config.stages import Number, WorstOp
 from tune_mcp.contract.apply_plan import Direction
 from tune_mcp.discover.assertions import Gate, Unread, UnreadKind
 from tune_mcp.observe.worst import Worst
+from tune_mcp.words import listed
 
 _SPEED = "speed"
 _DECIMALS = range(4, -1, -1)
@@ -29,6 +30,7 @@ class DoubtKind(StrEnum):
     BEYOND_SLACK = "beyond its slack"
     UNREAD = "not understood"
     OTHER_VALUE = "another value"
+    SEVERAL_VALUES = "several values"
     LOST = "a worse value was lost"
 
 
@@ -58,6 +60,10 @@ def find(
         yield Doubt(DoubtKind.UNREAD, text)
     if gate and (text := fails_text(worst, gate, worst.write_value)):
         yield Doubt(DoubtKind.FAILS_REPEATS, text)
+    if gate and gate.besides and moves is not Direction.LOOSENS:
+        where = listed([*dict.fromkeys((gate.how, *gate.besides))])
+        text = f"it bounds several values, of which this metric is one: {where}; another may fail {worst.write_value!r}"
+        yield Doubt(DoubtKind.SEVERAL_VALUES, text)
     if edge := _edge(worst, gate):
         yield Doubt(DoubtKind.NATURAL_EDGE, edge)
     if moves is Direction.LOOSENS and worst.stage.group != _SPEED and current is not None:

@@ -27,7 +27,7 @@ class Readers:
     catalogue: Mapping[str, Stage]
 
     def unmeasured(self, file: str, source: str) -> str | None:
-        """A stage or test file that reads this threshold of ``file`` without a metric of it in the run; None for none."""
+        """A stage or test file that reads this threshold without a metric of it in the run; None for none."""
         symbol, subkey = split_source(source)
         root = root_of(source)
         for key, stage in self.catalogue.items():

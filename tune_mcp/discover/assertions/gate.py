@@ -107,7 +107,8 @@ class Gate:
     ``worst``: "min" where the measured value must not lie below the limit, "max" where not above. ``strict``: the limit
     itself fails. ``how``: the place and the code. ``tests``: node names below the test file that assert it.
     ``measured``: the expression that is compared, as far as it has one. ``others``: ``how`` of every other comparison.
-    ``left``: where the tests leave that very value, as far as their code shows it.
+    ``left``: where the tests leave that very value, as far as their code shows it. ``besides``: ``how`` of comparisons
+    with another measured value, by its code.
     """
 
     worst: WorstOp
@@ -118,6 +119,7 @@ class Gate:
     measured: str = ""
     others: tuple[str, ...] = field(default=(), compare=False)
     left: frozenset[LeftAt] = field(default=frozenset(), compare=False)
+    besides: tuple[str, ...] = field(default=(), compare=False)
 
     def limit(self, reference: float) -> float:
         """The limit on the measured value for that reference, to the last bit as the test computes it.

@@ -95,7 +95,9 @@ def judge(failures: Iterable[FailurePath], present: float | None, clock: Callabl
     tests = dict.fromkeys(test for use, condition in uses for test in use.tests if not condition)
     others = tuple(dict.fromkeys(use.how for use, _ in uses if use.how != first.how))
     left = first.left.intersection(*(use.left for use, _ in uses))
-    return replace(first, tests=tuple(tests), rules=tuple(rules.values()), others=others, left=left)
+    besides = tuple(dict.fromkeys(use.how for use, _ in uses if use.measured != first.measured))
+    found = replace(first, tests=tuple(tests), rules=tuple(rules.values()), others=others)
+    return replace(found, left=left, besides=besides)
 
 
 def _agree(one: Gate, other: Gate, present: float | None) -> bool:
