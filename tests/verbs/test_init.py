@@ -259,6 +259,21 @@ def test_a_run_that_comes_to_no_test_is_told_with_its_reason(tmp_path: Path, mon
     assert "no test of that file was measured" in line and "no_such_module" in line and "tune_record" not in line
 
 
+@pytest.mark.rule("MOD-06", "XPY-06")
+def test_what_would_halt_every_run_is_told_before_one_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = _MEASURES.format("\nimport pytest\n\nACC_MIN = 0.5", _ASSERTS.format("ACC_MIN"))
+    text += "\n\n@pytest.mark.skip(reason='not here')\ndef test_later():\n    pass\n"
+    project = repository(tmp_path / "repo", monkeypatch, Form("tests/test_a.py", text, {}))
+
+    proposed = init(project, [], "ours", Asked(run=True))
+
+    (note,) = [note for note in proposed.notes if "halts" in note]
+    assert "test_later" in note and "skipped" in note
+    assert "fix the test file" in str(proposed.next) and "start_run" not in str(proposed.next)
+
+
 _MEASURES = "import random\n{}\n\n\ndef test_a(tune_record):\n    acc = random.uniform(0.8, 0.9)\n{}"
 _ASSERTS = "    tune_record('acc', acc)\n    assert acc >= {}\n"
 

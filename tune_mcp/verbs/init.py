@@ -97,6 +97,7 @@ def init(project: Project, tests: Sequence[str], model: str, asked: Asked | None
         return _reply(plan, path, without_gpu, written=False, run_id=None)
     runs: list[str] = []
     unreached: dict[str, _Unreached] = {}
+    halting: dict[str, _Unreached] = {}
     files = (path, path.with_name("stages.yaml"))
     before = {file: read_plain(file) if file.exists() else None for file in files}
     try:
@@ -113,7 +114,9 @@ def init(project: Project, tests: Sequence[str], model: str, asked: Asked | None
                 plan = replace(plan, tests=(*plan.tests[:number], found, *plan.tests[number + 1 :]))
                 after = (_provisional(one) for one in plan.tests[number + 1 :])
                 _write(project, path, replace(plan, tests=(*plan.tests[: number + 1], *after)))
-                _closed(project, runs[-1], found)
+                halt = _closed(project, runs[-1], found)
+                if halt and test.name not in unreached:
+                    halting[test.name] = halt
         _write(project, path, plan)
     except BaseException:
         if runs:
@@ -121,7 +124,8 @@ def init(project: Project, tests: Sequence[str], model: str, asked: Asked | None
         else:
             _put_back(before)
         raise
-    return _reply(plan, path, without_gpu, written=True, run_id=runs[-1] if runs else None, unreached=unreached)
+    run_id = runs[-1] if runs else None
+    return _reply(plan, path, without_gpu, written=True, run_id=run_id, unreached=unreached, halting=halting)
 
 
 def _put_back(before: Mapping[Path, bytes | None]) -> None:
@@ -251,18 +255,26 @@ def _no_gpu(test: str) -> str:
     return f"if {test} needs no GPU, write {test}: 0 below gpus_per_test in config.yaml"
 
 
-def _closed(project: Project, run_id: str, plan: TestPlan) -> None:
-    """Let the run take its values from where they are now known to be, or end it: a halt would block the next."""
+def _closed(project: Project, run_id: str, plan: TestPlan) -> _Unreached | None:
+    """Let the run take its values from where they are now known to be, or end it: a halt would block the next.
+
+    Returns why it halts although every value has a place.
+    """
     if state.conclude(project.run(run_id)).state not in (state.RunState.HALTED, state.RunState.EXHAUSTED):
-        return
+        return None
     if plan.complete:
         try:
             resume_run(project, run_id)
             _measured(project, run_id)
         except Refusal:
             pass
-    if state.conclude(project.run(run_id)).state in (state.RunState.HALTED, state.RunState.EXHAUSTED):
+    run, found = project.run(run_id), None
+    now = state.conclude(run)
+    if now.state in (state.RunState.HALTED, state.RunState.EXHAUSTED):
+        of_values = now.record is None or now.record.halt is None or now.record.halt.rule.startswith("HLT")
+        found = _ended(run, plan) if plan.complete and not of_values else None
         stop_run(project, run_id, "init has seen what it leaves")
+    return found
 
 
 def _reply(
@@ -273,8 +285,9 @@ def _reply(
     written: bool,
     run_id: str | None,
     unreached: Mapping[str, _Unreached] | None = None,
+    halting: Mapping[str, _Unreached] | None = None,
 ) -> InitReply:
-    unreached = unreached or {}
+    unreached, halting = unreached or {}, halting or {}
     limits = [(test, limit) for test in plan.tests for limit in test.limits]
     missing = [
         f"{limit.metric} ({test.name}: {limit.source}): "
@@ -296,12 +309,17 @@ def _reply(
         for test, limit in limits
     )
     elsewhere = [test.name for test in plan.tests if test.name in unreached and test.complete]
-    steps = [one.step for one in unreached.values()] if run_id else [_no_gpu(name) for name in without_gpu]
+    steps = (
+        [one.step for one in (*unreached.values(), *halting.values())]
+        if run_id
+        else [_no_gpu(name) for name in without_gpu]
+    )
     notes = [f"this machine has no GPU, and each launch of {name} takes one: {_no_gpu(name)}" for name in without_gpu]
     notes += [
         f"no test of {name} was measured, so its places are as its code says: {unreached[name].why}"
         for name in elsewhere
     ]
+    notes += [f"a run of {name} halts: {one.why}" for name, one in halting.items()]
     return InitReply(
         model=plan.model,
         path=str(path),
@@ -311,7 +329,7 @@ def _reply(
         missing=tuple(missing),
         notes=(*plan.problems, *(line for test in plan.tests for line in test.notes), *notes),
         run_id=run_id,
-        next=_next(plan, written=written, run=run_id is not None, unreached=bool(unreached), steps=steps),
+        next=_next(plan, written=written, run=run_id is not None, unreached=bool(unreached or halting), steps=steps),
     )
 
 
