@@ -104,6 +104,22 @@ def test_an_attempt_that_was_ended_from_outside_is_tried_again_and_charged(
     assert reason in found.reason
 
 
+@pytest.mark.rule("XPY-06")
+@pytest.mark.parametrize("rc", [2, 3, 4, 5])
+def test_a_pytest_that_says_why_it_broke_off_is_no_crash(rc: int) -> None:
+    found = verdict(ended(pytest_rc=rc, guard={"finished": False, "executed": IDS[:1]}, stages=speed(problems=LOST)))
+
+    assert isinstance(found, Stop) and found.halt.rule == "XPY-06"
+
+
+@pytest.mark.parametrize(("rc", "shown"), [(-1, False), (129, True)])
+def test_the_exit_code_of_a_signal_is_shown_where_a_shell_made_one(rc: int, shown: bool) -> None:
+    found = verdict(ended(pytest_rc=rc, guard={"finished": False}, stages=speed(problems=LOST)))
+
+    assert isinstance(found, Again) and "signal 1 (SIGHUP)" in found.reason
+    assert ("(exit code 129)" in found.reason, "(exit code" in found.reason) == (shown, shown)
+
+
 @pytest.mark.rule("XPY-06", "RTY-03")
 def test_a_pytest_that_ends_silently_in_the_middle_twice_halts() -> None:
     silent = ended(pytest_rc=0, guard={"finished": False}, stages=speed(problems=LOST))
@@ -200,6 +216,9 @@ def test_a_commit_that_moved_halts_even_when_everything_else_is_well() -> None:
     assert isinstance(found, Stop)
     assert (found.halt.code, found.halt.rule) == ("COMMIT_MOVED", "SES-11")
     assert "or put the tree back (a commit that " in found.halt.next, "the last alternative is what a resume follows"
+    by_a_test = verdict(ended(key="tune.r.test_x_ci.r2.a3", moved="a.txt is another one", way_out="name it"))
+    assert isinstance(by_a_test, Stop) and by_a_test.halt.next.startswith("name it; if somebody else wrote it, ")
+    assert by_a_test.halt.message == "while test_x_ci run 2 attempt 3 ran: a.txt is another one"
 
 
 @pytest.mark.rule("HLT-01", "GAP-08", "STR-17", "HLT-05", "XPY-04")
@@ -235,8 +254,8 @@ def test_a_file_that_did_not_run_whole_halts_even_with_every_number(
 ) -> None:
     found = verdict(ended(pytest_rc=rc, guard=guard, stages=speed(problems=problems)))
 
-    assert isinstance(found, Stop)
-    assert found.halt.rule == "XPY-06" and why in found.halt.message
+    assert isinstance(found, Stop) and not found.quarantined
+    assert found.halt.rule == "XPY-06" and why in found.halt.message and not found.halt.message.endswith(": ")
 
 
 @pytest.mark.rule("SMP-06", "SMP-01", "STR-14")
@@ -428,6 +447,24 @@ def test_an_error_that_is_no_assertion_is_not_recorded_as_a_threshold() -> None:
 
 
 @pytest.mark.rule("RTY-04")
+@pytest.mark.parametrize(
+    ("guard", "reason"),
+    [
+        ({}, "it hung"),
+        (
+            failed("call", "AssertionError", "x"),
+            f"failed_assertion (1 test failed: {IDS[1]}: AssertionError: x); it hung",
+        ),
+    ],
+)
+def test_a_session_that_had_to_be_ended_after_its_tests_says_so_beside_a_failure(
+    guard: dict[str, Any], reason: str
+) -> None:
+    facts = {"stopped_by": "exit", "stop_reason": "it hung", "pytest_rc": -9}
+    assert verdict(ended(guard={"exitstatus": int(bool(guard)), **guard}, **facts)) == Keep(reason)
+
+
+@pytest.mark.rule("RTY-04")
 def test_a_red_teardown_after_every_number_is_kept_under_its_own_name() -> None:
     found = verdict(ended(pytest_rc=1, guard=failed("teardown")))
     assert found == Keep("teardown_error (1 test failed after they had measured)")
@@ -514,6 +551,24 @@ def test_a_start_that_fails_alike_in_all_tries_of_a_pass_halts(start: Callable[[
     assert last.halt.message.startswith("4 launches in a row failed alike, and none measured anything: ")
 
 
+def two_failed(when: str, second: str, **facts: Any) -> dict[str, Any]:
+    """Two failed phases; the second one's exception is another one each time."""
+    one, other = failed(when, "OSError", "a", IDS[0]), failed(when, second, "b", IDS[1])
+    return {"failed": IDS, "failures": (*one["failures"], *other["failures"]), **facts}
+
+
+@pytest.mark.rule("RTY-01", "XPY-06")
+def test_the_first_failure_tells_whether_two_attempts_failed_alike() -> None:
+    starts = judged(*[started_badly(guard=two_failed("setup", f"Error{k}")) for k in range(MAX_TRIES)])
+    ends = [ended(pytest_rc=1, guard=two_failed("call", f"Error{k}"), stages=NO_FILE) for k in range(2)]
+
+    assert isinstance(starts[-1], Stop) and isinstance(judged(*ends)[-1], Stop)
+    other = ended(pytest_rc=1, guard=two_failed("call", "Error0"), stages=NO_FILE)
+    named = [one.model_copy(update={"nodeid": "t.py::test_c"}) for one in other.guard.failures[:1]]
+    elsewhere = other.guard.model_copy(update={"failures": (*named, *other.guard.failures[1:])})
+    assert isinstance(judged(ends[0], other.model_copy(update={"guard": elsewhere}))[-1], Again)
+
+
 @pytest.mark.rule("RTY-01", "RTY-03")
 @pytest.mark.parametrize(
     "other",
@@ -579,6 +634,16 @@ def test_the_same_signal_in_the_same_phase_of_the_same_test_in_all_tries_of_a_pa
 def test_kills_that_come_at_different_moments_keep_all_passes(other: AttemptResult | None) -> None:
     same = killed(CALL)
     assert all(isinstance(one, Again) for one in judged(*[same, same, same, other] * 3))
+
+
+@pytest.mark.rule("RTY-01")
+def test_a_failure_tells_where_an_attempt_ended_that_had_measured() -> None:
+    def crash(name: str) -> AttemptResult:
+        guard = {**failed("call", name=name), "executed": IDS[:1]}
+        return ended(pytest_rc=1, stages=speed(), signature="CUDA out of memory: x", guard=guard)
+
+    assert isinstance(judged(*[crash(IDS[0])] * MAX_TRIES)[-1], Stop)
+    assert all(isinstance(one, Again) for one in judged(*[crash(IDS[0]), crash(IDS[1])] * MAX_TRIES))
 
 
 def test_a_kill_of_which_nobody_knows_where_it_came_keeps_all_passes() -> None:

@@ -52,7 +52,7 @@ class Stop:
     """
 
     halt: Halt
-    quarantined: bool = False
+    quarantined: bool
 
 
 Verdict = Keep | Again | Stop
