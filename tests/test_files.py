@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -299,3 +300,23 @@ def test_every_file_that_others_can_write_is_opened_by_one_module() -> None:
     ]
 
     assert [line for line in found if not line.startswith("supervise/guard.py")] == [], "use read_plain and the like"
+
+
+def test_a_file_is_read_whole_also_while_it_grows_and_takes_no_more_room_than_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, asked, opened = tmp_path / "file", list[int](), files.open_plain
+    path.write_bytes(b"begun ")
+
+    class Growing(io.BufferedReader):
+        def read(self, size: int | None = -1) -> bytes:
+            if not asked:
+                path.write_bytes(b"begun ended")
+            asked.append(size or 0)
+            return super().read(size)
+
+    monkeypatch.setattr(files, "open_plain", lambda path: Growing(opened(path).detach()))
+
+    assert (files.read_plain(path), asked[0]) == (b"begun ended", 7)
+    with pytest.raises(files.NotPlain, match="larger than 0 MiB"):
+        files.read_plain(path, 10)

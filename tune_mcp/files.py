@@ -245,8 +245,11 @@ def open_appending(path: Path) -> io.FileIO:
 def read_plain(path: Path, limit: int = LARGEST_FILE) -> bytes:
     """The bytes of a plain file of at most ``limit`` bytes. Raises ``NotPlain``, or another ``OSError``."""
     with open_plain(path) as stream:
-        data = stream.read(limit + 1) if os.fstat(stream.fileno()).st_size <= limit else b""
-        if (not data and os.fstat(stream.fileno()).st_size > limit) or len(data) > limit:
+        size = os.fstat(stream.fileno()).st_size
+        data = stream.read(size + 1) if size <= limit else b""  # room for ``limit`` costs more than a small file does
+        if len(data) > size:  # it grew meanwhile
+            data += stream.read(limit + 1 - len(data))
+        if max(size, len(data)) > limit:
             raise NotPlain(errno.EFBIG, f"larger than {limit >> 20} MiB", str(path))
     return data
 
