@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from statistics import median
 
 from rich.console import Console
 from rich.table import Table
@@ -40,21 +41,47 @@ class Figure:
         return self.name, ours, f"{beside} ({self.what})", f"{self.ratio:.2f}", f"{self.ceiling:.2f}", verdict
 
 
-def best(work: Callable[[], object], rounds: int = 5) -> float:
-    """Best CPU seconds of ``work`` in this process."""
-    times: list[float] = []
-    for _ in range(rounds):
+def in_turn(*works: Callable[[], float], rounds: int = 7) -> list[float]:
+    """The median of what each of these gives, asked in turn, so that a drift of the machine meets all alike.
+
+    A first round warms caches and does not count.
+    """
+    found = [[work() for work in works] for _ in range(rounds + 1)]
+    return [median(column) for column in zip(*found[1:], strict=True)]
+
+
+def cpu_of(work: Callable[[], object], times: int = 1) -> Callable[[], float]:
+    """CPU seconds of ``work`` in this process, a mean of so many ``times``."""
+
+    def measured() -> float:
         begin = time.process_time()
-        work()
-        times.append(time.process_time() - begin)
-    return min(times)
+        for _ in range(times):
+            work()
+        return (time.process_time() - begin) / times
+
+    return measured
 
 
-def child_cpu(argv: list[str]) -> float:
+def cpu_of_command(argv: list[str]) -> Callable[[], float]:
     """CPU seconds of a command, from the start of its process to the end."""
-    before = children_cpu()
-    subprocess.run(argv, check=False, capture_output=True)
-    return children_cpu() - before
+
+    def measured() -> float:
+        before = children_cpu()
+        subprocess.run(argv, check=True, capture_output=True, env=environment())
+        return children_cpu() - before
+
+    return measured
+
+
+def cpu_now(pid: int) -> float:
+    """CPU seconds of a living process so far, by its own clock of nanoseconds (clock_getcpuclockid)."""
+    return time.clock_gettime((~pid << 3) | 2)
+
+
+def environment() -> dict[str, str]:
+    """Ours, in which Python keeps the bytecode of what it imports, as it does where nobody says otherwise."""
+    unwanted = ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTEST_ADDOPTS")
+    return {name: value for name, value in os.environ.items() if name not in unwanted}
 
 
 def children_cpu() -> float:
@@ -77,5 +104,5 @@ def show(figures: Iterable[Figure], markdown: bool = False) -> int:
             table.add_column(name, no_wrap=True)
         for figure in found:
             table.add_row(*figure.cells())
-        Console(width=150).print(table)
+        Console(width=170).print(table)
     return 0 if all(figure.held for figure in found) else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import fcntl
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from figure import Figure, best, child_cpu, show
+from figure import Figure, cpu_of, cpu_of_command, in_turn, show
 
 from tune_mcp import run_dir
 from tune_mcp.config.lanes import Lane, Placement
@@ -29,11 +30,12 @@ from tune_mcp.verbs.tail_pytest import tail_pytest
 
 SHA = "0" * 40
 COLD = """
-import json, pathlib, pydantic, sys
+import json, pathlib, sys
+from pydantic import BaseModel
 for path in pathlib.Path(sys.argv[1]).glob("*/run*.json"):
     json.loads(path.read_bytes())
 """
-"""The least that a new process has to do for an audit."""
+"""The least that a new process does that reads a run with pydantic at hand: `import pydantic` alone loads little."""
 
 
 def figures() -> Iterator[Figure]:
@@ -74,35 +76,52 @@ def discovered(repo: Path) -> Iterator[Figure]:
     stages = discover(project, "many", write=False).stages
     if len(stages) != 28:
         raise RuntimeError(f"discover found {len(stages)} stages instead of 28")
-    ours = best(lambda: discover(project, "many", write=False))
-    parsed = best(lambda: [ast.parse(file.read_bytes()) for file in files])
-    yield Figure("discover of 14 test files, 28 stages, CPU", ours, parsed, "s", "ast.parse of each", 12.0, 3)
+    yield discovering("discover of 14 test files, 28 stages, CPU", project, "many", files)
 
 
 def discovered_in(repo: Path, model: str) -> Iterator[Figure]:
     """discover over a real checkout, nothing written."""
     project = Project.resolve(Options(repo=repo))
     stages = discover(project, model, write=False).stages
-    ours = best(lambda: discover(project, model, write=False))
-    yield Figure(f"discover {model}, {len(stages)} stages, CPU", ours, 1.0, "s", "the floor", 1.0, 3)
+    files = [repo / name for name in sorted({stage.test for stage in project.places.stages(model).values()})]
+    yield discovering(f"discover {model}, {len(stages)} stages, CPU", project, model, files)
+
+
+def discovering(name: str, project: Project, model: str, files: list[Path]) -> Figure:
+    """discover beside the parsing of the test files alone."""
+    ours, parsed = in_turn(
+        cpu_of(lambda: discover(project, model, write=False)),
+        cpu_of(lambda: [ast.parse(file.read_bytes()) for file in files]),
+    )
+    return Figure(name, ours, parsed, "s", "ast.parse of each", 21.5, 3)
 
 
 def large(run: RunDir, size: str) -> Iterator[Figure]:
     project = Project.resolve(Options(repo=run.repo_root))
     files = sorted(run.path.glob("*/run*.json"))
-    parsed = best(lambda: [json.loads(file.read_bytes()) for file in files])
-    audited = best(lambda: strict_audit(project, run.run_id))
-    told = best(lambda: status(project, run.run_id))
-    yield Figure(f"strict_audit of {size} cells, CPU", audited, parsed, "s", "json.loads of each", 4.5)
+    audited, told, parsed = in_turn(
+        cpu_of(lambda: strict_audit(project, run.run_id)),
+        cpu_of(lambda: status(project, run.run_id)),
+        cpu_of(lambda: [json.loads(file.read_bytes()) for file in files]),
+    )
+    yield Figure(f"strict_audit of {size} cells, CPU", audited, parsed, "s", "json.loads of each", 5.0)
     yield Figure(f"status of {size} cells, CPU", told, parsed, "s", "json.loads of each", 5.0)
     verb = [sys.executable, "-m", "tune_mcp", "audit", run.run_id, "--repo", str(run.repo_root)]
-    bare = [sys.executable, "-c", COLD, str(run.path)]
-    cold, beside = (min(child_cpu(argv) for _ in range(3)) for argv in (verb, bare))
-    yield Figure(f"strict_audit of {size} cells in a new process, CPU", cold, beside, "s", "pydantic, json.loads", 4.5)
-    looked = best(lambda: [stamps(run) for _ in range(100)]) / 100
-    yield Figure(
-        f"a look of a waiting status at {size} cells, CPU", looked * 1e3, told * 1e3, "ms", "a status", 0.02, 3
-    )
+    cold, beside = in_turn(cpu_of_command(verb), cpu_of_command([sys.executable, "-c", COLD, str(run.path)]))
+    yield Figure(f"strict_audit of {size} cells in a new process, CPU", cold, beside, "s", "pydantic, json.loads", 4.3)
+    run.supervisor_lock.touch()
+    looked, least = in_turn(cpu_of(lambda: stamps(run), 200), cpu_of(lambda: plain_look(run), 200))
+    name = f"a look of a waiting status at {size} cells, CPU"
+    yield Figure(name, looked * 1e3, least * 1e3, "ms", "its system calls", 1.4, 3)
+
+
+def plain_look(run: RunDir) -> None:
+    """The test of a lock and a look at two folder entries, without anything around them."""
+    handle = os.open(run.supervisor_lock, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    os.close(handle)
+    os.stat(run.supervisor)
+    os.stat(run.events)
 
 
 def huge_log(run: RunDir) -> Iterator[Figure]:
@@ -116,10 +135,9 @@ def huge_log(run: RunDir) -> Iterator[Figure]:
             log.truncate(size)
             log.seek(size)
             log.write(last)
-    small, huge = (
-        best(lambda repeat=repeat: tail_pytest(project, run.run_id, 100, repeat=repeat), 30) for repeat in (1, 2)
-    )
-    yield Figure("tail_pytest of a 2 GB log, CPU", huge * 1000, small * 1000, "ms", "of a 400 kB log", 1.5)
+    pages = (cpu_of(lambda repeat=repeat: tail_pytest(project, run.run_id, 100, repeat=repeat)) for repeat in (1, 2))
+    small, huge = in_turn(*pages, rounds=30)
+    yield Figure("tail_pytest of a 2 GB log, CPU", huge * 1000, small * 1000, "ms", "of a 400 kB log", 1.25)
 
 
 def large_run(root: Path, stages: int, repeats: int, lanes: int = 0) -> RunDir:

@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from figure import Figure, child_cpu, children_cpu, show
-from reading import large_run
+from figure import Figure, children_cpu, cpu_of_command, environment, in_turn, show
+from reading import COLD, large_run
 
 HELLO = """
 from mcp.server import MCPServer
@@ -27,38 +27,41 @@ INITIALIZE = {
     "params": {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "bench", "version": "0"}},
 }
 
-READING_VERB_S = 0.2
-"""A person at a terminal should not wait for an interpreter that imports a protocol."""
+VERBS = {"status": 3.0, "status RUN": 3.1, "audit RUN": 3.1, "tail RUN --once": 2.9}
+"""Verbs that read a run, each with its ceiling: a person at a terminal waits for them."""
 
 
-def figures(rounds: int = 5) -> Iterator[Figure]:
+def figures() -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         cwd = Path(folder)
         subprocess.run(["git", "init", "-q", folder], check=True)
         (cwd / "hello.py").write_text(HELLO)
         ours, hello = [sys.executable, "-m", "tune_mcp", "serve"], [sys.executable, str(cwd / "hello.py")]
-        pairs = [(served(ours, cwd), served(hello, cwd)) for _ in range(rounds)]
-        cpu, least = min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)
+        cpu, least = in_turn(lambda: served(ours, cwd), lambda: served(hello, cwd))
         yield Figure("server start, CPU", cpu, least, "s", "SDK hello world", 1.15)
-        memory, least = peak(ours, cwd), peak(hello, cwd)
+        memory, least = in_turn(lambda: peak(ours, cwd), lambda: peak(hello, cwd), rounds=1)
         yield Figure("server start, memory", memory, least, "MiB", "SDK hello world", 1.25, digits=0)
     verb, bare = [sys.executable, "-m", "tune_mcp", "--version"], [sys.executable, "-c", "import argparse"]
-    pairs = [(child_cpu(verb), child_cpu(bare)) for _ in range(rounds)]
-    cpu, least = min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)
+    cpu, least = in_turn(cpu_of_command(verb), cpu_of_command(bare), rounds=15)
     yield Figure("tune-mcp --version, CPU", cpu, least, "s", "import argparse", 3.0, digits=3)
     with tempfile.TemporaryDirectory() as folder:
         run = large_run(Path(folder), stages=7, repeats=5)
-        for verb in ("status", f"status {run.run_id}", f"audit {run.run_id}", f"tail {run.run_id} --once"):
-            told = [sys.executable, "-m", "tune_mcp", *verb.split(), "--repo", folder]
-            cpu = min(child_cpu(told) for _ in range(2 * rounds))
-            name = verb.replace(run.run_id, "RUN")
-            yield Figure(f"tune-mcp {name}, 7 × 5 cells, CPU", cpu, READING_VERB_S, "s", "the floor", 1.0, 3)
+        verbs = [
+            [sys.executable, "-m", "tune_mcp", *verb.replace("RUN", run.run_id).split(), "--repo", folder]
+            for verb in VERBS
+        ]
+        bare = [sys.executable, "-c", COLD, str(run.path)]
+        least, *cpus = in_turn(*map(cpu_of_command, [bare, *verbs]), rounds=11)
+        for (verb, ceiling), cpu in zip(VERBS.items(), cpus, strict=True):
+            yield Figure(f"tune-mcp {verb}, 7 × 5 cells, CPU", cpu, least, "s", "pydantic, json.loads", ceiling, 3)
 
 
 def served(argv: list[str], cwd: Path) -> float:
     """CPU seconds of a server that answers one initialize and ends with its input."""
     before = children_cpu()
-    child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=cwd)
+    child = subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=cwd, env=environment()
+    )
     answer, _ = child.communicate((json.dumps(INITIALIZE) + "\n").encode(), timeout=60)
     if b"serverInfo" not in answer:
         raise RuntimeError(f"{argv} gave no answer")
@@ -75,7 +78,7 @@ def peak(argv: list[str], cwd: Path) -> float:
     )
     done = subprocess.run(
         [sys.executable, "-c", program, json.dumps(INITIALIZE), *argv],
-        capture_output=True, text=True, check=True, cwd=cwd,
+        capture_output=True, text=True, check=True, cwd=cwd, env=environment(),
     )  # fmt: skip
     return float(done.stdout)
 

@@ -8,35 +8,39 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
 import psutil
-from figure import Figure, best, children_cpu, show
+from figure import Figure, children_cpu, cpu_now, cpu_of, environment, in_turn, show
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 import toy
 
+from tune_mcp.config import signatures
 from tune_mcp.run_dir import RunDir
 from tune_mcp.session import provenance, state
 from tune_mcp.supervise import loaded, loaded_comparison
 from tune_mcp.supervise.job import read_job
 from tune_mcp.supervise.processes import become_subreaper
 from tune_mcp.verbs.project import Project
-from tune_mcp.verbs.stop_run import stop_run
 
 LAUNCHES = 15
-MORE_CPU_S = 0.3
-"""What a launch may cost more for all that is compared before and after it."""
+CPU_LAUNCHES = 8
 MODULES = 5000
-LOUD_S = 20
+LOUD_S = 30
+CRASHES = 8
+LOOK_EVERY_S = 0.25
+"""So often the runner looks at the log, and so does the plain loop beside it."""
 HUGE = 2 * 2**30
 LIMIT_S = 30
 """Within this a hanging pytest is stopped by its own limit, should nobody see that it crashed."""
@@ -56,25 +60,38 @@ sys.exit(1)
 """
 """A server that says why it dies, while the test waits for its answer."""
 CRASH = f"""import subprocess, sys
-    subprocess.Popen([sys.executable, "-c", {SERVER!r}, str(STATE / "crashed")])
-    time.sleep(600)"""
+    if not (STATE / f"crashed{{repeat()}}").exists():
+        subprocess.Popen([sys.executable, "-c", {SERVER!r}, str(STATE / f"crashed{{repeat()}}")])
+        time.sleep(600)"""
+"""In each repeat's first attempt."""
+TAIL = f"""
+import os, sys, time
+words = [word.encode() for word in sys.argv[2:]]
+with open(sys.argv[1], "rb") as log:
+    while True:
+        data = log.read()
+        found = [word for word in words if word in data]
+        time.sleep({LOOK_EVERY_S})
+"""
+"""A loop that reads what was appended to a log, and looks in it for words."""
 
 
 def figures() -> Iterator[Figure]:
     yield from launches()
     yield from loaded_files()
-    yield crash()
+    yield crashes()
     yield cpu()
     yield from memory()
 
 
 @contextmanager
-def project(code: str) -> Iterator[Project]:
+def project(code: str) -> Generator[Project]:
     """The toy repository whose second test does ``code``, on a machine of its own as far as locks go."""
     source = toy.toy_source().replace("def test_speed(results):\n", f"def test_speed(results):\n    {code}\n")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TUNE_LOCK_DIR"] = f"{folder}/lock"
-        config = toy.CONFIG | {"timeout_s": {"test_toy_ci.py": float(LIMIT_S + LOUD_S)}}
+        limits = {"test_toy_ci.py": float(LIMIT_S + LOUD_S)}
+        config = toy.CONFIG | {"timeout_s": limits, "pytest_extra_args": {}}  # pytest as the plain loop starts it
         yield toy.make_toy(Path(folder) / "repo", test_source=source, config=config)
 
 
@@ -86,29 +103,36 @@ def at_rest(run: RunDir) -> bool:
 
 
 def launches() -> Iterator[Figure]:
-    """One run between two halves of the plain loop, so that a drift of the machine meets both.
+    """A run whose launches take turns with those of the plain loop: each waits in its fixture while the other works.
 
     Seconds are medians of a launch: one that a neighbour slowed down says nothing. CPU is that of the supervisor with
     everything below it; a run of one launch is taken off, so start and precheck are not in it.
     """
     become_subreaper()  # the supervisor falls to us when its launcher has gone, and is reaped with its usage
     with project("time.sleep(1)") as made:
-        loop(made, 1)  # caches get warm
-        plain = loop(made, LAUNCHES // 2)
-        begin = time.time()
-        run, many = whole_run(made, LAUNCHES)
+        loop(made, LAUNCHES + 1, 1)  # caches get warm
+        for repeat in range(1, LAUNCHES + 1):
+            toy.hold(made, repeat)
+        begin, beside, held = time.time(), list[tuple[float, float]](), list[float]()
+        run = toy.start(made, LAUNCHES)
+        for repeat in range(1, LAUNCHES + 1):
+            toy.wait_for(lambda repeat=repeat: toy.launches(made, repeat), what="the next pytest")
+            since = (toy.state_folder(made) / f"launched{repeat}").stat().st_mtime
+            beside += loop(made, LAUNCHES + repeat, 1)
+            toy.let_go(made, repeat)
+            held.append(time.time() - since)
+        toy.wait_for(lambda: at_rest(run), 60, "the end of the run")
         made_at = [(run.attempt(toy.TEST_KEY, k, 1) / "job.json").stat().st_mtime for k in range(1, LAUNCHES + 1)]
         end = run.events.stat().st_mtime
-        plain += loop(made, LAUNCHES - LAUNCHES // 2)
-        _, one = whole_run(made, 1)
-    ours = median(after - before for before, after in pairwise([*made_at, end]))
-    beside, plain_cpu = median(wall for wall, _ in plain), median(cpu for _, cpu in plain)
-    cpu = (many - one) / (LAUNCHES - 1)
-    what = "plain pytest loop"
-    yield Figure(f"a launch of a one-second test, median of {LAUNCHES}", ours, beside, "s", what, 1.10)
-    yield Figure(f"{LAUNCHES} of them with start_run and precheck", end - begin, beside * LAUNCHES, "s", what, 1.15)
-    yield Figure("CPU of a launch", cpu, plain_cpu, "s CPU", what, 1.0 + MORE_CPU_S / plain_cpu)
-    yield Figure("of it ours", cpu - plain_cpu, MORE_CPU_S, "s CPU", "what a launch may cost more", 1.0)
+        (_, one), (_, many) = whole_run(made, 1), whole_run(made, CPU_LAUNCHES)
+    walls = [after - before - waited for (before, after), waited in zip(pairwise([*made_at, end]), held, strict=True)]
+    plain_walls, plain_cpus = zip(*beside, strict=True)
+    name, what = f"a launch of a one-second test, median of {LAUNCHES}", "plain pytest loop"
+    yield Figure(name, median(walls), median(plain_walls), "s", what, 1.3)
+    whole = end - begin - sum(held)
+    yield Figure(f"{LAUNCHES} of them with start_run and precheck", whole, sum(plain_walls), "s", what, 1.3)
+    cpu = (many - one) / (CPU_LAUNCHES - 1)
+    yield Figure("CPU of a launch", cpu, median(plain_cpus), "s CPU", what, 1.55)
 
 
 def whole_run(made: Project, repeats: int) -> tuple[RunDir, float]:
@@ -146,6 +170,8 @@ def loaded_files() -> Iterator[Figure]:
         (job.folder / loaded.LISTED_FILE).write_text(json.dumps(listed))
         tree = provenance.read(repo)
 
+        files = [*site.glob("*.py"), *site.glob("*/RECORD")]
+
         def launch() -> None:
             loaded_comparison.before_launch(job)
             record, found = loaded_comparison.after_launch(job, tree, time.time_ns())
@@ -154,44 +180,81 @@ def loaded_files() -> Iterator[Figure]:
             loaded.store(job, record)
             shutil.copyfile(job.folder / loaded.RECORD_FILE, run.loaded)
 
-        begin = time.process_time()
-        launch()
-        first, allowed = time.process_time() - begin, "what a launch may cost more"
-        yield Figure("5,000 imported files, first launch", first, MORE_CPU_S, "s CPU", allowed, 1.0)
-        yield Figure("the same, every later launch", best(launch), MORE_CPU_S, "s CPU", allowed, 1.0)
+        def first_launch() -> None:
+            run.loaded.unlink(missing_ok=True)
+            launch()
+
+        first, hashed = in_turn(cpu_of(first_launch), cpu_of(lambda: [sha256(one.read_bytes()) for one in files]))
+        yield Figure(f"{MODULES:,} imported files, first launch", first, hashed, "s CPU", "sha256 of each", 2.3)
+        later, looked = in_turn(cpu_of(launch), cpu_of(lambda: [one.stat() for one in files]))
+        yield Figure("the same, every later launch", later, looked, "s CPU", "stat of each", 7.0)
 
 
-def loop(made: Project, count: int) -> list[tuple[float, float]]:
-    """Seconds and CPU seconds of each of ``count`` plain launches with the same options and a log each."""
+def loop(made: Project, first: int, count: int) -> list[tuple[float, float]]:
+    """Seconds and CPU seconds of each of ``count`` plain launches, numbered from ``first``."""
     folder = Path(tempfile.mkdtemp(dir=toy.state_folder(made)))
-    unwanted = ("PYTHONDONTWRITEBYTECODE", "PYTEST_ADDOPTS")
-    env = {name: value for name, value in os.environ.items() if name not in unwanted}
     found: list[tuple[float, float]] = []
-    for number in range(1, count + 1):
-        command = [sys.executable, "-m", "pytest", toy.TEST_FILE, "-v", "-s", f"--basetemp={folder}/basetemp{number}"]
+    for number in range(first, first + count):
         begin, before = time.monotonic(), children_cpu()
-        with (folder / f"run{number}.log").open("wb") as log:
-            subprocess.run(
-                command, cwd=made.repo_root, stdout=log, stderr=subprocess.STDOUT, check=True,
-                env=env | {"TUNE_GUARD_RECORD": f"{folder}/guard_run{number}"},
-            )  # fmt: skip
+        if code := plain(made, folder, number).wait():
+            raise RuntimeError(f"pytest ended with {code}")
         found.append((time.monotonic() - begin, children_cpu() - before))
     return found
+
+
+def plain(made: Project, folder: Path, number: int) -> subprocess.Popen[bytes]:
+    """pytest as a shell script would start it, with the options of a launch and a log of its own in the folder.
+
+    In a session of its own as the supervisor has, since kernels share processor time between sessions first.
+    """
+    command = [sys.executable, "-m", "pytest", toy.TEST_FILE, "-v", "-s", f"--basetemp={folder}/basetemp{number}"]
+    with (folder / f"run{number}.log").open("wb") as log:
+        return subprocess.Popen(
+            command, cwd=made.repo_root, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            env=environment() | {"TUNE_GUARD_RECORD": f"{folder}/guard_run{number}"},
+        )  # fmt: skip
 
 
 # ---- from the crash line to the stop ----------------------------------------------------------------------------
 
 
-def crash() -> Figure:
+def crashes() -> Figure:
+    """Until pytest is gone, in turn with a loop that looks for the line as often, and interrupts pytest at once.
+
+    While that one works, the second attempt of the run's repeat waits in its fixture.
+    """
     with project(CRASH) as made:
-        run = toy.start(made, 1)
-        toy.wait_for((toy.state_folder(made) / "crashed").exists, what="the crash line")
-        (pid,) = toy.launches(made, 1)
-        toy.wait_for(lambda: not psutil.pid_exists(pid), LIMIT_S + LOUD_S + 60, "the end of pytest")
-        seconds = time.time() - float((toy.state_folder(made) / "crashed").read_text())
-        stop_run(made, run.run_id, "measured")
+        run, found, beside = toy.start(made, CRASHES), list[float](), list[float]()
+        for repeat in range(1, CRASHES + 1):
+            line = toy.state_folder(made) / f"crashed{repeat}"
+            toy.wait_for(line.exists, 60, "the crash line")
+            toy.hold(made, repeat)
+            pid = toy.launches(made, repeat)[0]
+            toy.wait_for(lambda pid=pid: not psutil.pid_exists(pid), LIMIT_S + LOUD_S + 60, "the end of pytest")
+            found.append(since(line))
+            toy.wait_for(lambda repeat=repeat: len(toy.launches(made, repeat)) > 1, 60, "the second attempt")
+            beside.append(interrupted(made, CRASHES + repeat))
+            toy.let_go(made, repeat)
         toy.wait_for(lambda: at_rest(run), 90, "the end of the run")
-    return Figure("crash line to stop", seconds, 1.0, "s", "floor", 1.0)
+    return Figure(
+        f"crash line to stop, median of {CRASHES}", median(found), median(beside), "s", "plain loop, SIGINT", 1.7
+    )
+
+
+def interrupted(made: Project, number: int) -> float:
+    """Seconds from the crash line to the end of a plain pytest that is interrupted at it."""
+    folder = toy.state_folder(made)
+    child = plain(made, folder, number)
+    while b"CUDA out of memory" not in (folder / f"run{number}.log").read_bytes():
+        time.sleep(LOOK_EVERY_S)
+    child.send_signal(signal.SIGINT)
+    child.wait()
+    return since(folder / f"crashed{number}")
+
+
+def since(line: Path) -> float:
+    """Seconds since the server wrote down when it printed its last line."""
+    return time.time() - float(line.read_text())
 
 
 # ---- CPU and memory ---------------------------------------------------------------------------------------------
@@ -207,22 +270,35 @@ def ours(run: RunDir) -> list[psutil.Process]:
 
 
 def cpu() -> Figure:
-    """While pytest prints about 1 MB/s; what the writer itself takes does not count."""
+    """While pytest prints about 1 MB/s; what the writer itself takes does not count.
 
-    def used(processes: list[psutil.Process]) -> float:
-        return sum(sum(process.cpu_times()[:2]) for process in processes)
-
+    Beside them a loop follows the same log as often as the runner does, and looks for the same words.
+    """
     with project(LOUD) as made:
         run = toy.start(made, 1)
         log = run.log(toy.TEST_KEY, 1)
         toy.wait_for(lambda: log.exists() and log.stat().st_size > 10_000, what="the first lines")
-        processes = ours(run)
-        begin, before, size = time.monotonic(), used(processes), log.stat().st_size
-        time.sleep(LOUD_S - 4)
-        seconds, spent, grown = time.monotonic() - begin, used(processes) - before, log.stat().st_size - size
+        rules = signatures.rules()
+        words = {word for one in rules.fatal + rules.suspicious for word in one.words}
+        tail = subprocess.Popen(
+            [sys.executable, "-c", TAIL, str(log), *sorted(words)], env=environment(), start_new_session=True
+        )
+        try:
+            toy.wait_for(lambda: cpu_now(tail.pid) > 0, what="the loop")
+            time.sleep(1)  # what it costs to start does not count
+            pids = [process.pid for process in ours(run)]
+            begin, size = time.monotonic(), log.stat().st_size
+            before, plain_before = sum(map(cpu_now, pids)), cpu_now(tail.pid)
+            time.sleep(LOUD_S - 10)
+            seconds, grown = time.monotonic() - begin, log.stat().st_size - size
+            spent, plain_spent = sum(map(cpu_now, pids)) - before, cpu_now(tail.pid) - plain_before
+        finally:
+            tail.kill()
+            tail.wait()
         toy.wait_for(lambda: at_rest(run), 90, "the end of the run")
-    rate = grown / seconds / 1e6
-    return Figure(f"supervisor + runner, log grows {rate:.1f} MB/s", spent / seconds * 100, 1.0, "% CPU", "floor", 1.0)
+    name = f"supervisor + runner, log grows {grown / seconds / 1e6:.1f} MB/s"
+    mine, plain_ones = (100 * one / seconds for one in (spent, plain_spent))
+    return Figure(name, mine, plain_ones, "% CPU", "follow and search it", 1.2)
 
 
 def memory() -> Iterator[Figure]:

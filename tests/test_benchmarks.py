@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,19 @@ def test_a_figure_over_its_ceiling_is_told_and_fails_the_benchmark(capsys: pytes
     assert (show([good]), show([good, bad]), show([bad], markdown=True)) == (0, 1, 1)
     out = capsys.readouterr().out
     assert out.count("over") == 1 and "| bad | 1.50 s | 1.00 s (floor) | 1.50 | 1.00 |" in out
+
+
+def test_ours_and_what_stands_beside_it_are_measured_in_turn_and_the_first_round_does_not_count() -> None:
+    from figure import in_turn
+
+    asked: list[str] = []
+
+    def measured(name: str, first: float, *later: float) -> Callable[[], float]:
+        values = iter((first, *later))
+        return lambda: (asked.append(name), next(values))[1]
+
+    assert in_turn(measured("ours", 99.0, 1.0, 2.0, 9.0), measured("beside", 99.0, 4.0, 5.0, 3.0), rounds=3) == [2, 4]
+    assert asked == ["ours", "beside"] * 4
 
 
 def test_neighbours_spoil_no_calibration_that_waits_for_them_and_measures_again() -> None:
