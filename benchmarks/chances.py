@@ -237,7 +237,7 @@ def read_history(path: Path = HISTORY) -> list[Past]:
         for row in csv.DictReader(file):
             texts = row["values"].split()
             digits = max(len(text.partition(".")[2]) for text in texts)
-            family = next(name for name in statistics.PRIORS if name == row["family"])
+            family: Family = next(name for name in statistics.PRIORS if name == row["family"])
             series = Series(
                 tuple(float(text) for text in texts),
                 "max" if row["worst"] == "max" else "min",
@@ -284,9 +284,10 @@ def leave_one_out(history: Iterable[Past]) -> LeftOut:
 
 def _leave_out(pasts: Sequence[Past], place: int, found: LeftOut) -> None:
     kept = [_without(one.series, place) for one in pasts]
+    families: set[Family] = {one.family for one in pasts}
     known = {
         family: statistics.prior(family, [s for one, s in zip(pasts, kept, strict=True) if one.family == family])
-        for family in {one.family for one in pasts}
+        for family in families
     }
     speed = [(one.test, [series]) for one, series in zip(pasts, kept, strict=True) if one.family == "speed"]
     share = statistics.slow_share(*statistics.slow_repeats(speed))
@@ -303,7 +304,8 @@ def _leave_out(pasts: Sequence[Past], place: int, found: LeftOut) -> None:
     worst = [[max(line[k] for line in lines) for lines in tests.values()] for k in range(3)]
     every = [line[0] for lines in tests.values() for line in lines]
     failed = any(line[3] for lines in tests.values() for line in lines)
-    found.suites.add(statistics.any_fails(every), *map(statistics.any_fails, worst[1:]), failed)
+    noise, with_slow = (statistics.any_fails(one) for one in worst[1:])
+    found.suites.add(statistics.any_fails(every), noise, with_slow, failed)
 
 
 def _without(series: Series, place: int) -> Series:

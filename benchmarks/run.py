@@ -32,7 +32,7 @@ TOPICS = {
 
 def main() -> int:
     """Measure and print; exit code 1 when a figure is over its ceiling."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     arguments.add_argument("topics", nargs="*", choices=[[], *TOPICS], help="all unless given")
     arguments.add_argument("--markdown", action="store_true", help="the table as docs/reference/benchmarks.md has it")
     arguments.add_argument("--discover", nargs=2, metavar=("REPO", "MODEL"), help="discover alone, over a checkout")
