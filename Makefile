@@ -78,7 +78,7 @@ kills: $(VENV)/.dev ## kill processes of real runs at 205 random moments, 20 on 
 faults: $(VENV)/.dev ## kill runs and edit, copy and delete their files at random, 300 and 1,200 rounds (TUNE_FAULT_SEED=N; an hour)
 	TUNE_FAULT_ROUNDS=$${TUNE_FAULT_ROUNDS:-300} $(BIN)/python -m pytest -q -s tests/faults/test_tampering.py
 
-bench: $(VENV)/.dev ## figures, each as a ratio measured side by side (4 minutes)
+bench: $(VENV)/.dev ## figures, each as a ratio measured side by side (10 minutes and more)
 	$(BIN)/python benchmarks/run.py
 
 chances: $(VENV)/.dev ## whether the printed chances come true: predicted / actual (30 seconds)

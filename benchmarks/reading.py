@@ -93,7 +93,7 @@ def discovering(name: str, project: Project, model: str, files: list[Path]) -> F
         cpu_of(lambda: discover(project, model, write=False)),
         cpu_of(lambda: [ast.parse(file.read_bytes()) for file in files]),
     )
-    return Figure(name, ours, parsed, "s", "ast.parse of each", 21.5, 3)
+    return Figure(name, ours, parsed, "s", "ast.parse of each", 23.0, 3)
 
 
 def large(run: RunDir, size: str) -> Iterator[Figure]:

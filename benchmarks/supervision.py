@@ -130,7 +130,7 @@ def launches() -> Iterator[Figure]:
     name, what = f"a launch of a one-second test, median of {LAUNCHES}", "plain pytest loop"
     yield Figure(name, median(walls), median(plain_walls), "s", what, 1.3)
     whole = end - begin - sum(held)
-    yield Figure(f"{LAUNCHES} of them with start_run and precheck", whole, sum(plain_walls), "s", what, 1.3)
+    yield Figure(f"{LAUNCHES} of them with start_run and precheck", whole, sum(plain_walls), "s", what, 1.4)
     cpu = (many - one) / (CPU_LAUNCHES - 1)
     yield Figure("CPU of a launch", cpu, median(plain_cpus), "s CPU", what, 1.55)
 
