@@ -203,8 +203,8 @@ def _broke_off(reason: str, likeness: Likeness, earlier: tuple[Verdict, ...]) ->
 def _moved(result: AttemptResult) -> Stop:
     """The tree is another one. What was written while pytest ran is most likely a test's work, and can be declared."""
     step = (
-        "stop this run and start a new one on the tree as it is, or put the tree back (a commit that changes only "
-        "tune-mcp's configuration or this plan's thresholds may stay)"
+        "put the tree back (a commit that changes only tune-mcp's configuration or this plan's thresholds may stay; "
+        "for the tree as it is, stop this run and start a new one)"
     )
     message = result.moved
     if result.way_out:
