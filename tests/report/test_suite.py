@@ -76,3 +76,13 @@ def test_unchanged_is_said_of_several_equal_repeats(
     seen = stage.metrics[0].spread.model_copy(update={"n": values, "spread": spread})
 
     assert of(stage, CiGate(), spread=seen).unchanged == unchanged
+
+
+@pytest.mark.parametrize("worst_op", ["max", "min"])
+@pytest.mark.parametrize("sd", [10.0, 400.0, 1e300])
+def test_no_slack_is_advised_where_the_spread_would_need_a_thousandfold(
+    stage: StageFacts, worst_op: str, sd: float
+) -> None:
+    found = of(stage, CiGate(), worst_op=worst_op, chance=FailChance(noise=0.1, with_slow=0.2, sd=sd))
+
+    assert found.gates[0].slack is None

@@ -23,6 +23,9 @@ class CiGate:
     false_alarms: float = 0.01
 
 
+_MOST_SLACK = math.log(1000)
+
+
 def suite(stages: Sequence[StageFacts], noise: Noise, ci: CiGate) -> SuiteFacts:
     """The chance over all tests: within one, throughput and latency are one measurement and the largest decides."""
     tests: dict[str, list[tuple[StageFacts, MetricFacts]]] = {}
@@ -59,13 +62,15 @@ def _gate(test: str, pairs: Sequence[tuple[StageFacts, MetricFacts]], noise: Noi
     series, n = noise.series[(noisy_stage.key, noisy.key)], len(noisy.values)
     enough = noisy.chance.noise <= wished
     margin = 0.0 if noisy.limit_proposed is None else max(0.0, series.loss(noisy.limit_proposed) - max(series.losses()))
-    slack = repeats = None
+    slack = repeats = None  # no slack is named where it would have to be a thousandfold
     if not enough:
         # The formula is for normal noise of a known size: it starts from the slack that would explain the chance above.
         deviations = statistics.slack_for(noisy.chance.noise, n)
         sd = margin / deviations if margin and deviations else noisy.chance.sd
-        upper = math.expm1(statistics.slack_for(wished, n) * sd)
-        slack = (upper if noisy.worst_op == "max" else upper / (1 + upper)) if sd else None
+        exponent = statistics.slack_for(wished, n) * sd
+        if 0 < exponent <= _MOST_SLACK:
+            upper = math.expm1(exponent)
+            slack = upper if noisy.worst_op == "max" else upper / (1 + upper)
         repeats = statistics.repeats_with_slack(wished, deviations)
     return GateFacts(
         test=test,
