@@ -37,6 +37,13 @@ def test_a_plain_tightening_that_every_repeat_passes_raises_no_doubt() -> None:
     assert kinds(worst(0.1, 0.2, 0.3, op="max"), 0.5, gate(HIGH)) == []
 
 
+def test_the_smallest_and_the_largest_numbers_are_judged_like_all_others() -> None:
+    assert kinds(worst(5e-324, 1e-310, op="max"), 0.5, gate(HIGH)) == []
+    assert not other_unit(gate(HIGH), 5e-324)
+    assert kinds(worst(3e25, 4e25), 1.0, gate("assert result['acc'] > LIMIT")) == [DoubtKind.FAILS_REPEATS]
+    assert kinds(worst(-1e308, 1e308), 1e300, gate("assert result['acc'] > LIMIT"))
+
+
 def test_one_repeat_is_a_smoke_run_and_two_are_none() -> None:
     assert kinds(worst(0.7), 0.5, gate(LOW), repeats=1) == [DoubtKind.SMOKE_RUN]
     assert kinds(worst(0.7, 0.7), 0.5, gate(LOW), repeats=2) == []

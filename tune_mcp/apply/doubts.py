@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 from enum import StrEnum
 
 from tune_mcp.config.stages import Number, WorstOp
 from tune_mcp.contract.apply_plan import Direction
 from tune_mcp.discover.assertions import Gate, Unread, UnreadKind
-from tune_mcp.observe.worst import Worst
+from tune_mcp.observe.worst import EXACT, Worst
 from tune_mcp.words import listed
 
 _SPEED = "speed"
@@ -125,9 +125,9 @@ def other_unit(gate: Gate, reference: Number) -> bool:
 
     A small and a large step must agree, so that neither rounding nor a cap is taken for one.
     """
-    if reference == 0:
-        return False
     steps = (abs(reference) / 100, abs(reference))
+    if not all(steps):
+        return False
     slopes = [(gate.limit(reference + step) - gate.limit(reference)) / step for step in steps]
     return all(slope >= _OTHER_UNIT or 0 < slope <= 1 / _OTHER_UNIT for slope in slopes)
 
@@ -138,8 +138,10 @@ def passing_value(worst: Worst, gate: Gate) -> Number | None:
     whole = all(isinstance(value, int) for value in (worst.write_value, *worst.per_run_raw))
     for decimals in (0,) if whole else _DECIMALS:
         step = Decimal(1).scaleb(-decimals)
-        rounded = Decimal(repr(worst.worst_raw)).quantize(step, rounding=loose)
-        for exact in (rounded, rounded + sign * step):
+        with localcontext(prec=EXACT):
+            rounded = Decimal(repr(worst.worst_raw)).quantize(step, rounding=loose)
+            further = rounded + sign * step
+        for exact in (rounded, further):
             candidate: Number = int(exact) if whole else float(exact)
             if all(gate.passes(value, candidate) for value in worst.per_run_raw):
                 return candidate

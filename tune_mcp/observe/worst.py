@@ -10,7 +10,7 @@ from tune_mcp.contract.apply_plan import Direction
 from tune_mcp.contract.strict_audit import Cell
 from tune_mcp.observe.audit import AuditedStage
 
-_EXACT = 700
+EXACT = 700
 """Digits of decimal arithmetic: every float, however large or small, and its decimals (the default holds 28)."""
 
 
@@ -69,7 +69,7 @@ def worst_of_n(audited: AuditedStage, policy: GroupPolicy) -> list[Worst]:
 
 def shown(raw: Number, display: Display) -> float:
     """The number for people: scaled first, then rounded to the display digits (never written to a file)."""
-    with localcontext(prec=_EXACT):
+    with localcontext(prec=EXACT):
         return float(round(Decimal(repr(raw)) * Decimal(repr(display.scale)), display.digits))
 
 
@@ -80,7 +80,7 @@ def write_value(raw: Number, worst: WorstOp, display: Display, policy: GroupPoli
     ``display``: rounded to the display digits unless that would be tighter than observed, then the raw value.
     ``ceil_int``: a count, rounded to the loose side. ``raw``: as observed.
     """
-    with localcontext(prec=_EXACT):
+    with localcontext(prec=EXACT):
         return _rounded(raw, worst, display, policy)
 
 
