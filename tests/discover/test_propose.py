@@ -436,6 +436,41 @@ SHAPES = {
         {"r.json": {"acc": 0.9}},
         "r.json::acc",
     ),
+    "it is written outside of the folders of pytest": (
+        "lib.run(tmp_path)\n    out = run(1)\n    lib.path(name()).write_text(json.dumps(out))\n"
+        "    assert out['acc'] >= ACC_MIN",
+        {"r.json": {"acc": 0.9}},
+        "",
+    ),
+    "it is dumped outside of the folders of pytest": (
+        "lib.run(tmp_path)\n    out = run(1)\n    with open('r.json', 'w') as f:\n        json.dump(out, f)\n"
+        "    assert out['acc'] >= ACC_MIN",
+        {"r.json": {"acc": 0.9}},
+        "",
+    ),
+    "another run is written into the working folder, perhaps the same": (
+        "monkeypatch.chdir(tmp_path)\n    out = run(1)\n    write('r.json', out)\n    with open('r.json', 'w') as f:\n"
+        "        json.dump(run(2), f)\n    assert out['acc'] >= ACC_MIN",
+        {"r.json": {"acc": 0.9}},
+        "",
+    ),
+    "a fixture writes the file again when the test is over": (
+        "again.append(tmp_path)\n    out = run(1)\n    write('r.json', out)\n    assert out['acc'] >= ACC_MIN",
+        {"r.json": {"acc": 0.9}},
+        "",
+    ),
+    "the files of two folders have one name": (
+        "a, b = run(1), run(2)\n    (tmp_path / 'a' / 'r.json').write_text(json.dumps(a))\n"
+        "    (tmp_path / 'b' / 'r.json').write_text(json.dumps(b))\n    assert a['acc'] >= ACC_MIN",
+        {"a/r.json": {"acc": 0.9}, "b/r.json": {"acc": 0.8}},
+        "",
+    ),
+    "a number stands in for it where it fails": (
+        "try:\n        out = run(1)\n    except ValueError:\n        write('r.json', {'acc': 0.0})\n        raise\n"
+        "    write('r.json', out)\n    assert out['acc'] >= ACC_MIN",
+        {"r.json": {"acc": 0.9}},
+        "",
+    ),
     "a loop writes one file again and again": (
         "for r in lib.runs():\n        write('r.json', r)\n        assert r['acc'] >= ACC_MIN",
         {"r.json": {"acc": 0.9}},
@@ -456,7 +491,10 @@ def test_a_place_is_taken_only_where_the_code_shows_that_it_holds_the_compared_v
 ) -> None:
     body, left, taken = SHAPES[shape]
     code = f"import lib\n{RUN}def name():\n    return random.choice(['r.json', 'warm.json'])\nACC_MIN = 0.5\n"
-    code += "def test_acc(tmp_path):\n    def write(file, document):\n"
+    code += "import pytest\n@pytest.fixture\ndef again(tmp_path):\n    yield []\n"
+    code += "    (tmp_path / 'r.json').write_text(json.dumps(run(9)))\n"
+    asked = "".join(f", {one}" for one in ("again", "monkeypatch") if f"{one}." in body)
+    code += f"def test_acc(tmp_path{asked}):\n    def write(file, document):\n"
     code += f"        (tmp_path / file).write_text(json.dumps(document))\n    {body}\n"
 
     found = places(tmp_path, code, {f"test_acc0/{name}": document for name, document in left.items()})

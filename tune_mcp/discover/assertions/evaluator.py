@@ -21,7 +21,6 @@ from tune_mcp.discover.assertions.formula import (
     depends,
     negated,
 )
-from tune_mcp.discover.assertions.left import file_name
 from tune_mcp.discover.assertions.library import reads_only
 from tune_mcp.discover.assertions.objects import (
     MISSING,
@@ -187,7 +186,7 @@ class Evaluator(Statements):
                 self.leaves_behind(Table({given[0]: given[1]}), RECORD_FILE)
         elif last in _FILLS_A_FILE:
             for text in given:
-                self.left_behind.put_into_file(text, file_name(function), repeated=self.repeated())
+                self.left_behind.put_into_file(text, function, repeated=self.repeated())
         elif not reads_only(last):
             self.touches([function.owner, *given])
         self.loses(f"`{name}`", [function, *given])

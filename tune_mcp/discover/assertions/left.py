@@ -31,7 +31,7 @@ class Document:
     """One JSON document: its values by their keys, as they were when ``number`` others had been left.
 
     ``text`` stands for it where it is not in a file (yet). ``doubtful``: the file may be written again, by a loop or by
-    code that is not followed.
+    code that is not followed, or may not be below a folder of pytest.
     """
 
     values: dict[Keys, Value]
@@ -70,14 +70,14 @@ class LeftBehind:
 
     documents: list[Document] = field(default_factory=list[Document])
 
-    def put_into_file(self, given: Value, file: str, *, repeated: bool) -> None:
+    def put_into_file(self, given: Value, path: Value, *, repeated: bool) -> None:
         """A text is written into a file: the document that it is, with a line end or without, is there, too."""
         if isinstance(given, Apply) and isinstance(given.args[-1], str) and not given.args[-1].strip():
             given = given.args[0]
         if isinstance(given, Opaque) and given.name.endswith(".encode(…)"):
             given = next((one for one in given.parents if one.name == given.name.removesuffix(".encode(…)")), given)
         self.documents += [
-            replace(one, file=file, text=None, doubtful=one.doubtful or repeated)
+            replace(one, file=file_name(path), text=None, doubtful=one.doubtful or repeated or not below_tmp(path))
             for one in self.documents
             if one.text is given
         ]

@@ -223,7 +223,8 @@ class Calls(Functions):
     # What is left behind
 
     def _do_json_dump(self, obj: Value, fp: Value, /, **_keywords: Value) -> Value:
-        self.leaves_behind(obj, file_name(fp))
+        document = self.leaves_behind(obj, file_name(fp))
+        document.doubtful = document.doubtful or not below_tmp(fp)
         return self.unknown("json.dump(…)", [obj])
 
     def _do_json_dumps(self, obj: Value, /, **_keywords: Value) -> Value:
