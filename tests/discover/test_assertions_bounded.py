@@ -64,6 +64,12 @@ def test_a_long_list_takes_what_fits_beside_it(tmp_path: Path) -> None:
     assert isinstance(gate_of(tmp_path, body), Gate)
 
 
+@pytest.mark.parametrize("call", ["max()", "min(*[])", "range()"])
+def test_a_call_that_python_refuses_leaves_the_rest_readable(tmp_path: Path, call: str) -> None:
+    body = f"def test_a(m):\n    with pytest.raises(TypeError):\n        {call}\n    assert m <= REF"
+    assert isinstance(gate_of(tmp_path, body), Gate)
+
+
 def test_sums_that_double_are_read_without_doing_them_twice(tmp_path: Path) -> None:
     found = gate_of(tmp_path, "def test_a(m):\n    x = REF\n" + "    x = x + x\n" * 60 + "    assert m <= x")
     assert isinstance(found, Gate) and found.limit(1.0) == 2.0**60

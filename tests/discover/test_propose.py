@@ -471,6 +471,64 @@ SHAPES = {
         {"r.json": {"acc": 0.9}},
         "",
     ),
+    "it is changed between the assertion and the file": (
+        "out = lib.run()\n    assert out['acc'] >= ACC_MIN\n    lib.normalise(out)\n    write('r.json', out)",
+        {"r.json": {"acc": 1.0}},
+        "",
+    ),
+    "it is changed after both": (
+        "out = lib.run()\n    assert out['acc'] >= ACC_MIN\n    write('r.json', out)\n    lib.normalise(out)",
+        {"r.json": {"acc": 1.0}},
+        "r.json::acc",
+    ),
+    "an object that measures again": (
+        "client = lib.client()\n    write('r.json', {'acc': client.acc})\n    client.run()\n"
+        "    assert client.acc >= ACC_MIN",
+        {"r.json": {"acc": 1.0}},
+        "",
+    ),
+    "an object through another that was made of it": (
+        "client = lib.client()\n    runner = lib.runner(client)\n    write('r.json', {'acc': client.acc})\n"
+        "    runner.run()\n    assert client.acc >= ACC_MIN",
+        {"r.json": {"acc": 1.0}},
+        "",
+    ),
+    "a name of a library": (
+        "lib.run()\n    write('r.json', {'acc': lib.state().acc})\n    lib.run()\n"
+        "    assert lib.state().acc >= ACC_MIN",
+        {"r.json": {"acc": 1.0}},
+        "",
+    ),
+    "one of two is written last": (
+        "out, w = run(1), run(2)\n    write('r.json', out)\n    write('r.json', out if lib.slow() else w)\n"
+        "    assert out['acc'] >= ACC_MIN",
+        {"r.json": {"acc": 1.0}},
+        "",
+    ),
+    "a key that only a run knows": (
+        "out = run(1)\n    write('r.json', out)\n    write('r.json', {lib.key(): run(2)['acc']})\n"
+        "    assert out['acc'] >= ACC_MIN",
+        {"r.json": {"acc": 1.0}},
+        "",
+    ),
+    "a path made of text": (
+        "lib.run(tmp_path)\n    with open(f'{tmp_path}/r.json') as f:\n        out = json.load(f)\n"
+        "    assert out['acc'] >= ACC_MIN",
+        {"r.json": {"acc": 0.9}, "warm.json": {"acc": 0.8}},
+        "r.json::acc",
+    ),
+    "a path made by joining": (
+        "import os\n    out = os.path.join(tmp_path, 'r.json')\n    lib.run(out)\n    out = json.load(open(out))\n"
+        "    assert out['acc'] >= ACC_MIN",
+        {"r.json": {"acc": 0.9}, "warm.json": {"acc": 0.8}},
+        "r.json::acc",
+    ),
+    "a path as text": (
+        "out = str(tmp_path.joinpath('r.json'))\n    lib.run(['--output', out])\n    out = json.load(open(out))\n"
+        "    assert out['acc'] >= ACC_MIN",
+        {"r.json": {"acc": 0.9}, "warm.json": {"acc": 0.8}},
+        "r.json::acc",
+    ),
     "a loop writes one file again and again": (
         "for r in lib.runs():\n        write('r.json', r)\n        assert r['acc'] >= ACC_MIN",
         {"r.json": {"acc": 0.9}},

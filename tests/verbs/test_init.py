@@ -386,6 +386,57 @@ def test_a_test_that_rewrites_a_tracked_file_is_told_the_key_for_it(
     assert not again.missing and "test_outputs" in again.config and "start_run" in again.next
 
 
+_LEFT = """import json, random
+import pytest
+
+LAST_MIN = 0.1
+HOT_MIN = 0.2
+READ_MIN = 0.3
+
+
+def run():
+    return {"acc": random.uniform(0.8, 0.9), "hot": {"score": random.uniform(0.8, 0.9)}}
+
+
+@pytest.fixture
+def warm_up(tmp_path):
+    (tmp_path / "warm.json").write_text(json.dumps(run()))
+
+
+def test_last(tmp_path, warm_up):
+    runs = [run(), run()]
+    (tmp_path / "r.json").write_text(json.dumps(runs[0]))
+    assert runs[-1]["acc"] >= LAST_MIN
+
+
+def test_hot(tmp_path, warm_up):
+    out = run()
+    (tmp_path / "r.json").write_text(json.dumps(out))
+    assert out["hot"]["score"] >= HOT_MIN
+
+
+@pytest.mark.parametrize("case", ["a", "b"])
+def test_read(tmp_path, case):
+    (tmp_path / "r.json").write_text(json.dumps(run()))
+    assert json.loads((tmp_path / "r.json").read_text())["acc"] >= READ_MIN
+"""
+
+
+@pytest.mark.rule("MOD-06")
+def test_after_a_real_run_only_a_value_that_is_the_asserted_one_has_a_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = repository(tmp_path / "repo", monkeypatch, Form("tests/test_a.py", _LEFT, {}))
+
+    proposed = init(project, [], "ours", Asked(run=True))
+
+    places = [line.rpartition("read from ")[2] for line in proposed.thresholds]
+    assert places == ["a place not known yet", "test_hot0/r.json::hot.score", "a place not known yet"]
+    last, read = proposed.missing
+    assert "test_last0/r.json::acc" in last and "does not show" in last and "tune_record" in last
+    assert "more than one file of the run has such a value: test_read_a_0/r.json, test_read_b_0/r.json" in read
+
+
 _GUARDED = "    tune_record('acc', acc)\n    if {0} is not None:\n        assert acc >= {0}\n"
 
 

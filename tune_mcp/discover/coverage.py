@@ -196,10 +196,10 @@ class _Coverage:
 
     def _row(self, module: ModuleConstants, source: str, constant: Constant, use: Use) -> Covered:
         place = (module.path, source)
-        subkey = next(
+        inner = next(
             (one for one in constant.literals if source in (entry(one), f"{constant.name}[{one.subkey!r}]")), None
         )
-        literal = subkey or (constant.literals[0] if len(constant.literals) == 1 else None)
+        literal = inner or (constant.literals[0] if len(constant.literals) == 1 else None)
         keeper, by = self._kept(place, constant)
         line = literal.line if literal else constant.line
         side = self.sides.get(place, use.side)

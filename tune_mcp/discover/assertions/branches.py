@@ -7,7 +7,7 @@ import builtins
 from abc import abstractmethod
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tune_mcp.discover.assertions.formula import (
     EachTime,
@@ -47,6 +47,7 @@ class Raised:
     condition: Value
     how: str
     kinds: frozenset[str]
+    moment: int = 0
 
 
 @dataclass
@@ -305,9 +306,7 @@ class Branches(Calls):
         """A ``raise`` is reached; one without an exception gives on what was caught."""
         if node.exc is None and frame.caught:
             size, caught = frame.caught[-1]
-            self.raised[-1] += [
-                Raised(every([*self.guards[size:], one.condition]), one.how, one.kinds) for one in caught
-            ]
+            self.raised[-1] += [replace(one, condition=every([*self.guards[size:], one.condition])) for one in caught]
             return
         called = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
         self._fails(True, node, frozenset(self.kinds(called, scope) if called is not None else [_UNKNOWN]))
@@ -318,7 +317,9 @@ class Branches(Calls):
 
     def _fails(self, condition: Value, node: ast.AST, kinds: frozenset[str]) -> None:
         if condition is not False:
-            self.raised[-1].append(Raised(every([*self.guards, condition]), self.place(node), kinds))
+            self.raised[-1].append(
+                Raised(every([*self.guards, condition]), self.place(node), kinds, self.next_moment())
+            )
 
     def place(self, node: ast.AST) -> str:
         """Where the code stands, and the code."""

@@ -177,7 +177,7 @@ class Evaluator(Statements):
             return function.child("call", None, name)
         if not given and last in ("is_file", "exists") and function.owner is not None:
             return self.is_there(function.owner, node)
-        if last == "joinpath" and given and isinstance(given[-1], str):
+        if last in ("joinpath", "join") and given and isinstance(given[-1], str):
             return self.unknown(f"… / {given[-1]!r}", [function])
         if last in RECORDERS:
             for value in given[1:]:

@@ -67,8 +67,8 @@ class Opaque(Expr):
     ``ref`` True: the constant went into it in a way that is not understood. ``mixed`` names what it was computed from
     when it is a value of several results, or of one result by code that is not followed: then it is no result itself.
     ``written`` True: the test writes it as JSON. ``changed`` says what the test itself has put there. ``owner`` is what
-    it is a part of, ``part`` which one. ``touched`` counts the documents that had been left when code that is not
-    followed could last change it.
+    it is a part of, ``part`` which one. ``touched`` are the moments at which code that is not followed
+    could change it.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Opaque(Expr):
     changed: str = ""
     owner: Opaque | None = None
     part: tuple[str, object] = ("", None)
-    touched: int = 0
+    touched: tuple[int, ...] = ()
     children: dict[tuple[str, object], Opaque] = field(default_factory=lambda: dict[tuple[str, object], Opaque]())
 
     @property

@@ -101,11 +101,11 @@ class Functions(Expressions):
         found = self.iterate(values)
         return negated(some(every([condition, negated(self.truth(one))]) for condition, one in found))
 
-    def _do_min(self, *args: Value, **keywords: Value) -> Value:
-        return self._extreme(min, [*args], keywords)
+    def _do_min(self, first: Value, /, *more: Value, **keywords: Value) -> Value:
+        return self._extreme(min, [first, *more], keywords)
 
-    def _do_max(self, *args: Value, **keywords: Value) -> Value:
-        return self._extreme(max, [*args], keywords)
+    def _do_max(self, first: Value, /, *more: Value, **keywords: Value) -> Value:
+        return self._extreme(max, [first, *more], keywords)
 
     def _extreme(self, function: Callable[..., object], args: list[Value], keywords: dict[str, Value]) -> Value:
         name = function.__name__
@@ -171,7 +171,8 @@ class Functions(Expressions):
             return self.attribute(value, name)
         return self.unknown("getattr(…)", [value, name, *default, Opaque("getattr", self.unknown("").origin, ref=True)])
 
-    def _do_range(self, *args: Value) -> Value:
+    def _do_range(self, first: Value, /, *more: Value) -> Value:
+        args = (first, *more)
         numbers = [one for one in args if isinstance(one, int)]
         return tuple(range(*numbers)[:1000]) if len(numbers) == len(args) else self.unknown("range(…)", args)
 

@@ -49,6 +49,7 @@ class FailurePath:
     how: str
     test: str
     left: LeftBehind = field(default_factory=LeftBehind)
+    moment: int = 0
 
 
 class _Unclear(Exception):
@@ -186,7 +187,7 @@ def _use(piece: Value, failure: FailurePath, present: float | None) -> tuple[Gat
     worst: WorstOp = "max" if direction > 0 else "min"
     rule = FailCondition(fails, trend.positive)
     how = _place(fails) or failure.how
-    left = failure.left.places(measured)
+    left = failure.left.places(measured, failure.moment)
     return Gate(worst, _is_strict(fails), how, (failure.test,), (rule,), measured.name, left=left), condition
 
 

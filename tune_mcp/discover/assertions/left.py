@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from tune_mcp.discover.assertions.formula import Apply, Opaque, Value
-from tune_mcp.discover.assertions.objects import MISSING, Table
+from tune_mcp.discover.assertions.objects import MISSING, Table, is_plain
 
 _PART = re.compile(r"… / '(?:[^']*/)?([^'/]+)'")
-_FOLDER = re.compile(r"tmp_path(?:_factory)?(?:\.mktemp\(…\))?")
+_FOLDER = re.compile(r"(?:tmp_path|tmpdir)(?:_factory)?(?:\.mktemp\(…\))?")
 
 Keys = tuple[str, ...]
 
@@ -28,26 +28,27 @@ class LeftAt:
 
 @dataclass(eq=False)
 class Document:
-    """One JSON document: its values by their keys, as they were when ``number`` others had been left.
+    """One JSON document: its values by their keys, as they were at the moment when it was ``made``.
 
     ``text`` stands for it where it is not in a file (yet). ``doubtful``: the file may be written again, by a loop or by
     code that is not followed, or may not be below a folder of pytest.
     """
 
     values: dict[Keys, Value]
-    number: int
+    made: int
     file: str = ""
     text: Opaque | None = None
     is_read: bool = False
     doubtful: bool = False
 
-    def keys_of(self, value: Opaque) -> list[Keys]:
-        """The keys under which a value stands in it; none where something may have changed it since."""
+    def keys_of(self, value: Opaque, compared: int) -> list[Keys]:
+        """The keys under which a value stands in it as it is compared; none where it may change in between."""
+        first, last = sorted((self.made, compared))
         found: list[Keys] = []
         keys: Keys | None = ()
         above: Opaque | None = value
         while above is not None:
-            if above.touched > self.number:
+            if any(first < moment < last for moment in above.touched):
                 return []
             if keys is not None:
                 found += [(*begin, *keys) for begin, one in self.values.items() if one is above]
@@ -59,8 +60,7 @@ class Document:
     def may_have(self, keys: Keys) -> bool:
         """Whether a number stands, or may stand, below ``keys``."""
         return any(
-            begin == keys or (isinstance(one, Opaque) and keys[: len(begin)] == begin)
-            for begin, one in self.values.items()
+            keys[: len(begin)] == begin and (begin == keys or not is_plain(one)) for begin, one in self.values.items()
         )
 
 
@@ -91,27 +91,30 @@ class LeftBehind:
             if found is None or "." not in found[1] or one.file in ("", found[1]):
                 one.doubtful = True
 
-    def places(self, value: Opaque) -> frozenset[LeftAt]:
-        """Where a value is left, for certain."""
+    def places(self, value: Opaque, compared: int) -> frozenset[LeftAt]:
+        """Where a value is left, for certain, as it is at the moment when it is ``compared``."""
         return frozenset(
             LeftAt(document.file, keys)
-            for place, document in enumerate(self.documents)
+            for document in self.documents
             if document.text is None and not document.doubtful
-            for keys in document.keys_of(value)
-            if keys and not any(self._may_replace(other, place, keys, value) for other in range(len(self.documents)))
+            for keys in document.keys_of(value, compared)
+            if keys
+            and not any(
+                self._may_replace(one, document) and one.may_have(keys) and keys not in one.keys_of(value, compared)
+                for one in self.documents
+            )
         )
 
-    def _may_replace(self, other: int, place: int, keys: Keys, value: Opaque) -> bool:
-        """Whether one document may have put another number where a value is left in the file of the other."""
-        one, document = self.documents[other], self.documents[place]
-        if one is document or one.text is not None or not one.may_have(keys):
+    def _may_replace(self, other: Document, document: Document) -> bool:
+        """Whether another document may be what is in the file of one in the end."""
+        if other is document or other.text is not None:
             return False
-        if one.file and document.file and one.file != document.file:
+        if other.file and document.file and other.file != document.file:
             return False
-        if one.is_read != document.is_read:
-            # What is read is what was written before it.
-            return document.is_read and other > place
-        return keys not in one.keys_of(value)
+        if other.is_read == document.is_read:
+            return True
+        # What is read is what was written before it.
+        return document.is_read and self.documents.index(other) > self.documents.index(document)
 
 
 def values_of(value: Value, keys: Keys = ()) -> Iterator[tuple[Keys, Value]]:
@@ -120,6 +123,8 @@ def values_of(value: Value, keys: Keys = ()) -> Iterator[tuple[Keys, Value]]:
         for key, one in value.entries.items():
             if isinstance(key, str | int) and not isinstance(key, bool) and one is not MISSING:
                 yield from values_of(one, (*keys, str(key)))
+        if value.unseen:
+            yield keys, value.unseen
     else:
         yield keys, value
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from inspect import signature
 
 from tune_mcp.discover.assertions.formula import (
+    Apply,
     Opaque,
     Present,
     Value,
@@ -48,8 +49,8 @@ _ASKS = re.compile(r"assert|check|verif|expect|requir|ensure|valid|compar|gate|m
 
 _READS_ONLY = re.compile(
     r"^(?:assert|check|debug|exists|info|is_|log|mkdir|open|print|read|record|report|stat|validate|verify|warning)"
-    r"|^(?:asdict|dict|fmean|get|isinstance|item|items|keys|list|loads?|mean|median|percentile|quantile|sorted|std|str"
-    r"|values|vars)$"
+    r"|^(?:asdict|decode|dict|encode|fmean|get|isinstance|item|items|keys|list|loads?|mean|median|percentile|quantile"
+    r"|sorted|std|str|values|vars)$"
 )
 
 
@@ -221,6 +222,10 @@ class Calls(Functions):
         return self.unknown(f"… / {parts[-1]!r}" if isinstance(parts[-1], str) else "os.path.join(…)", parts)
 
     # What is left behind
+
+    def _do_open(self, path: Value, /, *_mode: Value, **_keywords: Value) -> Value:
+        last = path.args[-1] if isinstance(path, Apply) else ""
+        return self.unknown(f"… / {last!r}" if isinstance(last, str) and "/" in last else "open(…)", [path])
 
     def _do_json_dump(self, obj: Value, fp: Value, /, **_keywords: Value) -> Value:
         document = self.leaves_behind(obj, file_name(fp))

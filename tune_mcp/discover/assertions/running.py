@@ -136,7 +136,10 @@ class Run:
         finally:
             evaluator.testing = False
             found = evaluator.raised.pop()
-        return [FailurePath(evaluator.as_measured(one.condition), one.how, self.test.name, left) for one in found]
+        return [
+            FailurePath(evaluator.as_measured(one.condition), one.how, self.test.name, left, one.moment)
+            for one in found
+        ]
 
     def _before(self, owner: Class | None, instance: Instance | None) -> Iterator[Function]:
         """The setup of the module and of the class, and the fixtures of the class that pytest uses by itself."""

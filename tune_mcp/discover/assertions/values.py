@@ -142,6 +142,7 @@ class Values(ABC):
         self._numbers: dict[int, tuple[Expr, int]] = {}
         self._alike: dict[tuple[object, ...], int] = {}
         self.left_behind = LeftBehind()
+        self.moment = 0
         self.at: ast.stmt | None = None
         self.calling: ast.AST = ast.Pass()
         """The last call of a function from outside the repository that is known."""
@@ -253,19 +254,25 @@ class Values(ABC):
             while isinstance(one, Apply) and one.function is float:
                 one = one.args[0]
             values[keys] = self._result(one) if isinstance(one, Apply) else one
-        document = Document(values, len(self.left_behind.documents), file, is_read=is_read, doubtful=self.repeated())
+        document = Document(values, self.next_moment(), file, is_read=is_read, doubtful=self.repeated())
         self.left_behind.documents.append(document)
         return document
+
+    def next_moment(self) -> int:
+        """A number that is larger than that of every moment before."""
+        self.moment += 1
+        return self.moment
 
     def repeated(self) -> bool:
         """Whether a loop may run the present code more than once."""
         return any(isinstance(one, EachTime) for guard in self.guards for one in nodes(guard))
 
     def touches(self, given: Iterable[Value]) -> None:
-        """Code that is not followed may change these."""
+        """Code that is not followed may change these, and what they were made from."""
+        moment = self.next_moment()
         for one in given:
-            if isinstance(one, Opaque):
-                one.touched = len(self.left_behind.documents)
+            for touched in {one, *one.root.parents} if isinstance(one, Opaque) else ():
+                touched.touched += (moment,)
             for leaf in (leaf for inner in (one, *contents(one)) for leaf in leaves(inner).values()):
                 if isinstance(leaf, Opaque):
                     self.left_behind.may_be_written(leaf.root)
