@@ -511,6 +511,24 @@ SHAPES = {
         {"r.json": {"acc": 1.0}},
         "",
     ),
+    "the file is read back": (
+        "out = run(1)\n    write('r.json', out)\n    assert json.loads((tmp_path / 'r.json').read_text())\n"
+        "    assert out['acc'] >= ACC_MIN",
+        {"r.json": {"acc": 0.9}},
+        "r.json::acc",
+    ),
+    "texts that a loop makes are written after it": (
+        "texts = [json.dumps(r) for r in lib.runs()]\n    out = run(1)\n    texts.append(json.dumps(out))\n"
+        "    for text in texts:\n        (tmp_path / 'r.json').write_text(text)\n    assert out['acc'] >= ACC_MIN",
+        {"r.json": {"acc": 0.9}},
+        "",
+    ),
+    "the text that a loop makes last": (
+        "for r in lib.runs():\n        text = json.dumps(r)\n        (tmp_path / 'r.json').write_text(text)\n"
+        "        assert r['acc'] >= ACC_MIN",
+        {"r.json": {"acc": 0.9}},
+        "",
+    ),
     "a path made of text": (
         "lib.run(tmp_path)\n    with open(f'{tmp_path}/r.json') as f:\n        out = json.load(f)\n"
         "    assert out['acc'] >= ACC_MIN",

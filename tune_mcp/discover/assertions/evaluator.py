@@ -186,7 +186,7 @@ class Evaluator(Statements):
                 self.leaves_behind(Table({given[0]: given[1]}), RECORD_FILE)
         elif last in _FILLS_A_FILE:
             for text in given:
-                self.left_behind.put_into_file(text, function, repeated=self.repeated())
+                self.left_behind.put_into_file(text, function)
         elif not reads_only(last):
             self.touches([function.owner, *given])
         self.loses(f"`{name}`", [function, *given])

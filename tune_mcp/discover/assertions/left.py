@@ -70,14 +70,14 @@ class LeftBehind:
 
     documents: list[Document] = field(default_factory=list[Document])
 
-    def put_into_file(self, given: Value, path: Value, *, repeated: bool) -> None:
+    def put_into_file(self, given: Value, path: Value) -> None:
         """A text is written into a file: the document that it is, with a line end or without, is there, too."""
         if isinstance(given, Apply) and isinstance(given.args[-1], str) and not given.args[-1].strip():
             given = given.args[0]
         if isinstance(given, Opaque) and given.name.endswith(".encode(…)"):
             given = next((one for one in given.parents if one.name == given.name.removesuffix(".encode(…)")), given)
         self.documents += [
-            replace(one, file=file_name(path), text=None, doubtful=one.doubtful or repeated or not below_tmp(path))
+            replace(one, file=file_name(path), text=None, doubtful=one.doubtful or not below_tmp(path))
             for one in self.documents
             if one.text is given
         ]
@@ -121,7 +121,7 @@ def values_of(value: Value, keys: Keys = ()) -> Iterator[tuple[Keys, Value]]:
     """The values of a JSON document by their keys; those in lists have no keys."""
     if isinstance(value, Table):
         for key, one in value.entries.items():
-            if isinstance(key, str | int) and not isinstance(key, bool) and one is not MISSING:
+            if isinstance(key, str | int) and one is not MISSING:
                 yield from values_of(one, (*keys, str(key)))
         if value.unseen:
             yield keys, value.unseen
