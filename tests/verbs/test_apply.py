@@ -411,3 +411,19 @@ def test_after_an_apply_resume_names_the_file_that_was_written_and_stop_says_wha
 
     assert "defined differently" not in refused.value.text()
     assert "too slow" not in stopped.text() and "the thresholds of this run are written" in str(stopped.next)
+
+
+@pytest.mark.rule("APL-17")
+def test_a_whole_number_that_no_float_holds_exactly_keeps_only_its_own_threshold_from_being_written(
+    tmp_path: Path,
+) -> None:
+    project = toy.make_toy(tmp_path / "repo")
+    run = toy.finished_run(project, attempt=lambda job: toy.measured(job, speed={"throughput_qps": 2**53 + 1}))
+    report(project, run.run_id)
+
+    plan = apply_plan(project, run.run_id)
+    reply = apply(project, run.run_id, plan.plan_id, "full", otherwise="apply")
+
+    (row,) = [row for row in plan.rows if row.metric_key == "throughput_qps"]
+    assert (row.decision, "cannot be written" in row.reason) == ("skip", True)
+    assert {one.metric_key for one in reply.applied} == {"accuracy", "latency_mean_s"}

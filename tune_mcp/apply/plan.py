@@ -186,8 +186,8 @@ def build(
 
 
 def _fillable(row: Row, files: Files) -> Row:
-    """A first value needs a place in the layout of its table."""
-    if row.blank is not None:
+    """A first value needs a place in the layout of its table, and no literal stands for a whole number too exact."""
+    if row.blank is not None or (row.literal is not None and float(row.write_value) != row.write_value):
         try:
             rewrite(files.content(row.file), row.file, [row.edit()])
         except Refusal as refusal:
