@@ -17,9 +17,10 @@ from tune_mcp.run_dir import RunDir, utc_now
 from tune_mcp.session import events
 from tune_mcp.session.plan import Plan
 from tune_mcp.slurm import Slurm
+from tune_mcp.supervise import job
 from tune_mcp.supervise.executor import first_job, no_node, slurm
 from tune_mcp.supervise.executor.slurm import SlurmExecutor
-from tune_mcp.supervise.job import JOB_FILE, LEFT_FILE, claim, read_job, seal
+from tune_mcp.supervise.job import JOB_FILE, LEFT_FILE, AttemptResult, Job, claim, read_job, seal
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.resume_run import resume_run
 from tune_mcp.verbs.status import list_runs, status
@@ -59,10 +60,10 @@ class Site:
     def start_all(self) -> None:
         """Every job gets a node and measures."""
         for name, folder in [*self.queued.items()]:
-            job = read_job(folder / JOB_FILE)
-            if claim(job):
-                job.run.test_folder(job.test_key).mkdir(parents=True, exist_ok=True)
-                seal(job, toy.measured(job))
+            one = read_job(folder / JOB_FILE)
+            if claim(one):
+                one.run.test_folder(one.test_key).mkdir(parents=True, exist_ok=True)
+                seal(one, toy.measured(one))
                 (folder / LEFT_FILE).touch()
             del self.queued[name]
 
@@ -189,6 +190,25 @@ def test_a_command_of_slurm_that_is_refused_is_asked_again(watched: Watched) -> 
 
     assert strict_audit(project, only_run(project).run_id).ready
     assert not refused
+
+
+def test_a_refusal_that_cannot_be_written_is_written_later(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, site = watched.project, watched.site
+    refusal = subprocess.CompletedProcess((), 1, "", "sbatch: error: invalid partition")
+    site.answers = lambda program: refusal if program == "sbatch" else None
+    full = [OSError(28, "No space left on device") for _ in range(3)]
+
+    def on_a_full_disk(one: Job, result: AttemptResult) -> None:
+        if full:
+            raise full.pop()
+        seal(one, result)
+
+    monkeypatch.setattr(job, "seal", on_a_full_disk)
+    watched.measure(lambda: toy.start(project, 1))
+
+    run = only_run(project)
+    assert [one.facts["code"] for one in events.read(run.events, "halted")] == ["EXECUTOR_UNAVAILABLE"]
+    assert not full and len([*events.read(run.events, "launched")]) == 1
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

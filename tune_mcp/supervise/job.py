@@ -325,10 +325,17 @@ def seal(job: Job, result: AttemptResult) -> None:
 
 
 def seal_unstarted(job: Job, blocked: Blocked, engine: Engine | None = None) -> bool:
-    """Seal an attempt that nothing was started for; False where a runner has it, or it was cancelled."""
+    """Seal an attempt that nothing was started for; False where a runner has it, or it was cancelled.
+
+    Raises ``OSError`` where nothing can be written; the attempt is free again then.
+    """
     if not claim(job):
         return False
-    seal(job, unmeasured(job, utc_now()).model_copy(update={"blocked": blocked, "engine": engine}))
+    try:
+        seal(job, unmeasured(job, utc_now()).model_copy(update={"blocked": blocked, "engine": engine}))
+    except OSError:
+        (job.folder / CLAIM_FOLDER).rmdir()
+        raise
     return True
 
 
