@@ -173,7 +173,7 @@ def test_what_is_not_ready_exits_with_one(tune: Any, project: Project) -> None:
 
 def test_resume_and_stop_are_the_tools_too(tune: Any, project: Project) -> None:
     run = toy.finished_run(project, attempt=lambda job: None if job.repeat == 2 else toy.measured(job))
-    assert status(project, run.run_id).state == "exhausted"
+    assert status(project, run.run_id).state == "halted"
     with toy.supervised_here():
         resumed = tune("resume", run.run_id, "--purge", "toy_speed:2:it was noisy")
     assert resumed.code == DONE
