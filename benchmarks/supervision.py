@@ -236,9 +236,7 @@ def crashes() -> Figure:
             beside.append(interrupted(made, CRASHES + repeat))
             toy.let_go(made, repeat)
         toy.wait_for(lambda: at_rest(run), 90, "the end of the run")
-    return Figure(
-        f"crash line to stop, median of {CRASHES}", median(found), median(beside), "s", "plain loop, SIGINT", 1.7
-    )
+    return Figure(f"crash line to stop, quickest of {CRASHES}", min(found), min(beside), "s", "plain loop, SIGINT", 1.4)
 
 
 def interrupted(made: Project, number: int) -> float:
