@@ -296,6 +296,18 @@ def test_a_described_test_without_a_threshold_has_its_block_too(project: Project
     assert pasted.without == [] and [stage.metrics for stage in pasted.stages.values()] == [{}]
 
 
+@pytest.mark.rule("DSC-14", "MOD-06")
+def test_the_block_for_a_described_test_holds_only_what_config_lacks(project: Project) -> None:
+    code = "A_ACC_MIN = 0.5\nCAP = 9.0\ndef test_a():\n    assert m('acc') >= A_ACC_MIN\n    assert m('drift') <= CAP\n"
+    project.write("tests/test_a_ci.py", code)
+
+    block = project.discover("metric_sources: {test_a_ci.py: {paths: {accuracy: 'a.json::a'}}}\n").suggestions
+
+    said = yaml.safe_load(block["test_a_ci.py"])
+    assert said["thresholds"] == {"test_a_ci.py": {"CAP": "cap"}}
+    assert said["metric_sources"] == {"test_a_ci.py": {"paths": {"cap": None}}}
+
+
 @pytest.mark.rule("DSC-14", "APL-15")
 @pytest.mark.parametrize(
     ("classes", "call", "source"),

@@ -204,6 +204,7 @@ def test_our_own_output_in_the_repository_halts_nothing(tmp_path: Path, how: str
     (run,) = run_dir.list_runs(project.repo_root)
     now = toy.wait_until_rest(project, run.run_id)
     assert now.strict_complete, toy.told(run)
+    assert project.plan(run).dirty is (how == "tee")  # only the commit's own file was changed by it
 
 
 @pytest.mark.rule("SES-11")

@@ -191,14 +191,15 @@ class _Builder:
                 if metric not in claimed and metric in self.rules.metrics:
                     where = f"metric_sources.{file.name}.paths names {metric}"
                     self.found.problems.append(f"{where}, and no constant of {file.thresholds.path} claims it")
-        keys = [key for key in self.rules.metrics if key in claimed]
         new = file.name not in self.model.metric_sources or file.path in self.found.without
         if new or any(one.nameable for one in found):
             cpu = file.name not in self.model.gpus_per_test and needs_no_gpu(self.reader.files, file.path)
             stages = [stage for stage in self.found.stages.values() if stage.test == file.path]
             metrics = [item for stage in stages for item in stage.metrics.items()]
             recorded = {key for key, metric in metrics if metric.json_file == RECORD_FILE}
-            self.found.suggestions[file.name] = suggestion(file, keys, inferred, found, recorded, cpu=cpu)
+            blank = {key for key, metric in metrics if not metric.json_path}
+            keys = [key for key in self.rules.metrics if key in claimed and (new or key in blank)]
+            self.found.suggestions[file.name] = suggestion(file, keys, inferred, found, recorded, new=new, cpu=cpu)
 
     def groups(self, route: Route, routing: Routing) -> list[str]:
         """The groups of a route in the order of the rules, with those that only a sibling preset has (TTS-05)."""

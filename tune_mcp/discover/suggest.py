@@ -33,12 +33,13 @@ def suggestion(
     found: Collection[Unclaimed],
     recorded: Collection[str],
     *,
+    new: bool,
     cpu: bool,
 ) -> str:
     """YAML whose parts belong at the top level of config.yaml. A person fills in what is blank.
 
-    ``recorded`` are those of the metrics that the tests record by name. ``cpu``: the test can reach no GPU, and config
-    does not say so yet.
+    ``recorded`` are those of the metrics that the tests record by name. ``new``: config says nothing about where the
+    file's results are. ``cpu``: the test can reach no GPU, and config does not say so yet.
     """
     test, known = file.name, inferred.layout
     keys = list(dict.fromkeys(metrics))
@@ -57,18 +58,23 @@ def suggestion(
         return f"thresholds:\n  {test}: {{}}  # {what}: it must pass, and nothing is written\n"
     if cpu:
         lines += ["gpus_per_test:", f"  {test}: 0  # nothing in it reaches one; without this line a launch takes 1"]
-    lines += ["metric_sources:", f"  {test}:", f"    json_file: {quoted(inferred.json_file)}"]
+    lines += ["metric_sources:", f"  {test}:", *(_results(inferred) if new else ()), "    paths:"]
+    for key in (*keys, *named.values()):
+        place = f"{RECORD_FILE}::{key}" if key in recorded else known.paths.get(key) if known else None
+        lines.append(f"      {key}: {quoted(place)}")
+    return "\n".join(lines) + "\n"
+
+
+def _results(inferred: Inferred) -> list[str]:
+    """Where a test file's results and sample counts are, as far as its code says."""
+    lines, known = [f"    json_file: {quoted(inferred.json_file)}"], inferred.layout
     if known:
         lines += count_lines(known.sample_counts.total, known.sample_counts.ok)
     elif inferred.recordings:
         lines += ["    sample_counts: one  # each repeat is one measurement; or the places of total and ok"]
     else:
         lines += ["    sample_counts:  # fill in total and ok, or `one` where a repeat is one measurement"]
-    lines += ["    paths:"]
-    for key in (*keys, *named.values()):
-        place = f"{RECORD_FILE}::{key}" if key in recorded else known.paths.get(key) if known else None
-        lines.append(f"      {key}: {quoted(place)}")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def needs_no_gpu(files: PythonFiles, path: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ from tune_mcp.files import inside, is_locked, read_plain, write_atomic
 from tune_mcp.gpus import Presence, read_gpus
 from tune_mcp.run_dir import RECORD_FILE, RunDir
 from tune_mcp.session import state
-from tune_mcp.supervise import guard_record
+from tune_mcp.supervise import guard_record, sealed
 from tune_mcp.verbs.discover import discover
 from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.resume_run import resume_run
@@ -110,7 +110,7 @@ def init(project: Project, tests: Sequence[str], model: str, asked: Asked | None
                 run = _measured(project, runs[-1])
                 found = _looked(project, run, test, asked)
                 if not guard_record.read(run.guard_record(test.name.removesuffix(".py"), 1)).called:
-                    found, unreached[test.name] = test, _ended(run, test)
+                    found, unreached[test.name] = test, _ended(run, test, without_gpu)
                 plan = replace(plan, tests=(*plan.tests[:number], found, *plan.tests[number + 1 :]))
                 after = (_provisional(one) for one in plan.tests[number + 1 :])
                 _write(project, path, replace(plan, tests=(*plan.tests[: number + 1], *after)))
@@ -239,15 +239,14 @@ class _Unreached:
     step: str
 
 
-def _ended(run: RunDir, test: TestPlan) -> _Unreached:
+def _ended(run: RunDir, test: TestPlan, without_gpu: Collection[str]) -> _Unreached:
     record = state.conclude(run).record
     reason = record.reason if record else "its supervisor is gone"
-    step = ""
+    step = _no_gpu(test.name) if test.name in without_gpu else ""
     if record and record.halt:
-        # What this run could do on another tree is no way on: init ends it.
-        step = record.halt.next.partition("; if somebody else wrote it")[0]
-    elif "gpu.free missing" in reason:
-        step = _no_gpu(test.name)
+        # What this run could do on the tree as it was is no way on: init ends it.
+        ways = [one.result.way_out for one in sealed.attempts(run, test.name.removesuffix(".py"), 1)]
+        step = (ways[-1] if ways else "") or record.halt.next
     return _Unreached(f"{reason}; its log: {run.path}/_pytest", step)
 
 
@@ -272,7 +271,7 @@ def _closed(project: Project, run_id: str, plan: TestPlan) -> _Unreached | None:
     now = state.conclude(run)
     if now.state in (state.RunState.HALTED, state.RunState.EXHAUSTED):
         of_values = now.record is None or now.record.halt is None or now.record.halt.rule.startswith("HLT")
-        found = _ended(run, plan) if plan.complete and not of_values else None
+        found = _ended(run, plan, ()) if plan.complete and not of_values else None
         stop_run(project, run_id, "init has seen what it leaves")
     return found
 

@@ -79,6 +79,8 @@ def new_plan(
 ) -> Plan:
     """Everything that the run fixes at its start."""
     rules = project.places.metric_rules(config.name)
+    ours = _own_output(project)
+    untracked = {name: sha for name, sha in git.untracked.items() if name not in ours}
     return Plan(
         tune_version=__version__,
         run_id=run_id,
@@ -89,11 +91,11 @@ def new_plan(
         label=label,
         calibration_git_sha=git.head,
         git_branch=git.branch,
-        dirty=git.dirty,
+        dirty=bool(git.changed or untracked),
         diff_sha256=diff_sha256,
         changed=git.changed,
-        untracked=git.untracked,
-        apart=_apart(project, config.name),
+        untracked=untracked,
+        apart=tuple(sorted({*ours, *_own_config(project, config.name)})),
         calibration_started_at=iso(now),
         repo_root=str(project.repo_root),
         venv_python=str(python.path),
@@ -142,12 +144,19 @@ def _assets(config: ModelConfig, host: HostProfile | None, stages: tuple[Stage, 
     return (*models, *(hub.asset_named("dataset", name) for name in needs.datasets))
 
 
+def _own_output(project: Project) -> tuple[str, ...]:
+    root = project.repo_root
+    return own_output(root, provenance.top_level(root) or root)
+
+
+def _own_config(project: Project, model: str) -> tuple[str, ...]:
+    root = project.repo_root
+    return tuple(str(path.relative_to(root)) for path in project.places.model_files(model) if path.is_relative_to(root))
+
+
 def _apart(project: Project, model: str) -> tuple[str, ...]:
     """Files of the tree that are no part of what is measured: our own output, and config, which has digests."""
-    root = project.repo_root
-    top = provenance.top_level(root) or root
-    config = (path for path in project.places.model_files(model) if path.is_relative_to(root))
-    return tuple(sorted({*own_output(root, top), *(str(path.relative_to(root)) for path in config)}))
+    return tuple(sorted({*_own_output(project), *_own_config(project, model)}))
 
 
 def present_tree(project: Project, run: RunDir, plan: Plan) -> Baseline:
