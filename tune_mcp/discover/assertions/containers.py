@@ -19,6 +19,7 @@ from tune_mcp.discover.assertions.formula import (
     every,
     negated,
 )
+from tune_mcp.discover.assertions.measured import Measured
 from tune_mcp.discover.assertions.objects import (
     MISSING,
     Class,
@@ -37,7 +38,7 @@ from tune_mcp.discover.assertions.objects import (
     stored,
     tainted,
 )
-from tune_mcp.discover.assertions.values import MAX_LENGTH, Values, is_itself
+from tune_mcp.discover.assertions.values import MAX_LENGTH, is_itself
 
 
 def _shown(key: Value) -> str:
@@ -45,7 +46,7 @@ def _shown(key: Value) -> str:
     return repr(key) if is_plain(key) else "…"
 
 
-class Containers(Values):
+class Containers(Measured):
     """What can be asked of a container or an object."""
 
     def known_items(self, value: Value) -> list[Value] | None:
