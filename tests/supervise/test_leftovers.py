@@ -60,7 +60,10 @@ def orphaned(project: Project) -> tuple[RunDir, set[int]]:
     left = {*toy.launches(project, 1), *escapees.escaped(project).values()}
     path = run.attempt(toy.TEST_KEY, 1, 1) / process_tree.TREE_FILE
     toy.wait_for(lambda: path.exists() and {one.pid for one in _tree(path).members} >= left, what="the record of all")
-    for process in (psutil.Process(record.owner.pid), runner):
+    both = psutil.Process(record.owner.pid), runner
+    for process in both:
+        process.suspend()  # so that neither sees the other's end and stops pytest
+    for process in both:
         process.kill()
     toy.wait_for(lambda: state.conclude(run).state is state.RunState.LOST and host_lock.current() is None, what="death")
     assert len(left) >= 6 and set(escapees.alive(left)) == left, "nobody is left to end them"
