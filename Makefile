@@ -39,7 +39,7 @@ demo: $(VENV)/.run ## calibrate a real speech workload on this CPU, through the 
 test-fast: $(VENV)/.dev ## the tests that start no run, server or browser (90 seconds on two cores)
 	$(BIN)/python -m pytest $(PARALLEL) $(SLOW:%=--ignore=tests/%)
 
-test: $(VENV)/.dev ## all tests that need neither a browser, node nor Slurm (6 minutes on two cores)
+test: $(VENV)/.dev ## all tests that need neither a browser, node nor Slurm (8 minutes on two cores)
 	$(BIN)/python -m pytest $(PARALLEL) --ignore=tests/browser --ignore=tests/clients --ignore=tests/slurm
 
 coverage: $(VENV)/.dev ## the same but for kills and crashes, with the share of lines and branches that they reach
