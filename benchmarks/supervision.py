@@ -236,7 +236,7 @@ def crashes() -> Figure:
             beside.append(interrupted(made, CRASHES + repeat))
             toy.let_go(made, repeat)
         toy.wait_for(lambda: at_rest(run), 90, "the end of the run")
-    return Figure(f"crash line to stop, quickest of {CRASHES}", min(found), min(beside), "s", "plain loop, SIGINT", 1.4)
+    return Figure(f"crash line to stop, quickest of {CRASHES}", min(found), min(beside), "s", "plain loop, SIGINT", 2.0)
 
 
 def interrupted(made: Project, number: int) -> float:
