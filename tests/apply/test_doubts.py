@@ -68,7 +68,7 @@ def test_a_limit_of_several_values_is_not_set_by_one_of_them_alone(assertion: st
     expected = [DoubtKind.SEVERAL_VALUES] if doubted else []
 
     assert kinds(worst(0.7, 0.8), 0.5, gate(assertion)) == expected
-    assert DoubtKind.SEVERAL_VALUES not in kinds(worst(0.4, 0.6), 0.5, gate(assertion)), "loosening harms none of them"
+    assert DoubtKind.SEVERAL_VALUES not in kinds(worst(0.4, 0.6), 0.5, gate(assertion)), "a looser one fails none"
 
 
 @pytest.mark.parametrize(("current", "expected"), [(0.5, [DoubtKind.UNREAD]), (None, [DoubtKind.UNREAD]), (0.7, [])])

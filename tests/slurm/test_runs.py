@@ -10,9 +10,11 @@ import toy
 from calibrations import finished, held, jobs_of, make, overlapping, results, usage
 from cluster import NODES, Cluster
 
+from tune_mcp.run_dir import RunDir
 from tune_mcp.session import events, state
 from tune_mcp.supervise.executor import batch
 from tune_mcp.verbs.precheck import precheck
+from tune_mcp.verbs.project import Project
 from tune_mcp.verbs.status import status
 from tune_mcp.verbs.stop_run import stop_run
 from tune_mcp.verbs.strict_audit import strict_audit
@@ -87,13 +89,19 @@ def test_fifteen_repeats_finish_on_two_nodes_without_sharing_a_gpu(cluster: Clus
     assert {one.engine.node for one in results(run) if one.engine} == {*NODES}
 
 
-def test_a_node_of_another_kind_is_named_and_left_out_before_pytest_starts(cluster: Cluster, tmp_path: Path) -> None:
-    project = make(cluster, tmp_path / "repo")
+def left_with_another_kind(cluster: Cluster, folder: Path) -> tuple[Project, RunDir, str, str]:
+    """A run whose first repeat ends on a node that takes no more; the other one has GPUs of another kind."""
+    project = make(cluster, folder / "repo")
     run, node = held(project, 2)
     (other,) = {*NODES} - {node}
     cluster.gpus(other, name="NVIDIA L40")
     cluster.asked("scontrol", "update", f"nodename={node}", "state=drain", "reason=test")
     toy.let_go(project, 1)
+    return project, run, node, other
+
+
+def test_a_node_of_another_kind_is_named_and_left_out_before_pytest_starts(cluster: Cluster, tmp_path: Path) -> None:
+    project, run, node, other = left_with_another_kind(cluster, tmp_path)
     toy.wait_for(lambda: batch.left_out(run) == (other,), 90, "a refusal")
     cluster.asked("scontrol", "update", f"nodename={node}", "state=resume")
 
@@ -111,12 +119,7 @@ def test_a_node_of_another_kind_is_named_and_left_out_before_pytest_starts(clust
 def test_a_job_for_which_only_a_node_out_of_service_is_left_is_an_alert_until_that_node_is_back(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    project = make(cluster, tmp_path / "repo")
-    run, node = held(project, 2)
-    (other,) = {*NODES} - {node}
-    cluster.gpus(other, name="NVIDIA L40")
-    cluster.asked("scontrol", "update", f"nodename={node}", "state=drain", "reason=test")
-    toy.let_go(project, 1)
+    project, run, node, other = left_with_another_kind(cluster, tmp_path)
     toy.wait_for(lambda: status(project, run.run_id).alerts, 90, "an alert")
 
     now = status(project, run.run_id)
