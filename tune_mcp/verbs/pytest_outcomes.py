@@ -166,11 +166,12 @@ def failed_tests(
     """One line for each of them among the repeats (test key, number) of which this is ``stored``."""
     plan = audited.plan
     key = (str(run.path), frozenset(one.sha256 for one in stored.values()))
-    if key not in _failing:
+    failing = _failing.get(key)
+    if failing is None:  # another thread may clear what is kept at any moment
         found = outcomes(run, plan, [test for test, _ in stored])
+        failing = {at: one for at, one in found.items() if at in stored and one.failures}
         _failing.clear()
-        _failing[key] = {at: one for at, one in found.items() if at in stored and one.failures}
-    failing = _failing[key]
+        _failing[key] = failing
     try:
         readings = reading.read(Files(project.repo_root), audited, before(run), {test for test, _ in failing})
     except Refusal:  # a test file that is gone or no Python: said by whoever needs it
